@@ -1,0 +1,41 @@
+# Each target makes .venv when it is absent. PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint typecheck format bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/rtool demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mypy finds the package, whose folder is the repository root, through a link.
+typecheck: $(STAMP)
+	mkdir -p .typing && ln -sfn .. .typing/rtool
+	$(BIN)/mypy -p rtool
+
+bench: $(STAMP)
+	$(BIN)/rtool bench peers
+
+clean:
+	rm -rf .venv .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Room: the command line. Parses, calls one function, renders its result."""

@@ -1,0 +1,54 @@
+"""The command group, and the one place where errors become messages and exit codes.
+
+0 done; 1 ran but missed a gate; 2 usage, config or input; 101 our bug, with its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from .. import __version__
+from ..errors import RtoolError
+
+__all__ = ["cli", "run"]
+
+_BUG = 101
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="rtool")
+def cli() -> None:
+    """Make a fused ONNX model trainable again, fine-tune it, export it and serve it on Triton.
+
+    MODEL is an .onnx file, a bundle (NAME.rtool/), a run folder, a TorchScript .pt, an exported program .pt2,
+    a zoo name such as osnet_x0_25, or triton://host:port/model.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        code = cli.main(args=arguments, prog_name="rtool", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Aborted.", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except RtoolError as error:
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception:
+        traceback.print_exc()
+        click.echo(f"This is a bug in rtool {__version__}: please report it with the lines above.", err=True)
+        return _BUG
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,95 @@
+"""How every command prints: a table on a terminal, `--json` one object on stdout, logs on stderr, the path last.
+
+Results are dataclasses; `to_plain` turns them into JSON data. rich is imported only when something is printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["Output", "examples", "output_options", "to_plain"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, paths, NumPy scalars and containers as JSON data; non-finite numbers become strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Output:
+    """What `--json` and `--quiet` asked for."""
+
+    as_json: bool
+    quiet: bool
+
+    def emit(
+        self,
+        result: Any,
+        rows: Sequence[tuple[str, Any]] = (),
+        *,
+        artefact: Path | None = None,
+        tables: Sequence[Any] = (),
+    ) -> None:
+        """Print one result: `rows` as a two-column table, then rich `tables`, then the artefact's path alone."""
+        if self.as_json:
+            click.echo(json.dumps(to_plain(result), indent=2))
+            return
+        if not self.quiet:
+            from rich.console import Console
+            from rich.table import Table
+
+            console = Console(soft_wrap=True, highlight=False)
+            if rows:
+                summary = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+                for name, value in rows:
+                    summary.add_row(name, str(value), style=None)
+                console.print(summary)
+            for table in tables:
+                console.print(table)
+        if artefact is not None:
+            click.echo(os.fspath(artefact))
+
+
+def output_options(command: F) -> F:
+    """Add `--json` and `--quiet`, passed to the command as one `output: Output` argument."""
+
+    def collect(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+        settings = ctx.ensure_object(dict)
+        settings[param.name] = value
+        ctx.params["output"] = Output(bool(settings.get("as_json")), bool(settings.get("quiet")))
+        return value
+
+    command = click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=collect, help="Print the artefact's path only."
+    )(command)
+    return click.option(
+        "--json", "as_json", is_flag=True, expose_value=False, callback=collect, help="Print one JSON object."
+    )(command)
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help: two or three lines to paste."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,20 @@
+"""Room: ONNX files to torch modules and back. Loads, normalises, lowers, restores, folds, writes, exports."""
+
+from __future__ import annotations
+
+from ..lazy import lazy_exports
+
+_PUBLIC = {
+    "ARCFACE": ".preprocessing",
+    "IMAGENET": ".preprocessing",
+    "ConversionRecord": ".record",
+    "Parity": ".parity",
+    "ParameterSource": ".record",
+    "Preprocessing": ".preprocessing",
+    "assert_parity": ".parity",
+    "measure_parity": ".parity",
+    "record_of": ".record",
+}
+
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
+__getattr__, __dir__ = lazy_exports(__name__, _PUBLIC)

@@ -1,0 +1,102 @@
+"""Preprocessing: what happens to an image before the network sees it. A property of the model.
+
+Stored with the model in bundles and ONNX metadata, and used alike by training, evaluation, embedding and
+serving. Holds no tensor code: NumPy and Pillow are enough, so serving can import it without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import InputError
+
+__all__ = ["ARCFACE", "IMAGENET", "Preprocessing"]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize to `height` x `width`, reorder channels, then `(pixel - mean) / std` on pixels in 0..255.
+
+    `mean` and `std` have one number a channel, in the order of `channel_order`.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    channel_order: Literal["rgb", "bgr", "grey"] = "rgb"
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+
+    def __post_init__(self) -> None:
+        if self.height <= 0 or self.width <= 0:
+            raise InputError(f"preprocessing: size must be positive, got {self.height}x{self.width}")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise InputError(
+                f"preprocessing: {self.channel_order} needs {self.channels} numbers in mean and std, "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
+        if any(value <= 0 for value in self.std):
+            raise InputError(f"preprocessing: std must be positive, got {self.std}")
+        if self.interpolation not in _RESAMPLING:
+            raise InputError(f"preprocessing: unknown interpolation {self.interpolation!r}")
+
+    @property
+    def channels(self) -> int:
+        """Channels the network sees: 1 for grey, else 3."""
+        return 1 if self.channel_order == "grey" else 3
+
+    def resize(self, image: Image.Image) -> NDArray[np.uint8]:
+        """`image` as uint8 pixels [height, width, channels] in RGB (or grey) order, ready to be augmented."""
+        mode = "L" if self.channel_order == "grey" else "RGB"
+        if image.mode != mode:
+            image = image.convert(mode)
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), _RESAMPLING[self.interpolation])
+        pixels = np.asarray(image, dtype=np.uint8)
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """RGB (or grey) pixels [N, H, W, C] uint8 -> network input float32 in this layout and channel order."""
+        if self.channel_order == "bgr":
+            pixels = pixels[..., ::-1]
+        values = (pixels.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.layout == "nchw" else values)
+
+    def __call__(self, images: list[Image.Image]) -> NDArray[np.float32]:
+        """Images -> one normalised batch, float32 [N, C, H, W] (or [N, H, W, C] when layout is nhwc)."""
+        return self.normalise(np.stack([self.resize(image) for image in images]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: an unknown or missing key.
+        """
+        try:
+            return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"preprocessing: {error}") from error
+
+
+IMAGENET = Preprocessing(256, 128)
+"""Person re-identification: 256 x 128, ImageNet statistics (deep-person-reid's feature extractor)."""
+
+ARCFACE = Preprocessing(112, 112, mean=(127.5,) * 3, std=(127.5,) * 3)
+"""Aligned faces: 112 x 112 RGB, scaled to -1..1 (insightface's ArcFace models)."""

@@ -1,0 +1,87 @@
+"""What a converted module remembers of the ONNX file it came from.
+
+`onnx_to_torch` puts a `ConversionRecord` into `module.meta["rtool"]`; restore, fold, write-back, bundles and
+exports read it. It is plain data and survives `copy.deepcopy`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from ..errors import InputError
+from .preprocessing import Preprocessing
+
+__all__ = ["ConversionRecord", "ParameterSource", "RestoredBatchNorm", "TensorSpec", "record_of"]
+
+Dim = int | str | None
+"""A dimension of a graph input or output: a number, a symbol's name, or unknown."""
+
+Transform = Literal["identity", "transpose", "reshape"]
+"""How a parameter is made from its initializer; each can be undone without changing a bit."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, NumPy dtype name and shape of one graph input or output."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class ParameterSource:
+    """Which value of the source graph a parameter or buffer was made from, and how.
+
+    `value` is the name of an initializer, or of the output of a Constant node, in the source file.
+    `transpose` swaps the two axes of a matrix; `reshape` keeps the elements in order.
+    """
+
+    value: str
+    transform: Transform = "identity"
+
+
+@dataclass(frozen=True)
+class RestoredBatchNorm:
+    """One BatchNorm put back behind a fused Conv or Linear: module path, the module it follows, channels."""
+
+    module: str
+    after: str
+    channels: int
+    eps: float
+
+
+@dataclass
+class ConversionRecord:
+    """Where a module comes from. `parameters` maps every parameter and buffer path to its source value."""
+
+    source: str
+    """File name of the source model (no folder), or "<memory>"."""
+    sha256: str | None
+    opset: int
+    producer: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: dict[str, ParameterSource] = field(default_factory=dict)
+    nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Module path -> names of the source nodes it stands for, in graph order."""
+    restored: tuple[RestoredBatchNorm, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+def record_of(module: nn.Module) -> ConversionRecord:
+    """The record of a converted module.
+
+    Raises:
+        InputError: `module` was not made by `onnx_to_torch`.
+    """
+    record = getattr(module, "meta", {}).get("rtool")
+    if not isinstance(record, ConversionRecord):
+        raise InputError(
+            f"{type(module).__name__} was not converted from ONNX by rtool, so it has no source graph; "
+            "convert it with onnx_to_torch, or export it with torch_to_onnx"
+        )
+    return record

@@ -1,0 +1,1 @@
+"""Python-based Triton backends that run inside the server, not inside rtool."""
