@@ -1,10 +1,18 @@
-"""Room: benchmarks."""
+"""Room: proof. Parity, latency and load as measured numbers, the demo, and what this machine can do."""
 
 from __future__ import annotations
 
 from ..lazy import lazy_exports
 
-_PUBLIC: dict[str, str] = {}
+_PUBLIC = {
+    "demo": ".whole_flow",
+    "describe_machine": ".machine",
+    "doctor": ".machine",
+    "latency": ".timing",
+    "open_runner": ".runners",
+    "parity": ".compare",
+    "serving": ".load",
+}
 
-__all__ = sorted(_PUBLIC)
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 __getattr__, __dir__ = lazy_exports(__name__, _PUBLIC)

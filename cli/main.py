@@ -13,6 +13,8 @@ import click
 
 from .. import __version__
 from ..errors import RtoolError
+from .bench import bench
+from .machine import demo_command, doctor_command
 
 __all__ = ["cli", "run"]
 
@@ -27,6 +29,10 @@ def cli() -> None:
     MODEL is an .onnx file, a bundle (NAME.rtool/), a run folder, a TorchScript .pt, an exported program .pt2,
     a zoo name such as osnet_x0_25, or triton://host:port/model.
     """
+
+
+for _command in (bench, doctor_command, demo_command):
+    cli.add_command(_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -83,7 +83,12 @@ def output_options(command: F) -> F:
         return value
 
     command = click.option(
-        "-q", "--quiet", is_flag=True, expose_value=False, callback=collect, help="Print the artefact's path only."
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=collect,
+        help="Print the artefact's path only.",
     )(command)
     return click.option(
         "--json", "as_json", is_flag=True, expose_value=False, callback=collect, help="Print one JSON object."

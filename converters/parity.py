@@ -104,7 +104,8 @@ def assert_parity(
 def _unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
     rows = values.reshape(values.shape[0] if values.ndim else 1, -1)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1.0)
+    with np.errstate(invalid="ignore"):
+        return rows / np.where(norms > 0, norms, 1.0)
 
 
 def _min_cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -1,0 +1,138 @@
+"""What this machine can do: the `doctor` command, and the description every benchmark result carries.
+
+Looks, and starts nothing: no download, no server, no CUDA context beyond asking torch whether it sees a device.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Check", "DoctorReport", "describe_machine", "doctor"]
+
+_LIBRARIES = (
+    "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "onnxruntime", "onnxslim", "onnxsim",
+    "safetensors", "numpy", "pillow", "tritonclient",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `ok` is False only when something rtool needs is missing or broken."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """All checks, in the order shown."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing that rtool needs is missing."""
+        return all(check.ok for check in self.checks)
+
+
+def doctor() -> DoctorReport:
+    """Look at processors, devices, execution providers, Triton and library versions."""
+    looks: tuple[tuple[str, Callable[[], Check]], ...] = (
+        ("processor", _processor),
+        ("torch", _torch),
+        ("onnxruntime", _onnxruntime),
+        ("triton", _triton),
+        ("container", _container),
+        ("libraries", _libraries),
+    )
+    checks = []
+    for name, look in looks:
+        try:
+            checks.append(look())
+        except (ImportError, OSError, RuntimeError) as error:
+            checks.append(Check(name, False, f"{type(error).__name__}: {error}", "reinstall with `make demo`"))
+    return DoctorReport(tuple(checks))
+
+
+def describe_machine() -> dict[str, object]:
+    """Hardware and versions as plain data, to be stored beside measured figures."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "python": platform.python_version(),
+        "libraries": _versions(),
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> Check:
+    return Check("processor", True, f"{_processor_name()}, {os.cpu_count()} cores, {_memory_bytes() / 2**30:.0f} GiB")
+
+
+def _torch() -> Check:
+    import torch
+
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found = f"{torch.__version__}, {', '.join(devices) if devices else 'no CUDA device: CPU only'}"
+    return Check("torch", True, found)
+
+
+def _onnxruntime() -> Check:
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    both = {"onnxruntime", "onnxruntime-gpu"} <= _versions().keys()
+    advice = "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one" if both else ""
+    return Check("onnxruntime", not both, f"{onnxruntime.__version__}, {', '.join(providers)}", advice)
+
+
+def _triton() -> Check:
+    from ..serving.embedded import triton_status
+
+    found, advice = triton_status()
+    return Check("triton", True, found, advice)
+
+
+def _container() -> Check:
+    engine = next((name for name in ("docker", "podman") if shutil.which(name)), None)
+    if engine is None:
+        return Check("container", True, "no docker or podman on PATH", "only needed to run Triton's own image")
+    alive = subprocess.run([engine, "info"], capture_output=True, timeout=10, check=False).returncode == 0
+    return Check("container", True, f"{engine}, engine {'running' if alive else 'not running'}")
+
+
+def _libraries() -> Check:
+    return Check("libraries", True, ", ".join(f"{name} {version}" for name, version in _versions().items()))

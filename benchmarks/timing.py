@@ -1,0 +1,127 @@
+"""`rtool bench latency MODEL...`: time models side by side in one process.
+
+The models take turns round by round, so a machine that slows down slows all of them; the ratio to the first
+model is taken round by round, and its confidence interval is a bootstrap over rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .machine import describe_machine
+from .runners import common_batch, open_runner, random_inputs
+
+__all__ = ["LatencyReport", "LatencyRow", "latency", "time_in_turns"]
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Milliseconds a call of one model; `ratio` to the first model with its 95 % bootstrap interval."""
+
+    model: str
+    p50: float
+    p95: float
+    p99: float
+    mean: float
+    samples_per_second: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """All rows, the conditions they were measured under, and every raw sample in milliseconds."""
+
+    rows: tuple[LatencyRow, ...]
+    batch: int
+    rounds: int
+    threads: int | None
+    machine: dict[str, object]
+    samples_ms: dict[str, list[float]]
+
+
+def latency(
+    references: Sequence[str | Path],
+    *,
+    batch: int = 1,
+    rounds: int = 50,
+    warmup: int = 5,
+    threads: int | None = None,
+    seed: int = 0,
+) -> LatencyReport:
+    """Time one call of each model reference on a batch of random inputs.
+
+    Raises:
+        InputError: no model is given, or baked batches differ.
+    """
+    if not references:
+        raise InputError("bench latency: name at least one model")
+    if rounds < 3:
+        raise InputError(f"bench latency: needs at least 3 rounds for an interval, got {rounds}")
+    runners = [open_runner(reference, threads=threads) for reference in references]
+    batch = common_batch(runners, batch)
+    inputs = [random_inputs(runner.inputs, batch, seed) for runner in runners]
+    calls = [
+        (lambda runner=runner, arrays=arrays: runner.run(*arrays))
+        for runner, arrays in zip(runners, inputs, strict=True)
+    ]
+    samples = time_in_turns(calls, rounds=rounds, warmup=warmup)
+    names = _distinct([str(reference) for reference in references])
+    rows = tuple(_row(name, times, samples[0], batch) for name, times in zip(names, samples, strict=True))
+    raw = {name: [round(float(value), 4) for value in times] for name, times in zip(names, samples, strict=True)}
+    return LatencyReport(rows, batch, rounds, threads, describe_machine(), raw)
+
+
+def time_in_turns(calls: Sequence[Callable[[], object]], *, rounds: int, warmup: int) -> list[NDArray[np.float64]]:
+    """Milliseconds of each call, [rounds] float64 a call; A B C A B C ..., the garbage collector held still."""
+    for call in calls:
+        for _ in range(warmup):
+            call()
+    times = np.empty((len(calls), rounds))
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for index in range(rounds):
+            for row, call in enumerate(calls):
+                start = time.perf_counter_ns()
+                call()
+                times[row, index] = (time.perf_counter_ns() - start) / 1e6
+    finally:
+        if enabled:
+            gc.enable()
+    return list(times)
+
+
+def _row(name: str, times: NDArray[np.float64], first: NDArray[np.float64], batch: int) -> LatencyRow:
+    p50, p95, p99 = np.percentile(times, [50, 95, 99])
+    ratios = times / first
+    generator = np.random.default_rng(0)
+    picks = generator.integers(0, len(ratios), (_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
+    return LatencyRow(
+        model=name,
+        p50=float(p50),
+        p95=float(p95),
+        p99=float(p99),
+        mean=float(times.mean()),
+        samples_per_second=float(1000 * batch / p50),
+        ratio=float(np.median(ratios)),
+        ratio_low=float(low),
+        ratio_high=float(high),
+    )
+
+
+def _distinct(names: list[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names, 1)]

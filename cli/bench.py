@@ -1,0 +1,167 @@
+"""`rtool bench`: parity, latency and load, each one measured table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ..errors import GateError
+from .output import Output, examples, output_options, to_plain
+
+__all__ = ["bench"]
+
+
+@click.group("bench")
+def bench() -> None:
+    """Measure: are two models the same, how fast is one, what does a server hold."""
+
+
+@bench.command(
+    "parity",
+    epilog=examples(
+        "rtool bench parity model.onnx model.rtool",
+        "rtool bench parity model.onnx triton://127.0.0.1:8001/osnet --max-rel 0",
+        "rtool bench parity fp32.onnx fp16.onnx --min-cosine 0.9999 --data crops/",
+    ),
+)
+@click.argument("reference")
+@click.argument("candidate")
+@click.option("--batch", default=2, show_default=True, help="Rows; a baked batch is used as it is.")
+@click.option("--data", help="Compare on the first images of this data set, not on random numbers.")
+@click.option("--max-rel", type=float, help="Largest relative error allowed. [default: 1e-5 without --min-cosine]")
+@click.option("--min-cosine", type=float, help="Smallest cosine of an output row allowed.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
+@output_options
+def parity_command(
+    output: Output,
+    reference: str,
+    candidate: str,
+    batch: int,
+    data: str | None,
+    max_rel: float | None,
+    min_cosine: float | None,
+    seed: int,
+) -> None:
+    """Run REFERENCE and CANDIDATE on the same inputs and compare their outputs. Exit code 1 when it fails."""
+    from ..benchmarks import parity
+
+    if max_rel is None and min_cosine is None:
+        max_rel = 1e-5
+    report = parity(reference, candidate, batch=batch, data=data, max_rel=max_rel, min_cosine=min_cosine, seed=seed)
+    numbers = report.parity
+    output.emit(
+        report,
+        [
+            ("reference", report.reference),
+            ("candidate", report.candidate),
+            ("inputs", f"batch {report.batch}, {report.inputs}"),
+            ("max abs error", f"{numbers.max_abs:.3g}"),
+            (
+                "max relative error",
+                f"{numbers.max_rel:.3g}" + ("" if max_rel is None else f"  (<= {max_rel:g})"),
+            ),
+            (
+                "min cosine",
+                f"{numbers.min_cosine:.8f}" + ("" if min_cosine is None else f"  (>= {min_cosine:g})"),
+            ),
+            ("rank agreement", f"{numbers.rank_agreement:.4f}"),
+            ("verdict", "PASSED" if report.passed else "FAILED"),
+        ],
+    )
+    if not report.passed:
+        raise GateError(f"{candidate} is not {reference} within the tolerance")
+
+
+@bench.command(
+    "latency",
+    epilog=examples(
+        "rtool bench latency model.onnx model_fp16.onnx --batch 16",
+        "rtool bench latency model.onnx model.rtool --rounds 200 --save latency.json",
+    ),
+)
+@click.argument("models", nargs=-1, required=True)
+@click.option("--batch", default=1, show_default=True, help="Rows a call; a baked batch is used as it is.")
+@click.option("--rounds", default=50, show_default=True, help="Calls of each model, in turns.")
+@click.option("--warmup", default=5, show_default=True, help="Calls not counted, first.")
+@click.option("--threads", type=int, help="Threads inside a model. [default: the runtime's]")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write everything, raw samples too.")
+@output_options
+def latency_command(
+    output: Output,
+    models: tuple[str, ...],
+    batch: int,
+    rounds: int,
+    warmup: int,
+    threads: int | None,
+    save: Path | None,
+) -> None:
+    """Time MODELS side by side; the ratio is to the first, with its 95 % interval."""
+    from rich.table import Table
+
+    from ..benchmarks import latency
+
+    report = latency(models, batch=batch, rounds=rounds, warmup=warmup, threads=threads)
+    if save is not None:
+        save.write_text(json.dumps(to_plain(report), indent=2) + "\n")
+    table = Table("model", "p50 ms", "p95 ms", "p99 ms", "crops/s", "ratio", "95 % interval")
+    for row in report.rows:
+        numbers = [f"{value:.2f}" for value in (row.p50, row.p95, row.p99)]
+        interval = f"{row.ratio_low:.3f} .. {row.ratio_high:.3f}"
+        table.add_row(row.model, *numbers, f"{row.samples_per_second:.0f}", f"{row.ratio:.3f}", interval)
+    output.emit(report, [("batch", report.batch), ("rounds", report.rounds)], tables=[table], artefact=save)
+
+
+@bench.command(
+    "serving",
+    epilog=examples(
+        "rtool bench serving 127.0.0.1:8001 osnet --concurrency 8",
+        "rtool bench serving 127.0.0.1:8001 arcface --rate 50 --rows 4",
+    ),
+)
+@click.argument("url")
+@click.argument("model")
+@click.option("--concurrency", default=4, show_default=True, help="Closed loop: requests in flight.")
+@click.option("--rate", type=float, help="Open loop: requests a second on a Poisson schedule.")
+@click.option("--rows", default=1, show_default=True, help="Rows a request; a baked batch is used as it is.")
+@click.option("--window", default=2.0, show_default=True, help="Seconds of one measurement window.")
+@click.option("--max-windows", default=10, show_default=True, help="Windows at most, until three agree.")
+@output_options
+def serving_command(
+    output: Output,
+    url: str,
+    model: str,
+    concurrency: int,
+    rate: float | None,
+    rows: int,
+    window: float,
+    max_windows: int,
+) -> None:
+    """Load MODEL on the Triton at URL (host:port of gRPC) and measure latency and throughput."""
+    from ..benchmarks import serving
+
+    report = serving(url, model, concurrency=concurrency, rate=rate, rows=rows, window=window, max_windows=max_windows)
+    output.emit(
+        report,
+        [
+            ("load", report.mode),
+            ("requests", f"{report.requests} of {report.rows_per_request} rows, {report.errors} errors"),
+            (
+                "throughput",
+                f"{report.requests_per_second:.1f} requests/s, {report.crops_per_second:.1f} crops/s",
+            ),
+            (
+                "latency ms",
+                f"p50 {report.p50:.2f}  p90 {report.p90:.2f}  p95 {report.p95:.2f}  p99 {report.p99:.2f}",
+            ),
+            ("from due time ms", f"p50 {report.sched_p50:.2f}  p99 {report.sched_p99:.2f}"),
+            ("server ms", f"queue {report.server_queue_ms:.2f}  compute {report.server_compute_ms:.2f}"),
+            ("mean batch", f"{report.mean_batch:.2f}"),
+            ("stable", "yes" if report.stable else "no: run longer windows"),
+            (
+                "client",
+                "BOUND: the client, not the server, sets these figures" if report.client_bound else "not bound",
+            ),
+        ],
+    )

@@ -1,0 +1,49 @@
+"""`rtool doctor` and `rtool demo`: what this machine can do, and the whole flow on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import PlatformError
+from .output import Output, examples, output_options
+
+__all__ = ["demo_command", "doctor_command"]
+
+
+@click.command("doctor", epilog=examples("rtool doctor", "rtool doctor --json"))
+@output_options
+def doctor_command(output: Output) -> None:
+    """Tell what this machine can do: devices, execution providers, Triton, versions."""
+    from ..benchmarks import doctor
+
+    report = doctor()
+    rows = [
+        (("✓ " if check.ok else "✗ ") + check.name, "\n".join(filter(None, (check.found, check.advice))))
+        for check in report.checks
+    ]
+    output.emit(report, rows)
+    if not report.ok:
+        raise PlatformError("something rtool needs is missing; see the lines marked ✗")
+
+
+@click.command("demo", epilog=examples("rtool demo", "rtool demo --output runs/demo --seed 1"))
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Where everything is written; an earlier demo there is replaced.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of data and training.")
+@output_options
+def demo_command(output: Output, folder: Path, seed: int) -> None:
+    """Run the whole flow on built-in data: fused ONNX file in, better model served by Triton out."""
+    from ..benchmarks import demo
+    from ..benchmarks.demo_summary import summary_tables
+
+    result = demo(folder, seed=seed, progress=lambda line: click.echo(line, err=True))
+    output.emit(result.summary, tables=summary_tables(result.summary), artefact=result.report)
