@@ -43,7 +43,7 @@ class DataError(RtoolError):
 
 
 class PlatformError(RtoolError):
-    """This machine lacks something that was asked for: a GPU, a port, a Triton build."""
+    """The machine lacks something that was asked for: a GPU, a port, a Triton build."""
 
 
 class GateError(RtoolError):
