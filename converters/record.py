@@ -7,12 +7,13 @@ exports read it. It is plain data and survives `copy.deepcopy`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
 from .preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn  # serving takes TensorSpec from here and must not load torch
 
 __all__ = ["ConversionRecord", "ParameterSource", "RestoredBatchNorm", "TensorSpec", "record_of"]
 
