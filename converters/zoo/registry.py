@@ -1,0 +1,94 @@
+"""The table of architectures rtool can build by name, with the preprocessing each expects.
+
+`build_architecture("osnet_x0_25")` makes the module with fresh weights; weights come from a bundle or a
+state_dict, never from the network. Options are the keyword arguments of the architecture's class.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from ...errors import InputError, nearest
+from ..preprocessing import ARCFACE, IMAGENET, Preprocessing
+from .iresnet import IResNet
+from .mobilefacenet import MobileFaceNet
+from .osnet import OSNet
+from .resnet import ResNet50
+
+__all__ = ["ZOO", "Architecture", "architecture_preprocessing", "build_architecture"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table: the class, the arguments that make this variant, and its preprocessing."""
+
+    build: Callable[..., nn.Module]
+    preprocessing: Preprocessing
+    task: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names a caller may pass beside the fixed arguments."""
+        return tuple(name for name in inspect.signature(self.build).parameters if name not in self.arguments)
+
+
+def _person(build: Callable[..., nn.Module], **arguments: Any) -> Architecture:
+    return Architecture(build, IMAGENET, "person re-identification", arguments)
+
+
+def _face(build: Callable[..., nn.Module], **arguments: Any) -> Architecture:
+    return Architecture(build, ARCFACE, "face recognition", arguments)
+
+
+ZOO: Mapping[str, Architecture] = {
+    "osnet_x0_25": _person(OSNet, width=0.25),
+    "osnet_x0_5": _person(OSNet, width=0.5),
+    "osnet_x0_75": _person(OSNet, width=0.75),
+    "osnet_x1_0": _person(OSNet, width=1.0),
+    "resnet50": _person(ResNet50, ibn=False),
+    "resnet50_ibn_a": _person(ResNet50, ibn=True),
+    "iresnet18": _face(IResNet, depths=(2, 2, 2, 2)),
+    "iresnet34": _face(IResNet, depths=(3, 4, 6, 3)),
+    "iresnet50": _face(IResNet, depths=(3, 4, 14, 3)),
+    "iresnet100": _face(IResNet, depths=(3, 13, 30, 3)),
+    "iresnet200": _face(IResNet, depths=(6, 26, 60, 6)),
+    "mobilefacenet": _face(MobileFaceNet, depths=(4, 6, 2)),
+}
+
+
+def build_architecture(name: str, *, input_size: tuple[int, int] | None = None, **options: Any) -> nn.Module:
+    """The named architecture with fresh weights, drawn from torch's global generator, in training mode.
+
+    `input_size` (height, width) sizes the last layer where it depends on the image; the others take any size.
+
+    Raises:
+        InputError: an unknown name or option; the nearest known ones are listed.
+
+    """
+    architecture = _architecture(name)
+    for option in options:
+        if option not in architecture.options:
+            raise InputError(f"{name}: unknown option {option!r}; {nearest(option, architecture.options)}")
+    if input_size is not None and "input_size" in architecture.options:
+        options["input_size"] = input_size
+    return architecture.build(**architecture.arguments, **options)
+
+
+def architecture_preprocessing(name: str, *, input_size: tuple[int, int] | None = None) -> Preprocessing:
+    """The preprocessing the named architecture expects, at `input_size` (height, width) when that is given."""
+    preprocessing = _architecture(name).preprocessing
+    if input_size is None:
+        return preprocessing
+    return replace(preprocessing, height=input_size[0], width=input_size[1])
+
+
+def _architecture(name: str) -> Architecture:
+    if name not in ZOO:
+        raise InputError(f"unknown architecture {name!r}; {nearest(name, ZOO)}")
+    return ZOO[name]
