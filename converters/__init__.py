@@ -12,6 +12,7 @@ _PUBLIC = {
     "ZOO": ".zoo.registry",
     "architecture_preprocessing": ".zoo.registry",
     "build_architecture": ".zoo.registry",
+    "fold_batchnorm": ".fold",
     "ParameterSource": ".record",
     "Preprocessing": ".preprocessing",
     "assert_parity": ".parity",

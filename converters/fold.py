@@ -1,0 +1,249 @@
+"""Fold BatchNorm into the Conv, ConvTranspose or Linear beside it, exactly, or say why it stays.
+
+Works on a `torch.fx.GraphModule` in eval mode, in place; the arithmetic is in `affine`. A BatchNorm behind a
+layer is preferred to one before it. Nothing is approximated: a BatchNorm that zero padding, a second consumer or
+its own training mode separates from its layer is kept, with the reason. The pre-activation BatchNorms of
+iResNet are such cases.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from .affine import Layer, absorb_after, absorb_before, affine_of, output_channels
+
+__all__ = ["FoldReport", "FoldedBatchNorm", "KeptBatchNorm", "fold_batchnorm"]
+
+_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+"""Modules that do nothing in eval mode."""
+
+
+@dataclass(frozen=True)
+class FoldedBatchNorm:
+    """`batchnorm` was absorbed by the layer `into`; both are module paths."""
+
+    batchnorm: str
+    into: str
+
+
+@dataclass(frozen=True)
+class KeptBatchNorm:
+    """`batchnorm` (a module path) stays, because of `reason`."""
+
+    batchnorm: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What became of every BatchNorm that was looked at, in graph order."""
+
+    folded: tuple[FoldedBatchNorm, ...]
+    kept: tuple[KeptBatchNorm, ...]
+
+
+class _KeepError(Exception):
+    """Why a BatchNorm cannot be folded; never leaves this module."""
+
+
+def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = None) -> FoldReport:
+    """Fold every BatchNorm of `module` (or those whose paths are in `only`) in place.
+
+    The function of the module in eval mode is unchanged up to one rounding of each weight.
+    """
+    folded: list[FoldedBatchNorm] = []
+    kept: list[KeptBatchNorm] = []
+    for node in list(module.graph.nodes):
+        if node.op != "call_module" or not isinstance(module.get_submodule(node.target), _BatchNorm):
+            continue
+        path = str(node.target)
+        if only is not None and path not in only:
+            continue
+        try:
+            folded.append(FoldedBatchNorm(path, _fold(module, node)))
+        except _KeepError as reason:
+            kept.append(KeptBatchNorm(path, str(reason)))
+    module.delete_all_unused_submodules()
+    module.graph.lint()
+    module.recompile()
+    _forget_restored(module, {entry.batchnorm for entry in folded})
+    return FoldReport(tuple(folded), tuple(kept))
+
+
+def _forget_restored(module: fx.GraphModule, folded: set[str]) -> None:
+    record = module.meta.get("rtool")
+    if record is not None:
+        record.restored = tuple(entry for entry in record.restored if entry.module not in folded)
+
+
+def _fold(module: fx.GraphModule, node: fx.Node) -> str:
+    """Absorb one BatchNorm and drop its node; the path of the absorbing layer."""
+    _check_batchnorm(module, node)
+    source = _skip_back(module, node.all_input_nodes[0])
+    if _layer(module, source) is None:
+        return _fold_ahead(module, node, came_from=_describe(module, source))
+    try:
+        return _fold_behind(module, source, node)
+    except _KeepError as reason:
+        try:
+            return _fold_ahead(module, node, came_from=_describe(module, source))
+        except _KeepError:
+            raise reason from None
+
+
+def _check_batchnorm(module: fx.GraphModule, node: fx.Node) -> None:
+    batchnorm = module.get_submodule(str(node.target))
+    assert isinstance(batchnorm, _BatchNorm)
+    if batchnorm.training:
+        raise _KeepError("it is in training mode; call eval() first")
+    if batchnorm.running_mean is None or batchnorm.running_var is None:
+        raise _KeepError("it has no running statistics and normalises each batch by itself")
+    if _calls(module, node) > 1:
+        raise _KeepError("it is called more than once")
+
+
+def _fold_behind(module: fx.GraphModule, source: fx.Node, node: fx.Node) -> str:
+    layer = _layer(module, source)
+    assert layer is not None
+    path = str(source.target)
+    step = source
+    while step is not node:
+        step = _only_user(step, f"the output of {path!r}")
+    if _calls(module, source) > 1:
+        raise _KeepError(f"{path!r} is called more than once")
+    batchnorm = _batchnorm(module, node)
+    if output_channels(layer) != batchnorm.num_features:
+        raise _KeepError(f"it does not normalise the output channels of {path!r}")
+    if isinstance(layer, nn.Linear) and not _is_matrix(module, source, node):
+        raise _KeepError(f"{path!r} is not known to write a matrix, so axis 1 may not be its features")
+    absorb_after(layer, affine_of(batchnorm))
+    _drop(module, node)
+    return path
+
+
+def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str) -> str:
+    """Fold a BatchNorm into the layer that follows it, through a flattening if need be."""
+    user, flattened = _only_user(node, "its output"), False
+    while _is_transparent(module, user) or _flattens(module, user):
+        flattened |= _flattens(module, user)
+        user = _only_user(user, f"the output of {user.name!r}")
+    layer = _layer(module, user)
+    if layer is None:
+        raise _KeepError(f"it stands between {came_from} and {_describe(module, user)}, neither Conv nor Linear")
+    path = str(user.target)
+    affine = affine_of(_batchnorm(module, node))
+    if _calls(module, user) > 1:
+        raise _KeepError(f"{path!r} is called more than once")
+    if isinstance(layer, _ConvNd):
+        if flattened or layer.in_channels != len(affine.scale):
+            raise _KeepError(f"its channels are not the input channels of {path!r}")
+        if _pads(layer) and bool((affine.shift != 0).any()):
+            raise _KeepError(f"{path!r} pads with zeros, which a folded shift would change at the borders")
+    elif not flattened and not _is_matrix(module, user, node):
+        raise _KeepError(f"{path!r} is not known to read a matrix, so axis 1 may not be its features")
+    elif layer.in_features % len(affine.scale):
+        raise _KeepError(f"its channels do not divide the input features of {path!r}")
+    absorb_before(layer, affine)
+    _drop(module, node)
+    return path
+
+
+def _pads(layer: _ConvNd) -> bool:
+    """Whether some outputs see fewer inputs than others, so that a constant shift is no constant behind `layer`."""
+    if isinstance(layer, _ConvTransposeNd):
+        # How many inputs an output position sums depends on its phase and its distance to the border.
+        return any(size > 1 for size in (*layer.kernel_size, *layer.stride)) or any(layer.padding)
+    if isinstance(layer.padding, str):
+        return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
+    return layer.padding_mode == "zeros" and any(layer.padding)
+
+
+def _drop(module: fx.GraphModule, node: fx.Node) -> None:
+    node.replace_all_uses_with(node.all_input_nodes[0])
+    module.graph.erase_node(node)
+
+
+def _batchnorm(module: fx.GraphModule, node: fx.Node) -> _BatchNorm:
+    batchnorm = module.get_submodule(str(node.target))
+    assert isinstance(batchnorm, _BatchNorm)
+    return batchnorm
+
+
+def _layer(module: fx.GraphModule, node: fx.Node) -> Layer | None:
+    if node.op != "call_module":
+        return None
+    layer = module.get_submodule(str(node.target))
+    return layer if isinstance(layer, _ConvNd | nn.Linear) else None
+
+
+def _calls(module: fx.GraphModule, node: fx.Node) -> int:
+    """How often the module object behind `node` is called, under whatever name."""
+    owner = module.get_submodule(str(node.target))
+    return sum(
+        other.op == "call_module" and module.get_submodule(str(other.target)) is owner for other in module.graph.nodes
+    )
+
+
+def _only_user(node: fx.Node, what: str) -> fx.Node:
+    users = list(node.users)
+    if any(user.op == "output" for user in users):
+        raise _KeepError(f"{what} is an output of the graph")
+    if len(users) != 1:
+        raise _KeepError(f"{what} has {len(users)} consumers")
+    return users[0]
+
+
+def _skip_back(module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    while _is_transparent(module, node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _is_transparent(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), _TRANSPARENT)
+
+
+def _flattens(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether `node` is `flatten(start_dim=1)`, as module, function or method."""
+    if node.op == "call_module":
+        flatten = module.get_submodule(str(node.target))
+        return isinstance(flatten, nn.Flatten) and (flatten.start_dim, flatten.end_dim) == (1, -1)
+    if (node.op, node.target) not in {("call_function", torch.flatten), ("call_method", "flatten")}:
+        return False
+    arguments = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False)) | dict(node.kwargs)
+    return (arguments.get("start_dim", 0), arguments.get("end_dim", -1)) == (1, -1)
+
+
+def _is_matrix(module: fx.GraphModule, layer: fx.Node, batchnorm: fx.Node) -> bool:
+    """Whether the Linear called by `layer` is known to read [N, features]."""
+    record = module.meta.get("rtool")
+    if record is not None and any(entry.module == str(batchnorm.target) for entry in record.restored):
+        return True  # restored only where calibration saw matrices
+    source = layer.all_input_nodes[0]
+    while _is_transparent(module, source):
+        source = source.all_input_nodes[0]
+    if _flattens(module, source):
+        return True
+    return _rank(source) == 2
+
+
+def _rank(node: fx.Node) -> int | None:
+    """The rank of a node's value where shape propagation left it."""
+    value = node.meta.get("tensor_meta", node.meta.get("val"))
+    shape = getattr(value, "shape", None)
+    return None if shape is None else len(shape)
+
+
+def _describe(module: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return f"{node.target!r} ({type(module.get_submodule(str(node.target))).__name__})"
+    if node.op == "call_function" and node.target is not operator.getitem:
+        return f"{node.name!r} ({getattr(node.target, '__name__', node.target)})"
+    return f"{node.name!r}"
