@@ -1,0 +1,62 @@
+"""The few collectives training needs, each of which does nothing in a single process.
+
+Pair losses look at the whole batch: `gather_rows` gives every rank all rows, and a gradient that is right when every
+rank computes the same loss from them and DDP then averages parameter gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["all_reduce_sum", "gather_rows", "rank", "world_size"]
+
+
+def world_size() -> int:
+    """Processes in the run; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process; 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """The sum over ranks, without gradient; `values` is left as it is."""
+    if world_size() == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+class _GatherRows(torch.autograd.Function):
+    """All rows forward; backward, this rank's rows times the number of ranks (DDP will divide by it)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        ctx.count = len(rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        start = rank() * ctx.count
+        return gradient[start : start + ctx.count] * world_size()
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows [n, ...] of every rank in rank order, [W n, ...]; every rank must hold the same number."""
+    if world_size() == 1:
+        return rows
+    if not rows.is_floating_point():
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+    gathered: Tensor = _GatherRows.apply(rows)
+    return gathered

@@ -1,0 +1,282 @@
+"""The configuration of a fine-tuning run: frozen models, every field documented once; this is the reference page.
+
+Unknown keys are refused. Reading files, overrides and messages is `config_files`' business.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .margin_losses import MarginGradient
+from .pair_losses import Mining
+
+__all__ = [
+    "AdaFaceLoss",
+    "ArcFaceLoss",
+    "AugmentConfig",
+    "CenterLoss",
+    "CircleLoss",
+    "CirclePairLoss",
+    "CosFaceLoss",
+    "DataConfig",
+    "EvaluationConfig",
+    "FinetuneConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "Section",
+    "SoftmaxLoss",
+    "TripletLoss",
+]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused, field docstrings kept as descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """Which network is trained."""
+
+    reference: str
+    """Any model reference: an .onnx file, a bundle, a run folder, a TorchScript .pt or a zoo name."""
+    restore_bn: bool = False
+    """Put BatchNorm back behind fused Conv and Linear layers, calibrated on training images."""
+    calibration_images: Count = 256
+    """Training images that calibrate restored BatchNorms."""
+    preprocessing: Literal["auto", "imagenet", "arcface"] = "auto"
+    """Normalisation of pixels; auto: the model's own, else arcface for square inputs and imagenet for others."""
+    size: tuple[Count, Count] | None = None
+    """Height and width of the network input; by default the model's own."""
+    output: Annotated[int, Field(ge=0)] = 0
+    """Which output is the embedding, for networks with several."""
+
+
+class DataConfig(Section):
+    """Which images are trained and evaluated on, and how batches are made of them."""
+
+    train: str
+    """A folder (image folder or Market-1501 layout) or a generator such as `synthetic-people:identities=150,seed=1`."""
+    evaluate: str | None = None
+    """Held-out data in the same notation; by default a share of the training identities is held out."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of identities held out when `evaluate` is not given."""
+    batch: Count = 64
+    """Images a step on each process."""
+    sampler: Literal["random", "pk", "pk_cameras"] = "random"
+    """pk: several images of each identity in a batch, as pair losses need; pk_cameras: from different cameras."""
+    images_per_identity: Annotated[int, Field(ge=2)] = 4
+    """K of the pk samplers; `batch` is a multiple of it."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Worker processes that decode and augment; 0 works in the training process."""
+    memory_gb: NotNegative = 2.0
+    """Keep decoded training images in memory when they fit into this; larger sets are decoded at each use."""
+
+
+class AugmentConfig(Section):
+    """Random changes of training images; each is drawn from a generator seeded by epoch and sample."""
+
+    flip: Share = 0.5
+    """Probability of mirroring left and right."""
+    pad_crop: Annotated[int, Field(ge=0)] = 0
+    """Pad by so many pixels on each side, then crop back at a random place."""
+    erasing: Share = 0.0
+    """Probability of erasing a rectangle (2 to 40 % of the area, aspect 0.3 to 3.3) with the model's mean colour."""
+
+
+class SoftmaxLoss(Section):
+    """Cross-entropy of a linear classifier."""
+
+    kind: Literal["softmax"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    smoothing: Share = 0.1
+    """Label smoothing."""
+
+
+class ArcFaceLoss(Section):
+    """Combined-margin softmax: s (cos(m1 t + m2) - m3)."""
+
+    kind: Literal["arcface"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    scale: Positive = 64.0
+    """s."""
+    margins: tuple[Positive, NotNegative, NotNegative] = (1.0, 0.5, 0.0)
+    """m1, m2, m3."""
+    gradient: MarginGradient = "exact"
+    """exact, or straight_through as arcface_torch trains."""
+    filter_above: float | None = None
+    """Zero cosines of other classes above this value."""
+
+
+class CosFaceLoss(Section):
+    """Additive cosine margin (CosFace; AM-softmax is scale 30, margin 0.35): s (cos t - m)."""
+
+    kind: Literal["cosface"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    scale: Positive = 64.0
+    """s."""
+    margin: NotNegative = 0.4
+    """m."""
+
+
+class AdaFaceLoss(Section):
+    """Margin that follows image quality."""
+
+    kind: Literal["adaface"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    scale: Positive = 64.0
+    """s."""
+    margin: NotNegative = 0.4
+    """m."""
+    h: Positive = 0.333
+    """Concentration of the quality measure."""
+    momentum: Share = 0.01
+    """How far norm statistics move towards a batch's."""
+
+
+class CircleLoss(Section):
+    """Circle loss, class form."""
+
+    kind: Literal["circle"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    scale: Positive = 64.0
+    """s."""
+    margin: Share = 0.35
+    """m."""
+
+
+class CirclePairLoss(Section):
+    """Circle loss over the pairs of a batch."""
+
+    kind: Literal["circle_pair"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    scale: Positive = 64.0
+    """Gamma."""
+    margin: Share = 0.25
+    """m."""
+
+
+class CenterLoss(Section):
+    """Half the squared distance to the class centre."""
+
+    kind: Literal["center"]
+    weight: Positive = 5e-4
+    """Factor in the sum of losses."""
+
+
+class TripletLoss(Section):
+    """Batch-hard triplet loss."""
+
+    kind: Literal["triplet"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    margin: Literal["soft"] | NotNegative = 0.3
+    """m, or "soft" for log(1 + exp(d_ap - d_an))."""
+    mining: Mining = "hard"
+    """hard: the hardest positive and negative; weighted: softmax-weighted averages."""
+    normalise: bool = True
+    """Distances of unit embeddings instead of raw ones."""
+
+
+LossConfig = Annotated[
+    SoftmaxLoss | ArcFaceLoss | CosFaceLoss | AdaFaceLoss | CircleLoss | CirclePairLoss | CenterLoss | TripletLoss,
+    Field(discriminator="kind"),
+]
+
+
+class OptimizerConfig(Section):
+    """How parameters move."""
+
+    kind: Literal["sgd", "adamw"] = "adamw"
+    """Stochastic gradient descent, or AdamW."""
+    lr: Positive = 1e-3
+    """Peak learning rate of the backbone."""
+    head_lr: Positive | None = None
+    """Peak learning rate of heads; by default `lr`."""
+    momentum: Share = 0.9
+    """Of SGD."""
+    weight_decay: NotNegative = 5e-4
+    """Not applied to norms and biases."""
+    clip: Positive | None = None
+    """Largest gradient norm."""
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves over the run, a step at a time."""
+
+    kind: Literal["cosine", "multistep", "polynomial", "constant"] = "cosine"
+    """Shape after the warm-up."""
+    warmup_epochs: NotNegative = 0.0
+    """Linear rise from zero."""
+    milestones: tuple[Positive, ...] = ()
+    """Epochs after which multistep multiplies by `gamma`."""
+    gamma: Positive = 0.1
+    """Factor of multistep."""
+    power: Positive = 1.0
+    """Exponent of polynomial."""
+    final: Share = 0.0
+    """Share of the peak rate that cosine and polynomial end at."""
+
+
+class EvaluationConfig(Section):
+    """How held-out data are measured."""
+
+    protocol: Literal["retrieval", "verification"] | None = None
+    """By default retrieval for data with cameras, else verification."""
+    every: Count = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    flip: bool = True
+    """Add the embedding of the mirror image."""
+    batch: Count = 64
+    """Images embedded at a time."""
+    metric: str | None = None
+    """Metric that chooses the best checkpoint; by default mAP or accuracy."""
+
+
+class FinetuneConfig(Section):
+    """One fine-tuning run."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "finetune"
+    """Folder below `output`."""
+    output: Path = Path("runs")
+    """Where run folders go: output/name/time."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds weights, order and augmentation."""
+    epochs: Count = 10
+    """Passes over the training data."""
+    steps_per_epoch: Count | None = None
+    """Cut an epoch after so many steps."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; a device that is absent is refused."""
+    threads: Count | None = None
+    """Processor threads of each process; by default the machine's cores shared between processes."""
+    model: ModelConfig
+    """Which network is trained."""
+    data: DataConfig
+    """Images and batches."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of training images."""
+    losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)]
+    """Terms of the weighted sum that is minimised."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How parameters move."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How the learning rate moves."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How held-out data are measured."""

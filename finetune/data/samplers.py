@@ -1,0 +1,129 @@
+"""Which images make up each batch of an epoch, planned from labels alone and the same on every rank.
+
+A plan is an array [steps, global batch] of image numbers. Rank r takes the r-th part of each row, so one process with
+batch B and two with B/2 see the same images, and a resumed run goes on in the middle of the same plan.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import DataError
+
+__all__ = ["Sampler", "plan_epoch", "plan_pk", "plan_random", "rank_part"]
+
+Indices = NDArray[np.int64]
+Sampler = Literal["random", "pk", "pk_cameras"]
+
+
+def plan_epoch(
+    sampler: Sampler,
+    identities: Indices,
+    cameras: Indices,
+    *,
+    batch: int,
+    images_per_identity: int,
+    ranks: int,
+    seed: int,
+    epoch: int,
+) -> Indices:
+    """The plan of one epoch for `ranks` processes with `batch` images each.
+
+    Raises:
+        DataError: the data set cannot fill one batch.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    if sampler == "random":
+        return plan_random(len(identities), batch * ranks, rng)
+    if batch % images_per_identity:
+        raise DataError(
+            f"data.batch {batch} is no multiple of data.images_per_identity {images_per_identity}, as pk batches need"
+        )
+    return plan_pk(
+        identities,
+        cameras if sampler == "pk_cameras" else None,
+        identities_per_batch=batch * ranks // images_per_identity,
+        images_per_identity=images_per_identity,
+        rng=rng,
+    )
+
+
+def rank_part(plan: Indices, rank: int, ranks: int) -> Indices:
+    """The columns of a plan that one rank takes: [steps, global batch / ranks]."""
+    width = plan.shape[1] // ranks
+    return plan[:, rank * width : (rank + 1) * width]
+
+
+def plan_random(count: int, batch: int, rng: np.random.Generator) -> Indices:
+    """Every image at most once, in random order; the rest that fills no batch is left out.
+
+    Raises:
+        DataError: fewer images than a batch.
+    """
+    steps = count // batch
+    if steps == 0:
+        raise DataError(f"{count} training images do not fill one batch of {batch}; lower data.batch")
+    return rng.permutation(count)[: steps * batch].reshape(steps, batch)
+
+
+def plan_pk(
+    identities: Indices,
+    cameras: Indices | None,
+    *,
+    identities_per_batch: int,
+    images_per_identity: int,
+    rng: np.random.Generator,
+) -> Indices:
+    """Batches of P identities with K images each; an image is seen about once an epoch.
+
+    The images of an identity are shuffled (with `cameras`: dealt camera by camera) and cut into groups of K, a short
+    group filled with other images of the identity. Batches take the P identities with the most groups left, so that
+    no identity is left over alone. Identities with one image make no pair and are left out.
+
+    Raises:
+        DataError: fewer than P identities have two images.
+    """
+    groups = _cut_into_groups(identities, cameras, images_per_identity, rng)
+    if len(groups) < identities_per_batch:
+        raise DataError(
+            f"pk batches of {identities_per_batch} identities with {images_per_identity} images each need that many "
+            f"identities with at least 2 images, got {len(groups)}; lower data.batch, or use data.sampler=random"
+        )
+    left = np.array([len(group) for group in groups], dtype=np.int64)
+    rows = []
+    while np.count_nonzero(left) >= identities_per_batch:
+        order = np.argsort(-(left + rng.random(len(left))))[:identities_per_batch]
+        left[order] -= 1
+        rows.append(np.concatenate([groups[identity][left[identity]] for identity in rng.permutation(order)]))
+    plan = np.stack(rows)
+    return plan[rng.permutation(len(plan))]
+
+
+def _cut_into_groups(
+    identities: Indices, cameras: Indices | None, size: int, rng: np.random.Generator
+) -> list[Indices]:
+    """For each identity with two images or more, its images as [groups, size]."""
+    order = np.argsort(identities, kind="stable")
+    bounds = np.flatnonzero(np.diff(identities[order])) + 1
+    groups = []
+    for images in np.split(order, bounds):
+        if len(images) < 2:
+            continue
+        images = rng.permutation(images)
+        if cameras is not None:
+            images = _deal_by_camera(images, cameras[images])
+        missing = -len(images) % size
+        groups.append(np.concatenate([images, rng.choice(images, missing)]).reshape(-1, size))
+    return groups
+
+
+def _deal_by_camera(images: Indices, cameras: Indices) -> Indices:
+    """Reorder so that neighbours come from different cameras where possible."""
+    turn = np.zeros(len(images), dtype=np.int64)
+    for camera in np.unique(cameras):
+        seen = cameras == camera
+        turn[seen] = np.arange(np.count_nonzero(seen))
+    return images[np.argsort(turn, kind="stable")]

@@ -1,0 +1,82 @@
+"""A data set from the one word a command line or a configuration gives: `open_dataset("...")`.
+
+synthetic-people:identities=150,images=12,seed=1,cameras=7,views=6,size=128x64,shift=1.0
+synthetic-faces:identities=50,images=10,seed=2,size=64x64
+a folder in Market-1501 layout, or one sub-folder an identity
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import InputError, nearest
+from .dataset import Dataset
+from .image_folder import open_image_folder
+from .market1501 import is_market1501, open_market1501
+from .synthetic_faces import synthetic_faces
+from .synthetic_people import synthetic_people
+
+__all__ = ["Subset", "open_dataset"]
+
+Subset = Literal["train", "test"]
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+_PEOPLE: Mapping[str, Callable[[str], Any]] = {
+    "identities": int,
+    "images": int,
+    "seed": int,
+    "cameras": int,
+    "views": int,
+    "size": _size,
+    "shift": float,
+}
+_FACES = {key: _PEOPLE[key] for key in ("identities", "images", "seed", "size")}
+
+_GENERATORS: Mapping[str, tuple[Callable[..., Dataset], Mapping[str, Callable[[str], Any]]]] = {
+    "synthetic-people": (synthetic_people, _PEOPLE),
+    "synthetic-faces": (synthetic_faces, _FACES),
+}
+
+
+def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
+    """Open `spec`; `subset` chooses a side of layouts that have a fixed one (Market-1501).
+
+    Raises:
+        InputError: nothing of that name, or a generator option that does not exist or parse.
+        DataError: the layout is wrong, or there are fewer than two identities.
+    """
+    name, _, options = str(spec).partition(":")
+    if name in _GENERATORS:
+        generate, types = _GENERATORS[name]
+        return generate(**_parse_options(str(spec), options, types))
+    root = Path(spec).expanduser()
+    if not root.exists():
+        raise InputError(
+            f"{spec}: no such folder, and no generator either (known: {', '.join(sorted(_GENERATORS))}:key=value,...)"
+        )
+    if not root.is_dir():
+        raise InputError(f"{spec}: expected a folder of images, got a file")
+    if is_market1501(root):
+        return open_market1501(root, subset)
+    return open_image_folder(root)
+
+
+def _parse_options(spec: str, text: str, types: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
+        if key not in types:
+            raise InputError(f"{spec}: unknown option '{key}'; {nearest(key, types)}")
+        try:
+            options[key] = types[key](value)
+        except ValueError as error:
+            expected = "HEIGHTxWIDTH" if key == "size" else types[key].__name__
+            raise InputError(f"{spec}: {key} must be {expected}, got '{value}'") from error
+    return options

@@ -1,0 +1,177 @@
+"""Loss terms that training adds up: each takes embeddings [N, D] and labels [N] and gives one number.
+
+Heads that own class weights or centres are modules; pair losses own nothing and look at the batch of all ranks.
+Formulas are in `margin_losses` and `pair_losses`; here live parameters, buffers and what is shared between ranks.
+All arithmetic is float32, also under autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .collectives import all_reduce_sum, gather_rows
+from .config import (
+    AdaFaceLoss,
+    ArcFaceLoss,
+    CenterLoss,
+    CircleLoss,
+    CirclePairLoss,
+    CosFaceLoss,
+    LossConfig,
+    SoftmaxLoss,
+    TripletLoss,
+)
+from .margin_losses import adaface_logits, circle_logits, cosine_logits, margin_logits
+from .pair_losses import center_loss, circle_pair_loss, triplet_loss
+
+__all__ = ["AdaFaceHead", "CenterHead", "CosineHead", "LinearHead", "PairHead", "build_head"]
+
+
+class LinearHead(nn.Module):
+    """Softmax cross-entropy of a linear classifier, label smoothing as in Szegedy et al. 2016."""
+
+    def __init__(self, dimension: int, classes: int, smoothing: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, dimension).normal_(0, 0.001))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self._smoothing = smoothing
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss: a scalar."""
+        logits = F.linear(embeddings.float(), self.weight, self.bias)
+        return F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+
+
+class CosineHead(nn.Module):
+    """Softmax cross-entropy over logits made from the cosines to class weights [C, D]."""
+
+    def __init__(self, dimension: int, classes: int, logits: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, dimension).normal_(0, 0.01))
+        self._logits = logits
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss: a scalar."""
+        return F.cross_entropy(self._logits(cosine_logits(embeddings, self.weight), labels), labels)
+
+
+class AdaFaceHead(nn.Module):
+    """AdaFace: the margin follows image quality, measured by the embedding's norm against running statistics.
+
+    Mean and deviation of the norms are those of the batch of all ranks, and move by `momentum` a step.
+    """
+
+    norm_mean: Tensor
+    norm_deviation: Tensor
+
+    def __init__(self, dimension: int, classes: int, config: AdaFaceLoss) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, dimension).uniform_(-1, 1))
+        self.register_buffer("norm_mean", torch.tensor(20.0))
+        self.register_buffer("norm_deviation", torch.tensor(100.0))
+        self._config = config
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss: a scalar."""
+        config = self._config
+        norms = embeddings.detach().float().norm(dim=1).clamp(0.001, 100)
+        if self.training:
+            mean, deviation = _mean_and_deviation(norms)
+            self.norm_mean.lerp_(mean, config.momentum)
+            self.norm_deviation.lerp_(deviation, config.momentum)
+        quality = config.h * (norms - self.norm_mean) / (self.norm_deviation + 1e-3)
+        logits = adaface_logits(
+            cosine_logits(embeddings, self.weight),
+            labels,
+            quality.clamp(-1, 1),
+            scale=config.scale,
+            margin=config.margin,
+        )
+        return F.cross_entropy(logits, labels)
+
+
+class CenterHead(nn.Module):
+    """Center loss; the centres learn by gradient like any parameter."""
+
+    def __init__(self, dimension: int, classes: int) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(torch.zeros(classes, dimension))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss: a scalar."""
+        return center_loss(embeddings.float(), labels, self.centers)
+
+
+class PairHead(nn.Module):
+    """A loss over pairs, taken over the rows of all ranks."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], normalise: bool) -> None:
+        super().__init__()
+        self._loss = loss
+        self._normalise = normalise
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss: a scalar."""
+        rows = gather_rows(embeddings.float())
+        return self._loss(F.normalize(rows) if self._normalise else rows, gather_rows(labels))
+
+
+def build_head(config: LossConfig, dimension: int, classes: int) -> nn.Module:
+    """The module for one entry of `losses`, with fresh weights from torch's global generator."""
+    match config:
+        case SoftmaxLoss():
+            return LinearHead(dimension, classes, config.smoothing)
+        case ArcFaceLoss():
+            m1, m2, m3 = config.margins
+            return CosineHead(
+                dimension,
+                classes,
+                lambda cosine, labels: margin_logits(
+                    cosine,
+                    labels,
+                    scale=config.scale,
+                    m1=m1,
+                    m2=m2,
+                    m3=m3,
+                    gradient=config.gradient,
+                    filter_above=config.filter_above,
+                ),
+            )
+        case CosFaceLoss():
+            return CosineHead(
+                dimension,
+                classes,
+                lambda cosine, labels: margin_logits(cosine, labels, scale=config.scale, m2=0.0, m3=config.margin),
+            )
+        case CircleLoss():
+            return CosineHead(
+                dimension,
+                classes,
+                lambda cosine, labels: circle_logits(cosine, labels, scale=config.scale, margin=config.margin),
+            )
+        case AdaFaceLoss():
+            return AdaFaceHead(dimension, classes, config)
+        case CenterLoss():
+            return CenterHead(dimension, classes)
+        case CirclePairLoss():
+            return PairHead(
+                lambda rows, labels: circle_pair_loss(rows, labels, margin=config.margin, scale=config.scale), False
+            )
+        case TripletLoss():
+            margin = None if config.margin == "soft" else config.margin
+            return PairHead(
+                lambda rows, labels: triplet_loss(rows, labels, margin=margin, mining=config.mining), config.normalise
+            )
+
+
+def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation over the values of all ranks."""
+    sums = torch.stack([torch.ones_like(values).sum(), values.sum(), values.square().sum()]).double()
+    count, total, squares = all_reduce_sum(sums)
+    mean = total / count
+    variance = (squares - count * mean * mean).clamp(min=0) / (count - 1).clamp(min=1)
+    return mean.float(), variance.sqrt().float()
