@@ -17,6 +17,10 @@ _PUBLIC = {
     "Preprocessing": ".preprocessing",
     "assert_parity": ".parity",
     "measure_parity": ".parity",
+    "insert_batchnorms": ".restore",
+    "restore_batchnorm": ".restore",
+    "load_onnx": ".loading",
+    "onnx_to_torch": ".conversion",
     "record_of": ".record",
 }
 

@@ -1,0 +1,179 @@
+"""Evaluates the nodes of a graph whose inputs are all constants, so that weights stand where they are used.
+
+Constant, Identity, ConstantOfShape, Cast, Reshape, Transpose and DequantizeLinear in front of a weight disappear;
+each folded value remembers the source value it came from, so that training can be written back into it. Values are
+computed by onnx's own reference evaluator. Folding what would grow beyond a limit is refused, never attempted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from ..errors import InputError
+from .record import ParameterSource
+
+__all__ = ["LITERAL_KEY", "SOURCE_KEY", "evaluate", "fold_constants", "source_of_constant"]
+
+SOURCE_KEY = "rtool.parameter_source"
+LITERAL_KEY = "rtool.literal"
+
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+_KEEPS_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
+_LARGEST = 1 << 31
+"""Bytes; a folded constant beyond this is an absurd dimension, not a weight."""
+
+
+def fold_constants(model: ir.Model, label: str) -> None:
+    """Replace every node whose inputs are all constants by its values, in place.
+
+    Raises:
+        InputError: a constant cannot be computed, or would be absurdly large.
+    """
+    graph = model.graph
+    opsets = graph.opset_imports
+    outputs = {id(value) for value in graph.outputs}
+    for node in list(graph):
+        if not _is_foldable(node) or any(id(value) in outputs for value in node.outputs):
+            continue
+        tensors = _fold(node, opsets, label)
+        for value, tensor in zip(node.outputs, tensors, strict=False):
+            _replace(graph, value, tensor, _source(node, value), literal=node.op_type == "Constant")
+        graph.remove(node, safe=True)
+
+
+def source_of_constant(value: ir.Value) -> ParameterSource:
+    """Which value of the source graph a constant was made from, and how."""
+    source = value.meta.get(SOURCE_KEY)
+    return source if isinstance(source, ParameterSource) else ParameterSource(value.name or "")
+
+
+def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[str, int]) -> list[NDArray[Any]]:
+    """The outputs of one node for known inputs, by onnx's reference evaluator."""
+    proto = ir.serde.serialize_node(node)
+    names = [f"input_{index}" if array is not None else "" for index, array in enumerate(arrays)]
+    del proto.input[:]
+    proto.input.extend(names)
+    inputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in names if name]
+    outputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in proto.output if name]
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    graph = onnx.helper.make_graph([proto], "constant", inputs, outputs)
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    feed = {name: array for name, array in zip(names, arrays, strict=True) if name}
+    return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feed)]
+
+
+def _is_foldable(node: ir.Node) -> bool:
+    if node.op_type in _RANDOM or node.domain not in ("", "ai.onnx"):
+        return False
+    if any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
+        return False
+    if node.op_type != "Constant" and not node.inputs:
+        return False
+    return all(value is None or value.const_value is not None for value in node.inputs)
+
+
+def _fold(node: ir.Node, opsets: dict[str, int], label: str) -> Sequence[ir.TensorProtocol]:
+    try:
+        if node.op_type == "Constant":
+            return [_constant_tensor(node)]
+        first = node.inputs[0]
+        assert first is not None
+        assert first.const_value is not None
+        if node.op_type == "Identity":
+            return [first.const_value]
+        if node.op_type == "Transpose":
+            permutation = node.attributes.get("perm")
+            array = np.asarray(first.const_value.numpy())
+            turned = np.transpose(array, None if permutation is None else permutation.as_ints())
+            return [ir.Tensor(turned, dtype=first.const_value.dtype)]
+        _refuse_absurd_size(node)
+        arrays = [
+            None if v is None or v.const_value is None else np.asarray(v.const_value.numpy()) for v in node.inputs
+        ]
+        return [ir.tensor(array) for array in evaluate(node, arrays, opsets)]
+    except InputError:
+        raise
+    except Exception as error:  # the evaluator raises whatever the operator's code stumbled over
+        raise InputError(
+            f"{label}: node '{node.name}' ({node.op_type}): its constant value cannot be computed ({error}); "
+            "simplify the model with onnxslim or export it again"
+        ) from error
+
+
+def _array(value: ir.Value) -> NDArray[Any] | None:
+    return None if value.const_value is None else np.asarray(value.const_value.numpy())
+
+
+def _constant_tensor(node: ir.Node) -> ir.TensorProtocol:
+    for name in _CONSTANT_VALUES:
+        attribute = node.attributes.get(name)
+        if attribute is None:
+            continue
+        if name == "value":
+            return attribute.as_tensor()
+        dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+        if name in dtype:
+            return ir.tensor(np.array(attribute.value, dtype=dtype[name]))
+        items = [attribute.value] if name == "value_string" else list(attribute.value)
+        shape = () if name == "value_string" else (len(items),)
+        return ir.StringTensor([str(item).encode() for item in items], shape=ir.Shape(shape))
+    raise InputError(f"node '{node.name}' (Constant): sparse or missing value is not supported; export dense weights")
+
+
+def _refuse_absurd_size(node: ir.Node) -> None:
+    """Stop before a few bytes of shape ask for terabytes."""
+    for value in node.inputs:
+        if value is None or value.const_value is None or node.op_type not in ("ConstantOfShape", "Expand", "Tile"):
+            continue
+        tensor = value.const_value
+        if tensor.dtype == ir.DataType.INT64 and tensor.size <= 16:
+            wanted = math.prod(abs(int(item)) for item in np.asarray(tensor.numpy()).reshape(-1))
+            if wanted * 4 > _LARGEST:
+                raise InputError(
+                    f"node '{node.name}' ({node.op_type}): asks for {wanted} elements; the file is damaged or absurd"
+                )
+
+
+def _source(node: ir.Node, value: ir.Value) -> ParameterSource:
+    own = ParameterSource(value.name or "")
+    first = node.inputs[0] if node.inputs else None
+    if first is None or first.const_value is None:
+        return own
+    origin = source_of_constant(first)
+    if node.op_type in _KEEPS_ELEMENTS and origin.transform in ("identity", "reshape"):
+        return ParameterSource(origin.value, "reshape")
+    is_matrix = node.op_type == "Transpose" and len(first.const_value.shape) == 2
+    if is_matrix and origin.transform == "identity":
+        return ParameterSource(origin.value, "transpose")
+    if is_matrix and origin.transform == "transpose":
+        return ParameterSource(origin.value)
+    return own
+
+
+def _replace(
+    graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, source: ParameterSource, *, literal: bool
+) -> None:
+    """Put an initializer of the same name in the place of a node's output."""
+    constant = ir.Value(
+        name=value.name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
+    )
+    constant.meta[SOURCE_KEY] = source
+    constant.meta[LITERAL_KEY] = literal
+    value.replace_all_uses_with(constant)
+    value.name = f"{value.name}_folded"
+    graph.register_initializer(constant)

@@ -1,0 +1,90 @@
+"""ONNX model in, trainable torch module out: load, normalise, infer shapes, lower, wrap.
+
+The result is an `fx.GraphModule` over native modules in eval mode. Its `meta["rtool"]` is a `ConversionRecord` that
+ties every parameter to the source value it was made from. A model is converted exactly or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from torch import fx
+
+from ..errors import InputError
+from .loading import load_onnx, source_of
+from .lowering.graph_builder import GraphBuilder
+from .lowering.lower import lower
+from .normalise import normalise
+from .record import ConversionRecord, ParameterSource, TensorSpec
+from .shapes import infer_shapes
+
+__all__ = ["onnx_to_torch"]
+
+
+def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Sequence[str] = ()) -> fx.GraphModule:
+    """Convert a model; every float weight becomes an `nn.Parameter`.
+
+    The module takes and returns tensors in graph order: one output a tensor, several a tuple. Parameters whose path
+    matches a pattern in `freeze` (`"conv1.*"`) do not require gradients. `model` is not changed.
+
+    Raises:
+        InputError: `model` is not a usable ONNX model, or a pattern matches nothing.
+        UnsupportedOperatorsError: listing every node that cannot be converted exactly.
+    """
+    loaded = load_onnx(model)
+    source = source_of(loaded)
+    outputs = _specs(loaded.graph.outputs)
+    normalise(loaded)
+    infer_shapes(loaded, source.name)
+    builder = lower(loaded, source.name)
+    module = fx.GraphModule(builder.root, builder.graph, class_name=_class_name(source.name))
+    module.meta["rtool"] = ConversionRecord(
+        source=source.name,
+        sha256=source.sha256,
+        opset=loaded.graph.opset_imports.get("", 0),
+        producer=" ".join(filter(None, (loaded.producer_name, loaded.producer_version))),
+        inputs=_specs(loaded.graph.inputs),
+        outputs=outputs,
+        parameters=_sources_in_order(module, builder),
+        nodes={path: tuple(names) for path, names in builder.node_names.items()},
+    )
+    _freeze(module, freeze, source.name)
+    return module.eval()
+
+
+def _sources_in_order(module: fx.GraphModule, builder: GraphBuilder) -> dict[str, ParameterSource]:
+    return {name: builder.parameter_sources[name] for name in module.state_dict() if name in builder.parameter_sources}
+
+
+def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            value.name or "",
+            value.dtype.numpy().name if value.dtype is not None else "float32",
+            () if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape),
+        )
+        for value in values
+    )
+
+
+def _freeze(module: fx.GraphModule, patterns: Sequence[str], label: str) -> None:
+    for pattern in patterns:
+        matched = [p for name, p in module.named_parameters() if fnmatchcase(name, pattern)]
+        if not matched:
+            raise InputError(
+                f"{label}: freeze pattern {pattern!r} matches no parameter; names look like "
+                f"{', '.join(name for name, _ in list(module.named_parameters())[:3])}"
+            )
+        for parameter in matched:
+            parameter.requires_grad_(False)
+
+
+def _class_name(source: str) -> str:
+    """A class name for the module: `osnet_x0_25.onnx` -> `OsnetX025`."""
+    stem = Path(source).stem if source != "<memory>" else "Model"
+    words = "".join(word[:1].upper() + word[1:] for word in "".join(c if c.isalnum() else " " for c in stem).split())
+    return words if words[:1].isalpha() and words.isascii() else f"Model{words}" if words.isascii() else "Model"

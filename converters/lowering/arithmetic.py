@@ -1,0 +1,151 @@
+"""Element-wise functions of several tensors, with NumPy broadcasting; numbers computed from shapes stay numbers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from .operation import Lowered, Op
+from .registry import lowers
+from .values import Integers
+
+__all__: list[str] = []
+
+_NONNEGATIVE = "nonnegative"
+
+
+def _on_numbers(op: Op, function: Callable[[Any, Any], Any]) -> Integers | None:
+    """Apply a function of two integers number by number, when both inputs are known numbers."""
+    left, right = op.known(0), op.known(1)
+    if left is None or right is None:
+        return None
+    length = max(len(left.items), len(right.items))
+    if {len(left.items), len(right.items)} - {1, length}:
+        return None
+    pairs = zip(_repeat(left.items, length), _repeat(right.items, length), strict=True)
+    items = tuple(_apply(op, function, a, b) for a, b in pairs)
+    return Integers(items, scalar=left.scalar and right.scalar)
+
+
+def _repeat(items: tuple[Any, ...], length: int) -> tuple[Any, ...]:
+    return items * length if len(items) == 1 else items
+
+
+def _apply(op: Op, function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return function(a, b)
+    if function is operator.mul and 1 in (a, b):
+        return b if a == 1 else a
+    if function is operator.floordiv and b == 1:
+        return a
+    node = op.call(function, a, b)
+    node.meta[_NONNEGATIVE] = function is not operator.sub and _is_nonnegative(a) and _is_nonnegative(b)
+    return node
+
+
+def _is_nonnegative(item: int | fx.Node) -> bool:
+    if isinstance(item, int):
+        return item >= 0
+    return item.target == "size" or bool(item.meta.get(_NONNEGATIVE))
+
+
+@lowers("Add", since=7, seen=14)
+def add(op: Op) -> Lowered:
+    """Sum."""
+    known = _on_numbers(op, operator.add)
+    return known if known is not None else op.call(operator.add, op.operand(0), op.operand(1))
+
+
+@lowers("Sub", since=7, seen=14)
+def sub(op: Op) -> Lowered:
+    """Difference."""
+    known = _on_numbers(op, operator.sub)
+    return known if known is not None else op.call(operator.sub, op.operand(0), op.operand(1))
+
+
+@lowers("Mul", since=7, seen=14)
+def mul(op: Op) -> Lowered:
+    """Product."""
+    known = _on_numbers(op, operator.mul)
+    return known if known is not None else op.call(operator.mul, op.operand(0), op.operand(1))
+
+
+@lowers("Div", since=7, seen=14)
+def div(op: Op) -> Lowered:
+    """Quotient; integers are truncated towards zero."""
+    if op.is_float(0):
+        return op.call(operator.truediv, op.operand(0), op.operand(1))
+    left, right = op.known(0), op.known(1)
+    if left and right and all(_is_nonnegative(item) for item in (*left.items, *right.items)):
+        known = _on_numbers(op, operator.floordiv)
+        if known is not None:
+            return known
+    return op.call(torch.div, op.x(0), op.x(1), rounding_mode="trunc")
+
+
+@lowers("Pow", since=7, seen=15)
+def pow_(op: Op) -> Lowered:
+    """Power; the result has the type of the base."""
+    if not op.is_float(0) or op.dtype(0) != op.dtype(1):
+        result = op.call(torch.pow, op.x(0), op.x(1))
+        return op.call(torch.Tensor.type_as, result, op.x(0))
+    return op.call(operator.pow, op.operand(0), op.operand(1))
+
+
+def _reduce_pairwise(op: Op, function: Callable[..., Any]) -> fx.Node:
+    result = op.x(0)
+    for index in range(1, op.count):
+        result = op.call(function, result, op.x(index))
+    return result
+
+
+@lowers("Min", since=8, seen=13)
+def minimum(op: Op) -> Lowered:
+    """Smallest of all inputs."""
+    return _reduce_pairwise(op, torch.minimum)
+
+
+@lowers("Max", since=8, seen=13)
+def maximum(op: Op) -> Lowered:
+    """Largest of all inputs."""
+    return _reduce_pairwise(op, torch.maximum)
+
+
+@lowers("Sum", since=8, seen=13)
+def sum_(op: Op) -> Lowered:
+    """Sum of all inputs."""
+    return _reduce_pairwise(op, operator.add)
+
+
+@lowers("Where", since=9, seen=16)
+def where(op: Op) -> Lowered:
+    """Choose element by element."""
+    return op.call(torch.where, op.x(0), op.x(1), op.x(2))
+
+
+@lowers("Equal", since=7, seen=19)
+def equal(op: Op) -> Lowered:
+    """Element-wise equality."""
+    return op.call(torch.eq, op.x(0), op.operand(1))
+
+
+@lowers("Greater", since=7, seen=13)
+def greater(op: Op) -> Lowered:
+    """Element-wise comparison."""
+    return op.call(torch.gt, op.x(0), op.operand(1))
+
+
+@lowers("Less", since=7, seen=13)
+def less(op: Op) -> Lowered:
+    """Element-wise comparison."""
+    return op.call(torch.lt, op.x(0), op.operand(1))
+
+
+@lowers("Not", since=1, seen=1)
+def not_(op: Op) -> Lowered:
+    """Logical not."""
+    return op.call(torch.logical_not, op.x(0))

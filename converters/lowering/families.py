@@ -1,0 +1,27 @@
+"""The explicit list of operator families; loading them fills the registry."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__all__ = ["FAMILIES", "load"]
+
+FAMILIES = (
+    "activations",
+    "arithmetic",
+    "convolutions",
+    "indexing",
+    "linear",
+    "normalisations",
+    "pooling",
+    "reductions",
+    "reshaping",
+    "types",
+)
+"""Modules of this folder; each registers the operators of one family."""
+
+
+def load() -> None:
+    """Import every family, once."""
+    for family in FAMILIES:
+        import_module(f".{family}", __package__)

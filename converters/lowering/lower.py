@@ -1,0 +1,143 @@
+"""Walks a normalised graph once, in order, and lowers every node into the fx graph.
+
+A node whose inputs are all known numbers is computed here and now. Nodes that cannot be lowered are collected, so
+that one error lists all of them; what depends on such a node is only looked up in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from torch import fx
+
+from ...errors import InputError, UnsupportedNode, UnsupportedOperatorsError
+from ..constants import evaluate
+from ..shapes import infer_node
+from . import families
+from .graph_builder import GraphBuilder, Weight
+from .operation import Environment, Op, RefusedError
+from .registry import REGISTRY, Lowering
+from .values import Integers, torch_dtype
+
+__all__ = ["lower"]
+
+families.load()
+
+
+def lower(model: ir.Model, label: str) -> GraphBuilder:
+    """The fx graph and module tree of a normalised model with inferred shapes.
+
+    Raises:
+        UnsupportedOperatorsError: listing every node that cannot be converted exactly.
+    """
+    walk = _Walk(model, label)
+    walk.inputs()
+    for node in model.graph:
+        walk.node(node)
+    if walk.refused:
+        raise UnsupportedOperatorsError(label, walk.refused)
+    walk.outputs()
+    return walk.builder
+
+
+class _Walk:
+    def __init__(self, model: ir.Model, label: str) -> None:
+        self.model = model
+        self.label = label
+        self.builder = GraphBuilder()
+        self.environment: Environment = {}
+        self.refused: list[UnsupportedNode] = []
+        self._unknown: set[ir.Value] = set()
+
+    def inputs(self) -> None:
+        for value in self.model.graph.inputs:
+            name = _argument_name(value.name or "input")
+            self.environment[value] = self.builder.graph.placeholder(name)
+            if torch_dtype(value.dtype) is None:
+                kind = value.dtype.name if value.dtype is not None else str(value.type)
+                raise InputError(f"{self.label}: graph input '{value.name}' is {kind}; only tensors can be converted")
+
+    def node(self, node: ir.Node) -> None:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        opset = node.version or self.model.graph.opset_imports.get(node.domain, 1)
+        row = REGISTRY.find(node.op_type, opset, domain)
+        if isinstance(row, str):
+            self._refuse(node, opset, row)
+            return
+        if any(value in self._unknown for value in node.inputs if value is not None):
+            self._unknown.update(node.outputs)
+            return
+        self._infer(node)
+        op = Op(node, opset, self.builder, self.environment)
+        if not self._compute_now(op):
+            self._lower(op, row)
+
+    def _infer(self, node: ir.Node) -> None:
+        """Shapes that depend on numbers computed along the way become known here."""
+        if all(value.shape is not None for value in node.outputs):
+            return
+        known = {}
+        for value in node.inputs:
+            numbers = None if value is None else self.environment.get(value)
+            if value is not None and isinstance(numbers, Integers) and numbers.static is not None:
+                known[value.name or ""] = numbers.static
+        infer_node(node, known, self.model.graph.opset_imports)
+
+    def _lower(self, op: Op, row: Lowering) -> None:
+        try:
+            lowered = row.function(op)
+        except RefusedError as refused:
+            self._refuse(op.node, op.opset, str(refused))
+            return
+        results = lowered if isinstance(lowered, Sequence) else (lowered,)
+        for value, result in zip(op.node.outputs, results, strict=False):
+            if result is not None:
+                self.environment[value] = result
+        for index, value in enumerate(op.node.outputs):
+            if value not in self.environment and op.uses_output(index):
+                self._refuse(op.node, op.opset, f"output {index} ('{value.name}') is used but not supported")
+
+    def _compute_now(self, op: Op) -> bool:
+        """Fold a node whose inputs are numbers that became known from shapes."""
+        node = op.node
+        if not any(isinstance(self.environment.get(v), Integers) for v in node.inputs if v is not None):
+            return False
+        arrays = [None if v is None else op.constant(i) for i, v in enumerate(node.inputs)]
+        if any(array is None for array, v in zip(arrays, node.inputs, strict=True) if v is not None):
+            return False
+        outputs = [value for value in node.outputs if value.name]
+        for value, array in zip(outputs, evaluate(node, arrays, dict(self.model.graph.opset_imports)), strict=True):
+            if array.dtype == np.int64 and array.ndim <= 1:
+                items = tuple(int(item) for item in array.reshape(-1))
+                self.environment[value] = Integers(items, scalar=array.ndim == 0)
+            else:
+                value.const_value = ir.tensor(array)
+        return True
+
+    def _refuse(self, node: ir.Node, opset: int, reason: str) -> None:
+        name = node.name or (node.outputs[0].name if node.outputs else None) or "?"
+        operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        self.refused.append(UnsupportedNode(name, operator, opset, reason))
+        self._unknown.update(node.outputs)
+
+    def outputs(self) -> None:
+        results = [self._output(value) for value in self.model.graph.outputs]
+        self.builder.graph.output(results[0] if len(results) == 1 else tuple(results))
+        self.builder.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+    def _output(self, value: ir.Value) -> fx.Node:
+        known = self.environment.get(value)
+        if isinstance(known, fx.Node):
+            return known
+        source = value.producer() or ir.Node("", "Identity", inputs=[value], name=value.name)
+        op = Op(ir.Node("", "Identity", inputs=[value], name=source.name), 1, self.builder, self.environment)
+        if known is None:
+            return self.builder.attribute(Weight(value), op.node, trainable=op.is_float(0))
+        return op.x(0)
+
+
+def _argument_name(name: str) -> str:
+    cleaned = "".join(c if c.isalnum() and c.isascii() else "_" for c in name).strip("_") or "input"
+    return f"input_{cleaned}" if cleaned[0].isdigit() else cleaned

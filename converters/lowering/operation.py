@@ -1,0 +1,292 @@
+"""One ONNX node while it is lowered: what a lowering function reads from and writes with.
+
+Reading: `op.x(i)` a tensor, `op.constant(i)` an array when known now, `op.integers(i)` numbers that may include fx
+nodes, `op.shape(i)`, `op.rank(i)`, `op.dtype(i)`, and attributes: `op.attr_int`, `op.attr_ints`, `op.attr_float`, ...
+Writing: `op.call(function, ...)`, `op.method("name", tensor, ...)`, `op.module(nn.Conv2d, options, x, weights=...)`.
+Refusing: `raise op.refuse("what is not supported; what to do")`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from ..constants import LITERAL_KEY, source_of_constant
+from ..names import is_generated
+from .graph_builder import GraphBuilder, Weight
+from .values import SYMBOL_KEY, Dim, Integers, dims_of, torch_dtype
+
+__all__ = ["Lowered", "Op", "RefusedError"]
+
+Result = fx.Node | Integers | None
+Lowered = Result | Sequence[Result]
+"""What a lowering function returns: one entry an output; None for an output nothing uses."""
+
+Environment = dict[ir.Value, fx.Node | Integers]
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+class RefusedError(Exception):
+    """A node cannot be lowered exactly; collected and reported together with all others."""
+
+
+class Op:
+    """One node, its opset and what is known about its inputs."""
+
+    def __init__(self, node: ir.Node, opset: int, builder: GraphBuilder, environment: Environment) -> None:
+        self.node = node
+        self.opset = opset
+        self.builder = builder
+        self._environment = environment
+
+    @property
+    def type(self) -> str:
+        """The operator's name."""
+        return self.node.op_type
+
+    def refuse(self, reason: str) -> RefusedError:
+        """The exception to raise when this node cannot be lowered exactly."""
+        return RefusedError(reason)
+
+    # -- attributes -------------------------------------------------------------------------------------------
+
+    def _attribute(self, name: str) -> Any:
+        attribute = self.node.attributes.get(name)
+        return None if attribute is None else attribute.value
+
+    def attr_int(self, name: str, default: int | None = None) -> int:
+        """An integer attribute; refused when it is missing and has no default."""
+        value = self._attribute(name)
+        if value is None:
+            if default is None:
+                raise self.refuse(f"required attribute {name} is missing; export the model again")
+            return default
+        return int(value)
+
+    def attr_float(self, name: str, default: float) -> float:
+        """A float attribute: the shortest decimal that is the same float32, as people would have written it."""
+        value = self._attribute(name)
+        return default if value is None else float(str(np.float32(value)))
+
+    def attr_string(self, name: str, default: str = "") -> str:
+        """A string attribute."""
+        value = self._attribute(name)
+        return default if value is None else str(value)
+
+    def attr_ints(self, name: str, default: Sequence[int] | None = None) -> list[int] | None:
+        """A list of integers."""
+        value = self._attribute(name)
+        if value is None:
+            return None if default is None else list(default)
+        return [int(item) for item in value]
+
+    def attr_floats(self, name: str) -> list[float] | None:
+        """A list of floats."""
+        value = self._attribute(name)
+        return None if value is None else [float(item) for item in value]
+
+    def has_attribute(self, name: str) -> bool:
+        """Whether the node states this attribute."""
+        return name in self.node.attributes
+
+    def raw_attribute(self, name: str) -> Any:
+        """Any attribute as onnx-ir holds it (tensors, graphs)."""
+        return self._attribute(name)
+
+    # -- inputs -----------------------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many inputs are given, trailing empty ones left out."""
+        return max((i + 1 for i, value in enumerate(self.node.inputs) if value is not None), default=0)
+
+    def has(self, index: int) -> bool:
+        """Whether input `index` is given."""
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def value(self, index: int) -> ir.Value:
+        """Input `index` as the IR holds it."""
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        if value is None:
+            raise self.refuse(f"input {index} is missing; export the model again")
+        return value
+
+    def shape(self, index: int) -> tuple[Dim, ...] | None:
+        """The inferred shape of input `index`; None when its rank is unknown."""
+        return dims_of(self.value(index))
+
+    def rank(self, index: int) -> int:
+        """The rank of input `index`; refused when unknown."""
+        shape = self.shape(index)
+        if shape is None:
+            raise self.refuse(
+                f"the rank of input '{self.value(index).name}' is unknown; give the graph inputs their shapes"
+            )
+        return len(shape)
+
+    def dtype(self, index: int) -> ir.DataType:
+        """The element type of input `index`; refused when unknown."""
+        value = self.value(index)
+        dtype = value.const_value.dtype if value.const_value is not None else value.dtype
+        if dtype is None:
+            raise self.refuse(f"the element type of input '{value.name}' is unknown; declare the graph inputs")
+        return dtype
+
+    def is_float(self, index: int) -> bool:
+        """Whether input `index` holds floating-point numbers."""
+        return self.dtype(index) in _FLOATS
+
+    def constant(self, index: int) -> NDArray[Any] | None:
+        """Input `index` as an array when it is given and known now."""
+        if not self.has(index):
+            return None
+        value = self.value(index)
+        if value.const_value is not None:
+            return np.asarray(value.const_value.numpy())
+        known = self._environment.get(value)
+        return known.static if isinstance(known, Integers) else None
+
+    def is_weight(self, index: int) -> bool:
+        """Whether input `index` is a constant of the file (as opposed to computed at run time)."""
+        return self.has(index) and self.value(index).const_value is not None
+
+    def weight(self, index: int, transform: Any = "identity", shape: Sequence[int] | None = None) -> Weight:
+        """Input `index` as a weight of a module."""
+        return Weight(self.value(index), transform, shape=shape)
+
+    def integers(self, index: int) -> list[int | fx.Node] | fx.Node:
+        """The numbers in integer input `index`: known ones as ints, others as fx nodes.
+
+        An fx node alone is a Python list at run time, of a length that is not known now.
+        """
+        value = self.value(index)
+        known = self._environment.get(value)
+        if isinstance(known, Integers):
+            return list(known.items)
+        if value.const_value is not None:
+            return [int(item) for item in np.asarray(value.const_value.numpy()).reshape(-1)]
+        assert isinstance(known, fx.Node)
+        shape = dims_of(value)
+        numbers = self.method("tolist", known)
+        if shape == ():
+            return [numbers]
+        if shape is None or len(shape) != 1 or not isinstance(shape[0], int):
+            return numbers
+        return [self.call(operator.getitem, numbers, position) for position in range(shape[0])]
+
+    def known(self, index: int) -> Integers | None:
+        """Input `index` as numbers known element by element, when it is an integer of rank 0 or 1 and they are."""
+        value = self.value(index)
+        known = self._environment.get(value)
+        if isinstance(known, Integers):
+            return known
+        if value.const_value is None or value.const_value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+            return None
+        array = np.asarray(value.const_value.numpy())
+        if array.ndim > 1 or array.size > 64:
+            return None
+        return Integers(tuple(int(item) for item in array.reshape(-1)), scalar=array.ndim == 0)
+
+    def x(self, index: int) -> fx.Node:
+        """Input `index` as a tensor at run time; a float constant becomes a parameter, others a buffer."""
+        value = self.value(index)
+        known = self._environment.get(value)
+        if isinstance(known, fx.Node):
+            return known
+        if isinstance(known, Integers):
+            return self._integer_tensor(known)
+        if torch_dtype(self.dtype(index)) is None:
+            raise self.refuse(f"torch has no element type for {self.dtype(index).name}")
+        return self.builder.attribute(Weight(value), self.node, trainable=self.is_float(index))
+
+    def _integer_tensor(self, known: Integers) -> fx.Node:
+        items: Any = known.items[0] if known.scalar else list(known.items)
+        return self.call(torch.tensor, items, dtype=torch.int64)
+
+    def number(self, index: int) -> float | int | bool | None:
+        """Input `index` as a Python number when it is one known value that nobody would train, else None."""
+        if not self.has(index):
+            return None
+        value = self.value(index)
+        array = self.constant(index)
+        if array is None or array.size != 1 or array.dtype.kind not in "fiub":
+            return None
+        if value.const_value is not None and array.dtype.kind == "f" and not self._is_literal(value):
+            return None
+        item = array.reshape(-1)[0]
+        return float(str(item)) if array.dtype == np.float32 else item.item()
+
+    @staticmethod
+    def _is_literal(value: ir.Value) -> bool:
+        """Whether a single float was written into the code (a Constant node or a generated name)."""
+        name = source_of_constant(value).value
+        return bool(value.meta.get(LITERAL_KEY)) or is_generated(name)
+
+    def operand(self, index: int) -> Any:
+        """Input `index` for arithmetic: a Python number for literals of the usual types, else a tensor."""
+        if not self.shape(index):
+            number = self.number(index)
+            if number is not None and self.dtype(index) in (ir.DataType.FLOAT, ir.DataType.INT64):
+                return number
+        return self.x(index)
+
+    # -- outputs ----------------------------------------------------------------------------------------------
+
+    def uses_output(self, index: int) -> bool:
+        """Whether anything needs output `index`."""
+        outputs = self.node.outputs
+        if index >= len(outputs) or not outputs[index].name:
+            return False
+        return bool(outputs[index].uses()) or outputs[index].is_graph_output()
+
+    def output_shape(self, index: int = 0) -> tuple[Dim, ...] | None:
+        """The inferred shape of output `index`."""
+        return dims_of(self.node.outputs[index])
+
+    def set_output_shape(self, dims: Sequence[Dim], index: int = 0) -> None:
+        """State the shape of an output that inference could not tell."""
+        if self.node.outputs[index].shape is None:
+            self.node.outputs[index].shape = ir.Shape(list(dims))
+
+    def output_dtype(self, index: int = 0) -> ir.DataType | None:
+        """The inferred element type of output `index`."""
+        return self.node.outputs[index].dtype
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """Call a function."""
+        return self.builder.call("call_function", function, args, kwargs, self.node)
+
+    def method(self, name: str, *args: Any, **kwargs: Any) -> fx.Node:
+        """Call a tensor method; the tensor is the first argument."""
+        return self.builder.call("call_method", name, args, kwargs, self.node)
+
+    def module(
+        self,
+        factory: Callable[..., nn.Module],
+        options: Mapping[str, Any],
+        *args: fx.Node,
+        weights: Mapping[str, Weight] | None = None,
+        buffers: Mapping[str, Weight] | None = None,
+    ) -> fx.Node:
+        """Call a module `factory(**options)` that owns weights; `factory` must accept `device=`."""
+        path = self.builder.module(factory, options, weights or {}, buffers or {}, self.node)
+        return self.builder.call("call_module", path, args, {}, self.node)
+
+    def size(self, index: int, dim: int) -> int | fx.Node:
+        """Dimension `dim` of input `index`: a number when it is fixed, else an fx node."""
+        shape = self.shape(index)
+        known = None if shape is None else shape[dim]
+        if isinstance(known, int):
+            return known
+        node = self.method("size", self.x(index), dim)
+        if known is not None:
+            node.meta[SYMBOL_KEY] = known
+        return node

@@ -1,0 +1,139 @@
+"""The one table of operators that can be lowered, and the decorator that fills it.
+
+To add an operator, write a function in the family file it belongs to (or a new file, listed in `families.py`):
+
+    @lowers("HardSwish", since=14, seen=22)
+    def hard_swish(op: Op) -> Lowered:
+        return op.call(F.hardswish, op.x(0))
+
+- `since` is the first opset whose meaning the function implements, `until` the first one it does not (None: still
+  valid). An operator whose meaning changed gets one function a range, or one function that reads `op.opset`.
+- `seen` is the `since_version` of the newest schema the author read. When a newer onnx adds a later version that
+  differs in allowed types only, it is accepted; any other change is refused until somebody has read it.
+- The function receives one node as an `Op` (see `operation.py`) and returns what its outputs are. What it cannot
+  do exactly it refuses with `op.refuse("what; what to do about it")`: nothing is approximated.
+- `trainable` marks operators whose weights become parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import onnx
+
+if TYPE_CHECKING:
+    from .operation import Lowered, Op
+
+__all__ = ["REGISTRY", "Lowering", "Registry", "lowers"]
+
+LowerFunction = Callable[["Op"], "Lowered"]
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One row of the table: an operator, the opsets `[since, until)` covered, and the function that lowers it."""
+
+    operator: str
+    since: int
+    until: int | None
+    seen: int
+    trainable: bool
+    function: LowerFunction
+    domain: str = ""
+
+    def covers(self, opset: int) -> bool:
+        """Whether a model of this opset uses this row."""
+        return self.since <= opset and (self.until is None or opset < self.until)
+
+
+class Registry:
+    """Operators by (domain, name); ranges of one operator never overlap."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], list[Lowering]] = {}
+
+    def add(self, row: Lowering) -> None:
+        """Add a row.
+
+        Raises:
+            ValueError: its range overlaps one that is already there (a programming error).
+        """
+        rows = self._rows.setdefault((row.domain, row.operator), [])
+        for other in rows:
+            first, second = sorted((row, other), key=lambda entry: entry.since)
+            if first.until is None or first.until > second.since:
+                raise ValueError(
+                    f"{row.operator}: opsets from {row.since} of {row.function.__module__} overlap those from "
+                    f"{other.since} of {other.function.__module__}"
+                )
+        rows.append(row)
+        rows.sort(key=lambda entry: entry.since)
+
+    def find(self, operator: str, opset: int, domain: str = "") -> Lowering | str:
+        """The row for an operator of a model of this opset, or the reason why there is none."""
+        rows = self._rows.get((domain, operator))
+        if not rows:
+            return "no lowering for this operator" + (f" of domain '{domain}'" if domain else "")
+        for row in rows:
+            if row.covers(opset):
+                change = _unread_change(operator, row.seen, opset, domain)
+                return change or row
+        covered = ", ".join(_range_text(row) for row in rows)
+        return f"opset {opset} is outside the opsets covered ({covered}); convert the model with onnx.version_converter"
+
+    def rows(self) -> Iterable[Lowering]:
+        """Every row, by domain, name and opset."""
+        return (row for key in sorted(self._rows) for row in self._rows[key])
+
+
+REGISTRY = Registry()
+
+
+def lowers(
+    operator: str,
+    *,
+    since: int = 1,
+    seen: int,
+    until: int | None = None,
+    trainable: bool = False,
+    domain: str = "",
+) -> Callable[[LowerFunction], LowerFunction]:
+    """Register the decorated function for `operator` in opsets `[since, until)`; may be stacked."""
+
+    def register(function: LowerFunction) -> LowerFunction:
+        REGISTRY.add(Lowering(operator, since, until, seen, trainable, function, domain))
+        return function
+
+    return register
+
+
+def _range_text(row: Lowering) -> str:
+    return f"{row.since}+" if row.until is None else f"{row.since}-{row.until - 1}"
+
+
+@cache
+def _unread_change(operator: str, seen: int, opset: int, domain: str) -> str | None:
+    """Why the schema in force at `opset` may mean something else than the one read, or None."""
+    newest = onnx.defs.onnx_opset_version()
+    if domain == "" and opset > newest:
+        return f"opset {opset} is newer than the newest known one ({newest}); export with an older opset"
+    try:
+        schema = onnx.defs.get_schema(operator, opset, domain)
+        known = onnx.defs.get_schema(operator, seen, domain)
+    except onnx.defs.SchemaError:
+        return f"opset {opset} has no operator of this name"
+    if schema.since_version <= seen or _signature(schema) == _signature(known):
+        return None
+    return f"version {schema.since_version} changed more than types since {seen}; export with an older opset"
+
+
+def _signature(schema: onnx.defs.OpSchema) -> object:
+    attributes = sorted((name, str(a.type), a.required, str(a.default_value)) for name, a in schema.attributes.items())
+    return (
+        attributes,
+        [(value.name, str(value.option)) for value in schema.inputs],
+        [(value.name, str(value.option)) for value in schema.outputs],
+    )

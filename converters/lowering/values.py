@@ -1,0 +1,110 @@
+"""What is known about an ONNX value while a graph is lowered: a constant, known integers, or a runtime tensor.
+
+Constants live in the IR itself (`ir.Value.const_value`). Integers computed from shapes are kept as Python numbers
+and fx nodes (`Integers`), so that a Shape-Gather-Unsqueeze-Concat-Reshape chain never becomes tensor arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+__all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor"]
+
+Dim = int | str | None
+"""A dimension: a number, a symbol that equals itself wherever it appears, or unknown."""
+
+SYMBOL_KEY = "symbol"
+
+
+@dataclass(frozen=True)
+class Integers:
+    """An integer tensor of rank 0 or 1 known element by element; an fx node stands for a number at run time."""
+
+    items: tuple[int | fx.Node, ...]
+    scalar: bool = False
+
+    @property
+    def static(self) -> NDArray[np.int64] | None:
+        """The numbers as an array when all are known now."""
+        if not all(isinstance(item, int) for item in self.items):
+            return None
+        return np.array(self.items[0] if self.scalar else self.items, dtype=np.int64)
+
+
+def symbol_of(item: int | fx.Node) -> Dim:
+    """What is known about a number: itself, the symbol of the dimension it was read from, or nothing."""
+    if isinstance(item, int):
+        return item
+    symbol = item.meta.get(SYMBOL_KEY)
+    return symbol if isinstance(symbol, str) else None
+
+
+def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
+    """The inferred shape of a value, or None when not even its rank is known."""
+    if value.const_value is not None:
+        return tuple(value.const_value.shape.numpy())
+    if value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+
+_TORCH_DTYPES = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.DOUBLE: torch.float64,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.INT16: torch.int16,
+    ir.DataType.INT32: torch.int32,
+    ir.DataType.INT64: torch.int64,
+    ir.DataType.UINT8: torch.uint8,
+    ir.DataType.UINT16: torch.uint16,
+    ir.DataType.UINT32: torch.uint32,
+    ir.DataType.UINT64: torch.uint64,
+    ir.DataType.BOOL: torch.bool,
+    ir.DataType.COMPLEX64: torch.complex64,
+    ir.DataType.COMPLEX128: torch.complex128,
+    ir.DataType.FLOAT8E4M3FN: torch.float8_e4m3fn,
+    ir.DataType.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
+    ir.DataType.FLOAT8E5M2: torch.float8_e5m2,
+    ir.DataType.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
+}
+_BIT_VIEWS = {
+    ir.DataType.BFLOAT16: np.int16,
+    ir.DataType.FLOAT8E4M3FN: np.uint8,
+    ir.DataType.FLOAT8E4M3FNUZ: np.uint8,
+    ir.DataType.FLOAT8E5M2: np.uint8,
+    ir.DataType.FLOAT8E5M2FNUZ: np.uint8,
+}
+
+
+def torch_dtype(dtype: ir.DataType | None) -> torch.dtype | None:
+    """The torch dtype of an ONNX dtype; None where torch has none (strings, 4-bit integers)."""
+    return None if dtype is None else _TORCH_DTYPES.get(dtype)
+
+
+def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
+    """A copy of a constant as a torch tensor with memory of its own, bit for bit.
+
+    Raises:
+        TypeError: torch has no such dtype.
+    """
+    dtype = torch_dtype(tensor.dtype)
+    if dtype is None:
+        raise TypeError(f"torch has no dtype for {tensor.dtype.name}")
+    array = np.asarray(tensor.numpy())
+    bits = _BIT_VIEWS.get(tensor.dtype)
+    shape = tensor.shape.numpy()
+    result = torch.empty(shape, dtype=dtype)
+    if math.prod(shape):
+        source = np.ascontiguousarray(array)
+        target = result if bits is None else result.view(torch.int16 if bits is np.int16 else torch.uint8)
+        np.copyto(target.numpy(), source if bits is None else source.view(bits))
+    return result

@@ -1,0 +1,48 @@
+"""Brings a loaded model into the one form the lowering reads: functions inlined, constants folded, nodes sorted.
+
+Works in place on the model `load_onnx` made. Graph inputs that are really initializers, or that nothing uses, are
+dropped. Names of inputs, outputs and weights stay as they are in the file.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from ..errors import InputError
+from .constants import fold_constants
+from .loading import source_of
+
+__all__ = ["normalise"]
+
+
+def normalise(model: ir.Model) -> None:
+    """Normalise in place.
+
+    Raises:
+        InputError: the graph has a cycle, or a constant cannot be computed.
+    """
+    label = source_of(model).name
+    if model.functions:
+        passes.InlinePass()(model)
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise InputError(f"{label}: the graph has a cycle; export the model again") from error
+    _drop_pseudo_inputs(model.graph)
+    fold_constants(model, label)
+    passes.RemoveUnusedNodesPass()(model)
+    _drop_unused_inputs(model.graph)
+
+
+def _drop_pseudo_inputs(graph: ir.Graph) -> None:
+    """Old files list every initializer among the inputs."""
+    kept = [value for value in graph.inputs if value.name not in graph.initializers]
+    graph.inputs.clear()
+    graph.inputs.extend(kept)
+
+
+def _drop_unused_inputs(graph: ir.Graph) -> None:
+    kept = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+    graph.inputs.clear()
+    graph.inputs.extend(kept)

@@ -1,0 +1,105 @@
+"""Infers the shape and element type of every value with onnx's shape inference, on a copy without weights.
+
+Shapes stated in the file are ignored except those of the inputs: files whose batch was edited often state stale
+ones. Symbolic dimensions keep their names; equal names are equal numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+__all__ = ["infer_node", "infer_shapes"]
+
+_SMALL = 2048
+"""Bytes; constants up to this size may be shapes and take part in inference."""
+
+
+def infer_shapes(model: ir.Model, label: str) -> None:
+    """Set the shape and dtype of every value that can be inferred, in place.
+
+    Raises:
+        InputError: the graph contradicts itself.
+    """
+    skeleton = _skeleton(model)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise InputError(f"{label}: the shapes contradict each other ({error}); export the model again") from error
+    infos = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node in model.graph:
+        for value in node.outputs:
+            _apply(value, infos.get(value.name or ""))
+
+
+def infer_node(node: ir.Node, known: Mapping[str, NDArray[np.int64]], opsets: Mapping[str, int]) -> None:
+    """Infer the outputs of one node from what has become known about its inputs since `infer_shapes`.
+
+    `known` holds the numbers in integer inputs by value name. What cannot be inferred stays unknown.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None or value.name is None or value.type is None:
+            continue
+        types[value.name] = ir.serde.serialize_value(value).type
+        if value.const_value is not None and value.const_value.nbytes <= _SMALL:
+            data[value.name] = ir.serde.serialize_tensor(value.const_value)
+        elif value.name in known:
+            data[value.name] = onnx.numpy_helper.from_array(known[value.name], value.name)
+    schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), "")
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    try:
+        inferred = onnx.shape_inference.infer_node_outputs(
+            schema, ir.serde.serialize_node(node), types, data, opset_imports=imports, ir_version=10
+        )
+    except (onnx.shape_inference.InferenceError, KeyError, RuntimeError):
+        return
+    for value in node.outputs:
+        if value.name in inferred:
+            _apply(value, onnx.ValueInfoProto(name=value.name, type=inferred[value.name]))
+
+
+def _apply(value: ir.Value, info: onnx.ValueInfoProto | None) -> None:
+    if info is None or info.type.WhichOneof("value") != "tensor_type":
+        value.shape = None
+        return
+    tensor = info.type.tensor_type
+    value.dtype = ir.DataType(tensor.elem_type)
+    if not tensor.HasField("shape"):
+        value.shape = None
+        return
+    value.shape = ir.Shape(
+        [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
+    )
+
+
+def _skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The model as a proto without its large weights: those become inputs of the same shape."""
+    graph = onnx.GraphProto(name="skeleton")
+    for value in model.graph.inputs:
+        graph.input.append(ir.serde.serialize_value(value))
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or value.is_graph_input():
+            continue
+        if tensor.nbytes <= _SMALL and tensor.dtype != ir.DataType.STRING:
+            graph.initializer.append(ir.serde.serialize_tensor(tensor))
+            graph.initializer[-1].name = value.name or ""
+        else:
+            dims = list(tensor.shape.numpy())
+            graph.input.append(onnx.helper.make_tensor_value_info(value.name or "", int(tensor.dtype), dims))
+    for node in model.graph:
+        graph.node.append(ir.serde.serialize_node(node))
+    for value in model.graph.outputs:
+        graph.output.append(onnx.ValueInfoProto(name=value.name or ""))
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.graph.opset_imports.items()]
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
