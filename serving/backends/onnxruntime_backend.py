@@ -1,0 +1,229 @@
+"""Triton's `onnxruntime` back end in Python, for the embedded server, which has no C++ one.
+
+The server loads this file as `backends/onnxruntime/model.py`; it runs inside Triton's Python stub and imports
+nothing of rtool. A repository with `backend: "onnxruntime"` is served unmodified, and the stock container serves the
+same repository with the C++ back end. Keys of `parameters` follow
+https://github.com/triton-inference-server/onnxruntime_backend#model-config-options; a value that cannot be honoured
+fails the load instead of being dropped.
+
+The stub of Triton 24.10 predates NumPy 2: `as_numpy()` and `Tensor(name, array)` silently give empty buffers, so all
+data crosses by DLPack. Not done: BYTES tensors, sequence batching, TensorRT, decoupled responses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+__all__ = ["TritonPythonModel"]
+
+Request = Any
+Response = Any
+Rows = dict[str, np.ndarray[Any, Any]]
+
+_CUDA_KEYS = (
+    "arena_extend_strategy",
+    "cudnn_conv_algo_search",
+    "do_copy_in_default_stream",
+    "gpu_mem_limit",
+)
+_CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
+_ARENA_STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
+_GRAPH_LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+class TritonPythonModel:
+    """One instance of one model version: an ONNX Runtime session."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Leave the configuration as written; rtool writes complete ones."""
+        return auto_complete_model_config
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the session that `args` describes; any exception here is the message of the failed load."""
+        config = json.loads(args["model_config"])
+        self._batched = config["max_batch_size"] > 0
+        self._outputs = [output["name"] for output in config["output"]]
+        _refuse_types_without_numpy(config)
+        path = _model_path(args, config)
+        self._session = ort.InferenceSession(
+            path,
+            session_options(config),
+            providers=providers(args["model_instance_kind"], int(args["model_instance_device_id"]), config),
+        )
+
+    def execute(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer every request: merged along axis 0 when the model batches, else one run each."""
+        responses: list[Response | None] = [None] * len(requests)
+        inputs: dict[int, Rows] = {}
+        for index, request in enumerate(requests):
+            try:
+                inputs[index] = {tensor.name(): np.from_dlpack(tensor) for tensor in request.inputs()}
+            except Exception as error:
+                responses[index] = _failed(error)
+        for group in self._groups(inputs):
+            for index, response in self._run_group(group, inputs, requests):
+                responses[index] = response
+        return [response if response is not None else _failed("not executed") for response in responses]
+
+    def _groups(self, inputs: Mapping[int, Rows]) -> Iterable[list[int]]:
+        if not self._batched:
+            return [[index] for index in inputs]
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for index, arrays in inputs.items():
+            key = tuple(sorted((name, array.dtype.str, array.shape[1:]) for name, array in arrays.items()))
+            groups.setdefault(key, []).append(index)
+        return groups.values()
+
+    def _run_group(
+        self, group: list[int], inputs: Mapping[int, Rows], requests: Sequence[Request]
+    ) -> Iterable[tuple[int, Response]]:
+        if len(group) == 1:
+            index = group[0]
+            return [(index, self._run_one(inputs[index], requests[index]))]
+        try:
+            merged = {name: np.concatenate([inputs[index][name] for index in group]) for name in inputs[group[0]]}
+            results = self._session.run(self._outputs, merged)
+        except Exception:
+            # One bad request must not fail its neighbours: each is run alone and answers for itself.
+            return [(index, self._run_one(inputs[index], requests[index])) for index in group]
+        rows = [len(next(iter(inputs[index].values()))) for index in group]
+        edges = np.cumsum([0, *rows])
+        return [
+            (index, _answer(requests[index], self._outputs, [result[start:end] for result in results]))
+            for index, start, end in zip(group, edges[:-1], edges[1:], strict=True)
+        ]
+
+    def _run_one(self, arrays: Rows, request: Request) -> Response:
+        try:
+            return _answer(request, self._outputs, self._session.run(self._outputs, arrays))
+        except Exception as error:
+            return _failed(error)
+
+
+def session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
+    """The session options a model configuration asks for; ONNX Runtime's defaults where it is silent."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    parameters = _parameters(config)
+    if "intra_op_thread_count" in parameters:
+        options.intra_op_num_threads = int(parameters["intra_op_thread_count"])
+    if "inter_op_thread_count" in parameters:
+        options.inter_op_num_threads = int(parameters["inter_op_thread_count"])
+    if parameters.get("execution_mode") == "1":
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    if "enable_mem_arena" in parameters:
+        options.enable_cpu_mem_arena = parameters["enable_mem_arena"] == "1"
+    if "enable_mem_pattern" in parameters:
+        options.enable_mem_pattern = parameters["enable_mem_pattern"] == "1"
+    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    if level:
+        if level not in _GRAPH_LEVELS:
+            raise ValueError(f"optimization.graph.level: expected -1, 1 or 2, got {level}")
+        options.graph_optimization_level = _GRAPH_LEVELS[level]
+    return options
+
+
+def providers(kind: str, device: int, config: Mapping[str, Any]) -> list[Any]:
+    """The execution providers of one instance; a GPU that is not there is an error, never the CPU."""
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    asked = [
+        entry["name"]
+        for side in ("gpu_execution_accelerator", "cpu_execution_accelerator")
+        for entry in accelerators.get(side, [])
+    ]
+    if asked:
+        raise ValueError(f"execution accelerators {asked} need the C++ back end; serve this model with a container")
+    if kind != "GPU":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise ValueError(
+            "instance_group asks for KIND_GPU, but this onnxruntime has no CUDA provider; install onnxruntime-gpu "
+            "or serve configs/cpu.pbtxt (--config-name cpu)"
+        )
+    parameters = _parameters(config)
+    options: dict[str, Any] = {"device_id": device}
+    options |= {key: parameters[key] for key in _CUDA_KEYS if key in parameters}
+    if "cudnn_conv_algo_search" in options:
+        options["cudnn_conv_algo_search"] = _CUDNN_SEARCH[options["cudnn_conv_algo_search"]]
+    if "arena_extend_strategy" in options:
+        options["arena_extend_strategy"] = _ARENA_STRATEGY[options["arena_extend_strategy"]]
+    return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+
+
+def _parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+
+
+def _refuse_types_without_numpy(config: Mapping[str, Any]) -> None:
+    refused = [
+        f"{tensor['name']} ({tensor['data_type']})"
+        for tensor in (*config["input"], *config["output"])
+        if tensor["data_type"] in ("TYPE_STRING", "TYPE_BF16")
+    ]
+    if refused:
+        raise ValueError(f"the embedded server cannot carry {', '.join(refused)}; serve this model with a container")
+
+
+def _model_path(args: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    name = config.get("default_model_filename") or "model.onnx"
+    path = os.path.join(args["model_repository"], args["model_version"], name)
+    # A model with external data is a folder model.onnx/ that holds a model.onnx.
+    return os.path.join(path, "model.onnx") if os.path.isdir(path) else path
+
+
+def _answer(request: Request, names: Sequence[str], arrays: Sequence[np.ndarray[Any, Any]]) -> Response:
+    wanted = set(request.requested_output_names())
+    tensors = [_tensor(name, array) for name, array in zip(names, arrays, strict=True) if name in wanted]
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _failed(error: object) -> Response:
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
+
+
+class _DLPackOnce:
+    """Lends an array by DLPack and keeps hold of the capsule, so that it can be marked as used afterwards."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array
+        self.capsule: Any = None
+
+    def __dlpack__(self, **_: Any) -> Any:
+        self.capsule = self._array.__dlpack__()
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        kind, device = self._array.__dlpack_device__()
+        return int(kind), int(device)
+
+
+def _tensor(name: str, array: np.ndarray[Any, Any]) -> Any:
+    """A Triton tensor that shares `array`'s memory.
+
+    The stub renames the capsule it consumed to a name NumPy does not know, whereupon NumPy complains on stderr with
+    every response; the name that the DLPack protocol demands keeps it quiet.
+    """
+    lent = _DLPackOnce(np.ascontiguousarray(array))
+    tensor = pb_utils.Tensor.from_dlpack(name, lent)
+    if lent.capsule is not None:
+        _set_capsule_name(lent.capsule, _USED)
+    return tensor
+
+
+_USED = b"used_dltensor"  # kept alive here: a capsule stores the pointer, not a copy
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_set_capsule_name.restype = ctypes.c_int

@@ -1,0 +1,104 @@
+"""Which configurations a publish writes: built anew, or the served ones with new versions and warm-up.
+
+People tune a configuration by hand (delays, instances, rate limits). A later publish of a model with the same inputs
+and outputs keeps all of that, unless settings are given explicitly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .config_rules import check_against_graph
+from .devices import gpu_present
+from .graph_signature import GraphSignature
+from .model_config import (
+    Device,
+    ModelConfig,
+    ServingSettings,
+    build_config,
+    read_config,
+    set_versions,
+    set_warmup,
+    write_config,
+)
+from .repository import CONFIG_FILE, VARIANTS, ModelFolder
+from .warmup import WarmupFile
+
+__all__ = ["ConfigPlan", "device_of", "plan_configs"]
+
+
+@dataclass(frozen=True)
+class ConfigPlan:
+    """The configurations to write, by path below the model folder, and the device of `config.pbtxt`."""
+
+    configs: dict[str, ModelConfig]
+    device: Device
+
+    def texts(self) -> dict[str, str]:
+        """The configurations as protobuf text."""
+        return {path: write_config(config) for path, config in self.configs.items()}
+
+
+def device_of(config: ModelConfig) -> Device:
+    """`gpu` when an instance group asks for one."""
+    from tritonclient.grpc import model_config_pb2
+
+    kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
+    return "gpu" if any(group.kind == kind for group in config.instance_group) else "cpu"
+
+
+def plan_configs(
+    folder: ModelFolder,
+    signature: GraphSignature,
+    versions: Sequence[int],
+    *,
+    device: Literal["auto", "cpu", "gpu"],
+    settings: ServingSettings | None,
+    warmup: Sequence[WarmupFile],
+) -> ConfigPlan:
+    """The default configuration and one for each device.
+
+    Raises:
+        ConfigError: a configuration that is there does not parse.
+        InputError: the graph's inputs and outputs disagree on the batch axis.
+    """
+    served = _kept(folder, None, signature) if settings is None else None
+    chosen = _choose_device(device, served)
+    variants = {}
+    for variant in VARIANTS:
+        kept = _kept(folder, variant, signature) if settings is None else None
+        variants[variant] = kept or build_config(
+            folder.name, signature, versions, device=variant, settings=settings or ServingSettings()
+        )
+    default = served if served is not None and device_of(served) == chosen else _copy(variants[chosen])
+    configs = {CONFIG_FILE: default, **{f"configs/{variant}.pbtxt": config for variant, config in variants.items()}}
+    for config in configs.values():
+        set_versions(config, versions)
+        if warmup:
+            set_warmup(config, warmup)
+    return ConfigPlan(configs, chosen)
+
+
+def _choose_device(device: Literal["auto", "cpu", "gpu"], served: ModelConfig | None) -> Device:
+    if device != "auto":
+        return device
+    if served is not None:
+        return device_of(served)
+    return "gpu" if gpu_present() else "cpu"
+
+
+def _kept(folder: ModelFolder, variant: Device | None, signature: GraphSignature) -> ModelConfig | None:
+    """The configuration that is there, when it fits the graph."""
+    path = folder.config_path if variant is None else folder.path / "configs" / f"{variant}.pbtxt"
+    if not path.is_file():
+        return None
+    config = read_config(path)
+    return config if not list(check_against_graph(config, signature)) else None
+
+
+def _copy(config: ModelConfig) -> ModelConfig:
+    copied = type(config)()
+    copied.CopyFrom(config)
+    return copied

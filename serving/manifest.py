@@ -1,0 +1,57 @@
+"""The manifest beside a published model: what it is, where it came from, and the command that makes it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .graph_signature import GraphSignature, GraphTensor
+
+__all__ = ["make_manifest", "manifest_text"]
+
+_FORMAT = 1
+
+
+def make_manifest(
+    name: str,
+    version: int,
+    signature: GraphSignature,
+    *,
+    repository: Path,
+    previous: int | None,
+    provenance: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The manifest of one version as JSON data."""
+    from .. import __version__
+
+    command = ["rtool", "deploy", str(signature.path), "--name", name, "--repository", str(repository)]
+    return {
+        "format": _FORMAT,
+        "name": name,
+        "version": version,
+        "previous_version": previous,
+        "sha256": signature.sha256,
+        "bytes": signature.path.stat().st_size,
+        "opset": signature.opset,
+        "ir_version": signature.ir_version,
+        "batch": signature.batch if signature.batch is not None else "dynamic",
+        "inputs": [_tensor(tensor) for tensor in signature.inputs],
+        "outputs": [_tensor(tensor) for tensor in signature.outputs],
+        "command": shlex.join(command),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rtool": __version__,
+        "provenance": dict(provenance or {}),
+    }
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The manifest as it is written."""
+    return json.dumps(manifest, indent=2) + "\n"
+
+
+def _tensor(tensor: GraphTensor) -> dict[str, Any]:
+    return {"name": tensor.name, "data_type": tensor.data_type, "shape": list(tensor.shape)}

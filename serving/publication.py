@@ -1,0 +1,192 @@
+"""The file operations of publishing, in the order that keeps a repository loadable after a crash at any of them.
+
+1. stage the version folder outside the repository, on the same file system, written through to the disk;
+2. put the warm-up files in place: their names hold a digest, so none is overwritten;
+3. keep the configurations that serve now under `history/`;
+4. rename the version folder into place;
+5. replace `configs/*.pbtxt`, then `config.pbtxt`, each by one rename.
+
+A new model is staged whole and appears by one rename. Source: POSIX rename(2), and the protocol of the reference
+notes: a server that looks at any moment sees the old model or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .locking import exclusive
+from .manifest import manifest_text
+from .repository import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, ModelFolder
+from .warmup import WarmupFile
+
+__all__ = ["Publication", "current_texts", "publish", "publishing", "remember_configs", "replace_configs", "withdraw"]
+
+_LOCK_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One version to publish. `configs` maps paths below the model folder to their texts, `config.pbtxt` among them."""
+
+    folder: ModelFolder
+    version: int
+    model: Path
+    sha256: str
+    configs: Mapping[str, str]
+    warmup: Sequence[WarmupFile]
+    manifest: Mapping[str, Any]
+
+
+@contextmanager
+def publishing(repository: Path) -> Iterator[Path]:
+    """Hold the repository for one publisher; yields an empty staging folder that is gone afterwards.
+
+    Raises:
+        InputError: the repository cannot be created or written.
+        PlatformError: another publisher held it for 300 s.
+    """
+    staging = repository.with_name(f"{repository.name}.staging")
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{repository}: cannot be created ({error.strerror}); choose another --repository") from error
+    with exclusive(repository / ".rtool.lock", timeout=_LOCK_SECONDS, purpose="publishing"):
+        shutil.rmtree(staging, ignore_errors=True)  # whatever a crashed publisher left
+        folder = staging / uuid.uuid4().hex
+        try:
+            folder.mkdir(parents=True)
+            yield folder
+        except OSError as error:
+            place = error.filename or repository
+            raise InputError(f"{place}: cannot be written ({error.strerror}); check space and permissions") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish(publication: Publication, staging: Path) -> None:
+    """Publish, in the order above; call it inside `publishing`.
+
+    Raises:
+        InputError: the model file changed while it was copied.
+    """
+    folder = publication.folder
+    staged = ModelFolder(staging / folder.name)
+    _stage_version(publication, staged)
+    if not folder.path.exists():
+        _write_warmup(staged, publication.warmup)
+        replace_configs(staged, publication.configs)
+        _sync_tree(staged.path)
+        _rename(staged.path, folder.path)
+        return
+    _write_warmup(folder, publication.warmup)
+    _sync_tree(staged.path)
+    target = folder.version_path(publication.version)
+    if target.is_dir():  # a placeholder: it has no weights, so nothing can be serving it
+        _rename(target, staging / "placeholder")
+    _rename(staged.version_path(publication.version), target)
+    replace_configs(folder, publication.configs)
+
+
+def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | None, staging: Path) -> None:
+    """Undo a publish: put `configs` back and take the version away, or the whole model where there were none."""
+    if configs is None:
+        _rename(folder.path, staging / "withdrawn")
+        return
+    replace_configs(folder, configs)
+    _rename(folder.version_path(version), staging / "withdrawn")
+
+
+def _stage_version(publication: Publication, staged: ModelFolder) -> None:
+    target = staged.version_path(publication.version)
+    target.mkdir(parents=True)
+    shutil.copyfile(publication.model, target / MODEL_FILE)
+    with (target / MODEL_FILE).open("rb") as file:
+        copied = hashlib.file_digest(file, "sha256").hexdigest()
+    if copied != publication.sha256:
+        raise InputError(f"{publication.model}: changed while it was being published; try again when it is finished")
+    (target / MANIFEST_FILE).write_text(manifest_text(publication.manifest))
+
+
+def _write_warmup(folder: ModelFolder, files: Sequence[WarmupFile]) -> None:
+    for file in files:
+        path = folder.path / "warmup" / file.file_name
+        if not path.is_file() or path.stat().st_size != len(file.data):
+            path.parent.mkdir(exist_ok=True)
+            _write_atomically(path, file.data)
+
+
+def current_texts(folder: ModelFolder) -> dict[str, str]:
+    """The configurations a model has now: path below its folder -> text."""
+    paths = [folder.config_path, *sorted((folder.path / "configs").glob("*.pbtxt"))]
+    return {str(path.relative_to(folder.path)): path.read_text() for path in paths if path.is_file()}
+
+
+def remember_configs(folder: ModelFolder, version: int, staging: Path) -> None:
+    """Keep the configurations that serve now as those of `version`, for a later rollback."""
+    texts = current_texts(folder)
+    if not texts:
+        return
+    kept = staging / "history"
+    for name, text in texts.items():
+        path = kept / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    _sync_tree(kept)
+    target = folder.history_path(version)
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():
+        _rename(target, staging / "outdated")
+    _rename(kept, target)
+
+
+def replace_configs(folder: ModelFolder, configs: Mapping[str, str]) -> None:
+    """Replace every configuration by one rename each, `config.pbtxt` last; their times are new, as a reload needs."""
+    for name in sorted(configs, key=lambda name: name == CONFIG_FILE):
+        path = folder.path / name
+        path.parent.mkdir(exist_ok=True)
+        _write_atomically(path, configs[name].encode())
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with scratch.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _rename(source: Path, target: Path) -> None:
+    os.rename(source, target)
+    _sync_folder(target.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse to sync a folder; the rename stays atomic
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,263 @@
+"""Publish a model into a Triton repository, and take it back: every step leaves a repository that loads.
+
+`publication.py` has the file operations and their order. Publishers of one repository take turns; what cannot be
+served is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, GateError, InputError, RtoolError
+from .config_plan import ConfigPlan, device_of, plan_configs
+from .config_rules import check_against_graph, check_settings
+from .golden import golden_outputs
+from .graph_signature import GraphSignature, read_signature
+from .manifest import make_manifest
+from .model_config import Device, ServingSettings, parse_config, read_config, served_versions
+from .publication import Publication, publish, publishing, remember_configs, replace_configs, withdraw
+from .repository import CONFIG_FILE, ModelFolder, check_model_name
+from .warmup import example_array, warmup_files
+
+__all__ = ["DeployResult", "deploy", "rollback"]
+
+
+@dataclass(frozen=True)
+class DeployResult:
+    """What is served now: `path` is the version folder, `served` the versions the configuration names."""
+
+    path: Path
+    name: str
+    version: int
+    config: Path
+    served: tuple[int, ...]
+    previous: int | None
+    """The version served before, None for a new model."""
+    batch: int | None
+    """The baked batch; None when the batch is open."""
+    device: Device
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+def deploy(
+    model: str | Path,
+    *,
+    name: str,
+    repository: str | Path = "model_repository",
+    batch: int | Literal["dynamic"] | None = None,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    settings: ServingSettings | None = None,
+    also_serve: Sequence[int] = (),
+    warmup: Mapping[str, NDArray[Any]] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    url: str | None = None,
+) -> DeployResult:
+    """Publish an ONNX file as the next version of `name`, and serve it.
+
+    `batch` states what the graph must have (a number baked in, or "dynamic"); None takes what it has. `settings` None
+    keeps the settings of the version served so far when the graphs agree, hand edits included. `also_serve` names
+    older versions to keep serving beside the new one. `warmup` maps input names to real arrays. `provenance` goes into
+    the manifest. `url` (host:port of gRPC) loads the version on a running server and compares it with in-process
+    ONNX Runtime; when that fails, the previous version is served again.
+
+    Raises:
+        InputError: the file, the name or the combination cannot be served; nothing was changed.
+        GateError: the running server does not reproduce the model; the previous version is served again.
+        PlatformError: another publisher held the repository too long, or the server does not answer.
+    """
+    check_model_name(name)
+    signature = read_signature(model)
+    _check_batch(signature, batch)
+    files = warmup_files(signature, dict(warmup) if warmup is not None else None)
+    _check_runs(signature, warmup)
+    root = Path(repository)
+    folder = ModelFolder(root / name)
+    with publishing(root) as staging:
+        previous = _newest_served(folder)
+        version = _next_version(folder)
+        served = tuple(sorted({*also_serve, version}))
+        plan = plan_configs(folder, signature, served, device=device, settings=settings, warmup=files)
+        _check_plan(plan, folder, signature, also_serve)
+        manifest = _manifest(folder, version, signature, previous, provenance)
+        if previous is not None:
+            remember_configs(folder, previous, staging)
+        publish(Publication(folder, version, signature.path, signature.sha256, plan.texts(), files, manifest), staging)
+        if url is not None:
+            _bring_live(url, folder, version, previous, staging)
+    return DeployResult(
+        path=folder.version_path(version),
+        name=name,
+        version=version,
+        config=folder.config_path,
+        served=served,
+        previous=previous,
+        batch=signature.batch,
+        device=plan.device,
+        sha256=signature.sha256,
+        notes=() if files else ("no warm-up: the inputs leave more than the batch open; give real arrays as warmup",),
+    )
+
+
+def rollback(
+    name: str, *, repository: str | Path = "model_repository", to: int | None = None, url: str | None = None
+) -> DeployResult:
+    """Serve an earlier version again, under the configuration it was served with.
+
+    `to` None takes the version that was served before the present one. The version rolled back from stays in its
+    folder, unserved. `url` reloads the model on a running server.
+
+    Raises:
+        InputError: there is no such model, or no earlier version to go back to.
+    """
+    check_model_name(name)
+    root = Path(repository)
+    folder = ModelFolder(root / name)
+    if not folder.config_path.is_file():
+        raise InputError(f"{folder.path}: no published model to roll back")
+    with publishing(root) as staging:
+        present = _newest_served(folder)
+        target = to if to is not None else _predecessor(folder, present)
+        texts = _remembered(folder, target)
+        if present is not None:
+            remember_configs(folder, present, staging)
+        replace_configs(folder, texts)
+        if url is not None:
+            from .rollout import serve_version
+
+            serve_version(url, folder, target)
+    config = parse_config(texts[CONFIG_FILE], folder.config_path)
+    signature = read_signature(folder.model_path(target))
+    return DeployResult(
+        path=folder.version_path(target),
+        name=name,
+        version=target,
+        config=folder.config_path,
+        served=served_versions(config),
+        previous=present,
+        batch=signature.batch,
+        device=device_of(config),
+        sha256=signature.sha256,
+    )
+
+
+def _check_batch(signature: GraphSignature, wanted: int | Literal["dynamic"] | None) -> None:
+    found = signature.batch
+    if wanted is None or wanted == (found if found is not None else "dynamic"):
+        return
+    has = f"batch {found} baked in" if found is not None else "an open batch"
+    raise InputError(
+        f"{signature.path}: --batch {wanted} was asked for, but the graph has {has}; "
+        f"run `rtool export {signature.path} --batch {wanted} -o OUT.onnx` and deploy that"
+    )
+
+
+def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> None:
+    """Run the model once on the rows it is warmed up with, so that a file no server can run is never published."""
+    rows = signature.batch or 1
+    if examples is None and any(-1 in tensor.dims[1:] for tensor in signature.inputs):
+        return
+    inputs = {
+        tensor.name: examples[tensor.name][:rows] if examples is not None else example_array(tensor, rows)
+        for tensor in signature.inputs
+    }
+    golden_outputs(signature.path, inputs)
+
+
+def _newest_served(folder: ModelFolder) -> int | None:
+    """The highest version that is served and has weights; None for a new model or a placeholder."""
+    if not folder.config_path.is_file():
+        return None
+    named = served_versions(read_config(folder.config_path)) or folder.versions()
+    present = [version for version in named if folder.has_model(version)]
+    return max(present, default=None)
+
+
+def _next_version(folder: ModelFolder) -> int:
+    versions = folder.versions()
+    if versions and not any(folder.has_model(version) for version in versions):
+        return versions[-1]  # fill the placeholder
+    return max(versions, default=0) + 1
+
+
+def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature, also_serve: Sequence[int]) -> None:
+    problems = []
+    for path, config in plan.configs.items():
+        problems += [f"{path}: {message}" for message in check_settings(config, folder.name)]
+        problems += [f"{path}: {message}" for message in check_against_graph(config, signature)]
+    for version in also_serve:
+        if version not in folder.versions() or not folder.has_model(version):
+            problems.append(f"version {version} cannot be served too: it is not in {folder.path}")
+            continue
+        older = read_signature(folder.model_path(version))
+        messages = check_against_graph(plan.configs[CONFIG_FILE], older)
+        problems += [f"version {version} cannot be served too: {message}" for message in messages]
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"{signature.path}: cannot be served as {folder.name!r}:\n{lines}")
+
+
+def _manifest(
+    folder: ModelFolder,
+    version: int,
+    signature: GraphSignature,
+    previous: int | None,
+    provenance: Mapping[str, Any] | None,
+) -> Mapping[str, Any]:
+    placeholder = folder.manifest(version)
+    if placeholder is not None and placeholder.get("sha256") == signature.sha256:
+        return placeholder  # these are the very weights the committed manifest describes
+    return make_manifest(
+        folder.name,
+        version,
+        signature,
+        repository=folder.path.parent,
+        previous=previous,
+        provenance=provenance,
+    )
+
+
+def _bring_live(url: str, folder: ModelFolder, version: int, previous: int | None, staging: Path) -> None:
+    """Load the new version on a running server and compare it; take it back when that fails."""
+    from .rollout import load_on_server, serve_version, unload_from_server
+
+    try:
+        serve_version(url, folder, version)
+    except RtoolError as error:
+        texts = _remembered(folder, previous) if previous is not None else None
+        withdraw(folder, version, texts, staging)
+        if previous is None:
+            unload_from_server(url, folder.name)
+        else:
+            with suppress(RtoolError):  # a server that is gone reads the restored configuration when it starts
+                load_on_server(url, folder.name)
+        state = f"version {previous} is served again" if previous is not None else "it was taken out again"
+        raise GateError(f"{folder.path}: version {version} failed on {url}, {state}: {error}") from error
+
+
+def _predecessor(folder: ModelFolder, present: int | None) -> int:
+    manifest = folder.manifest(present) if present is not None else None
+    previous = (manifest or {}).get("previous_version")
+    if not isinstance(previous, int):
+        kept = sorted(int(path.name) for path in (folder.path / "history").glob("*") if path.name.isdigit())
+        hint = f"served earlier: {', '.join(map(str, kept))}; choose one with --to" if kept else "it is the first one"
+        raise InputError(f"{folder.path}: version {present} has no predecessor to roll back to; {hint}")
+    return previous
+
+
+def _remembered(folder: ModelFolder, version: int) -> dict[str, str]:
+    kept = folder.history_path(version)
+    texts = {str(path.relative_to(kept)): path.read_text() for path in sorted(kept.rglob("*.pbtxt"))}
+    if CONFIG_FILE not in texts or not folder.has_model(version):
+        found = ", ".join(str(v) for v in folder.versions() if (folder.history_path(v) / CONFIG_FILE).is_file())
+        raise InputError(
+            f"{folder.path}: version {version} cannot be rolled back to, its weights or its configuration are gone; "
+            f"possible: {found or 'none'}"
+        )
+    return texts

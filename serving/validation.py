@@ -1,0 +1,162 @@
+"""Offline check of a model repository: every problem at once, before a server refuses it one by one.
+
+Looks at the text of the configurations, the ONNX graphs, the warm-up files and the folders. What only a running
+server can tell (whether the GPU has room, whether an operator exists there) is not checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, RtoolError, nearest
+from .config_rules import backend_of, check_against_graph, check_settings, check_warmup
+from .graph_signature import read_signature
+from .model_config import ModelConfig, read_config
+from .repository import ModelFolder, model_folders
+
+__all__ = ["Problem", "require_valid", "servable_models", "validate_model", "validate_repository"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that keeps a model from being served: where it is, and what to do."""
+
+    path: Path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+def validate_repository(
+    repository: str | Path, models: Sequence[str] | None = None, *, config_name: str | None = None
+) -> tuple[Problem, ...]:
+    """All problems of `models` (all by default) under their default or `config_name` configurations.
+
+    Raises:
+        InputError: the repository is not a folder, or a name is not in it.
+    """
+    folders = {folder.name: folder for folder in model_folders(Path(repository))}
+    for name in models or ():
+        if name not in folders:
+            hint = nearest(name, folders) if folders else "it is empty"
+            raise InputError(f"{repository}: no model {name!r}; {hint}")
+    wanted = models if models is not None else sorted(folders)
+    return tuple(problem for name in wanted for problem in validate_model(folders[name].path, config_name=config_name))
+
+
+def validate_model(folder: str | Path, *, config_name: str | None = None) -> tuple[Problem, ...]:
+    """All problems of one model folder."""
+    model = ModelFolder(Path(folder))
+    path = model.variant_path(config_name)
+    try:
+        config = read_config(path)
+    except RtoolError as error:
+        return (Problem(path, str(error).removeprefix(f"{path}").lstrip(": ")),)
+    problems = [Problem(path, message) for message in check_settings(config, model.name)]
+    problems += [Problem(path, message) for message in check_warmup(config, model.path)]
+    problems += [
+        Problem(model.path / name, "Triton would read this folder as a version; rename or remove it")
+        for name in model.misnamed_versions()
+    ]
+    return (*problems, *_version_problems(model, config, path))
+
+
+def require_valid(repository: Path, models: Sequence[str], *, config_name: str | None = None) -> None:
+    """Raise when `models` cannot be served.
+
+    Raises:
+        InputError: with every problem found.
+    """
+    if not models:
+        raise InputError(f"{repository}: no model to serve; publish one with `rtool deploy model.onnx --name NAME`")
+    problems = validate_repository(repository, models, config_name=config_name)
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise InputError(f"{repository}: {len(problems)} problem(s) keep it from being served:\n{lines}")
+
+
+def servable_models(repository: str | Path) -> tuple[str, ...]:
+    """Names of the models whose weights are present, so that a placeholder does not keep the others from serving.
+
+    Raises:
+        InputError: the repository is not a folder, or has no model with weights; says how to make them.
+    """
+    folders = model_folders(Path(repository))
+    ready = tuple(folder.name for folder in folders if not missing_weights(folder))
+    if not ready:
+        lines = "".join(f"\n  {problem}" for folder in folders for problem in missing_weights(folder))
+        way_out = lines or f" publish one with `rtool deploy model.onnx --name NAME --repository {repository}`"
+        raise InputError(f"{repository}: no model with weights to serve;{way_out}")
+    return ready
+
+
+def missing_weights(model: ModelFolder) -> tuple[Problem, ...]:
+    """One problem when the model is a placeholder: no version has weights. The message says how to make them."""
+    versions = model.versions()
+    if any(model.has_model(version) for version in versions):
+        return ()
+    if not versions:
+        problem = Problem(model.path, f"no version folder; publish one with {_publish_command(model, None)}")
+    else:
+        way_out = _publish_command(model, versions[-1])
+        problem = Problem(model.model_path(versions[-1]), f"the weights are not there; make them with {way_out}")
+    return (problem,)
+
+
+def _publish_command(model: ModelFolder, version: int | None) -> str:
+    manifest = model.manifest(version) if version is not None else None
+    command = (manifest or {}).get("command")
+    default = f"rtool deploy model.onnx --name {model.name} --repository {model.path.parent}"
+    return f"`{command or default}`"
+
+
+def _version_problems(model: ModelFolder, config: ModelConfig, path: Path) -> Iterator[Problem]:
+    if absent := missing_weights(model):
+        yield from absent
+        return
+    served = list(_served(model, config))
+    if not served:
+        yield Problem(path, "version_policy: names no version")
+    for version in served:
+        if version not in model.versions():
+            found = ", ".join(map(str, model.versions()))
+            yield Problem(path, f"version_policy: version {version} has no folder (found: {found})")
+        else:
+            yield from _one_version(model, config, path, version)
+
+
+def _served(model: ModelFolder, config: ModelConfig) -> Sequence[int]:
+    policy = config.version_policy
+    if policy.HasField("specific"):
+        return tuple(policy.specific.versions)
+    if policy.HasField("all"):
+        return model.versions()
+    newest = policy.latest.num_versions if policy.HasField("latest") else 1
+    return model.versions()[-max(newest, 1) :]
+
+
+def _one_version(model: ModelFolder, config: ModelConfig, path: Path, version: int) -> Iterator[Problem]:
+    backend = backend_of(config)
+    if backend == "python":
+        code = model.version_path(version) / "model.py"
+        if not code.is_file():
+            yield Problem(code, "the Python back end needs this file")
+        return
+    if backend != "onnxruntime":
+        return
+    weights = model.version_path(version) / (config.default_model_filename or "model.onnx")
+    if weights.is_dir():
+        weights = weights / "model.onnx"
+    if not weights.is_file():
+        yield Problem(weights, f"the weights are not there; make them with {_publish_command(model, version)}")
+        return
+    try:
+        signature = read_signature(weights)
+    except RtoolError as error:
+        yield Problem(weights, str(error).removeprefix(f"{weights}").lstrip(": "))
+        return
+    for message in check_against_graph(config, signature):
+        yield Problem(path, f"version {version}: {message}")
