@@ -1,10 +1,38 @@
-"""Room: finetune."""
+"""Room: fine-tuning. Data, losses, the training loop and evaluation; `rtool.finetune(...)` is `finetuning.finetune`."""
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from ..lazy import lazy_exports
 
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    "Dataset": ".data.dataset",
+    "FinetuneConfig": ".config",
+    "FinetuneResult": ".finetuning",
+    "RetrievalResult": ".retrieval",
+    "VerificationResult": ".verification",
+    "evaluate": ".evaluation",
+    "evaluate_embeddings": ".evaluation",
+    "load_config": ".config_files",
+    "open_dataset": ".data.sources",
+    "synthetic_faces": ".data.synthetic_faces",
+    "synthetic_people": ".data.synthetic_people",
+}
 
-__all__ = sorted(_PUBLIC)
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 __getattr__, __dir__ = lazy_exports(__name__, _PUBLIC)
+
+
+class _CallableRoom(ModuleType):
+    """The command and the room share a name, and a module of a package wins over a name in it; so it is callable."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        from .finetuning import finetune
+
+        return finetune(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallableRoom

@@ -58,5 +58,5 @@ def gather_rows(rows: Tensor) -> Tensor:
         parts = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
-    gathered: Tensor = _GatherRows.apply(rows)
+    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
     return gathered

@@ -18,6 +18,7 @@ __all__ = [
     "ArcFaceLoss",
     "AugmentConfig",
     "CenterLoss",
+    "CheckpointConfig",
     "CircleLoss",
     "CirclePairLoss",
     "CosFaceLoss",
@@ -60,6 +61,16 @@ class ModelConfig(Section):
     """Height and width of the network input; by default the model's own."""
     output: Annotated[int, Field(ge=0)] = 0
     """Which output is the embedding, for networks with several."""
+    weights: Path | None = None
+    """A .safetensors or .pth state_dict loaded by name over the reference's weights."""
+    options: dict[str, int | float | bool | str] = {}
+    """Arguments of a zoo architecture, such as {dropout: 0.4}."""
+    freeze: dict[str, NotNegative | None] = {}
+    """Parameter or module name pattern (`conv1*`) -> epoch at which it thaws; null keeps it frozen throughout."""
+    channels_last: bool = True
+    """Keep images and weights in NHWC memory order, which is faster for convolutions on most devices."""
+    compile: bool = False
+    """Run the backbone through torch.compile."""
 
 
 class DataConfig(Section):
@@ -212,9 +223,17 @@ class OptimizerConfig(Section):
     momentum: Share = 0.9
     """Of SGD."""
     weight_decay: NotNegative = 5e-4
-    """Not applied to norms and biases."""
+    """Of weights, not of norms and biases."""
     clip: Positive | None = None
     """Largest gradient norm."""
+    lr_multipliers: dict[str, NotNegative] = {}
+    """Backbone parameter name pattern -> factor of `lr`; the last match counts."""
+    decay_norms: bool = False
+    """Apply weight decay to norms and biases as well."""
+    accumulate: Count = 1
+    """Batches whose gradients are averaged for one step."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an average of the weights that is evaluated and saved instead of them; 0 keeps none."""
 
 
 class ScheduleConfig(Section):
@@ -249,6 +268,15 @@ class EvaluationConfig(Section):
     """Metric that chooses the best checkpoint; by default mAP or accuracy."""
 
 
+class CheckpointConfig(Section):
+    """What is kept on disk."""
+
+    every_steps: Count | None = None
+    """Steps between checkpoints within an epoch; each epoch ends with one in any case."""
+    keep: Count = 2
+    """Newest checkpoints kept beside the best."""
+
+
 class FinetuneConfig(Section):
     """One fine-tuning run."""
 
@@ -262,8 +290,12 @@ class FinetuneConfig(Section):
     """Passes over the training data."""
     steps_per_epoch: Count | None = None
     """Cut an epoch after so many steps."""
+    log_every: Count = 20
+    """Steps between lines of the log and records of the losses."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; a device that is absent is refused."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the backbone; heads and losses stay in fp32."""
     threads: Count | None = None
     """Processor threads of each process; by default the machine's cores shared between processes."""
     model: ModelConfig
@@ -280,3 +312,5 @@ class FinetuneConfig(Section):
     """How the learning rate moves."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How held-out data are measured."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """What is kept on disk."""

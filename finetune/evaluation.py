@@ -7,6 +7,7 @@ and a served model are all measured by the same code; `evaluate` takes a model r
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,21 +16,22 @@ from PIL import Image
 
 from .data.dataset import Dataset
 from .data.decoding import Pixels, read_pixels
+from .data.sources import Subset, open_dataset
 from .data.splits import draw_pairs, has_cameras, query_and_gallery
+from .embedders import Embed, open_embedder
+from .model_preprocessing import PreprocessingName
 from .retrieval import RetrievalResult, measure_retrieval
 from .verification import VerificationResult, measure_verification
 
 __all__ = [
-    "Embed",
     "EvaluationResult",
     "Protocol",
     "choose_protocol",
     "embed_images",
+    "evaluate",
     "evaluate_embeddings",
+    "evaluate_pixels",
 ]
-
-Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Pixels uint8 [N, H, W, C] in RGB (or grey) order -> embeddings float32 [N, D]."""
 
 Protocol = Literal["retrieval", "verification"]
 EvaluationResult = RetrievalResult | VerificationResult
@@ -98,3 +100,38 @@ def embed_images(embed: Embed, pixels: NDArray[np.uint8], *, flip: bool, batch: 
             embeddings = embeddings + embed(np.ascontiguousarray(part[:, :, ::-1]))
         rows.append(embeddings)
     return np.concatenate(rows)
+
+
+def evaluate(
+    reference: str | Path,
+    data: str | Path,
+    *,
+    protocol: Protocol | None = None,
+    subset: Subset = "test",
+    flip: bool = True,
+    batch: int = 64,
+    output: int = 0,
+    device: str = "cpu",
+    preprocessing: PreprocessingName = "auto",
+    size: tuple[int, int] | None = None,
+) -> EvaluationResult:
+    """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
+
+    An ONNX file runs in ONNX Runtime (a fixed batch is padded), everything else in torch.
+
+    Args:
+        data: What `open_dataset` takes.
+        subset: The side of a data set with fixed sides.
+        output: Which output is the embedding.
+        preprocessing: Normalisation, for models that do not say.
+        size: Height and width, for models that do not say.
+
+    Raises:
+        InputError: the model or the data set does not exist, or the size is unknown.
+        DataError: the data set does not fit the protocol, or cannot be read.
+    """
+    dataset = open_dataset(data, subset)
+    model = open_embedder(reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size)
+    return evaluate_embeddings(
+        model.embed, dataset, protocol, resize=model.preprocessing.resize, flip=flip, batch=batch
+    )

@@ -82,11 +82,14 @@ class EpochSamples(TorchDataset[tuple[NDArray[np.uint8], int, tuple[int, ...]]])
         return changed, int(self.pixels.dataset.identities[index]), unreadable
 
 
-def iterate_batches(samples: EpochSamples, plan: NDArray[np.int64], columns: slice, workers: int) -> Iterator[Batch]:
-    """One batch a row of `plan` [steps, global batch], of the images in `columns`."""
+def iterate_batches(
+    samples: EpochSamples, plan: NDArray[np.int64], columns: slice, workers: int, *, first: int = 0
+) -> Iterator[Batch]:
+    """One batch a row of `plan` [steps, global batch] from row `first` on, of the images in `columns`."""
     width = plan.shape[1]
     keys: list[list[Key]] = [
-        [(step * width + column, int(row[column])) for column in range(width)[columns]] for step, row in enumerate(plan)
+        [(step * width + column, int(plan[step, column])) for column in range(width)[columns]]
+        for step in range(first, len(plan))
     ]
     if workers == 0:
         return (_collate([samples[key] for key in batch]) for batch in keys)

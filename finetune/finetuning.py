@@ -1,0 +1,193 @@
+"""Fine-tune: from a configuration to a run folder with checkpoints. The call behind `rtool finetune`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..errors import InputError
+from .checkpoints import load_training_state
+from .collectives import rank, world_size
+from .config import FinetuneConfig
+from .config_files import load_config
+from .launching import count_processes, joined_group, launch, resolve_device, under_torchrun
+from .networks import Network, load_network, restore_batchnorms
+from .prepared_data import PreparedData, prepare_data
+from .run_folder import RunFolder, create_run_folder, find_unfinished
+from .training import Trainer
+
+__all__ = ["FinetuneResult", "finetune", "train_in_folder"]
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run left behind. `finished` is False when SIGTERM stopped it; `resume="auto"` goes on."""
+
+    run_dir: Path
+    best: Path | None
+    last: Path
+    finished: bool
+    epochs: int
+    steps: int
+    skipped_steps: int
+    metrics: dict[str, Any]
+    """The last evaluation."""
+    best_metric: float | None
+    images_per_second: float
+
+
+def finetune(
+    config: str | Path | FinetuneConfig,
+    overrides: Sequence[str] = (),
+    *,
+    nproc: int | Literal["auto"] = 1,
+    resume: Literal["auto"] | str | Path | None = None,
+    quiet: bool = False,
+) -> FinetuneResult:
+    """Train as `config` (with `key=value` overrides) says.
+
+    Args:
+        nproc: Processes on this machine, or "auto". Under torchrun, its processes are used instead.
+        resume: A run folder to go on with, or "auto": the newest unfinished run of this name, else a new one.
+        quiet: Print no progress; the log file has it all the same.
+
+    Raises:
+        ConfigError: wrong keys or values.
+        InputError: a model, data set or run folder that does not exist.
+        DataError: data that cannot be trained on.
+        PlatformError: a GPU that is absent, a full disk.
+        GateError: training diverged.
+    """
+    resolved = load_config(config, overrides)
+    resolve_device(resolved.device)
+    if under_torchrun():
+        return _finetune_as_rank(resolved, resume, quiet)
+    run = _resumed_run(resolved, resume)
+    checkpoint = _last_checkpoint(run) if run is not None else None
+    run = run or create_run_folder(resolved)
+    processes = count_processes(nproc, resolved.device)
+    if processes == 1:
+        train_in_folder(resolved, run, checkpoint, quiet=quiet)
+    else:
+        arguments = [str(run)] if checkpoint is None else [str(run), str(checkpoint)]
+        launch(processes, run, arguments)
+    return _read_result(run)
+
+
+def train_in_folder(config: FinetuneConfig, run: Path, checkpoint: Path | None, *, quiet: bool = False) -> None:
+    """Train on this process, alone or as one rank, in an existing run folder; rank 0 writes `result.json`."""
+    device = resolve_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with joined_group(device):
+        _train_in_group(config, run, checkpoint, device, quiet=quiet)
+
+
+def _train_in_group(
+    config: FinetuneConfig, run: Path, checkpoint: Path | None, device: torch.device, *, quiet: bool
+) -> None:
+    if rank() == 0:
+        with RunFolder(run, quiet=quiet) as folder:
+            _train(config, folder, checkpoint, device)
+    else:
+        _train(config, None, checkpoint, device)
+
+
+def _train(config: FinetuneConfig, folder: RunFolder | None, checkpoint: Path | None, device: torch.device) -> None:
+    torch.manual_seed(config.seed)
+    network = load_network(config.model, checkpoint)
+    data = prepare_data(config, network.preprocessing)
+    if config.model.restore_bn and checkpoint is None:
+        report = restore_batchnorms(network, data.train, config.model.calibration_images)
+        data = replace(data, notes=(*data.notes, report))
+    trainer = Trainer(config, network, data, folder, device)
+    if checkpoint is not None:
+        trainer.resume(*load_training_state(checkpoint))
+    if folder is not None:
+        _describe(folder, network, data, trainer, device, checkpoint)
+    outcome = trainer.run()
+    if folder is not None:
+        progress = outcome.progress
+        folder.write_result(
+            {
+                "finished": outcome.finished,
+                "epochs": progress.epoch,
+                "steps": progress.step,
+                "skipped_steps": progress.skipped,
+                "metrics": asdict(outcome.last) if outcome.last is not None else {},
+                "best_metric": progress.best,
+                "images_per_second": outcome.images_per_second,
+            }
+        )
+
+
+def _describe(
+    folder: RunFolder,
+    network: Network,
+    data: PreparedData,
+    trainer: Trainer,
+    device: torch.device,
+    checkpoint: Path | None,
+) -> None:
+    """Say on the log what is about to be trained."""
+    train, held_out, size = data.train.dataset, data.held_out.dataset, network.preprocessing
+    folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
+    folder.log(f"train on {train.name}: {len(train)} images of {train.identity_count} identities")
+    folder.log(f"evaluate on {held_out.name}: {len(held_out)} images of {held_out.identity_count} identities")
+    for note in data.notes:
+        folder.log(f"note: {note}")
+    folder.log(f"{world_size()} process(es) on {device}, {trainer.steps_per_epoch} steps an epoch, into {folder.path}")
+    if checkpoint is not None:
+        folder.log(f"resumed from {checkpoint}")
+    folder.write_environment(
+        {"processes": world_size(), "device": str(device), "threads": torch.get_num_threads(), "model": network.name}
+    )
+
+
+def _finetune_as_rank(config: FinetuneConfig, resume: str | Path | None, quiet: bool) -> FinetuneResult:
+    """The run of one process under somebody else's torchrun: rank 0 chooses the folder for all."""
+    device = resolve_device(config.device)
+    with joined_group(device):
+        choice: list[tuple[Path, Path | None] | None] = [None]
+        if rank() == 0:
+            run = _resumed_run(config, resume)
+            checkpoint = _last_checkpoint(run) if run is not None else None
+            choice[0] = (run or create_run_folder(config), checkpoint)
+        torch.distributed.broadcast_object_list(choice)
+        chosen = choice[0]
+        if chosen is None:
+            raise InputError("rank 0 did not say which run folder to use")
+        _train_in_group(config, chosen[0], chosen[1], device, quiet=quiet)
+        torch.distributed.barrier()
+    return _read_result(chosen[0])
+
+
+def _resumed_run(config: FinetuneConfig, resume: str | Path | None) -> Path | None:
+    """The run folder to go on with; None starts a new one.
+
+    Raises:
+        InputError: the named folder is no run, or has no checkpoint yet.
+    """
+    if resume is None:
+        return None
+    if resume == "auto":
+        return find_unfinished(config)
+    run = Path(resume)
+    if not _last_checkpoint(run).exists():
+        raise InputError(f"{run}: no checkpoints/last.rtool to resume from; name a run folder, or use --resume auto")
+    return run
+
+
+def _last_checkpoint(run: Path) -> Path:
+    return run / "checkpoints" / "last.rtool"
+
+
+def _read_result(run: Path) -> FinetuneResult:
+    values = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    best = run / "checkpoints" / "best.rtool"
+    return FinetuneResult(run_dir=run, best=best if best.exists() else None, last=_last_checkpoint(run), **values)

@@ -1,0 +1,141 @@
+"""The network of a run: any model reference as a trainable module, with its preprocessing and a way to save it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from ..converters.bundle import save_bundle
+from ..converters.preprocessing import Preprocessing
+from ..converters.reference import Model, load_model
+from ..converters.restore import restore_batchnorm
+from ..converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
+from ..errors import ConfigError, InputError
+from .config import ModelConfig
+from .data.loading import TrainingPixels
+from .learner import embedding_of
+from .model_preprocessing import choose_preprocessing
+from .weights import load_weights
+
+_CALIBRATION_BATCH = 32
+
+__all__ = ["Network", "images_to_tensor", "load_network", "restore_batchnorms"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module from normalised images to embeddings [N, dimension], what it expects, and how it becomes a bundle."""
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    dimension: int
+    save: Callable[[Path, nn.Module], Any]
+
+
+def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> Tensor:
+    """Pixels uint8 [N, H, W, C] (RGB or grey) as float32 network input, as `Preprocessing.normalise`."""
+    values = pixels.to(device, non_blocking=True).float()
+    if preprocessing.channel_order == "bgr":
+        values = values.flip(3)
+    mean = torch.tensor(preprocessing.mean, device=device)
+    std = torch.tensor(preprocessing.std, device=device)
+    values = (values - mean) / std
+    if preprocessing.layout == "nhwc":
+        return values
+    values = values.permute(0, 3, 1, 2)  # in memory still NHWC, which is what channels_last means
+    return values if channels_last else values.contiguous()
+
+
+def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network:
+    """The network `config` names, or the one in a checkpoint that a run goes on from. Fresh weights are drawn from
+    torch's global generator.
+
+    Raises:
+        InputError: no such model, one that cannot be trained, a size it cannot take, or no output of that number.
+    """
+    if checkpoint is None and config.reference in ZOO:
+        model, identity = _from_zoo(config)
+    else:
+        if config.options:
+            raise InputError(f"model.options: only zoo architectures take options, got {config.reference}")
+        model = load_model(checkpoint or config.reference)
+        identity = _identity(model)
+    inputs = model.record.inputs if model.record is not None else ()
+    preprocessing = choose_preprocessing(
+        model.name,
+        model.preprocessing,
+        inputs,
+        name=config.preprocessing,
+        size=config.size,
+    )
+    if config.weights is not None and checkpoint is None:
+        load_weights(model.module, config.weights)
+    provenance = {"trained_from": config.reference}
+
+    def save(path: Path, module: nn.Module) -> Path:
+        return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
+
+    return Network(model.name, model.module, preprocessing, _dimension(model, preprocessing, config.output), save)
+
+
+def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:
+    """Put BatchNorm back into the network, calibrated on `count` evenly spaced training images; a line for the log."""
+    chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
+    images = torch.from_numpy(np.stack([pixels.read(int(index))[0] for index in chosen]))
+    batches = [
+        images_to_tensor(images[start : start + _CALIBRATION_BATCH], network.preprocessing, torch.device("cpu"), False)
+        for start in range(0, len(images), _CALIBRATION_BATCH)
+    ]
+    if not isinstance(network.module, fx.GraphModule):
+        raise ConfigError(f"model.restore_bn: {network.name} has its BatchNorms; set it to false")
+    report = restore_batchnorm(network.module, batches)
+    return f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {len(images)} images"
+
+
+def _from_zoo(config: ModelConfig) -> tuple[Model, dict[str, Any]]:
+    """A zoo model with fresh weights, and what its bundle says it is."""
+    name = config.reference
+    options: dict[str, Any] = dict(config.options)
+    if config.size is not None:
+        options["input_size"] = config.size
+    module = build_architecture(name, **options)
+    model = Model(name, module, architecture_preprocessing(name, input_size=config.size), "zoo")
+    return model, {"architecture": {"name": name, "options": options}}
+
+
+def _identity(model: Model) -> dict[str, Any]:
+    """The arguments of `save_bundle` that say where a model comes from; graphs are read now, files may change."""
+    if model.path is None or model.kind in ("torchscript", "exported"):
+        raise InputError(
+            f"{model.name}: a {model.kind} file has no graph to write back; train its .onnx, a bundle or a zoo name"
+        )
+    if model.kind == "onnx":
+        return {"source": onnx.load(str(model.path), load_external_data=False)}
+    info = json.loads((model.path / "bundle.json").read_text(encoding="utf-8"))
+    if info.get("architecture"):
+        return {"architecture": info["architecture"]}
+    return {"source": onnx.load(str(model.path / "graph.onnx"), load_external_data=False)}
+
+
+@torch.no_grad()
+def _dimension(model: Model, preprocessing: Preprocessing, output: int) -> int:
+    """Length of the embedding, from one pass of two black images."""
+    pixels = torch.zeros(2, preprocessing.height, preprocessing.width, preprocessing.channels, dtype=torch.uint8)
+    model.module.eval()
+    try:
+        outputs = model.module(images_to_tensor(pixels, preprocessing, torch.device("cpu"), False))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{model.name}: does not take images of {preprocessing.height}x{preprocessing.width} "
+            f"({str(error).splitlines()[0]}); set model.size"
+        ) from error
+    return embedding_of(outputs, output).shape[1]

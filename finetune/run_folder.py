@@ -1,0 +1,145 @@
+"""The folder of one run: `output/name/time/` with configuration, environment, log and metrics.
+
+    config.yaml     the resolved configuration
+    env.json        command, versions, machine, processes, device
+    log.txt         what was printed
+    metrics.jsonl   one JSON object a line: {"kind": "train"|"evaluation", "step", "epoch", ...}
+    checkpoints/    see `checkpoints`
+    result.json     written last, with the outcome; `finished` is false when the run was stopped
+
+Nothing is ever overwritten; a lock keeps a second run out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from .. import __version__
+from ..errors import InputError
+from .config import FinetuneConfig
+from .config_files import dump_config
+
+__all__ = ["RunFolder", "create_run_folder", "find_unfinished", "read_metrics"]
+
+
+def create_run_folder(config: FinetuneConfig) -> Path:
+    """A new folder named by the time; a number is added when that second is taken."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while True:
+        path = config.output / config.name / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        except OSError as error:
+            raise InputError(f"{path}: cannot create the run folder: {error.strerror}; set output=DIR") from error
+        (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        return path
+
+
+def find_unfinished(config: FinetuneConfig) -> Path | None:
+    """The newest run of this name that has a checkpoint and did not finish."""
+    runs = sorted((config.output / config.name).glob("*/checkpoints/last.rtool"), reverse=True)
+    for checkpoint in runs:
+        run = checkpoint.parent.parent
+        result = run / "result.json"
+        if not result.exists() or not json.loads(result.read_text(encoding="utf-8"))["finished"]:
+            return run
+    return None
+
+
+@dataclass
+class RunFolder:
+    """An open run folder on the process that writes it. Use as a context manager: it holds the lock."""
+
+    path: Path
+    quiet: bool = False
+    _lock: TextIO | None = None
+
+    def __enter__(self) -> RunFolder:
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{self.path}: another run is writing here; stop it, or start without resume") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    def log(self, line: str) -> None:
+        """Append to log.txt, and print on stderr."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress belongs on stderr
+
+    def record(self, **values: Any) -> None:
+        """Append one object to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps beyond `step`, which a resumed run makes again."""
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        replacement = self.path / ".metrics.jsonl"
+        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(replacement, self.path / "metrics.jsonl")
+
+    def write_environment(self, details: Mapping[str, Any]) -> None:
+        """Write env.json; a resumed run adds to it as env-2.json, ..."""
+        number = 1
+        while (path := self.path / ("env.json" if number == 1 else f"env-{number}.json")).exists():
+            number += 1
+        path.write_text(json.dumps({**_environment(), **details}, indent=2) + "\n", encoding="utf-8")
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json."""
+        temporary = self.path / ".result.json"
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path / "result.json")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All records of a run; a last line cut short by a kill is left out."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "rtool": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

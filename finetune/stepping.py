@@ -1,0 +1,133 @@
+"""One optimizer step: forward, backward over a group of batches, clip, move, average. Single process or DDP.
+
+A step whose gradient is not finite is left out, and the BatchNorm statistics its forward pass spoiled are put back.
+`state` and `load` carry everything a later step depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..converters.preprocessing import Preprocessing
+from .averaging import WeightAverage
+from .collectives import world_size
+from .config import FinetuneConfig
+from .data.loading import Batch
+from .learner import Learner, apply_freezing
+from .networks import images_to_tensor
+from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
+
+__all__ = ["Stepper", "autocast_dtype"]
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The dtype the backbone computes in, None for float32."""
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+class Stepper:
+    """Owns optimizer, scaler and average of a learner on one process."""
+
+    def __init__(
+        self, config: FinetuneConfig, learner: Learner, preprocessing: Preprocessing, device: torch.device
+    ) -> None:
+        self._config, self._learner, self._preprocessing, self._device = config, learner, preprocessing, device
+        self._optimizer, self._named = build_optimizer(config.optimizer, learner.backbone, learner.heads)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self._average = WeightAverage(learner.backbone, config.optimizer.ema) if config.optimizer.ema else None
+        self._loss_weights = torch.tensor([loss.weight for loss in config.losses], device=device)
+        self._buffers = [buffer for buffer in learner.buffers() if buffer.is_floating_point()]
+        self._buffer_backup = [buffer.clone() for buffer in self._buffers]
+        self._model: nn.Module = learner
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first group, as used last."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze and thaw; wrap the learner anew, for DDP looks at what learns when it is built."""
+        apply_freezing(self._learner.backbone, self._config.model.freeze, epoch)
+        self._learner.train()
+        self._model = self._learner
+        if self._config.model.compile:
+            self._model = torch.compile(self._learner)  # type: ignore[assignment]
+        if world_size() > 1:
+            devices = [self._device] if self._device.type == "cuda" else None
+            self._model = DistributedDataParallel(self._model, device_ids=devices)
+
+    def step(self, group: list[Batch], rate: float) -> tuple[Tensor, bool]:
+        """Train on a group of batches at `rate` times the peak learning rates.
+
+        Returns:
+            The mean unweighted losses [H] of this process, and whether the gradient was finite and the step taken.
+        """
+        set_learning_rates(self._optimizer, rate)
+        self._optimizer.zero_grad(set_to_none=True)
+        torch._foreach_copy_(self._buffer_backup, self._buffers)
+        total = torch.zeros_like(self._loss_weights)
+        for number, batch in enumerate(group):
+            images = images_to_tensor(batch.pixels, self._preprocessing, self._device, self._config.model.channels_last)
+            with self._synchronised(number == len(group) - 1):
+                losses = self._model(images, batch.labels.to(self._device))
+                self._scaler.scale((losses * self._loss_weights).sum() / len(group)).backward()
+            total += losses.detach() / len(group)
+        return total, self._update()
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """The backbone holds what is evaluated and saved inside this context: the average, when one is kept."""
+        return nullcontext() if self._average is None else self._average.applied_to(self._learner.backbone)
+
+    def state(self) -> dict[str, Tensor]:
+        """Heads, optimizer, scaler, and the backbone itself when its average is saved in its place."""
+        tensors = {f"heads/{name}": value for name, value in self._learner.heads.state_dict().items()}
+        tensors.update({f"optimizer/{k}": v for k, v in optimizer_state(self._optimizer, self._named).items()})
+        if self._scaler.is_enabled():
+            scaler = self._scaler.state_dict()
+            tensors["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
+        if self._average is not None:
+            tensors.update({f"average/{name}": value for name, value in self._average.tensors.items()})
+            tensors.update({f"backbone/{name}": value for name, value in self._learner.backbone.state_dict().items()})
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self._learner.heads.load_state_dict(_below(tensors, "heads/"))
+        load_optimizer_state(self._optimizer, self._named, _below(tensors, "optimizer/"))
+        if "scaler" in tensors:
+            scale, tracker = tensors["scaler"].tolist()
+            self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
+        if self._average is not None:
+            self._average.load(_below(tensors, "average/"))
+            self._learner.backbone.load_state_dict(_below(tensors, "backbone/"))
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        """All-reduce gradients with the last batch of a group only."""
+        if last or not isinstance(self._model, DistributedDataParallel):
+            return nullcontext()
+        return self._model.no_sync()
+
+    def _update(self) -> bool:
+        self._scaler.unscale_(self._optimizer)
+        parameters = [parameter for parameter in self._learner.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            if self._config.optimizer.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self._config.optimizer.clip, norm)
+            self._scaler.step(self._optimizer)
+            if self._average is not None:
+                self._average.update(self._learner.backbone)
+        else:
+            torch._foreach_copy_(self._buffers, self._buffer_backup)
+        self._scaler.update()
+        return finite
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,292 @@
+"""The training loop: epochs of steps, evaluations and checkpoints; resumable at any step.
+
+Everything a step depends on is a function of the configuration and of `Progress` (order, augmentation, rates) or is in
+the checkpoint (weights, optimizer, scaler, average, generators), so a resumed run repeats the uninterrupted one bit
+for bit. Rank 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import ConfigError, DataError, GateError
+from .checkpoints import Progress, prune_checkpoints, save_checkpoint
+from .collectives import all_reduce_sum, rank, world_size
+from .config import FinetuneConfig
+from .data.decoding import check_unreadable
+from .data.loading import Batch, EpochSamples, iterate_batches
+from .data.samplers import plan_epoch
+from .evaluation import EvaluationResult, evaluate_pixels
+from .generators import generator_states, load_generator_states, seed_generators
+from .heads import build_head
+from .interruption import on_sigterm
+from .learner import Learner, check_freezing, embedding_of
+from .metering import Meter
+from .networks import Network, images_to_tensor
+from .prepared_data import PreparedData
+from .run_folder import RunFolder
+from .schedules import learning_rate_factor
+from .stepping import Stepper, autocast_dtype
+
+__all__ = ["Outcome", "Trainer"]
+
+_MOST_SKIPPED_IN_A_ROW = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: finished, or stopped by SIGTERM; and the last evaluation."""
+
+    finished: bool
+    progress: Progress
+    last: EvaluationResult | None
+    images_per_second: float
+
+
+class Trainer:
+    """One run on one process. Build it on every rank, then call `run` on every rank; rank 0 has the folder."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        network: Network,
+        data: PreparedData,
+        folder: RunFolder | None,
+        device: torch.device,
+    ) -> None:
+        self._config, self._network, self._data = config, network, data
+        self._folder, self._device = folder, device
+        self._progress = Progress(world_size=world_size())
+        self._stop = False
+        self._skipped_in_a_row = 0
+        self._unreadable: set[int] = set()
+        self._total = Meter(len(config.losses))
+        self._learner = _build_learner(config, network, data, device)
+        self._stepper = Stepper(config, self._learner, network.preprocessing, device)
+        self.steps_per_epoch = len(self._plan(0)) // config.optimizer.accumulate
+        seed_generators(config.seed)
+
+    def resume(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint; with another number of processes, at the same share of the epoch."""
+        self._stepper.load(tensors)
+        load_generator_states(tensors, self._device)
+        accumulate = self._config.optimizer.accumulate
+        batch = progress.batch * progress.world_size // world_size() // accumulate * accumulate
+        self._progress = replace(progress, world_size=world_size(), batch=batch)
+        if self._folder is not None:
+            self._folder.forget_after(progress.step)
+
+    def run(self) -> Outcome:
+        """Train until the last epoch, or until SIGTERM, which saves and stops."""
+        last: EvaluationResult | None = None
+        finished = True
+        with on_sigterm(self._request_stop):
+            while finished and self._progress.epoch < self._config.epochs:
+                finished = self._run_epoch()
+                if finished:
+                    self._progress = replace(self._progress, epoch=self._progress.epoch + 1, batch=0)
+                    last = self._finish_epoch() or last
+                else:
+                    self._save(best=False)
+        return Outcome(finished, self._progress, last, self._total.images_per_second)
+
+    def evaluate(self) -> EvaluationResult:
+        """Measure the held-out data with the weights as they are (the average, when one is kept)."""
+        evaluation = self._config.evaluation
+        with self._stepper.evaluated():
+            self._learner.eval()
+            try:
+                return evaluate_pixels(
+                    self._embed, self._data.held_out, evaluation.protocol, flip=evaluation.flip, batch=evaluation.batch
+                )
+            finally:
+                self._learner.train()
+
+    def _request_stop(self) -> None:
+        self._stop = True
+
+    def _plan(self, epoch: int) -> NDArray[np.int64]:
+        """The plan of an epoch, whole optimizer steps only."""
+        data, dataset = self._config.data, self._data.train.dataset
+        plan = plan_epoch(
+            data.sampler,
+            dataset.identities,
+            dataset.cameras,
+            batch=data.batch,
+            images_per_identity=data.images_per_identity,
+            ranks=world_size(),
+            seed=self._config.seed,
+            epoch=epoch,
+        )
+        accumulate = self._config.optimizer.accumulate
+        steps = min(len(plan) // accumulate, self._config.steps_per_epoch or len(plan))
+        if steps == 0:
+            raise DataError(
+                f"{dataset.name}: an epoch has {len(plan)} batches, fewer than optimizer.accumulate {accumulate}"
+            )
+        return plan[: steps * accumulate]
+
+    def _run_epoch(self) -> bool:
+        """The rest of the current epoch; False when stopped before its end."""
+        epoch = self._progress.epoch
+        self._stepper.begin_epoch(epoch)
+        plan = self._plan(epoch)
+        batches = self._batches(plan, epoch)
+        meter = Meter(len(self._config.losses))
+        accumulate = self._config.optimizer.accumulate
+        while self._progress.batch < len(plan):
+            started = time.perf_counter()
+            group = [next(batches) for _ in range(accumulate)]
+            waited = time.perf_counter() - started
+            losses = self._step(group)
+            images = len(group) * plan.shape[1]
+            for each in (meter, self._total):
+                each.add(losses, images, waited, time.perf_counter() - started)
+            ends = self._progress.batch == len(plan)
+            if ends or self._progress.step % self._config.log_every == 0:
+                self._report(meter)
+            if not ends and self._should_stop():
+                return False
+            every = self._config.checkpoints.every_steps
+            if not ends and every and self._progress.step % every == 0:
+                self._save(best=False)
+        return True
+
+    def _batches(self, plan: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
+        """The batches of this rank from the present place in the epoch on."""
+        preprocessing = self._network.preprocessing
+        fill = preprocessing.mean[::-1] if preprocessing.channel_order == "bgr" else preprocessing.mean
+        samples = EpochSamples(self._data.train, self._config.augment, fill, self._config.seed, epoch)
+        width = plan.shape[1] // world_size()
+        columns = slice(rank() * width, (rank() + 1) * width)
+        return iterate_batches(samples, plan, columns, self._config.data.workers, first=self._progress.batch)
+
+    def _step(self, group: list[Batch]) -> Tensor:
+        """Train on a group, count what went wrong in it, and move on: the mean losses [H] of this process."""
+        self._count_unreadable(group)
+        progress = self._progress
+        rate = learning_rate_factor(self._config.schedule, progress.step, self.steps_per_epoch, self._config.epochs)
+        losses, taken = self._stepper.step(group, rate)
+        self._progress = replace(
+            progress,
+            batch=progress.batch + len(group),
+            step=progress.step + 1,
+            skipped=progress.skipped + (not taken),
+        )
+        self._skipped_in_a_row = 0 if taken else self._skipped_in_a_row + 1
+        if not taken:
+            self._log(f"step {self._progress.step}: gradient not finite, step skipped")
+        if self._skipped_in_a_row == _MOST_SKIPPED_IN_A_ROW:
+            raise GateError(
+                f"{_MOST_SKIPPED_IN_A_ROW} steps in a row had no finite gradient; the last checkpoint is kept: lower "
+                "optimizer.lr, set optimizer.clip, or use precision=bf16"
+            )
+        return losses
+
+    def _count_unreadable(self, group: list[Batch]) -> None:
+        dataset = self._data.train.dataset
+        new = {index for batch in group for index in batch.unreadable} - self._unreadable
+        for index in sorted(new):
+            self._log(f"unreadable image replaced by another of its identity: {dataset.names[index]}")
+        if new:
+            self._unreadable |= new
+            check_unreadable(dataset.name, [dataset.names[i] for i in sorted(self._unreadable)], len(dataset))
+
+    def _should_stop(self) -> bool:
+        """Whether any process was asked to stop; shared at every step, so that all stop at the same one."""
+        return bool(all_reduce_sum(torch.tensor(float(self._stop), device=self._device)) > 0)
+
+    def _finish_epoch(self) -> EvaluationResult | None:
+        """Evaluate when it is due, on rank 0, and save."""
+        epoch = self._progress.epoch
+        due = epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
+        if not due or rank() != 0:
+            self._save(best=False)
+            return None
+        result = self.evaluate()
+        values = asdict(result)
+        metric = self._metric(values, result.protocol)
+        best = self._progress.best is None or metric > self._progress.best
+        if best:
+            self._progress = replace(self._progress, best=metric)
+        self._record(kind="evaluation", **values)
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if isinstance(value, float))
+        self._log(f"epoch {epoch}: {shown}")
+        self._save(best=best)
+        return result
+
+    def _metric(self, values: dict[str, float], protocol: str) -> float:
+        name = self._config.evaluation.metric or ("mAP" if protocol == "retrieval" else "accuracy")
+        if name not in values:
+            raise ConfigError(f"evaluation.metric: {protocol} has no '{name}'; known: {', '.join(values)}")
+        return values[name]
+
+    def _save(self, *, best: bool) -> None:
+        """Write a checkpoint. A collective: every rank calls it."""
+        generators = generator_states(self._device)
+        if self._folder is None:
+            return
+        tensors = {**self._stepper.state(), **generators}
+        with self._stepper.evaluated():
+            save_checkpoint(
+                self._folder.checkpoints,
+                self._progress,
+                tensors,
+                lambda path: self._network.save(path, self._learner.backbone),
+                best=best,
+            )
+        prune_checkpoints(self._folder.checkpoints, self._config.checkpoints.keep)
+
+    @torch.no_grad()
+    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        images = images_to_tensor(
+            torch.from_numpy(pixels), self._network.preprocessing, self._device, self._config.model.channels_last
+        )
+        embeddings = embedding_of(self._learner.backbone(images), self._config.model.output)
+        array: NDArray[np.float32] = embeddings.float().cpu().numpy()
+        return array
+
+    def _report(self, meter: Meter) -> None:
+        """Log and record the means since the last report, losses over all ranks. A collective."""
+        losses = (all_reduce_sum(meter.mean_losses.to(self._device)) / world_size()).tolist()
+        names = [loss.kind for loss in self._config.losses]
+        parts = {f"{name}_{i}" if names.count(name) > 1 else name: losses[i] for i, name in enumerate(names)}
+        rate, wait, lr = meter.images_per_second, meter.data_wait, self._stepper.learning_rate
+        self._record(kind="train", losses=parts, lr=lr, images_per_second=rate, data_wait=wait)
+        steps_left = self._config.epochs * self.steps_per_epoch - self._progress.step
+        seconds_left = steps_left * meter.seconds / max(meter.steps, 1)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
+        self._log(
+            f"epoch {self._progress.epoch + 1}/{self._config.epochs}  step {self._progress.step}  {shown}  "
+            f"lr {lr:.2e}  {rate:.0f} images/s  data wait {wait:.1%}  {seconds_left:.0f} s left"
+        )
+        meter.reset()
+
+    def _record(self, *, kind: str, **values: object) -> None:
+        if self._folder is not None:
+            self._folder.record(kind=kind, step=self._progress.step, epoch=self._progress.epoch, **values)
+
+    def _log(self, line: str) -> None:
+        if self._folder is not None:
+            self._folder.log(line)
+
+
+def _build_learner(config: FinetuneConfig, network: Network, data: PreparedData, device: torch.device) -> Learner:
+    """Backbone and heads on the device; heads are drawn from the seed, alike on every rank."""
+    torch.manual_seed(config.seed)
+    check_freezing(network.module, config.model.freeze)
+    identities = data.train.dataset.identity_count
+    heads = nn.ModuleList(build_head(loss, network.dimension, identities) for loss in config.losses)
+    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast_dtype(config.precision)).to(
+        device
+    )
+    if config.model.channels_last:
+        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return learner
