@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from ..errors import InputError
 from .validation import check_external_data, check_proto
 
-__all__ = ["ModelSource", "load_onnx", "read_model_bytes", "source_of"]
+__all__ = ["ModelSource", "load_onnx", "parse_model", "read_model_bytes", "source_of"]
 
 _META_KEY = "rtool.source"
 _EXPORT_HINT = "export the model with torch.onnx.export or download the .onnx file itself"
@@ -86,6 +86,15 @@ def read_model_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     _refuse_other_formats(path, data[:512], len(data))
     return data
+
+
+def parse_model(path: Path) -> onnx.ModelProto:
+    """The proto in a file, structure unchecked.
+
+    Raises:
+        InputError: as `read_model_bytes`, or the bytes are not an ONNX model.
+    """
+    return _parse(read_model_bytes(path), path)
 
 
 def _neighbours(path: Path) -> str:

@@ -1,0 +1,151 @@
+"""`onnx2torch`: an ONNX file becomes a bundle, checked against ONNX Runtime before anything is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from ..errors import GateError, InputError
+from .bundle import is_bundle, save_bundle
+from .conversion import onnx_to_torch
+from .folders import check_output
+from .parity import Parity, measure_parity
+from .preprocessing import Preprocessing
+from .preprocessing_guess import find_preprocessing
+from .record import ConversionRecord, TensorSpec
+from .restore import RestoreReport, restore_batchnorm
+from .runners import OnnxRunner, TorchRunner
+
+__all__ = ["BatchParity", "OnnxToTorchResult", "onnx2torch"]
+
+TOLERANCE = 1e-5
+"""Two correct float32 networks of a few hundred layers differ by less, in max relative error."""
+
+
+@dataclass(frozen=True)
+class BatchParity:
+    """The module against ONNX Runtime on one seeded random batch."""
+
+    batch: int
+    parity: Parity
+
+
+@dataclass(frozen=True)
+class OnnxToTorchResult:
+    """A written bundle and how it was checked."""
+
+    output: Path
+    source: str
+    sha256: str | None
+    parameters: int
+    trainable: int
+    parity: tuple[BatchParity, ...]
+    preprocessing: Preprocessing | None
+    preprocessing_origin: str | None
+    restored: RestoreReport | None
+    seconds: float
+
+
+def onnx2torch(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    restore_bn: bool = False,
+    calibrate: Iterable[Tensor] | None = None,
+    freeze: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    overwrite: bool = False,
+    tolerance: float = TOLERANCE,
+) -> OnnxToTorchResult:
+    """Convert an ONNX file into a bundle, by default `./NAME.rtool`.
+
+    Args:
+        model: the ONNX file; it is only read.
+        output: the bundle folder to make.
+        restore_bn: put BatchNorm back behind the layers an exporter fused it into.
+        calibrate: preprocessed image batches [N, C, H, W] to measure their statistics on.
+        freeze: patterns of parameter paths that shall not train.
+        preprocessing: stored with the model; default is what the file says or its input shape suggests.
+        overwrite: replace a bundle that is already at `output`.
+        tolerance: largest relative error against ONNX Runtime, before and after restoring.
+
+    Raises:
+        InputError: the file is no usable ONNX model, or `output` is taken.
+        UnsupportedOperatorsError: nodes that cannot be converted exactly.
+        GateError: the module does not reproduce the file; nothing is written.
+    """
+    start = time.perf_counter()
+    path = Path(model)
+    target = Path(output) if output is not None else Path(f"{path.stem}.rtool")
+    if restore_bn and calibrate is None:
+        raise InputError("--restore-bn measures activations: give images with --calibrate DATA")
+    check_output(target, may_replace=is_bundle if overwrite else None)
+    module = onnx_to_torch(path, freeze=freeze)
+    record: ConversionRecord = module.meta["rtool"]
+    if not any(True for _ in module.parameters()):
+        raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
+    reference = OnnxRunner(path)
+    parity = _check(module, reference, tolerance, "converted")
+    report = None
+    if restore_bn and calibrate is not None:
+        report = restore_batchnorm(module, calibrate)
+        parity = _check(module, reference, tolerance, "with restored BatchNorm")
+    found = find_preprocessing(record.inputs, _metadata(reference))
+    chosen = preprocessing or (found.preprocessing if found else None)
+    record.preprocessing = chosen
+    save_bundle(module, target, source=path, preprocessing=chosen, overwrite=overwrite, provenance=_provenance(parity))
+    return OnnxToTorchResult(
+        output=target,
+        source=record.source,
+        sha256=record.sha256,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        trainable=sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
+        parity=parity,
+        preprocessing=chosen,
+        preprocessing_origin="given" if preprocessing else found.origin if found else None,
+        restored=report,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _check(module: fx.GraphModule, reference: OnnxRunner, tolerance: float, what: str) -> tuple[BatchParity, ...]:
+    """Compare at batch 1 and 2, or at the batch that is baked in."""
+    runner = TorchRunner(module)
+    names = [spec.name for spec in reference.inputs]
+    used = [names.index(spec.name) for spec in runner.inputs]
+    results = []
+    for batch in (reference.batch,) if reference.batch else (1, 2):
+        arrays = [_random(spec, batch) for spec in reference.inputs]
+        expected = reference.run(*arrays)
+        parity = measure_parity(expected, runner.run(*(arrays[index] for index in used)))
+        if not parity.max_rel <= tolerance:
+            raise GateError(
+                f"{reference.name}: {what}, the module differs from ONNX Runtime by {parity.max_rel:.3g} relative at "
+                f"batch {batch} (allowed {tolerance:g}); nothing was written, report this model"
+            )
+        results.append(BatchParity(batch, parity))
+    return tuple(results)
+
+
+def _random(spec: TensorSpec, batch: int) -> NDArray[Any]:
+    """Seeded input for one spec; open dimensions beyond the batch become 64."""
+    shape = [dim if isinstance(dim, int) else (batch if axis == 0 else 64) for axis, dim in enumerate(spec.shape)]
+    generator = np.random.default_rng(0)
+    if spec.dtype.startswith("float"):
+        return generator.standard_normal(shape).astype(spec.dtype)
+    return generator.integers(0, 2, shape).astype(spec.dtype)
+
+
+def _metadata(runner: OnnxRunner) -> Mapping[str, str]:
+    return dict(runner.session.get_modelmeta().custom_metadata_map)
+
+
+def _provenance(parity: Sequence[BatchParity]) -> dict[str, Any]:
+    return {"made_by": "onnx2torch", "parity_max_rel": {str(entry.batch): entry.parity.max_rel for entry in parity}}

@@ -1,0 +1,58 @@
+"""What preprocessing a model expects: stated in the file's metadata, else guessed from the shape of its input.
+
+A guess says so; it is never applied silently where a user stated something else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import InputError
+from .preprocessing import ARCFACE, IMAGENET, Preprocessing
+from .record import TensorSpec
+
+__all__ = ["METADATA_KEY", "PREPROCESSINGS", "FoundPreprocessing", "find_preprocessing"]
+
+METADATA_KEY = "rtool.preprocessing"
+"""Key of an ONNX model's metadata that holds a preprocessing as JSON."""
+
+PREPROCESSINGS: Mapping[str, Preprocessing] = {"imagenet": IMAGENET, "arcface": ARCFACE}
+"""Names a user may give."""
+
+
+@dataclass(frozen=True)
+class FoundPreprocessing:
+    """A preprocessing and where it comes from."""
+
+    preprocessing: Preprocessing
+    origin: str
+
+
+def find_preprocessing(inputs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> FoundPreprocessing | None:
+    """The preprocessing stated in `metadata`, else a guess for one image input, else None.
+
+    Raises:
+        InputError: the metadata holds something else.
+    """
+    stated = metadata.get(METADATA_KEY)
+    if stated is not None:
+        try:
+            return FoundPreprocessing(Preprocessing.from_dict(json.loads(stated)), "stated in the file")
+        except ValueError as error:
+            raise InputError(f"metadata {METADATA_KEY}: not JSON ({error}); export the model again") from error
+    return _guess(inputs)
+
+
+def _guess(inputs: Sequence[TensorSpec]) -> FoundPreprocessing | None:
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].dtype not in ("float32", "float16"):
+        return None
+    _, channels, height, width = inputs[0].shape
+    if channels != 3 or not isinstance(height, int) or not isinstance(width, int):
+        return None
+    if height == width == 112:
+        return FoundPreprocessing(ARCFACE, "guessed: 112x112 is an aligned face")
+    sized = replace(IMAGENET, height=height, width=width)
+    kind = "a person crop" if height > width else "an image"
+    return FoundPreprocessing(sized, f"guessed: {height}x{width} is {kind} with ImageNet statistics")

@@ -1,0 +1,134 @@
+"""Opens whatever a command accepts as MODEL: an ONNX file, a bundle, a run folder, `.pt`, `.pt2` or a zoo name.
+
+Nothing is unpickled: a `.pt` must be TorchScript, a `.pt2` an exported program.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ..errors import InputError, nearest
+from .bundle import is_bundle, load_bundle
+from .conversion import onnx_to_torch
+from .preprocessing import Preprocessing
+from .record import ConversionRecord, TensorSpec
+from .zoo.registry import ZOO, architecture_preprocessing, build_architecture
+
+__all__ = ["Kind", "Model", "load_model", "resolve_run_folder"]
+
+Kind = Literal["onnx", "bundle", "torchscript", "exported", "zoo"]
+
+_CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model; `module` is in eval mode."""
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing | None
+    kind: Kind
+    path: Path | None = None
+
+    @property
+    def record(self) -> ConversionRecord | None:
+        """The record of a converted model; None for zoo models and torch files."""
+        record = getattr(self.module, "meta", {}).get("rtool")
+        return record if isinstance(record, ConversionRecord) else None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, where they are known."""
+        if self.record is not None:
+            return self.record.inputs
+        if self.preprocessing is None:
+            return ()
+        size = self.preprocessing
+        return (TensorSpec("images", "float32", ("batch", size.channels, size.height, size.width)),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs, where they are known."""
+        return () if self.record is None else self.record.outputs
+
+    @property
+    def batch(self) -> int | None:
+        """Torch modules take any batch."""
+        return None
+
+
+def load_model(reference: str | Path) -> Model:
+    """Open a model reference.
+
+    Raises:
+        InputError: it names nothing that exists, or a file that is not what its name says.
+    """
+    path = Path(reference)
+    name = str(reference)
+    if name in ZOO:
+        return Model(name, build_architecture(name).eval(), architecture_preprocessing(name), "zoo")
+    if path.is_dir():
+        return _from_folder(path)
+    if path.suffix == ".onnx":
+        module = onnx_to_torch(path)
+        return Model(path.name, module, module.meta["rtool"].preprocessing, "onnx", path)
+    if not path.exists():
+        raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
+    if path.suffix in (".pt", ".ts", ".torchscript"):
+        return Model(path.name, _load_torchscript(path), None, "torchscript", path)
+    if path.suffix == ".pt2":
+        return Model(path.name, _load_exported(path), None, "exported", path)
+    raise InputError(
+        f"{path}: expected an .onnx file, a bundle, a run folder, TorchScript (.pt) or an exported program (.pt2); "
+        "a state_dict (.pth) alone has no graph: give its .onnx with `rtool onnx2torch model.onnx --weights`"
+    )
+
+
+def resolve_run_folder(path: Path) -> Path | None:
+    """The best checkpoint of a run folder, else its last; None when `path` is no run folder."""
+    return next((path / name for name in _CHECKPOINTS if is_bundle(path / name)), None)
+
+
+def _from_folder(path: Path) -> Model:
+    checkpoint = path if is_bundle(path) else resolve_run_folder(path)
+    if checkpoint is None:
+        raise InputError(
+            f"{path}: expected a bundle (with bundle.json) or a run folder (with checkpoints/best.rtool), found "
+            f"{_listing(path)}; give the .onnx file itself or convert it with `rtool onnx2torch`"
+        )
+    bundle = load_bundle(checkpoint)
+    return Model(checkpoint.name, bundle.module, bundle.preprocessing, "bundle", checkpoint)
+
+
+def _listing(path: Path) -> str:
+    names: Sequence[str] = sorted(entry.name for entry in path.iterdir())
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+
+
+def _load_torchscript(path: Path) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: expected TorchScript, got something else; save it with torch.jit.save "
+            "(pickled modules are never opened)"
+        ) from error
+    return module.eval()  # type: ignore[no-any-return]
+
+
+def _load_exported(path: Path) -> nn.Module:
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # zip, version and schema problems have no common base
+        raise InputError(f"{path}: expected an exported program, got something else ({error})") from error
+    return program.module()

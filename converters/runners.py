@@ -1,0 +1,201 @@
+"""Run any model on NumPy arrays: one interface over ONNX Runtime and torch, so that they can be compared.
+
+Importing this module loads neither torch nor ONNX Runtime. Triton has a runner of the same interface in `serving`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .record import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+__all__ = ["OnnxRunner", "Runner", "TorchRunner", "open_runner", "run_in_batches"]
+
+_ORT_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bool)": "bool",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+class Runner(Protocol):
+    """A model that takes and returns NumPy arrays in graph order."""
+
+    @property
+    def name(self) -> str:
+        """How tables call this model."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in graph order."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in graph order."""
+
+    @property
+    def batch(self) -> int | None:
+        """The only batch the model takes; None when it takes any."""
+
+    def run(self, *arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """All outputs for one batch."""
+
+
+class OnnxRunner:
+    """An ONNX model in ONNX Runtime, on the CPU unless other providers are given."""
+
+    def __init__(
+        self,
+        model: str | Path | bytes | onnx.ModelProto,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        source = str(model) if isinstance(model, str | Path) else model
+        content = source if isinstance(source, str | bytes) else source.SerializeToString()
+        self.name = name or (Path(source).name if isinstance(source, str) else "onnx")
+        try:
+            self.session = ort.InferenceSession(content, options, providers=list(providers or ["CPUExecutionProvider"]))
+        except Exception as error:  # ONNX Runtime has a dozen exception types without a common base
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{self.name}: ONNX Runtime cannot load it ({reason}); run `rtool inspect`") from error
+        self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
+        self.batch = _fixed_batch(self.inputs)
+
+    def run(self, *arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """All outputs for one batch.
+
+        Raises:
+            InputError: the number, type or shape of the arrays is not what the model takes.
+        """
+        _check_arity(self, arrays)
+        feed = {spec.name: np.ascontiguousarray(array) for spec, array in zip(self.inputs, arrays, strict=True)}
+        try:
+            return tuple(self.session.run(None, feed))
+        except Exception as error:  # see above
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{self.name}: ONNX Runtime refused the input ({reason})") from error
+
+
+class TorchRunner:
+    """A torch module in eval mode on one device; `run` never tracks gradients."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        inputs: Sequence[TensorSpec] = (),
+        outputs: Sequence[TensorSpec] = (),
+        device: str = "cpu",
+        name: str = "torch",
+        batch: int | None = None,
+    ) -> None:
+        record = getattr(module, "meta", {}).get("rtool")
+        self.name = name
+        self.module = _evaluating(module).to(device)
+        self.device = device
+        self.inputs = tuple(inputs) or (record.inputs if record is not None else ())
+        self.outputs = tuple(outputs) or (record.outputs if record is not None else ())
+        self.batch = batch
+
+    def run(self, *arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """All outputs for one batch.
+
+        Raises:
+            InputError: the number of arrays is not what the model takes.
+        """
+        import torch
+
+        if self.inputs:
+            _check_arity(self, arrays)
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for array in arrays]
+        with torch.inference_mode():
+            result = self.module(*tensors)
+        results = result if isinstance(result, tuple | list) else (result,)
+        return tuple(tensor.cpu().numpy() for tensor in results)
+
+
+def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
+    """A runner for an ONNX file, bundle, run folder, `.pt`, `.pt2` or zoo name.
+
+    An ONNX file runs in ONNX Runtime, everything else in torch.
+
+    Raises:
+        InputError: the reference names nothing that can be opened.
+    """
+    from .loading import read_model_bytes
+
+    path = Path(reference)
+    if path.suffix == ".onnx":
+        read_model_bytes(path)
+        return OnnxRunner(path, _providers(device), threads)
+    from .reference import load_model
+
+    model = load_model(reference)
+    return TorchRunner(
+        model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
+    )
+
+
+def run_in_batches(runner: Runner, array: NDArray[Any], batch: int) -> tuple[NDArray[Any], ...]:
+    """All rows of `array` [N, ...] through a one-input runner, `batch` (or the model's fixed batch) at a time.
+
+    The tail of a fixed-batch model is padded by repeating the last row, and the padding cut off again.
+    """
+    size = runner.batch or batch
+    pieces: list[tuple[NDArray[Any], ...]] = []
+    for start in range(0, len(array), size):
+        rows = array[start : start + size]
+        missing = size - len(rows) if runner.batch else 0
+        padded = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
+        pieces.append(tuple(output[: len(rows)] for output in runner.run(padded)))
+    return tuple(np.concatenate(outputs) for outputs in zip(*pieces, strict=True))
+
+
+def _evaluating(module: nn.Module) -> nn.Module:
+    try:
+        return module.eval()
+    except NotImplementedError:  # an exported program is in the mode it was exported in
+        return module
+
+
+def _spec(value: Any) -> TensorSpec:
+    return TensorSpec(value.name, _ORT_TYPES.get(value.type, value.type), tuple(value.shape))
+
+
+def _fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
+    first = inputs[0].shape if inputs else ()
+    return first[0] if first and isinstance(first[0], int) else None
+
+
+def _check_arity(runner: Runner, arrays: Sequence[NDArray[Any]]) -> None:
+    if len(arrays) != len(runner.inputs):
+        names = ", ".join(spec.name for spec in runner.inputs)
+        raise InputError(f"{runner.name}: takes {len(runner.inputs)} inputs ({names}), got {len(arrays)}")
+
+
+def _providers(device: str) -> list[str]:
+    if device.startswith("cuda"):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
