@@ -14,7 +14,9 @@ import click
 from .. import __version__
 from ..errors import RtoolError
 from .bench import bench
+from .deploy import deploy_command, serve_command
 from .machine import demo_command, doctor_command
+from .train import evaluate_command, finetune_command
 
 __all__ = ["cli", "run"]
 
@@ -31,7 +33,15 @@ def cli() -> None:
     """
 
 
-for _command in (bench, doctor_command, demo_command):
+for _command in (
+    deploy_command,
+    serve_command,
+    bench,
+    doctor_command,
+    demo_command,
+    finetune_command,
+    evaluate_command,
+):
     cli.add_command(_command)
 
 

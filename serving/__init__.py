@@ -7,6 +7,7 @@ from ..lazy import lazy_exports
 _PUBLIC: dict[str, str] = {
     "DeployResult": ".publishing",
     "Problem": ".validation",
+    "ServeResult": ".foreground",
     "ServingSettings": ".model_config",
     "TritonClient": ".client",
     "TritonRunner": ".client",
@@ -14,6 +15,7 @@ _PUBLIC: dict[str, str] = {
     "deploy": ".publishing",
     "find_triton": ".embedded",
     "rollback": ".publishing",
+    "serve": ".foreground",
     "triton_status": ".embedded",
     "validate_model": ".validation",
     "validate_repository": ".validation",

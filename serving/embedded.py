@@ -52,8 +52,8 @@ class Triton:
         return environment
 
 
-def find_triton() -> Triton:
-    """The server to run; fetches the embedded one on first use.
+def find_triton(*, fetch: bool = True) -> Triton:
+    """The server to run; fetches the embedded one on first use, unless `fetch` is off and it is only talked about.
 
     Raises:
         PlatformError: nothing on PATH, and no embedded build for this platform and Python, or it cannot be fetched.
@@ -62,7 +62,7 @@ def find_triton() -> Triton:
         return Triton(Path(found))
     if problem := _why_not_embedded():
         raise PlatformError(f"no tritonserver on PATH, and {problem}")
-    root = fetch_wheel()
+    root = fetch_wheel() if fetch else unpacked_folder()
     return Triton(root / "pytriton/tritonserver/bin/tritonserver", root)
 
 

@@ -23,7 +23,7 @@ from .manifest import make_manifest
 from .model_config import Device, ServingSettings, parse_config, read_config, served_versions
 from .publication import Publication, publish, publishing, remember_configs, replace_configs, withdraw
 from .repository import CONFIG_FILE, ModelFolder, check_model_name
-from .warmup import example_array, warmup_files
+from .warmup import example_array, read_examples, warmup_files
 
 __all__ = ["DeployResult", "deploy", "rollback"]
 
@@ -55,7 +55,7 @@ def deploy(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     settings: ServingSettings | None = None,
     also_serve: Sequence[int] = (),
-    warmup: Mapping[str, NDArray[Any]] | None = None,
+    warmup: Mapping[str, NDArray[Any]] | str | Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     url: str | None = None,
 ) -> DeployResult:
@@ -63,9 +63,9 @@ def deploy(
 
     `batch` states what the graph must have (a number baked in, or "dynamic"); None takes what it has. `settings` None
     keeps the settings of the version served so far when the graphs agree, hand edits included. `also_serve` names
-    older versions to keep serving beside the new one. `warmup` maps input names to real arrays. `provenance` goes into
-    the manifest. `url` (host:port of gRPC) loads the version on a running server and compares it with in-process
-    ONNX Runtime; when that fails, the previous version is served again.
+    older versions to keep serving beside the new one. `warmup` maps input names to real arrays, or is a .npy or .npz
+    file. `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and
+    compares it with in-process ONNX Runtime; when that fails, the previous version is served again.
 
     Raises:
         InputError: the file, the name or the combination cannot be served; nothing was changed.
@@ -75,8 +75,9 @@ def deploy(
     check_model_name(name)
     signature = read_signature(model)
     _check_batch(signature, batch)
-    files = warmup_files(signature, dict(warmup) if warmup is not None else None)
-    _check_runs(signature, warmup)
+    examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
+    files = warmup_files(signature, examples)
+    _check_runs(signature, examples)
     root = Path(repository)
     folder = ModelFolder(root / name)
     with publishing(root) as staging:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import shutil
 import socket
 import tempfile
@@ -24,9 +25,10 @@ from typing import Literal, Self
 from ..errors import InputError, PlatformError
 from .embedded import Triton, compose_backends, find_triton
 from .process import ChildProcess
+from .repository import model_folders
 from .validation import require_valid, servable_models
 
-__all__ = ["Control", "TritonServer", "server_command"]
+__all__ = ["Control", "TritonServer", "dry_run", "server_command"]
 
 Control = Literal["explicit", "none", "poll"]
 
@@ -63,10 +65,10 @@ class TritonServer:
         self.repository = Path(repository)
         self.control: Control = control
         self.config_name = config_name
-        self.models = tuple(models) if models is not None else servable_models(self.repository)
+        self.models = _models_to_serve(self.repository, models, control)
         self.ready_seconds = 0.0
-        self._asked_ports = (http_port, grpc_port, metrics_port)
-        self._ports = self._asked_ports
+        self.asked_ports = (http_port, grpc_port, metrics_port)
+        self._ports = self.asked_ports
         self._poll_seconds = poll_seconds
         self._startup_timeout = startup_timeout
         self._stop_timeout = stop_timeout
@@ -123,8 +125,8 @@ class TritonServer:
         require_valid(self.repository, self.models, config_name=self.config_name)
         triton = self._triton or find_triton()
         for attempt in range(_ATTEMPTS):
-            self._ports = choose_ports(self._asked_ports)
-            last = attempt + 1 == _ATTEMPTS or 0 not in self._asked_ports
+            self._ports = choose_ports(self.asked_ports)
+            last = attempt + 1 == _ATTEMPTS or 0 not in self.asked_ports
             try:
                 self._start_once(triton)
             except BaseException as error:
@@ -180,6 +182,14 @@ class TritonServer:
         if self._memory_prefix and _SHARED_MEMORY.is_dir():
             for region in _SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
                 region.unlink(missing_ok=True)
+
+
+def _models_to_serve(repository: Path, models: Sequence[str] | None, control: Control) -> tuple[str, ...]:
+    if control == "explicit":
+        return tuple(models) if models is not None else servable_models(repository)
+    if models is not None:
+        raise InputError(f"--control {control} serves the whole repository; name models with --control explicit only")
+    return tuple(folder.name for folder in model_folders(repository))
 
 
 def server_command(
@@ -256,3 +266,25 @@ def _startup_error(repository: Path, process: ChildProcess, reason: str) -> Inpu
     tail = process.tail()
     kind = InputError if "failed to load" in tail or "load failed" in tail else PlatformError
     return kind(f"{repository}: {reason}; the end of its log:\n{tail}")
+
+
+def dry_run(server: TritonServer) -> str:
+    """The command line `server` would start, as a shell reads it; fetches and starts nothing.
+
+    Raises:
+        PlatformError: there is no Triton for this machine.
+    """
+    triton = find_triton(fetch=False)
+    backends = Path("<temporary>/backends") if triton.embedded else None
+    command = server_command(
+        triton,
+        server.repository,
+        models=server.models,
+        control=server.control,
+        ports=server.asked_ports,
+        backends=backends,
+        config_name=server.config_name,
+    )
+    environment = triton.environment()
+    changed = [f"{name}={environment[name]}" for name in ("LD_LIBRARY_PATH", "PATH") if triton.embedded]
+    return " \\\n  ".join([*changed, *(shlex.quote(part) for part in command)])

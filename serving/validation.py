@@ -16,7 +16,7 @@ from .graph_signature import read_signature
 from .model_config import ModelConfig, read_config
 from .repository import ModelFolder, model_folders
 
-__all__ = ["Problem", "require_valid", "servable_models", "validate_model", "validate_repository"]
+__all__ = ["Problem", "placeholders", "require_valid", "servable_models", "validate_model", "validate_repository"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,15 @@ def servable_models(repository: str | Path) -> tuple[str, ...]:
         way_out = lines or f" publish one with `rtool deploy model.onnx --name NAME --repository {repository}`"
         raise InputError(f"{repository}: no model with weights to serve;{way_out}")
     return ready
+
+
+def placeholders(repository: str | Path) -> tuple[Problem, ...]:
+    """The models without weights, each with the command that makes them.
+
+    Raises:
+        InputError: the repository is not a folder.
+    """
+    return tuple(problem for folder in model_folders(Path(repository)) for problem in missing_weights(folder))
 
 
 def missing_weights(model: ModelFolder) -> tuple[Problem, ...]:

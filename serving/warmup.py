@@ -8,7 +8,9 @@ give crops of his own instead.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .graph_signature import GraphSignature, GraphTensor
 
-__all__ = ["WarmupFile", "example_array", "warmup_files"]
+__all__ = ["WarmupFile", "example_array", "read_examples", "warmup_files"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class WarmupFile:
         return f"{stem}-{hashlib.sha256(self.data).hexdigest()[:8]}.bin"
 
 
-def warmup_files(signature: GraphSignature, examples: dict[str, NDArray[Any]] | None = None) -> list[WarmupFile]:
+def warmup_files(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None = None) -> list[WarmupFile]:
     """One file per input: the whole batch where it is baked in, one row where it is open.
 
     `examples` maps input names to arrays with a batch axis; it must cover every input. Without it, inputs with open
@@ -84,7 +86,26 @@ def example_array(tensor: GraphTensor, rows: int) -> NDArray[Any]:
     return np.ascontiguousarray(np.broadcast_to(row, (rows, *shape)))
 
 
-def _fitting(tensor: GraphTensor, examples: dict[str, NDArray[Any]], batch: int | None) -> NDArray[Any]:
+def read_examples(path: Path, signature: GraphSignature) -> dict[str, NDArray[Any]]:
+    """Arrays from a `.npz` file by input name, or from a `.npy` file for a model with one input.
+
+    Raises:
+        InputError: the file is missing, holds no plain arrays, or does not tell which input it is for.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected a .npy or .npz file of plain arrays ({error})") from error
+    if not isinstance(loaded, np.ndarray):
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    if len(signature.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in signature.inputs)
+        raise InputError(f"{path}: one array for the inputs {names}; save them by name with numpy.savez")
+    return {signature.inputs[0].name: loaded}
+
+
+def _fitting(tensor: GraphTensor, examples: Mapping[str, NDArray[Any]], batch: int | None) -> NDArray[Any]:
     if tensor.name not in examples:
         raise InputError(
             f"warm-up: no example for input {tensor.name!r}; given: {', '.join(sorted(examples)) or 'none'}"

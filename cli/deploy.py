@@ -1,0 +1,236 @@
+"""`rtool deploy` and `rtool serve`: publish a model into a Triton repository, and run a Triton on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from ..errors import InputError, PlatformError
+from .output import Output, examples, output_options
+
+if TYPE_CHECKING:
+    from ..serving.publishing import DeployResult
+    from ..serving.server import TritonServer
+    from ..serving.validation import Problem
+
+__all__ = ["deploy_command", "serve_command"]
+
+
+class _Batch(click.ParamType[Any]):
+    name = "N|dynamic"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "dynamic" or isinstance(value, int):
+            return value
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"expected a number of 1 or more, or 'dynamic', got {value!r}", param, ctx)
+        return int(value)
+
+
+@click.command(
+    "deploy",
+    epilog=examples(
+        "rtool deploy osnet.onnx --name osnet_b16 --batch 16",
+        "rtool deploy arcface.onnx --name arcface --batch dynamic --max-batch 64 --url 127.0.0.1:8001",
+        "rtool deploy --rollback --name osnet_b16",
+    ),
+)
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="The model's name on the server.")
+@click.option("--batch", type=_Batch(), help="What the graph must have; by default what it has.")
+@click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"), show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+@click.option("--max-batch", type=int, help="Largest batch the server forms (open batch only).  [default: 64]")
+@click.option("--max-delay", type=float, help="Milliseconds a batch waits to fill.  [default: 2]")
+@click.option("--instances", type=int, help="Sessions in parallel.  [default: 1]")
+@click.option("--threads", type=int, help="CPU threads of a session.  [default: cores / instances]")
+@click.option("--queue-timeout", type=float, help="Milliseconds after which a queued request is rejected.")
+@click.option("--also-serve", type=int, multiple=True, help="An older version to keep serving beside the new one.")
+@click.option("--warmup", type=click.Path(path_type=Path), help="Real inputs to warm up with: .npy, or .npz by name.")
+@click.option("--url", help="host:port (gRPC) of a running server: load there, compare, go back if it differs.")
+@click.option("--rollback", is_flag=True, help="Serve the previous version again.")
+@click.option("--to", type=int, help="With --rollback: the version to serve.")
+@output_options
+def deploy_command(
+    model: Path | None,
+    name: str,
+    repository: Path,
+    url: str | None,
+    rollback: bool,
+    to: int | None,
+    also_serve: tuple[int, ...],
+    warmup: Path | None,
+    output: Output,
+    **options: Any,
+) -> None:
+    """Publish MODEL (an .onnx file) as the next version of a model in a Triton repository.
+
+    The version appears at once or not at all, after it was checked and run. Settings of the version served so far are
+    kept, hand edits included, unless one of them is given here.
+    """
+    from ..serving.model_config import ServingSettings
+    from ..serving.publishing import deploy as publish
+    from ..serving.publishing import rollback as take_back
+
+    if rollback:
+        if model is not None:
+            raise InputError(f"{model}: --rollback takes no MODEL; it serves a version that is already published")
+        _report(take_back(name, repository=repository, to=to, url=url), output)
+        return
+    if model is None or to is not None:
+        raise InputError("deploy: give a MODEL to publish, or --rollback (with --to, if you like)")
+    given = {key: options[key] for key in ServingSettings.__dataclass_fields__ if options.get(key) is not None}
+    result = publish(
+        model,
+        name=name,
+        repository=repository,
+        batch=options["batch"],
+        device=options["device"],
+        settings=ServingSettings(**given) if given else None,
+        also_serve=also_serve,
+        warmup=warmup,
+        url=url,
+    )
+    _report(result, output)
+
+
+def _report(result: DeployResult, output: Output) -> None:
+    rows: list[tuple[str, Any]] = [
+        ("model", f"{result.name} version {result.version}"),
+        ("serves", ", ".join(map(str, result.served))),
+        ("before", result.previous if result.previous is not None else "(new)"),
+        ("batch", result.batch if result.batch is not None else "dynamic"),
+        ("device", result.device),
+        ("sha256", result.sha256[:16]),
+        *(("note", note) for note in result.notes),
+    ]
+    output.emit(result, rows, artefact=result.path)
+
+
+@click.command(
+    "serve",
+    epilog=examples(
+        "rtool serve",
+        "rtool serve model_repository --model osnet_x0_25_b16 --grpc-port 9001",
+        "rtool serve model_repository --container --dry-run",
+    ),
+)
+@click.argument("repository", type=click.Path(path_type=Path), default=Path("model_repository"))
+@click.option("--model", "models", multiple=True, help="Serve only this model; may be repeated.")
+@click.option("--config-name", help="Serve configs/NAME.pbtxt where a model has it, e.g. cpu or gpu.")
+@click.option(
+    "--control",
+    type=click.Choice(["explicit", "none", "poll"]),
+    default="explicit",
+    show_default=True,
+    help="explicit: answers load requests; poll: looks for changes; none: stays as it is.",
+)
+@click.option("--http-port", type=int, default=8000, show_default=True)
+@click.option("--grpc-port", type=int, default=8001, show_default=True)
+@click.option("--metrics-port", type=int, default=8002, show_default=True)
+@click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds to wait until ready.")
+@click.option("--log", type=click.Path(path_type=Path), help="Keep the server's log in this file.")
+@click.option("--check", is_flag=True, help="Check the repository offline and exit.")
+@click.option("--container", is_flag=True, help="Serve from NVIDIA's image with docker.")
+@click.option("--dry-run", is_flag=True, help="Print the command line and exit.")
+@output_options
+def serve_command(
+    repository: Path,
+    models: tuple[str, ...],
+    config_name: str | None,
+    control: Literal["explicit", "none", "poll"],
+    check: bool,
+    container: bool,
+    dry_run: bool,
+    log: Path | None,
+    timeout: float,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    output: Output,
+) -> None:
+    """Run a real Triton on REPOSITORY, on 127.0.0.1, until Ctrl-C.
+
+    Takes the tritonserver on PATH, else an embedded one, fetched on first use (55 MB). Ports may be 0: a free one.
+    """
+    from ..serving import foreground, server, validation
+
+    if check:
+        _check(validation.validate_repository(repository, models or None, config_name=config_name), output)
+        return
+    for problem in validation.placeholders(repository) if not models else ():
+        click.echo(f"not served: {problem}", err=True)
+    if container:
+        _run_container(repository, models, config_name, control, (http_port, grpc_port, metrics_port), dry_run)
+        return
+    if dry_run:
+        planned = server.TritonServer(
+            repository,
+            models=models or None,
+            control=control,
+            config_name=config_name,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+        )
+        click.echo(server.dry_run(planned))
+        return
+    result = foreground.serve(
+        repository,
+        models=models or None,
+        control=control,
+        config_name=config_name,
+        timeout=timeout,
+        log=log,
+        on_ready=_announce if not output.as_json else None,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+    )
+    output.emit(result)
+
+
+def _announce(server: TritonServer) -> None:
+    click.echo(f"ready in {server.ready_seconds:.1f} s: {', '.join(server.models)}")
+    click.echo(f"  gRPC     {server.url}       (triton://{server.url}/{server.models[0]})")
+    click.echo(f"  HTTP     http://{server.http_url}")
+    click.echo(f"  metrics  http://{server.metrics_url}/metrics")
+    click.echo("Ctrl-C stops it.")
+
+
+def _check(problems: Sequence[Problem], output: Output) -> None:
+    from ..errors import GateError
+
+    output.emit({"problems": [str(problem) for problem in problems]}, [("problems", len(problems))])
+    if problems:
+        raise GateError("\n".join(str(problem) for problem in problems))
+
+
+def _run_container(
+    repository: Path,
+    models: tuple[str, ...],
+    config_name: str | None,
+    control: str,
+    ports: tuple[int, int, int],
+    dry_run: bool,
+) -> None:
+    import shlex
+
+    from ..serving.container import container_command, run_container
+    from ..serving.devices import gpu_present
+    from ..serving.validation import servable_models
+
+    command = container_command(
+        repository,
+        models=models or servable_models(repository),
+        control=control,
+        config_name=config_name,
+        ports=ports,
+        gpu=config_name == "gpu" or (config_name is None and gpu_present()),
+    )
+    click.echo(shlex.join(command))
+    if not dry_run and (code := run_container(command)) != 0:
+        raise PlatformError(f"docker ended with exit code {code}; see its output above")
