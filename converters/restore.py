@@ -1,0 +1,260 @@
+"""Put BatchNorm back behind the layers that an exporter fused it into, without changing the function.
+
+A fused network trains badly: nothing normalises its activations any more. For every output channel of a fused
+layer, mean mu and variance var are measured on calibration images, and a BatchNorm with running statistics
+(mu, var), gamma = sqrt(var + eps) and beta = mu is put behind it: the identity in eval mode (rounding aside), a real
+BatchNorm in training. gamma is never below sqrt(eps), so that a dead channel stays harmless.
+
+Only layers that can have had one get it: with a bias (fusing always leaves one), not a gate on 1 x 1 maps, not in
+front of another BatchNorm, a Linear only where its matrix output leads straight to an output of the network, and
+not where the file's own names say that layer's bias is original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from ..errors import InputError
+from .affine import Layer
+from .batchnorm_names import batchnorm_path
+from .calibration import Batch, Calibration, Observation, calibrate
+from .exact_scale import exact_scale
+from .names import is_generated
+from .record import ConversionRecord, RestoredBatchNorm
+
+__all__ = ["RestoreReport", "SkippedLayer", "insert_batchnorms", "restore_batchnorm"]
+
+EPS = 1e-5
+FEW_IMAGES = 64
+"""Below this, statistics of late layers (few positions an image) are rough."""
+
+_BATCHNORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+"""Spatial axes -> BatchNorm class; a Linear counts as one, on matrices."""
+_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU)
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A Conv or Linear (a module path) that got no BatchNorm, and why."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What was restored, on how many images, and how much training-mode statistics move the output."""
+
+    restored: tuple[RestoredBatchNorm, ...]
+    skipped: tuple[SkippedLayer, ...]
+    images: int
+    dead_channels: int
+    """Channels that never varied over the calibration images."""
+    train_drift: float
+    """Largest change of the output on the last calibration batch, relative to its largest value, when the restored
+    BatchNorms normalise by that batch instead of by the running statistics."""
+
+    @property
+    def few_images(self) -> bool:
+        """Whether there were too few calibration images for good statistics."""
+        return self.images < FEW_IMAGES
+
+
+def restore_batchnorm(
+    module: fx.GraphModule, batches: Iterable[Batch], *, eps: float = EPS, state: Path | None = None
+) -> RestoreReport:
+    """Put a BatchNorm behind every layer of `module` that lost one, in place.
+
+    Args:
+        module: a converted network; its function in eval mode stays what it was.
+        batches: preprocessed calibration images [N, C, H, W]; read once, one batch at a time.
+        eps: epsilon of the new BatchNorms.
+        state: file that keeps the statistics of an interrupted calibration, see `calibration`.
+
+    Raises:
+        InputError: no images, images of the wrong size, or non-finite activations.
+    """
+    skipped: dict[str, str] = {}
+    candidates = _candidates(module, skipped)
+    layers = {path: module.get_submodule(path) for path in candidates}
+    calibration = calibrate(module, layers, batches, state=state)  # type: ignore[arg-type]
+    restored = []
+    for path, node in candidates.items():
+        observation = calibration.layers[path]
+        reason = _reason_after_calibration(module, node, observation)
+        if reason:
+            skipped[path] = reason
+            continue
+        name = batchnorm_path(module, path, node.meta.get("scope", ""))
+        entry = RestoredBatchNorm(name, path, len(observation.statistics.mean), eps)
+        _set_identity(_insert(module, entry), observation)
+        restored.append(entry)
+    _finish(module, restored)
+    return RestoreReport(
+        restored=tuple(restored),
+        skipped=tuple(SkippedLayer(path, reason) for path, reason in skipped.items()),
+        images=calibration.images,
+        dead_channels=sum(int((calibration.layers[entry.after].statistics.squares == 0).sum()) for entry in restored),
+        train_drift=_train_drift(module, restored, calibration),
+    )
+
+
+def insert_batchnorms(module: fx.GraphModule, restored: Iterable[RestoredBatchNorm]) -> None:
+    """Put fresh BatchNorms where `restored` says, in place; their tensors are loaded by the caller.
+
+    Raises:
+        InputError: a layer the entries name is not in `module`.
+    """
+    entries = list(restored)
+    for entry in entries:
+        _insert(module, entry)
+    _finish(module, entries)
+
+
+def _candidates(module: fx.GraphModule, skipped: dict[str, str]) -> dict[str, fx.Node]:
+    """Layers that may have lost a BatchNorm, as far as the graph and the names tell, by module path."""
+    calls: dict[str, list[fx.Node]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and isinstance(module.get_submodule(node.target), _ConvNd | nn.Linear):
+            calls.setdefault(node.target, []).append(node)
+    candidates = {}
+    for path, nodes in calls.items():
+        reason = _reason_before_calibration(module, path, nodes)
+        if reason:
+            skipped[path] = reason
+        else:
+            candidates[path] = nodes[0]
+    return candidates
+
+
+def _reason_before_calibration(module: fx.GraphModule, path: str, nodes: list[fx.Node]) -> str:
+    if getattr(module.get_submodule(path), "bias", None) is None:
+        return "it has no bias, so nothing was fused into it"
+    if len(nodes) > 1:
+        return f"it is called {len(nodes)} times"
+    if _followed_by_batchnorm(module, nodes[0]):
+        return "a BatchNorm follows it"
+    if _bias_is_original(module.meta.get("rtool"), path):
+        return "the file says that its bias is its own"
+    return ""
+
+
+def _reason_after_calibration(module: fx.GraphModule, node: fx.Node, observation: Observation) -> str:
+    layer = module.get_submodule(str(node.target))
+    if observation.single_position:
+        return "its maps are 1 x 1, as in a gate"
+    if isinstance(layer, nn.Linear):
+        if observation.rank != 2:
+            return "it works on sequences"
+        if not _leads_to_output(module, node):
+            return "its output is mixed with others"
+    if observation.statistics.count < 2:
+        return "it wrote one value a channel; calibrate with more than one image"
+    return ""
+
+
+def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
+    return any(
+        user.op == "call_module"
+        and (
+            isinstance(follower := module.get_submodule(str(user.target)), _BatchNorm)
+            or (isinstance(follower, _TRANSPARENT) and _followed_by_batchnorm(module, user))
+        )
+        for user in node.users
+    )
+
+
+def _bias_is_original(record: ConversionRecord | None, path: str) -> bool:
+    """Whether weight and bias carry names of the original model; fused ones are renamed by every exporter."""
+    if record is None or f"{path}.bias" not in record.parameters:
+        return False
+    weight, bias = (record.parameters[f"{path}.{name}"].value for name in ("weight", "bias"))
+    return not (is_generated(weight) or is_generated(bias) or bias.endswith("_bias"))
+
+
+def _leads_to_output(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether nothing but activations and norms stand between `node` and an output of the graph."""
+    for user in node.users:
+        if user.op == "output":
+            return True
+        is_activation = user.op == "call_module" and isinstance(
+            module.get_submodule(str(user.target)), (*_TRANSPARENT, *_ACTIVATIONS)
+        )
+        normalises = user.op == "call_function" and getattr(user.target, "__name__", "") in ("normalize", "relu")
+        if (is_activation or normalises) and _leads_to_output(module, user):
+            return True
+    return False
+
+
+def _insert(module: fx.GraphModule, entry: RestoredBatchNorm) -> _BatchNorm:
+    """A fresh BatchNorm at `entry.module`, behind the one call of `entry.after`."""
+    calls = [node for node in module.graph.nodes if node.op == "call_module" and node.target == entry.after]
+    if len(calls) != 1:
+        raise InputError(f"restored BatchNorm {entry.module!r}: no single layer {entry.after!r} in the model")
+    layer = module.get_submodule(entry.after)
+    assert isinstance(layer, _ConvNd | nn.Linear)
+    batchnorm = _class_for(layer)(entry.channels, eps=entry.eps, device=layer.weight.device, dtype=layer.weight.dtype)
+    batchnorm.train(module.training)
+    module.add_submodule(entry.module, batchnorm)
+    with module.graph.inserting_after(calls[0]):
+        node = module.graph.call_module(entry.module, (calls[0],))
+    calls[0].replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+    return batchnorm
+
+
+def _class_for(layer: Layer) -> type[_BatchNorm]:
+    return nn.BatchNorm1d if isinstance(layer, nn.Linear) else _BATCHNORMS[len(layer.kernel_size)]
+
+
+@torch.no_grad()
+def _set_identity(batchnorm: _BatchNorm, observation: Observation) -> None:
+    """Running statistics as observed; gamma and beta that undo them."""
+    assert batchnorm.running_mean is not None
+    assert batchnorm.running_var is not None
+    variance, gamma = exact_scale(observation.statistics.variance.to(batchnorm.weight.dtype), batchnorm.eps)
+    batchnorm.running_mean.copy_(observation.statistics.mean)
+    batchnorm.running_var.copy_(variance)
+    batchnorm.weight.copy_(gamma)
+    batchnorm.bias.copy_(batchnorm.running_mean)
+
+
+def _finish(module: fx.GraphModule, restored: list[RestoredBatchNorm]) -> None:
+    module.graph.lint()
+    module.recompile()
+    record = module.meta.get("rtool")
+    if isinstance(record, ConversionRecord):
+        known = {entry.module for entry in record.restored}
+        record.restored += tuple(entry for entry in restored if entry.module not in known)
+
+
+@torch.no_grad()
+def _train_drift(module: fx.GraphModule, restored: list[RestoredBatchNorm], calibration: Calibration) -> float:
+    """Relative change of the output when the restored BatchNorms use the last batch's own statistics."""
+    if len(calibration.last[0]) < 2 or not restored:
+        return 0.0
+    batchnorms = [module.get_submodule(entry.module) for entry in restored]
+    training = {child: child.training for child in module.modules()}
+    expected = _first(module.eval()(*calibration.last))
+    saved = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in batchnorms]  # type: ignore[operator]
+    for layer in batchnorms:
+        layer.train()
+        layer.momentum = 0.0  # type: ignore[assignment]  # keep the running statistics
+    drifted = _first(module(*calibration.last))
+    for layer, (momentum, tracked) in zip(batchnorms, saved, strict=True):
+        layer.momentum = momentum
+        layer.num_batches_tracked.copy_(tracked)  # type: ignore[operator]
+    for child, mode in training.items():
+        child.training = mode
+    return float((drifted - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def _first(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

@@ -1,0 +1,241 @@
+"""A restored BatchNorm changes nothing in eval mode, is a real BatchNorm in training, and folds away again."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rtool.converters import fold_batchnorm, insert_batchnorms, restore_batchnorm
+from rtool.converters.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
+from rtool.converters.zoo.registry import build_architecture
+from rtool.errors import InputError
+
+
+def fused(name: str) -> fx.GraphModule:
+    """The network as an exporter leaves it: trained statistics, BatchNorm folded."""
+    torch.manual_seed(0)
+    module = build_architecture(name, input_size=(32, 32))
+    with torch.no_grad():
+        for _ in range(2):
+            module(torch.randn(8, 3, 32, 32))
+    module = fx.symbolic_trace(module.eval())
+    fold_batchnorm(module)
+    return module
+
+
+def batches(count: int = 3, size: int = 4) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(size, 3, 32, 32, generator=generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "mobilefacenet", "iresnet18", "resnet50"])
+def test_eval_outputs_stay_and_folding_brings_the_weights_back(name):
+    module = fused(name)
+    original = copy.deepcopy(module)
+    images = torch.randn(2, 3, 32, 32)
+    report = restore_batchnorm(module, batches())
+    assert len(report.restored) > 15
+    with torch.no_grad():
+        expected, got = original(images), module(images)
+        assert torch.equal(got, expected)
+        fold_batchnorm(module, only={entry.module for entry in report.restored})
+        assert (module(images) - expected).abs().max() <= 1e-6 * expected.abs().max()
+    weights = [(a, b) for a, b in zip(original.parameters(), module.parameters(), strict=True) if a.ndim > 1]
+    assert all(torch.allclose(a, b, rtol=1.2e-7, atol=0) for a, b in weights)  # one unit in the last place
+    changed = sum(int((a != b).sum()) for a, b in weights)
+    assert changed <= 1e-3 * sum(a.numel() for a, _ in weights)
+
+
+def test_statistics_are_those_of_all_calibration_activations():
+    module = fused("osnet_x0_25")
+    seen = []
+    handle = module.get_submodule("conv1.conv").register_forward_hook(lambda *call: seen.append(call[2]))
+    with torch.no_grad():
+        for batch in batches():
+            module(batch)
+    handle.remove()
+    activations = torch.cat(seen).double().numpy()
+    restore_batchnorm(module, batches())
+    batchnorm = module.get_submodule("conv1.bn")
+    mean, variance = activations.mean(axis=(0, 2, 3)), activations.var(axis=(0, 2, 3))
+    assert np.allclose(batchnorm.running_mean, mean, rtol=1e-6, atol=1e-7)
+    assert np.allclose(batchnorm.running_var, variance, rtol=1e-3)
+    assert np.allclose(batchnorm.weight.detach(), np.sqrt(variance + 1e-5), rtol=1e-3)
+    assert np.allclose(batchnorm.bias.detach(), mean, rtol=1e-6, atol=1e-7)
+
+
+def test_training_uses_batch_statistics_and_reports_the_drift():
+    module = fused("osnet_x0_25")
+    report = restore_batchnorm(module, batches())
+    assert 0 < report.train_drift < 10
+    before = module.get_submodule("conv1.bn").running_mean.clone()
+    module.train()(batches()[0]).sum().backward()
+    assert not torch.equal(module.get_submodule("conv1.bn").running_mean, before)
+    assert module.get_submodule("conv1.bn").weight.grad.abs().sum() > 0
+
+
+def test_the_network_is_left_in_the_mode_it_came_in():
+    module = fused("osnet_x0_25").train()
+    restore_batchnorm(module, batches(1))
+    assert all(child.training for child in module.modules())
+    assert int(module.get_submodule("conv1.bn").num_batches_tracked) == 0
+
+
+class Mixed(nn.Module):
+    """One layer of every kind that must not get a BatchNorm, and one that must."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.plain = nn.Conv2d(8, 8, 1, bias=False)
+        self.normal = nn.Conv2d(8, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.gate = nn.Conv2d(8, 8, 1)
+        self.twice = nn.Conv2d(8, 8, 1)
+        self.flatten = nn.Flatten()
+        self.gate_linear = nn.Linear(8, 8)
+        self.sequence = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.norm(self.normal(self.plain(self.stem(x))))
+        x = self.twice(self.twice(x * torch.sigmoid(self.gate(self.pool(x)))))
+        x = self.sequence(x.flatten(2).transpose(1, 2)).mean(1)
+        return self.head(x * torch.sigmoid(self.gate_linear(x)))
+
+
+def test_only_layers_that_can_have_had_a_batchnorm_get_one():
+    module = fx.symbolic_trace(Mixed().eval())
+    report = restore_batchnorm(module, batches())
+    assert [entry.after for entry in report.restored] == ["stem", "head"]
+    reasons = {entry.layer: entry.reason for entry in report.skipped}
+    expected = {
+        "plain": "no bias",
+        "normal": "BatchNorm follows",
+        "gate": "1 x 1",
+        "twice": "called 2 times",
+        "sequence": "sequences",
+        "gate_linear": "mixed",
+    }
+    assert set(reasons) == set(expected)
+    assert all(part in reasons[layer] for layer, part in expected.items()), reasons
+
+
+def test_names_in_the_file_decide_where_they_tell():
+    module = fx.symbolic_trace(Mixed().eval())
+    module.meta["rtool"] = record = ConversionRecord("m.onnx", None, 17, "", (), ())
+    record.parameters["stem.weight"] = ParameterSource("onnx::Conv_10")
+    record.parameters["stem.bias"] = ParameterSource("onnx::Conv_11")
+    record.parameters["head.weight"] = ParameterSource("head.weight")
+    record.parameters["head.bias"] = ParameterSource("head.bias")
+    report = restore_batchnorm(module, batches())
+    assert [entry.after for entry in report.restored] == ["stem"]
+    assert record.restored == report.restored
+
+
+def test_linear_on_single_rows_is_skipped():
+    module = fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval())
+    report = restore_batchnorm(module, [torch.randn(1, 3, 2, 2)])
+    assert not report.restored
+    assert "more than one image" in report.skipped[0].reason
+
+
+def test_dead_channels_are_counted_and_stay_harmless():
+    module = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval())
+    with torch.no_grad():
+        module.get_submodule("0").weight[1].zero_()
+    report = restore_batchnorm(module, batches())
+    assert report.dead_channels == 1
+    images = batches()[0]
+    expected = torch.relu(nn.functional.conv2d(images, *module.get_submodule("0").parameters()))
+    assert torch.allclose(module(images), expected, atol=1e-6)
+    assert module.train()(images).isfinite().all()
+
+
+# network -> how many of its BatchNorm names are found again from Conv names alone
+def test_names_of_the_original_batchnorms_are_found_again():
+    for name in ("iresnet18", "resnet50"):
+        original = build_architecture(name, input_size=(32, 32))
+        names = {path for path, layer in original.named_modules() if isinstance(layer, _BatchNorm)}
+        module = fused(name)
+        unfused = {path for path, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
+        restored = {entry.module for entry in restore_batchnorm(module, batches(1, 2)).restored}
+        assert restored | unfused <= names | {"fc.1", "fc_bn"}, restored - names
+
+
+def test_the_exporters_scope_names_the_batchnorm():
+    module = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval())
+    next(node for node in module.graph.nodes if node.target == "0").meta["scope"] = "stem.norm"
+    (entry,) = restore_batchnorm(module, batches(1)).restored
+    assert entry.module == "stem.norm"
+
+
+def test_batchnorms_are_put_back_from_their_description():
+    module = fused("osnet_x0_25")
+    bare = copy.deepcopy(module)
+    report = restore_batchnorm(module, batches())
+    insert_batchnorms(bare, report.restored)
+    bare.load_state_dict(module.state_dict())
+    images = batches()[0]
+    with torch.no_grad():
+        assert torch.equal(bare.eval()(images), module.eval()(images))
+    with pytest.raises(InputError, match="no single layer"):
+        insert_batchnorms(bare, [RestoredBatchNorm("x.bn", "x.conv", 4, 1e-5)])
+
+
+def test_interrupted_calibration_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("rtool.converters.calibration._SAVE_EVERY", 2)
+    state = tmp_path / "calibration.safetensors"
+    whole, resumed = fused("mobilefacenet"), fused("mobilefacenet")
+    runs = []
+    resumed.register_forward_hook(lambda *_: runs.append(1))
+
+    def interrupted():
+        yield from batches(5)[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_batchnorm(resumed, interrupted(), state=state)
+    assert state.exists()
+    assert len(runs) == 3
+    report = restore_batchnorm(resumed, batches(5), state=state)
+    assert report.images == 20
+    assert len(runs) == 3 + 3 + 2  # batches 3 to 5, then two for the drift
+    assert not state.exists()
+    restore_batchnorm(whole, batches(5))
+    for (path, a), (_, b) in zip(whole.state_dict().items(), resumed.state_dict().items(), strict=True):
+        assert torch.equal(a, b), path
+
+
+BAD = {
+    "no images": ([], "no images"),
+    "wrong size": ([torch.randn(2, 3, 48, 32)], r"\['N', 3, 32, 32\].*\[2, 3, 48, 32\]"),
+    "not a number": ([torch.full((2, 3, 32, 32), torch.nan)], "layer 'conv1.conv'.*NaN"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_unusable_calibration_images_are_refused(case):
+    images, message = BAD[case]
+    module = fused("osnet_x0_25")
+    spec = TensorSpec("images", "float32", ("N", 3, 32, 32))
+    module.meta["rtool"] = ConversionRecord("m.onnx", None, 17, "", (spec,), ())
+    before = len(list(module.modules()))
+    with pytest.raises(InputError, match=message):
+        restore_batchnorm(module, images)
+    assert len(list(module.modules())) == before
+
+
+def test_state_of_another_model_is_refused(tmp_path):
+    state = tmp_path / "state"
+    state.write_bytes(b"no state")
+    with pytest.raises(InputError, match="remove it"):
+        restore_batchnorm(fused("osnet_x0_25"), batches(1), state=state)
+
+
+def test_few_images_are_reported():
+    assert restore_batchnorm(fused("osnet_x0_25"), batches(1)).few_images
