@@ -23,7 +23,7 @@ from .record import ConversionRecord, TensorSpec
 from .restore import RestoreReport, restore_batchnorm
 from .runners import OnnxRunner, TorchRunner
 
-__all__ = ["BatchParity", "OnnxToTorchResult", "onnx2torch"]
+__all__ = ["BatchParity", "OnnxToTorchResult", "onnx2torch", "preprocessing_of"]
 
 TOLERANCE = 1e-5
 """Two correct float32 networks of a few hundred layers differ by less, in max relative error."""
@@ -113,6 +113,19 @@ def onnx2torch(
         restored=report,
         seconds=time.perf_counter() - start,
     )
+
+
+def preprocessing_of(path: Path) -> Preprocessing:
+    """What the ONNX file at `path` states or its input suggests.
+
+    Raises:
+        InputError: neither tells.
+    """
+    reference = OnnxRunner(path)
+    found = find_preprocessing(reference.inputs, _metadata(reference))
+    if found is None:
+        raise InputError(f"{path}: its preprocessing is neither stated nor to be guessed; give --preprocessing")
+    return found.preprocessing
 
 
 def _check(module: fx.GraphModule, reference: OnnxRunner, tolerance: float, what: str) -> tuple[BatchParity, ...]:

@@ -22,7 +22,7 @@ from .normalise import normalise
 from .record import ConversionRecord, ParameterSource, TensorSpec
 from .shapes import infer_shapes
 
-__all__ = ["onnx_to_torch"]
+__all__ = ["onnx_to_torch", "tensor_specs"]
 
 
 def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Sequence[str] = ()) -> fx.GraphModule:
@@ -37,7 +37,7 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
     """
     loaded = load_onnx(model)
     source = source_of(loaded)
-    outputs = _specs(loaded.graph.outputs)
+    outputs = tensor_specs(loaded.graph.outputs)
     normalise(loaded)
     infer_shapes(loaded, source.name)
     builder = lower(loaded, source.name)
@@ -47,7 +47,7 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
         sha256=source.sha256,
         opset=loaded.graph.opset_imports.get("", 0),
         producer=" ".join(filter(None, (loaded.producer_name, loaded.producer_version))),
-        inputs=_specs(loaded.graph.inputs),
+        inputs=tensor_specs(loaded.graph.inputs),
         outputs=outputs,
         parameters=_sources_in_order(module, builder),
         nodes={path: tuple(names) for path, names in builder.node_names.items()},
@@ -60,7 +60,8 @@ def _sources_in_order(module: fx.GraphModule, builder: GraphBuilder) -> dict[str
     return {name: builder.parameter_sources[name] for name in module.state_dict() if name in builder.parameter_sources}
 
 
-def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Names, NumPy types and shapes of graph inputs or outputs."""
     return tuple(
         TensorSpec(
             value.name or "",

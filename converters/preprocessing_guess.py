@@ -13,7 +13,7 @@ from ..errors import InputError
 from .preprocessing import ARCFACE, IMAGENET, Preprocessing
 from .record import TensorSpec
 
-__all__ = ["METADATA_KEY", "PREPROCESSINGS", "FoundPreprocessing", "find_preprocessing"]
+__all__ = ["METADATA_KEY", "PREPROCESSINGS", "FoundPreprocessing", "describe", "find_preprocessing"]
 
 METADATA_KEY = "rtool.preprocessing"
 """Key of an ONNX model's metadata that holds a preprocessing as JSON."""
@@ -56,3 +56,11 @@ def _guess(inputs: Sequence[TensorSpec]) -> FoundPreprocessing | None:
     sized = replace(IMAGENET, height=height, width=width)
     kind = "a person crop" if height > width else "an image"
     return FoundPreprocessing(sized, f"guessed: {height}x{width} is {kind} with ImageNet statistics")
+
+
+def describe(preprocessing: Preprocessing | None, origin: str | None) -> str:
+    """One line for a table."""
+    if preprocessing is None:
+        return "unknown; state it with --preprocessing"
+    size = f"{preprocessing.height}x{preprocessing.width} {preprocessing.channel_order}"
+    return f"{size}, mean {list(preprocessing.mean)}, std {list(preprocessing.std)} ({origin})"

@@ -1,0 +1,160 @@
+"""`rtool inspect` and `rtool onnx2torch`: what is in a model file, and a trainable bundle from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+from .output import Output, examples, output_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..converters.bundling import OnnxToTorchResult
+    from ..converters.inspection import Inspection
+    from ..converters.preprocessing import Preprocessing
+
+__all__ = ["inspect_command", "onnx2torch_command"]
+
+
+@click.command(
+    "inspect",
+    epilog=examples("rtool inspect model.onnx", "rtool inspect model.rtool --json", "rtool inspect osnet_x0_25"),
+)
+@click.argument("model")
+@output_options
+def inspect_command(output: Output, model: str) -> None:
+    """Tell what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""
+    from ..converters import inspect
+
+    result = inspect(model)
+    output.emit(result, _inspection_rows(result))
+
+
+@click.command(
+    "onnx2torch",
+    epilog=examples(
+        "rtool onnx2torch model.onnx",
+        "rtool onnx2torch model.onnx -o model.rtool --restore-bn --calibrate crops/",
+        "rtool onnx2torch face.onnx --preprocessing arcface --freeze 'conv1.*'",
+    ),
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="The bundle. [default: ./NAME.rtool]")
+@click.option("--restore-bn", is_flag=True, help="Put BatchNorm back behind fused layers; needs --calibrate.")
+@click.option("--calibrate", help="Images to measure activations on: a folder or a generator like synthetic-people.")
+@click.option("--calibration-images", default=512, show_default=True, help="How many of them to use.")
+@click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the file's, else guessed]")
+@click.option("--freeze", multiple=True, help="Parameters that shall not train, e.g. 'conv1.*'; repeatable.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@output_options
+def onnx2torch_command(
+    output: Output,
+    model: Path,
+    target: Path | None,
+    restore_bn: bool,
+    calibrate: str | None,
+    calibration_images: int,
+    preprocessing: str | None,
+    freeze: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers."""
+    from ..converters import onnx2torch
+
+    chosen = _preprocessing(preprocessing)
+    result = onnx2torch(
+        model,
+        target,
+        restore_bn=restore_bn,
+        calibrate=_calibration(model, calibrate, chosen, calibration_images) if calibrate else None,
+        freeze=freeze,
+        preprocessing=chosen,
+        overwrite=overwrite,
+    )
+    output.emit(result, _conversion_rows(result), artefact=result.output)
+
+
+def _preprocessing(text: str | None) -> Preprocessing | None:
+    if text is None:
+        return None
+    from ..converters.preprocessing import Preprocessing
+    from ..converters.preprocessing_guess import PREPROCESSINGS
+    from ..errors import nearest
+
+    if text in PREPROCESSINGS:
+        return PREPROCESSINGS[text]
+    if not Path(text).is_file():
+        raise InputError(f"--preprocessing {text}: no such file and no known name; {nearest(text, PREPROCESSINGS)}")
+    try:
+        return Preprocessing.from_dict(json.loads(Path(text).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{text}: expected a preprocessing as JSON ({error})") from error
+
+
+def _calibration(model: Path, spec: str, chosen: Preprocessing | None, limit: int) -> Iterator[Tensor]:
+    """Preprocessed batches of calibration images, spread over the data set."""
+    import numpy as np
+    import torch
+
+    from ..converters.bundling import preprocessing_of
+    from ..finetune.data.decoding import read_pixels
+    from ..finetune.data.sources import open_dataset
+
+    preprocessing = chosen or preprocessing_of(model)
+    dataset = open_dataset(spec)
+    chosen_rows = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).astype(np.int64)
+    pixels = read_pixels(dataset.subset(chosen_rows), preprocessing.resize).values
+    for start in range(0, len(pixels), 32):
+        yield torch.from_numpy(preprocessing.normalise(pixels[start : start + 32]))
+
+
+def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = [
+        ("source", result.source),
+        ("parameters", f"{result.parameters:,} ({result.trainable:,} trainable)"),
+    ]
+    rows += [
+        (f"parity, batch {entry.batch}", f"max relative error {entry.parity.max_rel:.2g} against ONNX Runtime")
+        for entry in result.parity
+    ]
+    if result.restored is not None:
+        rows.append(("BatchNorms restored", f"{len(result.restored.restored)} on {result.restored.images} images"))
+    rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
+    return rows
+
+
+def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
+    from ..converters.preprocessing_guess import describe
+
+    rows: list[tuple[str, Any]] = [
+        ("file", f"{found.name} ({found.kind}, {found.size_bytes / 1e6:.2f} MB)"),
+        ("sha256", found.sha256 or "-"),
+        ("producer", found.producer or "-"),
+        ("opset", ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items()) or "-"),
+    ]
+    rows += [("input", f"{spec.name} {spec.dtype} {list(spec.shape)}") for spec in found.inputs]
+    rows += [("output", f"{spec.name} {spec.dtype} {list(spec.shape)}") for spec in found.outputs]
+    rows += [
+        ("batch", f"fixed: {found.batch}" if isinstance(found.batch, int) else found.batch),
+        *(("baked in at", place) for place in found.batch_baked_in),
+        ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
+        ("parameters", f"{found.parameters:,} {found.precision}"),
+    ]
+    if found.macs is not None and found.activations is not None:
+        rows.append(("per image", f"{found.macs / 1e6:,.1f} M MACs, {found.activations / 1e6:,.2f} M activations"))
+    norms = found.batchnorms
+    if norms is not None:
+        rows.append(("BatchNorm", f"{norms.fused} fused into layers, {norms.present} present"))
+        rows += [("cannot be folded", f"{kept.batchnorm}: {kept.reason}") for kept in norms.unfoldable[:5]]
+        if len(norms.unfoldable) > 5:
+            rows.append(("cannot be folded", f"and {len(norms.unfoldable) - 5} more, see --json"))
+    rows.append(("preprocessing", describe(found.preprocessing, found.preprocessing_origin)))
+    rows.append(("architecture", found.architecture or "unknown"))
+    rows += [("problem", problem) for problem in found.problems] or [("problems", "none")]
+    return rows

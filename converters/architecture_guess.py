@@ -1,0 +1,49 @@
+"""Which known architecture a graph looks like, from its operators and sizes. A guess, and said to be one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+__all__ = ["guess_architecture"]
+
+_IRESNET_PRELUS = {9: "iresnet18", 17: "iresnet34", 25: "iresnet50", 50: "iresnet100", 99: "iresnet200"}
+"""PReLUs of each depth: the stem's and one a block."""
+
+
+def guess_architecture(graph: ir.Graph, operators: Mapping[str, int]) -> str | None:
+    """A zoo name, a family, or None."""
+    convolutions = [node for node in graph if node.op_type == "Conv"]
+    if not convolutions:
+        return "transformer" if operators.get("Softmax", 0) >= 2 else None
+    widths = [_output_channels(node) for node in convolutions]
+    prelus, gates = operators.get("PRelu", 0), operators.get("Sigmoid", 0)
+    depthwise = sum(_group(node) > 1 for node in convolutions)
+    if gates >= 20 and depthwise > 50:
+        return _osnet(max(widths))
+    if prelus and depthwise > 5:
+        return "mobilefacenet"
+    if prelus in _IRESNET_PRELUS and not depthwise:
+        return _IRESNET_PRELUS[prelus]
+    if len(convolutions) in (52, 53) and max(widths) == 2048:
+        return "resnet50_ibn_a" if operators.get("InstanceNormalization") else "resnet50"
+    if operators.get("Softmax", 0) >= 2 and operators.get("MatMul", 0) > 10:
+        return "vision transformer"
+    return None
+
+
+def _osnet(widest: int) -> str:
+    width = widest / 512
+    return {0.25: "osnet_x0_25", 0.5: "osnet_x0_5", 0.75: "osnet_x0_75", 1.0: "osnet_x1_0"}.get(width, "osnet")
+
+
+def _output_channels(node: ir.Node) -> int:
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    dim = weight.shape[0] if weight is not None and weight.shape is not None and len(weight.shape) else 0
+    return dim if isinstance(dim, int) else 0
+
+
+def _group(node: ir.Node) -> int:
+    attribute = node.attributes.get("group")
+    return 1 if attribute is None else attribute.as_int()

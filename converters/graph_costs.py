@@ -1,0 +1,76 @@
+"""What one pass through a graph costs: multiply-accumulates and activations, from inferred shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+__all__ = ["Costs", "graph_costs"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """For one image. `unknown` counts nodes whose shapes could not be inferred and are left out."""
+
+    macs: int
+    activations: int
+    """Elements of all node outputs together."""
+    unknown: int
+
+
+def graph_costs(graph: ir.Graph) -> Costs:
+    """Costs of a graph whose shapes are inferred for batch 1."""
+    macs = activations = unknown = 0
+    for node in graph:
+        sizes = [_elements(value) for value in node.outputs]
+        activations += sum(size for size in sizes if size is not None)
+        counter = _MACS.get(node.op_type)
+        if counter is None:
+            continue
+        cost = counter(node)
+        if cost is None:
+            unknown += 1
+        else:
+            macs += cost
+    return Costs(macs, activations, unknown)
+
+
+def _dims(value: ir.Value | None) -> list[int] | None:
+    if value is None or value.shape is None:
+        return None
+    dims = [dim for dim in value.shape if isinstance(dim, int)]
+    return dims if len(dims) == len(value.shape) else None
+
+
+def _elements(value: ir.Value | None) -> int | None:
+    dims = _dims(value)
+    return None if dims is None else math.prod(dims)
+
+
+def _convolution(node: ir.Node) -> int | None:
+    weight, outputs = _dims(node.inputs[1]), _elements(node.outputs[0])
+    return None if weight is None or outputs is None else outputs * math.prod(weight[1:])
+
+
+def _transposed(node: ir.Node) -> int | None:
+    weight, inputs = _dims(node.inputs[1]), _elements(node.inputs[0])
+    return None if weight is None or inputs is None else inputs * math.prod(weight[1:])
+
+
+def _product(node: ir.Node) -> int | None:
+    left, outputs = _dims(node.inputs[0]), _elements(node.outputs[0])
+    if left is None or outputs is None or not left:
+        return None
+    transposed = node.attributes.get("transA")
+    return outputs * (left[0] if transposed is not None and transposed.as_int() else left[-1])
+
+
+_MACS: dict[str, Callable[[ir.Node], int | None]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _transposed,
+    "Gemm": _product,
+    "MatMul": _product,
+}

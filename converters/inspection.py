@@ -1,0 +1,261 @@
+"""`inspect`: what is in a model file, and what stands in the way of training it.
+
+Reads only. The file is converted on the way (and the result thrown away), so the verdict on convertibility and on
+BatchNorms that cannot be folded is a measurement, not an opinion.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from torch import nn
+
+from ..errors import InputError, RtoolError
+from .architecture_guess import guess_architecture
+from .bundle import is_bundle, load_bundle, source_graph
+from .conversion import onnx_to_torch, tensor_specs
+from .fold import KeptBatchNorm, fold_batchnorm
+from .graph_costs import Costs, graph_costs
+from .loading import load_onnx, source_of
+from .names import is_generated
+from .normalise import normalise
+from .preprocessing import Preprocessing
+from .preprocessing_guess import find_preprocessing
+from .record import TensorSpec
+from .shapes import infer_shapes
+
+__all__ = ["BatchNorms", "Inspection", "inspect"]
+
+_RULE = "pkg.onnxscript.rewriter.rule_name"
+
+
+@dataclass(frozen=True)
+class BatchNorms:
+    """BatchNorms of a graph: those fused into layers, those still there, and those that must stay."""
+
+    fused: int
+    """Convolutions that had a BatchNorm, as far as names and metadata tell."""
+    present: int
+    unfoldable: tuple[KeptBatchNorm, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything `rtool inspect` prints; counts are per image."""
+
+    name: str
+    kind: str
+    size_bytes: int
+    sha256: str | None
+    producer: str
+    ir_version: int | None
+    opsets: Mapping[str, int]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch: int | str
+    """The baked-in batch, or "dynamic"."""
+    batch_baked_in: tuple[str, ...]
+    """Where the batch is written down: graph inputs, and nodes with a constant shape."""
+    operators: Mapping[str, int]
+    parameters: int
+    macs: int | None
+    activations: int | None
+    precision: str
+    batchnorms: BatchNorms | None
+    preprocessing: Preprocessing | None
+    preprocessing_origin: str | None
+    architecture: str | None
+    problems: tuple[str, ...]
+
+
+def inspect(reference: str | Path) -> Inspection:
+    """Look into an ONNX file, a bundle or any other model reference.
+
+    Raises:
+        InputError: the reference names nothing that can be opened.
+    """
+    path = Path(reference)
+    if path.is_dir() and is_bundle(path):
+        return _inspect_bundle(path)
+    if path.suffix == ".onnx" or path.is_file():
+        return _inspect_graph(load_onnx(path), path.name, "onnx", _size(path))
+    return _inspect_module(str(reference))
+
+
+def _inspect_bundle(path: Path) -> Inspection:
+    bundle = load_bundle(path)
+    size = sum(_size(file) for file in path.iterdir())
+    if bundle.record is None:
+        return _of_module(bundle.module, path.name, "bundle", size, bundle.preprocessing)
+    found = _inspect_graph(load_onnx(source_graph(path)), path.name, "bundle", size)
+    return replace(
+        found,
+        sha256=bundle.record.sha256,
+        parameters=sum(parameter.numel() for parameter in bundle.module.parameters()),
+        preprocessing=bundle.preprocessing,
+        preprocessing_origin="stored in the bundle" if bundle.preprocessing else None,
+    )
+
+
+def _inspect_module(reference: str) -> Inspection:
+    from .reference import load_model
+
+    model = load_model(reference)
+    size = _size(model.path) if model.path is not None and model.path.is_file() else 0
+    return _of_module(model.module, model.name, model.kind, size, model.preprocessing)
+
+
+def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing: Preprocessing | None) -> Inspection:
+    layers = Counter(type(layer).__name__ for layer in module.modules() if not list(layer.children()))
+    present = sum(count for layer, count in layers.items() if "BatchNorm" in layer)
+    return Inspection(
+        name=name,
+        kind=kind,
+        size_bytes=size,
+        sha256=None,
+        producer="torch",
+        ir_version=None,
+        opsets={},
+        inputs=(),
+        outputs=(),
+        batch="dynamic",
+        batch_baked_in=(),
+        operators=dict(layers.most_common()),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        macs=None,
+        activations=None,
+        precision="/".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})),
+        batchnorms=BatchNorms(0, present, ()),
+        preprocessing=preprocessing,
+        preprocessing_origin="of the architecture" if preprocessing else None,
+        architecture=None,
+        problems=(),
+    )
+
+
+def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspection:
+    source = source_of(model)
+    inputs, outputs = tensor_specs(model.graph.inputs), tensor_specs(model.graph.outputs)
+    inputs = tuple(spec for spec in inputs if spec.name not in model.graph.initializers)
+    operators = Counter(node.op_type for node in model.graph)
+    problems, unfoldable = _try_conversion(model)
+    batchnorms = BatchNorms(_count_fused(model.graph), operators.get("BatchNormalization", 0), unfoldable)
+    work = model.clone()
+    try:
+        normalise(work)
+        baked = _baked_batch(work.graph)
+        costs: Costs | None = _costs(work, name)
+        architecture = guess_architecture(work.graph, operators)
+    except RtoolError as error:
+        problems.append(str(error))
+        baked, costs, architecture = (), None, None
+    found = find_preprocessing(inputs, dict(model.metadata_props))
+    return Inspection(
+        name=name,
+        kind=kind,
+        size_bytes=size,
+        sha256=source.sha256,
+        producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
+        ir_version=model.ir_version,
+        opsets=dict(model.graph.opset_imports),
+        inputs=inputs,
+        outputs=outputs,
+        batch=_batch(inputs),
+        batch_baked_in=baked,
+        operators=dict(operators.most_common()),
+        parameters=_count_parameters(work.graph),
+        macs=costs.macs if costs else None,
+        activations=costs.activations if costs else None,
+        precision=_precision(work.graph),
+        batchnorms=batchnorms,
+        preprocessing=found.preprocessing if found else None,
+        preprocessing_origin=found.origin if found else None,
+        architecture=architecture,
+        problems=tuple(problems),
+    )
+
+
+def _try_conversion(model: ir.Model) -> tuple[list[str], tuple[KeptBatchNorm, ...]]:
+    """Problems that stop the conversion, and the BatchNorms that cannot be folded when there are none."""
+    try:
+        module = onnx_to_torch(model)
+    except RtoolError as error:
+        return [str(error)], ()
+    return [], fold_batchnorm(module).kept
+
+
+def _batch(inputs: tuple[TensorSpec, ...]) -> int | str:
+    first = inputs[0].shape if inputs else ()
+    return first[0] if first and isinstance(first[0], int) else "dynamic"
+
+
+def _baked_batch(graph: ir.Graph) -> tuple[str, ...]:
+    """Graph inputs with a fixed batch, and nodes that write that number down again."""
+    places = []
+    batches = set()
+    for value in graph.inputs:
+        if value.shape is not None and len(value.shape) > 1 and isinstance(value.shape[0], int):
+            batches.add(value.shape[0])
+            places.append(f"input '{value.name}'")
+    for node in graph:
+        target = node.inputs[1] if node.op_type in ("Reshape", "Expand") and len(node.inputs) > 1 else None
+        if target is None or target.const_value is None or not batches:
+            continue
+        shape = np.asarray(target.const_value.numpy()).reshape(-1)
+        if shape.size > 1 and int(shape[0]) in batches:
+            places.append(f"node '{node.name}' ({node.op_type} to {shape.tolist()})")
+    return tuple(places)
+
+
+def _costs(model: ir.Model, label: str) -> Costs:
+    for value in model.graph.inputs:
+        if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape([1, *value.shape[1:]])
+    infer_shapes(model, label)
+    costs = graph_costs(model.graph)
+    batch = next((v.shape[0] for v in model.graph.inputs if v.shape is not None and len(v.shape)), 1)
+    images = batch if isinstance(batch, int) and batch > 0 else 1
+    return Costs(costs.macs // images, costs.activations // images, costs.unknown)
+
+
+def _count_fused(graph: ir.Graph) -> int:
+    """Layers that had a BatchNorm: dynamo says so, TorchScript renames their weights."""
+    fused = 0
+    for node in graph:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+            continue
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        renamed = weight is not None and node.op_type != "Gemm" and is_generated(weight.name or "")
+        fused += "FuseBatchNorm" in node.metadata_props.get(_RULE, "") or renamed
+    return fused
+
+
+def _floats(graph: ir.Graph) -> list[ir.TensorProtocol]:
+    tensors = [value.const_value for value in graph.initializers.values() if value.uses()]
+    return [tensor for tensor in tensors if tensor is not None and tensor.dtype.is_floating_point()]
+
+
+def _count_parameters(graph: ir.Graph) -> int:
+    return sum(tensor.size for tensor in _floats(graph))
+
+
+def _precision(graph: ir.Graph) -> str:
+    """The element types of the weights, most elements first."""
+    sizes: Counter[str] = Counter()
+    for tensor in _floats(graph):
+        sizes[tensor.dtype.name.lower()] += tensor.size
+    if any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in graph):
+        sizes["int8 (quantised)"] = 0
+    return "/".join(name for name, _ in sizes.most_common()) or "no weights"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
