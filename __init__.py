@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 
 _PUBLIC: dict[str, str] = {
     "RtoolError": ".errors",
+    "evaluate": ".finetune.evaluation",
+    "finetune": ".finetune",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

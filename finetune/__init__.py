@@ -36,3 +36,6 @@ class _CallableRoom(ModuleType):
 
 
 sys.modules[__name__].__class__ = _CallableRoom
+
+finetune = sys.modules[__name__]
+"""So that the package's lazy table finds `rtool.finetune` before the room has been imported."""

@@ -17,7 +17,7 @@ from PIL import Image
 from ...errors import DataError
 from .dataset import Dataset, UnreadableImageError
 
-__all__ = ["TOLERATED", "Pixels", "check_unreadable", "read_pixels"]
+__all__ = ["TOLERATED", "Pixels", "check_unreadable", "first_images", "read_pixels"]
 
 TOLERATED = 0.01
 """The largest share of unreadable images a run goes on with."""
@@ -73,3 +73,16 @@ def check_unreadable(name: str, unreadable: Iterable[str], total: int) -> None:
             f"{name}: {len(bad)} of {total} images cannot be read ({listed}); at most {TOLERATED:.0%} is "
             "tolerated: repair or remove them"
         )
+
+
+def first_images(dataset: Dataset, count: int) -> list[Image.Image]:
+    """The first `count` readable images of a data set, fewer when it has fewer."""
+    images: list[Image.Image] = []
+    for index in range(len(dataset)):
+        if len(images) == count:
+            break
+        try:
+            images.append(dataset.images[index])
+        except UnreadableImageError:
+            continue
+    return images
