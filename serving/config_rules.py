@@ -129,7 +129,7 @@ def _check_tensor(kind: str, entry: Any, tensor: GraphTensor, max_batch: int) ->
         for written, real in zip(dims, graph, strict=True)
     )
     if not fits:
-        yield f"{place}: dims expected {graph} (as in the graph), got {dims}"
+        yield f"{place}: dims expected {graph}, got {dims}"
 
 
 def check_warmup(

@@ -154,7 +154,12 @@ def write_config(config: ModelConfig) -> str:
     """The configuration as protobuf text."""
     from google.protobuf import text_format
 
-    return _HEADER + str(text_format.MessageToString(config))
+    text = str(text_format.MessageToString(config))
+    if config.max_batch_size == 0:
+        # The default is not printed, but it is the line a reader looks for.
+        name, _, rest = text.partition("\n")
+        text = f"{name}\nmax_batch_size: 0\n{rest}"
+    return _HEADER + text
 
 
 def type_name(data_type: int) -> str:

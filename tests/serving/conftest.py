@@ -92,6 +92,19 @@ def lookup_model(path: Path) -> Path:
     return save(path, [helper.make_node("Gather", ["table", "index"], ["row"])], [index], [row], table)
 
 
+def noisy_model(path: Path) -> Path:
+    """An embedding with fresh noise in every run: no server can reproduce it."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["vector"]),
+        helper.make_node("RandomNormalLike", ["vector"], ["noise"]),
+        helper.make_node("Add", ["vector", "noise"], ["embedding"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [16, 3, 8, 4])
+    embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [16, 3])
+    return save(path, nodes, [images], [embedding], {})
+
+
 MODELS = {"reid": reid_model, "face": face_model, "types": types_model, "lookup": lookup_model}
 
 
@@ -100,7 +113,7 @@ def make_model() -> Callable[..., Path]:
     """`make_model(kind, path, **options)` writes a tiny ONNX file and returns its path."""
 
     def make(kind: str, path: Path, **options: object) -> Path:
-        return MODELS[kind](path, **options)
+        return (MODELS | {"noisy": noisy_model})[kind](path, **options)
 
     return make
 
