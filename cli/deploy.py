@@ -161,8 +161,10 @@ def serve_command(
     if check:
         _check(validation.validate_repository(repository, models or None, config_name=config_name), output)
         return
-    for problem in validation.placeholders(repository) if not models else ():
-        click.echo(f"not served: {problem}", err=True)
+    if not models and control == "explicit":
+        validation.servable_models(repository)
+        for problem in validation.placeholders(repository):
+            click.echo(f"not served: {problem}", err=True)
     if container:
         _run_container(repository, models, config_name, control, (http_port, grpc_port, metrics_port), dry_run)
         return

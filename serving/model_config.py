@@ -154,7 +154,7 @@ def write_config(config: ModelConfig) -> str:
     """The configuration as protobuf text."""
     from google.protobuf import text_format
 
-    text = str(text_format.MessageToString(config))
+    text = str(text_format.MessageToString(config, use_short_repeated_primitives=True))
     if config.max_batch_size == 0:
         # The default is not printed, but it is the line a reader looks for.
         name, _, rest = text.partition("\n")
