@@ -35,6 +35,7 @@ _PUBLIC = {
     "open_runner": ".runners",
     "run_in_batches": ".runners",
     "save_bundle": ".bundle",
+    "write_back": ".writing_back",
     "record_of": ".record",
 }
 

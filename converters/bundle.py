@@ -132,7 +132,7 @@ def bundle_to_onnx(path: str | Path) -> onnx.ModelProto:
     Raises:
         InputError: not a bundle, or a bundle of a model from the zoo, which has no source graph.
     """
-    from .write_back import write_back
+    from .writing_back import write_back
 
     bundle = load_bundle(path)
     if bundle.record is None or not isinstance(bundle.module, fx.GraphModule):

@@ -18,19 +18,19 @@ from onnx_ir.tensor_adapters import TorchTensor
 from ..errors import InputError
 from .record import ParameterSource
 
-__all__ = ["fill_weights", "inverse_transform", "strip_weights"]
+__all__ = ["fill_weights", "inverse_transform", "strip_weights", "weight_tensors"]
 
 _LOCATION = "weights.safetensors#"
-_DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
+DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
 def strip_weights(proto: onnx.ModelProto, mapping: Mapping[str, ParameterSource]) -> onnx.ModelProto:
     """Remove from `proto`, in place, the data of every weight that `mapping` names; returns `proto`."""
     names = {source.value: parameter for parameter, source in reversed(list(mapping.items()))}
-    for name, tensor in _tensors(proto.graph):
+    for name, tensor in weight_tensors(proto.graph):
         if name not in names:
             continue
-        for field in _DATA_FIELDS:
+        for field in DATA_FIELDS:
             tensor.ClearField(field)
         del tensor.external_data[:]
         tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -49,7 +49,7 @@ def fill_weights(
     Raises:
         InputError: a weight is missing in `tensors` or has another shape or type.
     """
-    for name, tensor in _tensors(proto.graph):
+    for name, tensor in weight_tensors(proto.graph):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
@@ -78,7 +78,7 @@ def _size(tensor: onnx.TensorProto) -> int:
     return int(np.prod(tensor.dims, dtype=np.int64)) * ir.DataType(tensor.data_type).bitwidth // 8
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+def weight_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Weights by the name of the value they give: initializers, and the outputs of Constant nodes."""
     for tensor in graph.initializer:
         yield tensor.name, tensor

@@ -1,0 +1,80 @@
+"""Writing a file so that it is either there in full or not at all, and never over a model's own source."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import EncodeError
+
+from ..errors import InputError
+
+__all__ = ["check_file_output", "serialised", "write_atomically"]
+
+_LARGEST = 1 << 31
+"""Bytes: what protobuf can put into one file."""
+
+
+def check_file_output(path: Path, *, sources: Iterable[Path | None] = ()) -> None:
+    """Refuse early what cannot or must not be written.
+
+    Raises:
+        InputError: `path` is a folder or one of `sources`, lies inside one of them, or its parent is missing.
+    """
+    target = path.resolve()
+    for source in sources:
+        if source is None:
+            continue
+        resolved = source.resolve()
+        if target == resolved:
+            raise InputError(f"{path}: is the source itself, which is never modified; choose another output")
+        if resolved.is_dir() and resolved in target.parents:
+            raise InputError(f"{path}: lies inside the source {source}, which is never modified; choose another output")
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file to write, got a folder; give a file name in it")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside `path`, then rename.
+
+    Raises:
+        InputError: the disk is full or the folder not writable; nothing is left behind.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); nothing was left behind") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def serialised(model: onnx.ModelProto, name: str) -> bytes:
+    """The bytes of one self-contained ONNX file.
+
+    Raises:
+        InputError: the model is larger than one file can be (2 GiB).
+    """
+    too_large = f"{name}: larger than the 2 GiB one ONNX file can hold; export a smaller model or with fp16"
+    try:
+        if model.ByteSize() >= _LARGEST:
+            raise InputError(too_large)
+        return bytes(model.SerializeToString())
+    except (EncodeError, ValueError) as error:
+        raise InputError(too_large) from error

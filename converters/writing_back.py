@@ -1,0 +1,214 @@
+"""Put trained tensors into the ONNX graph they came from; everything else stays byte for byte.
+
+The way back that meets no exporter: nodes, names, metadata and untouched weights are those of the source, so the
+trained model runs wherever the source ran, as fast. Restored BatchNorms are folded on a copy first. A weight that
+did not change keeps its encoding; an untrained round trip gives back the same bytes.
+
+Exporters merge weights that happen to be equal. Where such copies were trained apart, each use gets an initializer
+of its own; this is the only case in which a node's input is renamed.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+from torch import fx
+
+from ..errors import InputError
+from .atomic_file import check_file_output, serialised, write_atomically
+from .conversion import onnx_to_torch
+from .fold import fold_batchnorm
+from .loading import load_onnx, parse_model
+from .record import ConversionRecord, ParameterSource, record_of
+from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
+
+__all__ = ["write_back"]
+
+
+def write_back(
+    module: fx.GraphModule, source: onnx.ModelProto | ir.Model | str | Path, output: str | Path | None = None
+) -> onnx.ModelProto:
+    """The source model with the tensors of `module`; also written to `output` when that is given.
+
+    Neither `module` nor `source` is changed.
+
+    Raises:
+        InputError: `source` is another model, `module` has parts that the source graph has no place for, or `output`
+            is the source file.
+    """
+    path = Path(source) if isinstance(source, str | Path) else None
+    if output is not None:
+        check_file_output(Path(output), sources=[path])
+    record = record_of(module)
+    _check_source(record, path)
+    proto = _own_copy(source)
+    tensors = _folded_tensors(module, record)
+    _write(proto, record, tensors)
+    if output is not None:
+        write_atomically(Path(output), serialised(proto, str(output)))
+    return proto
+
+
+def _check_source(record: ConversionRecord, path: Path | None) -> None:
+    if path is None or record.sha256 is None:
+        return
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    if digest is not None and digest != record.sha256:
+        raise InputError(
+            f"{path}: is not the file this module was converted from ({record.source}, sha256 "
+            f"{record.sha256[:12]}..., this one {digest[:12]}...); give the original file"
+        )
+
+
+def _own_copy(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:
+    """The source as a proto with all weights inside, which may be edited."""
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        return proto
+    if isinstance(source, ir.Model):
+        return ir.to_proto(source)
+    load_onnx(source)  # refuses external data outside the file's folder, and everything else that is wrong
+    proto = parse_model(Path(source))
+    onnx.load_external_data_for_model(proto, str(Path(source).parent))
+    return proto
+
+
+def _folded_tensors(module: fx.GraphModule, record: ConversionRecord) -> dict[str, torch.Tensor]:
+    """Parameters and buffers of `module` by path, restored BatchNorms folded into their layers."""
+    restored = {entry.module for entry in record.restored}
+    if restored:
+        module = copy.deepcopy(module).eval()
+        kept = fold_batchnorm(module, only=restored).kept
+        if kept:
+            reasons = "; ".join(f"{entry.batchnorm!r}: {entry.reason}" for entry in kept[:3])
+            raise InputError(f"{record.source}: restored BatchNorms cannot be folded ({reasons}); export it anew")
+    tensors = module.state_dict()
+    missing = [name for name in record.parameters if name not in tensors]
+    if missing:
+        raise InputError(
+            f"{record.source}: the module no longer has {missing[0]!r} (and {len(missing) - 1} more), so its "
+            "topology is not the source's; export it anew"
+        )
+    added = [name for name, _ in module.named_parameters() if name not in record.parameters]
+    if added:
+        raise InputError(
+            f"{record.source}: the source graph has no place for {added[0]!r} (and {len(added) - 1} more); "
+            "remove the layers that were added for training, or export it anew"
+        )
+    return {name: tensors[name].detach().cpu() for name in record.parameters}
+
+
+def _write(proto: onnx.ModelProto, record: ConversionRecord, tensors: Mapping[str, torch.Tensor]) -> None:
+    stored = dict(weight_tensors(proto.graph))
+    origins = _origins(proto.graph, stored)
+    computed = {name: source for name, source in record.parameters.items() if source.value not in origins}
+    if computed:
+        _refuse_changed(proto, record, computed, tensors)
+    mapped = [(name, source) for name, source in record.parameters.items() if name not in computed]
+    written: dict[str, bytes] = {}
+    # Weights themselves first, then what Identity nodes call them.
+    for name, source in sorted(mapped, key=lambda entry: origins[entry[1].value] != entry[1].value):
+        origin = origins[source.value]
+        target = stored[origin]
+        data = _source_bytes(tensors[name], source, target, name)
+        before = written.get(origin, _current_bytes(target))
+        if source.value == origin and origin not in written:
+            if data != before:
+                _replace_data(target, data)
+            written[origin] = data
+        elif data != before:
+            _give_own_initializer(proto, record, name, source.value, target, data)
+
+
+def _origins(graph: onnx.GraphProto, stored: Mapping[str, onnx.TensorProto]) -> dict[str, str]:
+    """The stored weight behind every name of it: its own, and those Identity nodes give it."""
+    origins = {name: name for name in stored}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in origins:
+            origins[node.output[0]] = origins[node.input[0]]
+    return origins
+
+
+def _source_bytes(tensor: torch.Tensor, source: ParameterSource, target: onnx.TensorProto, parameter: str) -> bytes:
+    """The little-endian bytes of a parameter as its source tensor has them."""
+    dims = tuple(target.dims)
+    if tensor.numel() != int(np.prod(dims, dtype=np.int64)):
+        raise InputError(
+            f"weight '{source.value}': expected shape {list(dims)}, got {list(tensor.shape)} from {parameter!r}; "
+            "the checkpoint is of another architecture"
+        )
+    weight = inverse_transform(tensor, source, dims)
+    dtype = ir.DataType(target.data_type)
+    converted = TorchTensor(weight.contiguous())
+    if converted.dtype != dtype:
+        raise InputError(f"weight '{source.value}': expected {dtype.name}, got {converted.dtype.name}")
+    if tuple(weight.shape) != dims:
+        raise InputError(f"weight '{source.value}': expected shape {list(dims)}, got {list(weight.shape)}")
+    return converted.tobytes()
+
+
+def _current_bytes(tensor: onnx.TensorProto) -> bytes:
+    return tensor.raw_data if tensor.HasField("raw_data") else ir.serde.deserialize_tensor(tensor).tobytes()
+
+
+def _replace_data(tensor: onnx.TensorProto, data: bytes) -> None:
+    for field in DATA_FIELDS:
+        tensor.ClearField(field)
+    tensor.raw_data = data
+
+
+def _give_own_initializer(
+    proto: onnx.ModelProto,
+    record: ConversionRecord,
+    parameter: str,
+    value: str,
+    merged: onnx.TensorProto,
+    data: bytes,
+) -> None:
+    """Part one use of a merged weight from the others: a new initializer, read where `value` was read.
+
+    Where `value` is the shared weight itself, only by the parameter's own nodes.
+    """
+    own = proto.graph.initializer.add(name=f"{value}.{parameter}", data_type=merged.data_type)
+    own.dims.extend(merged.dims)
+    own.raw_data = data
+    owner = parameter.rpartition(".")[0]
+    readers = {*record.nodes.get(owner, ()), *record.nodes.get(parameter, ())} if value == merged.name else None
+    renamed = 0
+    for node in proto.graph.node:
+        if readers is not None and node.name not in readers:
+            continue
+        for index, name in enumerate(node.input):
+            if name == value:
+                node.input[index] = own.name
+                renamed += 1
+    if not renamed:
+        raise InputError(
+            f"{record.source}: weight '{merged.name}' is shared, its copy {parameter!r} was trained to other values, "
+            "and the node that reads it was not found; export it anew"
+        )
+
+
+def _refuse_changed(
+    proto: onnx.ModelProto,
+    record: ConversionRecord,
+    computed: Mapping[str, ParameterSource],
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    """Weights that nodes of the source compute cannot be written; they may only be what they were."""
+    original = onnx_to_torch(proto).state_dict()
+    for name, source in computed.items():
+        if name not in original or not torch.equal(original[name], tensors[name]):
+            raise InputError(
+                f"{record.source}: weight '{source.value}' is computed by a node of the source graph, so the trained "
+                f"{name!r} has no place in it; export it anew"
+            )
