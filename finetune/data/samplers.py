@@ -116,7 +116,7 @@ def _cut_into_groups(
         if cameras is not None:
             images = _deal_by_camera(images, cameras[images])
         missing = -len(images) % size
-        groups.append(np.concatenate([images, rng.choice(images, missing)]).reshape(-1, size))
+        groups.append(np.concatenate([images, np.resize(images, missing)]).reshape(-1, size))
     return groups
 
 

@@ -1,0 +1,141 @@
+"""Readers and generators: labels, cameras, what is left out, and messages for what cannot be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rtool.errors import DataError, InputError
+from rtool.finetune.data.decoding import first_images, read_pixels
+from rtool.finetune.data.sources import open_dataset
+from rtool.finetune.data.splits import query_and_gallery, split_by_identity
+
+
+def picture(path: Path, value: int = 128) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 12), (value, value, value)).save(path)
+
+
+def as_array(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB").resize((4, 6)))
+
+
+@pytest.fixture
+def market(tmp_path):
+    for name in ("0002_c1s1_000001_01", "0002_c2s1_000002_01", "0007_c3s1_000001_01", "-1_c1s1_000009_01"):
+        picture(tmp_path / "bounding_box_train" / f"{name}.jpg")
+    for name in ("0003_c1s1_000001_00", "0005_c2s1_000001_00"):
+        picture(tmp_path / "query" / f"{name}.jpg")
+    for name in ("0003_c2s1_000001_01", "0005_c6s1_000001_01", "0000_c1s1_000001_01", "-1_c1s1_000001_01"):
+        picture(tmp_path / "bounding_box_test" / f"{name}.jpg")
+    return tmp_path
+
+
+def test_image_folder_numbers_identities_in_natural_order(tmp_path):
+    for identity in ("s1", "s2", "s10"):
+        for k in (1, 2, 10):
+            picture(tmp_path / identity / f"{k}.pgm")
+    dataset = open_dataset(tmp_path)
+    assert dataset.names[:3] == ("s1/1.pgm", "s1/2.pgm", "s1/10.pgm")
+    assert dataset.names[-1] == "s10/10.pgm"
+    assert dataset.identities.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert (dataset.cameras == -1).all()
+
+
+def test_converted_copies_beside_their_original_are_left_out_and_reported(tmp_path):
+    for identity in ("a", "b"):
+        picture(tmp_path / identity / "1.pgm")
+        picture(tmp_path / identity / "1.pgm.png")
+        picture(tmp_path / identity / "2.png")
+    dataset = open_dataset(tmp_path)
+    assert dataset.names == ("a/1.pgm", "a/2.png", "b/1.pgm", "b/2.png")
+    assert dataset.notes == ("2 converted copies left out, such as a/1.pgm.png",)
+
+
+def test_market1501_drops_junk_and_keeps_distractors(market):
+    train = open_dataset(market)
+    assert (len(train), train.identity_count) == (3, 2)
+    assert train.cameras.tolist() == [1, 2, 3]
+    test = open_dataset(market, "test")
+    assert len(test) == 5
+    assert test.is_query.tolist() == [True, True, False, False, False]
+    assert test.identities[0] == test.identities[3]  # 0003: query c1, gallery c2
+    query, gallery = query_and_gallery(test)
+    assert (query.tolist(), gallery.tolist()) == ([0, 1], [2, 3, 4])
+
+
+def test_a_folder_with_one_identity_is_refused(tmp_path):
+    picture(tmp_path / "only" / "1.png")
+    with pytest.raises(DataError, match=r"one identity \(only\)"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("/no/such/folder", "no such folder"),
+        ("synthetic-people:identitys=3", "did you mean identities"),
+        ("synthetic-people:identities=many", "identities must be int, got 'many'"),
+        ("synthetic-faces:size=64", "size must be HEIGHTxWIDTH"),
+    ],
+)
+def test_a_wrong_spec_says_what_would_be_right(spec, message):
+    with pytest.raises(InputError, match=message):
+        open_dataset(spec)
+
+
+def test_an_unreadable_image_is_skipped_and_named(tmp_path):
+    for k in range(150):
+        picture(tmp_path / f"p{k % 2}" / f"{k:03d}.png")
+    (tmp_path / "p0" / "000.png").write_bytes(b"<html>not an image</html>")
+    read = read_pixels(open_dataset(tmp_path), as_array)
+    assert read.unreadable == ("p0/000.png",)
+    assert len(read.values) == len(read.dataset) == 149
+    assert first_images(open_dataset(tmp_path), 2)[0].size == (8, 12)
+
+
+def test_over_one_percent_unreadable_stops_and_names_them(tmp_path):
+    for k in range(20):
+        picture(tmp_path / f"p{k % 2}" / f"{k:03d}.png")
+    (tmp_path / "p1" / "003.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 20 images cannot be read \(p1/003.png\)"):
+        read_pixels(open_dataset(tmp_path), as_array)
+
+
+def test_split_keeps_identities_apart_and_depends_on_the_seed_alone():
+    dataset = open_dataset("synthetic-faces:identities=10,images=2,size=16x16")
+    train, held = split_by_identity(dataset, 0.3, seed=4)
+    owners = [{name.split("_")[0] for name in part.names} for part in (train, held)]
+    assert (len(owners[0]), len(owners[1]), len(owners[0] & owners[1])) == (7, 3, 0)
+    assert split_by_identity(dataset, 0.3, seed=4)[1].names == held.names
+    assert split_by_identity(dataset, 0.3, seed=5)[1].names != held.names
+    with pytest.raises(DataError, match="holdout"):
+        split_by_identity(dataset, 0.05, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["people", "faces"])
+def test_synthetic_images_depend_on_their_seed_alone(kind):
+    spec = f"synthetic-{kind}:identities=4,images=3,size=32x16,seed="
+    first, again, other = (open_dataset(spec + seed).images.pixels for seed in ("1", "1", "2"))
+    assert (first == again).all()
+    assert (first != other).mean() > 0.5
+
+
+def test_camera_sets_change_the_pictures_and_not_the_people():
+    spec = "synthetic-people:identities=6,images=4,seed=3,cameras="
+    home, away = open_dataset(spec + "0"), open_dataset(spec + "1")
+    assert (home.identities == away.identities).all()
+    assert (home.cameras == away.cameras).all()
+    assert np.abs(home.images.pixels.astype(int) - away.images.pixels).mean() > 15
+
+
+def test_raw_pixels_of_synthetic_people_do_not_tell_them_apart():
+    from rtool.finetune.evaluation import evaluate_embeddings
+
+    dataset = open_dataset("synthetic-people:identities=30,images=8,seed=5,cameras=0,size=64x32")
+    result = evaluate_embeddings(
+        lambda pixels: pixels.reshape(len(pixels), -1).astype("f4") - 120, dataset, resize=np.asarray
+    )
+    assert result.protocol == "retrieval"
+    assert result.mAP < 0.35

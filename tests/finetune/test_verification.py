@@ -1,0 +1,58 @@
+"""10-fold accuracy and TAR@FAR against the protocol written out with loops."""
+
+import numpy as np
+import pytest
+
+from rtool.errors import DataError
+from rtool.finetune.data.splits import draw_pairs
+from rtool.finetune.verification import fold_accuracies, measure_verification, true_accept_rate
+
+
+def accuracies_by_the_protocol(distances, same):
+    from sklearn.model_selection import KFold
+
+    result = []
+    for train, test in KFold(10, shuffle=False).split(distances):
+        best_accuracy, best = -1.0, 0.0
+        for threshold in np.arange(0, 4, 0.01):
+            accuracy = np.mean((distances[train] < threshold) == same[train])
+            if accuracy > best_accuracy:
+                best_accuracy, best = accuracy, threshold
+        result.append(np.mean((distances[test] < best) == same[test]))
+    return np.array(result)
+
+
+def test_fold_accuracies_agree_with_the_protocol_written_out():
+    rng = np.random.default_rng(1)
+    same = np.arange(203) % 2 == 0
+    distances = np.where(same, rng.uniform(0, 1.6, 203), rng.uniform(0.8, 3.5, 203)).astype("f4")
+    np.testing.assert_allclose(fold_accuracies(distances, same), accuracies_by_the_protocol(distances, same))
+
+
+def test_tar_is_the_highest_whose_far_does_not_exceed_the_target():
+    scores = np.array([0.9, 0.8, 0.7, 0.3, 0.95, 0.75, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
+    same = np.arange(14) < 4
+    # different pairs sorted: .95 .75 .2 .1 ...; 10 % of 10 lets one through, so the threshold may fall to just above .75
+    assert true_accept_rate(scores, same, 0.1) == pytest.approx(2 / 4)
+    assert true_accept_rate(scores, same, 0.2) == pytest.approx(4 / 4)
+    assert true_accept_rate(scores, same, 0.0) == pytest.approx(0 / 4)
+
+
+def test_a_perfect_embedding_scores_one_everywhere():
+    identities = np.repeat(np.arange(12), 4)
+    embeddings = np.eye(12, dtype="f4")[identities]
+    result = measure_verification(embeddings, identities, draw_pairs(identities))
+    assert (result.accuracy, result.tar_at_far_1e2, result.rank1) == (1.0, 1.0, 1.0)
+
+
+def test_drawn_pairs_are_balanced_in_every_fold_and_labelled_right():
+    identities = np.repeat(np.arange(15), 4)
+    pairs = draw_pairs(identities)
+    assert (pairs[:, 2] == (identities[pairs[:, 0]] == identities[pairs[:, 1]])).all()
+    assert [fold[:, 2].mean() for fold in np.array_split(pairs, 10)] == [0.5] * 10
+    assert (draw_pairs(identities) == pairs).all()
+
+
+def test_too_few_pairs_for_the_folds_are_an_error():
+    with pytest.raises(DataError, match="folds"):
+        draw_pairs(np.array([0, 0, 1, 1]))
