@@ -34,7 +34,10 @@ Array = NDArray[Any]
 
 _NATIVE = frozenset(
     getattr(onnx.TensorProto, name)
-    for name in "FLOAT DOUBLE FLOAT16 INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 BOOL COMPLEX64 COMPLEX128".split()
+    for name in (
+        *("FLOAT16", "FLOAT", "DOUBLE", "COMPLEX64", "COMPLEX128", "BOOL"),
+        *(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),
+    )
 )
 
 
@@ -63,8 +66,7 @@ class Case:
     def is_native(self) -> bool:
         """Whether every input and output has an element type NumPy itself has."""
         return all(
-            value.type.tensor_type.elem_type in _NATIVE
-            for value in (*self.model.graph.input, *self.model.graph.output)
+            value.type.tensor_type.elem_type in _NATIVE for value in (*self.model.graph.input, *self.model.graph.output)
         )
 
 
@@ -136,8 +138,7 @@ def with_initializers(case: Case) -> Case | None:
 def _is_plain(model: onnx.ModelProto) -> bool:
     values = (*model.graph.input, *model.graph.output)
     return all(
-        value.type.WhichOneof("value") == "tensor_type"
-        and value.type.tensor_type.elem_type != onnx.TensorProto.STRING
+        value.type.WhichOneof("value") == "tensor_type" and value.type.tensor_type.elem_type != onnx.TensorProto.STRING
         for value in values
     )
 
@@ -168,8 +169,7 @@ def _case_by_onnxruntime(name: str, model: onnx.ModelProto) -> Case:
     inputs = {}
     for value in session.get_inputs():
         shape = [
-            dim if isinstance(dim, int) else usual
-            for dim, usual in zip(value.shape, (2, 3, 64, 64), strict=False)
+            dim if isinstance(dim, int) else usual for dim, usual in zip(value.shape, (2, 3, 64, 64), strict=False)
         ]
         inputs[value.name] = generator.random(shape, dtype=np.float32)
     outputs = session.run(None, inputs)

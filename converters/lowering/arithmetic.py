@@ -9,9 +9,19 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..exact.unsigned import (
+    unsigned_add,
+    unsigned_div,
+    unsigned_greater,
+    unsigned_maximum,
+    unsigned_minimum,
+    unsigned_mul,
+    unsigned_remainder,
+    unsigned_sub,
+)
 from .operation import Lowered, Op
 from .registry import lowers
-from .values import Integers
+from .values import Integers, without_kernels
 
 __all__: list[str] = []
 
@@ -53,25 +63,29 @@ def _is_nonnegative(item: int | fx.Node) -> bool:
     return item.target == "size" or bool(item.meta.get(_NONNEGATIVE))
 
 
+def _computed(op: Op, function: Callable[..., Any], unsigned: Callable[..., Any]) -> Lowered:
+    if without_kernels(op.dtype(0)):
+        return op.call(unsigned, op.x(0), op.x(1))
+    known = _on_numbers(op, function)
+    return known if known is not None else op.call(function, op.operand(0), op.operand(1))
+
+
 @lowers("Add", since=7, seen=14)
 def add(op: Op) -> Lowered:
     """Sum."""
-    known = _on_numbers(op, operator.add)
-    return known if known is not None else op.call(operator.add, op.operand(0), op.operand(1))
+    return _computed(op, operator.add, unsigned_add)
 
 
 @lowers("Sub", since=7, seen=14)
 def sub(op: Op) -> Lowered:
     """Difference."""
-    known = _on_numbers(op, operator.sub)
-    return known if known is not None else op.call(operator.sub, op.operand(0), op.operand(1))
+    return _computed(op, operator.sub, unsigned_sub)
 
 
 @lowers("Mul", since=7, seen=14)
 def mul(op: Op) -> Lowered:
     """Product."""
-    known = _on_numbers(op, operator.mul)
-    return known if known is not None else op.call(operator.mul, op.operand(0), op.operand(1))
+    return _computed(op, operator.mul, unsigned_mul)
 
 
 @lowers("Div", since=7, seen=14)
@@ -79,6 +93,8 @@ def div(op: Op) -> Lowered:
     """Quotient; integers are truncated towards zero."""
     if op.is_float(0):
         return op.call(operator.truediv, op.operand(0), op.operand(1))
+    if without_kernels(op.dtype(0)):
+        return op.call(unsigned_div, op.x(0), op.x(1))
     left, right = op.known(0), op.known(1)
     if left and right and all(_is_nonnegative(item) for item in (*left.items, *right.items)):
         known = _on_numbers(op, operator.floordiv)
@@ -106,19 +122,33 @@ def _reduce_pairwise(op: Op, function: Callable[..., Any]) -> fx.Node:
 @lowers("Min", since=8, seen=13)
 def minimum(op: Op) -> Lowered:
     """Smallest of all inputs."""
-    return _reduce_pairwise(op, torch.minimum)
+    return _reduce_pairwise(op, unsigned_minimum if without_kernels(op.dtype(0)) else torch.minimum)
 
 
 @lowers("Max", since=8, seen=13)
 def maximum(op: Op) -> Lowered:
     """Largest of all inputs."""
-    return _reduce_pairwise(op, torch.maximum)
+    return _reduce_pairwise(op, unsigned_maximum if without_kernels(op.dtype(0)) else torch.maximum)
 
 
 @lowers("Sum", since=8, seen=13)
 def sum_(op: Op) -> Lowered:
     """Sum of all inputs."""
     return _reduce_pairwise(op, operator.add)
+
+
+@lowers("Mean", since=8, seen=13)
+def mean(op: Op) -> Lowered:
+    """Mean of all inputs."""
+    return op.call(operator.truediv, _reduce_pairwise(op, operator.add), op.count)
+
+
+@lowers("Mod", since=10, seen=28)
+def mod(op: Op) -> Lowered:
+    """Remainder with the divisor's sign, or with the dividend's when `fmod`."""
+    if without_kernels(op.dtype(0)):
+        return op.call(unsigned_remainder, op.x(0), op.x(1))
+    return op.call(torch.fmod if op.attr_int("fmod", 0) else torch.remainder, op.x(0), op.operand(1))
 
 
 @lowers("Where", since=9, seen=16)
@@ -136,12 +166,16 @@ def equal(op: Op) -> Lowered:
 @lowers("Greater", since=7, seen=13)
 def greater(op: Op) -> Lowered:
     """Element-wise comparison."""
+    if without_kernels(op.dtype(0)):
+        return op.call(unsigned_greater, op.x(0), op.x(1))
     return op.call(torch.gt, op.x(0), op.operand(1))
 
 
 @lowers("Less", since=7, seen=13)
 def less(op: Op) -> Lowered:
     """Element-wise comparison."""
+    if without_kernels(op.dtype(0)):
+        return op.call(unsigned_greater, op.x(1), op.x(0))
     return op.call(torch.lt, op.x(0), op.operand(1))
 
 

@@ -9,13 +9,21 @@ __all__ = ["FAMILIES", "load"]
 FAMILIES = (
     "activations",
     "arithmetic",
+    "attention",
     "convolutions",
     "indexing",
+    "counting",
+    "gates",
     "linear",
+    "logic",
     "normalisations",
+    "padding",
     "pooling",
+    "quantisation",
     "reductions",
     "reshaping",
+    "resizing",
+    "selecting",
     "types",
 )
 """Modules of this folder; each registers the operators of one family."""

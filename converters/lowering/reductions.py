@@ -8,6 +8,15 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..exact.reductions import (
+    largest,
+    log_sum,
+    log_sum_exp,
+    product,
+    smallest,
+    sum_of_magnitudes,
+    sum_of_squares,
+)
 from .operation import Lowered, Op
 from .registry import lowers
 
@@ -23,6 +32,8 @@ def _axes(op: Op) -> Sequence[int | fx.Node] | fx.Node | None:
 
 
 def _reduce(op: Op, function: Callable[..., Any]) -> Lowered:
+    if 0 in (op.shape(0) or ()):
+        function = _ON_NOTHING.get(op.type, function)
     axes = _axes(op)
     keep = bool(op.attr_int("keepdims", 1))
     if axes == []:
@@ -37,8 +48,15 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "ReduceSum": (torch.sum, 13),
     "ReduceMax": (torch.amax, 20),
     "ReduceMin": (torch.amin, 20),
+    "ReduceL1": (sum_of_magnitudes, 18),
     "ReduceL2": (torch.linalg.vector_norm, 18),
+    "ReduceLogSum": (log_sum, 28),
+    "ReduceLogSumExp": (log_sum_exp, 28),
+    "ReduceProd": (product, 18),
+    "ReduceSumSquare": (sum_of_squares, 18),
 }
+_ON_NOTHING: dict[str, Callable[..., Any]] = {"ReduceMax": largest, "ReduceMin": smallest}
+"""What to call when a reduced axis may have no entries, which torch refuses."""
 
 
 def _register(operator: str, function: Callable[..., Any], seen: int) -> None:

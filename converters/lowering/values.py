@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-__all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor"]
+__all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor", "without_kernels"]
 
 Dim = int | str | None
 """A dimension: a number, a symbol that equals itself wherever it appears, or unknown."""
@@ -108,3 +108,8 @@ def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
         target = result if bits is None else result.view(torch.int16 if bits is np.int16 else torch.uint8)
         np.copyto(target.numpy(), source if bits is None else source.view(bits))
     return result
+
+
+def without_kernels(dtype: ir.DataType) -> bool:
+    """Whether torch stores this element type but cannot calculate with it."""
+    return dtype in (ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64)

@@ -1,0 +1,58 @@
+"""Padding that repeats, mirrors or wraps around any axis by any amount, and centred cropping.
+
+Imports only torch: its source is copied into generated model files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["center_crop_pad", "pad_axes", "pad_from_content"]
+
+
+def pad_from_content(x: Tensor, axes: Sequence[int], pads: Sequence[int], mode: str) -> Tensor:
+    """Extend `axes` by copies of `x`; `pads` has all begins before all ends, negative ones crop.
+
+    `mode` is "edge", "reflect" (the edge itself is not repeated) or "wrap".
+    """
+    for position, axis in enumerate(axes):
+        begin, end, size = pads[position], pads[len(axes) + position], x.size(axis)
+        if begin == 0 and end == 0:
+            continue
+        where = torch.arange(-begin, size + end, device=x.device)
+        if mode == "edge":
+            where = where.clamp(0, size - 1)
+        elif mode == "wrap":
+            where = where % size
+        else:
+            period = max(2 * (size - 1), 1)
+            where = where % period
+            where = torch.where(where >= size, period - where, where)
+        x = x.index_select(axis, where)
+    return x
+
+
+def pad_axes(x: Tensor, axes: Sequence[int], pads: Sequence[int], mode: str, value: float) -> Tensor:
+    """Extend axes that are known only at run time; `mode` is also "constant"."""
+    if mode != "constant":
+        return pad_from_content(x, axes, pads, mode)
+    ordered = [0] * (2 * x.dim())
+    for position, axis in enumerate(axes):
+        place = 2 * (x.dim() - 1 - axis % x.dim())
+        ordered[place], ordered[place + 1] = pads[position], pads[len(axes) + position]
+    return F.pad(x, ordered, value=value)
+
+
+def center_crop_pad(x: Tensor, axes: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Crop or zero-pad `axes` around their middle to `sizes`."""
+    pads = [0] * (2 * x.dim())
+    for axis, size in zip(axes, sizes):  # noqa: B905
+        missing = size - x.size(axis)
+        first = missing // 2 if missing >= 0 else -(-missing // 2)
+        place = 2 * (x.dim() - 1 - axis)
+        pads[place], pads[place + 1] = first, missing - first
+    return F.pad(x, pads)

@@ -1,0 +1,113 @@
+"""Arithmetic on unsigned integers of 16, 32 and 64 bits, for which torch stores tensors but has no kernels.
+
+Narrow types are computed in int64 and wrapped back; uint64 is reinterpreted as int64, whose sums, differences and
+products have the same bits. Overflow wraps, as ONNX and NumPy have it.
+
+Imports only torch: its source is copied into generated model files.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "unsigned_add",
+    "unsigned_div",
+    "unsigned_greater",
+    "unsigned_greater_equal",
+    "unsigned_invert",
+    "unsigned_maximum",
+    "unsigned_minimum",
+    "unsigned_mul",
+    "unsigned_remainder",
+    "unsigned_shift_left",
+    "unsigned_shift_right",
+    "unsigned_sub",
+]
+
+_TOP_BIT = -(2**63)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The same bits (uint64) or the same value (narrower) in int64."""
+    return x.view(torch.int64) if x.dtype == torch.uint64 else x.to(torch.int64)
+
+
+def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.view(torch.uint64) if dtype == torch.uint64 else x.to(dtype)
+
+
+def _ordered(x: Tensor) -> Tensor:
+    """Int64 numbers that compare as the unsigned ones do."""
+    return x.view(torch.int64) ^ _TOP_BIT if x.dtype == torch.uint64 else x.to(torch.int64)
+
+
+def unsigned_add(a: Tensor, b: Tensor) -> Tensor:
+    """Sum, wrapped."""
+    return _narrow(_wide(a) + _wide(b), a.dtype)
+
+
+def unsigned_sub(a: Tensor, b: Tensor) -> Tensor:
+    """Difference, wrapped."""
+    return _narrow(_wide(a) - _wide(b), a.dtype)
+
+
+def unsigned_mul(a: Tensor, b: Tensor) -> Tensor:
+    """Product, wrapped."""
+    return _narrow(_wide(a) * _wide(b), a.dtype)
+
+
+def unsigned_greater(a: Tensor, b: Tensor) -> Tensor:
+    """Whether a > b."""
+    return _ordered(a) > _ordered(b)
+
+
+def unsigned_greater_equal(a: Tensor, b: Tensor) -> Tensor:
+    """Whether a >= b."""
+    return _ordered(a) >= _ordered(b)
+
+
+def unsigned_maximum(a: Tensor, b: Tensor) -> Tensor:
+    """The larger of two."""
+    return torch.where(_ordered(a) >= _ordered(b), a, b)
+
+
+def unsigned_minimum(a: Tensor, b: Tensor) -> Tensor:
+    """The smaller of two."""
+    return torch.where(_ordered(a) >= _ordered(b), b, a)
+
+
+def unsigned_div(a: Tensor, b: Tensor) -> Tensor:
+    """Quotient, rounded down."""
+    wide_a, wide_b = _wide(a), _wide(b)
+    if a.dtype != torch.uint64:
+        return _narrow(torch.div(wide_a, wide_b, rounding_mode="trunc"), a.dtype)
+    # A signed division of half the dividend gives the quotient but for its last bit.
+    half = torch.div((wide_a >> 1) & ~_TOP_BIT, wide_b, rounding_mode="trunc") << 1
+    rest = wide_a - half * wide_b
+    small = half + ((rest ^ _TOP_BIT) >= (wide_b ^ _TOP_BIT)).to(torch.int64)
+    large = (_ordered(a) >= _ordered(b)).to(torch.int64)
+    return _narrow(torch.where(wide_b < 0, large, small), a.dtype)
+
+
+def unsigned_remainder(a: Tensor, b: Tensor) -> Tensor:
+    """What division leaves."""
+    return _narrow(_wide(a) - _wide(unsigned_div(a, b)) * _wide(b), a.dtype)
+
+
+def unsigned_invert(a: Tensor) -> Tensor:
+    """Every bit flipped."""
+    return _narrow(~_wide(a), a.dtype)
+
+
+def unsigned_shift_left(a: Tensor, b: Tensor) -> Tensor:
+    """Bits moved up, zeros moved in."""
+    return _narrow(_wide(a) << _wide(b), a.dtype)
+
+
+def unsigned_shift_right(a: Tensor, b: Tensor) -> Tensor:
+    """Bits moved down, zeros moved in."""
+    wide_a, wide_b = _wide(a), _wide(b)
+    shifted = ((wide_a >> 1) & ~_TOP_BIT) >> (wide_b - 1).clamp(min=0)
+    return _narrow(torch.where(wide_b == 0, wide_a, shifted), a.dtype)
