@@ -24,6 +24,7 @@ from .pytriton_wheel import TRITON_VERSION, fetch_wheel, unpacked_folder
 __all__ = ["Triton", "compose_backends", "find_triton", "triton_status"]
 
 _CONTAINER = "serve the repository with a 25.09+ container (`rtool serve --container`)"
+_OURS = Path(__file__).parent / "backends"
 _SYSTEM_BACKENDS = Path("/opt/tritonserver/backends")
 
 
@@ -92,7 +93,8 @@ def compose_backends(triton: Triton, folder: Path) -> Path:
         shutil.copytree(server / "backends/python", python)
         shutil.copy2(_stub(server), python)
         onnxruntime.mkdir()
-        shutil.copyfile(Path(__file__).parent / "backends/onnxruntime_backend.py", onnxruntime / "model.py")
+        shutil.copyfile(_OURS / "onnxruntime_backend.py", onnxruntime / "model.py")
+        shutil.copyfile(_OURS / "triton_tensors.py", onnxruntime / "triton_tensors.py")
     except OSError as error:
         raise PlatformError(
             f"{triton.root}: the unpacked Triton is incomplete ({error}); delete this folder and try again"

@@ -25,7 +25,7 @@ from typing import Any
 from ..errors import InputError
 from .locking import exclusive
 from .manifest import manifest_text
-from .repository import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, ModelFolder
+from .repository import CONFIG_FILE, MANIFEST_FILE, ModelFolder
 from .warmup import WarmupFile
 
 __all__ = ["Publication", "current_texts", "publish", "publishing", "remember_configs", "replace_configs", "withdraw"]
@@ -35,12 +35,15 @@ _LOCK_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Publication:
-    """One version to publish. `configs` maps paths below the model folder to their texts, `config.pbtxt` among them."""
+    """One version to publish. `configs` maps paths below the model folder to their texts, `config.pbtxt` among them.
+
+    `files` maps names in the version folder to what is copied there, `digests` some of them to their sha256.
+    """
 
     folder: ModelFolder
     version: int
-    model: Path
-    sha256: str
+    files: Mapping[str, Path]
+    digests: Mapping[str, str]
     configs: Mapping[str, str]
     warmup: Sequence[WarmupFile]
     manifest: Mapping[str, Any]
@@ -108,11 +111,12 @@ def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | Non
 def _stage_version(publication: Publication, staged: ModelFolder) -> None:
     target = staged.version_path(publication.version)
     target.mkdir(parents=True)
-    shutil.copyfile(publication.model, target / MODEL_FILE)
-    with (target / MODEL_FILE).open("rb") as file:
-        copied = hashlib.file_digest(file, "sha256").hexdigest()
-    if copied != publication.sha256:
-        raise InputError(f"{publication.model}: changed while it was being published; try again when it is finished")
+    for name, source in publication.files.items():
+        shutil.copyfile(source, target / name)
+    for name, digest in publication.digests.items():
+        with (target / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise InputError(f"{publication.files[name]}: changed while it was being published; try again later")
     (target / MANIFEST_FILE).write_text(manifest_text(publication.manifest))
 
 

@@ -22,7 +22,7 @@ from .graph_signature import GraphSignature, read_signature
 from .manifest import make_manifest
 from .model_config import Device, ServingSettings, parse_config, read_config, served_versions
 from .publication import Publication, publish, publishing, remember_configs, replace_configs, withdraw
-from .repository import CONFIG_FILE, ModelFolder, check_model_name
+from .repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
 from .warmup import example_array, read_examples, warmup_files
 
 __all__ = ["DeployResult", "deploy", "rollback"]
@@ -89,7 +89,16 @@ def deploy(
         manifest = _manifest(folder, version, signature, previous, provenance)
         if previous is not None:
             remember_configs(folder, previous, staging)
-        publish(Publication(folder, version, signature.path, signature.sha256, plan.texts(), files, manifest), staging)
+        publication = Publication(
+            folder,
+            version,
+            files={MODEL_FILE: signature.path},
+            digests={MODEL_FILE: signature.sha256},
+            configs=plan.texts(),
+            warmup=files,
+            manifest=manifest,
+        )
+        publish(publication, staging)
         if url is not None:
             _bring_live(url, folder, version, previous, staging)
     return DeployResult(

@@ -6,13 +6,11 @@ same repository with the C++ back end. Keys of `parameters` follow
 https://github.com/triton-inference-server/onnxruntime_backend#model-config-options; a value that cannot be honoured
 fails the load instead of being dropped.
 
-The stub of Triton 24.10 predates NumPy 2: `as_numpy()` and `Tensor(name, array)` silently give empty buffers, so all
-data crosses by DLPack. Not done: BYTES tensors, sequence batching, TensorRT, decoupled responses.
+Not done: BYTES tensors, sequence batching, TensorRT, decoupled responses.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from triton_tensors import failed, from_triton, to_triton  # type: ignore[import-not-found]  # lies beside this file
 
 __all__ = ["TritonPythonModel"]
 
@@ -70,13 +69,13 @@ class TritonPythonModel:
         inputs: dict[int, Rows] = {}
         for index, request in enumerate(requests):
             try:
-                inputs[index] = {tensor.name(): np.from_dlpack(tensor) for tensor in request.inputs()}
+                inputs[index] = {tensor.name(): from_triton(tensor) for tensor in request.inputs()}
             except Exception as error:
-                responses[index] = _failed(error)
+                responses[index] = failed(error)
         for group in self._groups(inputs):
             for index, response in self._run_group(group, inputs, requests):
                 responses[index] = response
-        return [response if response is not None else _failed("not executed") for response in responses]
+        return [response if response is not None else failed("not executed") for response in responses]
 
     def _groups(self, inputs: Mapping[int, Rows]) -> Iterable[list[int]]:
         if not self._batched:
@@ -110,7 +109,7 @@ class TritonPythonModel:
         try:
             return _answer(request, self._outputs, self._session.run(self._outputs, arrays))
         except Exception as error:
-            return _failed(error)
+            return failed(error)
 
 
 def session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
@@ -186,44 +185,5 @@ def _model_path(args: Mapping[str, str], config: Mapping[str, Any]) -> str:
 
 def _answer(request: Request, names: Sequence[str], arrays: Sequence[np.ndarray[Any, Any]]) -> Response:
     wanted = set(request.requested_output_names())
-    tensors = [_tensor(name, array) for name, array in zip(names, arrays, strict=True) if name in wanted]
+    tensors = [to_triton(name, array) for name, array in zip(names, arrays, strict=True) if name in wanted]
     return pb_utils.InferenceResponse(output_tensors=tensors)
-
-
-def _failed(error: object) -> Response:
-    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
-
-
-class _DLPackOnce:
-    """Lends an array by DLPack and keeps hold of the capsule, so that it can be marked as used afterwards."""
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self._array = array
-        self.capsule: Any = None
-
-    def __dlpack__(self, **_: Any) -> Any:
-        self.capsule = self._array.__dlpack__()
-        return self.capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        kind, device = self._array.__dlpack_device__()
-        return int(kind), int(device)
-
-
-def _tensor(name: str, array: np.ndarray[Any, Any]) -> Any:
-    """A Triton tensor that shares `array`'s memory.
-
-    The stub renames the capsule it consumed to a name NumPy does not know, whereupon NumPy complains on stderr with
-    every response; the name that the DLPack protocol demands keeps it quiet.
-    """
-    lent = _DLPackOnce(np.ascontiguousarray(array))
-    tensor = pb_utils.Tensor.from_dlpack(name, lent)
-    if lent.capsule is not None:
-        _set_capsule_name(lent.capsule, _USED)
-    return tensor
-
-
-_USED = b"used_dltensor"  # kept alive here: a capsule stores the pointer, not a copy
-_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
-_set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
-_set_capsule_name.restype = ctypes.c_int

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import rtool
 from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import model_config_pb2
 
+import rtool
 from rtool.serving import deploy, validate_repository
 from rtool.serving.config_rules import check_settings, check_warmup
 from rtool.serving.validation import placeholders, servable_models
