@@ -105,7 +105,10 @@ def latency_command(
     report = latency(models, batch=batch, rounds=rounds, warmup=warmup, threads=threads)
     if save is not None:
         save.write_text(json.dumps(to_plain(report), indent=2) + "\n")
-    table = Table("model", "p50 ms", "p95 ms", "p99 ms", "crops/s", "ratio", "95 % interval")
+    table = Table()
+    table.add_column("model", overflow="fold")
+    for heading in ("p50 ms", "p95 ms", "p99 ms", "crops/s", "ratio", "95 % interval"):
+        table.add_column(heading, no_wrap=True, justify="right")
     for row in report.rows:
         numbers = [f"{value:.2f}" for value in (row.p50, row.p95, row.p99)]
         interval = f"{row.ratio_low:.3f} .. {row.ratio_high:.3f}"

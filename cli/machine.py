@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import PlatformError
+from ..errors import GateError, PlatformError
 from .output import Output, examples, output_options
 
 __all__ = ["demo_command", "doctor_command"]
@@ -47,3 +47,5 @@ def demo_command(output: Output, folder: Path, seed: int) -> None:
 
     result = demo(folder, seed=seed, progress=lambda line: click.echo(line, err=True))
     output.emit(result.summary, tables=summary_tables(result.summary), artefact=result.report)
+    if not result.summary.passed:
+        raise GateError(f"the demo missed a tolerance or its gain; see {result.report}")

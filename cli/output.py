@@ -20,6 +20,9 @@ __all__ = ["Output", "examples", "output_options", "to_plain"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_PIPED_WIDTH = 160
+"""Columns of a table that goes into a file or another program."""
+
 
 def to_plain(value: Any) -> Any:
     """Dataclasses, paths, NumPy scalars and containers as JSON data; non-finite numbers become strings."""
@@ -61,11 +64,15 @@ class Output:
             from rich.console import Console
             from rich.table import Table
 
-            console = Console(soft_wrap=True, highlight=False)
+            console = Console(highlight=False)
+            if not console.is_terminal:
+                console.width = _PIPED_WIDTH
             if rows:
                 summary = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+                summary.add_column(no_wrap=True)
+                summary.add_column(overflow="fold")
                 for name, value in rows:
-                    summary.add_row(name, str(value), style=None)
+                    summary.add_row(name, str(value))
                 console.print(summary)
             for table in tables:
                 console.print(table)
