@@ -39,7 +39,8 @@ def check_proto(proto: onnx.ModelProto, name: str) -> None:
     """
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise InputError(f"{name}: expected an ONNX model, got a file without a graph; fetch or export it again")
-    if not any(entry.domain in _ONNX_DOMAINS for entry in proto.opset_import) and not proto.functions:
+    uses_onnx = any(node.domain in _ONNX_DOMAINS for node in proto.graph.node)
+    if uses_onnx and not any(entry.domain in _ONNX_DOMAINS for entry in proto.opset_import):
         raise InputError(f"{name}: expected an opset_import of the ONNX domain, got none; export it again")
     if not proto.graph.output:
         raise InputError(f"{name}: expected at least one graph output, got none; export it again")
