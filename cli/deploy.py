@@ -51,6 +51,7 @@ class _Batch(click.ParamType[Any]):
 @click.option("--also-serve", type=int, multiple=True, help="An older version to keep serving beside the new one.")
 @click.option("--warmup", type=click.Path(path_type=Path), help="Real inputs to warm up with: .npy, or .npz by name.")
 @click.option("--url", help="host:port (gRPC) of a running server: load there, compare, go back if it differs.")
+@click.option("--packer-for", metavar="TARGET", help="Publish a packer of single rows for a model with a baked batch.")
 @click.option("--rollback", is_flag=True, help="Serve the previous version again.")
 @click.option("--to", type=int, help="With --rollback: the version to serve.")
 @output_options
@@ -59,6 +60,7 @@ def deploy_command(
     name: str,
     repository: Path,
     url: str | None,
+    packer_for: str | None,
     rollback: bool,
     to: int | None,
     also_serve: tuple[int, ...],
@@ -72,6 +74,7 @@ def deploy_command(
     kept, hand edits included, unless one of them is given here.
     """
     from ..serving.model_config import ServingSettings
+    from ..serving.packing import deploy_packer
     from ..serving.publishing import deploy as publish
     from ..serving.publishing import rollback as take_back
 
@@ -80,8 +83,11 @@ def deploy_command(
             raise InputError(f"{model}: --rollback takes no MODEL; it serves a version that is already published")
         _report(take_back(name, repository=repository, to=to, url=url), output)
         return
-    if model is None or to is not None:
-        raise InputError("deploy: give a MODEL to publish, or --rollback (with --to, if you like)")
+    if packer_for is not None and model is None:
+        _report(deploy_packer(packer_for, name=name, repository=repository), output)
+        return
+    if model is None or to is not None or packer_for is not None:
+        raise InputError("deploy: give a MODEL to publish, or --packer-for TARGET, or --rollback (with --to)")
     given = {key: options[key] for key in ServingSettings.__dataclass_fields__ if options.get(key) is not None}
     result = publish(
         model,

@@ -13,6 +13,7 @@ _PUBLIC: dict[str, str] = {
     "TritonRunner": ".client",
     "TritonServer": ".server",
     "deploy": ".publishing",
+    "deploy_packer": ".packing",
     "find_triton": ".embedded",
     "rollback": ".publishing",
     "serve": ".foreground",

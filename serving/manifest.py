@@ -11,7 +11,7 @@ from typing import Any
 
 from .graph_signature import GraphSignature, GraphTensor
 
-__all__ = ["make_manifest", "manifest_text"]
+__all__ = ["make_manifest", "manifest_text", "packer_manifest"]
 
 _FORMAT = 1
 
@@ -45,6 +45,25 @@ def make_manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rtool": __version__,
         "provenance": dict(provenance or {}),
+    }
+
+
+def packer_manifest(
+    name: str, version: int, *, target: str, batch: int, previous: int | None, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    """The manifest of a packer version: whose rows it packs, and the digests of its files."""
+    from .. import __version__
+
+    return {
+        "format": _FORMAT,
+        "name": name,
+        "version": version,
+        "previous_version": previous,
+        "target": target,
+        "target_batch": batch,
+        "sha256": dict(digests),
+        "command": shlex.join(["rtool", "deploy", "--packer-for", target, "--name", name]),
+        "rtool": __version__,
     }
 
 

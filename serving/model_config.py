@@ -92,6 +92,30 @@ def build_config(
     return config
 
 
+def build_packer_config(
+    name: str, target: ModelConfig, *, batch: int, versions: Sequence[int], max_delay: float, instances: int
+) -> ModelConfig:
+    """The configuration of a packer for `target`: the same tensors without the batch axis, batched by Triton."""
+    config = _empty()
+    config.name = name
+    config.backend = "python"
+    config.max_batch_size = batch
+    for entry in target.input:
+        config.input.add(name=entry.name, data_type=entry.data_type, dims=entry.dims[1:])
+    for entry in target.output:
+        config.output.add(name=entry.name, data_type=entry.data_type, dims=entry.dims[1:])
+    config.instance_group.add(kind=_messages().ModelInstanceGroup.KIND_CPU, count=instances)
+    config.parameters["TARGET_MODEL"].string_value = target.name
+    config.dynamic_batching.max_queue_delay_microseconds = round(max_delay * 1000)
+    set_versions(config, versions)
+    return config
+
+
+def target_model(config: ModelConfig) -> str | None:
+    """The model a packer calls, None for any other model."""
+    return str(config.parameters["TARGET_MODEL"].string_value) if "TARGET_MODEL" in config.parameters else None
+
+
 def set_versions(config: ModelConfig, versions: Sequence[int]) -> None:
     """Serve exactly `versions`."""
     config.ClearField("version_policy")

@@ -81,7 +81,7 @@ def deploy(
     root = Path(repository)
     folder = ModelFolder(root / name)
     with publishing(root) as staging:
-        previous = _newest_served(folder)
+        previous = newest_served(folder)
         version = _next_version(folder)
         served = tuple(sorted({*also_serve, version}))
         plan = plan_configs(folder, signature, served, device=device, settings=settings, warmup=files)
@@ -132,7 +132,7 @@ def rollback(
     if not folder.config_path.is_file():
         raise InputError(f"{folder.path}: no published model to roll back")
     with publishing(root) as staging:
-        present = _newest_served(folder)
+        present = newest_served(folder)
         target = to if to is not None else _predecessor(folder, present)
         texts = _remembered(folder, target)
         if present is not None:
@@ -143,7 +143,8 @@ def rollback(
 
             serve_version(url, folder, target)
     config = parse_config(texts[CONFIG_FILE], folder.config_path)
-    signature = read_signature(folder.model_path(target))
+    weights = folder.model_path(target)
+    signature = read_signature(weights) if weights.is_file() else None  # a packer has none
     return DeployResult(
         path=folder.version_path(target),
         name=name,
@@ -151,9 +152,9 @@ def rollback(
         config=folder.config_path,
         served=served_versions(config),
         previous=present,
-        batch=signature.batch,
+        batch=signature.batch if signature is not None else None,
         device=device_of(config),
-        sha256=signature.sha256,
+        sha256=signature.sha256 if signature is not None else "",
     )
 
 
@@ -180,7 +181,7 @@ def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] 
     golden_outputs(signature.path, inputs)
 
 
-def _newest_served(folder: ModelFolder) -> int | None:
+def newest_served(folder: ModelFolder) -> int | None:
     """The highest version that is served and has weights; None for a new model or a placeholder."""
     if not folder.config_path.is_file():
         return None

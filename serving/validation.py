@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import InputError, RtoolError, nearest
 from .config_rules import backend_of, check_against_graph, check_settings, check_warmup
 from .graph_signature import read_signature
-from .model_config import ModelConfig, read_config
+from .model_config import ModelConfig, read_config, target_model
 from .repository import ModelFolder, model_folders
 
 __all__ = ["Problem", "placeholders", "require_valid", "servable_models", "validate_model", "validate_repository"]
@@ -72,10 +72,21 @@ def require_valid(repository: Path, models: Sequence[str], *, config_name: str |
     """
     if not models:
         raise InputError(f"{repository}: no model to serve; publish one with `rtool deploy model.onnx --name NAME`")
-    problems = validate_repository(repository, models, config_name=config_name)
+    problems = (
+        *validate_repository(repository, models, config_name=config_name),
+        *_unserved_targets(repository, models),
+    )
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise InputError(f"{repository}: {len(problems)} problem(s) keep it from being served:\n{lines}")
+
+
+def _unserved_targets(repository: Path, models: Sequence[str]) -> Iterator[Problem]:
+    for name in models:
+        model = ModelFolder(repository / name)
+        target = _target_of(model)
+        if target is not None and target not in models:
+            yield Problem(model.config_path, f"TARGET_MODEL: {target!r} must be served too; name it as well")
 
 
 def servable_models(repository: str | Path) -> tuple[str, ...]:
@@ -106,13 +117,34 @@ def missing_weights(model: ModelFolder) -> tuple[Problem, ...]:
     """One problem when the model is a placeholder: no version has weights. The message says how to make them."""
     versions = model.versions()
     if any(model.has_model(version) for version in versions):
-        return ()
+        return _missing_target(model)
     if not versions:
         problem = Problem(model.path, f"no version folder; publish one with {_publish_command(model, None)}")
     else:
         way_out = _publish_command(model, versions[-1])
         problem = Problem(model.model_path(versions[-1]), f"the weights are not there; make them with {way_out}")
     return (problem,)
+
+
+def _missing_target(model: ModelFolder) -> tuple[Problem, ...]:
+    """A packer can serve only when the model it calls can."""
+    target = _target_of(model)
+    if target is None or target == model.name:
+        return ()
+    folder = ModelFolder(model.path.parent / target)
+    if not folder.config_path.is_file():
+        return (Problem(model.config_path, f"TARGET_MODEL: there is no model {target!r} in this repository"),)
+    return tuple(
+        Problem(model.config_path, f"TARGET_MODEL {target!r} cannot be served: {problem}")
+        for problem in missing_weights(folder)
+    )
+
+
+def _target_of(model: ModelFolder) -> str | None:
+    try:
+        return target_model(read_config(model.config_path))
+    except RtoolError:
+        return None  # reported where the configuration itself is checked
 
 
 def _publish_command(model: ModelFolder, version: int | None) -> str:

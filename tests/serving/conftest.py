@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.serving import TritonServer, deploy
+from rtool.serving import TritonServer, deploy, deploy_packer
 
 Batch = int | str
 
@@ -140,6 +140,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, onnx_files: dict[str, P
     folder = tmp_path_factory.mktemp("serving") / "models"
     for kind, path in onnx_files.items():
         deploy(path, name=kind, repository=folder, device="cpu")
+    deploy_packer("reid", name="packer", repository=folder, max_delay=20)
     return folder
 
 
