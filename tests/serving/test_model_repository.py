@@ -27,8 +27,8 @@ def root(tmp_path: Path) -> Path:
     return Path(shutil.copytree(COMMITTED, tmp_path / "model_repository", ignore=ignored))
 
 
-def test_both_kinds_of_batching_are_there():
-    assert {"arcface", "osnet_x0_25_b16"} <= set(MODELS)
+def test_a_baked_batch_an_open_batch_and_a_packer_are_there():
+    assert set(MODELS) == {"arcface", "osnet_x0_25_b16", "reid_embed"}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -53,8 +53,14 @@ def test_a_model_of_the_committed_shape_fills_its_placeholder_and_keeps_the_conf
     result = deploy(model, name="osnet_x0_25_b16", batch=16, repository=root)
     assert result.version == 1
     assert (folder / "config.pbtxt").read_text() == config
-    assert servable_models(root) == ("osnet_x0_25_b16",)
+    assert servable_models(root) == ("osnet_x0_25_b16", "reid_embed")
     assert validate_repository(root, ["osnet_x0_25_b16"]) == ()
+
+
+def test_the_committed_packer_is_the_one_that_is_published(root, tmp_path):
+    backends = Path(rtool.__file__).parent / "serving/backends"
+    assert (root / "reid_embed/1/model.py").read_text() == (backends / "packer.py").read_text()
+    assert (root / "reid_embed/1/triton_tensors.py").read_text() == (backends / "triton_tensors.py").read_text()
 
 
 def pooled_model(path: Path, manifest: dict) -> Path:

@@ -1,0 +1,103 @@
+"""A Triton model that lets clients send single crops to a model with a baked batch.
+
+Runs inside Triton's Python back end as `<packer>/1/model.py` and imports nothing of rtool. Triton's dynamic batcher
+joins the requests; this model concatenates their rows, pads the tail by repeating the last one (a real row, so no
+activation leaves its range), asks the target model once, and hands every request its rows. Triton cannot do this by
+itself: a batch is never padded, and an ensemble neither packs nor splits (server issues 7124 and 3527).
+
+The call is asynchronous, so an instance collects its next batch while the target computes. Not done: a target with
+several inputs of different batch axes, decoupled responses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from triton_tensors import failed, from_triton, to_triton  # type: ignore[import-not-found]  # lies beside this file
+
+__all__ = ["TritonPythonModel"]
+
+Rows = list[np.ndarray[Any, Any]]
+
+
+class TritonPythonModel:
+    """One instance: the names it needs and two counters."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Read the target's name and the batch, which is this model's `max_batch_size`."""
+        config = json.loads(args["model_config"])
+        self._target = config["parameters"]["TARGET_MODEL"]["string_value"]
+        self._batch = int(config["max_batch_size"])
+        self._inputs = [entry["name"] for entry in config["input"]]
+        self._outputs = [entry["name"] for entry in config["output"]]
+        self._family = _row_family()  # its metrics die with it
+        self._real, self._padded = (
+            self._family.Metric(labels={"model": args["model_name"], "kind": kind}) for kind in ("real", "padded")
+        )
+
+    async def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer the requests that Triton joined; together they have at most one batch of rows."""
+        alive = [index for index, request in enumerate(requests) if not request.is_cancelled()]
+        responses = [failed("cancelled by the client")] * len(requests)
+        try:
+            answers = await self._answer([requests[index] for index in alive]) if alive else []
+        except Exception as error:
+            answers = [failed(error) for _ in alive]
+        for index, answer in zip(alive, answers, strict=True):
+            responses[index] = answer
+        return responses
+
+    async def _answer(self, requests: Sequence[Any]) -> list[Any]:
+        given = [self._rows(request) for request in requests]
+        counts = [len(rows[0]) for rows in given]
+        missing = self._batch - sum(counts)
+        packed = [_pad(np.concatenate(arrays), missing) for arrays in zip(*given, strict=True)]
+        results = await self._ask(packed)
+        self._real.increment(sum(counts))
+        self._padded.increment(missing)
+        edges = np.cumsum([0, *counts])
+        return [
+            pb_utils.InferenceResponse(
+                output_tensors=[
+                    to_triton(name, result[start:end])
+                    for name, result in zip(self._outputs, results, strict=True)
+                    if name in set(request.requested_output_names())
+                ]
+            )
+            for request, start, end in zip(requests, edges[:-1], edges[1:], strict=True)
+        ]
+
+    def _rows(self, request: Any) -> Rows:
+        by_name = {tensor.name(): tensor for tensor in request.inputs()}
+        return [from_triton(by_name[name]) for name in self._inputs]
+
+    async def _ask(self, packed: Rows) -> Rows:
+        request = pb_utils.InferenceRequest(
+            model_name=self._target,
+            requested_output_names=self._outputs,
+            inputs=[to_triton(name, array) for name, array in zip(self._inputs, packed, strict=True)],
+        )
+        response = await request.async_exec()
+        if response.has_error():
+            raise RuntimeError(f"{self._target}: {response.error().message()}")
+        # A view would die with the response.
+        return [from_triton(pb_utils.get_output_tensor_by_name(response, name)).copy() for name in self._outputs]
+
+
+def _pad(rows: np.ndarray[Any, Any], missing: int) -> np.ndarray[Any, Any]:
+    if missing < 0:
+        raise ValueError(f"{len(rows)} rows are more than the target's batch of {len(rows) + missing}")
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
+
+
+def _row_family() -> Any:
+    """Counters `rtool_packer_rows{model, kind}` on the metrics port: how full the batches are."""
+    return pb_utils.MetricFamily(
+        name="rtool_packer_rows",
+        description="Rows sent to the target model, real ones and padding",
+        kind=pb_utils.MetricFamily.COUNTER,
+    )

@@ -1,0 +1,60 @@
+"""NumPy arrays in and out of Triton's Python stub without the copies, and without the traps, of its own methods.
+
+Lies beside every `model.py` of ours inside the server, and imports nothing of rtool. The stub of Triton 24.10 predates
+NumPy 2: `as_numpy()` and `Tensor(name, array)` silently give empty buffers, so all data crosses by DLPack.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+__all__ = ["failed", "from_triton", "to_triton"]
+
+_USED = b"used_dltensor"  # kept alive here: a capsule stores the pointer, not a copy
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_set_capsule_name.restype = ctypes.c_int
+
+
+def from_triton(tensor: Any) -> np.ndarray[Any, Any]:
+    """A view of a Triton tensor in main memory."""
+    view: np.ndarray[Any, Any] = np.from_dlpack(tensor)
+    return view
+
+
+def to_triton(name: str, array: np.ndarray[Any, Any]) -> Any:
+    """A Triton tensor that shares `array`'s memory.
+
+    The stub renames the capsule it consumed to a name NumPy does not know, whereupon NumPy complains on stderr with
+    every response; the name that the DLPack protocol demands keeps it quiet.
+    """
+    lent = _LentOnce(np.ascontiguousarray(array))
+    tensor = pb_utils.Tensor.from_dlpack(name, lent)
+    if lent.capsule is not None:
+        _set_capsule_name(lent.capsule, _USED)
+    return tensor
+
+
+def failed(error: object) -> Any:
+    """The response of a request that could not be answered."""
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
+
+
+class _LentOnce:
+    """Lends an array by DLPack and keeps hold of the capsule, so that it can be marked as used afterwards."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array
+        self.capsule: Any = None
+
+    def __dlpack__(self, **_: Any) -> Any:
+        self.capsule = self._array.__dlpack__()
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        kind, device = self._array.__dlpack_device__()
+        return int(kind), int(device)
