@@ -36,6 +36,8 @@ _PUBLIC = {
     "run_in_batches": ".runners",
     "save_bundle": ".bundle",
     "write_back": ".writing_back",
+    "HalfModel": ".half",
+    "to_half": ".half",
     "record_of": ".record",
 }
 

@@ -1,0 +1,265 @@
+"""fp16 models are sorted, pass the checker, run, and keep their numbers; what cannot be narrow stays wide."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from rtool.converters.half import to_half
+from rtool.errors import InputError
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+def model_of(nodes, inputs, outputs, weights=(), opset=17) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "corner",
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in outputs],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in dict(weights).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def run(model: onnx.ModelProto, *arrays: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = session.get_inputs()
+    kinds = {"tensor(float16)": np.float16}
+    feed = {
+        spec.name: array.astype(kinds.get(spec.type, array.dtype)) for spec, array in zip(inputs, arrays, strict=True)
+    }
+    return session.run(None, feed)
+
+
+def values(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def resize() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Resize", ["r", "", "scales"], ["y"], mode="linear"),
+    ]
+    weights = {"scales": np.float32([1, 1, 1.7, 2.3])}
+    return model_of(nodes, [("x", FLOAT, [1, 3, 8, 8])], [("y", FLOAT, ["a", "b", "c", "d"])], weights)
+
+
+def resize_by_shape_arithmetic() -> onnx.ModelProto:
+    """Scales computed from a shape: in half precision, 2049 / 1024 would be 2."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Cast", ["s"], ["f"], to=FLOAT),
+        helper.make_node("Div", ["wanted", "f"], ["scales"]),
+        helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="nearest"),
+    ]
+    weights = {"wanted": np.float32([1, 1, 1, 2049])}
+    return model_of(nodes, [("x", FLOAT, [1, 1, 1, 1024])], [("y", FLOAT, ["a", "b", "c", "d"])], weights)
+
+
+def casts() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["i"], ["f"], to=FLOAT),
+        helper.make_node("Add", ["f", "x"], ["y"]),
+    ]
+    return model_of(nodes, [("x", FLOAT, [4, 3])], [("y", FLOAT, [4, 3])])
+
+
+def constant_of_shape() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ConstantOfShape", ["s"], ["zeros"]),
+        helper.make_node("Add", ["x", "zeros"], ["y"]),
+    ]
+    return model_of(nodes, [("x", FLOAT, ["N", 3])], [("y", FLOAT, ["N", 3])])
+
+
+def branch(name: str, operator: str) -> onnx.GraphProto:
+    """A subgraph that reads `h` of the outer graph and a weight of its own."""
+    return helper.make_graph(
+        [helper.make_node(operator, ["h", f"{name}_w"], [f"{name}_out"], name=f"{name}_{operator}")],
+        name,
+        [],
+        [helper.make_tensor_value_info(f"{name}_out", FLOAT, [2, 3])],
+        [numpy_helper.from_array(np.float32([1.5, 2, 3]), f"{name}_w")],
+    )
+
+
+def conditional() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["h"]),
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Greater", ["m", "limit"], ["c"]),
+        helper.make_node("If", ["c"], ["b"], then_branch=branch("then", "Mul"), else_branch=branch("other", "Add")),
+        helper.make_node("Sigmoid", ["b"], ["y"]),
+    ]
+    weights = {"limit": np.float32(0.5)}
+    return model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])], weights)
+
+
+def loop() -> onnx.ModelProto:
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["cond"], ["cond_out"]),
+            helper.make_node("Mul", ["state", "factor"], ["next"]),
+            helper.make_node("Identity", ["next"], ["scan"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("cond", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", FLOAT, [2, 3]),
+        ],
+        [
+            helper.make_tensor_value_info("cond_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", FLOAT, [2, 3]),
+            helper.make_tensor_value_info("scan", FLOAT, [2, 3]),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "", "x"], ["y", "steps"], body=body)]
+    weights = {"trips": np.int64(3), "factor": np.float32(0.5)}
+    return model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3]), ("steps", FLOAT, [3, 2, 3])], weights)
+
+
+def large_weight() -> onnx.ModelProto:
+    """A mask constant no half can hold."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Mul", ["r", "big"], ["m"], name="big_mul"),
+        helper.make_node("Mul", ["m", "small"], ["y"]),
+    ]
+    weights = {"big": np.float32([1e5, 2e5, 3e5]), "small": np.float32(1e-3)}
+    return model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])], weights)
+
+
+def shared_weight() -> onnx.ModelProto:
+    """One weight for a node that must stay wide and one that need not."""
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["a"]),
+        helper.make_node("ReduceL2", ["w"], ["n"], axes=[0], keepdims=1),
+        helper.make_node("ReduceL2", ["a"], ["l"], axes=[1], keepdims=1),
+        helper.make_node("Div", ["a", "l"], ["d"]),
+        helper.make_node("Add", ["d", "n"], ["y"]),
+    ]
+    return model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])], {"w": np.float32([300, 2, 3])})
+
+
+def constants_and_bounds() -> onnx.ModelProto:
+    """Nameless nodes, Constants, a Clip whose upper bound means infinity, an input that is an output."""
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.float32([1, 2, 3]))),
+        helper.make_node("Add", ["x", "c"], ["a"]),
+        helper.make_node("Constant", [], ["low"], value=numpy_helper.from_array(np.float32(0))),
+        helper.make_node("Constant", [], ["high"], value=numpy_helper.from_array(np.float32(3.4e38))),
+        helper.make_node("Clip", ["a", "low", "high"], ["y"]),
+    ]
+    return model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3]), ("a", FLOAT, [2, 3])])
+
+
+CORNERS = {
+    function.__name__: function
+    for function in (
+        resize,
+        resize_by_shape_arithmetic,
+        casts,
+        constant_of_shape,
+        conditional,
+        loop,
+        large_weight,
+        shared_weight,
+        constants_and_bounds,
+    )
+}
+
+
+@pytest.mark.parametrize("keep_io_types", [True, False])
+@pytest.mark.parametrize("name", CORNERS)
+def test_corner_models_stay_valid_and_keep_their_numbers(name, keep_io_types):
+    model = CORNERS[name]()
+    before = model.SerializeToString()
+    result = to_half(model, keep_io_types=keep_io_types).model
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(result, full_check=True)
+    kinds = {value.type.tensor_type.elem_type for value in (*result.graph.input, *result.graph.output)}
+    assert kinds == ({FLOAT} if keep_io_types else {HALF})
+    shape = [d.dim_value or 2 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    inputs = values(*shape).astype(np.float16).astype(np.float32)
+    for expected, got in zip(run(model, inputs), run(result, inputs), strict=True):
+        assert got.shape == expected.shape
+        assert np.abs(got - expected).max() <= 2e-3 * np.abs(expected).max()
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def weight_types(model: onnx.ModelProto) -> set[int]:
+    return {tensor.data_type for tensor in model.graph.initializer} - {TensorProto.INT64}
+
+
+def exported(module: nn.Module, *shape: int) -> onnx.ModelProto:
+    program = torch.onnx.export(module.eval(), (torch.randn(shape),), dynamo=True, verbose=False)
+    return program.model_proto
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 4),
+    )
+
+
+def test_a_plain_network_gets_one_cast_in_and_one_out():
+    model = exported(network(), 2, 3, 16, 16)
+    result = to_half(model)
+    assert result.casts == 2
+    assert not result.kept
+    assert operators(result.model)[0] == operators(result.model)[-1] == "Cast"
+    assert {tensor.data_type for tensor in result.model.graph.initializer if tensor.data_type != TensorProto.INT64} == {
+        HALF
+    }
+    assert to_half(model, keep_io_types=False).casts == 0
+
+
+def test_named_nodes_stay_in_float32():
+    model = exported(network(), 2, 3, 16, 16)
+    relu = next(node.name for node in model.graph.node if node.op_type == "Relu")
+    result = to_half(model, keep=[relu])
+    assert [(kept.node, kept.reason) for kept in result.kept] == [(relu, "asked for")]
+    assert result.casts == 4
+    with pytest.raises(InputError, match="no node named 'nothing'"):
+        to_half(model, keep=["nothing"])
+
+
+def test_weights_are_rounded_never_clipped():
+    model = large_weight()
+    result = to_half(model)
+    assert [kept.node for kept in result.kept] == ["big_mul"]
+    assert "exceeds 65504" in result.kept[0].reason
+    big = next(tensor for tensor in result.model.graph.initializer if tensor.name == "big")
+    assert np.array_equal(numpy_helper.to_array(big), np.float32([1e5, 2e5, 3e5]))
+
+
+def test_weights_that_vanish_are_counted():
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
+    model = model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])], {"w": np.float32([1e-9, 0, 1])})
+    assert to_half(model).flushed == 1
+
+
+def test_bfloat16_narrows_what_the_opset_allows():
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Conv", ["m", "k"], ["y"])]
+    weights = {"w": values(4, 4), "k": values(1, 1, 1, 1)}
+    model = model_of(nodes, [("x", FLOAT, [1, 1, 4, 4])], [("y", FLOAT, [1, 1, 4, 4])], weights)
+    result = to_half(model, dtype="bfloat16").model
+    types = {tensor.name: tensor.data_type for tensor in result.graph.initializer}
+    assert types == {"w": TensorProto.BFLOAT16, "k": FLOAT}  # Conv takes bfloat16 from opset 22 on
