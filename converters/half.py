@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import IdentityEliminationPass, InlinePass
 
 from ..errors import GateError, InputError
 from .half_rules import OVERFLOWING, NodeTypes, is_control_flow, node_types
@@ -74,8 +75,8 @@ def to_half(
     """
     source = ir.from_proto(onnx.shape_inference.infer_shapes(model))
     if source.functions:
-        ir.passes.common.InlinePass()(source)
-    ir.passes.common.IdentityEliminationPass()(source)
+        InlinePass()(source)
+    IdentityEliminationPass()(source)
     _name_nodes(source)
     conversion = _Conversion(source, keep_io_types, frozenset(keep), dtype)
     conversion.run()
