@@ -1,6 +1,6 @@
 """Which Triton this machine runs: the `tritonserver` on PATH, else the embedded one from the cache or the index.
 
-The embedded server has only a Python back end, so a back-end folder is composed for each server: Triton's own
+The embedded server has only a Python back end, so a back-end folder is composed from Triton's own
 `python/` with the stub of this Python version, and `onnxruntime/model.py`, ours. Symbolic links will not do: Triton
 refuses a library that lies outside the back-end folder.
 
@@ -10,22 +10,26 @@ serves development and tests. Production runs a 25.09+ image.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PlatformError
+from .locking import exclusive
 from .pytriton_wheel import TRITON_VERSION, fetch_wheel, unpacked_folder
 
 __all__ = ["Triton", "compose_backends", "find_triton", "triton_status"]
 
 _CONTAINER = "serve the repository with a 25.09+ container (`rtool serve --container`)"
 _OURS = Path(__file__).parent / "backends"
-_SYSTEM_BACKENDS = Path("/opt/tritonserver/backends")
+_OUR_FILES = {"onnxruntime_backend.py": "model.py", "triton_tensors.py": "triton_tensors.py"}
+_COMPOSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -79,33 +83,41 @@ def triton_status() -> tuple[str, str]:
     return f"embedded {TRITON_VERSION}, fetched on first use (55 MB)", "run `rtool serve` once to fetch it"
 
 
-def compose_backends(triton: Triton, folder: Path) -> Path:
-    """Write the back ends of the embedded server into `folder` and return it.
+def compose_backends(triton: Triton) -> Path:
+    """The back-end folder of the embedded server; made on first use, beside the unpacked wheel.
+
+    Its name holds the Python version and a digest of our files, so that other versions of rtool have their own.
 
     Raises:
-        PlatformError: the unpacked wheel is incomplete.
+        PlatformError: the unpacked wheel is incomplete, or the cache cannot be written.
     """
     if triton.root is None:
         raise PlatformError(f"{triton.binary}: brings its own back ends; only the embedded server's are composed")
-    server = triton.root / "pytriton/tritonserver"
-    python, onnxruntime = folder / "python", folder / "onnxruntime"
+    digest = hashlib.sha256(b"".join((_OURS / name).read_bytes() for name in _OUR_FILES)).hexdigest()
+    target = triton.root.with_name(f"backends-{_python_version()}-{triton.root.name[-12:]}-{digest[:12]}")
+    if not target.is_dir():
+        with exclusive(target.parent / ".lock", timeout=_COMPOSE_SECONDS, purpose="composing Triton's back ends"):
+            if not target.is_dir():
+                _compose(triton.root, target)
+    return target
+
+
+def _compose(root: Path, target: Path) -> None:
+    server = root / "pytriton/tritonserver"
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".compose-"))
     try:
-        shutil.copytree(server / "backends/python", python)
-        shutil.copy2(_stub(server), python)
-        onnxruntime.mkdir()
-        shutil.copyfile(_OURS / "onnxruntime_backend.py", onnxruntime / "model.py")
-        shutil.copyfile(_OURS / "triton_tensors.py", onnxruntime / "triton_tensors.py")
+        shutil.copytree(server / "backends/python", scratch / "backends/python")
+        shutil.copy2(_stub(server), scratch / "backends/python")
+        (scratch / "backends/onnxruntime").mkdir()
+        for name, file in _OUR_FILES.items():
+            shutil.copyfile(_OURS / name, scratch / "backends/onnxruntime" / file)
+        os.rename(scratch / "backends", target)
     except OSError as error:
         raise PlatformError(
-            f"{triton.root}: the unpacked Triton is incomplete ({error}); delete this folder and try again"
+            f"{root}: the unpacked Triton is incomplete ({error}); delete this folder and try again"
         ) from error
-    return folder
-
-
-def system_backends(triton: Triton) -> Path:
-    """The back-end folder of a server on PATH: beside its `bin`, else the image's default."""
-    beside = triton.binary.resolve().parent.parent / "backends"
-    return beside if beside.is_dir() else _SYSTEM_BACKENDS
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _stub(server: Path) -> Path:

@@ -140,18 +140,13 @@ class TritonServer:
         began = time.monotonic()
         self._scratch = Path(tempfile.mkdtemp(prefix="rtool-triton-"))
         self._memory_prefix = f"rtool_{os.getpid()}_{uuid.uuid4().hex[:8]}_"
-        backends = None
-        if triton.embedded:
-            backends = self._scratch / "backends"
-            backends.mkdir()
-            compose_backends(triton, backends)
         command = server_command(
             triton,
             self.repository,
             models=self.models,
             control=self.control,
             ports=self._ports,
-            backends=backends,
+            backends=compose_backends(triton) if triton.embedded else None,
             config_name=self.config_name,
             poll_seconds=self._poll_seconds,
             memory_prefix=self._memory_prefix,
@@ -275,7 +270,7 @@ def dry_run(server: TritonServer) -> str:
         PlatformError: there is no Triton for this machine.
     """
     triton = find_triton(fetch=False)
-    backends = Path("<temporary>/backends") if triton.embedded else None
+    backends = triton.root.with_name("backends-...") if triton.root is not None else None
     command = server_command(
         triton,
         server.repository,

@@ -85,7 +85,8 @@ with TritonServer({str(root)!r}) as server:
     print(server.process.pid, server.url, flush=True)
     time.sleep(60)
 """
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # a killed process leaves its log behind
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     pid = int(owner.stdout.readline().split()[0])
     group = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and group_of(int(p.name)) == pid]
     assert len(group) >= 2  # the server and the stub of its model
