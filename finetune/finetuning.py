@@ -18,7 +18,7 @@ from .config_files import load_config
 from .launching import count_processes, joined_group, launch, resolve_device, under_torchrun
 from .networks import Network, load_network, restore_batchnorms
 from .prepared_data import PreparedData, prepare_data
-from .run_folder import RunFolder, create_run_folder, find_unfinished
+from .run_folder import RunFolder, create_run_folder, find_unfinished, renew_config
 from .training import Trainer
 
 __all__ = ["FinetuneResult", "finetune", "train_in_folder"]
@@ -69,12 +69,19 @@ def finetune(
         return _finetune_as_rank(resolved, resume, quiet)
     run = _resumed_run(resolved, resume)
     checkpoint = _last_checkpoint(run) if run is not None else None
-    run = run or create_run_folder(resolved)
+    if run is None:
+        run = create_run_folder(resolved)
+    else:
+        renew_config(run, resolved)
     processes = count_processes(nproc, resolved.device)
     if processes == 1:
         train_in_folder(resolved, run, checkpoint, quiet=quiet)
     else:
-        arguments = [str(run)] if checkpoint is None else [str(run), str(checkpoint)]
+        arguments = [str(run)]
+        if checkpoint is not None:
+            arguments += ["--checkpoint", str(checkpoint)]
+        if quiet:
+            arguments.append("--quiet")
         launch(processes, run, arguments)
     return _read_result(run)
 
@@ -157,7 +164,11 @@ def _finetune_as_rank(config: FinetuneConfig, resume: str | Path | None, quiet: 
         if rank() == 0:
             run = _resumed_run(config, resume)
             checkpoint = _last_checkpoint(run) if run is not None else None
-            choice[0] = (run or create_run_folder(config), checkpoint)
+            if run is None:
+                run = create_run_folder(config)
+            else:
+                renew_config(run, config)
+            choice[0] = (run, checkpoint)
         torch.distributed.broadcast_object_list(choice)
         chosen = choice[0]
         if chosen is None:
@@ -184,7 +195,8 @@ def _resumed_run(config: FinetuneConfig, resume: str | Path | None) -> Path | No
 
 
 def _last_checkpoint(run: Path) -> Path:
-    return run / "checkpoints" / "last.rtool"
+    """The newest checkpoint itself, not the link, which the resumed run moves."""
+    return (run / "checkpoints" / "last.rtool").resolve()
 
 
 def _read_result(run: Path) -> FinetuneResult:

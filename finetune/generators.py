@@ -28,6 +28,6 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 def load_generator_states(tensors: Mapping[str, Tensor], device: torch.device) -> None:
     """Restore this rank's states; a rank the checkpoint does not know keeps its fresh seed."""
     if rank() < len(tensors["generator/cpu"]):
-        torch.set_rng_state(tensors["generator/cpu"][rank()])
+        torch.set_rng_state(tensors["generator/cpu"][rank()].clone())  # a row in place would be misaligned
     if device.type == "cuda" and rank() < len(tensors.get("generator/cuda", ())):
-        torch.cuda.set_rng_state(tensors["generator/cuda"][rank()], device)
+        torch.cuda.set_rng_state(tensors["generator/cuda"][rank()].clone(), device)

@@ -7,6 +7,7 @@ Under a torchrun that somebody else started, `joined_group` alone does its work.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,8 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
         monitor_interval=0.2,
         logs_specs=DefaultLogsSpecs(),
     )
+    # The launcher reports every stopped process; what went wrong is in the error raised below.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with _environment(OMP_NUM_THREADS=str(threads), GLOO_SOCKET_IFNAME="lo", TORCH_CPP_LOG_LEVEL="ERROR"):
         try:
             elastic_launch(config, sys.executable)("-m", "rtool.finetune.worker", *arguments)

@@ -30,7 +30,7 @@ from ..errors import InputError
 from .config import FinetuneConfig
 from .config_files import dump_config
 
-__all__ = ["RunFolder", "create_run_folder", "find_unfinished", "read_metrics"]
+__all__ = ["RunFolder", "create_run_folder", "find_unfinished", "read_metrics", "renew_config"]
 
 
 def create_run_folder(config: FinetuneConfig) -> Path:
@@ -48,6 +48,17 @@ def create_run_folder(config: FinetuneConfig) -> Path:
             raise InputError(f"{path}: cannot create the run folder: {error.strerror}; set output=DIR") from error
         (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         return path
+
+
+def renew_config(run: Path, config: FinetuneConfig) -> None:
+    """Put the configuration a run goes on with into its folder; another one stays as config-1.yaml, ..."""
+    path, text = run / "config.yaml", dump_config(config)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        number = 1
+        while (run / f"config-{number}.yaml").exists():
+            number += 1
+        os.replace(path, run / f"config-{number}.yaml")
+    path.write_text(text, encoding="utf-8")
 
 
 def find_unfinished(config: FinetuneConfig) -> Path | None:

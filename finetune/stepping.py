@@ -93,7 +93,8 @@ class Stepper:
         if self._average is not None:
             tensors.update({f"average/{name}": value for name, value in self._average.tensors.items()})
             tensors.update({f"backbone/{name}": value for name, value in self._learner.backbone.state_dict().items()})
-        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        # Copies: the caller may save them while the average stands in the backbone.
+        return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""

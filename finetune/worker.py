@@ -1,7 +1,8 @@
-"""One training process of several, `python -m rtool.finetune.worker RUN_FOLDER [CHECKPOINT]`; `launching` starts it."""
+"""One training process of several, `python -m rtool.finetune.worker RUN_FOLDER`; `launching` starts it."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,11 +15,15 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> int:
-    """Train in the run folder, resuming when a checkpoint is named; the process's exit code."""
-    run = Path(arguments[0])
-    resume = Path(arguments[1]) if len(arguments) > 1 else None
+    """Train in the run folder, resuming from a checkpoint when one is named; the process's exit code."""
+    parser = argparse.ArgumentParser(prog="rtool.finetune.worker")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--quiet", action="store_true")
+    options = parser.parse_args(arguments)
+    run: Path = options.run
     try:
-        train_in_folder(load_config(run / "config.yaml"), run, resume)
+        train_in_folder(load_config(run / "config.yaml"), run, options.checkpoint, quiet=options.quiet)
     except RtoolError as error:
         report_failure(run, error)
         return error.exit_code

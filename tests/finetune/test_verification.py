@@ -32,7 +32,7 @@ def test_fold_accuracies_agree_with_the_protocol_written_out():
 def test_tar_is_the_highest_whose_far_does_not_exceed_the_target():
     scores = np.array([0.9, 0.8, 0.7, 0.3, 0.95, 0.75, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
     same = np.arange(14) < 4
-    # different pairs sorted: .95 .75 .2 .1 ...; 10 % of 10 lets one through, so the threshold may fall to just above .75
+    # different pairs sorted: .95 .75 .2 .1 ...; 10 % of 10 lets one through, so the threshold falls to .75
     assert true_accept_rate(scores, same, 0.1) == pytest.approx(2 / 4)
     assert true_accept_rate(scores, same, 0.2) == pytest.approx(4 / 4)
     assert true_accept_rate(scores, same, 0.0) == pytest.approx(0 / 4)

@@ -1,0 +1,219 @@
+"""Runs end to end on tiny data: what is in the folder, resuming bit for bit, several processes, bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rtool.converters.reference import load_model
+from rtool.errors import ConfigError, DataError, InputError, PlatformError
+from rtool.finetune.checkpoints import load_training_state
+from rtool.finetune.config_files import load_config
+from rtool.finetune.finetuning import finetune
+from rtool.finetune.run_folder import read_metrics
+
+BASE = {
+    "name": "tiny",
+    "epochs": 2,
+    "log_every": 1,
+    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
+    "data": {
+        "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
+        "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
+        "batch": 8,
+        "sampler": "pk",
+        "images_per_identity": 2,
+    },
+    "augment": {"pad_crop": 2, "erasing": 0.5},
+    "losses": [{"kind": "arcface", "scale": 16}, {"kind": "triplet"}],
+    "optimizer": {"lr": 1e-3},
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    import yaml
+
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "output": str(tmp_path / "runs")}))
+    return path
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / "last.rtool" / "weights.safetensors")
+
+
+def assert_same_state(first: Path, second: Path) -> None:
+    """Weights, heads, optimizer and generators, to the last bit."""
+    for name, value in weights(first).items():
+        assert torch.equal(value, weights(second)[name]), name
+    progress, tensors = load_training_state(first / "checkpoints" / "last.rtool")
+    other_progress, others = load_training_state(second / "checkpoints" / "last.rtool")
+    assert progress == other_progress
+    assert tensors.keys() == others.keys()
+    for name, value in tensors.items():
+        assert torch.equal(value, others[name]), name
+
+
+def losses_of(run: Path) -> list[dict]:
+    return [(row["step"], row["losses"]) for row in read_metrics(run) if row["kind"] == "train"]
+
+
+def test_a_run_leaves_configuration_environment_log_metrics_and_checkpoints(config):
+    result = finetune(config, quiet=True)
+    run = result.run_dir
+    assert load_config(run / "config.yaml") == load_config(config)
+    assert json.loads((run / "env.json").read_text())["processes"] == 1
+    assert "epoch 2/2" in (run / "log.txt").read_text()
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 9))
+    assert len([row for row in rows if row["kind"] == "evaluation"]) == 2
+    assert result.finished
+    assert result.epochs == 2
+    assert result.best_metric == max(row["mAP"] for row in rows if row["kind"] == "evaluation")
+    assert load_model(run).preprocessing.height == 32
+    assert not list(run.glob("checkpoints/.*"))
+
+
+def test_the_saved_model_is_the_one_that_was_evaluated(config):
+    from rtool.finetune.evaluation import evaluate
+
+    result = finetune(config, quiet=True)
+    again = evaluate(result.last, BASE["data"]["evaluate"])
+    assert again.mAP == pytest.approx(result.metrics["mAP"], abs=1e-6)
+
+
+@pytest.mark.parametrize("extra", [[], ["optimizer.ema=0.9", "optimizer.kind=sgd", "optimizer.lr=0.01"]])
+def test_resuming_equals_the_uninterrupted_run_bit_for_bit(config, tmp_path, extra):
+    whole = finetune(config, extra, quiet=True)
+    overrides = [*extra, f"output={tmp_path / 'other'}", "checkpoints.every_steps=3"]
+    stop_after(6, config, overrides)
+    resumed = finetune(config, overrides, resume="auto", quiet=True)
+    assert_same_state(whole.run_dir, resumed.run_dir)
+    assert losses_of(whole.run_dir) == losses_of(resumed.run_dir)
+    assert resumed.metrics == whole.metrics
+
+
+def stop_after(step: int, config: Path, overrides: list[str]) -> None:
+    """Send SIGTERM to this process in the middle of a run, as a scheduler would."""
+    from rtool.finetune import training
+
+    original = training.Trainer._report
+
+    def report(self, meter):
+        original(self, meter)
+        if self._progress.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(training.Trainer, "_report", report)
+    try:
+        result = finetune(config, overrides, quiet=True)
+    finally:
+        patch.undo()
+    assert not result.finished
+    assert result.steps == step
+
+
+def test_kill_9_leaves_whole_checkpoints_and_a_run_to_resume(config, tmp_path):
+    whole = finetune(config, ["checkpoints.every_steps=1"], quiet=True)
+    overrides = [f"output={tmp_path / 'killed'}", "checkpoints.every_steps=1", "checkpoints.keep=3"]
+    code = f"import rtool.finetune as f; f({str(config)!r}, {overrides!r}, quiet=True)"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("killed/tiny/*/checkpoints/step-*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for checkpoint in tmp_path.glob("killed/tiny/*/checkpoints/step-*"):
+        load_model(checkpoint)
+        load_training_state(checkpoint)
+    resumed = finetune(config, overrides, resume="auto", quiet=True)
+    assert_same_state(whole.run_dir, resumed.run_dir)
+    assert resumed.run_dir.parent.parent.name == "killed"
+
+
+def test_two_processes_resume_bit_for_bit_and_one_can_go_on_for_them(config, tmp_path):
+    options = ["threads=1", "checkpoints.every_steps=1", "checkpoints.keep=9", "evaluation.every=2"]
+    whole = finetune(config, options, nproc=2, quiet=True)
+    assert json.loads((whole.run_dir / "env.json").read_text())["processes"] == 2
+    same = finetune(config, options, resume=cut_back(whole.run_dir, tmp_path / "two", step=1), nproc=2, quiet=True)
+    assert_same_state(whole.run_dir, same.run_dir)
+    alone = finetune(config, options, resume=cut_back(whole.run_dir, tmp_path / "one", step=1), quiet=True)
+    assert alone.finished
+    assert alone.epochs == whole.epochs
+
+
+def cut_back(run: Path, copy: Path, step: int) -> Path:
+    """A copy of a run as a kill after `step` leaves it."""
+    shutil.copytree(run, copy, symlinks=True)
+    (copy / "result.json").unlink()
+    for checkpoint in (copy / "checkpoints").glob("step-*"):
+        if int(checkpoint.stem.split("-")[1]) > step:
+            shutil.rmtree(checkpoint)
+    (copy / "checkpoints" / "last.rtool").unlink()
+    (copy / "checkpoints" / "last.rtool").symlink_to(f"step-{step:08d}.rtool")
+    (copy / "checkpoints" / "best.rtool").unlink()
+    return copy
+
+
+def test_a_finished_run_is_not_resumed(config):
+    first = finetune(config, ["epochs=1"], quiet=True)
+    second = finetune(config, ["epochs=1"], resume="auto", quiet=True)
+    assert first.run_dir != second.run_dir
+
+
+def test_frozen_layers_and_their_batchnorm_stay_and_others_move(config):
+    result = finetune(config, ["model.freeze={'conv1*': null}", "epochs=1"], quiet=True)
+    torch.manual_seed(0)
+    from rtool.converters import build_architecture
+
+    fresh = build_architecture("osnet_x0_25").state_dict()
+    trained = weights(result.run_dir)
+    assert torch.equal(trained["conv1.conv.weight"], fresh["conv1.conv.weight"])
+    assert torch.equal(trained["conv1.bn.running_mean"], fresh["conv1.bn.running_mean"])
+    assert not torch.equal(trained["conv5.conv.weight"], fresh["conv5.conv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("model.reference=osnet_x0_26", InputError, "did you mean osnet_x0_25"),
+        ("model.freeze={'conv9*': null}", ConfigError, "matches no parameter"),
+        ("optimizer.lr_multipliers={'conv9*': 1}", ConfigError, "matches no parameter"),
+        ("device=cuda:7", PlatformError, "GPU 7 was asked for"),
+        ("data.batch=64", DataError, "lower data.batch"),
+        ("model.restore_bn=true", ConfigError, "has its BatchNorms"),
+        ("model.output=1", InputError, "has 1 outputs"),
+        ("evaluation.metric=map", ConfigError, "known: mAP"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_the_way_out(config, override, error, message):
+    with pytest.raises(error, match=message):
+        finetune(config, [override, "epochs=1", "steps_per_epoch=1"], quiet=True)
+
+
+def test_ten_steps_without_a_finite_gradient_stop_the_run(config):
+    from rtool.errors import GateError
+
+    with pytest.raises(GateError, match="10 steps in a row"):
+        finetune(config, ["optimizer.lr=1e30", "epochs=20"], quiet=True)
+
+
+def test_a_second_run_cannot_write_into_the_same_folder(config):
+    from rtool.finetune.run_folder import RunFolder, create_run_folder
+
+    path = create_run_folder(load_config(config))
+    with RunFolder(path), pytest.raises(InputError, match="another run is writing here"), RunFolder(path):
+        pass
