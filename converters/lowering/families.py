@@ -25,7 +25,9 @@ FAMILIES = (
     "reductions",
     "reshaping",
     "resizing",
+    "sampling",
     "selecting",
+    "signals",
     "types",
 )
 """Modules of this folder; each registers the operators of one family."""
