@@ -1,0 +1,76 @@
+"""Load on a real Triton, and the arithmetic of windows on samples made up for it."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from rtool.benchmarks import load, parity, serving
+from rtool.errors import InputError, PlatformError
+from rtool.serving import TritonServer, deploy
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("load")
+    shape = ["batch", 8]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "relu",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    path = folder / "relu.onnx"
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+    deploy(path, name="relu", repository=folder / "repository", batch="dynamic")
+    with TritonServer(folder / "repository") as running:
+        running.onnx = path
+        yield running
+
+
+def test_closed_loop_keeps_requests_in_flight_and_loses_none(server):
+    report = serving(server.url, "relu", concurrency=4, rows=2, window=0.3, max_windows=3)
+    assert report.errors == 0
+    assert report.requests > 10
+    assert report.crops_per_second == pytest.approx(2 * report.requests_per_second)
+    assert report.p50 <= report.p90 <= report.p95 <= report.p99
+    assert report.mean_batch >= 1
+
+
+def test_open_loop_sends_on_its_schedule_whatever_the_answers_take(server):
+    report = serving(server.url, "relu", rate=100, window=0.5, max_windows=3)
+    assert report.requests_per_second == pytest.approx(100, rel=0.5)
+    assert report.sched_p50 >= report.p50
+
+
+def test_a_served_model_is_compared_with_its_file(server):
+    report = parity(server.onnx, f"triton://{server.url}/relu", max_rel=0.0)
+    assert report.passed
+    assert report.parity.identical
+
+
+@pytest.mark.parametrize("options", [{"concurrency": 0}, {"rows": 0}, {"rate": -1.0}, {"window": 0.0}])
+def test_options_without_sense_are_refused(options):
+    with pytest.raises(InputError, match="must be positive"):
+        serving("127.0.0.1:1", "relu", **options)
+
+
+def test_a_server_that_is_not_there_is_an_error_with_its_address():
+    with pytest.raises(PlatformError, match=r"127\.0\.0\.1:9"):
+        serving("127.0.0.1:9", "relu")
+
+
+def samples(*latencies: float, every: float) -> list[load._Sample]:
+    times = every * np.arange(1, len(latencies) + 1)
+    return [load._Sample(done - took, done - took, done, True) for done, took in zip(times, latencies, strict=True)]
+
+
+def test_stable_means_three_windows_within_ten_percent():
+    assert load._is_stable(samples(*[0.01] * 60, every=0.05), 0.0, 1.0, 3)
+    assert not load._is_stable(samples(*[0.01] * 40, *[0.02] * 20, every=0.05), 0.0, 1.0, 3)
+    assert not load._is_stable(samples(*[0.01] * 40, every=0.05), 0.0, 1.0, 2)  # two windows are too few
+
+
+def test_only_answers_inside_a_window_count():
+    found = load._windows(samples(*[0.01] * 30, every=0.1), 0.0, 1.0, 2)
+    assert [len(window) for window in found] == [9, 10]  # ends at 0.1 .. 0.9, then 1.0 .. 1.9
