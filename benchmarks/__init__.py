@@ -11,7 +11,7 @@ _PUBLIC = {
     "latency": ".timing",
     "open_runner": ".runners",
     "parity": ".compare",
-    "serving": ".load",
+    "load_test": ".load",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -26,7 +26,7 @@ from ..errors import InputError, PlatformError
 from .machine import describe_machine
 from .runners import random_inputs
 
-__all__ = ["LoadReport", "serving"]
+__all__ = ["LoadReport", "load_test"]
 
 _STABLE = 1.10
 _WINDOWS = 3
@@ -68,7 +68,7 @@ class LoadReport:
     machine: dict[str, object]
 
 
-def serving(
+def load_test(
     url: str,
     model: str,
     *,

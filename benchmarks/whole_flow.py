@@ -34,7 +34,7 @@ from ..finetune.retrieval import RetrievalResult
 from ..serving import TritonServer, deploy
 from .compare import compare_runners
 from .demo_summary import DemoSummary, Hop, Quality
-from .load import LoadReport, serving
+from .load import LoadReport, load_test
 from .machine import describe_machine
 from .rank_figure import Figure, Gallery, rank_figure
 from .report import render_report
@@ -251,7 +251,7 @@ def _serve(flow: _Flow, repository: Path, fp32: Path, fp16: Path, crops: _Crops)
         )
         for name, path, model in served:
             flow.hop(name, path, f"triton://{server.url}/{model}", crops.batch, max_rel=0.0)
-        return serving(server.url, _MODEL, concurrency=2, window=1.0, max_windows=6)
+        return load_test(server.url, _MODEL, concurrency=2, window=1.0, max_windows=6)
 
 
 def _write(summary: DemoSummary, figures: Sequence[Figure], folder: Path) -> DemoResult:

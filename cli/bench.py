@@ -142,9 +142,11 @@ def serving_command(
     max_windows: int,
 ) -> None:
     """Load MODEL on the Triton at URL (host:port of gRPC) and measure latency and throughput."""
-    from ..benchmarks import serving
+    from ..benchmarks import load_test
 
-    report = serving(url, model, concurrency=concurrency, rate=rate, rows=rows, window=window, max_windows=max_windows)
+    report = load_test(
+        url, model, concurrency=concurrency, rate=rate, rows=rows, window=window, max_windows=max_windows
+    )
     output.emit(
         report,
         [
