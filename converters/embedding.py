@@ -1,0 +1,127 @@
+"""Put preprocessing into the graph: uint8 images [N, H, W, C] in, L2-normalised embeddings out.
+
+A client then sends a quarter of the bytes and cannot preprocess wrongly. Resizing stays outside: the graph takes
+images of the size the network wants, RGB whatever order the network was trained with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .preprocessing import Preprocessing
+
+__all__ = ["EMBEDDED_PREFIX", "embed_preprocessing"]
+
+EMBEDDED_PREFIX = "preprocess/"
+"""How the names of the added nodes begin; the conversion to float16 leaves them in float32."""
+SMALLEST_NORM = 1e-12
+
+
+def embed_preprocessing(
+    model: onnx.ModelProto, preprocessing: Preprocessing, *, normalise_output: bool = True
+) -> onnx.ModelProto:
+    """A copy of `model` whose one image input takes uint8 pixels in 0..255.
+
+    The arithmetic is `(pixel - mean) / std` in float32, bit for bit that of `Preprocessing.normalise`. Every output
+    of rank 2 is divided by its L2 norm when `normalise_output`.
+
+    Raises:
+        InputError: the input is not one float image of the preprocessing's size.
+    """
+    graph_model = ir.from_proto(model)
+    graph = graph_model.graph
+    old = _image_input(graph, preprocessing)
+    batch = old.shape[0] if old.shape is not None else "batch"
+    size = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    pixels = ir.Value(name=f"{old.name}_uint8", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([batch, *size]))
+    nodes = _normalising(graph, pixels, preprocessing)
+    old.replace_all_uses_with(nodes[-1].outputs[0])
+    graph.inputs[list(graph.inputs).index(old)] = pixels
+    first = next(iter(graph))
+    graph.insert_before(first, nodes)
+    if old.name:
+        pixels.name, old.name = old.name, None
+    if normalise_output:
+        for index, value in enumerate(graph.outputs):
+            if value.shape is not None and len(value.shape) == 2 and value.dtype == ir.DataType.FLOAT:
+                graph.outputs[index] = _unit_length(graph, value)
+    result = ir.to_proto(graph_model)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def _image_input(graph: ir.Graph, preprocessing: Preprocessing) -> ir.Value:
+    inputs = [value for value in graph.inputs if not value.is_initializer()]
+    expected = [preprocessing.channels, preprocessing.height, preprocessing.width]
+    if preprocessing.layout == "nhwc":
+        expected = [*expected[1:], expected[0]]
+    if len(inputs) != 1 or inputs[0].dtype != ir.DataType.FLOAT or inputs[0].shape is None:
+        found = ", ".join(f"{value.name} ({value.type})" for value in inputs)
+        raise InputError(f"embed preprocessing: expected one float32 image input, got {found}")
+    sizes = list(inputs[0].shape)[1:]
+    if len(sizes) != 3 or any(
+        isinstance(size, int) and size != want for size, want in zip(sizes, expected, strict=True)
+    ):
+        raise InputError(
+            f"embed preprocessing: input '{inputs[0].name}' is {list(inputs[0].shape)}, the preprocessing makes "
+            f"images {expected}; state the model's own preprocessing"
+        )
+    return inputs[0]
+
+
+def _normalising(graph: ir.Graph, pixels: ir.Value, preprocessing: Preprocessing) -> list[ir.Node]:
+    nodes, value = [], pixels
+
+    def add(operator: str, inputs: list[ir.Value], name: str, **attributes: int | list[int]) -> ir.Value:
+        node = ir.node(operator, inputs, attributes, name=f"{EMBEDDED_PREFIX}{name}")
+        node.outputs[0].name = f"{node.name}_out"
+        nodes.append(node)
+        return node.outputs[0]
+
+    shape = [1, 1, 1, preprocessing.channels]
+    if preprocessing.channel_order == "bgr":
+        value = add("Gather", [value, _weight(graph, "order", np.array([2, 1, 0]))], "to_bgr", axis=3)
+    if preprocessing.layout == "nchw":
+        value = add("Transpose", [value], "to_nchw", perm=[0, 3, 1, 2])
+        shape = [1, preprocessing.channels, 1, 1]
+    value = add("Cast", [value], "to_float", to=ir.DataType.FLOAT.value)
+    mean = _weight(graph, "mean", np.asarray(preprocessing.mean, np.float32).reshape(shape))
+    value = add("Sub", [value, mean], "minus_mean")
+    add("Div", [value, _weight(graph, "std", np.asarray(preprocessing.std, np.float32).reshape(shape))], "over_std")
+    return nodes
+
+
+def _unit_length(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """Nodes behind `value` that divide it by max(its norm, 1e-12); the result takes its name."""
+    axes = {"axes": [1], "keepdims": 1}
+    inputs: list[ir.Value] = [value]
+    if graph.opset_imports.get("", 0) >= 18:
+        axes = {"keepdims": 1}
+        inputs.append(_weight(graph, "axis", np.array([1])))
+    norm = ir.node("ReduceL2", inputs, axes, name=f"{EMBEDDED_PREFIX}norm")  # type: ignore[arg-type]
+    floor = _weight(graph, "smallest_norm", np.asarray([SMALLEST_NORM], np.float32))
+    bounded = ir.node("Max", [norm.outputs[0], floor], name=f"{EMBEDDED_PREFIX}positive_norm")
+    unit = ir.node("Div", [value, bounded.outputs[0]], name=f"{EMBEDDED_PREFIX}unit_length")
+    for node in (norm, bounded):
+        node.outputs[0].name = f"{node.name}_out"
+    result = unit.outputs[0]
+    result.type, result.shape = value.type, value.shape
+    value.name, result.name = f"{value.name}_raw", value.name
+    graph.extend([norm, bounded, unit])
+    return result
+
+
+def _weight(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    full = f"{EMBEDDED_PREFIX}{name}"
+    if full in graph.initializers:
+        return graph.initializers[full]
+    tensor = ir.tensor(np.ascontiguousarray(array), name=full)
+    value = ir.Value(name=full, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,56 @@
+"""Inputs to measure a model on when the user gives none: seeded random arrays of the shapes and types it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .preprocessing import Preprocessing
+from .record import TensorSpec
+
+__all__ = ["probe_inputs", "probe_pixels"]
+
+
+def probe_inputs(inputs: Sequence[TensorSpec], batch: int, *, seed: int = 0) -> tuple[NDArray[Any], ...]:
+    """One array per input, axis 0 of size `batch` where the batch is not fixed: normal floats, small integers.
+
+    Raises:
+        InputError: a size other than the batch is unknown.
+    """
+    generator = np.random.default_rng(seed)
+    arrays = []
+    for spec in inputs:
+        shape = [size if isinstance(size, int) else None for size in spec.shape]
+        if shape and shape[0] is None:
+            shape[0] = batch
+        if None in shape:
+            raise InputError(
+                f"input {spec.name!r} has the open shape {list(spec.shape)}; give inputs of a real size to measure on"
+            )
+        sizes = [size for size in shape if size is not None]
+        dtype = np.dtype(spec.dtype)
+        if dtype.kind == "f":
+            arrays.append(generator.standard_normal(sizes).astype(dtype))
+        elif dtype == np.uint8:
+            arrays.append(generator.integers(0, 256, sizes, dtype=np.uint8))
+        elif dtype == np.bool_:
+            arrays.append(generator.random(sizes) < 0.5)
+        else:
+            arrays.append(generator.integers(0, 2, sizes).astype(dtype))
+    return tuple(arrays)
+
+
+def probe_pixels(preprocessing: Preprocessing, count: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth random images [count, H, W, C] uint8: noise at several scales, as natural images have."""
+    generator = np.random.default_rng(seed)
+    size = (preprocessing.height, preprocessing.width)
+    image = np.zeros((count, *size, preprocessing.channels))
+    for cell in (1, 4, 16, 64):
+        rows, columns = (-(-side // cell) for side in size)
+        noise = generator.standard_normal((count, rows, columns, preprocessing.channels))
+        image += np.repeat(np.repeat(noise, cell, axis=1), cell, axis=2)[:, : size[0], : size[1]]
+    return np.clip(127.5 + 32 * image, 0, 255).astype(np.uint8)

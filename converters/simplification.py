@@ -1,0 +1,115 @@
+"""Simplify an ONNX graph with onnxslim or onnxsim, and keep the result only if it computes the same.
+
+Both are good and neither is always right, so neither is trusted: the simplified model must pass the checker, keep
+its inputs, outputs and opset, and give the source's numbers in ONNX Runtime. Else the source comes back, with the
+reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import onnx
+from numpy.typing import NDArray
+
+from ..errors import InputError, nearest
+from .parity import Parity, measure_parity
+from .probing import probe_inputs
+from .runners import OnnxRunner
+
+__all__ = ["Simplification", "Simplifier", "simplify"]
+
+Simplifier = Literal["onnxslim", "onnxsim"]
+
+TOLERANCE = 1e-5
+"""Fusing and folding reorder sums; anything beyond is another function."""
+_PROBES = 2
+
+
+@dataclass(frozen=True)
+class Simplification:
+    """The model to go on with; `rolled_back` says why it is the source, where the simplifier went wrong."""
+
+    model: onnx.ModelProto
+    method: Simplifier
+    nodes_before: int
+    nodes_after: int
+    parity: Parity | None
+    rolled_back: str | None
+
+
+def simplify(
+    model: onnx.ModelProto,
+    method: Simplifier = "onnxslim",
+    *,
+    inputs: Sequence[NDArray[Any]] | None = None,
+    tolerance: float = TOLERANCE,
+) -> Simplification:
+    """Simplify a copy of `model`, measured on `inputs` (one array a graph input) or on random ones.
+
+    Raises:
+        InputError: an unknown method, or `model` itself cannot be run.
+    """
+    if method not in get_args(Simplifier):
+        raise InputError(f"unknown simplifier {method!r}; {nearest(method, get_args(Simplifier))}")
+    reference = OnnxRunner(model)
+    arrays = tuple(inputs) if inputs is not None else probe_inputs(reference.inputs, _PROBES)
+    expected = reference.run(*arrays)
+    before = len(model.graph.node)
+    parity = None
+    try:
+        simplified = _run(model, method)
+        _check_interface(model, simplified)
+        parity = measure_parity(expected, OnnxRunner(simplified).run(*arrays))
+        if not parity.max_rel <= tolerance:
+            raise InputError(f"it changed the numbers: max relative error {parity.max_rel:.3g} > {tolerance:g}")
+    except Exception as error:  # simplifiers raise anything; whatever it is, the source is still good
+        reason = f"{method}: {error}".splitlines()[0]
+        return Simplification(model, method, before, before, parity, reason)
+    return Simplification(simplified, method, before, len(simplified.graph.node), parity, None)
+
+
+def _run(model: onnx.ModelProto, method: Simplifier) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if method == "onnxslim":
+        import onnxslim
+
+        log = logging.getLogger("onnxslim")
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            result = onnxslim.slim(copy)
+        finally:
+            log.setLevel(level)
+    else:
+        import onnxsim
+
+        result, _ = onnxsim.simplify(copy)
+    assert isinstance(result, onnx.ModelProto)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def _check_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Names, types and shapes of inputs and outputs, opset and IR version are the caller's business."""
+    for kind in ("input", "output"):
+        a, b = (
+            [value.name for value in getattr(model.graph, kind) if value.name not in _weights(model)]
+            for model in (before, after)
+        )
+        if a != b:
+            raise InputError(f"it renamed the {kind}s from {a} to {b}")
+    if _opsets(before) != _opsets(after) or after.ir_version > before.ir_version:
+        raise InputError("it changed the opset or IR version")
+
+
+def _weights(model: onnx.ModelProto) -> set[str]:
+    return {tensor.name for tensor in model.graph.initializer}
+
+
+def _opsets(model: onnx.ModelProto) -> dict[str, int]:
+    return {opset.domain: opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")}
