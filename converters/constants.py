@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from ..errors import InputError
 from .record import ParameterSource
 
-__all__ = ["LITERAL_KEY", "SOURCE_KEY", "evaluate", "fold_constants", "source_of_constant"]
+__all__ = ["LITERAL_KEY", "SOURCE_KEY", "constant_tensor", "evaluate", "fold_constants", "source_of_constant"]
 
 SOURCE_KEY = "rtool.parameter_source"
 LITERAL_KEY = "rtool.literal"
@@ -49,7 +49,7 @@ def fold_constants(model: ir.Model, label: str) -> None:
             continue
         tensors = _fold(node, opsets, label)
         for value, tensor in zip(node.outputs, tensors, strict=False):
-            _replace(graph, value, tensor, _source(node, value), literal=node.op_type == "Constant")
+            _replace(graph, value, tensor, _source(node, value), literal=_is_literal(node))
         graph.remove(node, safe=True)
 
 
@@ -84,10 +84,15 @@ def _is_foldable(node: ir.Node) -> bool:
     return all(value is None or value.const_value is not None for value in node.inputs)
 
 
+def _is_literal(node: ir.Node) -> bool:
+    """Whether a constant was written into the code: no initializer went into it."""
+    return all(value is None or bool(value.meta.get(LITERAL_KEY)) for value in node.inputs)
+
+
 def _fold(node: ir.Node, opsets: dict[str, int], label: str) -> Sequence[ir.TensorProtocol]:
     try:
         if node.op_type == "Constant":
-            return [_constant_tensor(node)]
+            return [constant_tensor(node)]
         first = node.inputs[0]
         assert first is not None
         assert first.const_value is not None
@@ -116,7 +121,8 @@ def _array(value: ir.Value) -> NDArray[Any] | None:
     return None if value.const_value is None else np.asarray(value.const_value.numpy())
 
 
-def _constant_tensor(node: ir.Node) -> ir.TensorProtocol:
+def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
+    """The value of a Constant node."""
     for name in _CONSTANT_VALUES:
         attribute = node.attributes.get(name)
         if attribute is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..exact.axes import align_to_axis
 from ..exact.unsigned import (
     unsigned_add,
     unsigned_div,
@@ -119,25 +120,25 @@ def _reduce_pairwise(op: Op, function: Callable[..., Any]) -> fx.Node:
     return result
 
 
-@lowers("Min", since=8, seen=13)
+@lowers("Min", since=1, seen=13)
 def minimum(op: Op) -> Lowered:
     """Smallest of all inputs."""
     return _reduce_pairwise(op, unsigned_minimum if without_kernels(op.dtype(0)) else torch.minimum)
 
 
-@lowers("Max", since=8, seen=13)
+@lowers("Max", since=1, seen=13)
 def maximum(op: Op) -> Lowered:
     """Largest of all inputs."""
     return _reduce_pairwise(op, unsigned_maximum if without_kernels(op.dtype(0)) else torch.maximum)
 
 
-@lowers("Sum", since=8, seen=13)
+@lowers("Sum", since=1, seen=13)
 def sum_(op: Op) -> Lowered:
     """Sum of all inputs."""
     return _reduce_pairwise(op, operator.add)
 
 
-@lowers("Mean", since=8, seen=13)
+@lowers("Mean", since=1, seen=13)
 def mean(op: Op) -> Lowered:
     """Mean of all inputs."""
     return op.call(operator.truediv, _reduce_pairwise(op, operator.add), op.count)
@@ -183,3 +184,34 @@ def less(op: Op) -> Lowered:
 def not_(op: Op) -> Lowered:
     """Logical not."""
     return op.call(torch.logical_not, op.x(0))
+
+
+_OLD: dict[str, Callable[..., Any]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": operator.truediv,
+    "Pow": operator.pow,
+    "And": torch.logical_and,
+    "Or": torch.logical_or,
+    "Xor": torch.logical_xor,
+    "Equal": torch.eq,
+    "Greater": torch.gt,
+    "Less": torch.lt,
+}
+
+
+def _register_old(name: str, function: Callable[..., Any]) -> None:
+    @lowers(name, until=7, seen=6)
+    def lowered(op: Op) -> Lowered:
+        """Before opset 7 the second tensor is broadcast only when the node says so, and from the axis it says."""
+        if op.type == "Div" and not op.is_float(0):
+            return op.call(torch.div, op.x(0), op.x(1), rounding_mode="trunc")
+        if not op.attr_int("broadcast", 0) or not op.has_attribute("axis"):
+            return op.call(function, op.operand(0), op.operand(1))
+        rank = op.rank(0)
+        return op.call(function, op.x(0), op.call(align_to_axis, op.x(1), op.attr_int("axis") % rank, rank))
+
+
+for _name, _function in _OLD.items():
+    _register_old(_name, _function)

@@ -14,6 +14,7 @@ FAMILIES = (
     "indexing",
     "counting",
     "gates",
+    "lifted",
     "linear",
     "logic",
     "losses",
@@ -22,12 +23,14 @@ FAMILIES = (
     "pooling",
     "quantisation",
     "recurrent",
+    "rearranging",
     "reductions",
     "reshaping",
     "resizing",
     "sampling",
     "selecting",
     "signals",
+    "transposed_convolutions",
     "types",
 )
 """Modules of this folder; each registers the operators of one family."""

@@ -23,6 +23,7 @@ from .values import torch_tensor
 __all__ = ["GraphBuilder", "Weight"]
 
 _FX_NODE = "pkg.torch.onnx.fx_node"
+LIFTED_KEY = "rtool.lifted_from"
 _REWRITE_RULE = "pkg.onnxscript.rewriter.rule_name"
 
 
@@ -112,7 +113,7 @@ class GraphBuilder:
                 module.register_buffer(name, weight.tensor())
                 self.parameter_sources[f"{path}.{name}"] = weight.source
             self._modules[key] = path
-        self.node_names.setdefault(path, []).append(source.name or "")
+        self.node_names.setdefault(path, []).extend(source_names(source))
         return path
 
     def _parameter(self, weight: Weight, owner: object) -> nn.Parameter:
@@ -140,25 +141,38 @@ class GraphBuilder:
 
     def _place(self, module: nn.Module, path: str) -> str:
         """Put `module` into the tree at `path`, or at the nearest free path after it."""
-        wanted = safe_path(path) or "module"
-        free, number = wanted, 1
-        while not self._is_free(free):
-            number += 1
-            free = f"{wanted}_{number}"
+        free = self._free_path(path)
         parent, _, name = free.rpartition(".")
         self._container(parent).add_module(name, module)
         return free
 
-    def _is_free(self, path: str) -> bool:
+    def _free_path(self, path: str) -> str:
+        """`path` made safe; where it leads through a layer it stays beside it, where it is taken it is numbered."""
+        wanted = self._beside_layers(safe_path(path) or "module")
+        free, number = wanted, 1
+        while self._is_taken(free):
+            number += 1
+            free = f"{wanted}_{number}"
+        return free
+
+    def _beside_layers(self, path: str) -> str:
         current: Any = self.root
         parts = path.split(".")
-        for part in parts[:-1]:
+        for index, part in enumerate(parts[:-1]):
             current = getattr(current, part, None)
             if current is None:
-                return True
+                return path
             if type(current) is not nn.Module:
+                return ".".join([*parts[:index], "_".join(parts[index:])])
+        return path
+
+    def _is_taken(self, path: str) -> bool:
+        current: Any = self.root
+        for part in path.split("."):
+            if not hasattr(current, part):
                 return False
-        return not hasattr(current, parts[-1])
+            current = getattr(current, part)
+        return True
 
     def _container(self, path: str) -> nn.Module:
         current = self.root
@@ -183,19 +197,20 @@ class GraphBuilder:
             self._attributes[key] = path
             self.parameter_sources[path] = weight.source
         path = self._attributes[key]
-        self.node_names.setdefault(path, []).append(source.name or "")
+        self.node_names.setdefault(path, []).extend(source_names(source))
         return self.call("get_attr", path, (), {}, source)
 
     def _attribute_path(self, weight: Weight, source: ir.Node, trainable: bool) -> str:
         name = source_of_constant(weight.value).value
         if is_generated(name) or _alias_owner(weight.value, source):
             name = ".".join(filter(None, (scope_of(source), "weight" if trainable else "constant")))
-        wanted = safe_path(name) or "weight"
-        free, number = wanted, 1
-        while not self._is_free(free):
-            number += 1
-            free = f"{wanted}_{number}"
-        return free
+        return self._free_path(name or "weight")
+
+
+def source_names(node: ir.Node) -> Sequence[str]:
+    """Names of the source nodes that a node of the normalised graph stands for."""
+    lifted = node.meta.get(LIFTED_KEY)
+    return lifted if isinstance(lifted, tuple) else (node.name or "",)
 
 
 def _alias_owner(value: ir.Value, source: ir.Node) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..exact.axes import slice_axes
 from .operation import Lowered, Op
 from .registry import lowers
 from .values import Integers
@@ -40,15 +41,16 @@ def _gather_tensor(op: Op, x: fx.Node, axis: int) -> fx.Node:
 
 @lowers("Slice", since=10, seen=13)
 def slice_(op: Op) -> Lowered:
-    """Ranges of axes; negative steps are refused unless they act on shape numbers."""
+    """Ranges of axes; written out when a step is negative, or axes or steps are known only at run time."""
     starts, ends = op.integers(1), op.integers(2)
     axes = op.constant(3) if op.has(3) else None
     steps = op.constant(4) if op.has(4) else None
-    if not isinstance(starts, list) or not isinstance(ends, list) or (op.has(3) and axes is None):
-        raise op.refuse("starts, ends or axes have an unknown length; export with fixed ones")
+    static = isinstance(starts, list) and isinstance(ends, list)
+    known = static and op.has(3) == (axes is not None) and op.has(4) == (steps is not None)
+    if not known or not isinstance(starts, list) or not isinstance(ends, list):
+        optional = [op.integers(index) if op.has(index) else None for index in (3, 4)]
+        return op.call(slice_axes, op.x(0), starts, ends, *optional)
     positions = list(range(len(starts))) if axes is None else [int(axis) for axis in axes.reshape(-1)]
-    if op.has(4) and steps is None:
-        raise op.refuse("steps are known only at run time; export with fixed ones")
     strides = [1] * len(starts) if steps is None else [int(step) for step in steps.reshape(-1)]
     return _sliced(op, starts, ends, positions, strides)
 
@@ -65,7 +67,7 @@ def _sliced(op: Op, starts: list[Any], ends: list[Any], axes: list[int], steps: 
     if known is not None and all(isinstance(bound, int) for bound in (*starts, *ends)):
         return Integers(known.items[slice(starts[0], _end(ends[0], steps[0]), steps[0])])
     if any(step <= 0 for step in steps):
-        raise op.refuse(f"steps {steps}: torch slices forwards only; use Flip or export without negative steps")
+        return op.call(slice_axes, op.x(0), starts, ends, axes, steps)
     ranges: dict[int, slice] = {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         first = None if isinstance(start, int) and start == 0 else start

@@ -14,7 +14,7 @@ from .registry import lowers
 __all__: list[str] = []
 
 
-@lowers("Gemm", since=7, seen=13, trainable=True)
+@lowers("Gemm", since=1, seen=13, trainable=True)
 def gemm(op: Op) -> Lowered:
     """`alpha * A' B' + beta * C`; `nn.Linear` when the factors are 1, B is a weight and C a bias or absent."""
     linear = _linear(op)

@@ -13,12 +13,13 @@ import onnx_ir as ir
 from torch import fx
 
 from ...errors import InputError, UnsupportedNode, UnsupportedOperatorsError
-from ..constants import evaluate
+from ..constants import LITERAL_KEY, evaluate
 from ..shapes import infer_node
 from . import families
 from .graph_builder import GraphBuilder, Weight
 from .operation import Environment, Op, RefusedError
 from .registry import REGISTRY, Lowering
+from .shape_numbers import on_shape_numbers
 from .values import Integers, torch_dtype
 
 __all__ = ["lower"]
@@ -87,7 +88,8 @@ class _Walk:
 
     def _lower(self, op: Op, row: Lowering) -> None:
         try:
-            lowered = row.function(op)
+            known = on_shape_numbers(op)
+            lowered = row.function(op) if known is None else known
         except RefusedError as refused:
             self._refuse(op.node, op.opset, str(refused))
             return
@@ -114,6 +116,7 @@ class _Walk:
                 self.environment[value] = Integers(items, scalar=array.ndim == 0)
             else:
                 value.const_value = ir.tensor(array)
+                value.meta[LITERAL_KEY] = True
         return True
 
     def _refuse(self, node: ir.Node, opset: int, reason: str) -> None:

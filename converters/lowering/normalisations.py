@@ -6,9 +6,12 @@ import operator
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..exact.norms import layer_normalize, rms_normalize
 from .operation import Lowered, Op
 from .registry import lowers
 
@@ -19,9 +22,10 @@ _INSTANCE: dict[int, type[nn.Module]] = {3: nn.InstanceNorm1d, 4: nn.InstanceNor
 
 
 @lowers("BatchNormalization", since=7, seen=15, trainable=True)
+@lowers("BatchNormalization", since=6, until=7, seen=6, trainable=True)
 def batch_normalization(op: Op) -> Lowered:
     """`nn.BatchNormNd` in eval mode; statistics that are computed at run time make it a function."""
-    if op.attr_int("training_mode", 0):
+    if op.attr_int("training_mode", 0) or (op.opset < 7 and not op.attr_int("is_test", 0)):
         raise op.refuse("training_mode=1: the file was exported in training mode; export it in eval mode")
     if not op.attr_int("spatial", 1):
         raise op.refuse("spatial=0 (statistics for every element) is unsupported; export with opset 9 or newer")
@@ -57,22 +61,54 @@ def instance_normalization(op: Op) -> Lowered:
 
 @lowers("LayerNormalization", since=17, seen=17, trainable=True)
 def layer_normalization(op: Op) -> Lowered:
-    """`nn.LayerNorm` over the last axes; mean and deviation as extra outputs are refused."""
+    """`nn.LayerNorm` over the last axes; written out when means, deviations or broadcast scales are asked for."""
     shape, weight_shape = op.shape(0), op.shape(1)
-    if op.uses_output(1) or op.uses_output(2):
-        raise op.refuse("its mean or deviation output is used; export without them")
-    if shape is None or weight_shape is None:
-        raise op.refuse("the shape of an input is unknown; give the graph inputs their shapes")
-    axis = op.attr_int("axis", -1) % len(shape)
-    normalised = list(shape[axis:])
-    if not all(isinstance(dim, int) for dim in normalised):
-        raise op.refuse(f"normalises over a dimension that is not fixed ({normalised}); give the input fixed sizes")
-    eps = op.attr_float("epsilon", 1e-5)
-    is_module = op.is_weight(1) and list(weight_shape) == normalised and (not op.has(2) or op.is_weight(2))
+    axis, eps = op.attr_int("axis", -1), op.attr_float("epsilon", 1e-5)
+    normalised = None if shape is None else list(shape[axis % len(shape) :])
+    fixed = normalised is not None and all(isinstance(dim, int) for dim in normalised)
+    if not fixed or op.uses_output(1) or op.uses_output(2):
+        bias = op.x(2) if op.has(2) else None
+        found = op.call(layer_normalize, op.x(0), op.x(1), bias, axis, eps, _is_widened(op))
+        return [op.call(operator.getitem, found, i) if op.uses_output(i) else None for i in range(len(op.node.outputs))]
+    is_module = op.is_weight(1) and list(weight_shape or ()) == normalised and (not op.has(2) or op.is_weight(2))
     if is_module and (not op.has(2) or op.shape(2) == op.shape(1)):
-        options = {"normalized_shape": tuple(normalised), "eps": eps, "bias": op.has(2)}
+        options = {"normalized_shape": tuple(normalised or ()), "eps": eps, "bias": op.has(2)}
         weights = {"weight": op.weight(1)} | ({"bias": op.weight(2)} if op.has(2) else {})
         return op.module(nn.LayerNorm, options, op.x(0), weights=weights)
     normed = op.call(F.layer_norm, op.x(0), normalised, None, None, eps)
     scaled = op.call(operator.mul, normed, op.x(1))
     return op.call(operator.add, scaled, op.x(2)) if op.has(2) else scaled
+
+
+def _is_widened(op: Op) -> bool:
+    """Whether statistics are taken in float32 although the input is narrower."""
+    return op.attr_int("stash_type", 1) == 1 and op.dtype(0) in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+@lowers("RMSNormalization", since=23, seen=23, trainable=True)
+def rms_normalization(op: Op) -> Lowered:
+    """`nn.RMSNorm` over the last axes when its scale is a weight of their shape, else written out."""
+    shape, axis, eps = op.shape(0), op.attr_int("axis", -1), op.attr_float("epsilon", 1e-5)
+    if shape is not None and op.is_weight(1) and not _is_widened(op):
+        normalised = shape[axis % len(shape) :]
+        if op.shape(1) == normalised:
+            options = {"normalized_shape": tuple(normalised), "eps": eps}
+            return op.module(nn.RMSNorm, options, op.x(0), weights={"weight": op.weight(1)})
+    return op.call(rms_normalize, op.x(0), op.x(1), axis, eps, _is_widened(op))
+
+
+@lowers("GroupNormalization", since=18, seen=21, trainable=True)
+def group_normalization(op: Op) -> Lowered:
+    """`nn.GroupNorm`; before opset 21 there is one scale a group instead of one a channel."""
+    groups, eps = op.attr_int("num_groups"), op.attr_float("epsilon", 1e-5)
+    if op.opset < 21:
+        channels = op.size(0, 1)
+        if not isinstance(channels, int):
+            raise op.refuse("the number of channels is unknown; give the graph inputs fixed channels")
+        scale, bias = (op.call(torch.repeat_interleave, op.x(index), channels // groups) for index in (1, 2))
+        return op.call(F.group_norm, op.x(0), groups, scale, bias, eps)
+    channels = op.size(1, 0)
+    if isinstance(channels, int) and op.is_weight(1) and op.is_weight(2):
+        options = {"num_groups": groups, "num_channels": channels, "eps": eps}
+        return op.module(nn.GroupNorm, options, op.x(0), weights={"weight": op.weight(1), "bias": op.weight(2)})
+    return op.call(F.group_norm, op.x(0), groups, op.x(1), op.x(2), eps)

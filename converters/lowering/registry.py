@@ -27,7 +27,10 @@ import onnx
 if TYPE_CHECKING:
     from .operation import Lowered, Op
 
-__all__ = ["REGISTRY", "Lowering", "Registry", "lowers"]
+__all__ = ["LIFTED_DOMAIN", "REGISTRY", "Lowering", "Registry", "lowers"]
+
+LIFTED_DOMAIN = "rtool"
+"""Domain of the operators that `lift.py` makes of patterns; they have no ONNX schema and never appear in files."""
 
 LowerFunction = Callable[["Op"], "Lowered"]
 
@@ -117,6 +120,8 @@ def _range_text(row: Lowering) -> str:
 @cache
 def _unread_change(operator: str, seen: int, opset: int, domain: str) -> str | None:
     """Why the schema in force at `opset` may mean something else than the one read, or None."""
+    if domain == LIFTED_DOMAIN:
+        return None
     newest = onnx.defs.onnx_opset_version()
     if domain == "" and opset > newest:
         return f"opset {opset} is newer than the newest known one ({newest}); export with an older opset"

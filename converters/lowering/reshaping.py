@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
 from torch import fx
 
+from ..exact.axes import reshape_to, squeeze_axes, unsqueeze_axes
 from ..exact.broadcasting import expand_both_ways
 from .operation import Lowered, Op
 from .registry import lowers
@@ -43,9 +45,15 @@ def reshape(op: Op) -> Lowered:
     target = op.integers(1)
     if known is not None and len(known.items) == 1 and target in ([], [1], [-1]):
         return Integers(known.items, scalar=not target)
-    if isinstance(target, fx.Node):
-        return op.call(torch.reshape, op.x(0), target)
-    return _reshaped(op, target, bool(op.attr_int("allowzero", 0)))
+    allow_zero = bool(op.attr_int("allowzero", 0))
+    if isinstance(target, fx.Node) or any(_is_read_from_tensor(item) for item in target):
+        return op.call(reshape_to, op.x(0), target, allow_zero)
+    return _reshaped(op, target, allow_zero)
+
+
+def _is_read_from_tensor(item: int | fx.Node) -> bool:
+    """Whether a number arrives as data, so that it may be a zero that means "keep"."""
+    return isinstance(item, fx.Node) and (item.target is operator.getitem or item.target == "tolist")
 
 
 @lowers("Reshape", since=1, until=5, seen=1)
@@ -135,6 +143,8 @@ def squeeze(op: Op) -> Lowered:
         if dims is None or not all(isinstance(dim, int) for dim in dims):
             raise op.refuse("no axes given and a dimension is not fixed; export with axes")
         axes = [axis for axis, dim in enumerate(dims) if dim == 1]
+    if not isinstance(axes, list) or not all(isinstance(axis, int) for axis in axes):
+        return op.call(squeeze_axes, op.x(0), axes)
     return op.call(torch.squeeze, op.x(0), axes)
 
 
@@ -144,7 +154,7 @@ def unsqueeze(op: Op) -> Lowered:
     known = op.known(0)
     axes: Any = op.integers(1) if op.has(1) else op.attr_ints("axes")
     if not isinstance(axes, list) or not all(isinstance(axis, int) for axis in axes):
-        raise op.refuse("axes are known only at run time; export with fixed ones")
+        return op.call(unsqueeze_axes, op.x(0), axes)
     if known is not None and known.scalar and len(axes) == 1:
         return Integers(known.items)
     x = op.x(0)

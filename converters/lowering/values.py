@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,13 +30,16 @@ class Integers:
 
     items: tuple[int | fx.Node, ...]
     scalar: bool = False
+    boolean: bool = False
+    """Whether the items are truth values, 0 or 1."""
 
     @property
-    def static(self) -> NDArray[np.int64] | None:
+    def static(self) -> NDArray[Any] | None:
         """The numbers as an array when all are known now."""
         if not all(isinstance(item, int) for item in self.items):
             return None
-        return np.array(self.items[0] if self.scalar else self.items, dtype=np.int64)
+        dtype = np.bool_ if self.boolean else np.int64
+        return np.array(self.items[0] if self.scalar else self.items, dtype=dtype)
 
 
 def symbol_of(item: int | fx.Node) -> Dim:
