@@ -14,7 +14,9 @@ import click
 from .. import __version__
 from ..errors import RtoolError
 from .bench import bench
+from .convert import inspect_command, onnx2torch_command
 from .deploy import deploy_command, serve_command
+from .export import export_command
 from .machine import demo_command, doctor_command
 from .train import evaluate_command, finetune_command
 
@@ -34,6 +36,8 @@ def cli() -> None:
 
 
 for _command in (
+    inspect_command,
+    onnx2torch_command,
     deploy_command,
     serve_command,
     bench,
@@ -41,6 +45,7 @@ for _command in (
     demo_command,
     finetune_command,
     evaluate_command,
+    export_command,
 ):
     cli.add_command(_command)
 

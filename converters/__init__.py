@@ -38,6 +38,13 @@ _PUBLIC = {
     "write_back": ".writing_back",
     "HalfModel": ".half",
     "to_half": ".half",
+    "ExportResult": ".export_manifest",
+    "ExportStep": ".export_steps",
+    "embed_preprocessing": ".embedding",
+    "export": ".exporting",
+    "set_batch": ".batch",
+    "simplify": ".simplification",
+    "torch_to_onnx": ".reexport",
     "record_of": ".record",
 }
 

@@ -1,0 +1,97 @@
+"""The measured steps of an export: every one compares what the model is now with what the module computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ..errors import GateError
+from .parity import Parity, measure_parity
+from .runners import OnnxRunner, run_in_batches
+
+__all__ = ["ExportStep", "StepLog", "unit_length"]
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class ExportStep:
+    """One step: what it did, how far the outputs are from the module's, and what was allowed."""
+
+    name: str
+    detail: str
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+    rank_agreement: float
+    gate: str
+
+
+@dataclass
+class StepLog:
+    """Collects steps; `expected` are the module's outputs for `inputs`, one array each."""
+
+    inputs: tuple[NDArray[Any], ...]
+    expected: tuple[NDArray[Any], ...]
+    steps: list[ExportStep] = field(default_factory=list)
+
+    def check(
+        self,
+        name: str,
+        outputs: Sequence[NDArray[Any]],
+        *,
+        max_rel: float | None = None,
+        min_cosine: float | None = None,
+        detail: str = "",
+    ) -> Parity:
+        """Measure `outputs` and note the step.
+
+        Raises:
+            GateError: a tolerance is missed.
+        """
+        parity = measure_parity(self.expected, outputs)
+        gates = []
+        if max_rel is not None:
+            gates.append((f"max relative error {parity.max_rel:.3g}", f"<= {max_rel:g}", parity.max_rel <= max_rel))
+        if min_cosine is not None:
+            gates.append((f"min cosine {parity.min_cosine:.8f}", f">= {min_cosine:g}", parity.min_cosine >= min_cosine))
+        missed = [f"{value}, must be {bound}" for value, bound, held in gates if not held]
+        if missed:
+            raise GateError(
+                f"export step '{name}': {'; '.join(missed)} (against the module, {detail or 'on its inputs'})"
+            )
+        gate = ", ".join(f"{value.rsplit(' ', 1)[0]} {bound}" for value, bound, _ in gates)
+        self.steps.append(
+            ExportStep(name, detail, parity.max_abs, parity.max_rel, parity.min_cosine, parity.rank_agreement, gate)
+        )
+        return parity
+
+    def check_model(
+        self,
+        name: str,
+        model: onnx.ModelProto,
+        *,
+        max_rel: float | None = None,
+        min_cosine: float | None = None,
+        detail: str = "",
+    ) -> Parity:
+        """`check` of what ONNX Runtime computes with `model`."""
+        runner = OnnxRunner(model, name=name)
+        if len(self.inputs) == 1:
+            outputs = run_in_batches(runner, self.inputs[0].astype(runner.inputs[0].dtype, copy=False), _BATCH)
+        else:
+            outputs = runner.run(*self.inputs)
+        return self.check(name, outputs, max_rel=max_rel, min_cosine=min_cosine, detail=detail)
+
+
+def unit_length(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """Every matrix with rows of L2 norm 1 (rows of zeros stay), as `embed_preprocessing` makes them."""
+    return tuple(
+        output / np.maximum(np.linalg.norm(output, axis=1, keepdims=True), 1e-12) if output.ndim == 2 else output
+        for output in outputs
+    )

@@ -1,0 +1,252 @@
+"""`export`: any model reference becomes a deployable file, every step measured against the module it came from.
+
+The steps are: fold BatchNorm; write the tensors back into the source graph (or, for a model without one, export
+anew); rewrite the batch; embed the preprocessing; simplify; narrow to float16. Each result runs in ONNX Runtime on
+the same inputs, and an export that misses a tolerance writes nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from ..errors import InputError, nearest
+from .atomic_file import check_file_output, serialised, write_atomically
+from .batch import Batch, set_batch
+from .embedding import EMBEDDED_PREFIX, embed_preprocessing
+from .export_manifest import ExportResult, describe_export, write_manifest
+from .export_source import PROBES, ExportSource, measured_on, open_export_source
+from .export_steps import StepLog, unit_length
+from .fold import FoldReport, fold_batchnorm
+from .half import HalfModel, to_half
+from .preprocessing import Preprocessing
+from .reexport import torch_to_onnx
+from .runners import TorchRunner, run_in_batches
+from .simplification import Simplifier, simplify
+from .torch_formats import save_exported_program, save_torchscript
+from .writing_back import write_back
+
+__all__ = ["Format", "export"]
+
+Format = Literal["onnx", "torchscript", "pt2"]
+
+TOLERANCE = 1e-5
+"""Largest relative error of a float32 step; ONNX Runtime and torch sum in different orders."""
+HALF_COSINE = 0.9999
+"""Smallest cosine between an embedding in float32 and in float16."""
+_SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
+
+
+def export(
+    model: str | Path | nn.Module,
+    output: str | Path | None = None,
+    *,
+    fp16: bool = False,
+    format: Format = "onnx",
+    batch: Batch | None = None,
+    embed_preprocessing: bool = False,
+    simplifier: Simplifier | Literal["auto", "none"] = "auto",
+    keep_io_types: bool = True,
+    tolerance: float = TOLERANCE,
+    inputs: NDArray[Any] | None = None,
+    source: str | Path | onnx.ModelProto | None = None,
+    preprocessing: Preprocessing | None = None,
+    overwrite: bool = False,
+) -> ExportResult:
+    """Write `model` as one file, with a manifest beside it.
+
+    Args:
+        model: a model reference, or a module.
+        output: the file to write; default is the model's name with the format's suffix, in the current folder.
+        fp16: narrow to float16.
+        format: "onnx", "pt2" (torch.export) or "torchscript" (legacy).
+        batch: the batch the file takes, or "dynamic"; None: the source's (dynamic for an export anew).
+        embed_preprocessing: take uint8 pixels [N, H, W, C] and return L2-normalised embeddings.
+        simplifier: "onnxslim", "onnxsim", "none", or "auto": onnxslim, unless the graph is the source's own.
+        keep_io_types: with fp16, keep float32 inputs and outputs.
+        tolerance: largest relative error of every float32 step.
+        inputs: images to measure on, preprocessed float32 or uint8 pixels [N, H, W, C]; default are random ones.
+        source: the ONNX model a converted module came from, where `model` is such a module.
+        preprocessing: instead of the model's own.
+        overwrite: replace a file that is already there.
+
+    Raises:
+        InputError: an argument or the model cannot be used.
+        GateError: a step missed its tolerance; nothing is written.
+    """
+    if format not in get_args(Format):
+        raise InputError(f"export: unknown format {format!r}; {nearest(format, get_args(Format))}")
+    origin = open_export_source(model, source, preprocessing)
+    path = Path(output) if output is not None else Path(Path(origin.name).stem + _suffix(format, fp16))
+    check_file_output(path, sources=[origin.path])
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: already exists; choose another output or pass --overwrite")
+    pixels, arrays = measured_on(origin, inputs)
+    log = StepLog(arrays, _outputs(origin.module, arrays))
+    if format != "onnx":
+        _refuse_onnx_options(format, fp16=fp16, batch=batch, embed_preprocessing=embed_preprocessing)
+        return _export_torch(origin, path, format, log, tolerance)
+    builder = _OnnxExport(origin, log, tolerance)
+    builder.make_graph()
+    if batch is not None:
+        builder.set_batch(batch)
+    if embed_preprocessing:
+        builder.embed(pixels)
+    builder.simplify(simplifier)
+    if fp16:
+        builder.narrow(keep_io_types)
+    return builder.write(path)
+
+
+class _OnnxExport:
+    """The ONNX model as it goes through the steps."""
+
+    def __init__(self, origin: ExportSource, log: StepLog, tolerance: float) -> None:
+        self.origin, self.log, self.tolerance = origin, log, tolerance
+        self.model = onnx.ModelProto()
+        self.folds: FoldReport | None = None
+        self.half: HalfModel | None = None
+        self.embedded = False
+        self.untouched = False
+
+    def make_graph(self) -> None:
+        """Write-back where there is a source graph, else fold and export anew."""
+        if self.origin.graph is not None:
+            assert isinstance(self.origin.module, fx.GraphModule)
+            self.model = write_back(self.origin.module, self.origin.graph)
+            self.untouched = True
+            self.log.check_model("write-back", self.model, max_rel=self.tolerance, detail="into the source graph")
+            return
+        module = _traced(self.origin.module)
+        if module is not None:
+            self.folds = fold_batchnorm(module)
+            detail = f"{len(self.folds.folded)} BatchNorms folded, {len(self.folds.kept)} kept"
+            self.log.check("fold", _outputs(module, self.log.inputs), max_rel=self.tolerance, detail=detail)
+        example = [torch.from_numpy(array[:1]) for array in self.log.inputs]
+        self.model = torch_to_onnx(module or self.origin.module, example, input_names=self.origin.input_names)
+        self.log.check_model("re-export", self.model, max_rel=self.tolerance, detail="torch.export, dynamic batch")
+
+    def set_batch(self, batch: Batch) -> None:
+        """Rewrite the batch."""
+        rewritten = set_batch(self.model, batch)
+        self.untouched &= rewritten.SerializeToString() == self.model.SerializeToString()
+        self.model = rewritten
+        self.log.check_model("batch", self.model, max_rel=self.tolerance, detail=str(batch))
+
+    def embed(self, pixels: NDArray[np.uint8] | None) -> None:
+        """Embed the preprocessing; from here on the model is measured on pixels."""
+        preprocessing = self.origin.preprocessing
+        if preprocessing is None:
+            raise InputError(f"{self.origin.name}: its preprocessing is not known; state it with --preprocessing")
+        if pixels is None:
+            raise InputError("export: to embed the preprocessing, give inputs as uint8 pixels [N, H, W, C]")
+        self.model = embed_preprocessing(self.model, preprocessing)
+        self.untouched, self.embedded = False, True
+        self.log.inputs = (pixels,)
+        self.log.expected = unit_length(self.log.expected)
+        detail = f"uint8 {preprocessing.height}x{preprocessing.width} in, unit length out"
+        self.log.check_model("preprocessing", self.model, max_rel=self.tolerance, detail=detail)
+
+    def simplify(self, method: Simplifier | Literal["auto", "none"]) -> None:
+        """Simplify, unless the graph is the source's own and nobody asked."""
+        if method == "none" or (method == "auto" and self.untouched):
+            return
+        fixed = _fixed_batch(self.model)
+        inputs = [_rows(array, fixed) for array in self.log.inputs] if fixed else self.log.inputs
+        result = simplify(self.model, "onnxslim" if method == "auto" else method, inputs=inputs)
+        self.model = result.model
+        detail = f"{result.method}: {result.nodes_before} -> {result.nodes_after} nodes"
+        if result.rolled_back:
+            detail = f"rolled back ({result.rolled_back})"
+        self.log.check_model("simplify", self.model, max_rel=self.tolerance, detail=detail)
+
+    def narrow(self, keep_io_types: bool) -> None:
+        """Convert to float16, the embedded preprocessing excepted."""
+        embedded = {node.name for node in self.model.graph.node if node.name.startswith(EMBEDDED_PREFIX)}
+        self.half = to_half(self.model, keep_io_types=keep_io_types, keep=embedded)
+        self.model = self.half.model
+        detail = f"{self.half.casts} Casts added, {len(self.half.kept)} nodes kept in float32"
+        self.log.check_model("fp16", self.model, min_cosine=HALF_COSINE, detail=detail)
+
+    def write(self, path: Path) -> ExportResult:
+        """Write the file with its provenance, and the manifest."""
+        preprocessing = None if self.embedded else self.origin.preprocessing
+        result = describe_export(
+            self.model,
+            path,
+            source=self.origin.name,
+            record=self.origin.record,
+            steps=tuple(self.log.steps),
+            folds=self.folds,
+            half=self.half,
+            preprocessing=preprocessing,
+        )
+        data = serialised(self.model, str(path))
+        write_atomically(path, data)
+        return write_manifest(result, data)
+
+
+def _outputs(module: nn.Module, arrays: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+    runner = TorchRunner(module)
+    return run_in_batches(runner, arrays[0], PROBES) if len(arrays) == 1 else runner.run(*arrays)
+
+
+def _traced(module: nn.Module) -> fx.GraphModule | None:
+    """A copy whose BatchNorms can be folded; None where fx cannot trace the module."""
+    if isinstance(module, fx.GraphModule):
+        return copy.deepcopy(module)
+    try:
+        return fx.symbolic_trace(copy.deepcopy(module))
+    except Exception:  # tracing runs the module's own code on proxies; the exporter traces in another way
+        return None
+
+
+def _fixed_batch(model: onnx.ModelProto) -> int:
+    return int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+
+
+def _rows(array: NDArray[Any], count: int) -> NDArray[Any]:
+    """`count` rows of `array`, repeated from the start where it has fewer."""
+    return np.resize(array, (count, *array.shape[1:]))
+
+
+def _suffix(format: Format, fp16: bool) -> str:
+    return f"_fp16{_SUFFIXES[format]}" if fp16 else _SUFFIXES[format]
+
+
+def _refuse_onnx_options(format: Format, **options: Any) -> None:
+    used = [name.replace("_", "-") for name, value in options.items() if value]
+    if used:
+        raise InputError(f"export: --{used[0]} rewrites ONNX graphs; it does not go with --format {format}")
+
+
+def _export_torch(origin: ExportSource, path: Path, format: Format, log: StepLog, tolerance: float) -> ExportResult:
+    """Fold, trace and save as a torch file."""
+    module, folds = _traced(origin.module), None
+    if module is not None:
+        folds = fold_batchnorm(module)
+        detail = f"{len(folds.folded)} BatchNorms folded, {len(folds.kept)} kept"
+        log.check("fold", _outputs(module, log.inputs), max_rel=tolerance, detail=detail)
+    save = save_exported_program if format == "pt2" else save_torchscript
+    data, reloaded = save(module or origin.module, [torch.from_numpy(array) for array in log.inputs])
+    detail = "torch.export, dynamic batch" if format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
+    log.check(format, _outputs(reloaded, log.inputs), max_rel=tolerance, detail=detail)
+    result = describe_export(
+        None,
+        path,
+        source=origin.name,
+        record=origin.record,
+        steps=tuple(log.steps),
+        folds=folds,
+        half=None,
+        preprocessing=origin.preprocessing,
+    )
+    write_atomically(path, data)
+    return write_manifest(result, data)
