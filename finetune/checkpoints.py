@@ -23,7 +23,14 @@ from torch import Tensor
 
 from ..errors import InputError, PlatformError
 
-__all__ = ["Progress", "load_training_state", "prune_checkpoints", "save_checkpoint"]
+__all__ = [
+    "Progress",
+    "load_shards",
+    "load_training_state",
+    "prune_checkpoints",
+    "save_checkpoint",
+    "stage_shard",
+]
 
 _STATE = "training.json"
 _TENSORS = "training.safetensors"
@@ -52,7 +59,7 @@ def save_checkpoint(
     *,
     best: bool,
 ) -> Path:
-    """Write the checkpoint of `progress` and point `last` (and `best`) at it.
+    """Write the checkpoint of `progress` and point `last` (and `best`) at it; shards staged before are taken in.
 
     Raises:
         PlatformError: the disk is full; earlier checkpoints are intact.
@@ -66,6 +73,8 @@ def save_checkpoint(
             shutil.rmtree(final)
         save_bundle(temporary)
         save_file(dict(tensors), temporary / _TENSORS)
+        for shard in _staging(folder, progress).glob("shard-*.safetensors"):
+            os.replace(shard, temporary / shard.name)
         (temporary / _STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
         _flush(temporary)
         os.replace(temporary, final)
@@ -80,6 +89,18 @@ def save_checkpoint(
             ) from error
         raise
     return final
+
+
+def stage_shard(folder: Path, progress: Progress, rank: int, tensors: Mapping[str, Tensor]) -> None:
+    """Leave what one rank alone holds where the checkpoint of `progress`, written by rank 0 afterwards, takes it in."""
+    staging = _staging(folder, progress)
+    staging.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), staging / f"shard-{rank:05d}.safetensors")
+
+
+def load_shards(checkpoint: Path) -> list[dict[str, Tensor]]:
+    """The shards of all ranks of the run that wrote a checkpoint, in rank order."""
+    return [load_file(path) for path in sorted(checkpoint.glob("shard-*.safetensors"))]
 
 
 def load_training_state(checkpoint: Path) -> tuple[Progress, dict[str, Tensor]]:
@@ -100,8 +121,13 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
     for path in sorted(folder.glob("step-*.rtool"))[:-keep]:
         if path.resolve() not in linked:
             shutil.rmtree(path)
-    for path in folder.glob(".step-*.partial"):
-        shutil.rmtree(path)
+    for pattern in (".step-*.partial", ".shards-*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path)
+
+
+def _staging(folder: Path, progress: Progress) -> Path:
+    return folder / f".shards-{progress.step:08d}"
 
 
 def _link(link: Path, target: str) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_reduce_sum", "gather_rows", "rank", "world_size"]
+__all__ = ["all_reduce_sum", "barrier", "gather_rows", "gather_rows_summing", "rank", "world_size"]
 
 
 def world_size() -> int:
@@ -23,6 +23,12 @@ def world_size() -> int:
 def rank() -> int:
     """The number of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
@@ -48,6 +54,28 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         start = rank() * ctx.count
         return gradient[start : start + ctx.count] * world_size()
+
+
+class _GatherRowsSumming(torch.autograd.Function):
+    """All rows forward; backward, this rank's rows of the sum over ranks, times the number of ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return _GatherRows.forward(ctx, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return _GatherRows.backward(ctx, total)
+
+
+def gather_rows_summing(rows: Tensor) -> Tensor:
+    """As `gather_rows`, for losses of which each rank computes a part, such as over its share of the classes."""
+    if world_size() == 1:
+        return rows
+    gathered: Tensor = _GatherRowsSumming.apply(rows)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def gather_rows(rows: Tensor) -> Tensor:

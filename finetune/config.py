@@ -28,6 +28,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PartialFCLoss",
     "ScheduleConfig",
     "Section",
     "SoftmaxLoss",
@@ -205,8 +206,32 @@ class TripletLoss(Section):
     """Distances of unit embeddings instead of raw ones."""
 
 
+class PartialFCLoss(Section):
+    """Combined-margin softmax with classes sharded over processes and sampled; its rows are updated by SGD."""
+
+    kind: Literal["partial_fc"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    scale: Positive = 64.0
+    """s."""
+    margins: tuple[Positive, NotNegative, NotNegative] = (1.0, 0.5, 0.0)
+    """m1, m2, m3."""
+    gradient: MarginGradient = "exact"
+    """exact, or straight_through as arcface_torch trains."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each process's classes that a step uses."""
+
+
 LossConfig = Annotated[
-    SoftmaxLoss | ArcFaceLoss | CosFaceLoss | AdaFaceLoss | CircleLoss | CirclePairLoss | CenterLoss | TripletLoss,
+    SoftmaxLoss
+    | ArcFaceLoss
+    | CosFaceLoss
+    | AdaFaceLoss
+    | CircleLoss
+    | CirclePairLoss
+    | CenterLoss
+    | TripletLoss
+    | PartialFCLoss,
     Field(discriminator="kind"),
 ]
 

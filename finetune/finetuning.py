@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 
 from ..errors import InputError
-from .checkpoints import load_training_state
 from .collectives import rank, world_size
 from .config import FinetuneConfig
 from .config_files import load_config
@@ -100,21 +99,23 @@ def _train_in_group(
 ) -> None:
     if rank() == 0:
         with RunFolder(run, quiet=quiet) as folder:
-            _train(config, folder, checkpoint, device)
+            _train(config, folder, run, checkpoint, device)
     else:
-        _train(config, None, checkpoint, device)
+        _train(config, None, run, checkpoint, device)
 
 
-def _train(config: FinetuneConfig, folder: RunFolder | None, checkpoint: Path | None, device: torch.device) -> None:
+def _train(
+    config: FinetuneConfig, folder: RunFolder | None, run: Path, checkpoint: Path | None, device: torch.device
+) -> None:
     torch.manual_seed(config.seed)
     network = load_network(config.model, checkpoint)
     data = prepare_data(config, network.preprocessing)
     if config.model.restore_bn and checkpoint is None:
         report = restore_batchnorms(network, data.train, config.model.calibration_images)
         data = replace(data, notes=(*data.notes, report))
-    trainer = Trainer(config, network, data, folder, device)
+    trainer = Trainer(config, network, data, folder, run / "checkpoints", device)
     if checkpoint is not None:
-        trainer.resume(*load_training_state(checkpoint))
+        trainer.resume(checkpoint)
     if folder is not None:
         _describe(folder, network, data, trainer, device, checkpoint)
     outcome = trainer.run()

@@ -22,11 +22,13 @@ from .config import (
     CirclePairLoss,
     CosFaceLoss,
     LossConfig,
+    PartialFCLoss,
     SoftmaxLoss,
     TripletLoss,
 )
 from .margin_losses import adaface_logits, circle_logits, cosine_logits, margin_logits
 from .pair_losses import center_loss, circle_pair_loss, triplet_loss
+from .partial_fc import PartialFC
 
 __all__ = ["AdaFaceHead", "CenterHead", "CosineHead", "LinearHead", "PairHead", "build_head"]
 
@@ -120,8 +122,13 @@ class PairHead(nn.Module):
         return self._loss(F.normalize(rows) if self._normalise else rows, gather_rows(labels))
 
 
-def build_head(config: LossConfig, dimension: int, classes: int) -> nn.Module:
-    """The module for one entry of `losses`, with fresh weights from torch's global generator."""
+def build_head(
+    config: LossConfig, dimension: int, classes: int, *, seed: int = 0, device: torch.device | None = None
+) -> nn.Module:
+    """The module for one entry of `losses`, with fresh weights from torch's global generator.
+
+    `seed` and `device` are for the shards of PartialFC, which differ between ranks and cannot be moved later.
+    """
     match config:
         case SoftmaxLoss():
             return LinearHead(dimension, classes, config.smoothing)
@@ -155,6 +162,17 @@ def build_head(config: LossConfig, dimension: int, classes: int) -> nn.Module:
             )
         case AdaFaceLoss():
             return AdaFaceHead(dimension, classes, config)
+        case PartialFCLoss():
+            return PartialFC(
+                dimension,
+                classes,
+                rate=config.rate,
+                scale=config.scale,
+                margins=config.margins,
+                gradient=config.gradient,
+                seed=seed,
+                device=device,
+            )
         case CenterLoss():
             return CenterHead(dimension, classes)
         case CirclePairLoss():

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..converters.preprocessing import Preprocessing
+from ..errors import ConfigError
 from .averaging import WeightAverage
-from .collectives import world_size
+from .collectives import all_reduce_sum, world_size
 from .config import FinetuneConfig
 from .data.loading import Batch
 from .learner import Learner, apply_freezing
 from .networks import images_to_tensor
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
+from .partial_fc import PartialFC
 
 __all__ = ["Stepper", "autocast_dtype"]
 
@@ -43,6 +45,9 @@ class Stepper:
         self._loss_weights = torch.tensor([loss.weight for loss in config.losses], device=device)
         self._buffers = [buffer for buffer in learner.buffers() if buffer.is_floating_point()]
         self._buffer_backup = [buffer.clone() for buffer in self._buffers]
+        self._shards = [head for head in learner.heads if isinstance(head, PartialFC)]
+        if self._shards and config.optimizer.accumulate > 1:
+            raise ConfigError("optimizer.accumulate: partial_fc updates its rows at every batch; set it to 1")
         self._model: nn.Module = learner
 
     @property
@@ -77,7 +82,7 @@ class Stepper:
                 losses = self._model(images, batch.labels.to(self._device))
                 self._scaler.scale((losses * self._loss_weights).sum() / len(group)).backward()
             total += losses.detach() / len(group)
-        return total, self._update()
+        return total, self._update(rate)
 
     def evaluated(self) -> AbstractContextManager[None]:
         """The backbone holds what is evaluated and saved inside this context: the average, when one is kept."""
@@ -96,6 +101,19 @@ class Stepper:
         # Copies: the caller may save them while the average stands in the backbone.
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
+    def shard_state(self) -> dict[str, Tensor]:
+        """What this rank alone holds: its shards of PartialFC heads, by head number."""
+        return {
+            f"{number}/{name}": value.clone()
+            for number, shard in enumerate(self._shards)
+            for name, value in shard.shard_state().items()
+        }
+
+    def load_shards(self, ranks: list[dict[str, Tensor]]) -> None:
+        """Take this rank's classes out of the saved shards of all ranks, however many there were."""
+        for number, shard in enumerate(self._shards):
+            shard.load_shards([_below(tensors, f"{number}/") for tensors in ranks])
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
         self._learner.heads.load_state_dict(_below(tensors, "heads/"))
@@ -113,21 +131,47 @@ class Stepper:
             return nullcontext()
         return self._model.no_sync()
 
-    def _update(self) -> bool:
+    def _update(self, rate: float) -> bool:
         self._scaler.unscale_(self._optimizer)
         parameters = [parameter for parameter in self._learner.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._shards:
+            norm = (norm.square() + self._unscale_shards().to(norm.device)).sqrt()
         finite = bool(torch.isfinite(norm))
         if finite:
             if self._config.optimizer.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self._config.optimizer.clip, norm)
+                factor = (self._config.optimizer.clip / (norm + 1e-6)).clamp(max=1.0)
+                for shard in self._shards:
+                    shard.scale_gradient(factor)
             self._scaler.step(self._optimizer)
+            self._step_shards(rate)
             if self._average is not None:
                 self._average.update(self._learner.backbone)
         else:
             torch._foreach_copy_(self._buffers, self._buffer_backup)
         self._scaler.update()
         return finite
+
+    def _unscale_shards(self) -> Tensor:
+        """Take the loss scale out of the shards' gradients; the squared norm of those of all ranks."""
+        squares = torch.zeros((), device=self._device)
+        for shard in self._shards:
+            shard.scale_gradient(1 / self._scaler.get_scale())
+            gradient = shard.gradient()
+            if gradient is not None:
+                squares += gradient.square().sum()
+        return all_reduce_sum(squares)
+
+    def _step_shards(self, rate: float) -> None:
+        """Row-sparse SGD at the rate of heads."""
+        optimizer = self._config.optimizer
+        for shard in self._shards:
+            shard.step(
+                (optimizer.head_lr or optimizer.lr) * rate,
+                momentum=optimizer.momentum,
+                weight_decay=optimizer.weight_decay,
+            )
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

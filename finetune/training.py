@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, GateError
-from .checkpoints import Progress, prune_checkpoints, save_checkpoint
-from .collectives import all_reduce_sum, rank, world_size
+from .checkpoints import (
+    Progress,
+    load_shards,
+    load_training_state,
+    prune_checkpoints,
+    save_checkpoint,
+    stage_shard,
+)
+from .collectives import all_reduce_sum, barrier, rank, world_size
 from .config import FinetuneConfig
 from .data.decoding import check_unreadable
 from .data.loading import Batch, EpochSamples, iterate_batches
@@ -59,8 +67,10 @@ class Trainer:
         network: Network,
         data: PreparedData,
         folder: RunFolder | None,
+        checkpoints: Path,
         device: torch.device,
     ) -> None:
+        self._checkpoints = checkpoints
         self._config, self._network, self._data = config, network, data
         self._folder, self._device = folder, device
         self._progress = Progress(world_size=world_size())
@@ -73,9 +83,11 @@ class Trainer:
         self.steps_per_epoch = len(self._plan(0)) // config.optimizer.accumulate
         seed_generators(config.seed)
 
-    def resume(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+    def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint; with another number of processes, at the same share of the epoch."""
+        progress, tensors = load_training_state(checkpoint)
         self._stepper.load(tensors)
+        self._stepper.load_shards(load_shards(checkpoint))
         load_generator_states(tensors, self._device)
         accumulate = self._config.optimizer.accumulate
         batch = progress.batch * progress.world_size // world_size() // accumulate * accumulate
@@ -231,18 +243,22 @@ class Trainer:
     def _save(self, *, best: bool) -> None:
         """Write a checkpoint. A collective: every rank calls it."""
         generators = generator_states(self._device)
+        shard = self._stepper.shard_state()
+        if shard:
+            stage_shard(self._checkpoints, self._progress, rank(), shard)
+            barrier()
         if self._folder is None:
             return
         tensors = {**self._stepper.state(), **generators}
         with self._stepper.evaluated():
             save_checkpoint(
-                self._folder.checkpoints,
+                self._checkpoints,
                 self._progress,
                 tensors,
                 lambda path: self._network.save(path, self._learner.backbone),
                 best=best,
             )
-        prune_checkpoints(self._folder.checkpoints, self._config.checkpoints.keep)
+        prune_checkpoints(self._checkpoints, self._config.checkpoints.keep)
 
     @torch.no_grad()
     def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -283,7 +299,9 @@ def _build_learner(config: FinetuneConfig, network: Network, data: PreparedData,
     torch.manual_seed(config.seed)
     check_freezing(network.module, config.model.freeze)
     identities = data.train.dataset.identity_count
-    heads = nn.ModuleList(build_head(loss, network.dimension, identities) for loss in config.losses)
+    heads = nn.ModuleList(
+        build_head(loss, network.dimension, identities, seed=config.seed, device=device) for loss in config.losses
+    )
     learner = Learner(network.module, heads, output=config.model.output, autocast=autocast_dtype(config.precision)).to(
         device
     )

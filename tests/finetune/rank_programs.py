@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rtool.finetune.config import AdaFaceLoss, ArcFaceLoss, TripletLoss
 from rtool.finetune.heads import build_head
 from rtool.finetune.learner import Learner
+from rtool.finetune.partial_fc import PartialFC, shard_bounds
 
 LOSSES = (
     ArcFaceLoss(kind="arcface", scale=16.0),
@@ -44,7 +45,46 @@ def gradients() -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in learner.named_parameters()} | dict(learner.named_buffers())
 
 
-PROGRAMS = {"gradients": gradients}
+def partial_fc(rate: float) -> dict[str, torch.Tensor]:
+    """Two steps over 11 classes; everything about shards, put together again over the ranks."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    head = PartialFC(4, 11, rate=rate, scale=16.0)
+    head.weight = full_weight()[slice(*shard_bounds(11, rank, world))].clone()
+    before = head.weight.clone()
+    generator = torch.Generator().manual_seed(2)
+    embeddings, labels = torch.randn(12, 4, generator=generator), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0])
+    if rate < 1:
+        labels = torch.tensor([0, 5, 10] * 4)
+    share = slice(rank * 12 // world, (rank + 1) * 12 // world)
+    mine = embeddings[share].clone().requires_grad_()
+    loss = head(mine, labels[share])
+    loss.backward()
+    # what DDP's mean over ranks makes of it
+    gradient = torch.zeros(12, 4)
+    gradient[share] = mine.grad / world
+    dist.all_reduce(gradient)
+    used = torch.arange(len(head.weight)) if head.rows_used is None else head.rows_used
+    touched = torch.zeros(len(head.weight), dtype=torch.int64)
+    touched[used] = 1
+    row_gradient = torch.zeros_like(head.weight)
+    row_gradient[used] = head.gradient()
+    head.step(0.1, momentum=0.9, weight_decay=0.01)
+    shards = [None] * world
+    dist.all_gather_object(shards, (touched, row_gradient, before, head.weight, head.momentum))
+    names = ("touched", "row_gradient", "before", "after", "momentum")
+    joined = {name: torch.cat([shard[i] for shard in shards]) for i, name in enumerate(names)}
+    return {"loss": loss.detach(), "gradient": gradient, **joined}
+
+
+def full_weight() -> torch.Tensor:
+    return torch.randn(11, 4, generator=torch.Generator().manual_seed(5)) * 0.1
+
+
+PROGRAMS = {
+    "gradients": gradients,
+    "partial_fc": lambda: partial_fc(1.0),
+    "partial_fc_sampled": lambda: partial_fc(0.4),
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

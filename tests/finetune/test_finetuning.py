@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rtool.converters.reference import load_model
 from rtool.errors import ConfigError, DataError, InputError, PlatformError
-from rtool.finetune.checkpoints import load_training_state
+from rtool.finetune.checkpoints import load_shards, load_training_state
 from rtool.finetune.config_files import load_config
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.run_folder import read_metrics
@@ -61,6 +61,8 @@ def assert_same_state(first: Path, second: Path) -> None:
     assert tensors.keys() == others.keys()
     for name, value in tensors.items():
         assert torch.equal(value, others[name]), name
+    for one, other in zip(*(load_shards(run / "checkpoints" / "last.rtool") for run in (first, second)), strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def losses_of(run: Path) -> list[dict]:
@@ -91,7 +93,14 @@ def test_the_saved_model_is_the_one_that_was_evaluated(config):
     assert again.mAP == pytest.approx(result.metrics["mAP"], abs=1e-6)
 
 
-@pytest.mark.parametrize("extra", [[], ["optimizer.ema=0.9", "optimizer.kind=sgd", "optimizer.lr=0.01"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["optimizer.ema=0.9", "optimizer.kind=sgd", "optimizer.lr=0.01", "losses.0={kind: partial_fc, rate: 0.5}"],
+    ],
+    ids=["adamw", "sgd with average and sampled classes"],
+)
 def test_resuming_equals_the_uninterrupted_run_bit_for_bit(config, tmp_path, extra):
     whole = finetune(config, extra, quiet=True)
     overrides = [*extra, f"output={tmp_path / 'other'}", "checkpoints.every_steps=3"]
@@ -146,6 +155,7 @@ def test_kill_9_leaves_whole_checkpoints_and_a_run_to_resume(config, tmp_path):
 
 def test_two_processes_resume_bit_for_bit_and_one_can_go_on_for_them(config, tmp_path):
     options = ["threads=1", "checkpoints.every_steps=1", "checkpoints.keep=9", "evaluation.every=2"]
+    options.append("losses.0={kind: partial_fc, rate: 0.5}")
     whole = finetune(config, options, nproc=2, quiet=True)
     assert json.loads((whole.run_dir / "env.json").read_text())["processes"] == 2
     same = finetune(config, options, resume=cut_back(whole.run_dir, tmp_path / "two", step=1), nproc=2, quiet=True)
