@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .config_rules import check_against_graph
+from .config_rules import backend_of, check_against_graph
 from .devices import gpu_present
 from .graph_signature import GraphSignature
 from .model_config import (
@@ -95,7 +95,10 @@ def _kept(folder: ModelFolder, variant: Device | None, signature: GraphSignature
     if not path.is_file():
         return None
     config = read_config(path)
-    return config if not list(check_against_graph(config, signature)) else None
+    if backend_of(config) != "onnxruntime" or list(check_against_graph(config, signature)):
+        return None
+    config.ClearField("default_model_filename")  # the weights are published under their usual name
+    return config
 
 
 def _copy(config: ModelConfig) -> ModelConfig:

@@ -120,6 +120,14 @@ def read_signature(path: str | Path) -> GraphSignature:
         raise InputError(f"{path}: expected an ONNX model, got bytes that are not one or are cut short") from error
     if not model.graph.output:
         raise InputError(f"{path}: expected an ONNX model, found no graph outputs; export it again")
+    external = {
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    if external:
+        raise InputError(
+            f"{path}: keeps weights in other files ({', '.join(sorted(external))}), and a version is published as one "
+            f"file; save it whole: onnx.save(onnx.load({str(path)!r}), 'whole.onnx')"
+        )
     weights = {initializer.name for initializer in model.graph.initializer}
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     return GraphSignature(

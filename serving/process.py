@@ -9,6 +9,7 @@ Python between fork and exec of a process with threads, which gRPC makes of ever
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,10 @@ if os.getppid() != int(sys.argv[1]):
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+_NO_GPU = re.compile("CudaDriverHelper|initialize NVML")
+"""What Triton reports as errors on every machine without a GPU."""
 
 
 class ChildProcess:
@@ -73,7 +78,16 @@ class ChildProcess:
         self._process.wait()
 
     def tail(self, lines: int = 12) -> str:
-        """The last lines of the log that say something: no table rules, no blank lines."""
+        """The last lines of the log that say something: no tables, no blank lines."""
+        return "\n".join(self._said()[-lines:])
+
+    def complaints(self, lines: int = 12) -> str:
+        """The first lines of the log that report errors, as glog or the program marks them; its tail if none does."""
+        errors = [
+            line for line in self._said() if re.match(r"  (E\d{4} |[Ee]rror:)", line) and not _NO_GPU.search(line)
+        ]
+        return "\n".join(errors[:lines]) or self.tail(lines)
+
+    def _said(self) -> list[str]:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        said = [line.rstrip() for line in text.splitlines() if line.strip() and line[0] not in "+|"]
-        return "\n".join(f"  {line[:400]}" for line in said[-lines:])
+        return [f"  {line.rstrip()[:600]}" for line in text.splitlines() if line.strip() and line[0] not in "+|"]

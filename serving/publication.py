@@ -1,6 +1,7 @@
 """The file operations of publishing, in the order that keeps a repository loadable after a crash at any of them.
 
-1. stage the version folder outside the repository, on the same file system, written through to the disk;
+1. stage the version folder in `.REPOSITORY.rtool-staging/`, beside the repository and on the same file system, and
+   write it through to the disk;
 2. put the warm-up files in place: their names hold a digest, so none is overwritten;
 3. keep the configurations that serve now under `history/`;
 4. rename the version folder into place;
@@ -25,7 +26,7 @@ from typing import Any
 from ..errors import InputError
 from .locking import exclusive
 from .manifest import manifest_text
-from .repository import CONFIG_FILE, MANIFEST_FILE, ModelFolder
+from .repository import CONFIG_FILE, LOCK_FILE, MANIFEST_FILE, ModelFolder
 from .warmup import WarmupFile
 
 __all__ = ["Publication", "current_texts", "publish", "publishing", "remember_configs", "replace_configs", "withdraw"]
@@ -57,12 +58,12 @@ def publishing(repository: Path) -> Iterator[Path]:
         InputError: the repository cannot be created or written.
         PlatformError: another publisher held it for 300 s.
     """
-    staging = repository.with_name(f"{repository.name}.staging")
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{repository}: cannot be created ({error.strerror}); choose another --repository") from error
-    with exclusive(repository / ".rtool.lock", timeout=_LOCK_SECONDS, purpose="publishing"):
+    staging = _staging_folder(repository)
+    with exclusive(repository / LOCK_FILE, timeout=_LOCK_SECONDS, purpose="publishing"):
         shutil.rmtree(staging, ignore_errors=True)  # whatever a crashed publisher left
         folder = staging / uuid.uuid4().hex
         try:
@@ -73,6 +74,21 @@ def publishing(repository: Path) -> Iterator[Path]:
             raise InputError(f"{place}: cannot be written ({error.strerror}); check space and permissions") from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _staging_folder(repository: Path) -> Path:
+    """A hidden folder beside the repository: inside it, Triton would take it for a model.
+
+    Raises:
+        InputError: the repository is the root of its file system, so that nothing beside it can be renamed into it.
+    """
+    real = repository.resolve()
+    if not real.name or real.stat().st_dev != real.parent.stat().st_dev:
+        raise InputError(
+            f"{repository}: is the root of a file system (a mounted volume?), and a version is staged beside it to "
+            f"appear by one rename; publish into a folder below it, e.g. --repository {repository / 'models'}"
+        )
+    return real.with_name(f".{real.name}.rtool-staging")
 
 
 def publish(publication: Publication, staging: Path) -> None:

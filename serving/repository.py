@@ -22,11 +22,21 @@ from typing import Any, Literal
 
 from ..errors import InputError
 
-__all__ = ["CONFIG_FILE", "MANIFEST_FILE", "MODEL_FILE", "VARIANTS", "ModelFolder", "check_model_name", "model_folders"]
+__all__ = [
+    "CONFIG_FILE",
+    "LOCK_FILE",
+    "MANIFEST_FILE",
+    "MODEL_FILE",
+    "VARIANTS",
+    "ModelFolder",
+    "check_model_name",
+    "model_folders",
+]
 
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+LOCK_FILE = ".rtool.lock"
 VARIANTS: tuple[Literal["cpu", "gpu"], ...] = ("cpu", "gpu")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}")

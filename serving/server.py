@@ -122,7 +122,7 @@ class TritonServer:
         """
         if self._process is not None:
             raise PlatformError(f"{self.repository}: this Triton server already runs on {self.url}")
-        require_valid(self.repository, self.models, config_name=self.config_name)
+        require_valid(self.repository, self.models, config_name=self.config_name, whole=self.control != "explicit")
         triton = self._triton or find_triton()
         for attempt in range(_ATTEMPTS):
             self._ports = choose_ports(self.asked_ports)
@@ -258,9 +258,10 @@ def _is_ready(port: int) -> bool:
 
 
 def _startup_error(repository: Path, process: ChildProcess, reason: str) -> InputError | PlatformError:
-    tail = process.tail()
-    kind = InputError if "failed to load" in tail or "load failed" in tail else PlatformError
-    return kind(f"{repository}: {reason}; the end of its log:\n{tail}")
+    complaints = process.complaints()
+    kind = InputError if "failed to load" in complaints or "load failed" in complaints else PlatformError
+    way_out = "\nServe the CPU configurations with --config-name cpu." if "no GPUs are available" in complaints else ""
+    return kind(f"{repository}: {reason}; its log says:\n{complaints}{way_out}")
 
 
 def dry_run(server: TritonServer) -> str:
@@ -281,5 +282,11 @@ def dry_run(server: TritonServer) -> str:
         config_name=server.config_name,
     )
     environment = triton.environment()
-    changed = [f"{name}={environment[name]}" for name in ("LD_LIBRARY_PATH", "PATH") if triton.embedded]
+    inherited = os.pathsep + os.environ.get("PATH", "")
+    changed = [
+        f"LD_LIBRARY_PATH={environment['LD_LIBRARY_PATH']}",
+        f"PATH={environment['PATH'].removesuffix(inherited)}:$PATH",
+    ]
+    if not triton.embedded:
+        changed = []
     return " \\\n  ".join([*changed, *(shlex.quote(part) for part in command)])

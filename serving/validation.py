@@ -64,8 +64,10 @@ def validate_model(folder: str | Path, *, config_name: str | None = None) -> tup
     return (*problems, *_version_problems(model, config, path))
 
 
-def require_valid(repository: Path, models: Sequence[str], *, config_name: str | None = None) -> None:
-    """Raise when `models` cannot be served.
+def require_valid(
+    repository: Path, models: Sequence[str], *, config_name: str | None = None, whole: bool = False
+) -> None:
+    """Raise when `models` cannot be served; `whole` says that the server will load every folder it finds.
 
     Raises:
         InputError: with every problem found.
@@ -76,6 +78,14 @@ def require_valid(repository: Path, models: Sequence[str], *, config_name: str |
         *validate_repository(repository, models, config_name=config_name),
         *_unserved_targets(repository, models),
     )
+    if whole:
+        problems += tuple(
+            Problem(
+                entry, "Triton would load this hidden folder as a model; remove it, or serve with --control explicit"
+            )
+            for entry in sorted(repository.iterdir())
+            if entry.is_dir() and entry.name.startswith(".")
+        )
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise InputError(f"{repository}: {len(problems)} problem(s) keep it from being served:\n{lines}")

@@ -64,7 +64,7 @@ def test_an_update_that_dies_leaves_the_old_or_the_new_version(
     after = deploy(wider, name="m", repository=root)  # and the next publisher is not in its way
     assert validate_repository(root) == ()
     assert served_versions(read_config(after.config)) == (after.version,)
-    assert not (tmp_path / "models.staging").exists()
+    assert not (tmp_path / ".models.rtool-staging").exists()
 
 
 @pytest.mark.parametrize("step", range(8))

@@ -1,16 +1,18 @@
 """Publishing: what a repository holds afterwards, what is refused, and how to go back."""
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from rtool.errors import ConfigError, InputError
-from rtool.serving import ServingSettings, deploy, rollback, validate_repository
+from rtool.serving import ServingSettings, deploy, deploy_packer, rollback, validate_repository
 
 
 def parsed(path: Path) -> model_config_pb2.ModelConfig:
@@ -228,4 +230,40 @@ def test_publishers_of_one_model_take_turns(root, onnx_files):
     assert versions == list(range(1, 9))
     assert list(parsed(root / "m/config.pbtxt").version_policy.specific.versions) == [8]
     assert validate_repository(root) == ()
-    assert not root.with_name("models.staging").exists()
+    assert not root.with_name(".models.rtool-staging").exists()
+
+
+def test_weights_in_other_files_are_refused(root, onnx_files, tmp_path):
+    model = onnx.load(onnx_files["reid"])
+    onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
+    with pytest.raises(InputError, match=r"split\.data.*save it whole"):
+        deploy(tmp_path / "split.onnx", name="m", repository=root)
+    assert not root.exists()
+
+
+def test_a_full_disk_is_one_message_and_changes_nothing(root, onnx_files, monkeypatch):
+    deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(InputError, match=r"model\.onnx: cannot be written \(No space left on device\)"):
+        deploy(onnx_files["face"], name="m", repository=root)
+    for path, content in before.items():
+        assert path.read_bytes() == content
+    assert not root.with_name(".models.rtool-staging").exists()
+
+
+def test_a_mounted_volume_is_refused_with_the_way_out(onnx_files):
+    with pytest.raises(InputError, match=r"publish into a folder below it, e\.g\. --repository /dev/shm/models"):
+        deploy(onnx_files["reid"], name="m", repository="/dev/shm")
+
+
+def test_a_python_model_of_the_same_name_is_not_served_with_onnx_weights(root, onnx_files):
+    deploy(onnx_files["reid"], name="target", repository=root, device="cpu")
+    deploy_packer("target", name="m", repository=root)
+    result = deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    assert parsed(result.config).backend == "onnxruntime"
+    assert validate_repository(root) == ()

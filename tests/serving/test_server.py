@@ -121,7 +121,7 @@ def test_a_model_that_fails_to_load_shows_the_end_of_the_log(root):
     path = root / "live/config.pbtxt"
     path.write_text(path.read_text().replace("count: 1", "count: 1 gpus: [7]"))
     server = TritonServer(root)
-    with pytest.raises(InputError, match=r"Triton ended with exit code 1; the end of its log:\n(.*\n)*.*live"):
+    with pytest.raises(InputError, match=r"Triton ended with exit code 1; its log says:\n(.*\n)*.*live"):
         server.start()
     with pytest.raises(PlatformError, match="not running"):
         _ = server.process

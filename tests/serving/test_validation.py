@@ -126,3 +126,10 @@ def test_what_is_not_a_repository_is_refused(tmp_path, kind):
         path.write_text("")
     with pytest.raises(InputError, match="expected a model repository"):
         TritonServer(path)
+
+
+def test_a_server_that_loads_everything_is_kept_from_hidden_folders(root):
+    (root / ".cache").mkdir()
+    with pytest.raises(InputError, match=r"\.cache: Triton would load this hidden folder"):
+        TritonServer(root, control="none").start()
+    assert validate_repository(root) == ()
