@@ -30,6 +30,7 @@ _RANDOM = frozenset(
 )
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _KEEPS_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_PREPARES_WEIGHTS = _KEEPS_ELEMENTS | {"Constant", "Identity", "Cast", "CastLike", "Transpose", "DequantizeLinear"}
 _CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
 _LARGEST = 1 << 31
 """Bytes; a folded constant beyond this is an absurd dimension, not a weight."""
@@ -81,12 +82,19 @@ def _is_foldable(node: ir.Node) -> bool:
         return False
     if node.op_type != "Constant" and not node.inputs:
         return False
-    return all(value is None or value.const_value is not None for value in node.inputs)
+    if not all(value is None or value.const_value is not None for value in node.inputs):
+        return False
+    # A float weight that is computed with (a scale times a weight, a token repeated) stays what it is and trains.
+    return node.op_type in _PREPARES_WEIGHTS or _is_literal(node)
 
 
 def _is_literal(node: ir.Node) -> bool:
     """Whether a constant was written into the code: no initializer went into it."""
-    return all(value is None or bool(value.meta.get(LITERAL_KEY)) for value in node.inputs)
+    return all(value is None or not _is_float(value) or bool(value.meta.get(LITERAL_KEY)) for value in node.inputs)
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.const_value is not None and value.const_value.dtype.is_floating_point()
 
 
 def _fold(node: ir.Node, opsets: dict[str, int], label: str) -> Sequence[ir.TensorProtocol]:

@@ -15,10 +15,12 @@ import onnx_ir as ir
 from torch import fx
 
 from ..errors import InputError
+from .batchnorm_names import stated_folds
+from .lift import lift_patterns
 from .loading import load_onnx, source_of
 from .lowering.graph_builder import GraphBuilder
 from .lowering.lower import lower
-from .normalise import normalise
+from .normalise import fold_typed_constants, normalise
 from .record import ConversionRecord, ParameterSource, TensorSpec
 from .shapes import infer_shapes
 
@@ -40,6 +42,8 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
     outputs = tensor_specs(loaded.graph.outputs)
     normalise(loaded)
     infer_shapes(loaded, source.name)
+    fold_typed_constants(loaded, source.name)
+    lift_patterns(loaded.graph)
     builder = lower(loaded, source.name)
     module = fx.GraphModule(builder.root, builder.graph, class_name=_class_name(source.name))
     module.meta["rtool"] = ConversionRecord(
@@ -51,6 +55,7 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
         outputs=outputs,
         parameters=_sources_in_order(module, builder),
         nodes={path: tuple(names) for path, names in builder.node_names.items()},
+        folded=stated_folds(loaded.metadata_props),
     )
     _freeze(module, freeze, source.name)
     return module.eval()

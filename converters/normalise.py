@@ -13,7 +13,7 @@ from ..errors import InputError
 from .constants import fold_constants
 from .loading import source_of
 
-__all__ = ["normalise"]
+__all__ = ["fold_typed_constants", "normalise"]
 
 
 def normalise(model: ir.Model) -> None:
@@ -33,6 +33,23 @@ def normalise(model: ir.Model) -> None:
     fold_constants(model, label)
     passes.RemoveUnusedNodesPass()(model)
     _drop_unused_inputs(model.graph)
+
+
+def fold_typed_constants(model: ir.Model, label: str) -> None:
+    """Fold what becomes constant once element types are known: a CastLike of a constant to the type of an input."""
+    changed = False
+    for node in model.graph:
+        if node.op_type != "CastLike" or node.domain not in ("", "ai.onnx") or node.inputs[1] is None:
+            continue
+        target = node.inputs[1].dtype
+        if target is not None:
+            node.op_type = "Cast"
+            node.resize_inputs(1)
+            node.attributes.add(ir.AttrInt64("to", int(target)))
+            changed = True
+    if changed:
+        fold_constants(model, label)
+        passes.RemoveUnusedNodesPass()(model)
 
 
 def _drop_pseudo_inputs(graph: ir.Graph) -> None:

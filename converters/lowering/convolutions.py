@@ -32,8 +32,8 @@ def conv(op: Op) -> Lowered:
     x = pad_input(op, window)
     padding = window.begin if window.is_symmetric else [0] * len(kernel)
     group = op.attr_int("group", 1)
-    if not op.is_weight(1) or (op.has(2) and not op.is_weight(2)):
-        bias = op.x(2) if op.has(2) else None
+    if not op.is_weight(1) or (op.has_bias(2) and not op.is_weight(2)):
+        bias = op.x(2) if op.has_bias(2) else None
         function = _FUNCTIONS[len(kernel)]
         return op.call(function, x, op.x(1), bias, window.stride, padding, window.dilation, group)
     return _module(op, x, window, padding, group)
@@ -52,9 +52,9 @@ def _module(op: Op, x: fx.Node, window: Window, padding: list[int], group: int) 
         "padding": tuple(padding),
         "dilation": tuple(window.dilation),
         "groups": group,
-        "bias": op.has(2),
+        "bias": op.has_bias(2),
     }
-    weights = {"weight": op.weight(1)} | ({"bias": op.weight(2)} if op.has(2) else {})
+    weights = {"weight": op.weight(1)} | ({"bias": op.weight(2)} if op.has_bias(2) else {})
     return op.module(_MODULES[len(window.kernel)], options, x, weights=weights)
 
 

@@ -104,7 +104,7 @@ class _Walk:
     def _compute_now(self, op: Op) -> bool:
         """Fold a node whose inputs are numbers that became known from shapes."""
         node = op.node
-        if not any(isinstance(self.environment.get(v), Integers) for v in node.inputs if v is not None):
+        if not node.inputs or not all(v is None or self._is_literal(v) for v in node.inputs):
             return False
         arrays = [None if v is None else op.constant(i) for i, v in enumerate(node.inputs)]
         if any(array is None for array, v in zip(arrays, node.inputs, strict=True) if v is not None):
@@ -118,6 +118,9 @@ class _Walk:
                 value.const_value = ir.tensor(array)
                 value.meta[LITERAL_KEY] = True
         return True
+
+    def _is_literal(self, value: ir.Value) -> bool:
+        return isinstance(self.environment.get(value), Integers) or bool(value.meta.get(LITERAL_KEY))
 
     def _refuse(self, node: ir.Node, opset: int, reason: str) -> None:
         name = node.name or (node.outputs[0].name if node.outputs else None) or "?"

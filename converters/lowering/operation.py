@@ -158,6 +158,15 @@ class Op:
         """Whether input `index` is a constant of the file (as opposed to computed at run time)."""
         return self.has(index) and self.value(index).const_value is not None
 
+    def has_bias(self, index: int) -> bool:
+        """Whether input `index` is given and not merely zeros that an exporter wrote for "no bias"."""
+        if not self.has(index):
+            return False
+        value = self.value(index)
+        if value.const_value is None or not value.meta.get(LITERAL_KEY):
+            return True
+        return bool(np.asarray(value.const_value.numpy()).any())
+
     def weight(self, index: int, transform: Any = "identity", shape: Sequence[int] | None = None) -> Weight:
         """Input `index` as a weight of a module."""
         return Weight(self.value(index), transform, shape=shape)
@@ -231,12 +240,17 @@ class Op:
         return bool(value.meta.get(LITERAL_KEY)) or is_generated(name)
 
     def operand(self, index: int) -> Any:
-        """Input `index` for arithmetic: a Python number for literals of the usual types, else a tensor."""
-        if not self.shape(index):
+        """Input `index` of two for arithmetic: a Python number for literals of the usual types, else a tensor."""
+        if self.dtype(index) in (ir.DataType.FLOAT, ir.DataType.INT64) and not self._raises_rank(index):
             number = self.number(index)
-            if number is not None and self.dtype(index) in (ir.DataType.FLOAT, ir.DataType.INT64):
+            if number is not None:
                 return number
         return self.x(index)
+
+    def _raises_rank(self, index: int) -> bool:
+        """Whether a single number of this rank would give the result more axes than the other operand has."""
+        shape, other = self.shape(index), self.shape(1 - index)
+        return bool(shape) and (other is None or shape is None or len(shape) > len(other))
 
     # -- outputs ----------------------------------------------------------------------------------------------
 
