@@ -36,8 +36,6 @@ __all__ = [
 Protocol = Literal["retrieval", "verification"]
 EvaluationResult = RetrievalResult | VerificationResult
 
-_MOST_FOR_ALL_PAIRS = 4000
-
 
 def choose_protocol(dataset: Dataset) -> Protocol:
     """Retrieval for images with cameras or fixed queries, verification for the rest."""
@@ -86,8 +84,7 @@ def evaluate_pixels(
             dataset.cameras[gallery],
         )
     pairs = dataset.pairs if dataset.pairs is not None else draw_pairs(dataset.identities)
-    all_pairs = dataset.pairs is None and len(dataset) <= _MOST_FOR_ALL_PAIRS
-    return measure_verification(embeddings, dataset.identities, pairs, all_pairs=all_pairs)
+    return measure_verification(embeddings, dataset.identities, pairs, known_identities=dataset.pairs is None)
 
 
 def embed_images(embed: Embed, pixels: NDArray[np.uint8], *, flip: bool, batch: int) -> NDArray[np.float32]:

@@ -74,7 +74,8 @@ class Stepper:
         """
         set_learning_rates(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
-        torch._foreach_copy_(self._buffer_backup, self._buffers)
+        if self._buffers:
+            torch._foreach_copy_(self._buffer_backup, self._buffers)
         total = torch.zeros_like(self._loss_weights)
         for number, batch in enumerate(group):
             images = images_to_tensor(batch.pixels, self._preprocessing, self._device, self._config.model.channels_last)

@@ -14,9 +14,14 @@ from typing import Any, Literal
 from ...errors import InputError, nearest
 from .dataset import Dataset
 from .image_folder import open_image_folder
+from .manifest import open_manifest
 from .market1501 import is_market1501, open_market1501
+from .msmt17 import is_msmt17, open_msmt17
+from .pair_bin import open_pair_bin
+from .record_dataset import open_record_dataset
 from .synthetic_faces import synthetic_faces
 from .synthetic_people import synthetic_people
+from .tar_shards import open_tar_shards
 
 __all__ = ["Subset", "open_dataset"]
 
@@ -39,6 +44,13 @@ _PEOPLE: Mapping[str, Callable[[str], Any]] = {
 }
 _FACES = {key: _PEOPLE[key] for key in ("identities", "images", "seed", "size")}
 
+_FILES: Mapping[str, Callable[[Path], Dataset]] = {
+    ".bin": open_pair_bin,
+    ".csv": open_manifest,
+    ".jsonl": open_manifest,
+    ".rec": open_record_dataset,
+}
+
 _GENERATORS: Mapping[str, tuple[Callable[..., Dataset], Mapping[str, Callable[[str], Any]]]] = {
     "synthetic-people": (synthetic_people, _PEOPLE),
     "synthetic-faces": (synthetic_faces, _FACES),
@@ -46,7 +58,7 @@ _GENERATORS: Mapping[str, tuple[Callable[..., Dataset], Mapping[str, Callable[[s
 
 
 def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
-    """Open `spec`; `subset` chooses a side of layouts that have a fixed one (Market-1501).
+    """Open `spec`; `subset` chooses a side of layouts that have fixed ones (Market-1501, MSMT17).
 
     Raises:
         InputError: nothing of that name, or a generator option that does not exist or parse.
@@ -61,11 +73,26 @@ def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
         raise InputError(
             f"{spec}: no such folder, and no generator either (known: {', '.join(sorted(_GENERATORS))}:key=value,...)"
         )
-    if not root.is_dir():
-        raise InputError(f"{spec}: expected a folder of images, got a file")
+    return _open_folder(root, subset) if root.is_dir() else _open_file(root)
+
+
+def _open_folder(root: Path, subset: Subset) -> Dataset:
     if is_market1501(root):
         return open_market1501(root, subset)
-    return open_image_folder(root)
+    if is_msmt17(root):
+        return open_msmt17(root, subset)
+    if (root / "train.rec").is_file():
+        return open_record_dataset(root / "train.rec")
+    shards = sorted(root.glob("*.tar"))
+    return open_tar_shards(shards) if shards else open_image_folder(root)
+
+
+def _open_file(path: Path) -> Dataset:
+    if path.suffix == ".tar":
+        return open_tar_shards([path])
+    if path.suffix not in _FILES:
+        raise InputError(f"{path}: expected a folder, or a file ending in {', '.join(sorted([*_FILES, '.tar']))}")
+    return _FILES[path.suffix](path)
 
 
 def _parse_options(spec: str, text: str, types: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
