@@ -96,6 +96,12 @@ def onnx2torch(
     report = None
     if restore_bn and calibrate is not None:
         report = restore_batchnorm(module, calibrate)
+        if not report.restored:
+            reasons = sorted({entry.reason for entry in report.skipped})
+            raise InputError(
+                f"{path}: --restore-bn found no layer that lost a BatchNorm ({'; '.join(reasons) or 'no Conv, no Linear'});"
+                " convert without it"
+            )
         parity = _check(module, reference, tolerance, "with restored BatchNorm")
     found = find_preprocessing(record.inputs, _metadata(reference))
     chosen = preprocessing or (found.preprocessing if found else None)

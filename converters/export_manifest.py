@@ -18,6 +18,7 @@ import torch
 
 from .. import __version__
 from .atomic_file import write_atomically
+from .batchnorm_names import FOLDED_KEY
 from .export_steps import ExportStep
 from .fold import FoldReport
 from .half import HalfModel
@@ -87,7 +88,7 @@ def describe_export(
         nodes=len(model.graph.node) if model else None,
     )
     if model is not None:
-        _state_in_metadata(model, result)
+        _state_in_metadata(model, result, folds)
     return result
 
 
@@ -100,7 +101,7 @@ def write_manifest(result: ExportResult, data: bytes) -> ExportResult:
     return complete
 
 
-def _state_in_metadata(model: onnx.ModelProto, result: ExportResult) -> None:
+def _state_in_metadata(model: onnx.ModelProto, result: ExportResult, folds: FoldReport | None) -> None:
     stated = {
         "rtool.version": result.versions["rtool"],
         "rtool.source": result.source,
@@ -109,6 +110,10 @@ def _state_in_metadata(model: onnx.ModelProto, result: ExportResult) -> None:
     }
     if result.preprocessing is not None:
         stated[METADATA_KEY] = json.dumps(result.preprocessing)
-    kept = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith("rtool.")}
+    if folds is not None:
+        # A file that says which layers had a BatchNorm can be made trainable again as it was.
+        stated[FOLDED_KEY] = json.dumps({f"{entry.into}.weight": entry.batchnorm for entry in folds.folded})
+    survives = {entry.key: entry.value for entry in model.metadata_props}
+    kept = {key: value for key, value in survives.items() if not key.startswith("rtool.") or key == FOLDED_KEY}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {**kept, **{key: value for key, value in stated.items() if value}})

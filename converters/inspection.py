@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import InputError, RtoolError
 from .architecture_guess import guess_architecture
+from .batchnorm_names import stated_folds
 from .bundle import is_bundle, load_bundle, source_graph
 from .conversion import onnx_to_torch, tensor_specs
 from .fold import KeptBatchNorm, fold_batchnorm
@@ -144,7 +145,11 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
     inputs = tuple(spec for spec in inputs if spec.name not in model.graph.initializers)
     operators = Counter(node.op_type for node in model.graph)
     problems, unfoldable = _try_conversion(model)
-    batchnorms = BatchNorms(_count_fused(model.graph), operators.get("BatchNormalization", 0), unfoldable)
+    batchnorms = BatchNorms(
+        _count_fused(model.graph, stated_folds(model.metadata_props)),
+        operators.get("BatchNormalization", 0),
+        unfoldable,
+    )
     work = model.clone()
     try:
         normalise(work)
@@ -223,15 +228,16 @@ def _costs(model: ir.Model, label: str) -> Costs:
     return Costs(costs.macs // images, costs.activations // images, costs.unknown)
 
 
-def _count_fused(graph: ir.Graph) -> int:
-    """Layers that had a BatchNorm: dynamo says so, TorchScript renames their weights."""
+def _count_fused(graph: ir.Graph, stated: Mapping[str, str]) -> int:
+    """Layers that had a BatchNorm: the metadata or dynamo says so, TorchScript renames their weights."""
     fused = 0
     for node in graph:
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
             continue
         weight = node.inputs[1] if len(node.inputs) > 1 else None
         renamed = weight is not None and node.op_type != "Gemm" and is_generated(weight.name or "")
-        fused += "FuseBatchNorm" in node.metadata_props.get(_RULE, "") or renamed
+        said = weight is not None and weight.name in stated
+        fused += said or "FuseBatchNorm" in node.metadata_props.get(_RULE, "") or renamed
     return fused
 
 

@@ -93,7 +93,7 @@ def restore_batchnorm(
         if reason:
             skipped[path] = reason
             continue
-        name = batchnorm_path(module, path, node.meta.get("scope", ""))
+        name = batchnorm_path(module, path, _stated_fold(module, path) or node.meta.get("scope", ""))
         entry = RestoredBatchNorm(name, path, len(observation.statistics.mean), eps)
         _set_identity(_insert(module, entry), observation)
         restored.append(entry)
@@ -142,7 +142,7 @@ def _reason_before_calibration(module: fx.GraphModule, path: str, nodes: list[fx
         return f"it is called {len(nodes)} times"
     if _followed_by_batchnorm(module, nodes[0]):
         return "a BatchNorm follows it"
-    if _bias_is_original(module.meta.get("rtool"), path):
+    if not _stated_fold(module, path) and _bias_is_original(module.meta.get("rtool"), path):
         return "the file says that its bias is its own"
     return ""
 
@@ -170,6 +170,14 @@ def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
         )
         for user in node.users
     )
+
+
+def _stated_fold(module: fx.GraphModule, path: str) -> str:
+    """The BatchNorm that the file's metadata says was folded into the layer at `path`, or ""."""
+    record = module.meta.get("rtool")
+    if not isinstance(record, ConversionRecord) or f"{path}.weight" not in record.parameters:
+        return ""
+    return record.folded.get(record.parameters[f"{path}.weight"].value, "")
 
 
 def _bias_is_original(record: ConversionRecord | None, path: str) -> bool:

@@ -149,7 +149,7 @@ class Stepper:
             self._step_shards(rate)
             if self._average is not None:
                 self._average.update(self._learner.backbone)
-        else:
+        elif self._buffers:
             torch._foreach_copy_(self._buffers, self._buffer_backup)
         self._scaler.update()
         return finite
