@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -75,6 +76,8 @@ class GraphSignature:
     outputs: tuple[GraphTensor, ...]
     opset: int
     ir_version: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The file's own metadata, where `rtool export` states preprocessing and provenance."""
 
     @cached_property
     def sha256(self) -> str:
@@ -136,6 +139,7 @@ def read_signature(path: str | Path) -> GraphSignature:
         tuple(_tensor(path, value) for value in model.graph.output),
         opset,
         model.ir_version,
+        {entry.key: entry.value for entry in model.metadata_props},
     )
 
 

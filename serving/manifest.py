@@ -41,6 +41,7 @@ def make_manifest(
         "batch": signature.batch if signature.batch is not None else "dynamic",
         "inputs": [_tensor(tensor) for tensor in signature.inputs],
         "outputs": [_tensor(tensor) for tensor in signature.outputs],
+        "metadata": {key: value for key, value in signature.metadata.items() if key.startswith("rtool.")},
         "command": shlex.join(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rtool": __version__,

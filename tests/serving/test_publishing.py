@@ -97,6 +97,16 @@ def test_the_manifest_tells_what_was_published(root, onnx_files):
     assert (result.path / "model.onnx").read_bytes() == onnx_files["reid"].read_bytes()
 
 
+def test_what_the_export_stated_in_the_file_reaches_the_manifest(root, onnx_files, tmp_path):
+    model = onnx.load(onnx_files["reid"])
+    onnx.helper.set_model_props(model, {"rtool.preprocessing": '{"mean": [0]}', "other": "x"})
+    onnx.save(model, tmp_path / "stated.onnx")
+    result = deploy(tmp_path / "stated.onnx", name="m", repository=root, device="cpu")
+    assert json.loads((result.path / "manifest.json").read_text())["metadata"] == {
+        "rtool.preprocessing": '{"mean": [0]}'
+    }
+
+
 def test_a_second_publish_serves_version_2_and_keeps_version_1(root, onnx_files):
     deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
     result = deploy(onnx_files["reid"], name="m", repository=root)
