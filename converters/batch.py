@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .constants import fold_constants
 from .parity import measure_parity
 from .probing import probe_inputs
 from .runners import OnnxRunner
@@ -67,9 +68,12 @@ def _rewrite(model: onnx.ModelProto, current: int | str, batch: Batch) -> onnx.M
     del rewritten.graph.value_info[:]
     if isinstance(current, int):
         graph = ir.from_proto(rewritten)
+        fold_constants(graph, "batch")  # shapes of Expand are often computed from constants
         _patch_constants(graph, current, batch, per_image)
+        _patch_repeated_rows(graph, current, batch)
         rewritten = ir.to_proto(graph)
-    return _with_output_shapes(rewritten, batch)
+        del rewritten.graph.value_info[:]
+    return _with_output_shapes(rewritten, model, batch)
 
 
 def _set_first_dims(model: onnx.ModelProto, current: int | str, batch: Batch) -> None:
@@ -81,8 +85,6 @@ def _set_first_dims(model: onnx.ModelProto, current: int | str, batch: Batch) ->
         first = dims[0].dim_value if dims[0].HasField("dim_value") else dims[0].dim_param
         if first == current:
             _set_dim(dims[0], batch)
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
 
 
 def _set_dim(dim: Any, batch: Batch) -> None:
@@ -115,7 +117,10 @@ def _patch_constants(model: ir.Model, current: int, batch: Batch, per_image: dic
         if data is None or constant is None or not _depends_on(data, source, node):
             continue
         numbers = [int(number) for number in np.asarray(constant.numpy()).reshape(-1)]
-        target = _following(numbers, current, per_image.get(node.outputs[0].name or ""))
+        if node.op_type == "Expand":
+            target = 1 if numbers[:1] == [current] and 0 not in numbers and -1 not in numbers else None
+        else:
+            target = _following(numbers, current, per_image.get(node.outputs[0].name or ""))
         if target is None:
             continue
         if batch != "dynamic":
@@ -128,6 +133,35 @@ def _patch_constants(model: ir.Model, current: int, batch: Batch, per_image: dic
         node.replace_input_with(1, _integers(model, wanted, f"{node.outputs[0].name}_shape"))
         if node.attributes.get_int("allowzero", 0) and 0 not in wanted:
             node.attributes.pop("allowzero")
+
+
+def _patch_repeated_rows(model: ir.Model, current: int, batch: Batch) -> None:
+    """Weights with one equal row per image (an expanded class token): one row, expanded where Concat needs it."""
+    source = model.graph.inputs[0]
+    for node in list(model.graph):
+        if node.op_type not in ("Concat", "Add", "Sub", "Mul", "Div"):
+            continue
+        if not any(value is not None and _depends_on(value, source, node) for value in node.inputs):
+            continue
+        for index, value in enumerate(node.inputs):
+            tensor = None if value is None else value.const_value
+            if tensor is None or len(tensor.shape) < 2 or tensor.shape[0] != current:
+                continue
+            array = np.asarray(tensor.numpy())
+            if (array != array[:1]).any():
+                continue
+            row = _weight(model, array[:1], f"{node.name}_row_{index}")
+            if node.op_type == "Concat":
+                rest = [int(size) for size in array.shape[1:]]
+                if batch == "dynamic":
+                    shape = _shape_at_run_time(model, node, source, 1, rest)
+                else:
+                    shape = _integers(model, [batch, *rest], f"{node.name}_rows_{index}_shape")
+                expand = ir.node("Expand", [row, shape], name=f"{node.name}_rows_{index}")
+                expand.outputs[0].name = f"{expand.name}_out"
+                model.graph.insert_before(node, expand)
+                row = expand.outputs[0]
+            node.replace_input_with(index, row)
 
 
 def _depends_on(value: ir.Value, source: ir.Value, node: ir.Node) -> bool:
@@ -178,20 +212,26 @@ def _shape_at_run_time(model: ir.Model, node: ir.Node, source: ir.Value, rows: i
 
 
 def _integers(model: ir.Model, numbers: list[int], name: str) -> ir.Value:
-    """A new int64 initializer."""
-    tensor = ir.tensor(np.array(numbers, dtype=np.int64), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([len(numbers)]), const_value=tensor)
+    return _weight(model, np.array(numbers, dtype=np.int64), name)
+
+
+def _weight(model: ir.Model, array: NDArray[Any], name: str) -> ir.Value:
+    """A new initializer."""
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     model.graph.register_initializer(value)
     return value
 
 
-def _with_output_shapes(model: onnx.ModelProto, batch: Batch) -> onnx.ModelProto:
-    """Output shapes inferred anew; an unknown first size is the batch (which the proof then confirms)."""
+def _with_output_shapes(model: onnx.ModelProto, source: onnx.ModelProto, batch: Batch) -> onnx.ModelProto:
+    """Output shapes inferred anew, or the source's with another first size (which the proof then confirms)."""
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
-        value.CopyFrom(found)
+    for value, found, stated in zip(model.graph.output, inferred.graph.output, source.graph.output, strict=True):
+        value.CopyFrom(found if found.type.tensor_type.HasField("shape") else stated)
         dims = value.type.tensor_type.shape.dim
-        if dims and (batch == "dynamic" or not dims[0].dim_value):
+        if dims and (batch == "dynamic" or dims[0].dim_value != batch):
             _set_dim(dims[0], batch)
     return model
 
