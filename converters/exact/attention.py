@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attention", "linear_attention", "merge_heads", "split_heads"]
+__all__ = ["attention", "flex_mix", "flex_scores", "linear_attention", "merge_heads", "split_heads"]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -110,6 +110,21 @@ def attention(
     nothing = torch.isneginf(bias.amax(-1, keepdim=True))
     weights = torch.where(nothing, 0.0, weights).to(query.dtype)
     return torch.matmul(weights, value), (scores, capped, biased, weights)[shown]
+
+
+def flex_scores(query: Tensor, key: Tensor, scale: float | None, precision: torch.dtype) -> Tensor:
+    """Scaled scores [B, H, L, S] of `query` [B, H, L, D] and `key` [B, G, S, D]."""
+    key = key.repeat_interleave(query.size(1) // key.size(1), 1)
+    factor = 1 / math.sqrt(query.size(-1)) if scale is None else scale
+    root = torch.full((), math.sqrt(factor), dtype=query.dtype, device=query.device)
+    return torch.matmul(query * root, (key * root).transpose(-1, -2)).to(precision)
+
+
+def flex_mix(probabilities: Tensor, value: Tensor) -> Tensor:
+    """Values [B, G, S, E] mixed by probabilities [B, H, L, S], in their precision."""
+    groups = probabilities.size(1) // value.size(1)
+    wide = value.repeat_interleave(groups, 1).to(probabilities.dtype)
+    return torch.matmul(probabilities, wide).to(value.dtype)
 
 
 def linear_attention(

@@ -71,7 +71,7 @@ class _Walk:
             self._unknown.update(node.outputs)
             return
         self._infer(node)
-        op = Op(node, opset, self.builder, self.environment)
+        op = Op(node, opset, self.builder, self.environment, self.node)
         if not self._compute_now(op):
             self._lower(op, row)
 
@@ -104,6 +104,8 @@ class _Walk:
     def _compute_now(self, op: Op) -> bool:
         """Fold a node whose inputs are numbers that became known from shapes."""
         node = op.node
+        if any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+            return False
         if not node.inputs or not all(v is None or self._is_literal(v) for v in node.inputs):
             return False
         arrays = [None if v is None else op.constant(i) for i, v in enumerate(node.inputs)]

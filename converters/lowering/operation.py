@@ -41,16 +41,30 @@ class RefusedError(Exception):
 class Op:
     """One node, its opset and what is known about its inputs."""
 
-    def __init__(self, node: ir.Node, opset: int, builder: GraphBuilder, environment: Environment) -> None:
+    def __init__(
+        self,
+        node: ir.Node,
+        opset: int,
+        builder: GraphBuilder,
+        environment: Environment,
+        lower_node: Callable[[ir.Node], None] | None = None,
+    ) -> None:
         self.node = node
         self.opset = opset
         self.builder = builder
-        self._environment = environment
+        self.environment = environment
+        self._lower_node = lower_node
 
     @property
     def type(self) -> str:
         """The operator's name."""
         return self.node.op_type
+
+    def lower_node(self, node: ir.Node) -> None:
+        """Lower another node before this one: of a branch or of the body of a loop."""
+        if self._lower_node is None:
+            raise self.refuse("it holds a graph of its own, which cannot be lowered here")
+        self._lower_node(node)
 
     def refuse(self, reason: str) -> RefusedError:
         """The exception to raise when this node cannot be lowered exactly."""
@@ -151,7 +165,7 @@ class Op:
         value = self.value(index)
         if value.const_value is not None:
             return np.asarray(value.const_value.numpy())
-        known = self._environment.get(value)
+        known = self.environment.get(value)
         return known.static if isinstance(known, Integers) else None
 
     def is_weight(self, index: int) -> bool:
@@ -177,7 +191,7 @@ class Op:
         An fx node alone is a Python list at run time, of a length that is not known now.
         """
         value = self.value(index)
-        known = self._environment.get(value)
+        known = self.environment.get(value)
         if isinstance(known, Integers):
             return list(known.items)
         if value.const_value is not None:
@@ -194,7 +208,7 @@ class Op:
     def known(self, index: int) -> Integers | None:
         """Input `index` as numbers known element by element, when it is an integer of rank 0 or 1 and they are."""
         value = self.value(index)
-        known = self._environment.get(value)
+        known = self.environment.get(value)
         if isinstance(known, Integers):
             return known
         if value.const_value is None or value.const_value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
@@ -207,7 +221,7 @@ class Op:
     def x(self, index: int) -> fx.Node:
         """Input `index` as a tensor at run time; a float constant becomes a parameter, others a buffer."""
         value = self.value(index)
-        known = self._environment.get(value)
+        known = self.environment.get(value)
         if isinstance(known, fx.Node):
             return known
         if isinstance(known, Integers):
