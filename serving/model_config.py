@@ -111,6 +111,12 @@ def build_packer_config(
     return config
 
 
+def intra_op_threads(config: ModelConfig) -> int | None:
+    """Threads of one session on the CPU, None where ONNX Runtime chooses."""
+    key = "intra_op_thread_count"
+    return int(config.parameters[key].string_value) if key in config.parameters else None
+
+
 def target_model(config: ModelConfig) -> str | None:
     """The model a packer calls, None for any other model."""
     return str(config.parameters["TARGET_MODEL"].string_value) if "TARGET_MODEL" in config.parameters else None

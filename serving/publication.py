@@ -169,11 +169,23 @@ def remember_configs(folder: ModelFolder, version: int, staging: Path) -> None:
 
 
 def replace_configs(folder: ModelFolder, configs: Mapping[str, str]) -> None:
-    """Replace every configuration by one rename each, `config.pbtxt` last; their times are new, as a reload needs."""
+    """Replace every configuration by one rename each, `config.pbtxt` last."""
     for name in sorted(configs, key=lambda name: name == CONFIG_FILE):
         path = folder.path / name
         path.parent.mkdir(exist_ok=True)
         _write_atomically(path, configs[name].encode())
+    _make_newest(folder.config_path)
+
+
+def _make_newest(path: Path) -> None:
+    """Date a file after everything else in its folder: Triton ignores a load request when nothing is newer than before.
+
+    Files copied from another machine can be dated in the future (server issue 7013).
+    """
+    newest = max((entry.stat().st_mtime_ns for entry in path.parent.rglob("*") if entry != path), default=0)
+    own = path.stat()
+    if own.st_mtime_ns <= newest:
+        os.utime(path, ns=(own.st_atime_ns, newest + 1_000_000))
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

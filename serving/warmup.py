@@ -22,6 +22,10 @@ from .graph_signature import GraphSignature, GraphTensor
 __all__ = ["WarmupFile", "example_array", "read_examples", "warmup_files"]
 
 
+_SHIFT = 7
+"""Elements between the pictures of neighbouring rows; prime, so that rows of the usual sizes differ."""
+
+
 @dataclass(frozen=True)
 class WarmupFile:
     """The bytes for one input of a warm-up request; the name holds a digest, so a new version never overwrites it."""
@@ -61,7 +65,9 @@ def warmup_files(signature: GraphSignature, examples: Mapping[str, NDArray[Any]]
 
 
 def example_array(tensor: GraphTensor, rows: int) -> NDArray[Any]:
-    """A smooth picture for one input, `rows` of it: 0..255 for integers of 8 bits, -1..1 for floats, else zeros.
+    """Smooth pictures for one input: 0..255 for integers of 8 bits, -1..1 for floats, else zeros.
+
+    Each row is the one before it, shifted, so that a server that mixes rows up is found out.
 
     Raises:
         InputError: an axis beyond the batch is open, or the type has no NumPy counterpart.
@@ -83,7 +89,7 @@ def example_array(tensor: GraphTensor, rows: int) -> NDArray[Any]:
         row = np.clip(levels, 0, 127 if dtype.kind == "i" else 255).astype(dtype)
     else:
         row = np.zeros(shape, dtype)
-    return np.ascontiguousarray(np.broadcast_to(row, (rows, *shape)))
+    return np.stack([np.roll(row.reshape(-1), _SHIFT * index).reshape(shape) for index in range(rows)])
 
 
 def read_examples(path: Path, signature: GraphSignature) -> dict[str, NDArray[Any]]:

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -158,6 +160,15 @@ def test_rollback_serves_the_previous_version_with_its_configuration(root, onnx_
     assert first.config.read_text() == text
     assert first.config.stat().st_mtime_ns > modified  # Triton reloads only what is newer
     assert validate_repository(root) == ()
+
+
+def test_the_configuration_is_newer_than_files_from_the_future(root, onnx_files):
+    deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    future = time.time() + 3600
+    os.utime(root / "m/1/model.onnx", (future, future))
+    result = deploy(onnx_files["reid"], name="m", repository=root)
+    assert result.config.stat().st_mtime > future
+    assert rollback("m", repository=root).config.stat().st_mtime > future
 
 
 def test_rollback_can_be_undone_and_the_next_publish_takes_a_new_number(root, onnx_files):
