@@ -31,6 +31,7 @@ FAMILIES = (
     "resizing",
     "sampling",
     "selecting",
+    "sequences",
     "signals",
     "transposed_convolutions",
     "types",
