@@ -43,7 +43,7 @@ def test_a_baked_in_batch_does_not_stay_baked_in(exported, run_onnx, images, kin
 def test_unfused_exports_keep_names_and_gradients(exported, images, name, kind, opset):
     original, proto = exported(name, kind, opset, "dynamic", False)
     module = onnx_to_torch(proto)
-    module.load_state_dict({k: v for k, v in original.state_dict().items()})
+    module.load_state_dict(original.state_dict())
     original = copy.deepcopy(original)
     for network in (original, module):
         network(torch.from_numpy(images(2))).pow(2).sum().backward()
