@@ -18,7 +18,7 @@ from .convert import inspect_command, onnx2torch_command
 from .deploy import deploy_command, serve_command
 from .export import export_command
 from .machine import demo_command, doctor_command
-from .train import evaluate_command, finetune_command
+from .train import config_group, evaluate_command, finetune_command
 
 __all__ = ["cli", "run"]
 
@@ -45,6 +45,7 @@ for _command in (
     demo_command,
     finetune_command,
     evaluate_command,
+    config_group,
     export_command,
 ):
     cli.add_command(_command)

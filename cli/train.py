@@ -13,7 +13,7 @@ from .output import Output, examples, output_options
 if TYPE_CHECKING:
     from ..finetune.planning import RunPlan
 
-__all__ = ["evaluate_command", "finetune_command"]
+__all__ = ["config_group", "evaluate_command", "finetune_command"]
 
 
 @click.command(
@@ -28,10 +28,22 @@ __all__ = ["evaluate_command", "finetune_command"]
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--nproc", default="1", show_default=True, metavar="N|auto", help="Processes on this machine (DDP).")
 @click.option("--resume", metavar="auto|RUN", help="Go on with a run folder, or with the newest unfinished one.")
+@click.option(
+    "--show-batch",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PNG",
+    help="Draw the first augmented batch into PNG, and stop.",
+)
 @click.option("--dry-run", is_flag=True, help="Print plan, shapes and memory estimate, and stop.")
 @output_options
 def finetune_command(
-    output: Output, config: Path, overrides: tuple[str, ...], nproc: str, resume: str | None, dry_run: bool
+    output: Output,
+    config: Path,
+    overrides: tuple[str, ...],
+    nproc: str,
+    resume: str | None,
+    show_batch: Path | None,
+    dry_run: bool,
 ) -> None:
     """Fine-tune the model that CONFIG names; the run folder is printed last.
 
@@ -42,6 +54,9 @@ def finetune_command(
     from ..finetune.planning import plan_run
 
     processes = _processes(nproc)
+    if show_batch is not None:
+        _show_batch(output, config, overrides, show_batch)
+        return
     if dry_run:
         plan = plan_run(load_config(config, overrides), nproc=1 if processes == "auto" else processes)
         output.emit(plan, _plan_rows(plan), artefact=plan.output)
@@ -116,6 +131,72 @@ def evaluate_command(
     output.emit({"protocol": result.protocol, **vars(result)}, [("protocol", result.protocol), *rows])
 
 
+@click.group("config")
+def config_group() -> None:
+    """Show, start and convert configurations of `rtool finetune`."""
+
+
+@config_group.command(
+    "show",
+    epilog=examples(
+        "rtool config show",
+        "rtool config show --losses",
+        "rtool config show examples/demo.yaml optimizer.lr=1e-4",
+    ),
+)
+@click.argument("config", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--losses", is_flag=True, help="Show all kinds of losses with their fields instead.")
+def config_show_command(config: Path | None, overrides: tuple[str, ...], losses: bool) -> None:
+    """Print every field with its value and meaning: of CONFIG, or the defaults."""
+    from ..finetune.config_files import load_config
+    from ..finetune.config_pages import commented_config, loss_reference
+
+    resolved = load_config(config, overrides) if config is not None else None
+    click.echo(loss_reference() if losses else commented_config(resolved), nl=False)
+
+
+@config_group.command(
+    "init", epilog=examples("rtool config init", "rtool config init finetune.yaml && rtool finetune finetune.yaml")
+)
+@click.argument("path", default="finetune.yaml", type=click.Path(path_type=Path, dir_okay=False))
+def config_init_command(path: Path) -> None:
+    """Write a commented configuration to PATH, to be edited."""
+    from ..finetune.config_pages import commented_config
+
+    _write_new(path, commented_config())
+
+
+@config_group.command(
+    "convert",
+    epilog=examples(
+        "rtool config convert params.json", "rtool config convert params.json -o reid.yaml && rtool finetune reid.yaml"
+    ),
+)
+@click.argument("params", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="Default: PARAMS.yaml.")
+def config_convert_command(params: Path, path: Path | None) -> None:
+    """Read the params.json of an older re-ID trainer, and write a configuration."""
+    from ..finetune.config_pages import commented_config
+    from ..finetune.params_json import convert_params
+
+    config, unused = convert_params(params)
+    if unused:
+        click.echo(f"without counterpart, left out: {', '.join(unused)}", err=True)
+    _write_new(path or params.with_suffix(".yaml"), commented_config(config))
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise InputError(f"{path}: exists already; name another file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    click.echo(path)
+
+
 def _processes(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
@@ -131,6 +212,17 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdigit() and width.isdigit()):
         raise InputError(f"--size {text}: expected HEIGHTxWIDTH, such as 256x128")
     return int(height), int(width)
+
+
+def _show_batch(output: Output, config: Path, overrides: tuple[str, ...], path: Path) -> None:
+    from ..finetune.config_files import load_config
+    from ..finetune.contact_sheet import draw_first_batch
+
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
+    sheet = draw_first_batch(load_config(config, overrides))
+    sheet.save(path, format="PNG")
+    output.emit({"sheet": path, "width": sheet.width, "height": sheet.height}, artefact=path)
 
 
 def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PartialFCLoss",
+    "PartsLoss",
     "ScheduleConfig",
     "Section",
     "SoftmaxLoss",
@@ -51,7 +52,7 @@ class ModelConfig(Section):
     """Which network is trained."""
 
     reference: str
-    """Any model reference: an .onnx file, a bundle, a run folder, a TorchScript .pt or a zoo name."""
+    """Any model reference: an .onnx file, a bundle, a run folder or a zoo name."""
     restore_bn: bool = False
     """Put BatchNorm back behind fused Conv and Linear layers, calibrated on training images."""
     calibration_images: Count = 256
@@ -102,6 +103,18 @@ class AugmentConfig(Section):
     """Probability of mirroring left and right."""
     pad_crop: Annotated[int, Field(ge=0)] = 0
     """Pad by so many pixels on each side, then crop back at a random place."""
+    random_crop: Share = 0.0
+    """Probability of keeping only a rectangle (20 to 100 % of the area) and filling the rest."""
+    low_resolution: Share = 0.0
+    """Probability of shrinking to 20 to 100 % and enlarging back."""
+    photometric: Share = 0.0
+    """Probability of changing brightness, contrast and saturation by factors from 0.5 to 1.5."""
+    colour: Share = 0.0
+    """Probability of scaling each colour channel by its own factor."""
+    blur: Share = 0.0
+    """Probability of Gaussian blur."""
+    grey: Share = 0.0
+    """Probability of taking the colour away."""
     erasing: Share = 0.0
     """Probability of erasing a rectangle (2 to 40 % of the area, aspect 0.3 to 3.3) with the model's mean colour."""
 
@@ -206,6 +219,18 @@ class TripletLoss(Section):
     """Distances of unit embeddings instead of raw ones."""
 
 
+class PartsLoss(Section):
+    """Cross-entropy of one linear classifier a part of the embedding, averaged over the parts, as PCB trains."""
+
+    kind: Literal["pcb"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    parts: Count = 6
+    """Equal slices of the embedding."""
+    smoothing: Share = 0.0
+    """Label smoothing."""
+
+
 class PartialFCLoss(Section):
     """Combined-margin softmax with classes sharded over processes and sampled; its rows are updated by SGD."""
 
@@ -231,6 +256,7 @@ LossConfig = Annotated[
     | CirclePairLoss
     | CenterLoss
     | TripletLoss
+    | PartsLoss
     | PartialFCLoss,
     Field(discriminator="kind"),
 ]

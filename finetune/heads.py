@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ConfigError
 from .collectives import all_reduce_sum, gather_rows
 from .config import (
     AdaFaceLoss,
@@ -23,6 +24,7 @@ from .config import (
     CosFaceLoss,
     LossConfig,
     PartialFCLoss,
+    PartsLoss,
     SoftmaxLoss,
     TripletLoss,
 )
@@ -30,7 +32,7 @@ from .margin_losses import adaface_logits, circle_logits, cosine_logits, margin_
 from .pair_losses import center_loss, circle_pair_loss, triplet_loss
 from .partial_fc import PartialFC
 
-__all__ = ["AdaFaceHead", "CenterHead", "CosineHead", "LinearHead", "PairHead", "build_head"]
+__all__ = ["AdaFaceHead", "CenterHead", "CosineHead", "LinearHead", "PairHead", "PartsHead", "build_head"]
 
 
 class LinearHead(nn.Module):
@@ -46,6 +48,20 @@ class LinearHead(nn.Module):
         """The mean loss: a scalar."""
         logits = F.linear(embeddings.float(), self.weight, self.bias)
         return F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+
+
+class PartsHead(nn.Module):
+    """One linear classifier for each equal slice of the embedding; the mean of their cross-entropies."""
+
+    def __init__(self, dimension: int, classes: int, parts: int, smoothing: float) -> None:
+        super().__init__()
+        self.classifiers = nn.ModuleList(LinearHead(dimension // parts, classes, smoothing) for _ in range(parts))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss: a scalar."""
+        slices = embeddings.chunk(len(self.classifiers), dim=1)
+        losses = [head(part, labels) for head, part in zip(self.classifiers, slices, strict=True)]
+        return torch.stack(losses).mean()
 
 
 class CosineHead(nn.Module):
@@ -162,6 +178,10 @@ def build_head(
             )
         case AdaFaceLoss():
             return AdaFaceHead(dimension, classes, config)
+        case PartsLoss():
+            if dimension % config.parts:
+                raise ConfigError(f"losses: pcb with {config.parts} parts does not divide an embedding of {dimension}")
+            return PartsHead(dimension, classes, config.parts, config.smoothing)
         case PartialFCLoss():
             return PartialFC(
                 dimension,

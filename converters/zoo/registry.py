@@ -18,6 +18,7 @@ from ..preprocessing import ARCFACE, IMAGENET, Preprocessing
 from .iresnet import IResNet
 from .mobilefacenet import MobileFaceNet
 from .osnet import OSNet
+from .pcb import PCB
 from .resnet import ResNet50
 
 __all__ = ["ZOO", "Architecture", "architecture_preprocessing", "build_architecture"]
@@ -53,6 +54,7 @@ ZOO: Mapping[str, Architecture] = {
     "osnet_x1_0": _person(OSNet, width=1.0),
     "resnet50": _person(ResNet50, ibn=False),
     "resnet50_ibn_a": _person(ResNet50, ibn=True),
+    "pcb": Architecture(PCB, replace(IMAGENET, height=384), "person re-identification"),
     "iresnet18": _face(IResNet, depths=(2, 2, 2, 2)),
     "iresnet34": _face(IResNet, depths=(3, 4, 6, 3)),
     "iresnet50": _face(IResNet, depths=(3, 4, 14, 3)),

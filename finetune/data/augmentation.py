@@ -1,21 +1,37 @@
 """Random changes of one training image, uint8 [H, W, C] in and out, never in place.
 
 Each takes its own random generator, seeded by run, epoch and place in the epoch's plan: a sample is changed alike in
-whatever process or worker it is made, and after a resume. Random erasing: Zhong et al., AAAI 2020.
+whatever process or worker it is made, and after a resume. Random erasing: Zhong et al., AAAI 2020. Crop, low resolution
+and photometric change as AdaFace trains with (Kim et al., CVPR 2022).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from ..config import AugmentConfig
 
-__all__ = ["augment", "erase", "pad_crop", "sample_generator"]
+__all__ = [
+    "augment",
+    "blur",
+    "erase",
+    "keep_rectangle",
+    "lower_resolution",
+    "pad_crop",
+    "photometric",
+    "sample_generator",
+    "scale_channels",
+    "to_grey",
+]
 
-Image = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
+Change = Callable[[Pixels, Pixels, np.random.Generator], Pixels]
+
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generator:
@@ -23,19 +39,29 @@ def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generato
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, position, epoch]))
 
 
-def augment(image: Image, config: AugmentConfig, fill: Sequence[float], rng: np.random.Generator) -> Image:
+def augment(image: Pixels, config: AugmentConfig, fill: Sequence[float], rng: np.random.Generator) -> Pixels:
     """All configured changes in their order. `fill` is the colour of erased and padded places, one number a channel."""
     colour = np.asarray(fill, dtype=np.uint8)
     if rng.random() < config.flip:
         image = image[:, ::-1]
     if config.pad_crop:
         image = pad_crop(image, config.pad_crop, colour, rng)
-    if rng.random() < config.erasing:
-        image = erase(image, colour, rng)
+    steps: tuple[tuple[float, Change], ...] = (
+        (config.random_crop, keep_rectangle),
+        (config.low_resolution, lower_resolution),
+        (config.photometric, photometric),
+        (config.colour, scale_channels),
+        (config.blur, blur),
+        (config.grey, to_grey),
+        (config.erasing, erase),
+    )
+    for probability, change in steps:
+        if probability and rng.random() < probability:
+            image = change(image, colour, rng)
     return image
 
 
-def pad_crop(image: Image, padding: int, colour: Image, rng: np.random.Generator) -> Image:
+def pad_crop(image: Pixels, padding: int, colour: Pixels, rng: np.random.Generator) -> Pixels:
     """Shift by up to `padding` pixels each way; what comes in from outside has `colour`."""
     height, width, _ = image.shape
     padded = np.empty((height + 2 * padding, width + 2 * padding, image.shape[2]), dtype=np.uint8)
@@ -45,7 +71,57 @@ def pad_crop(image: Image, padding: int, colour: Image, rng: np.random.Generator
     return padded[top : top + height, left : left + width]
 
 
-def erase(image: Image, colour: Image, rng: np.random.Generator, *, attempts: int = 10) -> Image:
+def keep_rectangle(image: Pixels, colour: Pixels, rng: np.random.Generator) -> Pixels:
+    """Keep a rectangle of 20 to 100 % of the area where it is, and fill the rest with `colour`."""
+    height, width, _ = image.shape
+    area, aspect = rng.uniform(0.2, 1.0), np.exp(rng.uniform(np.log(0.75), np.log(4 / 3)))
+    tall = min(height, max(1, round(height * np.sqrt(area * aspect))))
+    wide = min(width, max(1, round(width * np.sqrt(area / aspect))))
+    top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
+    kept = np.empty_like(image)
+    kept[:] = colour
+    kept[top : top + tall, left : left + wide] = image[top : top + tall, left : left + wide]
+    return kept
+
+
+def lower_resolution(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
+    """Shrink to 20 to 100 % of the size and enlarge again, each with one of three interpolations."""
+    height, width, _ = image.shape
+    share = rng.uniform(0.2, 1.0)
+    filters = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+    down, up = (filters[index] for index in rng.integers(0, 3, 2))
+    small = _to_pil(image).resize((max(1, round(width * share)), max(1, round(height * share))), down)
+    return _from_pil(small.resize((width, height), up), image.shape[2])
+
+
+def photometric(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
+    """Brightness, contrast and saturation by factors from 0.5 to 1.5."""
+    brightness, contrast, saturation = rng.uniform(0.5, 1.5, 3).astype(np.float32)
+    values = image * brightness
+    mean = values.mean()
+    values = (values - mean) * contrast + mean
+    if image.shape[2] == 3:
+        grey = (values @ _LUMA)[..., None]
+        values = (values - grey) * saturation + grey
+    return _quantise(values)
+
+
+def scale_channels(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
+    """Each channel by its own factor exp(N(0, 0.2)): another white balance."""
+    return _quantise(image * np.exp(rng.normal(0, 0.2, image.shape[2])).astype(np.float32))
+
+
+def blur(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
+    """Gaussian blur with a deviation of 0.3 to 1.5 pixels."""
+    return _from_pil(_to_pil(image).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5))), image.shape[2])
+
+
+def to_grey(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:  # noqa: ARG001 - one signature for all
+    """Luma in every channel."""
+    return image if image.shape[2] == 1 else _quantise(np.repeat((image @ _LUMA)[..., None], 3, axis=2))
+
+
+def erase(image: Pixels, colour: Pixels, rng: np.random.Generator, *, attempts: int = 10) -> Pixels:
     """Paint a rectangle of 2 to 40 % of the area with `colour`; unchanged when none fits in `attempts` draws."""
     height, width, _ = image.shape
     for _ in range(attempts):
@@ -58,3 +134,17 @@ def erase(image: Image, colour: Image, rng: np.random.Generator, *, attempts: in
             erased[top : top + tall, left : left + wide] = colour
             return erased
     return image
+
+
+def _quantise(values: NDArray[np.floating]) -> Pixels:
+    rounded: Pixels = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    return rounded
+
+
+def _to_pil(image: Pixels) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else np.ascontiguousarray(image))
+
+
+def _from_pil(image: Image.Image, channels: int) -> Pixels:
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[..., None] if channels == 1 else pixels

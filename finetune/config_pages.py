@@ -1,0 +1,81 @@
+"""The configuration as text for people: a commented YAML of every field, made from the models' docstrings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from .config import FinetuneConfig, LossConfig, Section
+
+__all__ = ["commented_config", "loss_reference"]
+
+_TEMPLATE: dict[str, Any] = {
+    "model": {"reference": "model.onnx"},
+    "data": {"train": "path/to/images"},
+    "losses": [{"kind": "arcface"}],
+}
+
+
+def commented_config(config: FinetuneConfig | None = None) -> str:
+    """Every field with its value and, above it, what it means; without `config`, defaults and examples."""
+    values = config or FinetuneConfig.model_validate(_TEMPLATE)
+    return "\n".join(_section_lines(values, "")) + "\n"
+
+
+def loss_reference() -> str:
+    """All loss kinds with their fields and defaults."""
+    blocks = []
+    for model in _loss_models():
+        lines = [f"# {_summary(model)}"]
+        for name, field in model.model_fields.items():
+            default = get_args(field.annotation)[0] if name == "kind" else field.default
+            note = f"  # {field.description}" if field.description else ""
+            lines.append(f"{'- ' if name == 'kind' else '  '}{name}: {_value(default)}{note}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _section_lines(section: BaseModel, indent: str) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if field.description:
+            yield f"{indent}# {field.description}"
+        if isinstance(value, Section):
+            yield f"{indent}{name}:"
+            yield from _section_lines(value, indent + "  ")
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            yield f"{indent}{name}:"
+            for item in value:
+                yield from _item_lines(item, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_value(section.model_dump(mode='json')[name])}"
+
+
+def _item_lines(item: BaseModel, indent: str) -> Iterator[str]:
+    """A loss as a list item: its kind first, then what it means and its fields."""
+    fields = item.model_dump(mode="json")
+    yield f"{indent}- kind: {fields.pop('kind')}  # {_summary(type(item))}"
+    for name, value in fields.items():
+        yield f"{indent}  {name}: {_value(value)}  # {type(item).model_fields[name].description}"
+
+
+def _loss_models() -> list[type[BaseModel]]:
+    return list(get_args(get_args(LossConfig)[0]))
+
+
+def _summary(model: type[BaseModel]) -> str:
+    return (inspect.getdoc(model) or "").splitlines()[0]
+
+
+def _value(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "..."
+    if isinstance(value, tuple):
+        value = list(value)
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+    return text.removesuffix("\n...").strip()
