@@ -58,7 +58,7 @@ def _batch(text: str | None) -> Any:
 
 
 def _rows(result: ExportResult) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = [("source", result.source), ("size", f"{result.size_bytes / 1e6:.2f} MB")]
+    rows: list[tuple[str, Any]] = [("model", result.model), ("size", f"{result.size_bytes / 1e6:.2f} MB")]
     if result.nodes is not None:
         rows.append(("graph", f"{result.nodes} nodes, opset {result.opset}, IR {result.ir_version}"))
     rows += [("kept BatchNorm", f"{entry['batchnorm']}: {entry['reason']}") for entry in result.kept_batchnorms[:5]]

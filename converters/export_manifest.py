@@ -36,7 +36,10 @@ class ExportResult:
     path: Path
     manifest: Path
     format: str
-    source: str
+    model: str
+    """What was exported: a bundle, file, zoo name or class."""
+    source: str | None
+    """The ONNX file the model was once converted from."""
     source_sha256: str | None
     steps: tuple[ExportStep, ...]
     kept_batchnorms: tuple[dict[str, str], ...]
@@ -59,7 +62,7 @@ def describe_export(
     model: onnx.ModelProto | None,
     path: Path,
     *,
-    source: str,
+    name: str,
     record: ConversionRecord | None,
     steps: tuple[ExportStep, ...],
     folds: FoldReport | None,
@@ -71,7 +74,8 @@ def describe_export(
         path=path,
         manifest=manifest_path(path),
         format=path.suffix.lstrip("."),
-        source=source,
+        model=name,
+        source=record.source if record is not None else None,
         source_sha256=record.sha256 if record is not None else None,
         steps=steps,
         kept_batchnorms=tuple(asdict(entry) for entry in folds.kept) if folds is not None else (),
@@ -104,7 +108,8 @@ def write_manifest(result: ExportResult, data: bytes) -> ExportResult:
 def _state_in_metadata(model: onnx.ModelProto, result: ExportResult, folds: FoldReport | None) -> None:
     stated = {
         "rtool.version": result.versions["rtool"],
-        "rtool.source": result.source,
+        "rtool.model": result.model,
+        "rtool.source": result.source or "",
         "rtool.source_sha256": result.source_sha256 or "",
         "rtool.steps": json.dumps([asdict(step) for step in result.steps]),
     }

@@ -181,7 +181,7 @@ class _OnnxExport:
         result = describe_export(
             self.model,
             path,
-            source=self.origin.name,
+            name=self.origin.name,
             record=self.origin.record,
             steps=tuple(self.log.steps),
             folds=self.folds,
@@ -241,7 +241,7 @@ def _export_torch(origin: ExportSource, path: Path, format: Format, log: StepLog
     result = describe_export(
         None,
         path,
-        source=origin.name,
+        name=origin.name,
         record=origin.record,
         steps=tuple(log.steps),
         folds=folds,

@@ -1,0 +1,220 @@
+"""An export gives what the module gives, says how it was made, and leaves nothing behind when it fails."""
+
+import hashlib
+import io
+import json
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from rtool.converters import (
+    Preprocessing,
+    build_architecture,
+    export,
+    load_bundle,
+    onnx_to_torch,
+    restore_batchnorm,
+    save_bundle,
+    torch_to_onnx,
+)
+from rtool.errors import GateError, InputError
+
+SIZE = (32, 32)
+PREPROCESSING = Preprocessing(*SIZE)
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    """A fused export of a small network with weights that no exporter would merge."""
+    torch.manual_seed(0)
+    module = build_architecture("osnet_x0_25", embedding_size=16)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+        module(torch.randn(8, 3, *SIZE))
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            (torch.randn(2, 3, *SIZE),),
+            file,
+            dynamo=False,
+            opset_version=17,
+            input_names=["images"],
+            output_names=["embedding"],
+            dynamic_axes={"images": {0: "batch"}, "embedding": {0: "batch"}},
+        )
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    path.write_bytes(file.getvalue())
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(fused, tmp_path_factory):
+    """A bundle with restored BatchNorm whose weights have moved."""
+    module = onnx_to_torch(fused)
+    module.meta["rtool"].preprocessing = PREPROCESSING
+    restore_batchnorm(module, [torch.randn(8, 3, *SIZE)])
+    optimiser = torch.optim.SGD(module.train().parameters(), lr=1e-3)
+    for _ in range(2):
+        optimiser.zero_grad()
+        module(torch.randn(8, 3, *SIZE)).square().mean().backward()
+        optimiser.step()
+    return save_bundle(module.eval(), tmp_path_factory.mktemp("bundle") / "trained.rtool", source=fused)
+
+
+def run(path, array):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: array})[0]
+
+
+def expected(bundle, images):
+    with torch.no_grad():
+        return load_bundle(bundle).module(torch.from_numpy(images)).numpy()
+
+
+def images(count=4):
+    return np.random.default_rng(1).standard_normal((count, 3, *SIZE)).astype(np.float32)
+
+
+def error(got, wanted):
+    return np.abs(got - wanted).max() / np.abs(wanted).max()
+
+
+def test_a_trained_bundle_is_written_back_into_its_source_graph(trained, fused, tmp_path):
+    result = export(trained, tmp_path / "out.onnx")
+    assert error(run(result.path, images()), expected(trained, images())) <= 1e-5
+    assert [step.name for step in result.steps] == ["write-back"]
+    assert all(step.max_rel <= 1e-5 for step in result.steps)
+    source, written = onnx.load(fused), onnx.load(result.path)
+    assert [node.SerializeToString() for node in written.graph.node] == [
+        node.SerializeToString() for node in source.graph.node
+    ]
+
+
+def test_fp16_batch_and_simplification_are_measured_steps(trained, tmp_path):
+    result = export(trained, tmp_path / "out.onnx", fp16=True, batch=4)
+    assert [step.name for step in result.steps] == ["write-back", "batch", "simplify", "fp16"]
+    assert result.steps[-1].min_cosine >= 0.9999
+    got, wanted = run(result.path, images(4)), expected(trained, images(4))
+    cosines = (got * wanted).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosines.min() >= 0.9999
+    assert onnx.load(result.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+
+
+def test_embedded_preprocessing_takes_pixels(trained, tmp_path):
+    result = export(trained, tmp_path / "out.onnx", embed_preprocessing=True, fp16=True)
+    pixels = np.random.default_rng(2).integers(0, 256, (3, *SIZE, 3), dtype=np.uint8)
+    wanted = expected(trained, PREPROCESSING.normalise(pixels))
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    got = run(result.path, pixels)
+    assert (got * wanted).sum(1).min() >= 0.9999
+    assert np.allclose(np.linalg.norm(got, axis=1), 1, atol=1e-3)
+
+
+def test_a_zoo_model_is_folded_and_exported_anew(tmp_path):
+    result = export("osnet_x0_25", tmp_path / "out.onnx", inputs=images(4))
+    assert [step.name for step in result.steps] == ["fold", "re-export", "simplify"]
+    model = onnx.load(result.path)
+    assert (model.opset_import[0].version, model.ir_version) == (20, 10)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    assert run(result.path, images(5)).shape == (5, 512)
+
+
+def small():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(8, 5)).eval()
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("pt2", "pt2"), ("torchscript", "pt")])
+def test_torch_formats_load_to_the_same_function_at_any_batch(tmp_path, format, suffix):
+    module = small()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = export(module, tmp_path / f"out.{suffix}", format=format, preprocessing=PREPROCESSING).path
+        loaded = torch.export.load(path).module() if format == "pt2" else torch.jit.load(path)
+    for count in (1, 2, 5):
+        with torch.no_grad():
+            got, wanted = (network(torch.from_numpy(images(count))).numpy() for network in (loaded, module))
+        assert error(got, wanted) <= 1e-5
+
+
+def test_manifest_and_metadata_tell_where_the_file_comes_from(trained, fused, tmp_path):
+    result = export(trained, tmp_path / "out.onnx", fp16=True)
+    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
+    digest = hashlib.sha256(result.path.read_bytes()).hexdigest()
+    assert manifest["sha256"] == result.sha256 == digest
+    assert manifest["source_sha256"] == hashlib.sha256(fused.read_bytes()).hexdigest()
+    assert [step["name"] for step in manifest["steps"]] == ["write-back", "fp16"]
+    assert manifest["versions"]["torch"] == str(torch.__version__)
+    metadata = {entry.key: entry.value for entry in onnx.load(result.path).metadata_props}
+    assert metadata["rtool.source"] == "model.onnx"
+    assert json.loads(metadata["rtool.preprocessing"])["height"] == SIZE[0]
+
+
+def test_a_missed_gate_writes_nothing(trained, tmp_path):
+    with pytest.raises(GateError, match=r"'write-back'.*<= 1e-12"):
+        export(trained, tmp_path / "out.onnx", tolerance=1e-12)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_in_memory_is_exported_with_its_source(fused, tmp_path):
+    module = onnx_to_torch(fused).train()
+    result = export(module, tmp_path / "out.onnx", source=fused)
+    assert error(run(result.path, images()), run(fused, images())) == 0
+    assert module.training
+    with pytest.raises(InputError, match="source"):
+        export(module, tmp_path / "other.onnx")
+
+
+def refused(fused, trained, folder):
+    (folder / "there.onnx").write_bytes(b"x")
+    return {
+        "source itself": lambda: export(fused, fused),
+        "inside the source": lambda: export(trained, trained / "out.onnx"),
+        "already exists": lambda: export(fused, folder / "there.onnx"),
+        "does not exist; make it": lambda: export(fused, folder / "none" / "out.onnx"),
+        "unknown format 'onx'": lambda: export(fused, folder / "out.onnx", format="onx"),
+        "does not go with --format pt2": lambda: export(fused, folder / "out.pt2", format="pt2", fp16=True),
+        "positive number": lambda: export(fused, folder / "out.onnx", batch=0),
+        "nearest|did you mean": lambda: export("osnet_x0_26", folder / "out.onnx"),
+    }
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_bad_requests_are_refused_and_leave_everything_as_it_was(fused, trained, tmp_path, number):
+    message, call = list(refused(fused, trained, tmp_path).items())[number]
+    before = {path: path.read_bytes() for path in [fused, *trained.iterdir(), *tmp_path.iterdir()]}
+    with pytest.raises(InputError, match=message):
+        call()
+    after = {path: path.read_bytes() for path in [fused, *trained.iterdir(), *tmp_path.iterdir()]}
+    assert after == before
+
+
+def test_a_full_disk_leaves_nothing_half_written(fused, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        export(fused, tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_reexport_keeps_mode_names_and_batch():
+    module = small().train()
+    model = torch_to_onnx(module, torch.randn(1, 3, *SIZE), input_names=["x"], output_names=["y"])
+    assert module.training
+    assert (model.graph.input[0].name, model.graph.output[0].name) == ("x", "y")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for count in (1, 2, 3, 5):
+        with torch.no_grad():
+            wanted = module.eval()(torch.from_numpy(images(count))).numpy()
+        assert error(session.run(None, {"x": images(count)})[0], wanted) <= 1e-5
