@@ -101,18 +101,18 @@ def publish(publication: Publication, staging: Path) -> None:
     staged = ModelFolder(staging / folder.name)
     _stage_version(publication, staged)
     if not folder.path.exists():
-        _write_warmup(staged, publication.warmup)
-        replace_configs(staged, publication.configs)
+        _write_warmup(staged, publication.warmup, staging)
+        replace_configs(staged, publication.configs, staging)
         _sync_tree(staged.path)
         _rename(staged.path, folder.path)
         return
-    _write_warmup(folder, publication.warmup)
+    _write_warmup(folder, publication.warmup, staging)
     _sync_tree(staged.path)
     target = folder.version_path(publication.version)
     if target.is_dir():  # a placeholder: it has no weights, so nothing can be serving it
         _rename(target, staging / "placeholder")
     _rename(staged.version_path(publication.version), target)
-    replace_configs(folder, publication.configs)
+    replace_configs(folder, publication.configs, staging)
 
 
 def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | None, staging: Path) -> None:
@@ -120,7 +120,7 @@ def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | Non
     if configs is None:
         _rename(folder.path, staging / "withdrawn")
         return
-    replace_configs(folder, configs)
+    replace_configs(folder, configs, staging)
     _rename(folder.version_path(version), staging / "withdrawn")
 
 
@@ -136,12 +136,12 @@ def _stage_version(publication: Publication, staged: ModelFolder) -> None:
     (target / MANIFEST_FILE).write_text(manifest_text(publication.manifest))
 
 
-def _write_warmup(folder: ModelFolder, files: Sequence[WarmupFile]) -> None:
+def _write_warmup(folder: ModelFolder, files: Sequence[WarmupFile], staging: Path) -> None:
     for file in files:
         path = folder.path / "warmup" / file.file_name
         if not path.is_file() or path.stat().st_size != len(file.data):
             path.parent.mkdir(exist_ok=True)
-            _write_atomically(path, file.data)
+            _write_atomically(path, file.data, staging)
 
 
 def current_texts(folder: ModelFolder) -> dict[str, str]:
@@ -168,12 +168,12 @@ def remember_configs(folder: ModelFolder, version: int, staging: Path) -> None:
     _rename(kept, target)
 
 
-def replace_configs(folder: ModelFolder, configs: Mapping[str, str]) -> None:
+def replace_configs(folder: ModelFolder, configs: Mapping[str, str], staging: Path) -> None:
     """Replace every configuration by one rename each, `config.pbtxt` last."""
     for name in sorted(configs, key=lambda name: name == CONFIG_FILE):
         path = folder.path / name
         path.parent.mkdir(exist_ok=True)
-        _write_atomically(path, configs[name].encode())
+        _write_atomically(path, configs[name].encode(), staging)
     _make_newest(folder.config_path)
 
 
@@ -188,16 +188,13 @@ def _make_newest(path: Path) -> None:
         os.utime(path, ns=(own.st_atime_ns, newest + 1_000_000))
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with scratch.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+def _write_atomically(path: Path, data: bytes, staging: Path) -> None:
+    scratch = staging / uuid.uuid4().hex
+    with scratch.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
     _sync_folder(path.parent)
 
 

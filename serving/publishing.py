@@ -137,7 +137,7 @@ def rollback(
         texts = _remembered(folder, target)
         if present is not None:
             remember_configs(folder, present, staging)
-        replace_configs(folder, texts)
+        replace_configs(folder, texts, staging)
         if url is not None:
             from .rollout import serve_version
 
