@@ -73,6 +73,13 @@ def _constant_of_shape(op: Op) -> Integers | None:
     return Integers((number,) * length, scalar=not shape.items)
 
 
+def _reshape(op: Op) -> Integers | None:
+    numbers, target = op.known(0), op.constant(1)
+    if numbers is None or target is None or numbers.scalar or target.tolist() not in ([-1], [len(numbers.items)]):
+        return None
+    return numbers
+
+
 def _aligned(left: Integers, right: Integers) -> list[tuple[int | fx.Node, int | fx.Node]] | None:
     length = max(len(left.items), len(right.items))
     a, b = _stretched(left, length), _stretched(right, length)
@@ -88,5 +95,6 @@ def _stretched(part: Integers, length: int) -> tuple[int | fx.Node, ...] | None:
 _FUNCTIONS: dict[str, Callable[[Op], Integers | None]] = {
     "ConstantOfShape": _constant_of_shape,
     "Equal": _equal,
+    "Reshape": _reshape,
     "Where": _where,
 }
