@@ -20,6 +20,7 @@ from .mobilefacenet import MobileFaceNet
 from .osnet import OSNet
 from .pcb import PCB
 from .resnet import ResNet50
+from .vit import VisionTransformer
 
 __all__ = ["ZOO", "Architecture", "architecture_preprocessing", "build_architecture"]
 
@@ -61,6 +62,7 @@ ZOO: Mapping[str, Architecture] = {
     "iresnet100": _face(IResNet, depths=(3, 13, 30, 3)),
     "iresnet200": _face(IResNet, depths=(6, 26, 60, 6)),
     "mobilefacenet": _face(MobileFaceNet, depths=(4, 6, 2)),
+    "vit_tiny": _face(VisionTransformer, dim=256, depth=12, heads=8, patch=9),
 }
 
 

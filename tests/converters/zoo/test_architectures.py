@@ -49,6 +49,10 @@ ORIGINAL_NAMES = [
     ("mobilefacenet", "layers.3.layers.3.layers.2.layers.1.weight", (128,)),
     ("mobilefacenet", "conv_sep.layers.2.weight", (512,)),
     ("mobilefacenet", "features.layers.0.layers.0.weight", (512, 1, 7, 7)),
+    ("vit_tiny", "blocks.11.attn.qkv.weight", (768, 256)),
+    ("vit_tiny", "blocks.0.mlp.fc1.bias", (1024,)),
+    ("vit_tiny", "feature.0.weight", (256, 144 * 256)),
+    ("vit_tiny", "mask_token", (1, 1, 256)),
     ("resnet50", "layer4.2.conv3.weight", (2048, 512, 1, 1)),
     ("resnet50_ibn_a", "layer1.0.bn1.IN.weight", (32,)),
     ("resnet50_ibn_a", "layer4.0.bn1.weight", (512,)),
@@ -75,7 +79,7 @@ def test_smaller_images_are_embedded_too(name, size):
     assert module(torch.empty(2, 3, *size, device="meta")).shape == (2, 32)
 
 
-@pytest.mark.parametrize("name", ["osnet_x0_25", "mobilefacenet", "resnet50_ibn_a"])
+@pytest.mark.parametrize("name", ["osnet_x0_25", "mobilefacenet", "resnet50_ibn_a", "vit_tiny"])
 def test_onnx_runtime_agrees_with_the_module_in_eval_mode(name):
     torch.manual_seed(0)
     module = build_architecture(name, input_size=(64, 32)).eval()
