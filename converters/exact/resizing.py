@@ -1,7 +1,9 @@
 """ONNX's Resize with every mode, coordinate transformation and rounding; `F.interpolate` knows only some.
 
 Axes are resized one after the other: every output position is a weighted sum of a few input positions ("taps").
-Positions and weights are computed in float64, as ONNX's definition has it.
+Positions and weights are computed in float64 from float32 scales, as ONNX's definition has it. ONNX Runtime departs
+from it in corners: it aligns corners (and crops) by the rounded size where a scale gives a fractional one, and its
+float32 positions fall on the other side of ties.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -30,11 +32,17 @@ def sizes_keeping_aspect(x: Tensor, axes: Sequence[int], sizes: Sequence[int], l
 
 
 def _positions(
-    inputs: int, outputs: int, scale: float, coordinates: str, start: float, end: float, device: torch.device
+    inputs: int,
+    outputs: int,
+    length: float,
+    scale: float,
+    coordinates: str,
+    start: float,
+    end: float,
+    device: torch.device,
 ) -> Tensor:
-    """Where each output lies among the inputs."""
+    """Where each output lies among the inputs; `length` is the size of the output before it was rounded."""
     steps = torch.arange(outputs, dtype=torch.float64, device=device)
-    length = scale * inputs
     if coordinates == "align_corners":
         return steps * 0 if length == 1 else steps * (inputs - 1) / (length - 1)
     if coordinates == "asymmetric":
@@ -47,10 +55,9 @@ def _positions(
         return steps * (end - start) * (inputs - 1) / (length - 1) + start * (inputs - 1)
     if coordinates == "pytorch_half_pixel" and length == 1:
         return steps * 0 - 0.5
-    middle = (steps + 0.5) / scale - 0.5
     if coordinates == "half_pixel_symmetric":
-        return inputs / 2 * (1 - outputs / length) + middle
-    return middle
+        return inputs / 2 * (1 - outputs / length) + (steps + 0.5) / scale - 0.5
+    return (steps + 0.5) / scale - 0.5
 
 
 def _nearest(positions: Tensor, rounding: str) -> Tensor:
@@ -131,14 +138,16 @@ def resize(
         inputs = x.size(axis)
         if sizes is None:
             scale = scales[position] if scales is not None else 1.0
-            outputs = inputs * int(scale) if scale == int(scale) else math.floor(_float32(inputs * _float32(scale)))
+            length = inputs * int(scale) if scale == int(scale) else _float32(inputs * scale)
+            outputs = math.floor(length)
         else:
             outputs = sizes[position]
             scale = outputs / inputs
+            length = scale * inputs
         if outputs == inputs and scale == 1.0 and region is None:
             continue
         start, end = (0.0, 1.0) if region is None else (region[position], region[len(axes) + position])
-        where = _positions(inputs, outputs, scale, coordinates, start, end, x.device)
+        where = _positions(inputs, outputs, length, scale, coordinates, start, end, x.device)
         x = _resize_axis(x, axis, where, scale, mode, rounding, antialias, exclude_outside, cubic_coefficient)
         if region is not None:
             shape = [1] * x.dim()

@@ -89,7 +89,7 @@ def _mode(op: Op) -> str:
 
 def _numbers(op: Op, index: int) -> Sequence[float] | None:
     array = op.constant(index)
-    return None if array is None else [float(str(number)) for number in array.reshape(-1)]
+    return None if array is None else [float(number) for number in array.reshape(-1)]
 
 
 def _targets(op: Op, axes: Sequence[int]) -> tuple[Any, Any]:
