@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -53,8 +53,14 @@ class TritonClient:
             problem = self._explain(error, opening=True)
             self._client.close()
             raise problem from error
-        self.inputs = tuple(_spec(tensor) for tensor in metadata.inputs)
-        self.outputs = tuple(_spec(tensor) for tensor in metadata.outputs)
+        # One value a row travels as a row of one, because Triton has no empty dims; callers see the graph's shape.
+        self._single = {
+            entry.name
+            for entry in (*config.input, *config.output)
+            if entry.HasField("reshape") and not entry.reshape.shape
+        }
+        self.inputs = tuple(_spec(tensor, self._single) for tensor in metadata.inputs)
+        self.outputs = tuple(_spec(tensor, self._single) for tensor in metadata.outputs)
         self.max_batch = int(config.max_batch_size)
         """Largest batch of an open model; 0 when the batch is baked in."""
         self.batch = _baked_batch(self.inputs) if self.max_batch == 0 else None
@@ -95,7 +101,7 @@ class TritonClient:
                 future.set_exception(self._explain(error))
                 return
             try:
-                future.set_result(tuple(result.as_numpy(spec.name) for spec in self.outputs))
+                future.set_result(tuple(self._array(spec, result) for spec in self.outputs))
             except Exception as failure:
                 future.set_exception(failure)
 
@@ -165,9 +171,14 @@ class TritonClient:
         return arrays
 
     def _tensor(self, spec: TensorSpec, array: NDArray[Any]) -> Any:
+        array = array[:, None] if spec.name in self._single else array
         tensor = triton.InferInput(spec.name, list(array.shape), np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(np.ascontiguousarray(array))
         return tensor
+
+    def _array(self, spec: TensorSpec, result: Any) -> NDArray[Any]:
+        array: NDArray[Any] = result.as_numpy(spec.name)
+        return array[:, 0] if spec.name in self._single else array
 
     def _explain(self, error: InferenceServerException, *, opening: bool = False) -> RtoolError:
         place = f"model {self.model!r} on {self.url}"
@@ -246,9 +257,10 @@ def pad_rows(array: NDArray[Any], size: int) -> NDArray[Any]:
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
 
 
-def _spec(tensor: Any) -> TensorSpec:
+def _spec(tensor: Any, single: Collection[str]) -> TensorSpec:
     dtype = np.dtype(triton_to_np_dtype(tensor.datatype))
-    return TensorSpec(tensor.name, dtype.name, tuple(dim if dim >= 0 else None for dim in tensor.shape))
+    dims = tensor.shape[:1] if tensor.name in single else tensor.shape
+    return TensorSpec(tensor.name, dtype.name, tuple(dim if dim >= 0 else None for dim in dims))
 
 
 def _baked_batch(inputs: Sequence[TensorSpec]) -> int | None:

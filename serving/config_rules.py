@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,27 @@ from .model_config import ModelConfig, type_name
 __all__ = ["backend_of", "check_against_graph", "check_settings", "check_warmup"]
 
 _PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan", "pytorch": "pytorch_libtorch"}
-_BOOLEAN_OR_NUMBER = ("intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena")
+_NUMBERS = (
+    "intra_op_thread_count",
+    "inter_op_thread_count",
+    "execution_mode",
+    "enable_mem_arena",
+    "enable_mem_pattern",
+)
 _CUDA_IN_PARAMETERS = ("cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy", "do_copy_in_default_stream")
+
+
+_SESSION_PARAMETERS = (
+    "intra_op_thread_count",
+    "inter_op_thread_count",
+    "execution_mode",
+    "enable_mem_arena",
+    "enable_mem_pattern",
+    "memory.enable_memory_arena_shrinkage",
+    "session.use_device_allocator_for_initializers",
+    *_CUDA_IN_PARAMETERS,
+)
+"""What the ONNX Runtime back end reads; it ignores every other key without a word."""
 
 
 def backend_of(config: ModelConfig) -> str:
@@ -50,10 +70,13 @@ def check_settings(config: ModelConfig, name: str) -> Iterator[str]:
     for group in config.instance_group:
         if group.count < 1:
             yield f"instance_group: count must be at least 1, got {group.count}"
-    for key in _BOOLEAN_OR_NUMBER:
+    for key in _NUMBERS:
         value = config.parameters[key].string_value if key in config.parameters else "0"
         if not value.isdigit():
             yield f"parameters: {key} expects a number as its string_value, got {value!r}"
+    for key in config.parameters if backend == "onnxruntime" else ():
+        if key not in _SESSION_PARAMETERS and (near := get_close_matches(key, _SESSION_PARAMETERS, n=1, cutoff=0.8)):
+            yield f"parameters: the back end ignores the unknown key {key!r}; did you mean {near[0]}?"
     for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
         for key in _CUDA_IN_PARAMETERS:
             if accelerator.name == "cuda" and key in accelerator.parameters:

@@ -92,6 +92,14 @@ def lookup_model(path: Path) -> Path:
     return save(path, [helper.make_node("Gather", ["table", "index"], ["row"])], [index], [row], table)
 
 
+def score_model(path: Path) -> Path:
+    """One value a row in and out: no axis besides the batch."""
+    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])
+    weighted = helper.make_tensor_value_info("weighted", TensorProto.FLOAT, ["N"])
+    weights = {"two": np.array(2, np.float32)}
+    return save(path, [helper.make_node("Mul", ["score", "two"], ["weighted"])], [score], [weighted], weights)
+
+
 def noisy_model(path: Path) -> Path:
     """An embedding with fresh noise in every run: no server can reproduce it."""
     nodes = [
@@ -105,7 +113,7 @@ def noisy_model(path: Path) -> Path:
     return save(path, nodes, [images], [embedding], {})
 
 
-MODELS = {"reid": reid_model, "face": face_model, "types": types_model, "lookup": lookup_model}
+MODELS = {"reid": reid_model, "face": face_model, "types": types_model, "lookup": lookup_model, "score": score_model}
 
 
 @pytest.fixture(scope="session")

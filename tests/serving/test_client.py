@@ -87,6 +87,14 @@ def test_half_int64_bool_and_double_cross_unchanged(server, onnx_files, run_loca
         np.testing.assert_array_equal(answer, expected)
 
 
+def test_one_value_a_row_keeps_the_shape_of_the_graph(server):
+    scores = np.arange(5, dtype=np.float32)
+    with TritonClient(server.url, "score") as client:
+        assert client.inputs[0].shape == client.outputs[0].shape == (None,)
+        np.testing.assert_array_equal(client.run(scores)[0], scores * 2)
+        np.testing.assert_array_equal(client.embed(scores), scores * 2)
+
+
 def test_a_failing_request_does_not_fail_its_neighbours_in_the_batch(server):
     with TritonClient(server.url, "lookup") as client, ThreadPoolExecutor(8) as pool:
 

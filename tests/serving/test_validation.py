@@ -51,6 +51,12 @@ def test_a_published_repository_has_no_problems(root):
         ("reid", "versions: [1]", "versions: [7]", "version 7 has no folder (found: 1)"),
         ("reid", "batch_size: 1", "batch_size: 0", "silently skipped"),
         ("reid", "batch_size: 1", "batch_size: 2", "batch_size 2 exceeds 1"),
+        (
+            "reid",
+            'backend: "on',
+            'parameters { key: "intra_op_thread_cnt" value {} } backend: "on',
+            "ignores the unknown",
+        ),
         ("face", "max_batch_size: 64", "max_batch_size: -1", "max_batch_size: expected 0 or more"),
         ("face", "6, 3]", "6, -1]", "dims expected [6, 6, 3], got [6, 6, -1]"),
         ("face", "dynamic_batching {", "dynamic_batching { preferred_batch_size: 128", "exceeds max_batch_size 64"),
