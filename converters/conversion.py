@@ -45,6 +45,7 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
     fold_typed_constants(loaded, source.name)
     lift_patterns(loaded.graph)
     builder = lower(loaded, source.name)
+    _release_weights(loaded.graph)
     module = fx.GraphModule(builder.root, builder.graph, class_name=_class_name(source.name))
     module.meta["rtool"] = ConversionRecord(
         source=source.name,
@@ -59,6 +60,12 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
     )
     _freeze(module, freeze, source.name)
     return module.eval()
+
+
+def _release_weights(graph: ir.Graph) -> None:
+    """Let go of the file's bytes now: the IR is full of cycles and would hold them until the next collection."""
+    for value in graph.initializers.values():
+        value.const_value = None
 
 
 def _sources_in_order(module: fx.GraphModule, builder: GraphBuilder) -> dict[str, ParameterSource]:

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from ...errors import InputError
+
 __all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor", "without_kernels"]
 
 Dim = int | str | None
@@ -99,11 +101,18 @@ def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
 
     Raises:
         TypeError: torch has no such dtype.
+        InputError: the data has another size than the shape says.
     """
     dtype = torch_dtype(tensor.dtype)
     if dtype is None:
         raise TypeError(f"torch has no dtype for {tensor.dtype.name}")
-    array = np.asarray(tensor.numpy())
+    try:
+        array = np.asarray(tensor.numpy())
+    except ValueError as error:
+        raise InputError(
+            f"weight '{tensor.name}': its data does not fill its shape {list(tensor.shape.numpy())} ({error}); "
+            "the file is cut, fetch the whole model"
+        ) from error
     bits = _BIT_VIEWS.get(tensor.dtype)
     shape = tensor.shape.numpy()
     result = torch.empty(shape, dtype=dtype)
