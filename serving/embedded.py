@@ -17,6 +17,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,8 @@ class Triton:
         """The process environment the server is started with."""
         environment = dict(os.environ)
         if self.root is not None:
-            libraries = [str(self.root / "nvidia_pytriton.libs"), _python_library_folder()]
-            inherited = environment.get("LD_LIBRARY_PATH")
-            environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *([inherited] if inherited else [])])
+            folders = [self.root / "nvidia_pytriton.libs", _python_library_folder(), environment.get("LD_LIBRARY_PATH")]
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(str(folder) for folder in folders if folder)
             # The stub embeds an isolated interpreter that ignores PYTHONPATH and PYTHONHOME and finds its
             # site-packages through the first `python3` on PATH: it has to be ours.
             environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
@@ -157,17 +157,12 @@ def _library_name() -> str:
     return f"python{_python_version()}.so.1.0"
 
 
-def _python_library_folder() -> str:
-    return str(sysconfig.get_config_var("LIBDIR") or "")
+def _python_library_folder() -> Path | None:
+    """Where this Python's own shared library lies; relocated builds state a LIBDIR that does not exist."""
+    stated = Path(str(sysconfig.get_config_var("LIBDIR")))
+    folders = (stated, Path(sys.base_prefix) / "lib")
+    return next((folder for folder in folders if (folder / f"lib{_library_name()}").is_file()), None)
 
 
 def _has_python_library() -> bool:
-    if (Path(_python_library_folder()) / f"lib{_library_name()}").is_file():
-        return True
-    import ctypes
-
-    try:
-        ctypes.CDLL(f"lib{_library_name()}")
-    except OSError:
-        return False
-    return True
+    return _python_library_folder() is not None or find_library(f"python{_python_version()}") is not None

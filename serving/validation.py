@@ -124,29 +124,30 @@ def placeholders(repository: str | Path) -> tuple[Problem, ...]:
 
 
 def missing_weights(model: ModelFolder) -> tuple[Problem, ...]:
-    """One problem when the model is a placeholder: no version has weights. The message says how to make them."""
+    """At most one problem: the model is a placeholder, or packs rows for one. Says how to make the weights."""
+    return _without_weights(model) or _target_without_weights(model)
+
+
+def _without_weights(model: ModelFolder) -> tuple[Problem, ...]:
     versions = model.versions()
     if any(model.has_model(version) for version in versions):
-        return _missing_target(model)
+        return ()
     if not versions:
-        problem = Problem(model.path, f"no version folder; publish one with {_publish_command(model, None)}")
-    else:
-        way_out = _publish_command(model, versions[-1])
-        problem = Problem(model.model_path(versions[-1]), f"the weights are not there; make them with {way_out}")
-    return (problem,)
+        return (Problem(model.path, f"no version folder; publish one with {_publish_command(model, None)}"),)
+    way_out = _publish_command(model, versions[-1])
+    return (Problem(model.model_path(versions[-1]), f"the weights are not there; make them with {way_out}"),)
 
 
-def _missing_target(model: ModelFolder) -> tuple[Problem, ...]:
-    """A packer can serve only when the model it calls can."""
+def _target_without_weights(model: ModelFolder) -> tuple[Problem, ...]:
     target = _target_of(model)
-    if target is None or target == model.name:
+    if target is None:
         return ()
     folder = ModelFolder(model.path.parent / target)
     if not folder.config_path.is_file():
         return (Problem(model.config_path, f"TARGET_MODEL: there is no model {target!r} in this repository"),)
     return tuple(
         Problem(model.config_path, f"TARGET_MODEL {target!r} cannot be served: {problem}")
-        for problem in missing_weights(folder)
+        for problem in _without_weights(folder)
     )
 
 

@@ -111,6 +111,17 @@ def test_a_port_in_use_is_named_with_the_way_out(root):
             TritonServer(root, grpc_port=port).start()
 
 
+def test_a_free_port_that_is_taken_meanwhile_is_tried_again(root, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        lost = (choose_ports((0, 0, 0))[0], taken.getsockname()[1], choose_ports((0, 0, 0))[2])
+        answers = iter([lost, choose_ports((0, 0, 0))])
+        monkeypatch.setattr("rtool.serving.server.choose_ports", lambda _: next(answers))
+        with TritonServer(root) as server, TritonClient(server.url, "live") as client:
+            assert client.batch == 16
+
+
 @pytest.mark.parametrize("ports", [(70000, 0, 0), (8000, 8000, 0), (-1, 0, 0)])
 def test_impossible_ports_are_refused(ports):
     with pytest.raises(InputError, match="three different numbers"):
