@@ -33,6 +33,7 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "SoftmaxLoss",
+    "TrackingConfig",
     "TripletLoss",
 ]
 
@@ -328,6 +329,15 @@ class CheckpointConfig(Section):
     """Newest checkpoints kept beside the best."""
 
 
+class TrackingConfig(Section):
+    """Where numbers go beside metrics.jsonl."""
+
+    tensorboard: bool = True
+    """Write TensorBoard events into tb/."""
+    wandb: str | None = None
+    """Project on Weights & Biases; needs the wandb package."""
+
+
 class FinetuneConfig(Section):
     """One fine-tuning run."""
 
@@ -365,3 +375,5 @@ class FinetuneConfig(Section):
     """How held-out data are measured."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What is kept on disk."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where numbers go."""

@@ -8,37 +8,42 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ..converters.preprocessing import Preprocessing
 from .config import FinetuneConfig
 from .data.loading import EpochSamples, TrainingPixels, iterate_batches
 from .data.samplers import plan_epoch
 from .networks import load_network
 from .prepared_data import open_training_data
 
-__all__ = ["contact_sheet", "draw_first_batch"]
+__all__ = ["contact_sheet", "draw_batch", "draw_first_batch"]
 
 _CAPTION = 12
 _LEAST_HEIGHT = 96
+_MOST_IMAGES = 64
 
 
 def draw_first_batch(config: FinetuneConfig) -> Image.Image:
     """The first training batch of a run, without training."""
     preprocessing = load_network(config.model).preprocessing
     train, _ = open_training_data(config)
+    return draw_batch(config, TrainingPixels(train, preprocessing.resize, None), preprocessing)
+
+
+def draw_batch(config: FinetuneConfig, pixels: TrainingPixels, preprocessing: Preprocessing) -> Image.Image:
+    """The first batch of the first epoch of `pixels`, augmented."""
     data = config.data
     plan = plan_epoch(
         data.sampler,
-        train.identities,
-        train.cameras,
+        pixels.dataset.identities,
+        pixels.dataset.cameras,
         batch=data.batch,
         images_per_identity=data.images_per_identity,
         ranks=1,
         seed=config.seed,
         epoch=0,
-    )
-    samples = EpochSamples(
-        TrainingPixels(train, preprocessing.resize, None), config.augment, preprocessing.mean, config.seed, 0
-    )
-    batch = next(iterate_batches(samples, plan[:1], slice(None), workers=0))
+    )[:1, :_MOST_IMAGES]
+    samples = EpochSamples(pixels, config.augment, preprocessing.mean, config.seed, 0)
+    batch = next(iterate_batches(samples, plan, slice(None), workers=0))
     return contact_sheet(batch.pixels.numpy(), [str(label) for label in batch.labels.tolist()])
 
 

@@ -14,11 +14,15 @@ from ..errors import InputError
 from .collectives import rank, world_size
 from .config import FinetuneConfig
 from .config_files import load_config
+from .contact_sheet import draw_batch
 from .launching import count_processes, joined_group, launch, resolve_device, under_torchrun
 from .networks import Network, load_network, restore_batchnorms
 from .prepared_data import PreparedData, prepare_data
+from .progress_display import ProgressDisplay
 from .run_folder import RunFolder, create_run_folder, find_unfinished, renew_config
-from .training import Trainer
+from .run_report import write_run_report
+from .tracking import open_trackers
+from .training import Outcome, Trainer
 
 __all__ = ["FinetuneResult", "finetune", "train_in_folder"]
 
@@ -98,7 +102,7 @@ def _train_in_group(
     config: FinetuneConfig, run: Path, checkpoint: Path | None, device: torch.device, *, quiet: bool
 ) -> None:
     if rank() == 0:
-        with RunFolder(run, quiet=quiet) as folder:
+        with RunFolder(run, ProgressDisplay(quiet=quiet)) as folder:
             _train(config, folder, run, checkpoint, device)
     else:
         _train(config, None, run, checkpoint, device)
@@ -117,21 +121,31 @@ def _train(
     if checkpoint is not None:
         trainer.resume(checkpoint)
     if folder is not None:
+        folder.trackers.extend(open_trackers(config.tracking, run, trainer.step, config.model_dump(mode="json")))
+    if folder is not None:
         _describe(folder, network, data, trainer, device, checkpoint)
     outcome = trainer.run()
     if folder is not None:
-        progress = outcome.progress
-        folder.write_result(
-            {
-                "finished": outcome.finished,
-                "epochs": progress.epoch,
-                "steps": progress.step,
-                "skipped_steps": progress.skipped,
-                "metrics": asdict(outcome.last) if outcome.last is not None else {},
-                "best_metric": progress.best,
-                "images_per_second": outcome.images_per_second,
-            }
-        )
+        _conclude(folder, outcome, config, network, data)
+
+
+def _conclude(
+    folder: RunFolder, outcome: Outcome, config: FinetuneConfig, network: Network, data: PreparedData
+) -> None:
+    """Write result.json and report.html."""
+    progress = outcome.progress
+    result = {
+        "finished": outcome.finished,
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "skipped_steps": progress.skipped,
+        "metrics": asdict(outcome.last) if outcome.last is not None else {},
+        "best_metric": progress.best,
+        "images_per_second": outcome.images_per_second,
+    }
+    folder.write_result(result)
+    sheet = draw_batch(config, data.train, network.preprocessing)
+    write_run_report(folder.path, result, sheet)
 
 
 def _describe(

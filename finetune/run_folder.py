@@ -3,6 +3,8 @@
     config.yaml     the resolved configuration
     env.json        command, versions, machine, processes, device
     log.txt         what was printed
+    metrics.csv     the same as a table; tb/ the same for TensorBoard
+    report.html     the whole run on one page
     metrics.jsonl   one JSON object a line: {"kind": "train"|"evaluation", "step", "epoch", ...}
     checkpoints/    see `checkpoints`
     result.json     written last, with the outcome; `finished` is false when the run was stopped
@@ -19,7 +21,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,6 +31,8 @@ from .. import __version__
 from ..errors import InputError
 from .config import FinetuneConfig
 from .config_files import dump_config
+from .progress_display import ProgressDisplay
+from .tracking import Tracker, write_csv
 
 __all__ = ["RunFolder", "create_run_folder", "find_unfinished", "read_metrics", "renew_config"]
 
@@ -77,7 +81,8 @@ class RunFolder:
     """An open run folder on the process that writes it. Use as a context manager: it holds the lock."""
 
     path: Path
-    quiet: bool = False
+    display: ProgressDisplay = field(default_factory=ProgressDisplay)
+    trackers: list[Tracker] = field(default_factory=list)
     _lock: TextIO | None = None
 
     def __enter__(self) -> RunFolder:
@@ -86,9 +91,13 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(f"{self.path}: another run is writing here; stop it, or start without resume") from error
+        self.display.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.display.__exit__(None, None, None)
+        for tracker in self.trackers:
+            tracker.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -97,17 +106,19 @@ class RunFolder:
         """Where checkpoints go."""
         return self.path / "checkpoints"
 
-    def log(self, line: str) -> None:
-        """Append to log.txt, and print on stderr."""
+    def log(self, line: str, *, routine: bool = False) -> None:
+        """Append to log.txt, and print on stderr; routine lines are not printed where a bar tells the same."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-        if not self.quiet:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress belongs on stderr
+        if not (routine and self.display.has_bar):
+            self.display.line(line)
 
     def record(self, **values: Any) -> None:
         """Append one object to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        for tracker in self.trackers:
+            tracker.add(values)
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps beyond `step`, which a resumed run makes again."""
@@ -128,6 +139,7 @@ class RunFolder:
         temporary = self.path / ".result.json"
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, self.path / "result.json")
+        write_csv(read_metrics(self.path), self.path / "metrics.csv")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

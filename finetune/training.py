@@ -83,6 +83,11 @@ class Trainer:
         self.steps_per_epoch = len(self._plan(0)) // config.optimizer.accumulate
         seed_generators(config.seed)
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self._progress.step
+
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint; with another number of processes, at the same share of the epoch."""
         progress, tensors = load_training_state(checkpoint)
@@ -279,10 +284,11 @@ class Trainer:
         steps_left = self._config.epochs * self.steps_per_epoch - self._progress.step
         seconds_left = steps_left * meter.seconds / max(meter.steps, 1)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
-        self._log(
-            f"epoch {self._progress.epoch + 1}/{self._config.epochs}  step {self._progress.step}  {shown}  "
-            f"lr {lr:.2e}  {rate:.0f} images/s  data wait {wait:.1%}  {seconds_left:.0f} s left"
-        )
+        line = f"{shown}  lr {lr:.2e}  {rate:.0f} images/s  data wait {wait:.1%}"
+        if self._folder is not None:
+            place = f"epoch {self._progress.epoch + 1}/{self._config.epochs}  step {self._progress.step}"
+            self._folder.log(f"{place}  {line}  {seconds_left:.0f} s left", routine=True)
+            self._folder.display.update(self._progress.step, self._config.epochs * self.steps_per_epoch, line)
         meter.reset()
 
     def _record(self, *, kind: str, **values: object) -> None:

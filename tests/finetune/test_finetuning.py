@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,7 @@ BASE = {
     "augment": {"pad_crop": 2, "erasing": 0.5},
     "losses": [{"kind": "arcface", "scale": 16}, {"kind": "triplet"}],
     "optimizer": {"lr": 1e-3},
+    "tracking": {"tensorboard": False},
 }
 
 
@@ -70,9 +72,9 @@ def losses_of(run: Path) -> list[dict]:
 
 
 def test_a_run_leaves_configuration_environment_log_metrics_and_checkpoints(config):
-    result = finetune(config, quiet=True)
+    result = finetune(config, ["tracking.tensorboard=true"], quiet=True)
     run = result.run_dir
-    assert load_config(run / "config.yaml") == load_config(config)
+    assert load_config(run / "config.yaml") == load_config(config, ["tracking.tensorboard=true"])
     assert json.loads((run / "env.json").read_text())["processes"] == 1
     assert "epoch 2/2" in (run / "log.txt").read_text()
     rows = read_metrics(run)
@@ -83,6 +85,12 @@ def test_a_run_leaves_configuration_environment_log_metrics_and_checkpoints(conf
     assert result.best_metric == max(row["mAP"] for row in rows if row["kind"] == "evaluation")
     assert load_model(run).preprocessing.height == 32
     assert not list(run.glob("checkpoints/.*"))
+    assert (run / "metrics.csv").read_text().startswith("kind,step,epoch,losses/arcface,losses/triplet,lr")
+    assert list((run / "tb").glob("events.*"))
+    page = (run / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "data:image/png;base64," in page
+    assert not re.search(r'(src|href)="http|<script|<link', page)
 
 
 def test_the_saved_model_is_the_one_that_was_evaluated(config):
