@@ -51,6 +51,7 @@ class _Batch(click.ParamType[Any]):
 @click.option("--also-serve", type=int, multiple=True, help="An older version to keep serving beside the new one.")
 @click.option("--warmup", type=click.Path(path_type=Path), help="Real inputs to warm up with: .npy, or .npz by name.")
 @click.option("--url", help="host:port (gRPC) of a running server: load there, compare, go back if it differs.")
+@click.option("--keep", type=int, help="Remove unserved versions beyond the newest N (2 at least).")
 @click.option("--packer-for", metavar="TARGET", help="Publish a packer of single rows for a model with a baked batch.")
 @click.option("--rollback", is_flag=True, help="Serve the previous version again.")
 @click.option("--to", type=int, help="With --rollback: the version to serve.")
@@ -99,6 +100,7 @@ def deploy_command(
         also_serve=also_serve,
         warmup=warmup,
         url=url,
+        keep=options["keep"],
     )
     _report(result, output)
 

@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,16 @@ from .manifest import manifest_text
 from .repository import CONFIG_FILE, LOCK_FILE, MANIFEST_FILE, ModelFolder
 from .warmup import WarmupFile
 
-__all__ = ["Publication", "current_texts", "publish", "publishing", "remember_configs", "replace_configs", "withdraw"]
+__all__ = [
+    "Publication",
+    "current_texts",
+    "prune",
+    "publish",
+    "publishing",
+    "remember_configs",
+    "replace_configs",
+    "withdraw",
+]
 
 _LOCK_SECONDS = 300.0
 
@@ -122,6 +131,23 @@ def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | Non
         return
     replace_configs(folder, configs, staging)
     _rename(folder.version_path(version), staging / "withdrawn")
+
+
+def prune(folder: ModelFolder, needed: Collection[int | None], keep: int, staging: Path) -> tuple[int, ...]:
+    """Remove versions neither `needed` nor among the newest `keep`, and warm-up files that nothing names any more.
+
+    Returns the versions removed. Each leaves by one rename, so a server never sees half of one.
+    """
+    versions = folder.versions()
+    removed = tuple(version for version in versions[:-keep] if version not in needed)
+    for version in removed:
+        _rename(folder.version_path(version), staging / f"removed-{version}")
+        shutil.rmtree(folder.history_path(version), ignore_errors=True)
+    texts = "".join(path.read_text() for path in folder.path.rglob("*.pbtxt"))
+    for path in (folder.path / "warmup").glob("*"):
+        if f'"{path.name}"' not in texts:
+            path.unlink()
+    return removed
 
 
 def _stage_version(publication: Publication, staged: ModelFolder) -> None:

@@ -21,9 +21,9 @@ from .golden import golden_outputs
 from .graph_signature import GraphSignature, read_signature
 from .manifest import make_manifest
 from .model_config import Device, ServingSettings, parse_config, read_config, served_versions
-from .publication import Publication, publish, publishing, remember_configs, replace_configs, withdraw
+from .publication import Publication, prune, publish, publishing, remember_configs, replace_configs, withdraw
 from .repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
-from .warmup import example_array, read_examples, warmup_files
+from .warmup import WarmupFile, example_array, read_examples, warmup_files
 
 __all__ = ["DeployResult", "deploy", "rollback"]
 
@@ -58,6 +58,7 @@ def deploy(
     warmup: Mapping[str, NDArray[Any]] | str | Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     url: str | None = None,
+    keep: int | None = None,
 ) -> DeployResult:
     """Publish an ONNX file as the next version of `name`, and serve it.
 
@@ -65,7 +66,8 @@ def deploy(
     keeps the settings of the version served so far when the graphs agree, hand edits included. `also_serve` names
     older versions to keep serving beside the new one. `warmup` maps input names to real arrays, or is a .npy or .npz
     file. `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and
-    compares it with in-process ONNX Runtime; when that fails, the previous version is served again.
+    compares it with in-process ONNX Runtime; when that fails, the previous version is served again. `keep` removes
+    unserved versions beyond the newest `keep` (2 at least); None removes nothing.
 
     Raises:
         InputError: the file, the name or the combination cannot be served; nothing was changed.
@@ -75,6 +77,8 @@ def deploy(
     check_model_name(name)
     signature = read_signature(model)
     _check_batch(signature, batch)
+    if keep is not None and keep < 2:
+        raise InputError(f"deploy: keep must be at least 2, so that there is a version to roll back to; got {keep}")
     examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
     files = warmup_files(signature, examples)
     _check_runs(signature, examples)
@@ -101,6 +105,7 @@ def deploy(
         publish(publication, staging)
         if url is not None:
             _bring_live(url, folder, version, previous, staging)
+        removed = prune(folder, {*served, previous}, keep, staging) if keep is not None else ()
     return DeployResult(
         path=folder.version_path(version),
         name=name,
@@ -111,7 +116,7 @@ def deploy(
         batch=signature.batch,
         device=plan.device,
         sha256=signature.sha256,
-        notes=() if files else ("no warm-up: the inputs leave more than the batch open; give real arrays as warmup",),
+        notes=_notes(files, removed),
     )
 
 
@@ -156,6 +161,15 @@ def rollback(
         device=device_of(config),
         sha256=signature.sha256 if signature is not None else "",
     )
+
+
+def _notes(files: Sequence[WarmupFile], removed: Sequence[int]) -> tuple[str, ...]:
+    notes = []
+    if not files:
+        notes.append("no warm-up: the inputs leave more than the batch open; give real arrays as warmup")
+    if removed:
+        notes.append(f"removed version {', '.join(map(str, removed))}")
+    return tuple(notes)
 
 
 def _check_batch(signature: GraphSignature, wanted: int | Literal["dynamic"] | None) -> None:

@@ -188,6 +188,22 @@ def test_rollback_without_a_predecessor_is_refused(root, onnx_files):
         rollback("other", repository=root)
 
 
+def test_old_versions_go_when_asked_and_a_rollback_stays_possible(root, onnx_files, make_model, tmp_path):
+    deploy(onnx_files["face"], name="m", repository=root, device="cpu")  # other warm-up than those that follow
+    for _ in range(3):
+        deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    result = deploy(onnx_files["reid"], name="m", repository=root, keep=2)
+    assert sorted(path.name for path in (root / "m").iterdir() if path.name.isdigit()) == ["4", "5"]
+    assert len(list((root / "m/warmup").iterdir())) == 1
+    assert result.notes == ("removed version 1, 2, 3",)
+    assert rollback("m", repository=root).served == (4,)
+    deploy(onnx_files["reid"], name="m", repository=root, keep=2)  # version 6; 4 served until now
+    assert rollback("m", repository=root).served == (4,)
+    assert validate_repository(root) == ()
+    with pytest.raises(InputError, match="at least 2"):
+        deploy(onnx_files["reid"], name="m", repository=root, keep=1)
+
+
 @pytest.mark.parametrize(
     "name", ["", "..", "../up", "a/b", "/abs", "with space", "4.tmp", "1", "-x", "é", "a" * 129, "dot.", "a\n"]
 )
