@@ -200,7 +200,8 @@ def _write(table: str, suites: dict[str, list[Outcome]], folder: Path) -> Path:
         "date": now.isoformat(timespec="seconds"),
         "command": "python -m rtool.benchmarks.onnx_conformance",
         "versions": versions,
-        "outcomes": [asdict(outcome) for outcomes in suites.values() for outcome in outcomes],
+        "counts": {suite: dict(Counter(outcome.status for outcome in outcomes)) for suite, outcomes in suites.items()},
+        "not passed": [asdict(o) for outcomes in suites.values() for o in outcomes if o.status != "passed"],
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now:%Y-%m-%d}-onnx-conformance.json"

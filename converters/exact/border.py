@@ -15,14 +15,16 @@ __all__ = ["center_crop_pad", "pad_axes", "pad_from_content"]
 
 
 def pad_from_content(x: Tensor, axes: Sequence[int], pads: Sequence[int], mode: str) -> Tensor:
-    """Extend `axes` by copies of `x`; `pads` has all begins before all ends, negative ones crop.
+    """Extend `axes` by copies of `x`; `pads` has all begins before all ends, negative ones crop first.
 
     `mode` is "edge", "reflect" (the edge itself is not repeated) or "wrap".
     """
     for position, axis in enumerate(axes):
-        begin, end, size = pads[position], pads[len(axes) + position], x.size(axis)
+        begin, end = pads[position], pads[len(axes) + position]
         if begin == 0 and end == 0:
             continue
+        x = x.narrow(axis, max(-begin, 0), x.size(axis) + min(begin, 0) + min(end, 0))
+        begin, end, size = max(begin, 0), max(end, 0), x.size(axis)
         where = torch.arange(-begin, size + end, device=x.device)
         if mode == "edge":
             where = where.clamp(0, size - 1)

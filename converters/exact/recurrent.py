@@ -27,10 +27,11 @@ def _in_order(tensor: Tensor, order: Sequence[int]) -> Tensor:
 
 def _flat_weights(w: Tensor, r: Tensor, b: Tensor | None, order: Sequence[int]) -> list[Tensor]:
     weights = []
-    for direction in range(w.size(0)):
-        weights += [_in_order(w[direction], order), _in_order(r[direction], order)]
-        if b is not None:
-            weights += [_in_order(half, order) for half in b[direction].chunk(2, 0)]
+    biases = [None] * len(w) if b is None else list(b.unbind(0))
+    for w_one, r_one, b_one in zip(w.unbind(0), r.unbind(0), biases):  # noqa: B905
+        weights += [_in_order(w_one, order), _in_order(r_one, order)]
+        if b_one is not None:
+            weights += [_in_order(half, order) for half in b_one.chunk(2, 0)]
     return weights
 
 
@@ -45,30 +46,32 @@ def _per_direction(y: Tensor, directions: int) -> Tensor:
 
 
 def native_lstm(
-    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor | None, c: Tensor | None
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor | None, c: Tensor | None, directions: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """LSTM with the usual activations over sequences of full length."""
     weights = _flat_weights(w, r, b, (0, 2, 3, 1))
     states = [_start(x, r, h), _start(x, r, c)]
-    y, h, c = torch.lstm(x, states, weights, b is not None, 1, 0.0, False, w.size(0) == 2, False)
-    return _per_direction(y, w.size(0)), h, c
+    y, h, c = torch.lstm(x, states, weights, b is not None, 1, 0.0, False, directions == 2, False)
+    return _per_direction(y, directions), h, c
 
 
-def native_gru(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor | None) -> tuple[Tensor, Tensor]:
+def native_gru(
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor | None, directions: int
+) -> tuple[Tensor, Tensor]:
     """GRU with the usual activations that resets after the product, over sequences of full length."""
     weights = _flat_weights(w, r, b, (1, 0, 2))
-    y, h = torch.gru(x, _start(x, r, h), weights, b is not None, 1, 0.0, False, w.size(0) == 2, False)
-    return _per_direction(y, w.size(0)), h
+    y, h = torch.gru(x, _start(x, r, h), weights, b is not None, 1, 0.0, False, directions == 2, False)
+    return _per_direction(y, directions), h
 
 
 def native_rnn(
-    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor | None, relu: bool
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor | None, directions: int, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Plain recurrence with tanh or ReLU, over sequences of full length."""
     weights = _flat_weights(w, r, b, (0,))
     layer = torch.rnn_relu if relu else torch.rnn_tanh
-    y, h = layer(x, _start(x, r, h), weights, b is not None, 1, 0.0, False, w.size(0) == 2, False)
-    return _per_direction(y, w.size(0)), h
+    y, h = layer(x, _start(x, r, h), weights, b is not None, 1, 0.0, False, directions == 2, False)
+    return _per_direction(y, directions), h
 
 
 def _activate(x: Tensor, activation: Activation) -> Tensor:

@@ -70,7 +70,7 @@ def recurrent(op: Op) -> Lowered:
     states = [None if not op.has(i) else _swapped(op, op.x(i), batch_first) for i in (5, 6)]
     weights = [op.x(1), op.x(2), _optional(op, 3)]
     if _is_native(op, activations, direction):
-        results = _native(op, x, weights, states, activations)
+        results = _native(op, x, weights, states, activations, len(reverse))
     else:
         flag = bool(op.attr_int("linear_before_reset", 0) or op.attr_int("input_forget", 0))
         options = (reverse, activations, op.attr_float("clip", 0.0), flag)
@@ -92,12 +92,14 @@ def _is_native(op: Op, activations: list[tuple[str, float, float]], direction: s
     return usual and (op.type == "LSTM" or bool(op.attr_int("linear_before_reset", 0)))
 
 
-def _native(op: Op, x: fx.Node, weights: list[Any], states: list[Any], activations: list[Any]) -> fx.Node:
+def _native(
+    op: Op, x: fx.Node, weights: list[Any], states: list[Any], activations: list[Any], directions: int
+) -> fx.Node:
     if op.type == "LSTM":
-        return op.call(native_lstm, x, *weights, *states)
+        return op.call(native_lstm, x, *weights, *states, directions)
     if op.type == "GRU":
-        return op.call(native_gru, x, *weights, states[0])
-    return op.call(native_rnn, x, *weights, states[0], activations[0][0] == "Relu")
+        return op.call(native_gru, x, *weights, states[0], directions)
+    return op.call(native_rnn, x, *weights, states[0], directions, activations[0][0] == "Relu")
 
 
 def _outputs(op: Op, results: fx.Node, batch_first: bool) -> list[fx.Node | None]:

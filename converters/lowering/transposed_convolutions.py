@@ -55,6 +55,8 @@ def _geometry(op: Op, kernel: list[int]) -> _Geometry:
     begin, end = [], []
     for a, target in enumerate(wanted[-axes:]):
         total = stride[a] * (sizes[a] - 1) + extra[a] + (kernel[a] - 1) * dilation[a] + 1 - target
+        if total < 0 and not op.has_attribute("output_shape"):
+            raise op.refuse(f"auto_pad={mode} asks for more than the kernel reaches; export with explicit pads")
         if total < 0:
             extra[a], total = extra[a] - total, 0
         small = total // 2
