@@ -12,7 +12,7 @@ from ..errors import InputError, PlatformError
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
-    from ..serving.publishing import DeployResult
+    from ..serving.deployed import DeployResult
     from ..serving.server import TritonServer
     from ..serving.validation import Problem
 
@@ -77,7 +77,7 @@ def deploy_command(
     from ..serving.model_config import ServingSettings
     from ..serving.packing import deploy_packer
     from ..serving.publishing import deploy as publish
-    from ..serving.publishing import rollback as take_back
+    from ..serving.rolling_back import rollback as take_back
 
     if rollback:
         if model is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..lazy import lazy_exports
 
 _PUBLIC: dict[str, str] = {
-    "DeployResult": ".publishing",
+    "DeployResult": ".deployed",
     "Problem": ".validation",
     "ServeResult": ".foreground",
     "ServingSettings": ".model_config",
@@ -15,7 +15,7 @@ _PUBLIC: dict[str, str] = {
     "deploy": ".publishing",
     "deploy_packer": ".packing",
     "find_triton": ".embedded",
-    "rollback": ".publishing",
+    "rollback": ".rolling_back",
     "serve": ".foreground",
     "triton_status": ".embedded",
     "validate_model": ".validation",

@@ -13,10 +13,10 @@ from typing import Any
 
 from ..errors import InputError
 from .config_rules import check_settings
+from .deployed import DeployResult, newest_served
 from .manifest import packer_manifest
 from .model_config import build_packer_config, read_config, write_config
 from .publication import Publication, publish, publishing, remember_configs
-from .publishing import DeployResult, newest_served
 from .repository import CONFIG_FILE, ModelFolder, check_model_name
 
 __all__ = ["deploy_packer"]

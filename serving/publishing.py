@@ -1,4 +1,4 @@
-"""Publish a model into a Triton repository, and take it back: every step leaves a repository that loads.
+"""Publish a model into a Triton repository: every step leaves a repository that loads.
 
 `publication.py` has the file operations and their order. Publishers of one repository take turns; what cannot be
 served is refused before anything is written.
@@ -8,42 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, GateError, InputError, RtoolError
-from .config_plan import ConfigPlan, device_of, plan_configs
+from .config_plan import ConfigPlan, plan_configs
 from .config_rules import check_against_graph, check_settings
+from .deployed import DeployResult, newest_served, remembered_configs
 from .golden import golden_outputs
 from .graph_signature import GraphSignature, read_signature
 from .manifest import make_manifest
-from .model_config import Device, ServingSettings, parse_config, read_config, served_versions
-from .publication import Publication, prune, publish, publishing, remember_configs, replace_configs, withdraw
+from .model_config import ServingSettings
+from .publication import Publication, prune, publish, publishing, remember_configs, withdraw
 from .repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
 from .warmup import WarmupFile, example_array, read_examples, warmup_files
 
-__all__ = ["DeployResult", "deploy", "rollback"]
-
-
-@dataclass(frozen=True)
-class DeployResult:
-    """What is served now: `path` is the version folder, `served` the versions the configuration names."""
-
-    path: Path
-    name: str
-    version: int
-    config: Path
-    served: tuple[int, ...]
-    previous: int | None
-    """The version served before, None for a new model."""
-    batch: int | None
-    """The baked batch; None when the batch is open."""
-    device: Device
-    sha256: str
-    notes: tuple[str, ...] = ()
+__all__ = ["deploy"]
 
 
 def deploy(
@@ -77,8 +59,7 @@ def deploy(
     check_model_name(name)
     signature = read_signature(model)
     _check_batch(signature, batch)
-    if keep is not None and keep < 2:
-        raise InputError(f"deploy: keep must be at least 2, so that there is a version to roll back to; got {keep}")
+    _check_keep(keep)
     examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
     files = warmup_files(signature, examples)
     _check_runs(signature, examples)
@@ -93,16 +74,8 @@ def deploy(
         manifest = _manifest(folder, version, signature, previous, provenance)
         if previous is not None:
             remember_configs(folder, previous, staging)
-        publication = Publication(
-            folder,
-            version,
-            files={MODEL_FILE: signature.path},
-            digests={MODEL_FILE: signature.sha256},
-            configs=plan.texts(),
-            warmup=files,
-            manifest=manifest,
-        )
-        publish(publication, staging)
+        model_file, digest = {MODEL_FILE: signature.path}, {MODEL_FILE: signature.sha256}
+        publish(Publication(folder, version, model_file, digest, plan.texts(), files, manifest), staging)
         if url is not None:
             _bring_live(url, folder, version, previous, staging)
         removed = prune(folder, {*served, previous}, keep, staging) if keep is not None else ()
@@ -117,49 +90,6 @@ def deploy(
         device=plan.device,
         sha256=signature.sha256,
         notes=_notes(files, removed),
-    )
-
-
-def rollback(
-    name: str, *, repository: str | Path = "model_repository", to: int | None = None, url: str | None = None
-) -> DeployResult:
-    """Serve an earlier version again, under the configuration it was served with.
-
-    `to` None takes the version that was served before the present one. The version rolled back from stays in its
-    folder, unserved. `url` reloads the model on a running server.
-
-    Raises:
-        InputError: there is no such model, or no earlier version to go back to.
-    """
-    check_model_name(name)
-    root = Path(repository)
-    folder = ModelFolder(root / name)
-    if not folder.config_path.is_file():
-        raise InputError(f"{folder.path}: no published model to roll back")
-    with publishing(root) as staging:
-        present = newest_served(folder)
-        target = to if to is not None else _predecessor(folder, present)
-        texts = _remembered(folder, target)
-        if present is not None:
-            remember_configs(folder, present, staging)
-        replace_configs(folder, texts, staging)
-        if url is not None:
-            from .rollout import serve_version
-
-            serve_version(url, folder, target)
-    config = parse_config(texts[CONFIG_FILE], folder.config_path)
-    weights = folder.model_path(target)
-    signature = read_signature(weights) if weights.is_file() else None  # a packer has none
-    return DeployResult(
-        path=folder.version_path(target),
-        name=name,
-        version=target,
-        config=folder.config_path,
-        served=served_versions(config),
-        previous=present,
-        batch=signature.batch if signature is not None else None,
-        device=device_of(config),
-        sha256=signature.sha256 if signature is not None else "",
     )
 
 
@@ -183,6 +113,11 @@ def _check_batch(signature: GraphSignature, wanted: int | Literal["dynamic"] | N
     )
 
 
+def _check_keep(keep: int | None) -> None:
+    if keep is not None and keep < 2:
+        raise InputError(f"deploy: keep must be at least 2, so that there is a version to roll back to; got {keep}")
+
+
 def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> None:
     """Run the model once on the rows it is warmed up with, so that a file no server can run is never published."""
     rows = signature.batch or 1
@@ -193,15 +128,6 @@ def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] 
         for tensor in signature.inputs
     }
     golden_outputs(signature.path, inputs)
-
-
-def newest_served(folder: ModelFolder) -> int | None:
-    """The highest version that is served and has weights; None for a new model or a placeholder."""
-    if not folder.config_path.is_file():
-        return None
-    named = served_versions(read_config(folder.config_path)) or folder.versions()
-    present = [version for version in named if folder.has_model(version)]
-    return max(present, default=None)
 
 
 def _next_version(folder: ModelFolder) -> int:
@@ -255,7 +181,7 @@ def _bring_live(url: str, folder: ModelFolder, version: int, previous: int | Non
     try:
         serve_version(url, folder, version)
     except RtoolError as error:
-        texts = _remembered(folder, previous) if previous is not None else None
+        texts = remembered_configs(folder, previous) if previous is not None else None
         withdraw(folder, version, texts, staging)
         if previous is None:
             unload_from_server(url, folder.name)
@@ -264,25 +190,3 @@ def _bring_live(url: str, folder: ModelFolder, version: int, previous: int | Non
                 load_on_server(url, folder.name)
         state = f"version {previous} is served again" if previous is not None else "it was taken out again"
         raise GateError(f"{folder.path}: version {version} failed on {url}, {state}: {error}") from error
-
-
-def _predecessor(folder: ModelFolder, present: int | None) -> int:
-    manifest = folder.manifest(present) if present is not None else None
-    previous = (manifest or {}).get("previous_version")
-    if not isinstance(previous, int):
-        kept = sorted(int(path.name) for path in (folder.path / "history").glob("*") if path.name.isdigit())
-        hint = f"served earlier: {', '.join(map(str, kept))}; choose one with --to" if kept else "it is the first one"
-        raise InputError(f"{folder.path}: version {present} has no predecessor to roll back to; {hint}")
-    return previous
-
-
-def _remembered(folder: ModelFolder, version: int) -> dict[str, str]:
-    kept = folder.history_path(version)
-    texts = {str(path.relative_to(kept)): path.read_text() for path in sorted(kept.rglob("*.pbtxt"))}
-    if CONFIG_FILE not in texts or not folder.has_model(version):
-        found = ", ".join(str(v) for v in folder.versions() if (folder.history_path(v) / CONFIG_FILE).is_file())
-        raise InputError(
-            f"{folder.path}: version {version} cannot be rolled back to, its weights or its configuration are gone; "
-            f"possible: {found or 'none'}"
-        )
-    return texts

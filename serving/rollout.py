@@ -107,7 +107,7 @@ def check_served(url: str, folder: ModelFolder, version: int) -> None:
 
 
 def serve_version(url: str, folder: ModelFolder, version: int) -> None:
-    """Load, wait and compare.
+    """Load, wait and compare; a packer has no weights to compare with and is only loaded.
 
     Raises:
         GateError: the outputs differ.
@@ -116,4 +116,5 @@ def serve_version(url: str, folder: ModelFolder, version: int) -> None:
     """
     load_on_server(url, folder.name)
     wait_version_ready(url, folder.name, version)
-    check_served(url, folder, version)
+    if folder.model_path(version).is_file():
+        check_served(url, folder, version)
