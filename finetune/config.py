@@ -66,6 +66,8 @@ class ModelConfig(Section):
     """Which output is the embedding, for networks with several."""
     weights: Path | None = None
     """A .safetensors or .pth state_dict loaded by name over the reference's weights."""
+    weights_may_lack: tuple[str, ...] = ()
+    """Patterns of tensor names that `weights` need not have, such as [fc*] for an ImageNet file."""
     options: dict[str, int | float | bool | str] = {}
     """Arguments of a zoo architecture, such as {dropout: 0.4}."""
     freeze: dict[str, NotNegative | None] = {}

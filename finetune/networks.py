@@ -78,7 +78,7 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         size=config.size,
     )
     if config.weights is not None and checkpoint is None:
-        load_weights(model.module, config.weights)
+        load_weights(model.module, config.weights, config.weights_may_lack)
     provenance = {"trained_from": config.reference}
 
     def save(path: Path, module: nn.Module) -> Path:

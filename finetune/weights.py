@@ -7,6 +7,8 @@ have are left out. Everything the network has must be in the file.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -22,20 +24,23 @@ _PREFIXES = ("module.", "backbone.", "model.")
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
 
 
-def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
+def load_weights(module: nn.Module, path: Path, may_lack: Sequence[str] = ()) -> tuple[str, ...]:
     """Copy the tensors of `path` into `module`; returns the names in the file that it has no place for.
+
+    Tensors whose names match a pattern in `may_lack` keep their values where the file lacks them.
 
     Raises:
         InputError: the file cannot be read, or lacks or misfits tensors of the network.
     """
     tensors = {_bare(name): value for name, value in _read(path).items()}
     own = module.state_dict()
-    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    optional = ("*num_batches_tracked", *may_lack)
+    missing = [n for n in own if n not in tensors and not any(fnmatchcase(n, pattern) for pattern in optional)]
     wrong = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
     if missing or wrong:
         raise InputError(
             f"{path}: does not fit the network: {len(missing)} tensors missing {missing[:3]}, {len(wrong)} of another "
-            f"shape {wrong[:3]}; the file has names like {list(tensors)[:3]}"
+            f"shape {wrong[:3]}; the file has names like {list(tensors)[:3]}; allow gaps with model.weights_may_lack"
         )
     module.load_state_dict({name: tensors.get(name, value) for name, value in own.items()})
     return tuple(name for name in tensors if name not in own)

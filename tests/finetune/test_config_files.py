@@ -1,10 +1,13 @@
 """Configuration: overrides, types, and messages that name what is near."""
 
+from pathlib import Path
+
 import pytest
 
 from rtool.errors import ConfigError, InputError
 from rtool.finetune.config_files import dump_config, load_config
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 MINIMAL = """
 model: {reference: osnet_x0_25}
 data: {train: faces}
@@ -71,8 +74,6 @@ def test_a_missing_file_and_a_file_that_is_no_mapping_are_refused(tmp_path):
         load_config(tmp_path / "list.yaml")
 
 
-@pytest.mark.parametrize("example", ["demo.yaml", "osnet_x0_25_synthetic.yaml"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_are_valid(example):
-    from pathlib import Path
-
-    load_config(Path(__file__).parents[2] / "examples" / example)
+    load_config(example)
