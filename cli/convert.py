@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..converters.inspection import Inspection
     from ..converters.preprocessing import Preprocessing
 
-__all__ = ["inspect_command", "onnx2torch_command"]
+__all__ = ["inspect_command", "onnx2torch_command", "ops_command"]
 
 
 @click.command(
@@ -78,6 +78,27 @@ def onnx2torch_command(
         overwrite=overwrite,
     )
     output.emit(result, _conversion_rows(result), artefact=result.output)
+
+
+@click.command("ops", epilog=examples("rtool ops", "rtool ops Resize", "rtool ops --json"))
+@click.argument("operator", required=False)
+@output_options
+def ops_command(output: Output, operator: str | None) -> None:
+    """List the ONNX operators that can be converted, or tell about one OPERATOR."""
+    from ..converters import operators
+    from ..errors import nearest
+
+    table_rows = operators()
+    rows = [row for row in table_rows if operator is None or row.operator == operator]
+    if not rows:
+        hint = nearest(str(operator), {row.operator for row in table_rows})
+        raise InputError(f"{operator}: this operator cannot be converted; {hint}")
+    from rich.table import Table
+
+    table = Table("operator", "domain", "opsets", "trainable", box=None)
+    for row in rows:
+        table.add_row(row.operator, row.domain, row.opsets, "yes" if row.trainable else "")
+    output.emit(rows, tables=[table])
 
 
 def _preprocessing(text: str | None) -> Preprocessing | None:

@@ -14,7 +14,7 @@ import click
 from .. import __version__
 from ..errors import RtoolError
 from .bench import bench
-from .convert import inspect_command, onnx2torch_command
+from .convert import inspect_command, onnx2torch_command, ops_command
 from .deploy import deploy_command, serve_command
 from .export import export_command
 from .machine import demo_command, doctor_command
@@ -38,6 +38,7 @@ def cli() -> None:
 for _command in (
     inspect_command,
     onnx2torch_command,
+    ops_command,
     deploy_command,
     serve_command,
     bench,

@@ -33,6 +33,7 @@ _PUBLIC = {
     "onnx2torch": ".bundling",
     "onnx_to_torch": ".conversion",
     "open_runner": ".runners",
+    "operators": ".operator_table",
     "run_in_batches": ".runners",
     "save_bundle": ".bundle",
     "write_back": ".writing_back",

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from torch import fx
 
-from ..errors import InputError
+from ..errors import InputError, RtoolError
 from .batchnorm_names import stated_folds
 from .lift import lift_patterns
 from .loading import load_onnx, source_of
@@ -23,6 +23,7 @@ from .lowering.lower import lower
 from .normalise import fold_typed_constants, normalise
 from .record import ConversionRecord, ParameterSource, TensorSpec
 from .shapes import infer_shapes
+from .validation import model_problem
 
 __all__ = ["onnx_to_torch", "tensor_specs"]
 
@@ -38,6 +39,19 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
         UnsupportedOperatorsError: listing every node that cannot be converted exactly.
     """
     loaded = load_onnx(model)
+    try:
+        return _convert(loaded, freeze)
+    except RtoolError:
+        raise
+    except Exception as error:
+        # Damaged files break the pipeline in ways nobody can list; a valid one that does is our bug and says so.
+        problem = model_problem(load_onnx(model))
+        if problem is None:
+            raise
+        raise InputError(f"{source_of(loaded).name}: not valid ONNX ({problem}); export the model again") from error
+
+
+def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
     source = source_of(loaded)
     outputs = tensor_specs(loaded.graph.outputs)
     normalise(loaded)

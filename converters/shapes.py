@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 
-__all__ = ["infer_node", "infer_shapes"]
+__all__ = ["infer_node", "infer_shapes", "skeleton"]
 
 _SMALL = 2048
 """Bytes; constants up to this size may be shapes and take part in inference."""
@@ -27,9 +27,8 @@ def infer_shapes(model: ir.Model, label: str) -> None:
     Raises:
         InputError: the graph contradicts itself.
     """
-    skeleton = _skeleton(model)
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=False, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"{label}: the shapes contradict each other ({error}); export the model again") from error
     infos = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
@@ -82,7 +81,7 @@ def _apply(value: ir.Value, info: onnx.ValueInfoProto | None) -> None:
     )
 
 
-def _skeleton(model: ir.Model) -> onnx.ModelProto:
+def skeleton(model: ir.Model) -> onnx.ModelProto:
     """The model as a proto without its large weights: those become inputs of the same shape."""
     graph = onnx.GraphProto(name="skeleton")
     for value in model.graph.inputs:

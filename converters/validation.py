@@ -14,8 +14,9 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import InputError
+from .shapes import skeleton
 
-__all__ = ["check_external_data", "check_proto"]
+__all__ = ["check_external_data", "check_proto", "model_problem"]
 
 _COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 _LARGE, _ABSURD = 1 << 20, 1 << 31
@@ -118,6 +119,15 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
             f"{label}: shape {list(tensor.dims)} needs {expected} {unit}, got {got}; the weights were stripped or the "
             "file is cut, fetch the whole model"
         )
+
+
+def model_problem(model: ir.Model) -> str | None:
+    """What onnx's own checker has against a model (its weights left out), or None."""
+    try:
+        onnx.checker.check_model(skeleton(model))
+    except Exception as error:  # text that is not UTF-8 fails before the checker is reached
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 def check_external_data(model: ir.Model, name: str, path: Path | None) -> None:

@@ -16,6 +16,7 @@ from ...errors import InputError, UnsupportedNode, UnsupportedOperatorsError
 from ..constants import LITERAL_KEY, evaluate
 from ..shapes import infer_node
 from . import families
+from .conformance import schema_problem
 from .graph_builder import GraphBuilder, Weight
 from .operation import Environment, Op, RefusedError
 from .registry import REGISTRY, Lowering
@@ -66,6 +67,10 @@ class _Walk:
         row = REGISTRY.find(node.op_type, opset, domain)
         if isinstance(row, str):
             self._refuse(node, opset, row)
+            return
+        problem = schema_problem(node, opset)
+        if problem is not None:
+            self._refuse(node, opset, problem)
             return
         if any(value in self._unknown for value in node.inputs if value is not None):
             self._unknown.update(node.outputs)
