@@ -195,12 +195,16 @@ def serve_command(
         config_name=config_name,
         timeout=timeout,
         log=log,
-        on_ready=_announce if not output.as_json else None,
+        on_ready=None if output.as_json else _announce_url if output.quiet else _announce,
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
     )
     output.emit(result)
+
+
+def _announce_url(server: TritonServer) -> None:
+    click.echo(server.url)
 
 
 def _announce(server: TritonServer) -> None:

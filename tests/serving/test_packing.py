@@ -9,6 +9,7 @@ import pytest
 
 from rtool.errors import InputError
 from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback, validate_repository
+from rtool.serving.rollout import load_on_server, unload_from_server
 from rtool.serving.validation import placeholders, servable_models
 
 
@@ -60,19 +61,17 @@ def test_clients_at_once_each_get_their_own_rows(server, crops, expected):
         np.testing.assert_array_equal(answer, expected[start:end])
 
 
-def test_a_target_that_is_gone_is_an_error_for_the_client_not_the_end_of_the_server(tmp_path, onnx_files):
-    import tritonclient.grpc as triton
-
-    root = tmp_path / "models"
-    deploy(onnx_files["reid"], name="reid", repository=root, device="cpu")
-    deploy_packer("reid", name="packer", repository=root)
-    with TritonServer(root) as server, TritonClient(server.url, "packer") as client:
-        admin = triton.InferenceServerClient(server.url)
-        admin.unload_model("reid")
-        with pytest.raises(InputError, match="reid"):
-            client.run(np.zeros((1, 3, 8, 4), np.float32))
-        admin.load_model("reid")
-        assert client.run(np.zeros((1, 3, 8, 4), np.float32))[0].shape == (1, 8)
+def test_a_target_that_is_gone_is_an_error_for_the_client_not_the_end_of_the_server(server, repository, onnx_files):
+    row = np.zeros((1, 3, 8, 4), np.float32)
+    deploy(onnx_files["reid"], name="target", repository=repository, device="cpu", url=server.url)
+    deploy_packer("target", name="orphan", repository=repository)
+    load_on_server(server.url, "orphan")
+    with TritonClient(server.url, "orphan") as client:
+        unload_from_server(server.url, "target")
+        with pytest.raises(InputError, match="target"):
+            client.run(row)
+        load_on_server(server.url, "target")
+        assert client.run(row)[0].shape == (1, 8)
 
 
 def test_an_open_batch_needs_no_packer(tmp_path, onnx_files):

@@ -37,44 +37,45 @@ def wait_until(condition, seconds: float = 20.0) -> bool:
     return condition()
 
 
-def test_a_published_version_reaches_a_running_server_and_can_be_taken_back(root, make_model, run_local, tmp_path):
+def test_a_published_version_reaches_a_running_server_and_can_be_taken_back(
+    server, repository, onnx_files, make_model, run_local, tmp_path
+):
     crops = np.random.default_rng(0).normal(size=(16, 3, 8, 4)).astype(np.float32)
     second = make_model("reid", tmp_path / "second.onnx", seed=9, features=11)
-    with TritonServer(root) as server:
-        assert deploy(second, name="live", repository=root, url=server.url).version == 2
-        with TritonClient(server.url, "live") as client:  # no version: the highest that is ready
-            np.testing.assert_array_equal(client.run(crops)[0], run_local(second, crops)[0])
-        with pytest.raises(InputError, match="versions ready: 2"):
-            TritonClient(server.url, "live", 1)
-        assert rollback("live", repository=root, url=server.url).version == 1
-        with TritonClient(server.url, "live") as client:
-            np.testing.assert_array_equal(client.run(crops)[0], run_local(root / "live/1/model.onnx", crops)[0])
+    deploy(onnx_files["reid"], name="live", repository=repository, device="cpu", url=server.url)
+    assert deploy(second, name="live", repository=repository, url=server.url).version == 2
+    with TritonClient(server.url, "live") as client:  # no version: the highest that is ready
+        np.testing.assert_array_equal(client.run(crops)[0], run_local(second, crops)[0])
+    with pytest.raises(InputError, match="versions ready: 2"):
+        TritonClient(server.url, "live", 1)
+    assert rollback("live", repository=repository, url=server.url).version == 1
+    with TritonClient(server.url, "live") as client:
+        np.testing.assert_array_equal(client.run(crops)[0], run_local(onnx_files["reid"], crops)[0])
 
 
-def test_a_version_the_server_does_not_reproduce_is_taken_back(root, make_model, tmp_path):
+def test_a_version_the_server_does_not_reproduce_is_taken_back(server, repository, onnx_files, make_model, tmp_path):
     noisy = make_model("noisy", tmp_path / "noisy.onnx")
-    config = (root / "live/config.pbtxt").read_text()
-    with TritonServer(root) as server:
-        with pytest.raises(GateError, match=r"version 2 failed .* version 1 is served again: parity: max relative"):
-            deploy(noisy, name="live", repository=root, url=server.url)
-        with pytest.raises(GateError, match="it was taken out again"):
-            deploy(noisy, name="new", repository=root, url=server.url)
-        assert not (root / "new").exists()
-        assert not (root / "live/2").exists()
-        assert (root / "live/config.pbtxt").read_text() == config
-        with TritonClient(server.url, "live") as client:
-            assert client.run(np.zeros((16, 3, 8, 4), np.float32))[0].shape == (16, 8)
+    deploy(onnx_files["reid"], name="steady", repository=repository, device="cpu", url=server.url)
+    config = (repository / "steady/config.pbtxt").read_text()
+    with pytest.raises(GateError, match=r"version 2 failed .* version 1 is served again: parity: max relative"):
+        deploy(noisy, name="steady", repository=repository, url=server.url)
+    with pytest.raises(GateError, match="it was taken out again"):
+        deploy(noisy, name="new", repository=repository, url=server.url)
+    assert not (repository / "new").exists()
+    assert not (repository / "steady/2").exists()
+    assert (repository / "steady/config.pbtxt").read_text() == config
+    with TritonClient(server.url, "steady") as client:
+        assert client.run(np.zeros((16, 3, 8, 4), np.float32))[0].shape == (16, 8)
 
 
-def test_two_versions_are_served_side_by_side(root, make_model, run_local, tmp_path):
+def test_two_versions_are_served_side_by_side(server, repository, onnx_files, make_model, run_local, tmp_path):
     second = make_model("reid", tmp_path / "second.onnx", seed=9)
-    deploy(second, name="live", repository=root, also_serve=[1])
+    deploy(onnx_files["reid"], name="pair", repository=repository, device="cpu")
+    deploy(second, name="pair", repository=repository, also_serve=[1], url=server.url)
     crops = np.random.default_rng(0).normal(size=(16, 3, 8, 4)).astype(np.float32)
-    with TritonServer(root) as server:
-        for version in (1, 2):
-            with TritonClient(server.url, "live", version) as client:
-                expected = run_local(root / f"live/{version}/model.onnx", crops)[0]
-                np.testing.assert_array_equal(client.run(crops)[0], expected)
+    for version, model in ((1, onnx_files["reid"]), (2, second)):
+        with TritonClient(server.url, "pair", version) as client:
+            np.testing.assert_array_equal(client.run(crops)[0], run_local(model, crops)[0])
 
 
 def test_nothing_is_left_when_the_server_stops_or_its_owner_is_killed(root, tmp_path):
