@@ -71,7 +71,7 @@ class Preprocessing:
         """RGB (or grey) pixels [N, H, W, C] uint8 -> network input float32 in this layout and channel order."""
         if self.channel_order == "bgr":
             pixels = pixels[..., ::-1]
-        values = (pixels.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        values = (pixels.astype(np.float32) - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.layout == "nchw" else values)
 
     def __call__(self, images: list[Image.Image]) -> NDArray[np.float32]:

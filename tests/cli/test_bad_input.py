@@ -1,0 +1,138 @@
+"""Bad input from the outside: one message that names it, exit code 2, no traceback, nothing left behind."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import rtool
+from rtool.cli.main import run
+
+EXAMPLE = Path(rtool.__file__).parent / "examples" / "models" / "osnet_x0_25_synthetic.onnx"
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def web_page(path: Path) -> None:
+    path.write_text("<!DOCTYPE html><html><head><title>Sign in</title></head></html>")
+
+
+def lfs_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 921616\n")
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(EXAMPLE.read_bytes()[:400_000])
+
+
+def without_weights(path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def missing(path: Path) -> None:
+    assert not path.exists()
+
+
+BROKEN_MODELS = (empty, web_page, lfs_pointer, truncated, folder, missing)
+COMMANDS = {
+    "inspect": ["inspect", "{model}"],
+    "onnx2torch": ["onnx2torch", "{model}", "-o", "out.rtool"],
+    "export": ["export", "{model}", "-o", "out.onnx"],
+    "evaluate": ["evaluate", "{model}", "synthetic-people:identities=4"],
+    "deploy": ["deploy", "{model}", "--name", "m"],
+    "parity": ["bench", "parity", "{model}", str(EXAMPLE)],
+    "latency": ["bench", "latency", "{model}"],
+}
+
+
+def refuse(arguments: list[str], capsys, *mentioned: str) -> str:
+    """Run, and check that it was refused as it should be; returns the message."""
+    code = run(arguments)
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert "Traceback" not in captured.err + captured.out
+    for text in mentioned:
+        assert text in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("make", BROKEN_MODELS, ids=lambda make: make.__name__)
+def test_a_broken_model_file_is_named_and_nothing_is_left(make, command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "model.onnx"
+    make(model)
+    before = sorted(tmp_path.rglob("*"))
+    content = model.read_bytes() if model.is_file() else None
+    refuse([part.format(model=model) for part in COMMANDS[command]], capsys, "model.onnx")
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != "model_repository") == before
+    assert content is None or model.read_bytes() == content
+
+
+def test_a_model_without_weights_cannot_be_made_trainable(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    without_weights(tmp_path / "model.onnx")
+    refuse(["onnx2torch", "model.onnx"], capsys, "model.onnx", "weights")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("change", "mentioned"),
+    [
+        ("optimizer.lrr=1", "did you mean lr"),
+        ("epochs=many", "epochs"),
+        ("data.trian=x", "did you mean train"),
+        ("model.reference=nothing.onnx", "nothing.onnx"),
+        ("data.train=nowhere", "nowhere"),
+        ("device=cuda:7", "cuda:7"),
+    ],
+)
+def test_a_wrong_configuration_names_the_key_or_the_nearest(change, mentioned, tmp_path, capsys):
+    recipe = EXAMPLE.parent.parent / "demo.yaml"
+    own = [f"output={tmp_path}", f"model.reference={EXAMPLE}"]
+    refuse(["finetune", str(recipe), *own, change], capsys, mentioned)
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+def people(root: Path, identities: int, images: int, broken: int = 0) -> Path:
+    draw = np.random.default_rng(0)
+    for identity in range(identities):
+        (root / f"p{identity}").mkdir(parents=True)
+        for image in range(images):
+            pixels = draw.integers(0, 256, (16, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"p{identity}" / f"{image}.png")
+    for number in range(broken):
+        (root / "p0" / f"broken{number}.png").write_bytes(b"\x89PNG not really")
+    return root
+
+
+def test_one_identity_is_too_few(tmp_path, capsys):
+    data = people(tmp_path / "data", identities=1, images=6)
+    refuse(["evaluate", str(EXAMPLE), str(data)], capsys, "identit")
+
+
+def test_too_many_unreadable_images_are_counted_and_named(tmp_path, capsys):
+    data = people(tmp_path / "data", identities=3, images=6, broken=2)
+    refuse(["evaluate", str(EXAMPLE), str(data)], capsys, "broken0.png", "2 of 20")
+
+
+def test_a_model_whose_weight_is_not_finite_never_passes_parity(tmp_path, capsys):
+    model = onnx.load(EXAMPLE)
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, tmp_path / "nan.onnx")
+    assert run(["bench", "parity", str(EXAMPLE), str(tmp_path / "nan.onnx"), "--min-cosine", "0.5"]) == 1
+    assert "FAILED" in capsys.readouterr().out
