@@ -13,10 +13,12 @@ from torch import Tensor
 __all__ = ["accumulate", "count_up", "one_hot"]
 
 
-def count_up(start: float, limit: float, delta: float, dtype: torch.dtype) -> Tensor:
+def count_up(
+    start: float, limit: float, delta: float, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
     """`start + i * delta` while that is before `limit`; empty when the signs do not fit."""
     steps = -((start - limit) // delta) if isinstance(delta, int) else math.ceil((limit - start) / delta)
-    return start + torch.arange(max(int(steps), 0), dtype=dtype) * delta
+    return start + torch.arange(max(int(steps), 0), dtype=dtype, device=device) * delta
 
 
 def accumulate(x: Tensor, axis: int, product: bool, exclusive: bool, reverse: bool) -> Tensor:

@@ -43,10 +43,12 @@ def short_time_fourier(x: Tensor, step: int, window: Tensor | None, length: int,
     return torch.view_as_real(spectrum[..., : length // 2 + 1] if onesided else spectrum)
 
 
-def cosine_window(size: int, weights: tuple[float, ...], periodic: bool, dtype: torch.dtype) -> Tensor:
+def cosine_window(
+    size: int, weights: tuple[float, ...], periodic: bool, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
     """`weights[0] - weights[1] cos(x) + weights[2] cos(2x)` over one period, or one that ends where it began."""
     period = size if periodic else size - 1
-    angles = torch.arange(size, dtype=torch.float64) * (2 * math.pi / period)
+    angles = torch.arange(size, dtype=torch.float64, device=device) * (2 * math.pi / period)
     total = torch.zeros_like(angles)
     for order, weight in enumerate(weights):
         total = total + (-1) ** order * weight * torch.cos(order * angles)
@@ -61,7 +63,15 @@ def _mel(hertz: float) -> float:
     return 2595 * math.log1p(hertz / 700) / math.log(10)
 
 
-def mel_weights(bands: int, length: int, rate: int, low: float, high: float, dtype: torch.dtype) -> Tensor:
+def mel_weights(
+    bands: int,
+    length: int,
+    rate: int,
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+) -> Tensor:
     """Triangular mel filters [length // 2 + 1, bands] for a transform of `length` samples at `rate` hertz."""
     start, step = _mel(low), (_mel(high) - _mel(low)) / (bands + 2)
     edges = [int((length + 1) * _hertz(index * step + start) // rate) for index in range(bands + 2)]
@@ -74,4 +84,4 @@ def mel_weights(bands: int, length: int, rate: int, low: float, high: float, dty
             weights[position, band] = (position - left) / (centre - left)
         for position in range(centre, right):
             weights[position, band] = (right - position) / (right - centre)
-    return weights.to(dtype)
+    return weights.to(device=device, dtype=dtype)

@@ -33,8 +33,8 @@ def range_(op: Op) -> Lowered:
     dtype = torch_dtype(op.dtype(0))
     is_size = isinstance(limit, fx.Node) and limit.target == "size"
     if start == 0 and delta == 1 and dtype == torch.int64 and (is_size or (isinstance(limit, int) and limit >= 0)):
-        return op.call(torch.arange, limit)
-    return op.call(count_up, start, limit, delta, dtype)
+        return op.call(torch.arange, limit, **op.builder.device())
+    return op.call(count_up, start, limit, delta, dtype, **op.builder.device())
 
 
 def _accumulate(op: Op, *, product: bool) -> fx.Node:

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from ..constants import source_of_constant
-from ..names import is_generated, parameter_path, safe_path, scope_of
+from ..names import classes_of, is_generated, parameter_path, safe_path, scope_of
 from ..record import ParameterSource, Transform
 from .values import torch_tensor
 
@@ -69,6 +69,7 @@ class GraphBuilder:
         self.root = nn.Module()
         self.parameter_sources: dict[str, ParameterSource] = {}
         self.node_names: dict[str, list[str]] = {}
+        self._device: fx.Node | None = None
         self._parameters: dict[tuple[object, ...], nn.Parameter] = {}
         self._modules: dict[tuple[object, ...], str] = {}
         self._attributes: dict[tuple[object, ...], str] = {}
@@ -80,8 +81,21 @@ class GraphBuilder:
         """Append one fx node that stands for (part of) `source`."""
         node = self.graph.create_node(kind, target, args, kwargs)
         node.meta["scope"] = scope_of(source)
+        classes = classes_of(source)
+        if classes:
+            node.meta["classes"] = classes
         node.meta["onnx"] = source.name or ""
         return node
+
+    def device(self) -> dict[str, fx.Node]:
+        """The `device=` of a tensor made from nothing: that of the first input; nothing when there is no input."""
+        placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
+        if not placeholders:
+            return {}
+        if self._device is None:
+            with self.graph.inserting_after(placeholders[-1]):
+                self._device = self.graph.call_function(getattr, (placeholders[0], "device"))
+        return {"device": self._device}
 
     # -- modules ----------------------------------------------------------------------------------------------
 

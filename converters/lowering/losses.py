@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from ..exact.optimizing import adagrad_step, adam_step, momentum_step
+from .graph_builder import Weight
 from .operation import Lowered, Op
 from .registry import lowers
 
@@ -23,7 +24,14 @@ def _loss(op: Op, function: Any) -> fx.Node:
     options: dict[str, Any] = {"reduction": op.attr_string("reduction", "mean")}
     if op.has_attribute("ignore_index"):
         options["ignore_index"] = op.attr_int("ignore_index")
-    return op.call(function, op.x(0), target, op.x(2) if op.has(2) else None, **options)
+    return op.call(function, op.x(0), target, _class_weights(op), **options)
+
+
+def _class_weights(op: Op) -> fx.Node | None:
+    """Weights of classes are settings, not trained: torch's losses have no gradient for them."""
+    if not op.has(2):
+        return None
+    return op.builder.attribute(Weight(op.value(2)), op.node, trainable=False) if op.is_weight(2) else op.x(2)
 
 
 @lowers("NegativeLogLikelihoodLoss", since=12, seen=22)

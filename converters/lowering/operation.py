@@ -232,7 +232,8 @@ class Op:
 
     def _integer_tensor(self, known: Integers) -> fx.Node:
         items: Any = known.items[0] if known.scalar else list(known.items)
-        return self.call(torch.tensor, items, dtype=torch.bool if known.boolean else torch.int64)
+        dtype = torch.bool if known.boolean else torch.int64
+        return self.call(torch.tensor, items, dtype=dtype, **self.builder.device())
 
     def number(self, index: int) -> float | int | bool | None:
         """Input `index` as a Python number when it is one known value that nobody would train, else None."""

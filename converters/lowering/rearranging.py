@@ -81,7 +81,7 @@ def constant(op: Op) -> Lowered:
 @lowers("OptionalHasElement", since=15, seen=28)
 def optional_has_element(op: Op) -> Lowered:
     """Whether the input is given: known from the graph, because only plain tensors can be inputs."""
-    return op.call(torch.tensor, op.has(0))
+    return op.call(torch.tensor, op.has(0), **op.builder.device())
 
 
 @lowers("OptionalGetElement", since=15, seen=28)

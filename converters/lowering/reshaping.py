@@ -206,8 +206,8 @@ def constant_of_shape(op: Op) -> Lowered:
     """A tensor of one value."""
     tensor = op.raw_attribute("value")
     if tensor is None:
-        return op.call(torch.full, op.integers(0), 0.0, dtype=torch.float32)
+        return op.call(torch.full, op.integers(0), 0.0, dtype=torch.float32, **op.builder.device())
     dtype = torch_dtype(tensor.dtype)
     if dtype is None:
         raise op.refuse(f"torch has no element type for {tensor.dtype.name}")
-    return op.call(torch.full, op.integers(0), tensor.numpy().reshape(-1)[0].item(), dtype=dtype)
+    return op.call(torch.full, op.integers(0), tensor.numpy().reshape(-1)[0].item(), dtype=dtype, **op.builder.device())

@@ -65,10 +65,10 @@ def stft(op: Op) -> Lowered:
 def window(op: Op) -> Lowered:
     """A sum of cosines."""
     periodic = bool(op.attr_int("periodic", 1))
-    return op.call(cosine_window, _scalar(op, 0), _WINDOWS[op.type], periodic, _output_dtype(op))
+    return op.call(cosine_window, _scalar(op, 0), _WINDOWS[op.type], periodic, _output_dtype(op), **op.builder.device())
 
 
 @lowers("MelWeightMatrix", since=17, seen=17)
 def mel_weight_matrix(op: Op) -> Lowered:
     """Filters that turn a spectrum into mel bands."""
-    return op.call(mel_weights, *(_scalar(op, index) for index in range(5)), _output_dtype(op))
+    return op.call(mel_weights, *(_scalar(op, index) for index in range(5)), _output_dtype(op), **op.builder.device())
