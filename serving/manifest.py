@@ -14,6 +14,9 @@ from .graph_signature import GraphSignature, GraphTensor
 __all__ = ["make_manifest", "manifest_text", "packer_manifest"]
 
 _FORMAT = 1
+_DEFAULT_REPOSITORY = Path("model_repository")
+_STATED = ("preprocessing", "source", "source_sha256", "steps")
+"""Keys `rtool.*` of a file's metadata that matter beside a served model."""
 
 
 def make_manifest(
@@ -28,7 +31,10 @@ def make_manifest(
     """The manifest of one version as JSON data."""
     from .. import __version__
 
-    command = ["rtool", "deploy", str(signature.path), "--name", name, "--repository", str(repository)]
+    batch = signature.batch if signature.batch is not None else "dynamic"
+    command = ["rtool", "deploy", str(signature.path), "--name", name, "--batch", str(batch)]
+    if repository != _DEFAULT_REPOSITORY:
+        command += ["--repository", str(repository)]
     return {
         "format": _FORMAT,
         "name": name,
@@ -38,10 +44,10 @@ def make_manifest(
         "bytes": signature.path.stat().st_size,
         "opset": signature.opset,
         "ir_version": signature.ir_version,
-        "batch": signature.batch if signature.batch is not None else "dynamic",
+        "batch": batch,
         "inputs": [_tensor(tensor) for tensor in signature.inputs],
         "outputs": [_tensor(tensor) for tensor in signature.outputs],
-        "metadata": {key: value for key, value in signature.metadata.items() if key.startswith("rtool.")},
+        "stated": _stated(signature.metadata),
         "command": shlex.join(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rtool": __version__,
@@ -71,6 +77,19 @@ def packer_manifest(
 def manifest_text(manifest: Mapping[str, Any]) -> str:
     """The manifest as it is written."""
     return json.dumps(manifest, indent=2) + "\n"
+
+
+def _stated(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the export wrote into the file about where it comes from and what it expects."""
+    found: dict[str, Any] = {}
+    for name in _STATED:
+        text = metadata.get(f"rtool.{name}")
+        if text:
+            try:
+                found[name] = json.loads(text)
+            except ValueError:
+                found[name] = text  # a plain string
+    return found
 
 
 def _tensor(tensor: GraphTensor) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The committed repository works as committed: correct without weights, and servable once they are made."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -43,6 +44,13 @@ def test_a_clone_says_which_weights_are_missing_and_how_to_make_them(root):
     said = "\n".join(str(problem) for problem in placeholders(root))
     assert "rtool deploy examples/models/osnet_x0_25_synthetic.onnx --name osnet_x0_25_b16 --batch 16" in said
     assert "rtool deploy YOUR_ARCFACE.onnx --name arcface --batch dynamic" in said
+
+
+def test_the_manifest_describes_the_example_model_of_this_repository():
+    example = Path(rtool.__file__).parent / "examples/models/osnet_x0_25_synthetic.onnx"
+    manifest = json.loads((COMMITTED / "osnet_x0_25_b16/1/manifest.json").read_text())
+    digest = hashlib.sha256(example.read_bytes()).hexdigest()
+    assert manifest["sha256"] == digest, f"publish it again in a clean checkout: {manifest['command']}"
 
 
 def test_a_model_of_the_committed_shape_fills_its_placeholder_and_keeps_the_configuration(root, tmp_path):

@@ -101,12 +101,11 @@ def test_the_manifest_tells_what_was_published(root, onnx_files):
 
 def test_what_the_export_stated_in_the_file_reaches_the_manifest(root, onnx_files, tmp_path):
     model = onnx.load(onnx_files["reid"])
-    onnx.helper.set_model_props(model, {"rtool.preprocessing": '{"mean": [0]}', "other": "x"})
+    onnx.helper.set_model_props(model, {"rtool.preprocessing": '{"mean": [0]}', "rtool.source": "r1", "other": "x"})
     onnx.save(model, tmp_path / "stated.onnx")
     result = deploy(tmp_path / "stated.onnx", name="m", repository=root, device="cpu")
-    assert json.loads((result.path / "manifest.json").read_text())["metadata"] == {
-        "rtool.preprocessing": '{"mean": [0]}'
-    }
+    stated = json.loads((result.path / "manifest.json").read_text())["stated"]
+    assert stated == {"preprocessing": {"mean": [0]}, "source": "r1"}
 
 
 def test_a_second_publish_serves_version_2_and_keeps_version_1(root, onnx_files):

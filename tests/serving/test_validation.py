@@ -114,7 +114,7 @@ def test_missing_weights_say_how_to_make_them_and_do_not_stop_the_others(root, o
     (root / "reid/1/model.onnx").unlink()
     assert servable_models(root) == ("face",)
     (placeholder,) = placeholders(root)
-    assert f"`rtool deploy {onnx_files['reid']} --name reid --repository {root}`" in str(placeholder)
+    assert f"`rtool deploy {onnx_files['reid']} --name reid --batch 16 --repository {root}`" in str(placeholder)
     (root / "face/1/model.onnx").unlink()
     with pytest.raises(InputError, match="no model with weights to serve"):
         TritonServer(root)
