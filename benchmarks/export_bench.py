@@ -17,7 +17,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from torch import Tensor, fx, nn
 from ..converters.conversion import onnx_to_torch
 from ..converters.half import to_half
 from ..converters.parity import measure_parity
+from ..converters.probing import probe_pixels
 from ..converters.restore import restore_batchnorm
 from ..converters.runners import OnnxRunner, TorchRunner
 from ..converters.simplification import Simplifier, simplify
@@ -53,8 +54,11 @@ NETWORKS = (
 _RESULTS = Path(__file__).parent / "results"
 _OPSET = 17
 _SEED = 0
-_ROUNDS = 60
-_WARM_UP = 5
+_SESSIONS = 4
+_ROUNDS = 20
+_IMAGES = 64
+"""Calibrated and trained on; smooth random images."""
+_WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,14 @@ BOUNDS: dict[str, Callable[[Row], bool]] = {
 """What must hold; a ratio is missed only when its whole interval lies above the bound."""
 
 
-def measure(network: str, steps: int = 50, batch: int = 4) -> Row:
+def measure(network: str, steps: int = 50, batch: int = 8) -> Row:
     """Take one network through the whole way."""
     torch.manual_seed(_SEED)
     seconds: dict[str, float] = {}
     size = architecture_preprocessing(network)
-    images = torch.randn(batch, 3, size.height, size.width)
-    original = _randomised(network, images)
+    pool = torch.split(torch.from_numpy(size.normalise(probe_pixels(size, _IMAGES, seed=_SEED))), batch)
+    images = pool[0]
+    original = _randomised(network, pool)
     source, unfused = _exported(original, images, fused=True), _exported(original, images, fused=False)
     start = time.perf_counter()
     module = onnx_to_torch(source)
@@ -109,11 +114,11 @@ def measure(network: str, steps: int = 50, batch: int = 4) -> Row:
     seconds["write back"] = time.perf_counter() - start
     before = _outputs(module, images)
     start = time.perf_counter()
-    restored = restore_batchnorm(module, [images, torch.randn_like(images)])
+    restored = restore_batchnorm(module, pool)
     seconds["restore"] = time.perf_counter() - start
     restore_error = measure_parity([before], [_outputs(module, images)]).max_rel
     start = time.perf_counter()
-    _train(module, steps, images)
+    _train(module, steps, pool)
     seconds["train"] = time.perf_counter() - start
     trained = _outputs(module, images)
     exported = write_back(module, source)
@@ -144,13 +149,13 @@ def measure(network: str, steps: int = 50, batch: int = 4) -> Row:
     )
 
 
-def _randomised(network: str, images: Tensor) -> nn.Module:
+def _randomised(network: str, pool: Sequence[Tensor]) -> nn.Module:
     """Weights no two of which are equal (exporters merge equal ones), and statistics that fit them."""
     module = build_architecture(network)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.02 * parameter.std(correction=0).clamp_min(0.1) * torch.randn_like(parameter))
-        for _ in range(10):
+        for images in pool:
             module.train()(images)
     return module.eval()
 
@@ -179,14 +184,14 @@ def _outputs(module: nn.Module, images: Tensor) -> NDArray[np.float32]:
     return TorchRunner(module).run(images.numpy())[0]
 
 
-def _train(module: fx.GraphModule, steps: int, images: Tensor) -> None:
+def _train(module: fx.GraphModule, steps: int, pool: Sequence[Tensor]) -> None:
     """Plain steps that move every weight and statistic."""
     module.train()
     optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
-    target = torch.nn.functional.normalize(torch.randn(len(images), 512))
-    for _ in range(steps):
-        embeddings = torch.nn.functional.normalize(module(images + 0.1 * torch.randn_like(images)))
-        loss = (1 - (embeddings * target).sum(dim=1)).mean()
+    targets = torch.nn.functional.normalize(torch.randn(len(pool), len(pool[0]), 512), dim=2)
+    for step in range(steps):
+        embeddings = torch.nn.functional.normalize(module(pool[step % len(pool)]))
+        loss = (1 - (embeddings * targets[step % len(pool)]).sum(dim=1)).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -200,24 +205,33 @@ def _latencies(
     methods: tuple[Simplifier, ...] = ("onnxslim", "onnxsim")
     models: dict[str, onnx.ModelProto] = {"exported": exported, "source": source}
     models.update({method: simplify(unfused, method, inputs=[image]).model for method in methods})
-    runners = {name: OnnxRunner(model, threads=1) for name, model in models.items()}
-    calls = [(lambda runner=runner: runner.run(image)) for runner in runners.values()]
-    samples = dict(zip(runners, _processor_times(calls), strict=True))
+    samples = _processor_times(models, image)
     best = min(methods, key=lambda method: float(np.median(samples[method])))
     medians = {name: round(float(np.median(times)), 3) for name, times in samples.items()}
     return _ratio(samples["exported"], samples["source"]), _ratio(samples["exported"], samples[best]), medians
 
 
-def _processor_times(calls: Sequence[Callable[[], object]]) -> list[NDArray[np.float64]]:
-    """Milliseconds of processor time, [rounds] a call, in turns: with one thread, the latency on a quiet machine."""
-    times = np.empty((len(calls), _ROUNDS + _WARM_UP))
-    for index in range(times.shape[1]):
-        for place in range(len(calls)):
-            row = (index + place) % len(calls)  # nobody always comes after the same one
-            start = time.thread_time_ns()
-            calls[row]()
-            times[row, index] = (time.thread_time_ns() - start) / 1e6
-    return list(times[:, _WARM_UP:])
+def _processor_times(
+    models: Mapping[str, onnx.ModelProto], image: NDArray[np.float32]
+) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds of processor time of each model, call by call: with one thread, the latency on a quiet machine.
+
+    The models take turns in rotating order, in several sets of sessions that are made in rotating order too:
+    where a session's memory lies is worth some per cent.
+    """
+    times: dict[str, list[float]] = {name: [] for name in models}
+    names = list(models)
+    for session in range(_SESSIONS):
+        order = names[session % len(names) :] + names[: session % len(names)]
+        runners = {name: OnnxRunner(models[name], threads=1) for name in order}
+        for turn in range(_ROUNDS + _WARM_UP):
+            for place in range(len(order)):
+                name = order[(turn + place) % len(order)]
+                start = time.thread_time_ns()
+                runners[name].run(image)
+                if turn >= _WARM_UP:
+                    times[name].append((time.thread_time_ns() - start) / 1e6)
+    return {name: np.array(values) for name, values in times.items()}
 
 
 def _ratio(times: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -233,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rtool.benchmarks.export_bench", description=__doc__.split("\n")[0])
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK", help="default: all eight")
     parser.add_argument("--steps", type=int, default=50, help="training steps between restore and fold")
-    parser.add_argument("--batch", type=int, default=4, help="images a step")
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
     options = parser.parse_args(arguments)
     unknown = set(options.networks) - set(ZOO)
     if unknown:

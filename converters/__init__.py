@@ -46,6 +46,10 @@ _PUBLIC = {
     "set_batch": ".batch",
     "simplify": ".simplification",
     "torch_to_onnx": ".reexport",
+    "HalfSearch": ".half_search",
+    "pin_to_target": ".targets",
+    "search_half": ".half_search",
+    "strip_metadata": ".metadata_stripping",
     "record_of": ".record",
 }
 

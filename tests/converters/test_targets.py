@@ -1,0 +1,69 @@
+"""Files are pinned to what a target reads, or refused; exporters' traces are removed and nothing else."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rtool.converters import pin_to_target, strip_metadata
+from rtool.errors import InputError
+
+
+def model(opset: int = 17, ir_version: int = 12) -> onnx.ModelProto:
+    branches = [
+        helper.make_graph(
+            [helper.make_node("Add", ["x", "w"], [f"{name}_y"], name=f"{name}_add", doc_string="/home/me/model.py")],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, [2])],
+        )
+        for name in ("then", "otherwise")
+    ]
+    node = helper.make_node("If", ["c"], ["y"], name="if", then_branch=branches[0], else_branch=branches[1])
+    node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/me/train.py, line 3")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(np.float32([1, 2]), "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    made.metadata_props.add(key="rtool.preprocessing", value="{}")
+    return made
+
+
+def test_paths_and_traces_go_and_the_models_own_metadata_stays():
+    source = model()
+    stripped = strip_metadata(source)
+    assert b"/home/me" in source.SerializeToString()
+    assert b"/home/me" not in stripped.SerializeToString()
+    assert [entry.key for entry in stripped.metadata_props] == ["rtool.preprocessing"]
+    inputs = {"c": np.array(True), "x": np.float32([1, 2])}
+    a, b = (
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+        for m in (source, stripped)
+    )
+    assert np.array_equal(a, b)
+
+
+def test_ir_version_is_lowered_to_the_targets():
+    source = model()
+    pinned = pin_to_target(source, "triton:24.10")
+    assert (pinned.ir_version, source.ir_version) == (10, 12)
+    onnx.checker.check_model(pinned, full_check=True)
+    assert pin_to_target(model(ir_version=8), "triton:24.10").ir_version == 8
+
+
+def test_a_newer_opset_than_the_target_reads_is_refused():
+    with pytest.raises(InputError, match=r"opset 22 is newer than triton:24\.10 reads \(21\)"):
+        pin_to_target(model(opset=22), "triton:24.10")
+
+
+def test_unknown_targets_list_the_nearest():
+    with pytest.raises(InputError, match=r"triton:24\.10"):
+        pin_to_target(model(), "triton:24.11")
