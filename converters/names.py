@@ -14,13 +14,15 @@ from __future__ import annotations
 import ast
 import keyword
 import re
+from functools import lru_cache
 
 import onnx_ir as ir
 from torch import nn
 
-__all__ = ["is_generated", "parameter_path", "safe_path", "scope_of"]
+__all__ = ["classes_of", "is_generated", "parameter_path", "safe_path", "scope_of"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_CLASSES = "pkg.torch.onnx.class_hierarchy"
 _GENERATED = re.compile(
     r"^(onnx::|val_\d+|_val_\d+|const_|Constant|constant|scalar|.*/)|(_output_\d+|::\w+_\d+)$|^\d+$"
 )
@@ -42,12 +44,31 @@ def scope_of(node: ir.Node) -> str:
     return _torchscript_scope(name) if name.startswith("/") else ""
 
 
-def _dynamo_scope(text: str) -> str:
+def classes_of(node: ir.Node) -> dict[str, str]:
+    """Module path -> class name, for the modules a node lay in; only dynamo exports tell."""
+    scopes, hierarchy = node.metadata_props.get(_SCOPES), node.metadata_props.get(_CLASSES)
+    return dict(_paired(scopes, hierarchy)) if scopes and hierarchy else {}
+
+
+@lru_cache(maxsize=256)
+def _paired(scopes: str, hierarchy: str) -> tuple[tuple[str, str], ...]:
+    paths, classes = _list_of(scopes), _list_of(hierarchy)
+    if len(paths) != len(classes):
+        return ()
+    return tuple((path, name.rpartition(".")[2]) for path, name in zip(paths[:-1], classes[:-1], strict=True))
+
+
+def _list_of(text: str) -> list[str]:
     try:
-        scopes = ast.literal_eval(text)
+        items = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return ""
-    return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) >= 2 else ""
+        return []
+    return [str(item) for item in items] if isinstance(items, list) else []
+
+
+def _dynamo_scope(text: str) -> str:
+    scopes = _list_of(text)
+    return scopes[-2] if len(scopes) >= 2 else ""
 
 
 def _torchscript_scope(name: str) -> str:

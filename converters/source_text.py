@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from ..errors import InputError
 
-__all__ = ["attribute_path", "constructor", "expression", "helper_source"]
+__all__ = ["constructor", "expression", "member"]
 
 _INFIX: dict[Any, str] = {
     operator.add: "+",
@@ -55,12 +55,15 @@ _DEFAULTS = (
 )
 
 
-def expression(node: fx.Node, names: Mapping[fx.Node, str]) -> str:
-    """The right-hand side of the statement for `node`; `names` are the variables of earlier nodes."""
+def expression(node: fx.Node, names: Mapping[fx.Node, str], locate: Callable[[str], str]) -> str:
+    """The right-hand side of the statement for `node`.
+
+    `names` are the variables of earlier nodes; `locate` turns a module path into an expression.
+    """
     if node.op == "get_attr":
-        return attribute_path(str(node.target))
+        return locate(str(node.target))
     if node.op == "call_module":
-        return f"{attribute_path(str(node.target))}({_arguments(node, names)})"
+        return f"{locate(str(node.target))}({_arguments(node, names)})"
     if node.op == "call_method":
         receiver, *rest = node.args
         return f"{_operand(receiver, names)}.{node.target}({_arguments(node, names, rest)})"
@@ -88,22 +91,9 @@ def function_name(function: Any) -> str:
     raise InputError(f"model.py: no name for the function {function!r}; report this model")
 
 
-def helper_source(function: Any) -> str | None:
-    """The source of one of rtool's own exact helpers, or None for a function of torch."""
-    if not (inspect.isfunction(function) or inspect.isclass(function)):
-        return None
-    if not (function.__module__ or "").startswith(f"{__package__}.exact"):
-        return None
-    source = inspect.getsource(function)
-    return re.sub(r"  # noqa:.*", "", source).rstrip()
-
-
-def attribute_path(path: str) -> str:
-    """`conv2.0.conv1` -> `self.conv2[0].conv1` is not valid for plain modules, so numbers go through getattr."""
-    text = "self"
-    for part in path.split("."):
-        text = f'getattr({text}, "{part}")' if part.isdigit() else f"{text}.{part}"
-    return text
+def member(owner: str, name: str) -> str:
+    """A member of a plain module; numbers are no attribute names."""
+    return f'getattr({owner}, "{name}")' if name.isdigit() else f"{owner}.{name}"
 
 
 def constructor(module: nn.Module) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
@@ -143,7 +144,10 @@ def _bound(op: Op, index: int) -> Any:
     if not op.has(index):
         return None
     array = op.constant(index)
-    return op.x(index) if array is None else array.reshape(-1)[0].item()
+    if array is None:
+        return op.x(index)
+    bound = array.reshape(-1)[0]
+    return float(str(bound)) if array.dtype == np.float32 else bound.item()
 
 
 @lowers("Softmax", since=13, seen=13)

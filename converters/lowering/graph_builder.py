@@ -70,6 +70,8 @@ class GraphBuilder:
         self.parameter_sources: dict[str, ParameterSource] = {}
         self.node_names: dict[str, list[str]] = {}
         self._device: fx.Node | None = None
+        self.symbols: dict[str, str] = {}
+        """Symbols of dimensions that were proved to be the same as another one."""
         self._parameters: dict[tuple[object, ...], nn.Parameter] = {}
         self._modules: dict[tuple[object, ...], str] = {}
         self._attributes: dict[tuple[object, ...], str] = {}

@@ -135,7 +135,10 @@ class Op:
 
     def shape(self, index: int) -> tuple[Dim, ...] | None:
         """The inferred shape of input `index`; None when its rank is unknown."""
-        return dims_of(self.value(index))
+        dims = dims_of(self.value(index))
+        if dims is None:
+            return None
+        return tuple(self.builder.symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in dims)
 
     def rank(self, index: int) -> int:
         """The rank of input `index`; refused when unknown."""
@@ -281,9 +284,14 @@ class Op:
         return dims_of(self.node.outputs[index])
 
     def set_output_shape(self, dims: Sequence[Dim], index: int = 0) -> None:
-        """State the shape of an output that inference could not tell."""
-        if self.node.outputs[index].shape is None:
+        """State the shape of an output: what inference could not tell, and which of its symbols are the same."""
+        inferred = dims_of(self.node.outputs[index])
+        if inferred is None:
             self.node.outputs[index].shape = ir.Shape(list(dims))
+            return
+        for symbol, dim in zip(inferred, dims, strict=False):
+            if isinstance(symbol, str) and isinstance(dim, str) and symbol != dim:
+                self.builder.symbols.setdefault(symbol, dim)
 
     def output_dtype(self, index: int = 0) -> ir.DataType | None:
         """The inferred element type of output `index`."""

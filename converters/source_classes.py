@@ -1,0 +1,250 @@
+"""Turns blocks into classes: one class for all blocks that read alike, plain chains into `nn.Sequential`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from .source_blocks import Block, Call
+from .source_text import constructor, expression, member
+
+__all__ = ["ClassWriter"]
+
+_ACTIVATIONS: dict[Any, str] = {
+    F.gelu: "nn.GELU()",
+    F.hardswish: "nn.Hardswish()",
+    F.relu: "nn.ReLU()",
+    torch.sigmoid: "nn.Sigmoid()",
+    torch.tanh: "nn.Tanh()",
+}
+_NAMES = ("x", "y", "z", "u", "v", "w")
+
+
+@dataclass(frozen=True)
+class _Step:
+    path: str
+    """Of the member that is called; "" for an activation without weights."""
+    inputs: list[fx.Node]
+    made: str
+    result: fx.Node
+
+
+class ClassWriter:
+    """Collects class definitions, innermost first."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.classes: dict[str, str] = {}
+        """Text of a class without its name -> name."""
+        self._taken: set[str] = {"Model"}
+
+    def write(self, root: Block) -> str:
+        """All classes that `root` needs, and `Model` itself."""
+        body = self._body(root, [_argument(node) for node in root.inputs])
+        definitions = [text.replace(_PLACEHOLDER, name, 1) for text, name in self.classes.items()]
+        return "\n\n\n".join([*definitions, body.replace(_PLACEHOLDER, "Model", 1)])
+
+    def _construct(self, block: Block) -> str:
+        """The expression that makes a fresh module for `block`, writing its class when it needs one."""
+        chain = self._chain(block)
+        if chain is not None:
+            return chain
+        text = self._body(block, _input_names(block))
+        if text not in self.classes:
+            self.classes[text] = self._class_name(block)
+        return f"{self.classes[text]}()"
+
+    def _chain(self, block: Block) -> str | None:
+        """`nn.Sequential(...)` when the block passes one value through its numbered members in order.
+
+        Activations become modules; a number nobody uses (of a folded BatchNorm) is held by `nn.Identity`.
+        """
+        if len(block.inputs) != 1 or len(block.outputs) != 1:
+            return None
+        current, parts, members = block.inputs[0], list[str](), 0
+        for entry in block.statements:
+            step = self._step(entry)
+            if step is None or step.inputs != [current]:
+                return None
+            if step.path:
+                number = step.path.removeprefix(f"{block.path}.")
+                if not number.isdigit() or int(number) < len(parts):
+                    return None
+                parts += ["nn.Identity()"] * (int(number) - len(parts))
+                members += 1
+            parts.append(step.made)
+            current = step.result
+        if current is not block.outputs[0] or not members:
+            return None
+        if members != len(list(self.module.get_submodule(block.path).children())):
+            return None
+        joined = ", ".join(parts)
+        return f"nn.Sequential({joined})" if len(joined) <= 80 else _wrapped("nn.Sequential", parts)
+
+    def _step(self, entry: fx.Node | Call) -> _Step | None:
+        """One statement as a member of a Sequential, if it can be one."""
+        if isinstance(entry, Call):
+            if len(entry.outputs) != 1:
+                return None
+            return _Step(entry.block.path, list(entry.inputs), self._construct(entry.block), entry.outputs[0])
+        if entry.op == "call_module":
+            return _Step(str(entry.target), entry.all_input_nodes, self._layer(str(entry.target)), entry)
+        if entry.target in _ACTIVATIONS and len(entry.args) == 1 and not entry.kwargs:
+            return _Step("", entry.all_input_nodes, _ACTIVATIONS[entry.target], entry)
+        return None
+
+    def _layer(self, path: str) -> str:
+        return constructor(self.module.get_submodule(path))
+
+    def _body(self, block: Block, arguments: Sequence[str]) -> str:
+        lines = [f"class {_PLACEHOLDER}(nn.Module):", "    def __init__(self) -> None:", "        super().__init__()"]
+        lines += [f"        {line}" for line in self._construction(block)]
+        signature = ", ".join(
+            ["self", *(f"{name}: {_annotation(n)}" for name, n in zip(arguments, block.inputs, strict=True))]
+        )
+        lines += ["", f"    def forward({signature}):"]
+        lines += [f"        {line}" for line in self._forward(block, arguments)]
+        return "\n".join(lines)
+
+    def _construction(self, block: Block) -> list[str]:
+        """Statements that make the members of a block; members of inlined paths are made where they are."""
+        blocks = {child.path: child for child in block.children}
+        lines: list[str] = []
+        self._construct_members(block.path, "self", blocks, lines)
+        return lines
+
+    def _construct_members(self, path: str, owner: str, blocks: dict[str, Block], lines: list[str]) -> None:
+        container = self.module.get_submodule(path) if path else self.module
+        for name, parameter in container.named_parameters(recurse=False):
+            lines.append(f"{owner}.{name} = nn.Parameter(torch.empty({_size(parameter.shape)}{_dtype(parameter)}))")
+        for name, buffer in container.named_buffers(recurse=False):
+            lines.append(f'{owner}.register_buffer("{name}", torch.empty({_size(buffer.shape)}, dtype={buffer.dtype}))')
+        for name, child in container.named_children():
+            child_path = f"{path}.{name}".lstrip(".")
+            inner = type(child) is nn.Module and child_path not in blocks
+            made = "nn.Module()" if inner else self._made(child_path, blocks)
+            lines.extend(_assignment(owner, name, made))
+            if inner:
+                self._construct_members(child_path, member(owner, name), blocks, lines)
+
+    def _made(self, path: str, blocks: dict[str, Block]) -> str:
+        return self._construct(blocks[path]) if path in blocks else self._layer(path)
+
+    def _forward(self, block: Block, arguments: Sequence[str]) -> list[str]:
+        names = _Names(block, arguments)
+        lines = []
+        for position, entry in enumerate(block.statements):
+            if isinstance(entry, Call):
+                inputs = ", ".join(names[node] for node in entry.inputs)
+                value = f"{_relative(entry.block.path, block.path)}({inputs})"
+                targets = names.assign(entry.outputs, position)
+            else:
+                value = expression(entry, names, lambda target: _relative(target, block.path))
+                targets = names.assign([entry], position)
+            lines.append(f"{', '.join(targets)} = {value}")
+        returned = ", ".join(names[node] for node in block.outputs)
+        if lines and lines[-1].startswith(f"{returned} = "):
+            lines[-1] = "return " + lines[-1].removeprefix(f"{returned} = ")
+            return lines
+        return [*lines, f"return {returned}"]
+
+    def _class_name(self, block: Block) -> str:
+        wanted = self._stated_class(block) or _name_of_path(block.path)
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}{number}"
+        self._taken.add(name)
+        return name
+
+    def _stated_class(self, block: Block) -> str | None:
+        """The class name a dynamo export tells for this path."""
+        for node in _all_nodes(block):
+            name = node.meta.get("classes", {}).get(block.path)
+            if name and name.isidentifier() and name not in dir(nn):
+                return str(name)
+        return None
+
+
+_PLACEHOLDER = "<class>"
+
+
+class _Names(dict[fx.Node, str]):
+    """Variable names within one forward: `x` as long as only one value lives, then the next letters."""
+
+    def __init__(self, block: Block, arguments: Sequence[str]) -> None:
+        super().__init__(zip(block.inputs, arguments, strict=True))
+        self._last_use: dict[fx.Node, int] = {node: len(block.statements) for node in block.outputs}
+        for position, entry in enumerate(block.statements):
+            used = entry.inputs if isinstance(entry, Call) else entry.all_input_nodes
+            for node in used:
+                self._last_use[node] = max(position, self._last_use.get(node, 0))
+
+    def assign(self, results: Sequence[fx.Node], position: int) -> list[str]:
+        """Names for the results of the statement at `position`, avoiding all values needed later."""
+        living = {name for node, name in self.items() if self._last_use.get(node, -1) > position}
+        for node in results:
+            free = (name for name in (*_NAMES, *(f"v{n}" for n in range(1000))) if name not in living)
+            self[node] = next(free)
+            living.add(self[node])
+        return [self[node] for node in results]
+
+
+def _relative(path: str, block: str) -> str:
+    text = "self"
+    for part in path.removeprefix(f"{block}." if block else "").split("."):
+        text = member(text, part)
+    return text
+
+
+def _input_names(block: Block) -> list[str]:
+    return [_NAMES[i] if i < len(_NAMES) else f"v{i}" for i in range(len(block.inputs))]
+
+
+def _argument(node: fx.Node) -> str:
+    return str(node.target)
+
+
+def _annotation(node: fx.Node) -> str:
+    return "int" if node.target == "size" else "Tensor"
+
+
+def _assignment(owner: str, name: str, value: str) -> list[str]:
+    if name.isdigit():
+        return [f'{owner}.add_module("{name}", {value})']
+    return [f"{owner}.{name} = {value}"]
+
+
+def _size(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape)) or "()"
+
+
+def _dtype(parameter: nn.Parameter) -> str:
+    return "" if str(parameter.dtype) == "torch.float32" else f", dtype={parameter.dtype}"
+
+
+def _wrapped(name: str, parts: Sequence[str]) -> str:
+    inner = "".join(f"            {part},\n" for part in parts)
+    return f"{name}(\n{inner}        )"
+
+
+def _name_of_path(path: str) -> str:
+    """`conv2.0.conv1` -> `Conv1`, `layer1.0` -> `Layer1Block`."""
+    words = path.split(".")
+    named = next((word for word in reversed(words) if not word.isdigit()), "block")
+    camel = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W|_", named))
+    camel = camel if camel[:1].isalpha() else f"Block{camel}"
+    return f"{camel}Block" if words[-1].isdigit() else camel
+
+
+def _all_nodes(block: Block) -> list[fx.Node]:
+    nodes: list[fx.Node] = []
+    for entry in block.statements:
+        nodes.extend(entry.nodes if isinstance(entry, Call) else [entry])
+    return nodes
