@@ -78,6 +78,7 @@ def finetune_command(
         "rtool evaluate model.onnx market1501/",
         "rtool evaluate runs/demo/20260101-120000 synthetic-people:identities=60,seed=2,cameras=7",
         "rtool evaluate iresnet.onnx faces/ --protocol verification --size 112x112",
+        "rtool evaluate triton://127.0.0.1:8001/osnet_b16 market1501/",
     ),
 )
 @click.argument("model")
@@ -113,10 +114,11 @@ def evaluate_command(
     DATA is a folder (Market-1501 layout, or one sub-folder an identity) or a generator such as
     synthetic-people:identities=60,seed=2,cameras=7.
     """
+    from ..benchmarks import open_runner
     from ..finetune.evaluation import evaluate
 
     result = evaluate(
-        model,
+        open_runner(model) if model.startswith("triton://") else model,
         data,
         protocol=protocol,
         flip=not no_flip,

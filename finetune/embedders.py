@@ -33,7 +33,7 @@ class Embedder:
 
 
 def open_embedder(
-    reference: str | Path,
+    reference: str | Path | Runner,
     *,
     batch: int = 64,
     output: int = 0,
@@ -41,14 +41,16 @@ def open_embedder(
     preprocessing: PreprocessingName = "auto",
     size: tuple[int, int] | None = None,
 ) -> Embedder:
-    """Open `reference`: ONNX files in ONNX Runtime, everything else in torch.
+    """Open `reference`: ONNX files in ONNX Runtime, everything else in torch. A runner is taken as it is.
 
     Raises:
         InputError: it does not exist, does not say its input size, or has no such output.
     """
-    own: Preprocessing | None
+    own: Preprocessing | None = None
     runner: Runner
-    if Path(reference).suffix == ".onnx":
+    if not isinstance(reference, str | Path):
+        runner = reference
+    elif Path(reference).suffix == ".onnx":
         runner = open_runner(reference, device=device)
         own = _stored_preprocessing(runner)
     else:
@@ -57,7 +59,7 @@ def open_embedder(
         runner = TorchRunner(
             model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
         )
-    chosen = choose_preprocessing(str(reference), own, runner.inputs, name=preprocessing, size=size)
+    chosen = choose_preprocessing(runner.name, own, runner.inputs, name=preprocessing, size=size)
     return embedder_of(runner, chosen, batch=batch, output=output)
 
 

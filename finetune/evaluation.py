@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..converters.runners import Runner
 from .data.dataset import Dataset
 from .data.decoding import Pixels, read_pixels
 from .data.sources import Subset, open_dataset
@@ -100,7 +101,7 @@ def embed_images(embed: Embed, pixels: NDArray[np.uint8], *, flip: bool, batch: 
 
 
 def evaluate(
-    reference: str | Path,
+    reference: str | Path | Runner,
     data: str | Path,
     *,
     protocol: Protocol | None = None,
@@ -114,7 +115,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
 
-    An ONNX file runs in ONNX Runtime (a fixed batch is padded), everything else in torch.
+    An ONNX file runs in ONNX Runtime (a fixed batch is padded), everything else in torch; a runner that is open
+    already, such as a served model's, is measured as it is.
 
     Args:
         data: What `open_dataset` takes.

@@ -18,6 +18,7 @@ __all__ = ["PreprocessingName", "choose_preprocessing"]
 
 PreprocessingName = Literal["auto", "imagenet", "arcface"]
 
+_CHANNELS = (1, 3)
 _NAMED = {"imagenet": IMAGENET, "arcface": ARCFACE}
 
 
@@ -51,8 +52,10 @@ def choose_preprocessing(
 
 
 def _input_size(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
-    """Height and width of a fixed NCHW image input."""
+    """Height and width of a fixed image input: NCHW, or NHWC as models take it that embed their preprocessing."""
     if not inputs or len(inputs[0].shape) != 4:
         return None
-    height, width = inputs[0].shape[2:]
+    _, second, third, fourth = inputs[0].shape
+    channels_last = fourth in _CHANNELS and second not in _CHANNELS
+    height, width = (second, third) if channels_last else (third, fourth)
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
