@@ -45,6 +45,7 @@ class ChildProcess:
         shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *command]
         try:
             with log.open("ab") as output:
+                self._log_start = output.tell()  # what was there before is not ours to report
                 self._process = subprocess.Popen(
                     shim,
                     env=dict(environment),
@@ -89,5 +90,5 @@ class ChildProcess:
         return "\n".join(errors[:lines]) or self.tail(lines)
 
     def _said(self) -> list[str]:
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        text = self.log.read_bytes()[self._log_start :].decode(errors="replace") if self.log.exists() else ""
         return [f"  {line.rstrip()[:600]}" for line in text.splitlines() if line.strip() and line[0] not in "+|"]

@@ -147,6 +147,15 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path):
     assert child.exit_code() == -signal.SIGKILL
 
 
+def test_a_log_that_is_continued_reports_only_its_own_run(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("error: of an earlier run\n")
+    child = ChildProcess(["/bin/sh", "-c", "echo 'error: of this one'"], os.environ, log)
+    assert wait_until(lambda: child.exit_code() is not None)
+    assert child.complaints() == "  error: of this one"
+    assert log.read_text() == "error: of an earlier run\nerror: of this one\n"
+
+
 def test_serve_announces_its_addresses_and_ends_cleanly_on_sigterm(root):
     command = [sys.executable, "-m", "rtool", "serve", str(root)]
     command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
