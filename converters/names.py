@@ -19,7 +19,7 @@ from functools import lru_cache
 import onnx_ir as ir
 from torch import nn
 
-__all__ = ["classes_of", "is_generated", "parameter_path", "safe_path", "scope_of"]
+__all__ = ["classes_of", "is_generated", "parameter_path", "safe_path", "scope_of", "tells_scope"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
@@ -42,6 +42,11 @@ def scope_of(node: ir.Node) -> str:
         return _dynamo_scope(scopes)
     name = node.name or ""
     return _torchscript_scope(name) if name.startswith("/") else ""
+
+
+def tells_scope(node: ir.Node) -> bool:
+    """Whether anything says where a node came from; nodes that an optimiser made say nothing."""
+    return _SCOPES in node.metadata_props or (node.name or "").startswith("/")
 
 
 def classes_of(node: ir.Node) -> dict[str, str]:

@@ -8,6 +8,7 @@ Nodes without weights belong where the exporter says they came from.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -45,10 +46,26 @@ class Block:
         return list(found.values())
 
 
+class _Owners:
+    """The container of every node, and how many nodes use weights below each container."""
+
+    def __init__(self, of: dict[fx.Node, str]) -> None:
+        self.of = of
+        self.users: Counter[str] = Counter()
+        for node, path in of.items():
+            while path and _uses_weights(node):
+                self.users[path] += 1
+                path = path.rpartition(".")[0]
+
+
+def _uses_weights(node: fx.Node) -> bool:
+    return node.op in ("call_module", "get_attr")
+
+
 def build_blocks(module: fx.GraphModule) -> Block:
     """The root block of `module`."""
     containers = {path for path, child in module.named_modules() if path and type(child) is nn.Module}
-    owners = {node: _owner(node, containers) for node in module.graph.nodes}
+    owners = _Owners(_all_owners(module.graph, containers))
     body = [node for node in module.graph.nodes if node.op not in ("placeholder", "output")]
     root = Block("")
     root.statements = _statements(body, "", owners)
@@ -56,6 +73,16 @@ def build_blocks(module: fx.GraphModule) -> Block:
     result = next(node for node in module.graph.nodes if node.op == "output").args[0]
     root.outputs = list(result) if isinstance(result, tuple | list) else [result]
     return root
+
+
+def _all_owners(graph: fx.Graph, containers: set[str]) -> dict[fx.Node, str]:
+    """The container of every node; one that nothing is said about goes with its users when they agree."""
+    owners = {node: _owner(node, containers) for node in graph.nodes}
+    for node in reversed(graph.nodes):
+        if node.meta.get("unscoped") and not _uses_weights(node):
+            of_users = {owners[user] for user in node.users}
+            owners[node] = of_users.pop() if len(of_users) == 1 else ""
+    return owners
 
 
 def _owner(node: fx.Node, containers: set[str]) -> str:
@@ -70,11 +97,11 @@ def _owner(node: fx.Node, containers: set[str]) -> str:
     return path
 
 
-def _statements(nodes: Sequence[fx.Node], path: str, owners: dict[fx.Node, str]) -> list[fx.Node | Call]:
+def _statements(nodes: Sequence[fx.Node], path: str, owners: _Owners) -> list[fx.Node | Call]:
     """The statements of the block at `path`: own nodes, and calls of the blocks below it."""
     runs: dict[str, list[list[fx.Node]]] = {}
     order: list[tuple[str, list[fx.Node]]] = []
-    for child, group in groupby(nodes, key=lambda node: _child(path, owners[node])):
+    for child, group in groupby(nodes, key=lambda node: _child(path, owners.of[node])):
         for run in _separate_calls(list(group)) if child else [list(group)]:
             order.append((child, run))
             if child:
@@ -87,7 +114,7 @@ def _statements(nodes: Sequence[fx.Node], path: str, owners: dict[fx.Node, str])
     return statements
 
 
-def _inlined(run: Sequence[fx.Node], child: str, path: str, owners: dict[fx.Node, str]) -> Iterable[fx.Node | Call]:
+def _inlined(run: Sequence[fx.Node], child: str, path: str, owners: _Owners) -> Iterable[fx.Node | Call]:
     """Nodes of a child that cannot be a block: they become the parent's own, deeper blocks are kept."""
     if not child:
         return run
@@ -121,10 +148,11 @@ def _separate_calls(run: list[fx.Node]) -> list[list[fx.Node]]:
     return sorted(parts, key=lambda part: run.index(part[0]))
 
 
-def _calls(path: str, runs: list[list[fx.Node]], owners: dict[fx.Node, str]) -> list[Call]:
+def _calls(path: str, runs: list[list[fx.Node]], owners: _Owners) -> list[Call]:
     """The calls of the block at `path`, or none when they are not all alike or there is nothing to own."""
     shapes = {_shape(run) for run in runs}
-    if len(shapes) != 1 or not any(node.op in ("call_module", "get_attr") for node in runs[0]):
+    users = sum(_uses_weights(node) for run in runs for node in run)
+    if len(shapes) != 1 or not users or users != owners.users[path]:
         return []
     block = Block(path, _statements(runs[0], path, owners))
     made = [Call(block, run, *_boundary(run)) for run in runs]

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from ..constants import source_of_constant
-from ..names import classes_of, is_generated, parameter_path, safe_path, scope_of
+from ..names import classes_of, is_generated, parameter_path, safe_path, scope_of, tells_scope
 from ..record import ParameterSource, Transform
 from .values import torch_tensor
 
@@ -83,6 +83,8 @@ class GraphBuilder:
         """Append one fx node that stands for (part of) `source`."""
         node = self.graph.create_node(kind, target, args, kwargs)
         node.meta["scope"] = scope_of(source)
+        if not tells_scope(source):
+            node.meta["unscoped"] = True
         classes = classes_of(source)
         if classes:
             node.meta["classes"] = classes
