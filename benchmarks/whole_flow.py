@@ -83,6 +83,8 @@ def demo(
     restored = target / "restored.rtool"
     own = [f"model.reference={restored}", "model.restore_bn=false", f"output={target / 'training'}", f"seed={seed}"]
     config = load_config(_RECIPE, [*own, *overrides])
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     with flow.step("convert the fused ONNX file"):
         bundle = onnx2torch(_SOURCE, target / "source.rtool").output
     with flow.step("draw people under the target cameras"):
@@ -214,7 +216,7 @@ def _quality(model: Path, crops: _Crops) -> Quality:
 
 
 def _figures(before: Path, after: Path, crops: _Crops, *, queries: int = 4, shown: int = 10) -> list[Figure]:
-    """The same queries with each model's nearest images: the ones whose first match changed, when there are any."""
+    """Queries drawn at random, with the images that each model finds nearest to them."""
     dataset = crops.pixels.dataset
     gallery = Gallery(crops.pixels.values, dataset.identities, dataset.cameras)
     embeddings = [
