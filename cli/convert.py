@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..converters.inspection import Inspection
     from ..converters.preprocessing import Preprocessing
 
-__all__ = ["inspect_command", "onnx2torch_command", "ops_command"]
+__all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_preprocessing"]
 
 
 @click.command(
@@ -50,6 +50,8 @@ def inspect_command(output: Output, model: str) -> None:
 @click.option("--calibrate", help="Images to measure activations on: a folder or a generator like synthetic-people.")
 @click.option("--calibration-images", default=512, show_default=True, help="How many of them to use.")
 @click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the file's, else guessed]")
+@click.option("--weights", type=click.Path(path_type=Path), help="Load this fused state_dict (.pth) into the model.")
+@click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that shall not train, e.g. 'conv1.*'; repeatable.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @output_options
@@ -61,23 +63,27 @@ def onnx2torch_command(
     calibrate: str | None,
     calibration_images: int,
     preprocessing: str | None,
+    weights: Path | None,
+    allow_partial: bool,
     freeze: tuple[str, ...],
     overwrite: bool,
 ) -> None:
     """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers."""
     from ..converters import onnx2torch
 
-    chosen = _preprocessing(preprocessing)
+    chosen = read_preprocessing(preprocessing)
     result = onnx2torch(
         model,
         target,
         restore_bn=restore_bn,
         calibrate=_calibration(model, calibrate, chosen, calibration_images) if calibrate else None,
+        weights=weights,
+        allow_partial=allow_partial,
         freeze=freeze,
         preprocessing=chosen,
         overwrite=overwrite,
     )
-    output.emit(result, _conversion_rows(result), artefact=result.output)
+    output.emit(result, _conversion_rows(result), artefact=result.output, tables=_weight_tables(result))
 
 
 @click.command("ops", epilog=examples("rtool ops", "rtool ops Resize", "rtool ops --json"))
@@ -101,7 +107,8 @@ def ops_command(output: Output, operator: str | None) -> None:
     output.emit(rows, tables=[table])
 
 
-def _preprocessing(text: str | None) -> Preprocessing | None:
+def read_preprocessing(text: str | None) -> Preprocessing | None:
+    """What `--preprocessing` names: imagenet, arcface or a JSON file; None where it was not given."""
     if text is None:
         return None
     from ..converters.preprocessing import Preprocessing
@@ -146,8 +153,26 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
     ]
     if result.restored is not None:
         rows.append(("BatchNorms restored", f"{len(result.restored.restored)} on {result.restored.images} images"))
+    if result.weights is not None:
+        by_name = sum(entry.how == "name" for entry in result.weights.matched)
+        matched = len(result.weights.matched)
+        rows.append(("weights loaded", f"{matched}: {by_name} by name, {matched - by_name} by shape and order"))
     rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
     return rows
+
+
+def _weight_tables(result: OnnxToTorchResult) -> list[Any]:
+    """Which tensor of a `.pth` went where."""
+    if result.weights is None:
+        return []
+    from rich.table import Table
+
+    table = Table("parameter", "from the file", "matched by", box=None)
+    for entry in result.weights.matched:
+        table.add_row(entry.target, entry.key, entry.how)
+    for name in result.weights.missing:
+        table.add_row(name, "-", "nothing")
+    return [table]
 
 
 def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from ..errors import GateError, InputError
 from .bundle import is_bundle, save_bundle
 from .conversion import onnx_to_torch
 from .folders import check_output
+from .fused_weights import WeightMatch, load_fused_weights
 from .parity import Parity, measure_parity
 from .preprocessing import Preprocessing
 from .preprocessing_guess import find_preprocessing
@@ -50,6 +51,7 @@ class OnnxToTorchResult:
     preprocessing: Preprocessing | None
     preprocessing_origin: str | None
     restored: RestoreReport | None
+    weights: WeightMatch | None
     seconds: float
 
 
@@ -59,6 +61,8 @@ def onnx2torch(
     *,
     restore_bn: bool = False,
     calibrate: Iterable[Tensor] | None = None,
+    weights: str | Path | None = None,
+    allow_partial: bool = False,
     freeze: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
     overwrite: bool = False,
@@ -71,6 +75,8 @@ def onnx2torch(
         output: the bundle folder to make.
         restore_bn: put BatchNorm back behind the layers an exporter fused it into.
         calibrate: preprocessed image batches [N, C, H, W] to measure their statistics on.
+        weights: a fused state_dict (`.pth`) to load into the module once it is converted and checked.
+        allow_partial: accept `weights` that do not fill the module.
         freeze: patterns of parameter paths that shall not train.
         preprocessing: stored with the model; default is what the file says or its input shape suggests.
         overwrite: replace a bundle that is already at `output`.
@@ -92,17 +98,23 @@ def onnx2torch(
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
     reference = OnnxRunner(path)
-    parity = _check(module, reference, tolerance, "converted")
+    samples = _samples(reference)
+    expected = [reference.run(*arrays) for _, arrays in samples]
+    parity = _check(module, reference, samples, expected, tolerance, "converted")
+    loaded = None
+    if weights is not None:
+        loaded = load_fused_weights(module, weights, allow_partial=allow_partial)
+        expected = [_run(module, reference, arrays) for _, arrays in samples]
     report = None
     if restore_bn and calibrate is not None:
         report = restore_batchnorm(module, calibrate)
         if not report.restored:
             reasons = sorted({entry.reason for entry in report.skipped})
             raise InputError(
-                f"{path}: --restore-bn found no layer that lost a BatchNorm ({'; '.join(reasons) or 'no Conv, no Linear'});"
-                " convert without it"
+                f"{path}: --restore-bn found no layer that lost a BatchNorm ({'; '.join(reasons) or 'no Conv'}); "
+                "convert without it"
             )
-        parity = _check(module, reference, tolerance, "with restored BatchNorm")
+        parity = _check(module, reference, samples, expected, tolerance, "with restored BatchNorm")
     found = find_preprocessing(record.inputs, _metadata(reference))
     chosen = preprocessing or (found.preprocessing if found else None)
     record.preprocessing = chosen
@@ -117,6 +129,7 @@ def onnx2torch(
         preprocessing=chosen,
         preprocessing_origin="given" if preprocessing else found.origin if found else None,
         restored=report,
+        weights=loaded,
         seconds=time.perf_counter() - start,
     )
 
@@ -134,16 +147,38 @@ def preprocessing_of(path: Path) -> Preprocessing:
     return found.preprocessing
 
 
-def _check(module: fx.GraphModule, reference: OnnxRunner, tolerance: float, what: str) -> tuple[BatchParity, ...]:
-    """Compare at batch 1 and 2, or at the batch that is baked in."""
+Sample = tuple[int, list[NDArray[Any]]]
+
+
+def _samples(reference: OnnxRunner) -> list[Sample]:
+    """Seeded inputs at batch 1 and 2, or at the batch that is baked in."""
+    batches = (reference.batch,) if reference.batch else (1, 2)
+    return [(batch, [_random(spec, batch) for spec in reference.inputs]) for batch in batches]
+
+
+def _run(module: fx.GraphModule, reference: OnnxRunner, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """The module on the inputs of the file, of which it may not use all."""
     runner = TorchRunner(module)
     names = [spec.name for spec in reference.inputs]
-    used = [names.index(spec.name) for spec in runner.inputs]
+    return runner.run(*(arrays[names.index(spec.name)] for spec in runner.inputs))
+
+
+def _check(
+    module: fx.GraphModule,
+    reference: OnnxRunner,
+    samples: Sequence[Sample],
+    expected: Sequence[tuple[NDArray[Any], ...]],
+    tolerance: float,
+    what: str,
+) -> tuple[BatchParity, ...]:
+    """Compare the module with what is expected of it.
+
+    Raises:
+        GateError: it differs by more than `tolerance`.
+    """
     results = []
-    for batch in (reference.batch,) if reference.batch else (1, 2):
-        arrays = [_random(spec, batch) for spec in reference.inputs]
-        expected = reference.run(*arrays)
-        parity = measure_parity(expected, runner.run(*(arrays[index] for index in used)))
+    for (batch, arrays), outputs in zip(samples, expected, strict=True):
+        parity = measure_parity(outputs, _run(module, reference, arrays))
         if not parity.max_rel <= tolerance:
             raise GateError(
                 f"{reference.name}: {what}, the module differs from ONNX Runtime by {parity.max_rel:.3g} relative at "

@@ -6,6 +6,7 @@ BatchNorms that cannot be folded is a measurement, not an opinion.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
-from ..errors import InputError, RtoolError
+from ..errors import InputError, RtoolError, UnsupportedOperatorsError
 from .architecture_guess import guess_architecture
 from .batchnorm_names import stated_folds
 from .bundle import is_bundle, load_bundle, source_graph
@@ -23,6 +24,7 @@ from .conversion import onnx_to_torch, tensor_specs
 from .fold import KeptBatchNorm, fold_batchnorm
 from .graph_costs import Costs, graph_costs
 from .loading import load_onnx, source_of
+from .lowering.lower import lower
 from .names import is_generated
 from .normalise import normalise
 from .preprocessing import Preprocessing
@@ -222,6 +224,8 @@ def _costs(model: ir.Model, label: str) -> Costs:
         if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
             value.shape = ir.Shape([1, *value.shape[1:]])
     infer_shapes(model, label)
+    with contextlib.suppress(UnsupportedOperatorsError):  # reported elsewhere; lowering completes the shapes
+        lower(model, label)
     costs = graph_costs(model.graph)
     batch = next((v.shape[0] for v in model.graph.inputs if v.shape is not None and len(v.shape)), 1)
     images = batch if isinstance(batch, int) and batch > 0 else 1

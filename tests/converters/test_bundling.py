@@ -1,0 +1,72 @@
+"""`onnx2torch` writes a bundle only after the module has shown ONNX Runtime's numbers."""
+
+import pytest
+import torch
+
+from rtool.converters import load_bundle, onnx2torch, onnx_to_torch
+from rtool.errors import GateError, InputError
+
+
+def test_parity_is_measured_and_the_bundle_written(model_file, tmp_path):
+    result = onnx2torch(model_file, tmp_path / "m.rtool")
+    assert [entry.batch for entry in result.parity] == [1, 2]
+    assert all(entry.parity.max_rel <= 1e-5 for entry in result.parity)
+    assert result.trainable == result.parameters > 0
+    assert load_bundle(result.output).preprocessing == result.preprocessing
+
+
+def test_the_default_output_lies_in_the_working_folder(model_file, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    assert onnx2torch(model_file).output.resolve() == work / "small.rtool"
+
+
+def test_a_missed_tolerance_leaves_nothing_behind(model_file, tmp_path):
+    with pytest.raises(GateError, match="nothing was written"):
+        onnx2torch(model_file, tmp_path / "m.rtool", tolerance=0.0)
+    assert not (tmp_path / "m.rtool").exists()
+
+
+def test_batchnorms_are_restored_on_calibration_images(model_file, tmp_path, images):
+    batches = [torch.from_numpy(images(8))]
+    result = onnx2torch(model_file, tmp_path / "m.rtool", restore_bn=True, calibrate=batches)
+    assert {entry.after for entry in result.restored.restored} >= {"stem.0", "layer1.0.conv1"}
+    module = load_bundle(result.output).module
+    assert isinstance(module.get_submodule("stem.1"), torch.nn.BatchNorm2d)
+    with torch.no_grad():
+        expected = onnx_to_torch(model_file)(batches[0])
+        assert (module(batches[0]) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    with pytest.raises(InputError, match="--calibrate"):
+        onnx2torch(model_file, tmp_path / "n.rtool", restore_bn=True)
+
+
+def test_fused_weights_load_by_name_else_by_shape_and_order(model_file, tmp_path):
+    module = onnx_to_torch(model_file)
+    state = {f"module.{name}": tensor + 1 for name, tensor in module.state_dict().items()}
+    renamed = {name.replace("layer1", "blocks"): tensor for name, tensor in state.items()}
+    torch.save({"state_dict": renamed}, tmp_path / "fused.pth")
+    result = onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "fused.pth")
+    assert {entry.how for entry in result.weights.matched} == {"name", "shape and order"}
+    loaded = load_bundle(result.output).module.state_dict()
+    assert all(
+        torch.equal(loaded[key.removeprefix("module.")], tensor)
+        for key, tensor in state.items()
+        if "batches" not in key
+    )
+
+
+def test_a_partial_match_is_refused_unless_asked_for(model_file, tmp_path):
+    state = onnx_to_torch(model_file).state_dict()
+    del state["fc.0.weight"]
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(InputError, match=r"1 of the model get none \(fc\.0\.weight\)"):
+        onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "part.pth")
+    result = onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "part.pth", allow_partial=True)
+    assert result.weights.missing == ("fc.0.weight",)
+
+
+def test_pickled_objects_are_not_opened(model_file, tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pth")
+    with pytest.raises(InputError, match="expected a state_dict"):
+        onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "model.pth")

@@ -1,0 +1,63 @@
+"""`inspect` tells what is in a file: counts are those of the network, and problems are named."""
+
+import pytest
+import torch
+
+from rtool.converters import inspect, onnx2torch
+from rtool.converters.zoo.registry import build_architecture
+from rtool.errors import InputError
+
+
+def test_counts_of_a_fused_export(exported, tmp_path):
+    _, proto = exported("cnn", "ts", 13)
+    path = tmp_path / "small.onnx"
+    path.write_bytes(proto.SerializeToString())
+    found = inspect(path)
+    assert found.batch == "dynamic"
+    assert found.batch_baked_in == ()
+    assert found.inputs[0].shape == ("N", 3, 16, 8)
+    assert found.operators["Conv"] == 13
+    assert found.batchnorms.fused == 5
+    assert found.batchnorms.present == 1
+    assert found.precision == "float"
+    assert found.opsets == {"": 13}
+    assert found.problems == ()
+
+
+def test_multiply_accumulates_are_those_of_the_layers(exported, tmp_path):
+    path = tmp_path / "small.onnx"
+    path.write_bytes(exported("cnn", "ts", 13)[1].SerializeToString())
+    stem = 8 * 3 * 9 * 8 * 4
+    branches = 2 * (8 * 8 * 4 * 2 + 8 * 9 * 4 * 2 + 2 * (8 * 2 + 2 * 8))
+    assert inspect(path).macs == stem + branches + 64 * 6
+
+
+def test_a_baked_in_batch_is_found_with_its_places(exported, tmp_path):
+    path = tmp_path / "small.onnx"
+    path.write_bytes(exported("cnn", "ts", 11, 4)[1].SerializeToString())
+    found = inspect(path)
+    assert found.batch == 4
+    assert found.batch_baked_in[0] == "input 'x'"
+    assert any("Reshape to [4, -1]" in place for place in found.batch_baked_in)
+
+
+def test_batchnorms_that_cannot_be_folded_are_named(tmp_path):
+    module = build_architecture("iresnet18", input_size=(32, 32)).eval()
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(layer.bias)  # zero padding makes a shifted input unfoldable
+    path = tmp_path / "face.onnx"
+    torch.onnx.export(module, torch.randn(1, 3, 32, 32), path, dynamo=False, opset_version=13)
+    found = inspect(path)
+    assert found.architecture == "iresnet18"
+    assert len(found.batchnorms.unfoldable) > 0
+
+
+def test_bundles_and_zoo_names_are_inspected_too(model_file, tmp_path):
+    bundle = onnx2torch(model_file, tmp_path / "m.rtool")
+    found = inspect(bundle.output)
+    assert found.kind == "bundle"
+    assert found.sha256 == bundle.sha256
+    assert inspect("osnet_x0_25").parameters > 200_000
+    with pytest.raises(InputError, match="no such file"):
+        inspect("nothing_like_this")
