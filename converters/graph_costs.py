@@ -39,10 +39,12 @@ def graph_costs(graph: ir.Graph) -> Costs:
 
 
 def _dims(value: ir.Value | None) -> list[int] | None:
+    """The dimensions of a value; an open first one is the batch, of one image."""
     if value is None or value.shape is None:
         return None
-    dims = [dim for dim in value.shape if isinstance(dim, int)]
-    return dims if len(dims) == len(value.shape) else None
+    dims = [dim if isinstance(dim, int) else 1 if axis == 0 else None for axis, dim in enumerate(value.shape)]
+    known = [dim for dim in dims if dim is not None]
+    return known if len(known) == len(dims) else None
 
 
 def _elements(value: ir.Value | None) -> int | None:

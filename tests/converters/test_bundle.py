@@ -125,7 +125,7 @@ def test_damaged_bundles_are_refused_with_the_file_that_is_wrong(source, tmp_pat
     path = save_bundle(onnx_to_torch(source), tmp_path / "m.rtool", source=source)
     tensors = load_file(path / "weights.safetensors")
     save_file(dict(list(tensors.items())[1:]), path / "weights.safetensors")
-    with pytest.raises(InputError, match="make the bundle again"):
+    with pytest.raises(InputError, match=r"make the bundle again|does not fit"):
         load_bundle(path)
     (path / "weights.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"weights\.safetensors: cannot be read"):
