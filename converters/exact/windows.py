@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["average_windows", "flat_indices", "norm_windows"]
+__all__ = ["average_windows", "flat_indices", "max_windows", "norm_windows"]
 
 
 def _count(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int, ceil: bool) -> int:
@@ -74,6 +74,31 @@ def average_windows(
         counted = _sum_axis(inside, 0, kernel[a], stride[a], dilation[a], count)
         total = total / counted.reshape([-1] + [1] * (x.dim() - 1 - axis))
     return total
+
+
+def max_windows(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    begin: Sequence[int],
+    end: Sequence[int],
+    ceil: bool,
+) -> Tensor:
+    """Largest entry of each window; padding is lower than anything."""
+    lowest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+    for a in range(len(kernel)):
+        axis = x.dim() - len(kernel) + a
+        count = _count(x.size(axis), kernel[a], stride[a], dilation[a], begin[a], end[a], ceil)
+        reach = (count - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1
+        last = max(end[a], reach - x.size(axis) - begin[a])
+        x = F.pad(x, [0] * (2 * (x.dim() - 1 - axis)) + [begin[a], last], value=lowest)
+        index = tuple([slice(None)] * axis + [slice(None, None, stride[a])])
+        parts = [x.narrow(axis, tap * dilation[a], (count - 1) * stride[a] + 1)[index] for tap in range(kernel[a])]
+        x = parts[0]
+        for part in parts[1:]:
+            x = torch.maximum(x, part)
+    return x
 
 
 def norm_windows(

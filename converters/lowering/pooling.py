@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from ..exact.pooling import average_pool_padded
-from ..exact.windows import average_windows, flat_indices, norm_windows
+from ..exact.windows import average_windows, flat_indices, max_windows, norm_windows
 from .convolutions import pad_input
 from .operation import Lowered, Op
 from .registry import lowers
@@ -51,6 +51,9 @@ def max_pool(op: Op) -> Lowered:
     window = _window(op)
     if op.uses_output(1):
         return _max_pool_with_indices(op, window)
+    if not window.same and not _fits(window) and (op.attr_int("ceil_mode", 0) or not op.is_float(0)):
+        geometry = (window.kernel, window.stride, window.dilation, window.begin, window.end)
+        return op.call(max_windows, op.x(0), *geometry, bool(op.attr_int("ceil_mode", 0)))
     padding, x = (window.begin, op.x(0)) if _fits(window) else (None, _pad_with_lowest(op, window))
     options: dict[str, Any] = {"stride": _short(window.stride)}
     if padding and any(padding):
