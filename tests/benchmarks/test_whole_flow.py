@@ -1,0 +1,57 @@
+"""The demo, cut to a few training steps: every arrow is real and every figure is in the summary and on the page."""
+
+import json
+
+import pytest
+
+from rtool.benchmarks import demo
+from rtool.errors import InputError
+
+FEW_STEPS = (
+    "epochs=1",
+    "steps_per_epoch=2",
+    "data.train=synthetic-people:identities=16,images=8,seed=11,cameras=1",
+    "data.evaluate=synthetic-people:identities=8,images=8,seed=12,cameras=1",
+    "model.calibration_images=64",
+)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return demo(tmp_path_factory.mktemp("demo") / "run", overrides=FEW_STEPS)
+
+
+def test_every_hop_is_within_its_tolerance(result):
+    assert [hop.name for hop in result.summary.hops if not hop.passed] == []
+    assert len(result.summary.hops) == 7
+
+
+def test_the_served_models_are_the_exported_ones_to_the_last_bit(result):
+    served = [hop for hop in result.summary.hops if "Triton" in hop.name]
+    assert [hop.max_abs for hop in served] == [0.0, 0.0, 0.0]
+
+
+def test_too_little_gain_fails_the_demo_though_every_hop_passed(result):
+    assert result.summary.gain < result.summary.required_gain  # two steps teach nothing
+    assert not result.summary.passed
+
+
+def test_the_summary_file_and_the_page_hold_the_same_numbers(result):
+    stored = json.loads(result.summary_file.read_text())
+    assert stored["after"]["mean_average_precision"] == result.summary.after.mean_average_precision
+    assert len(stored["hops"]) == 7
+    page = result.report.read_text()
+    assert all(hop.name in page for hop in result.summary.hops)
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_versions_of_the_model_stand_side_by_side_in_the_repository(result):
+    repository = result.report.parent / "model_repository"
+    assert sorted(path.parent.name for path in repository.glob("osnet_x0_25_b16/*/model.onnx")) == ["1", "2"]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds no demo"):
+        demo(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
