@@ -19,7 +19,7 @@ from .folders import check_output
 from .fused_weights import WeightMatch, load_fused_weights
 from .parity import Parity, measure_parity
 from .preprocessing import Preprocessing
-from .preprocessing_guess import find_preprocessing
+from .preprocessing_guess import FoundPreprocessing, find_preprocessing
 from .record import ConversionRecord, TensorSpec
 from .restore import RestoreReport, restore_batchnorm
 from .runners import OnnxRunner, TorchRunner
@@ -116,6 +116,8 @@ def onnx2torch(
             )
         parity = _check(module, reference, samples, expected, tolerance, "with restored BatchNorm")
     found = find_preprocessing(record.inputs, _metadata(reference))
+    if record.preprocessing is not None and (found is None or found.is_guess):
+        found = FoundPreprocessing(record.preprocessing, "the graph normalises raw pixels itself")
     chosen = preprocessing or (found.preprocessing if found else None)
     record.preprocessing = chosen
     save_bundle(module, target, source=path, preprocessing=chosen, overwrite=overwrite, provenance=_provenance(parity))

@@ -20,10 +20,20 @@ from onnx.reference import ReferenceEvaluator
 from ..errors import InputError
 from .record import ParameterSource
 
-__all__ = ["LITERAL_KEY", "SOURCE_KEY", "constant_tensor", "evaluate", "fold_constants", "source_of_constant"]
+__all__ = [
+    "FIXED_KEY",
+    "LITERAL_KEY",
+    "SOURCE_KEY",
+    "constant_tensor",
+    "evaluate",
+    "fold_constants",
+    "source_of_constant",
+]
 
 SOURCE_KEY = "rtool.parameter_source"
 LITERAL_KEY = "rtool.literal"
+FIXED_KEY = "rtool.fixed"
+"""Marks a constant that is no weight, whatever its name: part of the preprocessing."""
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}

@@ -16,11 +16,13 @@ from torch import fx
 
 from ..errors import InputError, RtoolError
 from .batchnorm_names import stated_folds
+from .input_normalisation import InputNormalisation, find_input_normalisation
 from .lift import lift_patterns
 from .loading import load_onnx, source_of
 from .lowering.graph_builder import GraphBuilder
 from .lowering.lower import lower
 from .normalise import fold_typed_constants, normalise
+from .preprocessing import Preprocessing
 from .record import ConversionRecord, ParameterSource, TensorSpec
 from .shapes import infer_shapes
 from .validation import model_problem
@@ -58,6 +60,9 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
     infer_shapes(loaded, source.name)
     fold_typed_constants(loaded, source.name)
     lift_patterns(loaded.graph)
+    normalisation = find_input_normalisation(loaded.graph)
+    if normalisation is not None:
+        normalisation.keep_fixed()
     builder = lower(loaded, source.name)
     _release_weights(loaded.graph)
     module = fx.GraphModule(builder.root, builder.graph, class_name=_class_name(source.name))
@@ -70,10 +75,19 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
         outputs=outputs,
         parameters=_sources_in_order(module, builder),
         nodes={path: tuple(names) for path, names in builder.node_names.items()},
+        preprocessing=_own_preprocessing(normalisation, loaded.graph),
         folded=stated_folds(loaded.metadata_props),
     )
     _freeze(module, freeze, source.name)
     return module.eval()
+
+
+def _own_preprocessing(found: InputNormalisation | None, graph: ir.Graph) -> Preprocessing | None:
+    """What remains to be done outside a graph that normalises its own input."""
+    shape = graph.inputs[0].shape if found is not None else None
+    if found is None or shape is None or not isinstance(shape[2], int) or not isinstance(shape[3], int):
+        return None
+    return found.preprocessing(shape[2], shape[3]).preprocessing
 
 
 def _release_weights(graph: ir.Graph) -> None:

@@ -23,6 +23,7 @@ from .bundle import is_bundle, load_bundle, source_graph
 from .conversion import onnx_to_torch, tensor_specs
 from .fold import KeptBatchNorm, fold_batchnorm
 from .graph_costs import Costs, graph_costs
+from .input_normalisation import find_input_normalisation
 from .loading import load_onnx, source_of
 from .lowering.lower import lower
 from .names import is_generated
@@ -162,6 +163,11 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
         problems.append(str(error))
         baked, costs, architecture = (), None, None
     found = find_preprocessing(inputs, dict(model.metadata_props))
+    normalisation = find_input_normalisation(work.graph)
+    if normalisation is not None and (found is None or found.is_guess):
+        height, width = inputs[0].shape[2:]
+        if isinstance(height, int) and isinstance(width, int):
+            found = normalisation.preprocessing(height, width)
     return Inspection(
         name=name,
         kind=kind,

@@ -28,6 +28,7 @@ class FoundPreprocessing:
 
     preprocessing: Preprocessing
     origin: str
+    is_guess: bool = False
 
 
 def find_preprocessing(inputs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> FoundPreprocessing | None:
@@ -52,10 +53,10 @@ def _guess(inputs: Sequence[TensorSpec]) -> FoundPreprocessing | None:
     if channels != 3 or not isinstance(height, int) or not isinstance(width, int):
         return None
     if height == width == 112:
-        return FoundPreprocessing(ARCFACE, "guessed: 112x112 is an aligned face")
+        return FoundPreprocessing(ARCFACE, "guessed: 112x112 is an aligned face", is_guess=True)
     sized = replace(IMAGENET, height=height, width=width)
     kind = "a person crop" if height > width else "an image"
-    return FoundPreprocessing(sized, f"guessed: {height}x{width} is {kind} with ImageNet statistics")
+    return FoundPreprocessing(sized, f"guessed: {height}x{width} is {kind} with ImageNet statistics", is_guess=True)
 
 
 def describe(preprocessing: Preprocessing | None, origin: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -180,6 +181,7 @@ class _Names(dict[fx.Node, str]):
 
     def __init__(self, block: Block, arguments: Sequence[str]) -> None:
         super().__init__(zip(block.inputs, arguments, strict=True))
+        self._living = {name: node for node, name in self.items()}
         self._last_use: dict[fx.Node, int] = {node: len(block.statements) for node in block.outputs}
         for position, entry in enumerate(block.statements):
             used = entry.inputs if isinstance(entry, Call) else entry.all_input_nodes
@@ -188,11 +190,11 @@ class _Names(dict[fx.Node, str]):
 
     def assign(self, results: Sequence[fx.Node], position: int) -> list[str]:
         """Names for the results of the statement at `position`, avoiding all values needed later."""
-        living = {name for node, name in self.items() if self._last_use.get(node, -1) > position}
+        self._living = {name: node for name, node in self._living.items() if self._last_use.get(node, -1) > position}
         for node in results:
-            free = (name for name in (*_NAMES, *(f"v{n}" for n in range(1000))) if name not in living)
-            self[node] = next(free)
-            living.add(self[node])
+            names = chain(_NAMES, (f"v{number}" for number in count()))
+            self[node] = next(name for name in names if name not in self._living)
+            self._living[self[node]] = node
         return [self[node] for node in results]
 
 

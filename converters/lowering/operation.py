@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from ..constants import LITERAL_KEY, source_of_constant
+from ..constants import FIXED_KEY, LITERAL_KEY, source_of_constant
 from ..names import is_generated
 from .graph_builder import GraphBuilder, Weight
 from .values import SYMBOL_KEY, Dim, Integers, dims_of, torch_dtype
@@ -231,7 +231,8 @@ class Op:
             return self._integer_tensor(known)
         if torch_dtype(self.dtype(index)) is None:
             raise self.refuse(f"torch has no element type for {self.dtype(index).name}")
-        return self.builder.attribute(Weight(value), self.node, trainable=self.is_float(index))
+        trainable = self.is_float(index) and not value.meta.get(FIXED_KEY)
+        return self.builder.attribute(Weight(value), self.node, trainable=trainable)
 
     def _integer_tensor(self, known: Integers) -> fx.Node:
         items: Any = known.items[0] if known.scalar else list(known.items)
