@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint typecheck format bench clean
+.PHONY: demo test test-all lint typecheck format bench bench-export clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +35,10 @@ typecheck: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/rtool bench peers
+
+# Write-back, restore, fold, latency and fp16 on eight networks; about a quarter of an hour on 2 cores.
+bench-export: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.export_bench
 
 clean:
 	rm -rf .venv .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs

@@ -248,23 +248,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK", help="default: all eight")
     parser.add_argument("--steps", type=int, default=50, help="training steps between restore and fold")
     parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="where the dated file goes")
     options = parser.parse_args(arguments)
     unknown = set(options.networks) - set(ZOO)
     if unknown:
         parser.error(f"unknown network {sorted(unknown)[0]!r}")
-    rows, missed = [], []
+    path = options.results / f"export-{datetime.now(UTC):%Y-%m-%d}.json"
+    rows: list[Row] = []
     for network in options.networks:
-        row = measure(network, options.steps, options.batch)
-        rows.append(row)
-        missed += [f"{network}: {name}" for name, holds in BOUNDS.items() if not holds(row)]
-        print(_line(row), flush=True)  # noqa: T201
-    now = datetime.now(UTC)
-    report = {"date": now.isoformat(timespec="seconds"), "machine": describe_machine(), "missed": missed}
-    _RESULTS.mkdir(exist_ok=True)
-    path = _RESULTS / f"export-{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps({**report, "rows": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
+        rows.append(measure(network, options.steps, options.batch))
+        print(_line(rows[-1]), flush=True)  # noqa: T201
+        _write(path, rows)
+    missed = _missed(rows)
     print("\n".join([*(f"MISSED {entry}" for entry in missed), str(path)]))  # noqa: T201
     return 1 if missed else 0
+
+
+def _missed(rows: Sequence[Row]) -> list[str]:
+    return [f"{row.network}: {name}" for row in rows for name, holds in BOUNDS.items() if not holds(row)]
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    """What has been measured so far; a long run that is stopped keeps its rows."""
+    report = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "missed": _missed(rows),
+        "rows": [asdict(row) for row in rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _line(row: Row) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from .convert import read_preprocessing
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
     from ..converters.export_manifest import ExportResult
+    from ..converters.preprocessing import Preprocessing
 
 __all__ = ["export_command"]
 
@@ -21,12 +23,20 @@ __all__ = ["export_command"]
     epilog=examples(
         "rtool export runs/people/latest -o model.onnx --batch 16",
         "rtool export model.rtool --fp16 --batch dynamic",
-        "rtool export model.onnx --embed-preprocessing -o model_uint8.onnx",
+        "rtool export model.onnx --embed-preprocessing --target triton:24.10 -o model_uint8.onnx",
+        "rtool export model.rtool --int8 --calibrate crops/",
     ),
 )
 @click.argument("model")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="The file. [default: ./NAME.onnx]")
+@click.option("-o", "--output", "target_file", type=click.Path(path_type=Path), help="The file. [default: ./NAME.onnx]")
 @click.option("--fp16", is_flag=True, help="Narrow weights and activations to float16.")
+@click.option("--bf16", is_flag=True, help="Narrow them to bfloat16 (opset 22).")
+@click.option("--int8", is_flag=True, help="Quantise weights and activations; needs --calibrate.")
+@click.option("--calibrate", help="Images to calibrate and measure on: a folder or a generator like synthetic-people.")
+@click.option("--calibration-images", default=64, show_default=True, help="How many of them to use.")
+@click.option(
+    "--calibration", type=click.Choice(["minmax", "entropy", "percentile"]), default="minmax", show_default=True
+)
 @click.option("--format", type=click.Choice(["onnx", "pt2", "torchscript"]), default="onnx", show_default=True)
 @click.option("--batch", help="Batch the file takes: a number, or dynamic. [default: as the source]")
 @click.option("--embed-preprocessing", is_flag=True, help="uint8 NHWC pixels in, L2-normalised embeddings out.")
@@ -38,15 +48,61 @@ __all__ = ["export_command"]
     help="auto: onnxslim, unless the graph is the source's own.",
 )
 @click.option("--keep-io-types/--half-io", default=True, help="With --fp16: float32 or float16 inputs and outputs.")
+@click.option(
+    "--keep-float32",
+    "keep_file",
+    type=click.Path(path_type=Path),
+    help="Nodes to leave in float32: an earlier export's manifest, or a JSON list of names.",
+)
+@click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the model's, else guessed]")
+@click.option("--target", help="What must read the file: triton:24.10, triton:25.09, onnxruntime:1.19, tensorrt, ...")
+@click.option("--strip-metadata", is_flag=True, help="Remove exporters' stack traces and file paths.")
+@click.option("--min-cosine", type=float, help="Gate of the narrow step. [default: fp16 0.9999, bf16 0.999, int8 0.99]")
 @click.option("--tolerance", default=1e-5, show_default=True, help="Largest relative error of a float32 step.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is already there.")
 @output_options
-def export_command(output: Output, model: str, target: Path | None, batch: str | None, **options: Any) -> None:
+def export_command(
+    output: Output,
+    model: str,
+    target_file: Path | None,
+    batch: str | None,
+    calibrate: str | None,
+    calibration_images: int,
+    keep_file: Path | None,
+    preprocessing: str | None,
+    **options: Any,
+) -> None:
     """Write MODEL as one deployable file: BatchNorm folded, trained weights in the source graph."""
     from ..converters import export
+    from ..converters.narrowing import read_kept_nodes
 
-    result = export(model, target, batch=_batch(batch), **options)
+    chosen = read_preprocessing(preprocessing)
+    result = export(
+        model,
+        target_file,
+        batch=_batch(batch),
+        preprocessing=chosen,
+        inputs=_pixels(model, calibrate, chosen, calibration_images) if calibrate else None,
+        keep_float32=read_kept_nodes(keep_file) if keep_file else (),
+        **options,
+    )
     output.emit(result, _rows(result), artefact=result.path, tables=() if output.as_json else (_steps(result),))
+
+
+def _pixels(model: str, spec: str, chosen: Preprocessing | None, limit: int) -> Any:
+    """uint8 pixels [N, H, W, C] of images spread over the data set, sized for the model."""
+    import numpy as np
+
+    from ..converters.export_source import open_export_source
+    from ..finetune.data.decoding import read_pixels
+    from ..finetune.data.sources import open_dataset
+
+    preprocessing = open_export_source(model, None, chosen).preprocessing
+    if preprocessing is None:
+        raise InputError(f"{model}: its preprocessing is not known; state it with --preprocessing")
+    dataset = open_dataset(spec)
+    rows = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).astype(np.int64)
+    return read_pixels(dataset.subset(rows), preprocessing.resize).values
 
 
 def _batch(text: str | None) -> Any:

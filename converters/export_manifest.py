@@ -21,7 +21,7 @@ from .atomic_file import write_atomically
 from .batchnorm_names import FOLDED_KEY
 from .export_steps import ExportStep
 from .fold import FoldReport
-from .half import HalfModel
+from .half import KeptNode
 from .preprocessing import Preprocessing
 from .preprocessing_guess import METADATA_KEY
 from .record import ConversionRecord
@@ -66,7 +66,7 @@ def describe_export(
     record: ConversionRecord | None,
     steps: tuple[ExportStep, ...],
     folds: FoldReport | None,
-    half: HalfModel | None,
+    kept: tuple[KeptNode, ...],
     preprocessing: Preprocessing | None,
 ) -> ExportResult:
     """Collect what is known, and put it into the metadata of `model` (in place)."""
@@ -79,7 +79,7 @@ def describe_export(
         source_sha256=record.sha256 if record is not None else None,
         steps=steps,
         kept_batchnorms=tuple(asdict(entry) for entry in folds.kept) if folds is not None else (),
-        kept_in_float32=tuple(asdict(entry) for entry in half.kept) if half is not None else (),
+        kept_in_float32=tuple(asdict(entry) for entry in kept),
         preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
         versions={
             "rtool": __version__,

@@ -8,6 +8,7 @@ the same inputs, and an export that misses a tolerance writes nothing.
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,27 +21,30 @@ from torch import fx, nn
 from ..errors import InputError, nearest
 from .atomic_file import check_file_output, serialised, write_atomically
 from .batch import Batch, set_batch
-from .embedding import EMBEDDED_PREFIX, embed_preprocessing
+from .embedding import embed_preprocessing
 from .export_manifest import ExportResult, describe_export, write_manifest
 from .export_source import PROBES, ExportSource, measured_on, open_export_source
 from .export_steps import StepLog, unit_length
 from .fold import FoldReport, fold_batchnorm
-from .half import HalfModel, to_half
+from .half import KeptNode, Narrow
+from .int8 import CalibrationMethod
+from .metadata_stripping import strip_metadata as without_traces
+from .narrowing import narrow_to_half, narrow_to_int8
 from .preprocessing import Preprocessing
-from .reexport import torch_to_onnx
+from .reexport import OPSET, torch_to_onnx
 from .runners import TorchRunner, run_in_batches
 from .simplification import Simplifier, simplify
+from .targets import find_target, pin_to_target
 from .torch_formats import save_exported_program, save_torchscript
 from .writing_back import write_back
 
 __all__ = ["Format", "export"]
 
 Format = Literal["onnx", "torchscript", "pt2"]
+Precision = Literal["fp16", "bf16", "int8"]
 
 TOLERANCE = 1e-5
 """Largest relative error of a float32 step; ONNX Runtime and torch sum in different orders."""
-HALF_COSINE = 0.9999
-"""Smallest cosine between an embedding in float32 and in float16."""
 _SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 
 
@@ -49,12 +53,19 @@ def export(
     output: str | Path | None = None,
     *,
     fp16: bool = False,
+    bf16: bool = False,
+    int8: bool = False,
     format: Format = "onnx",
     batch: Batch | None = None,
     embed_preprocessing: bool = False,
     simplifier: Simplifier | Literal["auto", "none"] = "auto",
     keep_io_types: bool = True,
+    keep_float32: Collection[str] = (),
+    calibration: CalibrationMethod = "minmax",
+    target: str | None = None,
+    strip_metadata: bool = False,
     tolerance: float = TOLERANCE,
+    min_cosine: float | None = None,
     inputs: NDArray[Any] | None = None,
     source: str | Path | onnx.ModelProto | None = None,
     preprocessing: Preprocessing | None = None,
@@ -65,13 +76,20 @@ def export(
     Args:
         model: a model reference, or a module.
         output: the file to write; default is the model's name with the format's suffix, in the current folder.
-        fp16: narrow to float16.
+        fp16: narrow to float16; nodes that overflow or lose too much go back to float32.
+        bf16: the same with bfloat16, at opset 22.
+        int8: quantise, calibrated on `inputs`, which must then be given.
         format: "onnx", "pt2" (torch.export) or "torchscript" (legacy).
         batch: the batch the file takes, or "dynamic"; None: the source's (dynamic for an export anew).
         embed_preprocessing: take uint8 pixels [N, H, W, C] and return L2-normalised embeddings.
         simplifier: "onnxslim", "onnxsim", "none", or "auto": onnxslim, unless the graph is the source's own.
-        keep_io_types: with fp16, keep float32 inputs and outputs.
+        keep_io_types: with fp16 and bf16, keep float32 inputs and outputs.
+        keep_float32: names of nodes that stay in float32, as from an earlier manifest.
+        calibration: how int8 ranges come from what was seen.
+        target: what the file must be readable by, see `targets`.
+        strip_metadata: remove exporters' stack traces and file paths.
         tolerance: largest relative error of every float32 step.
+        min_cosine: gate of the narrow step; default 0.9999 for fp16, 0.999 for bf16, 0.99 for int8.
         inputs: images to measure on, preprocessed float32 or uint8 pixels [N, H, W, C]; default are random ones.
         source: the ONNX model a converted module came from, where `model` is such a module.
         preprocessing: instead of the model's own.
@@ -84,24 +102,31 @@ def export(
     if format not in get_args(Format):
         raise InputError(f"export: unknown format {format!r}; {nearest(format, get_args(Format))}")
     origin = open_export_source(model, source, preprocessing)
-    path = Path(output) if output is not None else Path(Path(origin.name).stem + _suffix(format, fp16))
+    precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
+    if precision == "int8" and inputs is None:
+        raise InputError("export: int8 is calibrated on real images; give inputs, or --calibrate DATA")
+    path = Path(output) if output is not None else Path(Path(origin.name).stem + _suffix(format, precision))
     check_file_output(path, sources=[origin.path])
     if path.exists() and not overwrite:
         raise InputError(f"{path}: already exists; choose another output or pass --overwrite")
     pixels, arrays = measured_on(origin, inputs)
     log = StepLog(arrays, _outputs(origin.module, arrays))
     if format != "onnx":
-        _refuse_onnx_options(format, fp16=fp16, batch=batch, embed_preprocessing=embed_preprocessing)
+        wanted = {"fp16": fp16, "bf16": bf16, "int8": int8, "batch": batch, "embed-preprocessing": embed_preprocessing}
+        _refuse_onnx_options(format, {**wanted, "target": target, "strip-metadata": strip_metadata})
         return _export_torch(origin, path, format, log, tolerance)
     builder = _OnnxExport(origin, log, tolerance)
-    builder.make_graph()
+    builder.make_graph(min(OPSET, find_target(target).opset) if target is not None else OPSET)
     if batch is not None:
         builder.set_batch(batch)
     if embed_preprocessing:
         builder.embed(pixels)
     builder.simplify(simplifier)
-    if fp16:
-        builder.narrow(keep_io_types)
+    if precision == "int8":
+        builder.narrow(precision, method=calibration, keep=keep_float32, min_cosine=min_cosine)
+    elif precision is not None:
+        builder.narrow(precision, keep_io_types=keep_io_types, keep=keep_float32, min_cosine=min_cosine)
+    builder.finish(target=target, strip=strip_metadata)
     return builder.write(path)
 
 
@@ -112,11 +137,11 @@ class _OnnxExport:
         self.origin, self.log, self.tolerance = origin, log, tolerance
         self.model = onnx.ModelProto()
         self.folds: FoldReport | None = None
-        self.half: HalfModel | None = None
+        self.kept: tuple[KeptNode, ...] = ()
         self.embedded = False
         self.untouched = False
 
-    def make_graph(self) -> None:
+    def make_graph(self, opset: int) -> None:
         """Write-back where there is a source graph, else fold and export anew."""
         if self.origin.graph is not None:
             assert isinstance(self.origin.module, fx.GraphModule)
@@ -130,7 +155,9 @@ class _OnnxExport:
             detail = f"{len(self.folds.folded)} BatchNorms folded, {len(self.folds.kept)} kept"
             self.log.check("fold", _outputs(module, self.log.inputs), max_rel=self.tolerance, detail=detail)
         example = [torch.from_numpy(array[:1]) for array in self.log.inputs]
-        self.model = torch_to_onnx(module or self.origin.module, example, input_names=self.origin.input_names)
+        self.model = torch_to_onnx(
+            module or self.origin.module, example, opset=opset, input_names=self.origin.input_names
+        )
         self.log.check_model("re-export", self.model, max_rel=self.tolerance, detail="torch.export, dynamic batch")
 
     def set_batch(self, batch: Batch) -> None:
@@ -167,13 +194,20 @@ class _OnnxExport:
             detail = f"rolled back ({result.rolled_back})"
         self.log.check_model("simplify", self.model, max_rel=self.tolerance, detail=detail)
 
-    def narrow(self, keep_io_types: bool) -> None:
-        """Convert to float16, the embedded preprocessing excepted."""
-        embedded = {node.name for node in self.model.graph.node if node.name.startswith(EMBEDDED_PREFIX)}
-        self.half = to_half(self.model, keep_io_types=keep_io_types, keep=embedded)
-        self.model = self.half.model
-        detail = f"{self.half.casts} Casts added, {len(self.half.kept)} nodes kept in float32"
-        self.log.check_model("fp16", self.model, min_cosine=HALF_COSINE, detail=detail)
+    def narrow(self, precision: Precision, **options: Any) -> None:
+        """Convert to 16 bits, or quantise to 8."""
+        if precision == "int8":
+            self.model, self.kept = narrow_to_int8(self.model, self.log, **options)
+        else:
+            dtype: Narrow = "float16" if precision == "fp16" else "bfloat16"
+            self.model, self.kept = narrow_to_half(self.model, self.log, dtype=dtype, **options)
+
+    def finish(self, *, target: str | None, strip: bool) -> None:
+        """Pin to a target, and remove exporters' traces; neither touches the arithmetic."""
+        if target is not None:
+            self.model = pin_to_target(self.model, target)
+        if strip:
+            self.model = without_traces(self.model)
 
     def write(self, path: Path) -> ExportResult:
         """Write the file with its provenance, and the manifest."""
@@ -185,7 +219,7 @@ class _OnnxExport:
             record=self.origin.record,
             steps=tuple(self.log.steps),
             folds=self.folds,
-            half=self.half,
+            kept=self.kept,
             preprocessing=preprocessing,
         )
         data = serialised(self.model, str(path))
@@ -217,12 +251,19 @@ def _rows(array: NDArray[Any], count: int) -> NDArray[Any]:
     return np.resize(array, (count, *array.shape[1:]))
 
 
-def _suffix(format: Format, fp16: bool) -> str:
-    return f"_fp16{_SUFFIXES[format]}" if fp16 else _SUFFIXES[format]
+def _precision(**wanted: bool) -> Precision | None:
+    chosen = [name for name in get_args(Precision) if wanted[name]]
+    if len(chosen) > 1:
+        raise InputError(f"export: --{chosen[0]} and --{chosen[1]} exclude each other; choose one")
+    return chosen[0] if chosen else None
 
 
-def _refuse_onnx_options(format: Format, **options: Any) -> None:
-    used = [name.replace("_", "-") for name, value in options.items() if value]
+def _suffix(format: Format, precision: Precision | None) -> str:
+    return f"_{precision}{_SUFFIXES[format]}" if precision else _SUFFIXES[format]
+
+
+def _refuse_onnx_options(format: Format, options: Mapping[str, Any]) -> None:
+    used = [name for name, value in options.items() if value]
     if used:
         raise InputError(f"export: --{used[0]} rewrites ONNX graphs; it does not go with --format {format}")
 
@@ -245,7 +286,7 @@ def _export_torch(origin: ExportSource, path: Path, format: Format, log: StepLog
         record=origin.record,
         steps=tuple(log.steps),
         folds=folds,
-        half=None,
+        kept=(),
         preprocessing=origin.preprocessing,
     )
     write_atomically(path, data)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Literal
 
 import ml_dtypes
@@ -24,6 +23,7 @@ from onnx_ir.passes.common import IdentityEliminationPass, InlinePass
 
 from ..errors import GateError, InputError
 from .half_rules import OVERFLOWING, NodeTypes, is_control_flow, node_types
+from .short_names import shorten_values
 
 __all__ = ["HalfModel", "KeptNode", "to_half"]
 
@@ -149,7 +149,7 @@ class _Conversion:
         for value, dtype in self.types.items():
             value.dtype = dtype
         _drop_idle_casts(self.model)
-        _shorten_names(self.model)
+        shorten_values(self.model)
 
     # -- deciding ---------------------------------------------------------------------------------------------
 
@@ -331,18 +331,6 @@ def _data_values(model: ir.Model) -> set[ir.Value]:
         if is_control_flow(node) or any(value in data for value in node.inputs if value is not None):
             data.update(node.outputs)
     return data
-
-
-def _shorten_names(model: ir.Model) -> None:
-    """Name intermediate values t0, t1, ...: a small model's exporter names weigh a tenth of its halved weights."""
-    interface = {value for graph in _graphs(model) for value in (*graph.inputs, *graph.outputs)}
-    taken = {value.name for value in interface}
-    taken |= {name for graph in _graphs(model) for name in graph.initializers}
-    names = (name for name in (f"t{index}" for index in count()) if name not in taken)
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            if value.name and value not in interface:
-                value.name = next(names)
 
 
 def _drop_idle_casts(model: ir.Model) -> None:

@@ -45,12 +45,14 @@ def probe_inputs(inputs: Sequence[TensorSpec], batch: int, *, seed: int = 0) -> 
 
 
 def probe_pixels(preprocessing: Preprocessing, count: int, *, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth random images [count, H, W, C] uint8: noise at several scales, as natural images have."""
+    """Smooth random images [count, H, W, C] uint8: noise at several scales, each image of its own tint and contrast."""
     generator = np.random.default_rng(seed)
     size = (preprocessing.height, preprocessing.width)
-    image = np.zeros((count, *size, preprocessing.channels))
+    image = np.repeat(generator.standard_normal((count, 1, 1, preprocessing.channels)), size[0], axis=1)
+    image = np.repeat(image, size[1], axis=2)
     for cell in (1, 4, 16, 64):
         rows, columns = (-(-side // cell) for side in size)
         noise = generator.standard_normal((count, rows, columns, preprocessing.channels))
-        image += np.repeat(np.repeat(noise, cell, axis=1), cell, axis=2)[:, : size[0], : size[1]]
+        contrast = np.exp(0.7 * generator.standard_normal((count, 1, 1, 1)))
+        image += contrast * np.repeat(np.repeat(noise, cell, axis=1), cell, axis=2)[:, : size[0], : size[1]]
     return np.clip(127.5 + 32 * image, 0, 255).astype(np.uint8)

@@ -1,0 +1,140 @@
+"""The last steps of an export: float16, bfloat16 or int8, measured with real rounding and repaired where need be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import version_converter
+
+from ..errors import GateError, InputError
+from .embedding import EMBEDDED_PREFIX
+from .export_steps import StepLog
+from .half import KeptNode, Narrow
+from .half_emulation import emulate_half
+from .half_search import search_half
+from .int8 import CalibrationMethod, check_slots, to_int8
+from .runners import OnnxRunner
+
+__all__ = ["HALF_COSINE", "INT8_COSINE", "narrow_to_half", "narrow_to_int8", "read_kept_nodes"]
+
+HALF_COSINE = {"float16": 0.9999, "bfloat16": 0.999}
+"""Smallest cosine between an embedding in float32 and in 16 bits; bfloat16 has 8 bits of mantissa, float16 has 11."""
+INT8_COSINE = 0.99
+"""The same for int8."""
+_BFLOAT16_OPSET = 22
+"""The first opset whose Conv takes bfloat16."""
+
+
+def narrow_to_half(
+    model: onnx.ModelProto,
+    log: StepLog,
+    *,
+    dtype: Narrow = "float16",
+    keep_io_types: bool = True,
+    keep: Collection[str] = (),
+    min_cosine: float | None = None,
+) -> tuple[onnx.ModelProto, tuple[KeptNode, ...]]:
+    """Narrow to 16 bits, embedded preprocessing excepted; nodes that lose the gate go back to float32.
+
+    Raises:
+        GateError: the gate cannot be held.
+        InputError: a node to keep does not exist, or the opset cannot be raised for bfloat16.
+    """
+    gate = HALF_COSINE[dtype] if min_cosine is None else min_cosine
+    if dtype == "bfloat16":
+        model = _at_opset(model, _BFLOAT16_OPSET)
+    embedded = [node.name for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)]
+    inputs = [_full_batch(model, array) for array in log.inputs]
+    found = search_half(
+        model, inputs, keep=[*embedded, *keep], keep_io_types=keep_io_types, dtype=dtype, min_cosine=gate
+    )
+    narrow = found.half.model
+    if dtype == "float16":
+        OnnxRunner(narrow)  # must load; its CPU kernels do not round, so it is measured below
+    kept = tuple(entry for entry in found.half.kept if entry.node not in embedded)
+    detail = f"{found.half.casts} Casts added, {len(kept)} nodes kept in float32, {found.trials} trials"
+    log.check_model("fp16" if dtype == "float16" else "bf16", emulate_half(narrow), min_cosine=gate, detail=detail)
+    return narrow, kept
+
+
+def narrow_to_int8(
+    model: onnx.ModelProto,
+    log: StepLog,
+    *,
+    method: CalibrationMethod = "minmax",
+    keep: Collection[str] = (),
+    min_cosine: float | None = None,
+) -> tuple[onnx.ModelProto, tuple[KeptNode, ...]]:
+    """Quantise on the images of `log`; where that fails the gate, leave out the first and last, then depthwise layers.
+
+    Raises:
+        GateError: the gate cannot be held, or an embedding depends on its neighbours in the batch.
+        InputError: the model cannot be quantised.
+    """
+    gate = INT8_COSINE if min_cosine is None else min_cosine
+    images = log.inputs[0]
+    if images.dtype != np.float32:
+        raise InputError("int8: quantise without --embed-preprocessing; pixels are not what the network calibrates on")
+    last: GateError | None = None
+    for fallback in _fallbacks(model):
+        names = list(dict.fromkeys([*keep, *fallback]))
+        quantised = to_int8(model, images, method=method, keep=names)
+        check_slots(quantised, images)
+        try:
+            log.check_model("int8", quantised, min_cosine=gate, detail=f"{method}, {len(names)} nodes kept in float32")
+        except GateError as error:
+            last = error
+            continue
+        types = {node.name: node.op_type for node in model.graph.node}
+        return quantised, tuple(KeptNode(name, types.get(name, ""), "loses the gate in int8") for name in names)
+    assert last is not None
+    raise last
+
+
+def read_kept_nodes(path: Path) -> tuple[str, ...]:
+    """Names of nodes to keep in float32: from the manifest of an earlier export, or a JSON list.
+
+    Raises:
+        InputError: the file is neither.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = content["kept_in_float32"] if isinstance(content, dict) else content
+        return tuple(entry["node"] if isinstance(entry, dict) else str(entry) for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected an export's manifest or a JSON list of node names ({error})") from error
+
+
+def _fallbacks(model: onnx.ModelProto) -> list[list[str]]:
+    """Ever more nodes to leave out: none; the first and last layer; the depthwise convolutions too."""
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    ends = [node.name for node in (*layers[:1], *layers[-1:])]
+    return [[], ends, [*ends, *(node.name for node in layers if _group(node) > 1)]]
+
+
+def _group(node: onnx.NodeProto) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
+
+
+def _full_batch(model: onnx.ModelProto, array: NDArray[Any]) -> NDArray[Any]:
+    """`array`, with as many rows as a model of fixed batch takes."""
+    size = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+    return np.resize(array, (size, *array.shape[1:])) if size else array
+
+
+def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    current: Sequence[int] = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if current[0] >= opset:
+        return model
+    try:
+        return version_converter.convert_version(model, opset)
+    except RuntimeError as error:
+        raise InputError(
+            f"bf16: needs opset {opset}, and opset {current[0]} cannot be raised to it ({error}); use --fp16"
+        ) from error
