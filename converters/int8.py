@@ -112,12 +112,13 @@ def check_slots(model: onnx.ModelProto, images: NDArray[Any], *, tolerance: floa
     if size < 2 or len(images) < size:
         return
     first = runner.run(images[:size])[0][0]
-    for slot in range(1, size):
-        shuffled = np.concatenate([images[1 : slot + 1][::-1], images[:1], images[slot + 1 : size]])
-        error = float(np.abs(runner.run(shuffled)[0][slot] - first).max() / max(np.abs(first).max(), 1e-30))
+    for slot in range(size):
+        louder = np.array(images[:size]) * images.dtype.type(-4)  # neighbours that stretch every range
+        louder[slot] = images[0]
+        error = float(np.abs(runner.run(louder)[0][slot] - first).max() / max(np.abs(first).max(), 1e-30))
         if not error <= tolerance:
             raise GateError(
-                f"int8: an image's embedding changes by {error:.3g} when it moves to slot {slot} of the batch; "
+                f"int8: an image's embedding changes by {error:.3g} in slot {slot} among other images; "
                 "its scales depend on its neighbours"
             )
 
