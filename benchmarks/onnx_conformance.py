@@ -3,6 +3,7 @@
     python -m rtool.benchmarks.onnx_conformance                    node cases, both variants, and the models on disk
     python -m rtool.benchmarks.onnx_conformance --only Resize,Pad  node cases that use these operators
     python -m rtool.benchmarks.onnx_conformance --models FOLDER    also every .onnx file under FOLDER
+    python -m rtool.benchmarks.onnx_conformance --revisions        also the earlier revisions of every operator
 
 The node cases run twice: as they are, and with all inputs but the first as initializers, as weights are in real
 files. Outputs must have the expected shape and element type, and lie within the tolerance the case itself states
@@ -35,6 +36,7 @@ from ..converters.lowering.values import torch_tensor
 from ..converters.record import record_of
 from ..errors import RtoolError
 from .onnx_cases import Case, cases_on_disk, folder_cases, node_cases, with_initializers
+from .onnx_revisions import revision_cases
 
 __all__ = ["Outcome", "main", "run_case", "run_suite"]
 
@@ -153,10 +155,12 @@ def _one_thread() -> None:
     warnings.simplefilter("ignore")
 
 
-def _suites(only: set[str], models: Path | None) -> Iterator[tuple[str, list[Case]]]:
+def _suites(only: set[str], models: Path | None, revisions: bool) -> Iterator[tuple[str, list[Case]]]:
     nodes = [case for case in node_cases() if not only or only & set(case.operators) or case.name in only]
     yield "node", nodes
     yield "node, weights as initializers", [case for case in map(with_initializers, nodes) if case is not None]
+    if revisions:
+        yield "node, earlier opsets, against ONNX Runtime", list(revision_cases(nodes))
     if not only:
         for kind in ("pytorch-converted", "pytorch-operator", "simple", "light"):
             yield kind, list(cases_on_disk(kind))
@@ -218,13 +222,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", default="", help="operators or case names, comma-separated; nothing is written")
     parser.add_argument("--models", type=Path, help="a folder of .onnx files to compare with ONNX Runtime")
+    parser.add_argument("--revisions", action="store_true", help="also at the opsets of earlier revisions")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--results", type=Path, default=_RESULTS, help="where the dated files go")
     options = parser.parse_args(arguments)
     only = set(filter(None, options.only.split(",")))
     suites: dict[str, list[Outcome]] = {}
     native: set[str] = set()
-    for suite, cases in _suites(only, options.models):
+    for suite, cases in _suites(only, options.models, options.revisions):
         native |= {case.name for case in cases if case.is_native}
         suites[suite] = run_suite(suite, cases, options.processes)
     table = _table(suites, native)

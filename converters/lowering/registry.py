@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from .refusals import why_not
+
 if TYPE_CHECKING:
     from .operation import Lowered, Op
 
@@ -79,7 +81,7 @@ class Registry:
         """The row for an operator of a model of this opset, or the reason why there is none."""
         rows = self._rows.get((domain, operator))
         if not rows:
-            return "no lowering for this operator" + (f" of domain '{domain}'" if domain else "")
+            return why_not(operator, domain)
         for row in rows:
             if row.covers(opset):
                 change = _unread_change(operator, row.seen, opset, domain)

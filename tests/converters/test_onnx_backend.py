@@ -7,6 +7,7 @@ import torch
 
 from rtool.benchmarks.onnx_cases import cases_on_disk, node_cases, with_initializers
 from rtool.benchmarks.onnx_conformance import run_suite
+from rtool.benchmarks.onnx_revisions import revision_cases
 
 PER_OPERATOR = 2
 
@@ -84,3 +85,10 @@ def test_all_node_cases_are_exact_or_refused_by_name(cases):
 @pytest.mark.slow
 def test_all_node_cases_hold_with_their_weights_as_initializers(cases):
     check(run_suite("node", [case for case in map(with_initializers, cases) if case is not None]))
+
+
+@pytest.mark.slow
+def test_earlier_revisions_of_operators_agree_with_onnxruntime(cases):
+    outcomes = run_suite("revisions", revision_cases(cases))
+    check(outcomes)
+    assert sum(o.status == "passed" for o in outcomes) > 2000

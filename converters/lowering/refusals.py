@@ -1,0 +1,48 @@
+"""Why some operators have no lowering, and what to do instead."""
+
+from __future__ import annotations
+
+__all__ = ["why_not"]
+
+_RANDOM = "draws random numbers, which no two runtimes draw alike; make them an input of the graph"
+_TEXT = "works on text; run it before the model"
+_SEQUENCE = "makes or takes sequences, which are not tensors; export with tensors only"
+_REASONS = {
+    **dict.fromkeys(
+        (
+            "Bernoulli",
+            "Multinomial",
+            "RandomNormal",
+            "RandomNormalLike",
+            "RandomUniform",
+            "RandomUniformLike",
+        ),
+        _RANDOM,
+    ),
+    **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"), _TEXT),
+    **dict.fromkeys(
+        (
+            "ConcatFromSequence",
+            "Optional",
+            "SequenceAt",
+            "SequenceConstruct",
+            "SequenceEmpty",
+            "SequenceErase",
+            "SequenceInsert",
+            "SequenceLength",
+            "SequenceMap",
+            "SplitToSequence",
+        ),
+        _SEQUENCE,
+    ),
+    "ImageDecoder": "decodes image files; decode before the model",
+}
+
+
+def why_not(operator: str, domain: str) -> str:
+    """The reason that ends a refusal for an operator that is not in the table."""
+    if domain == "ai.onnx.ml":
+        return "no lowering for the operators of classical machine learning; run it before or after the model"
+    if domain:
+        return f"no lowering for this operator of domain '{domain}'; replace it before exporting"
+    return _REASONS.get(operator, "no lowering for this operator; replace it before exporting")
