@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from ..converters.record import ConversionRecord
 from ..errors import ConfigError, InputError, nearest
 
 __all__ = ["Learner", "apply_freezing", "check_freezing", "embedding_of"]
@@ -73,13 +74,20 @@ def apply_freezing(backbone: nn.Module, freeze: Mapping[str, float | None], epoc
     """Freeze what `freeze` (pattern -> epoch of thawing) holds at `epoch`; True when anything changed."""
     held = [pattern for pattern, until in freeze.items() if until is None or epoch < until]
     changed = False
+    cancelled = _cancelled_biases(backbone)
     for name, parameter in backbone.named_parameters():
-        learns = not any(_matches(name, pattern) for pattern in held)
+        learns = name not in cancelled and not any(_matches(name, pattern) for pattern in held)
         changed |= parameter.requires_grad != learns
         parameter.requires_grad_(learns)
         if not learns:
             parameter.grad = None
     return changed
+
+
+def _cancelled_biases(backbone: nn.Module) -> set[str]:
+    """Biases of layers before a restored BatchNorm, which subtracts them again: their gradient is 0 and costs time."""
+    record = getattr(backbone, "meta", {}).get("rtool")
+    return {f"{entry.after}.bias" for entry in record.restored} if isinstance(record, ConversionRecord) else set()
 
 
 def _matches(name: str, pattern: str) -> bool:
