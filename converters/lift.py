@@ -124,7 +124,7 @@ def _layer_norm(node: ir.Node) -> Match | None:
             if divide is None or weight is None or not _is_float_constant(weight):
                 continue
             found = _normalisation(divide)
-            if found is not None and bias is not None and dims_of(weight) == dims_of(bias) == _last_axis(found.x):
+            if found is not None and bias is not None and _is_vector(weight) and dims_of(weight) == dims_of(bias):
                 nodes = (*found.nodes, divide, multiply, node)
                 attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", found.eps)]
                 return Match("LayerNormalization", nodes, (found.x, weight, bias), attributes)
@@ -174,9 +174,10 @@ def _reduces_last(node: ir.Node) -> bool:
     return axes[0] == -1 or (shape is not None and axes[0] == len(shape) - 1)
 
 
-def _last_axis(value: ir.Value) -> tuple[object, ...] | None:
+def _is_vector(value: ir.Value) -> bool:
+    """Its length need not be known to be that of the axis: the lowering writes a broadcast out."""
     shape = dims_of(value)
-    return None if not shape else shape[-1:]
+    return shape is not None and len(shape) == 1
 
 
 # -- GELU ---------------------------------------------------------------------------------------------------------
@@ -233,14 +234,15 @@ def _attention(node: ir.Node) -> Match | None:
     if transpose is None or _permutation(transpose) != (0, 1, 3, 2):
         return None
     values = node.inputs[1]
-    shapes = [dims_of(value) for value in (query, transpose.inputs[0], values) if value is not None]
-    if len(shapes) != 3 or any(shape is None or len(shape) != 4 for shape in shapes):
-        return None
-    if len({shape[:2] for shape in shapes if shape is not None}) != 1 or None in (shapes[0] or ())[:2]:
+    if any(value is None or len(dims_of(value) or _FOUR) != 4 for value in (query, transpose.inputs[0], values)):
         return None
     attributes = [ir.AttrFloat32("scale", scale)]
     nodes = [transpose, product, *nodes, softmax, node]
     return Match("Attention", nodes, (query, transpose.inputs[0], values), attributes)
+
+
+_FOUR = (None,) * 4
+"""The keys have four axes, as their transposition shows; the others most likely too, and torch broadcasts as ONNX."""
 
 
 def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None, list[ir.Node]]:
@@ -262,7 +264,7 @@ def _over_last_axis(softmax: ir.Node) -> bool:
     axis = softmax.attributes.get("axis")
     shape = None if softmax.inputs[0] is None else dims_of(softmax.inputs[0])
     chosen = -1 if axis is None else axis.as_int()
-    return chosen == -1 or (shape is not None and chosen == len(shape) - 1)
+    return chosen in (-1, len(shape or _FOUR) - 1)
 
 
 def _permutation(transpose: ir.Node) -> tuple[int, ...] | None:

@@ -62,7 +62,7 @@ class Block(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.heads = heads
+        self.heads, self.scale = heads, (width // heads) ** -0.5
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.fc1, self.fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
@@ -70,7 +70,7 @@ class Block(nn.Module):
         n, tokens, width = x.shape
         qkv = self.qkv(self.norm1(x)).reshape(n, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        weights = (q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5).softmax(-1)
+        weights = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
         x = x + self.proj((weights @ v).transpose(1, 2).reshape(n, tokens, width))
         return x + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x))))
 
