@@ -29,6 +29,7 @@ __all__ = ["Batch", "Calibration", "Observation", "calibrate"]
 Batch = Tensor | tuple[Tensor, ...]
 """What the network is called with: one tensor, or one per graph input."""
 
+FEWEST_IMAGES = 2
 _SAVE_EVERY = 16
 """Batches between two saves of the state."""
 
@@ -141,6 +142,11 @@ def _check_shapes(record: ConversionRecord, inputs: tuple[Tensor, ...]) -> None:
 def _check(calibration: Calibration) -> None:
     if calibration.images == 0:
         raise InputError("calibration: no images; name a folder or data set with some, 256 or more are good")
+    if calibration.images < FEWEST_IMAGES:
+        raise InputError(
+            f"calibration: {calibration.images} image is too few for a variance; give at least {FEWEST_IMAGES}, "
+            "256 or more are good"
+        )
     for path, observation in calibration.layers.items():
         finite = observation.statistics.mean.isfinite() & observation.statistics.squares.isfinite()
         if not bool(finite.all()):

@@ -88,6 +88,22 @@ class StepLog:
             outputs = runner.run(*self.inputs)
         return self.check(name, outputs, max_rel=max_rel, min_cosine=min_cosine, detail=detail)
 
+    def check_batches(self, name: str, model: onnx.ModelProto, sizes: Sequence[int], *, max_rel: float) -> None:
+        """Hold `model` to the tolerance at several batch sizes, without a step of its own.
+
+        Raises:
+            GateError: it misses at one of them.
+        """
+        runner = OnnxRunner(model, name=name)
+        for size in sizes:
+            got = runner.run(*(array[:size] for array in self.inputs))
+            parity = measure_parity([output[:size] for output in self.expected], got)
+            if not parity.max_rel <= max_rel:
+                raise GateError(
+                    f"export step '{name}': max relative error {parity.max_rel:.3g} at batch {size}, "
+                    f"must be <= {max_rel:g}"
+                )
+
 
 def unit_length(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     """Every matrix with rows of L2 norm 1 (rows of zeros stay), as `embed_preprocessing` makes them."""

@@ -45,6 +45,8 @@ Precision = Literal["fp16", "bf16", "int8"]
 
 TOLERANCE = 1e-5
 """Largest relative error of a float32 step; ONNX Runtime and torch sum in different orders."""
+_TRACED_BATCHES = (1, 2, 3, 5)
+"""An exporter that bakes in the batch it traced is found out at one of these."""
 _SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 
 
@@ -111,6 +113,7 @@ def export(
         raise InputError(f"{path}: already exists; choose another output or pass --overwrite")
     pixels, arrays = measured_on(origin, inputs)
     log = StepLog(arrays, _outputs(origin.module, arrays))
+    _refuse_non_finite(origin, log)
     if format != "onnx":
         wanted = {"fp16": fp16, "bf16": bf16, "int8": int8, "batch": batch, "embed-preprocessing": embed_preprocessing}
         _refuse_onnx_options(format, {**wanted, "target": target, "strip-metadata": strip_metadata})
@@ -159,6 +162,7 @@ class _OnnxExport:
             module or self.origin.module, example, opset=opset, input_names=self.origin.input_names
         )
         self.log.check_model("re-export", self.model, max_rel=self.tolerance, detail="torch.export, dynamic batch")
+        self.log.check_batches("re-export", self.model, _TRACED_BATCHES, max_rel=self.tolerance)
 
     def set_batch(self, batch: Batch) -> None:
         """Rewrite the batch."""
@@ -225,6 +229,15 @@ class _OnnxExport:
         data = serialised(self.model, str(path))
         write_atomically(path, data)
         return write_manifest(result, data)
+
+
+def _refuse_non_finite(origin: ExportSource, log: StepLog) -> None:
+    """NaN agrees with NaN in every comparison, so it is refused before the first."""
+    if all(np.isfinite(output).all() for output in log.expected if output.dtype.kind == "f"):
+        return
+    bad = [name for name, tensor in origin.module.state_dict().items() if not bool(tensor.isfinite().all())]
+    found = f"weight {bad[0]!r} (and {len(bad) - 1} more) holds NaN or infinity" if bad else "its weights are finite"
+    raise InputError(f"{origin.name}: the module gives NaN or infinity on the measured inputs; {found}; train it anew")
 
 
 def _outputs(module: nn.Module, arrays: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:

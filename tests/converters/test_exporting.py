@@ -174,6 +174,27 @@ def test_a_module_in_memory_is_exported_with_its_source(fused, tmp_path):
         export(module, tmp_path / "other.onnx")
 
 
+def test_weights_that_are_not_numbers_are_refused_by_name(tmp_path):
+    module = small()
+    with torch.no_grad():
+        module[0].weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"weight '0\.weight' .*NaN"):
+        export(module, tmp_path / "out.onnx", preprocessing=PREPROCESSING)
+
+
+def test_int8_bf16_target_and_stripping_are_options(tmp_path, fused):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, *SIZE, 3), dtype=np.uint8)
+    options = {"inputs": pixels, "preprocessing": PREPROCESSING, "strip_metadata": True, "min_cosine": 0.5}
+    result = export(fused, tmp_path / "out.onnx", int8=True, target="triton:24.10", **options)
+    assert result.steps[-1].name == "int8"
+    assert run(result.path, images()).shape == (4, 16)
+    assert export(fused, tmp_path / "bf16.onnx", bf16=True, **options).opset == 22
+    with pytest.raises(InputError, match="exclude each other"):
+        export(fused, tmp_path / "two.onnx", int8=True, fp16=True, **options)
+    with pytest.raises(InputError, match="real images"):
+        export(fused, tmp_path / "none.onnx", int8=True)
+
+
 def refused(fused, trained, folder):
     (folder / "there.onnx").write_bytes(b"x")
     return {

@@ -137,13 +137,6 @@ def test_names_in_the_file_decide_where_they_tell():
     assert record.restored == report.restored
 
 
-def test_linear_on_single_rows_is_skipped():
-    module = fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval())
-    report = restore_batchnorm(module, [torch.randn(1, 3, 2, 2)])
-    assert not report.restored
-    assert "more than one image" in report.skipped[0].reason
-
-
 def test_dead_channels_are_counted_and_stay_harmless():
     module = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval())
     with torch.no_grad():
@@ -213,6 +206,7 @@ def test_interrupted_calibration_goes_on_where_it_stopped(tmp_path, monkeypatch)
 
 BAD = {
     "no images": ([], "no images"),
+    "one image": ([torch.randn(1, 3, 32, 32)], "1 image is too few"),
     "wrong size": ([torch.randn(2, 3, 48, 32)], r"\['N', 3, 32, 32\].*\[2, 3, 48, 32\]"),
     "not a number": ([torch.full((2, 3, 32, 32), torch.nan)], "layer 'conv1.conv'.*NaN"),
 }
