@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.parity import Parity, measure_parity
+from ..converters.preprocessing import Preprocessing
 from ..converters.runners import Runner
 from ..errors import InputError
 from .runners import common_batch, open_runner, random_inputs
@@ -53,8 +54,20 @@ def parity(
     """
     runners = open_runner(reference), open_runner(candidate)
     batch = common_batch(runners, batch)
-    inputs = _images(reference, data, batch) if data else random_inputs(runners[0].inputs, batch, seed)
-    described = data or f"standard normal, seed {seed}"
+    if data:
+        first, second = _images(runners, (reference, candidate), data, batch)
+        return compare_runners(
+            *runners, first, candidate_inputs=second, described=data, max_rel=max_rel, min_cosine=min_cosine
+        )
+    specs = runners[0].inputs or runners[1].inputs
+    if not specs:
+        raise InputError(
+            f"{reference} and {candidate}: neither says what its inputs are; compare one with the .onnx file or bundle "
+            "it came from"
+        )
+    numbers = "standard normal" if np.dtype(specs[0].dtype).kind == "f" else "uniform integers"
+    inputs = random_inputs(specs, batch, seed)
+    described = f"{numbers}, seed {seed}"
     return compare_runners(*runners, inputs, described=described, max_rel=max_rel, min_cosine=min_cosine)
 
 
@@ -64,12 +77,16 @@ def compare_runners(
     inputs: Arrays,
     *,
     described: str,
+    candidate_inputs: Arrays | None = None,
     max_rel: float | None = None,
     min_cosine: float | None = None,
 ) -> ParityReport:
-    """The comparison itself, for models that are already open. Inputs are cast to what each model takes."""
+    """The comparison itself, for models that are already open. Inputs are cast to what each model takes.
+
+    `candidate_inputs` is for two models that take the same images in different forms.
+    """
     expected = reference.run(*_as_taken(reference, inputs))
-    got = candidate.run(*_as_taken(candidate, inputs))
+    got = candidate.run(*_as_taken(candidate, inputs if candidate_inputs is None else candidate_inputs))
     numbers = measure_parity(expected, got)
     passed = (max_rel is None or numbers.max_rel <= max_rel) and (
         min_cosine is None or numbers.min_cosine >= min_cosine
@@ -79,6 +96,8 @@ def compare_runners(
 
 
 def _as_taken(runner: Runner, inputs: Arrays) -> list[NDArray[np.generic]]:
+    if not runner.inputs:  # TorchScript does not say
+        return list(inputs)
     if len(runner.inputs) != len(inputs):
         raise InputError(f"{runner.name}: takes {len(runner.inputs)} inputs, the reference takes {len(inputs)}")
     taken = []
@@ -89,22 +108,44 @@ def _as_taken(runner: Runner, inputs: Arrays) -> list[NDArray[np.generic]]:
         ):
             raise InputError(
                 f"{runner.name}: input '{spec.name}' has shape {list(spec.shape)}, the other model's has "
-                f"{list(array.shape)}; compare models with the same input"
+                f"{list(array.shape)}; compare models with the same input, or on images with --data"
             )
         if np.dtype(spec.dtype).kind != array.dtype.kind:
             raise InputError(
                 f"{runner.name}: input '{spec.name}' is {spec.dtype}, the other model's is {array.dtype}; "
-                "one of them has its preprocessing embedded"
+                "one of them has its preprocessing embedded: compare on images, with --data"
             )
         taken.append(array.astype(spec.dtype, copy=False))
     return taken
 
 
-def _images(reference: str | Path, data: str, batch: int) -> Arrays:
-    from ..converters.reference import load_model
+def _images(
+    runners: Sequence[Runner], references: Sequence[str | Path], data: str, batch: int
+) -> tuple[Arrays, Arrays]:
+    """The same images as each of the two models takes them: normalised, or as pixels where it normalises itself."""
     from ..finetune.data import first_images, open_dataset
 
-    preprocessing = load_model(reference).preprocessing
-    if preprocessing is None:
-        raise InputError(f"{reference}: no preprocessing is stored with this model, so images cannot be prepared")
-    return (preprocessing(first_images(open_dataset(data), batch)),)
+    preprocessing = _preprocessing(runners, references)
+    images = first_images(open_dataset(data), batch)
+    if not images or (len(images) < batch and any(runner.batch is not None for runner in runners)):
+        raise InputError(f"{data}: {len(images)} readable images, and the models take {batch} at once; give more")
+    pixels = np.stack([preprocessing.resize(image) for image in images])
+    normalised = preprocessing.normalise(pixels)
+    first, second = (
+        (pixels if runner.inputs and runner.inputs[0].dtype == "uint8" else normalised,) for runner in runners
+    )
+    return first, second
+
+
+def _preprocessing(runners: Sequence[Runner], references: Sequence[str | Path]) -> Preprocessing:
+    """That of the first model that has or suggests one; files before served models, which cannot state theirs."""
+    from ..finetune.embedders import open_embedder
+
+    local = [reference for reference in references if not str(reference).startswith("triton://")]
+    refusals: list[InputError] = []
+    for source in (*local, *runners):
+        try:
+            return open_embedder(source).preprocessing
+        except InputError as error:
+            refusals.append(error)
+    raise refusals[0]

@@ -33,8 +33,10 @@ def common_batch(runners: Sequence[Runner], wanted: int) -> int:
     """The batch all `runners` can take: the baked one where a model has one, else `wanted`.
 
     Raises:
-        InputError: two models have different batches baked in.
+        InputError: two models have different batches baked in, or `wanted` is not positive.
     """
+    if wanted < 1:
+        raise InputError(f"batch: expected 1 or more, got {wanted}")
     fixed = {runner.batch for runner in runners if runner.batch is not None}
     if len(fixed) > 1:
         described = ", ".join(f"{runner.name}: {runner.batch}" for runner in runners if runner.batch is not None)

@@ -71,7 +71,10 @@ def latency(
         raise InputError(f"bench latency: needs at least 3 rounds for an interval, got {rounds}")
     runners = [open_runner(reference, threads=threads) for reference in references]
     batch = common_batch(runners, batch)
-    inputs = [random_inputs(runner.inputs, batch, seed) for runner in runners]
+    specs = next((runner.inputs for runner in runners if runner.inputs), ())
+    if not specs:
+        raise InputError(f"{references[0]}: does not say what its inputs are; time it beside a model that does")
+    inputs = [random_inputs(runner.inputs or specs, batch, seed) for runner in runners]
     calls = [
         (lambda runner=runner, arrays=arrays: runner.run(*arrays))
         for runner, arrays in zip(runners, inputs, strict=True)

@@ -71,6 +71,8 @@ def onnx2torch_command(
     """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers."""
     from ..converters import onnx2torch
 
+    if calibrate and not restore_bn:
+        raise InputError(f"--calibrate {calibrate}: is for restoring BatchNorm; add --restore-bn, or leave it out")
     chosen = read_preprocessing(preprocessing)
     result = onnx2torch(
         model,

@@ -31,6 +31,7 @@ from .normalise import normalise
 from .preprocessing import Preprocessing
 from .preprocessing_guess import find_preprocessing
 from .record import TensorSpec
+from .reference import TORCH_SUFFIXES, load_model
 from .shapes import infer_shapes
 
 __all__ = ["BatchNorms", "Inspection", "inspect"]
@@ -86,7 +87,7 @@ def inspect(reference: str | Path) -> Inspection:
     path = Path(reference)
     if path.is_dir() and is_bundle(path):
         return _inspect_bundle(path)
-    if path.suffix == ".onnx" or path.is_file():
+    if path.suffix == ".onnx" or (path.is_file() and path.suffix not in TORCH_SUFFIXES):
         return _inspect_graph(load_onnx(path), path.name, "onnx", _size(path))
     return _inspect_module(str(reference))
 
@@ -107,15 +108,22 @@ def _inspect_bundle(path: Path) -> Inspection:
 
 
 def _inspect_module(reference: str) -> Inspection:
-    from .reference import load_model
-
     model = load_model(reference)
     size = _size(model.path) if model.path is not None and model.path.is_file() else 0
-    return _of_module(model.module, model.name, model.kind, size, model.preprocessing)
+    found = _of_module(model.module, model.name, model.kind, size, model.preprocessing)
+    if model.kind == "exported":
+        calls = Counter(
+            str(node.target).removeprefix("aten.").partition(".")[0]
+            for node in getattr(model.module, "graph").nodes  # noqa: B009
+            if node.op == "call_function" and str(node.target).startswith("aten.")
+        )
+        found = replace(found, operators=dict(calls.most_common()))
+    return replace(found, inputs=model.inputs, batch=model.batch or "dynamic")
 
 
 def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing: Preprocessing | None) -> Inspection:
-    layers = Counter(type(layer).__name__ for layer in module.modules() if not list(layer.children()))
+    leaves = (layer for layer in module.modules() if not list(layer.children()))
+    layers = Counter(str(getattr(layer, "original_name", type(layer).__name__)) for layer in leaves)
     present = sum(count for layer, count in layers.items() if "BatchNorm" in layer)
     return Inspection(
         name=name,

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from ..errors import InputError, nearest
 from .bundle import is_bundle, load_bundle
@@ -21,9 +22,13 @@ from .preprocessing import Preprocessing
 from .record import ConversionRecord, TensorSpec
 from .zoo.registry import ZOO, architecture_preprocessing, build_architecture
 
-__all__ = ["Kind", "Model", "load_model", "resolve_run_folder"]
+__all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "resolve_run_folder"]
 
 Kind = Literal["onnx", "bundle", "torchscript", "exported", "zoo"]
+
+_TORCHSCRIPT = (".pt", ".ts", ".torchscript")
+TORCH_SUFFIXES = (*_TORCHSCRIPT, ".pt2")
+"""Files that torch opens."""
 
 _CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
 
@@ -37,6 +42,8 @@ class Model:
     preprocessing: Preprocessing | None
     kind: Kind
     path: Path | None = None
+    exported_inputs: tuple[TensorSpec, ...] = ()
+    """What an exported program says of its inputs."""
 
     @property
     def record(self) -> ConversionRecord | None:
@@ -49,6 +56,8 @@ class Model:
         """The inputs, where they are known."""
         if self.record is not None:
             return self.record.inputs
+        if self.exported_inputs:
+            return self.exported_inputs
         if self.preprocessing is None:
             return ()
         size = self.preprocessing
@@ -61,8 +70,9 @@ class Model:
 
     @property
     def batch(self) -> int | None:
-        """Torch modules take any batch."""
-        return None
+        """Torch modules take any batch, except an exported program with one baked in."""
+        first = self.exported_inputs[0].shape[:1] if self.exported_inputs else ()
+        return next((size for size in first if isinstance(size, int)), None)
 
 
 def load_model(reference: str | Path) -> Model:
@@ -82,10 +92,11 @@ def load_model(reference: str | Path) -> Model:
         return Model(path.name, module, module.meta["rtool"].preprocessing, "onnx", path)
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
-    if path.suffix in (".pt", ".ts", ".torchscript"):
+    if path.suffix in _TORCHSCRIPT:
         return Model(path.name, _load_torchscript(path), None, "torchscript", path)
     if path.suffix == ".pt2":
-        return Model(path.name, _load_exported(path), None, "exported", path)
+        program = _load_exported(path)
+        return Model(path.name, program.module(), None, "exported", path, _exported_inputs(program))
     raise InputError(
         f"{path}: expected an .onnx file, a bundle, a run folder, TorchScript (.pt) or an exported program (.pt2); "
         "a state_dict (.pth) alone has no graph: give its .onnx with `rtool onnx2torch model.onnx --weights`"
@@ -126,9 +137,22 @@ def _load_torchscript(path: Path) -> nn.Module:
     return module.eval()  # type: ignore[no-any-return]
 
 
-def _load_exported(path: Path) -> nn.Module:
+def _load_exported(path: Path) -> ExportedProgram:
     try:
-        program = torch.export.load(path)
+        return torch.export.load(path)
     except Exception as error:  # zip, version and schema problems have no common base
         raise InputError(f"{path}: expected an exported program, got something else ({error})") from error
-    return program.module()
+
+
+def _exported_inputs(program: ExportedProgram) -> tuple[TensorSpec, ...]:
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    specs = []
+    for name in program.graph_signature.user_inputs:
+        value = values.get(str(name))
+        if not isinstance(value, torch.Tensor):
+            return ()
+        sizes = (size if isinstance(size, int) else str(size) for size in value.shape[1:])
+        first = value.shape[:1]
+        batch = tuple(size if isinstance(size, int) else "batch" for size in first)
+        specs.append(TensorSpec(str(name), str(value.dtype).removeprefix("torch."), (*batch, *sizes)))
+    return tuple(specs)

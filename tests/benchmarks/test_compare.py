@@ -4,9 +4,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from rtool.benchmarks import latency, parity
 from rtool.benchmarks.compare import compare_runners
 from rtool.benchmarks.runners import common_batch, random_inputs
+from rtool.converters import export
+from rtool.converters.preprocessing import Preprocessing
 from rtool.converters.record import TensorSpec
 from rtool.errors import InputError
 
@@ -54,7 +59,6 @@ def test_a_half_precision_model_is_given_half_precision():
     [
         ((TensorSpec("x", "uint8", ("N", 3)),), "preprocessing embedded"),
         ((TensorSpec("x", "float32", ("N", 4)),), "same input"),
-        ((), "takes 0 inputs"),
     ],
 )
 def test_models_with_other_inputs_are_refused(inputs, message):
@@ -65,6 +69,8 @@ def test_models_with_other_inputs_are_refused(inputs, message):
 def test_a_baked_batch_wins_and_two_different_ones_are_refused():
     assert common_batch([Scale(1), Scale(1, batch=16)], 2) == 16
     assert common_batch([Scale(1), Scale(1)], 2) == 2
+    with pytest.raises(InputError, match="expected 1 or more"):
+        common_batch([Scale(1)], 0)
     with pytest.raises(InputError, match="different batches"):
         common_batch([Scale(1, batch=1), Scale(1, batch=16)], 2)
 
@@ -74,3 +80,41 @@ def test_random_inputs_are_seeded_and_need_known_sizes():
     np.testing.assert_array_equal(random_inputs([spec], 2, 5)[0], random_inputs([spec], 2, 5)[0])
     with pytest.raises(InputError, match="'x' has shape"):
         random_inputs([TensorSpec("x", "float32", ("N", "H"))], 2)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """One small network as TorchScript, an exported program and ONNX, with and without its preprocessing inside."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(336, 8))
+    x = torch.randn(2, 3, 16, 8)
+    torch.jit.save(torch.jit.trace(module.eval(), x), tmp_path / "m.pt")
+    torch.export.save(
+        torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("N")},)), tmp_path / "m.pt2"
+    )
+    own = Preprocessing(16, 8)
+    export(module, tmp_path / "m.onnx", preprocessing=own)
+    export(module, tmp_path / "pixels.onnx", preprocessing=own, embed_preprocessing=True)
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (20, 12, 3), dtype=np.uint8)
+        (tmp_path / "crops" / f"p{index}").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "crops" / f"p{index}" / "0.png")
+    return tmp_path
+
+
+def test_torch_files_are_compared_where_either_says_its_inputs(files):
+    assert parity(files / "m.pt", files / "m.pt2").passed
+    assert parity(files / "m.onnx", files / "m.pt").passed
+    with pytest.raises(InputError, match="neither says"):
+        parity(files / "m.pt", files / "m.pt")
+    assert len(latency([files / "m.pt", files / "m.pt2"], rounds=3).rows) == 2
+    with pytest.raises(InputError, match="does not say"):
+        latency([files / "m.pt"], rounds=3)
+
+
+def test_images_reach_each_model_in_the_form_it_takes(files):
+    pixels, crops = files / "pixels.onnx", str(files / "crops")
+    assert parity(files / "m.onnx", pixels, data=crops, max_rel=None, min_cosine=0.999999).passed
+    assert parity(pixels, files / "m.pt", data=crops, max_rel=None, min_cosine=0.999999).passed
+    with pytest.raises(InputError, match="--data"):
+        parity(files / "m.onnx", pixels)

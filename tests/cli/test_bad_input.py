@@ -105,6 +105,11 @@ def test_a_wrong_configuration_names_the_key_or_the_nearest(change, mentioned, t
     assert list(tmp_path.rglob("*.safetensors")) == []
 
 
+def test_calibration_images_without_anything_to_calibrate_are_refused(tmp_path, capsys):
+    refuse(["onnx2torch", str(EXAMPLE), "-o", str(tmp_path / "o"), "--calibrate", "x"], capsys, "--restore-bn")
+    assert list(tmp_path.iterdir()) == []
+
+
 def people(root: Path, identities: int, images: int, broken: int = 0) -> Path:
     draw = np.random.default_rng(0)
     for identity in range(identities):

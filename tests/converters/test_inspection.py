@@ -61,3 +61,16 @@ def test_bundles_and_zoo_names_are_inspected_too(model_file, tmp_path):
     assert inspect("osnet_x0_25").parameters > 200_000
     with pytest.raises(InputError, match="no such file"):
         inspect("nothing_like_this")
+
+
+def test_files_of_torch_are_inspected_as_what_they_are(tmp_path):
+    module, x = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval(), torch.zeros(2, 3, 8, 8)
+    torch.jit.save(torch.jit.trace(module, x), tmp_path / "small.pt")
+    torch.export.save(torch.export.export(module, (x,)), tmp_path / "small.pt2")
+    script, program = inspect(tmp_path / "small.pt"), inspect(tmp_path / "small.pt2")
+    assert script.kind == "torchscript"
+    assert script.operators == {"Conv2d": 1, "ReLU": 1}
+    assert program.kind == "exported"
+    assert program.operators == {"conv2d": 1, "relu": 1}
+    assert program.batch == 2
+    assert script.parameters == program.parameters == 4 * 3 * 9 + 4

@@ -35,6 +35,8 @@ def test_all_kinds_of_reference_agree(model_file, tmp_path, images):
     for reference in (model_file, bundle, run, tmp_path / "small.pt", tmp_path / "small.pt2"):
         runner = open_runner(reference)
         assert runner.batch is None
+        if reference.suffix == ".pt2":
+            assert [(spec.dtype, *spec.shape) for spec in runner.inputs] == [("float32", "batch", 3, 16, 8)]
         assert measure_parity(expected, runner.run(images(3))).max_rel <= 1e-5, reference
 
 
