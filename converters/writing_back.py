@@ -112,7 +112,7 @@ def _write(proto: onnx.ModelProto, record: ConversionRecord, tensors: Mapping[st
     origins = _origins(proto.graph, stored)
     computed = {name: source for name, source in record.parameters.items() if source.value not in origins}
     if computed:
-        _refuse_changed(proto, record, computed, tensors)
+        _replace_computed(proto, record, computed, tensors)
     mapped = [(name, source) for name, source in record.parameters.items() if name not in computed]
     written: dict[str, bytes] = {}
     # Weights themselves first, then what Identity nodes call them.
@@ -198,17 +198,34 @@ def _give_own_initializer(
         )
 
 
-def _refuse_changed(
+def _replace_computed(
     proto: onnx.ModelProto,
     record: ConversionRecord,
     computed: Mapping[str, ParameterSource],
     tensors: Mapping[str, torch.Tensor],
 ) -> None:
-    """Weights that nodes of the source compute cannot be written; they may only be what they were."""
+    """Weights that nodes of the source compute (a Cast, a DequantizeLinear): where training changed one, the node
+    gives way to an initializer of the same name.
+    """
     original = onnx_to_torch(proto).state_dict()
-    for name, source in computed.items():
-        if name not in original or not torch.equal(original[name], tensors[name]):
+    changed = [name for name in computed if name not in original or not torch.equal(original[name], tensors[name])]
+    for name in changed:
+        value = computed[name].value
+        producer = next((node for node in proto.graph.node if list(node.output) == [value]), None)
+        if producer is None or computed[name].transform == "reshape":
             raise InputError(
-                f"{record.source}: weight '{source.value}' is computed by a node of the source graph, so the trained "
+                f"{record.source}: weight '{value}' is computed by a node of the source graph, so the trained "
                 f"{name!r} has no place in it; export it anew"
             )
+        proto.graph.node.remove(producer)
+        weight = inverse_transform(tensors[name], computed[name], ()).contiguous()
+        proto.graph.initializer.append(ir.serde.serialize_tensor(TorchTensor(weight, name=value)))
+        _drop_unread(proto.graph, producer)
+
+
+def _drop_unread(graph: onnx.GraphProto, removed: onnx.NodeProto) -> None:
+    """Initializers that only the removed node read go with it."""
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    unread = [tensor for tensor in graph.initializer if tensor.name in removed.input and tensor.name not in read]
+    for tensor in unread:
+        graph.initializer.remove(tensor)

@@ -1,0 +1,99 @@
+"""Weights hidden behind other nodes become parameters, and what is computed from weights keeps training."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from rtool.converters import bundle_to_onnx, load_bundle, onnx_to_torch, save_bundle
+from rtool.errors import InputError
+
+WEIGHT = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+
+
+def gemm(nodes, weights, opset=21, product=None):
+    product = product or helper.make_node("Gemm", ["x", "w"], ["y"], name="/fc/Gemm", transB=1)
+    infos = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", ["N", 3]), ("y", None))
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph([*nodes, product], "g", infos[:1], infos[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+SCALE, ZERO = np.array([0.1, 0.2, 0.3, 0.4], np.float32), np.zeros(4, np.int8)
+HIDDEN = {
+    "Constant": ([helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHT))], {}),
+    "Identity": ([helper.make_node("Identity", ["raw"], ["w"])], {"raw": WEIGHT}),
+    "Cast": ([helper.make_node("Cast", ["raw"], ["w"], to=TensorProto.FLOAT)], {"raw": WEIGHT.astype(np.float16)}),
+    "Reshape": (
+        [helper.make_node("Reshape", ["raw", "shape"], ["w"])],
+        {"raw": WEIGHT.reshape(-1), "shape": np.array([4, 3])},
+    ),
+    "Transpose": ([helper.make_node("Transpose", ["raw"], ["w"], perm=[1, 0])], {"raw": WEIGHT.T.copy()}),
+    "ConstantOfShape": (
+        [helper.make_node("ConstantOfShape", ["shape"], ["w"], value=numpy_helper.from_array(np.float32([0.5])))],
+        {"shape": np.array([4, 3])},
+    ),
+    "DequantizeLinear": (
+        [helper.make_node("DequantizeLinear", ["raw", "scale", "zero"], ["w"], axis=0)],
+        {"raw": (WEIGHT * 20).astype(np.int8), "scale": SCALE, "zero": ZERO},
+    ),
+    "blocked": (
+        [helper.make_node("DequantizeLinear", ["raw", "scale"], ["w"], axis=1, block_size=2)],
+        {"raw": (WEIGHT * 20).astype(np.int8), "scale": np.abs(WEIGHT[:, :2])},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_weights_become_parameters_of_a_layer(name, tmp_path):
+    proto = gemm(*HIDDEN[name])
+    module = onnx_to_torch(proto)
+    assert [parameter for parameter, _ in module.named_parameters()] == ["fc.weight"]
+    x = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
+    expected = ReferenceEvaluator(proto).run(None, {"x": x})[0]
+    with torch.no_grad():
+        assert np.allclose(module(torch.from_numpy(x)).numpy(), expected, rtol=1e-5, atol=1e-6)
+    path = save_bundle(module, tmp_path / "m.rtool", source=proto)
+    assert torch.equal(load_bundle(path).module.state_dict()["fc.weight"], module.state_dict()["fc.weight"])
+    assert bundle_to_onnx(path).SerializeToString() == proto.SerializeToString()
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_trained_hidden_weight_is_written_back(name, tmp_path):
+    proto = gemm(*HIDDEN[name])
+    module = onnx_to_torch(proto)
+    with torch.no_grad():
+        module.get_parameter("fc.weight").add_(0.25)
+    trained = bundle_to_onnx(save_bundle(module, tmp_path / "m.rtool", source=proto))
+    x = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    tolerance = 1e-3 if name == "Cast" else 1e-5  # a float16 weight may stay one
+    assert np.allclose(ReferenceEvaluator(trained).run(None, {"x": x})[0], expected, atol=tolerance)
+
+
+def test_a_weight_that_is_computed_with_keeps_its_own_gradient():
+    nodes = [helper.make_node("Mul", ["raw", "gain"], ["w"])]
+    module = onnx_to_torch(gemm(nodes, {"raw": WEIGHT, "gain": np.full((4, 1), 2, np.float32)}))
+    module(torch.ones(1, 3)).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    assert set(gradients) == {"raw", "gain"}
+    assert torch.allclose(gradients["raw"], torch.full((4, 3), 2.0))
+
+
+def test_absurd_sizes_are_refused_before_any_memory_is_asked_for():
+    node = helper.make_node("ConstantOfShape", ["shape"], ["w"], name="huge")
+    with pytest.raises(InputError, match="absurd"):
+        onnx_to_torch(gemm([node], {"shape": np.array([1 << 30, 1 << 30])}))
+
+
+def test_cycles_are_refused():
+    nodes = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xb"]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    with pytest.raises(InputError, match="cycle"):
+        onnx_to_torch(onnx.helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
