@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from functools import cache
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import InputError
 
 
+@cache
 def exported(name: str, *, trained: bool = True, opset: int = 17) -> onnx.ModelProto:
     """A fused TorchScript export with a dynamic batch, as such models are found."""
     torch.manual_seed(0)
