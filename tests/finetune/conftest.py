@@ -1,5 +1,6 @@
 """Start the programs of `rank_programs` in several processes over gloo on loopback."""
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -8,13 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 PROGRAMS = Path(__file__).with_name("rank_programs.py")
+
+
+def run_alone(name: str) -> dict[str, torch.Tensor]:
+    """The program in this process, as the only member of a group."""
+    spec = importlib.util.spec_from_file_location("rank_programs", PROGRAMS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        return module.PROGRAMS[name]()
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.fixture
 def run_ranks(tmp_path):
     def run(name: str, world: int) -> dict[str, torch.Tensor]:
+        if world == 1:
+            return run_alone(name)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])

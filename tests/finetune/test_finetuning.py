@@ -141,7 +141,7 @@ def stop_after(step: int, config: Path, overrides: list[str]) -> None:
 
 
 def test_kill_9_leaves_whole_checkpoints_and_a_run_to_resume(config, tmp_path):
-    whole = finetune(config, ["checkpoints.every_steps=1"], quiet=True)
+    whole = finetune(config, quiet=True)
     overrides = [f"output={tmp_path / 'killed'}", "checkpoints.every_steps=1", "checkpoints.keep=3"]
     code = f"import rtool.finetune as f; f({str(config)!r}, {overrides!r}, quiet=True)"
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
