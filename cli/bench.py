@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import GateError
+from ..errors import GateError, InputError
 from .output import Output, examples, output_options, to_plain
 
 __all__ = ["bench"]
@@ -102,9 +102,14 @@ def latency_command(
 
     from ..benchmarks import latency
 
+    if save is not None and not save.parent.is_dir():
+        raise InputError(f"--save {save}: the folder {save.parent} does not exist; make it first")
     report = latency(models, batch=batch, rounds=rounds, warmup=warmup, threads=threads)
     if save is not None:
-        save.write_text(json.dumps(to_plain(report), indent=2) + "\n")
+        try:
+            save.write_text(json.dumps(to_plain(report), indent=2) + "\n")
+        except OSError as error:
+            raise InputError(f"--save {save}: cannot be written: {error.strerror}") from error
     table = Table()
     table.add_column("model", overflow="fold")
     for heading in ("p50 ms", "p95 ms", "p99 ms", "crops/s", "ratio", "95 % interval"):

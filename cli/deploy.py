@@ -174,7 +174,7 @@ def serve_command(
         for problem in validation.placeholders(repository):
             click.echo(f"not served: {problem}", err=True)
     if container:
-        _run_container(repository, models, config_name, control, (http_port, grpc_port, metrics_port), dry_run)
+        _run_container(repository, models, config_name, control, (http_port, grpc_port, metrics_port), dry_run, output)
         return
     if dry_run:
         planned = server.TritonServer(
@@ -186,7 +186,7 @@ def serve_command(
             grpc_port=grpc_port,
             metrics_port=metrics_port,
         )
-        click.echo(server.dry_run(planned))
+        _print_command(server.dry_run(planned), output)
         return
     result = foreground.serve(
         repository,
@@ -201,6 +201,13 @@ def serve_command(
         metrics_port=metrics_port,
     )
     output.emit(result)
+
+
+def _print_command(command: str, output: Output) -> None:
+    if output.as_json:
+        output.emit({"command": command})
+    else:
+        click.echo(command)
 
 
 def _announce_url(server: TritonServer) -> None:
@@ -230,6 +237,7 @@ def _run_container(
     control: str,
     ports: tuple[int, int, int],
     dry_run: bool,
+    output: Output,
 ) -> None:
     import shlex
 
@@ -245,6 +253,6 @@ def _run_container(
         ports=ports,
         gpu=config_name == "gpu" or (config_name is None and gpu_present()),
     )
-    click.echo(shlex.join(command))
+    _print_command(shlex.join(command), output)
     if not dry_run and (code := run_container(command)) != 0:
         raise PlatformError(f"docker ended with exit code {code}; see its output above")

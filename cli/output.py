@@ -73,9 +73,12 @@ class Output:
                 summary.add_column(overflow="fold")
                 for name, value in rows:
                     summary.add_row(name, str(value))
-                console.print(summary)
+                tables = (summary, *tables)
             for table in tables:
-                console.print(table)
+                with console.capture() as printed:
+                    console.print(table)
+                for line in printed.get().splitlines():
+                    click.echo(line if console.is_terminal else line.rstrip())
         if artefact is not None:
             click.echo(os.fspath(artefact))
 

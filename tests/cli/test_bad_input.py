@@ -110,6 +110,10 @@ def test_calibration_images_without_anything_to_calibrate_are_refused(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_figures_cannot_be_saved_in_a_folder_that_is_not_there(tmp_path, capsys):
+    refuse(["bench", "latency", str(EXAMPLE), "--save", str(tmp_path / "no" / "x.json")], capsys, "make it first")
+
+
 def people(root: Path, identities: int, images: int, broken: int = 0) -> Path:
     draw = np.random.default_rng(0)
     for identity in range(identities):

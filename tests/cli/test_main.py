@@ -1,9 +1,14 @@
 """The command frame: exit codes, examples in every help, one message an error."""
 
+import io
+import json
+import sys
+
 import click
 import pytest
 
 from rtool.cli import main
+from rtool.cli.output import Output
 from rtool.errors import GateError, InputError
 
 
@@ -58,3 +63,31 @@ def test_a_bug_shows_its_traceback_and_exits_101(failing_command, capsys):
 def test_an_unknown_command_is_a_usage_error(capsys):
     assert main.run(["convret"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_stream_that_knows_only_ascii_stops_no_command(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+
+    @click.command("tick")
+    def tick() -> None:
+        sys.stdout.write("✓ done\n")
+
+    monkeypatch.setitem(main.cli.commands, "tick", tick)
+    assert main.run(["tick"]) == 0
+    stream.flush()
+    assert stream.buffer.getvalue() == b"\\u2713 done\n"
+
+
+def test_piped_tables_have_no_blanks_at_their_ends(capsys):
+    Output(as_json=False, quiet=False).emit({}, [("a", "short"), ("b", "a longer value")])
+    assert capsys.readouterr().out.splitlines() == ["a  short", "b  a longer value"]
+
+
+def test_a_planned_server_is_one_json_object(tmp_path, capsys):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").write_bytes(b"x")
+    (tmp_path / "m" / "config.pbtxt").write_text('name: "m"\nbackend: "onnxruntime"\n')
+    command = ["serve", str(tmp_path), "--container", "--dry-run", "--json"]
+    assert main.run(command) == 0
+    assert "docker" in json.loads(capsys.readouterr().out)["command"]
