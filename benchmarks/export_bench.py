@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = set(options.networks) - set(ZOO)
     if unknown:
         parser.error(f"unknown network {sorted(unknown)[0]!r}")
-    path = options.results / f"export-{datetime.now(UTC):%Y-%m-%d}.json"
+    path = options.results / f"{datetime.now(UTC):%Y-%m-%d}-export.json"
     rows: list[Row] = []
     for network in options.networks:
         rows.append(measure(network, options.steps, options.batch))
