@@ -40,6 +40,10 @@ bench: $(STAMP)
 bench-export: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.export_bench
 
+# Steps, data wait, PartialFC and quality; an hour on 2 cores. NAMES="step partial_fc" measures some.
+bench-finetune: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.finetune_bench $(NAMES)
+
 clean:
 	rm -rf .venv .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
