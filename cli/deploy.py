@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -195,12 +196,13 @@ def serve_command(
         config_name=config_name,
         timeout=timeout,
         log=log,
-        on_ready=None if output.as_json else _announce_url if output.quiet else _announce,
+        on_ready=_announce_json if output.as_json else _announce_url if output.quiet else _announce,
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
     )
-    output.emit(result)
+    if not output.as_json:
+        output.emit(result)
 
 
 def _print_command(command: str, output: Output) -> None:
@@ -212,6 +214,12 @@ def _print_command(command: str, output: Output) -> None:
 
 def _announce_url(server: TritonServer) -> None:
     click.echo(server.url)
+
+
+def _announce_json(server: TritonServer) -> None:
+    """As soon as it is ready, for a script that must learn the ports; nothing else follows on stdout."""
+    ready = {"url": server.url, "http_url": server.http_url, "metrics_url": server.metrics_url}
+    click.echo(json.dumps({**ready, "models": list(server.models), "ready_seconds": server.ready_seconds}, indent=2))
 
 
 def _announce(server: TritonServer) -> None:

@@ -70,6 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
     except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
         return 130
     except BrokenPipeError:
         sys.stderr.close()

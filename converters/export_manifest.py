@@ -54,8 +54,8 @@ class ExportResult:
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of an export lies: `model.onnx` has `model.manifest.json`."""
-    return path.with_name(f"{path.stem}.manifest.json")
+    """Where the manifest of an export lies: `model.onnx` has `model.onnx.manifest.json`, `model.pt2` its own."""
+    return path.with_name(f"{path.name}.manifest.json")
 
 
 def describe_export(

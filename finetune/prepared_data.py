@@ -55,6 +55,8 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
     """
     train, held_out = open_training_data(config)
     notes = [f"{dataset.name}: {note}" for dataset in (train, held_out) for note in dataset.notes]
+    if config.data.evaluate == config.data.train and held_out.names == train.names:
+        notes.append("data.evaluate is data.train: these metrics are of the training images; null holds some out")
     image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
     pixels: NDArray[np.uint8] | None = None
     if len(train) * image_bytes <= config.data.memory_gb * 1e9:

@@ -148,7 +148,7 @@ def test_torch_formats_load_to_the_same_function_at_any_batch(tmp_path, format, 
 
 def test_manifest_and_metadata_tell_where_the_file_comes_from(trained, fused, tmp_path):
     result = export(trained, tmp_path / "out.onnx", fp16=True)
-    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out.onnx.manifest.json").read_text())
     digest = hashlib.sha256(result.path.read_bytes()).hexdigest()
     assert manifest["sha256"] == result.sha256 == digest
     assert manifest["source_sha256"] == hashlib.sha256(fused.read_bytes()).hexdigest()

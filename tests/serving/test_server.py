@@ -1,5 +1,6 @@
 """A real Triton is ready when entered, gone when left, and explains itself when it cannot start."""
 
+import json
 import os
 import signal
 import socket
@@ -167,3 +168,19 @@ def test_serve_announces_its_addresses_and_ends_cleanly_on_sigterm(root):
         assert serving.stderr.read() == ""
     assert lines[0].startswith("ready in ")
     assert "triton://127.0.0.1:" in lines[1]
+
+
+def test_serve_as_json_says_where_it_listens_while_it_runs(root):
+    command = [sys.executable, "-m", "rtool", "serve", str(root), "--json"]
+    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
+        lines = []
+        while not lines or lines[-1] != "}\n":
+            lines.append(serving.stdout.readline())
+            assert lines[-1], serving.stderr.read()
+        ready = json.loads("".join(lines))
+        with TritonClient(ready["url"], ready["models"][0]) as client:
+            assert client.batch == 16
+        serving.send_signal(signal.SIGTERM)
+        assert serving.wait(30) == 0
+        assert serving.stdout.read() == ""
