@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure_steps() -> dict[str, Any]:
     """Processor seconds a training step: the trainer on the converted network, a plain loop on the original."""
     cases = {"osnet_x0_25": Preprocessing(128, 64), "iresnet18": Preprocessing(112, 112)}
-    return {name: _measure_network(name, size, batch=32) for name, size in cases.items()}
+    return {name: _measure_network(name, size, batch=32 if size.width == 64 else 16) for name, size in cases.items()}
 
 
-def _measure_network(name: str, size: Preprocessing, batch: int, repeats: int = 5) -> dict[str, Any]:
+def _measure_network(name: str, size: Preprocessing, batch: int, repeats: int = 7) -> dict[str, Any]:
     options = {} if name.startswith("osnet") else {"input_size": (size.height, size.width)}
     original = build_architecture(name, **options)
     _give_statistics(original)
