@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint typecheck format bench bench-export clean
+.PHONY: demo test test-all lint typecheck format bench bench-export bench-finetune clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,8 +33,9 @@ typecheck: $(STAMP)
 	mkdir -p .typing && ln -sfn .. .typing/rtool
 	$(BIN)/mypy -p rtool
 
+# Conformance of the converters: every ONNX node case, a minute. The other benchmarks take longer and stand alone.
 bench: $(STAMP)
-	$(BIN)/rtool bench peers
+	$(BIN)/python -m rtool.benchmarks.onnx_conformance
 
 # Write-back, restore, fold, latency and fp16 on eight networks; about a quarter of an hour on 2 cores.
 bench-export: $(STAMP)
