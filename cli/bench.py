@@ -20,6 +20,7 @@ def bench() -> None:
 
 @bench.command(
     "parity",
+    short_help="Are two models the same, within a bound?",
     epilog=examples(
         "rtool bench parity model.onnx model.rtool",
         "rtool bench parity model.onnx triton://127.0.0.1:8001/osnet --max-rel 0",
@@ -76,6 +77,7 @@ def parity_command(
 
 @bench.command(
     "latency",
+    short_help="Time models side by side, in turns.",
     epilog=examples(
         "rtool bench latency model.onnx model_fp16.onnx --batch 16",
         "rtool bench latency model.onnx model.rtool --rounds 200 --save latency.json",
@@ -123,6 +125,7 @@ def latency_command(
 
 @bench.command(
     "serving",
+    short_help="Load a Triton server: latency percentiles, throughput.",
     epilog=examples(
         "rtool bench serving 127.0.0.1:8001 osnet --concurrency 8",
         "rtool bench serving 127.0.0.1:8001 arcface --rate 50 --rows 4",

@@ -26,7 +26,14 @@ __all__ = ["cli", "run"]
 _BUG = 101
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """A group that lists its commands in the order in which they are used, not by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="rtool")
 def cli() -> None:
     """Make a fused ONNX model trainable again, fine-tune it, export it and serve it on Triton.
@@ -36,20 +43,21 @@ def cli() -> None:
     """
 
 
-for _command in (
-    inspect_command,
-    onnx2torch_command,
-    ops_command,
-    deploy_command,
-    serve_command,
-    bench,
-    doctor_command,
-    demo_command,
-    finetune_command,
-    evaluate_command,
-    config_group,
-    export_command,
+for _command, _short in (
+    (inspect_command, "Tell what is in a model: inputs, batch, BatchNorm, size."),
+    (onnx2torch_command, "Make a fused ONNX file a trainable bundle."),
+    (finetune_command, "Fine-tune the model that a configuration names."),
+    (evaluate_command, "Measure retrieval or verification on labelled images."),
+    (export_command, "Write a model as one file: ONNX, fp16, int8, .pt2."),
+    (deploy_command, "Publish an ONNX file in a Triton model repository."),
+    (serve_command, "Run a real Triton on a model repository."),
+    (bench, "Compare two models; time one; load a server."),
+    (config_group, "Show, start and convert configurations."),
+    (ops_command, "List the ONNX operators that convert."),
+    (doctor_command, "Tell what this machine can do."),
+    (demo_command, "Run the whole flow on built-in data."),
 ):
+    _command.short_help = _short  # the whole first sentence is for the command's own page
     cli.add_command(_command)
 
 

@@ -140,6 +140,7 @@ def config_group() -> None:
 
 @config_group.command(
     "show",
+    short_help="Print every field with its value and meaning.",
     epilog=examples(
         "rtool config show",
         "rtool config show --losses",
@@ -171,6 +172,7 @@ def config_init_command(path: Path) -> None:
 
 @config_group.command(
     "convert",
+    short_help="Read the params.json of an older re-ID trainer.",
     epilog=examples(
         "rtool config convert params.json", "rtool config convert params.json -o reid.yaml && rtool finetune reid.yaml"
     ),

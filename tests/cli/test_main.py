@@ -30,6 +30,15 @@ def test_every_help_ends_with_examples_to_paste(name: str, command: click.Comman
     assert len(pasteable) >= 2
 
 
+@pytest.mark.parametrize("group", [[], ["bench"], ["config"]])
+def test_a_group_says_whole_what_each_command_does(group, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main.run([*group, "--help"]) == 0
+    listed = capsys.readouterr().out.split("Commands:")[1].splitlines()
+    assert listed
+    assert not [line for line in listed if line.endswith("...")]
+
+
 @pytest.fixture
 def failing_command(monkeypatch):
     def install(error: BaseException) -> None:
