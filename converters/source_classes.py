@@ -21,6 +21,7 @@ _ACTIVATIONS: dict[Any, str] = {
     F.gelu: "nn.GELU()",
     F.hardswish: "nn.Hardswish()",
     F.relu: "nn.ReLU()",
+    F.relu6: "nn.ReLU6()",
     torch.sigmoid: "nn.Sigmoid()",
     torch.tanh: "nn.Tanh()",
 }

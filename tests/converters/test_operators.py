@@ -196,3 +196,13 @@ def test_random_numbers_and_run_time_branches_are_refused_with_the_way_out():
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", inputs, outputs), ir_version=10)
     with pytest.raises(UnsupportedOperatorsError, match=r"'choice' \(If.*known only at run time; export the branch"):
         onnx_to_torch(model)
+
+
+def test_a_clip_to_zero_and_six_has_the_gradient_of_relu6():
+    values = floats(-1, 0, 3, 6, 7)
+    module = onnx_to_torch(model_of("Clip", [values, floats(0)[0], floats(6)[0]], 13, constants=(1, 2)))
+    x = torch.tensor(values, requires_grad=True)
+    result = module(x)
+    result.sum().backward()
+    assert result.tolist() == [0, 0, 3, 6, 6]
+    assert x.grad.tolist() == [0, 0, 1, 0, 0]
