@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..converters.inspection import Inspection
     from ..converters.preprocessing import Preprocessing
 
-__all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_preprocessing"]
+__all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing"]
 
 
 @click.command(
@@ -42,6 +42,7 @@ def inspect_command(output: Output, model: str) -> None:
         "rtool onnx2torch model.onnx",
         "rtool onnx2torch model.onnx -o model.rtool --restore-bn --calibrate crops/",
         "rtool onnx2torch face.onnx --preprocessing arcface --freeze 'conv1.*'",
+        "rtool onnx2torch batch16.onnx --batch dynamic",
     ),
 )
 @click.argument("model", type=click.Path(path_type=Path))
@@ -53,6 +54,7 @@ def inspect_command(output: Output, model: str) -> None:
 @click.option("--weights", type=click.Path(path_type=Path), help="Load this fused state_dict (.pth) into the model.")
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that shall not train, e.g. 'conv1.*'; repeatable.")
+@click.option("--batch", help="Rewrite a baked-in batch first: dynamic, or a number. [default: as the file]")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @output_options
 def onnx2torch_command(
@@ -66,6 +68,7 @@ def onnx2torch_command(
     weights: Path | None,
     allow_partial: bool,
     freeze: tuple[str, ...],
+    batch: str | None,
     overwrite: bool,
 ) -> None:
     """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers."""
@@ -83,6 +86,7 @@ def onnx2torch_command(
         allow_partial=allow_partial,
         freeze=freeze,
         preprocessing=chosen,
+        batch=read_batch(batch),
         overwrite=overwrite,
     )
     output.emit(result, _conversion_rows(result), artefact=result.output, tables=_weight_tables(result))
@@ -127,6 +131,15 @@ def read_preprocessing(text: str | None) -> Preprocessing | None:
         raise InputError(f"{text}: expected a preprocessing as JSON ({error})") from error
 
 
+def read_batch(text: str | None) -> Any:
+    """What `--batch` says: a number, "dynamic", or None where it was not given."""
+    if text is None or text == "dynamic":
+        return text
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--batch: expected a positive number or 'dynamic', got {text!r}")
+    return int(text)
+
+
 def _calibration(model: Path, spec: str, chosen: Preprocessing | None, limit: int) -> Iterator[Tensor]:
     """Preprocessed batches of calibration images, spread over the data set."""
     import numpy as np
@@ -153,6 +166,9 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         (f"parity, batch {entry.batch}", f"max relative error {entry.parity.max_rel:.2g} against ONNX Runtime")
         for entry in result.parity
     ]
+    if result.batch is not None:
+        advice = "--batch dynamic opens it, where that can be proved"
+        rows.append(("batch", f"the model takes batches of {result.batch} only; {advice}"))
     if result.restored is not None:
         rows.append(("BatchNorms restored", f"{len(result.restored.restored)} on {result.restored.images} images"))
     if result.weights is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .convert import read_preprocessing
+from .convert import read_batch, read_preprocessing
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def export_command(
     result = export(
         model,
         target_file,
-        batch=_batch(batch),
+        batch=read_batch(batch),
         preprocessing=chosen,
         inputs=_pixels(model, calibrate, chosen, calibration_images) if calibrate else None,
         keep_float32=read_kept_nodes(keep_file) if keep_file else (),
@@ -103,14 +103,6 @@ def _pixels(model: str, spec: str, chosen: Preprocessing | None, limit: int) -> 
     dataset = open_dataset(spec)
     rows = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).astype(np.int64)
     return read_pixels(dataset.subset(rows), preprocessing.resize).values
-
-
-def _batch(text: str | None) -> Any:
-    if text is None or text == "dynamic":
-        return text
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--batch: expected a positive number or 'dynamic', got {text!r}")
-    return int(text)
 
 
 def _rows(result: ExportResult) -> list[tuple[str, Any]]:

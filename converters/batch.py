@@ -22,12 +22,13 @@ from .parity import measure_parity
 from .probing import probe_inputs
 from .runners import OnnxRunner
 
-__all__ = ["PROVED_BATCHES", "set_batch"]
+__all__ = ["PROVED_BATCHES", "Batch", "set_batch"]
 
 PROVED_BATCHES = (1, 2, 3, 5, 16)
 """Sizes at which a dynamic batch is proved."""
 SYMBOL = "batch"
 Batch = int | Literal["dynamic"]
+"""A number of images, or any."""
 TOLERANCE = 1e-5
 """Kernels may sum in another order for another batch."""
 

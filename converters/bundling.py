@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from ..errors import GateError, InputError
+from .batch import Batch, set_batch
 from .bundle import is_bundle, save_bundle
 from .conversion import onnx_to_torch
 from .folders import check_output
@@ -23,6 +26,8 @@ from .preprocessing_guess import FoundPreprocessing, find_preprocessing
 from .record import ConversionRecord, TensorSpec
 from .restore import RestoreReport, restore_batchnorm
 from .runners import OnnxRunner, TorchRunner
+from .taken_batch import only_batch
+from .writing_back import own_copy
 
 __all__ = ["BatchParity", "OnnxToTorchResult", "onnx2torch", "preprocessing_of"]
 
@@ -48,6 +53,8 @@ class OnnxToTorchResult:
     parameters: int
     trainable: int
     parity: tuple[BatchParity, ...]
+    batch: int | None
+    """The only batch the model takes; None when it takes any."""
     preprocessing: Preprocessing | None
     preprocessing_origin: str | None
     restored: RestoreReport | None
@@ -65,6 +72,7 @@ def onnx2torch(
     allow_partial: bool = False,
     freeze: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
+    batch: Batch | None = None,
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
 ) -> OnnxToTorchResult:
@@ -79,11 +87,13 @@ def onnx2torch(
         allow_partial: accept `weights` that do not fill the module.
         freeze: patterns of parameter paths that shall not train.
         preprocessing: stored with the model; default is what the file says or its input shape suggests.
+        batch: "dynamic" or a number: rewrite the graph to it first, proved as `set_batch` proves it. The bundle then
+            holds the rewritten graph.
         overwrite: replace a bundle that is already at `output`.
         tolerance: largest relative error against ONNX Runtime, before and after restoring.
 
     Raises:
-        InputError: the file is no usable ONNX model, or `output` is taken.
+        InputError: the file is no usable ONNX model, `batch` cannot be proved, or `output` is taken.
         UnsupportedOperatorsError: nodes that cannot be converted exactly.
         GateError: the module does not reproduce the file; nothing is written.
     """
@@ -93,14 +103,18 @@ def onnx2torch(
     if restore_bn and calibrate is None:
         raise InputError("--restore-bn measures activations: give images with --calibrate DATA")
     check_output(target, may_replace=is_bundle if overwrite else None)
-    module = onnx_to_torch(path, freeze=freeze)
+    graph = path if batch is None else _with_batch(path, batch)
+    module = onnx_to_torch(graph, freeze=freeze)
     record: ConversionRecord = module.meta["rtool"]
+    if batch is not None:
+        record.source, record.sha256 = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
-    reference = OnnxRunner(path)
+    reference = OnnxRunner(graph, name=path.name)
     samples = _samples(reference)
     expected = [reference.run(*arrays) for _, arrays in samples]
     parity = _check(module, reference, samples, expected, tolerance, "converted")
+    taken = only_batch(module, reference, tolerance)
     loaded = None
     if weights is not None:
         loaded = load_fused_weights(module, weights, allow_partial=allow_partial)
@@ -120,7 +134,8 @@ def onnx2torch(
         found = FoundPreprocessing(record.preprocessing, "the graph normalises raw pixels itself")
     chosen = preprocessing or (found.preprocessing if found else None)
     record.preprocessing = chosen
-    save_bundle(module, target, source=path, preprocessing=chosen, overwrite=overwrite, provenance=_provenance(parity))
+    provenance = _provenance(parity, batch)
+    save_bundle(module, target, source=graph, preprocessing=chosen, overwrite=overwrite, provenance=provenance)
     return OnnxToTorchResult(
         output=target,
         source=record.source,
@@ -128,6 +143,7 @@ def onnx2torch(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         trainable=sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
         parity=parity,
+        batch=taken,
         preprocessing=chosen,
         preprocessing_origin="given" if preprocessing else found.origin if found else None,
         restored=report,
@@ -203,5 +219,14 @@ def _metadata(runner: OnnxRunner) -> Mapping[str, str]:
     return dict(runner.session.get_modelmeta().custom_metadata_map)
 
 
-def _provenance(parity: Sequence[BatchParity]) -> dict[str, Any]:
-    return {"made_by": "onnx2torch", "parity_max_rel": {str(entry.batch): entry.parity.max_rel for entry in parity}}
+def _with_batch(path: Path, batch: Batch) -> onnx.ModelProto:
+    """The file with another batch, its external data inside."""
+    try:
+        return set_batch(own_copy(path), batch)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _provenance(parity: Sequence[BatchParity], batch: Batch | None) -> dict[str, Any]:
+    errors = {str(entry.batch): entry.parity.max_rel for entry in parity}
+    return {"made_by": "onnx2torch", "parity_max_rel": errors} | ({} if batch is None else {"batch": batch})

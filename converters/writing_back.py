@@ -30,7 +30,7 @@ from .loading import load_onnx, parse_model
 from .record import ConversionRecord, ParameterSource, record_of
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
 
-__all__ = ["write_back"]
+__all__ = ["own_copy", "write_back"]
 
 
 def write_back(
@@ -49,7 +49,7 @@ def write_back(
         check_file_output(Path(output), sources=[path])
     record = record_of(module)
     _check_source(record, path)
-    proto = _own_copy(source)
+    proto = own_copy(source)
     tensors = _folded_tensors(module, record)
     _write(proto, record, tensors)
     if output is not None:
@@ -68,7 +68,7 @@ def _check_source(record: ConversionRecord, path: Path | None) -> None:
         )
 
 
-def _own_copy(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:
+def own_copy(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:
     """The source as a proto with all weights inside, which may be edited."""
     if isinstance(source, onnx.ModelProto):
         proto = onnx.ModelProto()

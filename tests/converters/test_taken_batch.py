@@ -1,0 +1,80 @@
+"""`onnx2torch` says which batch a module takes, and opens a baked-in one when asked."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from rtool.cli.main import run
+from rtool.converters import load_bundle, onnx2torch, onnx_to_torch
+from rtool.converters.bundle import bundle_to_onnx
+from rtool.converters.runners import OnnxRunner
+from rtool.converters.taken_batch import only_batch
+from rtool.errors import InputError
+
+EXPORTS = [("ts", 11, True), ("ts", 17, False), ("dy", 18, False), ("dy", 20, True)]
+
+
+@pytest.mark.parametrize(("kind", "opset", "fused"), EXPORTS)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_class_token_keeps_the_batch_until_it_is_opened(
+    exported, run_onnx, images, tmp_path, kind, opset, fused, batch
+):
+    original, proto = exported("vit", kind, opset, batch, fused)
+    path = tmp_path / "vit.onnx"
+    onnx.save(proto, path)
+    assert onnx2torch(path, tmp_path / "baked.rtool").batch == batch
+    opened = onnx2torch(path, tmp_path / "open.rtool", batch="dynamic")
+    assert opened.batch is None
+    assert [entry.batch for entry in opened.parity] == [1, 2]
+    module = load_bundle(opened.output).module
+    for size in (1, 3, 5):
+        with torch.no_grad():
+            expected = original(torch.from_numpy(images(size)))
+            assert (module(torch.from_numpy(images(size))) - expected).abs().max() <= 1e-5 * expected.abs().max()
+        back = run_onnx(bundle_to_onnx(opened.output), images(size))[0]
+        assert np.abs(back - expected.numpy()).max() <= 1e-5 * np.abs(expected.numpy()).max()
+
+
+@pytest.mark.parametrize(("kind", "opset", "batch"), [("ts", 11, 1), ("dy", 20, 4)])
+def test_a_batch_stated_only_in_shapes_needs_no_opening(exported, kind, opset, batch):
+    _, proto = exported("cnn", kind, opset, batch)
+    assert only_batch(onnx_to_torch(proto), OnnxRunner(proto), 1e-5) is None
+
+
+def one_file(node, inputs, path):
+    shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy"]
+    graph = helper.make_graph([node], "rows", shape[:1], shape[1:], inputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_a_weight_with_a_row_an_image_stays_and_cannot_be_opened(tmp_path):
+    weight = numpy_helper.from_array(np.float32([[1, 2, 3], [4, 5, 6]]), "w")
+    path = one_file(helper.make_node("Mul", ["x", "w"], ["y"]), [weight], tmp_path / "rows.onnx")
+    assert onnx2torch(path, tmp_path / "rows.rtool").batch == 2
+    with pytest.raises(InputError, match=r"rows\.onnx: batch dynamic: .*cannot be proved"):
+        onnx2torch(path, tmp_path / "open.rtool", batch="dynamic")
+    assert not (tmp_path / "open.rtool").exists()
+
+
+def test_a_module_that_runs_at_another_batch_with_other_numbers_keeps_its_batch(tmp_path):
+    weight = numpy_helper.from_array(np.float32([2]), "w")
+    path = one_file(helper.make_node("Mul", ["x", "w"], ["y"]), [weight], tmp_path / "scale.onnx")
+    module = onnx_to_torch(path)
+    assert only_batch(module, OnnxRunner(path), 1e-5) is None
+    module.forward = lambda x: x * 2 if len(x) == 2 else x * 2 - x.mean(0)
+    assert only_batch(module, OnnxRunner(path), 1e-5) == 2
+
+
+def test_the_command_says_what_to_do_about_a_baked_batch(exported, tmp_path, capsys):
+    path = tmp_path / "vit.onnx"
+    onnx.save(exported("vit", "ts", 17, 4)[1], path)
+    assert run(["onnx2torch", str(path), "-o", str(tmp_path / "a.rtool")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "batches of 4 only; --batch dynamic opens it" in shown
+    assert run(["onnx2torch", str(path), "-o", str(tmp_path / "b.rtool"), "--batch", "dynamic"]) == 0
+    assert "batches of" not in capsys.readouterr().out
+    assert run(["onnx2torch", str(path), "-o", str(tmp_path / "c.rtool"), "--batch", "some"]) == 2
+    assert "positive number or 'dynamic'" in capsys.readouterr().err
