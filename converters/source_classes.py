@@ -1,9 +1,9 @@
-"""Turns blocks into classes: one class for all blocks that read alike, plain chains into `nn.Sequential`."""
+"""Turns blocks into classes: one for all blocks that differ in numbers only, plain chains into `nn.Sequential`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from .source_blocks import Block, Call
+from .source_parameters import Chain, Group, Part, Use, key_of, layer_parts, numbers_of
 from .source_text import constructor, expression, member
 
 __all__ = ["ClassWriter"]
@@ -27,13 +28,15 @@ _ACTIVATIONS: dict[Any, str] = {
 }
 _NAMES = ("x", "y", "z", "u", "v", "w")
 
+Parts = tuple[Part, ...]
+
 
 @dataclass(frozen=True)
 class _Step:
     path: str
     """Of the member that is called; "" for an activation without weights."""
     inputs: list[fx.Node]
-    made: str
+    made: Parts
     result: fx.Node
 
 
@@ -42,34 +45,44 @@ class ClassWriter:
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
-        self.classes: dict[str, str] = {}
-        """Text of a class without its name -> name."""
+        self.groups: dict[Hashable, Group] = {}
+        """What a class reads like, numbers left out -> the class."""
         self._taken: set[str] = {"Model"}
 
     def write(self, root: Block) -> str:
         """All classes that `root` needs, and `Model` itself."""
-        body = self._body(root, [_argument(node) for node in root.inputs])
-        definitions = [text.replace(_PLACEHOLDER, name, 1) for text, name in self.classes.items()]
-        return "\n\n\n".join([*definitions, body.replace(_PLACEHOLDER, "Model", 1)])
+        model = self._group(root, [_argument(node) for node in root.inputs], "Model")
+        return "\n\n\n".join([*(group.definition() for group in self.groups.values()), model.definition()])
 
-    def _construct(self, block: Block) -> str:
-        """The expression that makes a fresh module for `block`, writing its class when it needs one."""
+    def _construct(self, block: Block) -> Parts:
+        """The expression that makes a fresh module for `block`, in a class of its own when it needs one."""
         chain = self._chain(block)
         if chain is not None:
-            return chain
-        text = self._body(block, _input_names(block))
-        if text not in self.classes:
-            self.classes[text] = self._class_name(block)
-        return f"{self.classes[text]}()"
+            return (chain,)
+        made = self._group(block, _input_names(block), "")
+        (numbers,) = made.uses
+        key = (tuple(key_of(parts) for parts in made.construction), made.methods)
+        if key not in self.groups:
+            made.name = self._class_name(block)
+            made.uses.clear()
+            self.groups[key] = made
+        self.groups[key].uses.append(numbers)
+        return (Use(self.groups[key], numbers),)
 
-    def _chain(self, block: Block) -> str | None:
+    def _group(self, block: Block, arguments: Sequence[str], name: str) -> Group:
+        """A class for `block` alone."""
+        construction = self._construction(block)
+        numbers = tuple(number for parts in construction for number in numbers_of(parts))
+        return Group(name, construction, self._methods(block, arguments), [numbers])
+
+    def _chain(self, block: Block) -> Chain | None:
         """`nn.Sequential(...)` when the block passes one value through its numbered members in order.
 
         Activations become modules; a number nobody uses (of a folded BatchNorm) is held by `nn.Identity`.
         """
         if len(block.inputs) != 1 or len(block.outputs) != 1:
             return None
-        current, parts, members = block.inputs[0], list[str](), 0
+        current, parts, members = block.inputs[0], list[Parts](), 0
         for entry in block.statements:
             step = self._step(entry)
             if step is None or step.inputs != [current]:
@@ -78,7 +91,7 @@ class ClassWriter:
                 number = step.path.removeprefix(f"{block.path}.")
                 if not number.isdigit() or int(number) < len(parts):
                     return None
-                parts += ["nn.Identity()"] * (int(number) - len(parts))
+                parts += [("nn.Identity()",)] * (int(number) - len(parts))
                 members += 1
             parts.append(step.made)
             current = step.result
@@ -86,8 +99,7 @@ class ClassWriter:
             return None
         if members != len(list(self.module.get_submodule(block.path).children())):
             return None
-        joined = ", ".join(parts)
-        return f"nn.Sequential({joined})" if len(joined) <= 80 else _wrapped("nn.Sequential", parts)
+        return Chain(tuple(parts))
 
     def _step(self, entry: fx.Node | Call) -> _Step | None:
         """One statement as a member of a Sequential, if it can be one."""
@@ -98,44 +110,44 @@ class ClassWriter:
         if entry.op == "call_module":
             return _Step(str(entry.target), entry.all_input_nodes, self._layer(str(entry.target)), entry)
         if entry.target in _ACTIVATIONS and len(entry.args) == 1 and not entry.kwargs:
-            return _Step("", entry.all_input_nodes, _ACTIVATIONS[entry.target], entry)
+            return _Step("", entry.all_input_nodes, (_ACTIVATIONS[entry.target],), entry)
         return None
 
-    def _layer(self, path: str) -> str:
-        return constructor(self.module.get_submodule(path))
+    def _layer(self, path: str) -> Parts:
+        layer = self.module.get_submodule(path)
+        return layer_parts(layer, constructor(layer))
 
-    def _body(self, block: Block, arguments: Sequence[str]) -> str:
-        lines = [f"class {_PLACEHOLDER}(nn.Module):", "    def __init__(self) -> None:", "        super().__init__()"]
-        lines += [f"        {line}" for line in self._construction(block)]
+    def _methods(self, block: Block, arguments: Sequence[str]) -> str:
         signature = ", ".join(
             ["self", *(f"{name}: {_annotation(n)}" for name, n in zip(arguments, block.inputs, strict=True))]
         )
-        lines += ["", f"    def forward({signature}):"]
-        lines += [f"        {line}" for line in self._forward(block, arguments)]
-        return "\n".join(lines)
+        lines = [f"    def forward({signature}):"]
+        return "\n".join([*lines, *(f"        {line}" for line in self._forward(block, arguments))])
 
-    def _construction(self, block: Block) -> list[str]:
+    def _construction(self, block: Block) -> list[Parts]:
         """Statements that make the members of a block; members of inlined paths are made where they are."""
         blocks = {child.path: child for child in block.children}
-        lines: list[str] = []
+        lines: list[Parts] = []
         self._construct_members(block.path, "self", blocks, lines)
         return lines
 
-    def _construct_members(self, path: str, owner: str, blocks: dict[str, Block], lines: list[str]) -> None:
+    def _construct_members(self, path: str, owner: str, blocks: dict[str, Block], lines: list[Parts]) -> None:
         container = self.module.get_submodule(path) if path else self.module
         for name, parameter in container.named_parameters(recurse=False):
-            lines.append(f"{owner}.{name} = nn.Parameter(torch.empty({_size(parameter.shape)}{_dtype(parameter)}))")
+            made = f"nn.Parameter(torch.empty({_size(parameter.shape)}{_dtype(parameter)}))"
+            lines.append((f"{owner}.{name} = {made}",))
         for name, buffer in container.named_buffers(recurse=False):
-            lines.append(f'{owner}.register_buffer("{name}", torch.empty({_size(buffer.shape)}, dtype={buffer.dtype}))')
+            made = f"torch.empty({_size(buffer.shape)}, dtype={buffer.dtype})"
+            lines.append((f'{owner}.register_buffer("{name}", {made})',))
         for name, child in container.named_children():
             child_path = f"{path}.{name}".lstrip(".")
             inner = type(child) is nn.Module and child_path not in blocks
-            made = "nn.Module()" if inner else self._made(child_path, blocks)
-            lines.extend(_assignment(owner, name, made))
+            layer: Parts = ("nn.Module()",) if inner else self._made(child_path, blocks)
+            lines.append(_assignment(owner, name, layer))
             if inner:
                 self._construct_members(child_path, member(owner, name), blocks, lines)
 
-    def _made(self, path: str, blocks: dict[str, Block]) -> str:
+    def _made(self, path: str, blocks: dict[str, Block]) -> Parts:
         return self._construct(blocks[path]) if path in blocks else self._layer(path)
 
     def _forward(self, block: Block, arguments: Sequence[str]) -> list[str]:
@@ -172,9 +184,6 @@ class ClassWriter:
             if name and name.isidentifier() and name not in dir(nn):
                 return str(name)
         return None
-
-
-_PLACEHOLDER = "<class>"
 
 
 class _Names(dict[fx.Node, str]):
@@ -218,10 +227,10 @@ def _annotation(node: fx.Node) -> str:
     return "int" if node.target == "size" else "Tensor"
 
 
-def _assignment(owner: str, name: str, value: str) -> list[str]:
+def _assignment(owner: str, name: str, value: Parts) -> Parts:
     if name.isdigit():
-        return [f'{owner}.add_module("{name}", {value})']
-    return [f"{owner}.{name} = {value}"]
+        return (f'{owner}.add_module("{name}", ', *value, ")")
+    return (f"{owner}.{name} = ", *value)
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -230,11 +239,6 @@ def _size(shape: Sequence[int]) -> str:
 
 def _dtype(parameter: nn.Parameter) -> str:
     return "" if str(parameter.dtype) == "torch.float32" else f", dtype={parameter.dtype}"
-
-
-def _wrapped(name: str, parts: Sequence[str]) -> str:
-    inner = "".join(f"            {part},\n" for part in parts)
-    return f"{name}(\n{inner}        )"
 
 
 def _name_of_path(path: str) -> str:

@@ -45,6 +45,7 @@ _NAMESPACES: tuple[tuple[str, Any], ...] = (
 _BUILTINS = {getattr: "getattr", int: "int", float: "float", len: "len", max: "max", min: "min", tuple: "tuple"}
 _EQUAL_PAIR = re.compile(r"\((\d+)(?:, \1)+\)")
 _DEFAULTS = (
+    ", affine=True, bias=True, track_running_stats=True",
     ", affine=True, track_running_stats=True",
     ", track_running_stats=False",
     ", elementwise_affine=True, bias=True",

@@ -1,0 +1,192 @@
+"""Classes of generated code that take numbers: blocks that differ only in channels or strides share one.
+
+The construction of a block is text with holes: every integer a layer is made with is a `Number`. Blocks whose text is
+equal but for the numbers form a `Group`. Once all are known, a number that is the same for all of them is written
+into the class; the others become parameters of its `__init__`, one for those that always go together.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+__all__ = ["Chain", "Group", "Number", "Part", "Use", "key_of", "layer_parts", "numbers_of", "render"]
+
+_CALL = re.compile(r"^([\w.]+)\((.*)\)$")
+_INPUTS = ("in_channels", "in_features")
+_OUTPUTS = ("out_channels", "out_features")
+_WIDTHS = (*_INPUTS, *_OUTPUTS, "num_features", "num_parameters", "num_channels", "groups")
+"""Arguments that count channels, so that equal ones may be one parameter."""
+_LONGEST_LINE = 80
+
+
+@dataclass(frozen=True)
+class Number:
+    """An integer a layer is made with, and the name of the argument."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """A block made from the class of its group; `numbers` are all those inside it, in order."""
+
+    group: Group
+    numbers: tuple[Number, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`nn.Sequential` of what the items make."""
+
+    items: tuple[tuple[Part, ...], ...]
+
+
+Part = str | Number | Use | Chain
+
+
+@dataclass(eq=False)
+class Group:
+    """A class to be: its name, the statements of `__init__` as its first block has them, and the other methods."""
+
+    name: str
+    construction: Sequence[tuple[Part, ...]]
+    methods: str
+    uses: list[tuple[Number, ...]] = field(default_factory=list)
+    """The numbers of every block of the group."""
+
+    def definition(self) -> str:
+        """The text of the class."""
+        parameters = self._parameters()
+        texts = [number.value for number in self.uses[0]]
+        for name, columns in parameters:
+            for column in columns:
+                texts[column] = name
+        signature = ", ".join(["self", *(f"{name}: int" for name, _ in parameters)])
+        values = iter(texts)
+        lines = [f"        {render(parts, values)}" for parts in self.construction]
+        head = [f"class {self.name}(nn.Module):", f"    def __init__({signature}) -> None:"]
+        return "\n".join([*head, "        super().__init__()", *lines, "", self.methods])
+
+    def call(self, values: Sequence[str]) -> str:
+        """The expression that makes a block with these values for its numbers; other than widths are named."""
+        arguments: list[str] = []
+        for name, columns in self._parameters():
+            is_width = self.uses[0][columns[0]].name in _WIDTHS
+            value = values[columns[0]]
+            arguments.append(value if is_width and len(arguments) < 3 else f"{name}={value}")
+        return f"{self.name}({', '.join(arguments)})"
+
+    def _parameters(self) -> list[tuple[str, list[int]]]:
+        """Names and the columns they stand for, in the order of their first number, widths first."""
+        widths: dict[tuple[str, ...], list[int]] = {}
+        others: dict[tuple[str, ...], list[int]] = {}
+        for column, (number, *_) in enumerate(zip(*self.uses, strict=True)):
+            values = tuple(numbers[column].value for numbers in self.uses)
+            if len(set(values)) > 1 and number.name in _WIDTHS:
+                widths.setdefault(values, []).append(column)
+            elif len(set(values)) > 1:
+                others.setdefault((number.name, *values), []).append(column)
+        wanted = [(self._width_name(columns), columns) for columns in widths.values()]
+        wanted += [(key[0], columns) for key, columns in others.items()]
+        return list(zip(_distinct([name for name, _ in wanted]), (columns for _, columns in wanted), strict=True))
+
+    def _width_name(self, columns: Sequence[int]) -> str:
+        """What a width is called: from the first layers that take or give it to the last."""
+        names = [self.uses[0][column].name for column in columns]
+        ends = [name for name in names if name in (*_INPUTS, *_OUTPUTS)]
+        if not ends:
+            return "groups" if set(names) == {"groups"} else "channels"
+        what = ends[0].partition("_")[2]
+        comes_in, goes_out = ends[0] in _INPUTS or names[0] == "num_features", ends[-1] in _OUTPUTS
+        if comes_in:
+            return what if goes_out else f"in_{what}"
+        return f"out_{what}" if goes_out else f"hidden_{what}"
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """`names` with a number behind those that are there already."""
+    found: list[str] = []
+    for name in names:
+        candidates = (name, *(f"{name}{number}" for number in range(2, len(names) + 2)))
+        found.append(next(candidate for candidate in candidates if candidate not in found))
+    return found
+
+
+def layer_parts(module: nn.Module, text: str) -> tuple[Part, ...]:
+    """The constructor `text` of a layer with its integers as numbers."""
+    match = _CALL.match(text)
+    if match is None:
+        return (text,)
+    positional = list(inspect.signature(type(module).__init__).parameters)[1:]
+    parts: list[Part] = [f"{match[1]}("]
+    for index, argument in enumerate(_arguments(match[2])):
+        name, equals, value = argument.rpartition("=")
+        parts.append(f"{', ' if index else ''}{name}{equals}")
+        known = name or (positional[index] if index < len(positional) else "")
+        parts.append(Number(known, value) if known.isidentifier() and value.isdigit() else value)
+    return (*parts, ")")
+
+
+def _arguments(text: str) -> list[str]:
+    """The arguments of a call, split at the commas that lie in no bracket."""
+    found, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return [argument.strip() for argument in found if argument.strip()]
+
+
+def numbers_of(parts: Sequence[Part]) -> Iterator[Number]:
+    """All numbers, in the order they are written."""
+    for part in parts:
+        if isinstance(part, Number):
+            yield part
+        elif isinstance(part, Use):
+            yield from part.numbers
+        elif isinstance(part, Chain):
+            for item in part.items:
+                yield from numbers_of(item)
+
+
+def key_of(parts: Sequence[Part]) -> Hashable:
+    """Equal for two pieces of text that differ in their numbers only."""
+    return tuple(_key(part) for part in parts)
+
+
+def _key(part: Part) -> Hashable:
+    if isinstance(part, Number):
+        return ("number", part.name)
+    if isinstance(part, Use):
+        return ("use", part.group.name)
+    if isinstance(part, Chain):
+        return ("chain", *(key_of(item) for item in part.items))
+    return part
+
+
+def render(parts: Sequence[Part], values: Iterator[str]) -> str:
+    """The text, with the next of `values` for every number."""
+    return "".join(_rendered(part, values) for part in parts)
+
+
+def _rendered(part: Part, values: Iterator[str]) -> str:
+    if isinstance(part, Number):
+        return next(values)
+    if isinstance(part, Use):
+        return part.group.call([next(values) for _ in part.numbers])
+    if isinstance(part, Chain):
+        items = [render(item, values) for item in part.items]
+        joined = ", ".join(items)
+        if len(joined) <= _LONGEST_LINE:
+            return f"nn.Sequential({joined})"
+        inner = "".join(f"            {item},\n" for item in items)
+        return f"nn.Sequential(\n{inner}        )"
+    return part
