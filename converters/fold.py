@@ -3,7 +3,8 @@
 Works on a `torch.fx.GraphModule` in eval mode, in place; the arithmetic is in `affine`. A BatchNorm behind a
 layer is preferred to one before it. Nothing is approximated: a BatchNorm that zero padding, a second consumer or
 its own training mode separates from its layer is kept, with the reason. The pre-activation BatchNorms of
-iResNet are such cases.
+iResNet are kept because of the padding behind them; with `padded` they fold too, and leave an offset, see
+`channel_offset`.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .affine import Layer, absorb_after, absorb_before, affine_of, output_channels
+from .affine import ChannelAffine, Layer, absorb_after, absorb_before, affine_of, output_channels
+from .channel_offset import ChannelOffset
 
-__all__ = ["FoldReport", "FoldedBatchNorm", "KeptBatchNorm", "fold_batchnorm"]
+__all__ = ["FoldReport", "FoldedBatchNorm", "KeptBatchNorm", "Place", "fold_batchnorm"]
+
+Place = Literal["behind", "before", "before, leaving an offset"]
+"""Where a folded BatchNorm stood, seen from the layer that absorbed it."""
 
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Modules that do nothing in eval mode."""
+
+
+_LARGEST_OFFSET = 1e20
+"""Beyond it the scale that goes with an offset is so small that scaled weights lose digits near float32's end."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class FoldedBatchNorm:
 
     batchnorm: str
     into: str
+    place: Place = "behind"
 
 
 @dataclass(frozen=True)
@@ -53,10 +64,11 @@ class _KeepError(Exception):
     """Why a BatchNorm cannot be folded; never leaves this module."""
 
 
-def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = None) -> FoldReport:
+def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = None, padded: bool = False) -> FoldReport:
     """Fold every BatchNorm of `module` (or those whose paths are in `only`) in place.
 
-    The function of the module in eval mode is unchanged up to one rounding of each weight.
+    With `padded`, one before a zero-padded layer leaves a `ChannelOffset` at its path. The function of the module in
+    eval mode is unchanged up to one rounding of each weight and offset.
     """
     folded: list[FoldedBatchNorm] = []
     kept: list[KeptBatchNorm] = []
@@ -67,7 +79,7 @@ def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = Non
         if only is not None and path not in only:
             continue
         try:
-            folded.append(FoldedBatchNorm(path, _fold(module, node)))
+            folded.append(_fold(module, node, padded=padded))
         except _KeepError as reason:
             kept.append(KeptBatchNorm(path, str(reason)))
     module.delete_all_unused_submodules()
@@ -83,17 +95,18 @@ def _forget_restored(module: fx.GraphModule, folded: set[str]) -> None:
         record.restored = tuple(entry for entry in record.restored if entry.module not in folded)
 
 
-def _fold(module: fx.GraphModule, node: fx.Node) -> str:
-    """Absorb one BatchNorm and drop its node; the path of the absorbing layer."""
+def _fold(module: fx.GraphModule, node: fx.Node, *, padded: bool) -> FoldedBatchNorm:
+    """Absorb one BatchNorm and drop its node."""
     _check_batchnorm(module, node)
     source = _skip_back(module, node.all_input_nodes[0])
+    came_from = _describe(module, source)
     if _layer(module, source) is None:
-        return _fold_ahead(module, node, came_from=_describe(module, source))
+        return _fold_ahead(module, node, came_from=came_from, padded=padded)
     try:
         return _fold_behind(module, source, node)
     except _KeepError as reason:
         try:
-            return _fold_ahead(module, node, came_from=_describe(module, source))
+            return _fold_ahead(module, node, came_from=came_from, padded=padded)
         except _KeepError:
             raise reason from None
 
@@ -109,7 +122,7 @@ def _check_batchnorm(module: fx.GraphModule, node: fx.Node) -> None:
         raise _KeepError("it is called more than once")
 
 
-def _fold_behind(module: fx.GraphModule, source: fx.Node, node: fx.Node) -> str:
+def _fold_behind(module: fx.GraphModule, source: fx.Node, node: fx.Node) -> FoldedBatchNorm:
     layer = _layer(module, source)
     assert layer is not None
     path = str(source.target)
@@ -125,10 +138,10 @@ def _fold_behind(module: fx.GraphModule, source: fx.Node, node: fx.Node) -> str:
         raise _KeepError(f"{path!r} is not known to write a matrix, so axis 1 may not be its features")
     absorb_after(layer, affine_of(batchnorm))
     _drop(module, node)
-    return path
+    return FoldedBatchNorm(str(node.target), path)
 
 
-def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str) -> str:
+def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str, padded: bool) -> FoldedBatchNorm:
     """Fold a BatchNorm into the layer that follows it, through a flattening if need be."""
     user, flattened = _only_user(node, "its output"), False
     while _is_transparent(module, user) or _flattens(module, user):
@@ -145,14 +158,36 @@ def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str) -> str
         if flattened or layer.in_channels != len(affine.scale):
             raise _KeepError(f"its channels are not the input channels of {path!r}")
         if _pads(layer) and bool((affine.shift != 0).any()):
-            raise _KeepError(f"{path!r} pads with zeros, which a folded shift would change at the borders")
+            if not padded:
+                raise _KeepError(f"{path!r} pads with zeros, which a folded shift would change at the borders")
+            return _fold_into_padded(module, node, layer, path, affine)
     elif not flattened and not _is_matrix(module, user, node):
         raise _KeepError(f"{path!r} is not known to read a matrix, so axis 1 may not be its features")
     elif layer.in_features % len(affine.scale):
         raise _KeepError(f"its channels do not divide the input features of {path!r}")
     absorb_before(layer, affine)
     _drop(module, node)
-    return path
+    return FoldedBatchNorm(str(node.target), path, "before")
+
+
+def _fold_into_padded(
+    module: fx.GraphModule, node: fx.Node, layer: _ConvNd, path: str, affine: ChannelAffine
+) -> FoldedBatchNorm:
+    """Scale the layer's weights, and put what BatchNorm maps to zero in its place."""
+    gone = (affine.scale == 0) & (affine.shift != 0)
+    if bool(gone.any()):
+        raise _KeepError(
+            f"{path!r} pads with zeros, and its gamma is 0 in channel {int(gone.nonzero()[0])}: no input value gives 0"
+        )
+    exact = torch.where(affine.shift == 0, 0.0, -affine.shift / affine.scale)
+    offset = exact.to(layer.weight.dtype)
+    far = ~(offset.abs() <= _LARGEST_OFFSET)
+    if bool(far.any()):
+        channel = int(far.nonzero()[0])
+        raise _KeepError(f"{path!r} pads with zeros, and its gamma is too near 0 in channel {channel}")
+    absorb_before(layer, ChannelAffine(affine.scale, torch.zeros_like(affine.shift)))
+    module.set_submodule(str(node.target), ChannelOffset(offset, axes=layer.weight.ndim - 2))
+    return FoldedBatchNorm(str(node.target), path, "before, leaving an offset")
 
 
 def _pads(layer: _ConvNd) -> bool:
