@@ -7,7 +7,6 @@ computed by onnx's own reference evaluator. Folding what would grow beyond a lim
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from ..errors import InputError
+from .constant_size import refuse_absurd_size
 from .record import ParameterSource
 
 __all__ = [
@@ -42,8 +42,6 @@ _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _KEEPS_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _PREPARES_WEIGHTS = _KEEPS_ELEMENTS | {"Constant", "Identity", "Cast", "CastLike", "Transpose", "DequantizeLinear"}
 _CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
-_LARGEST = 1 << 31
-"""Bytes; a folded constant beyond this is an absurd dimension, not a weight."""
 
 
 def fold_constants(model: ir.Model, label: str) -> None:
@@ -71,7 +69,12 @@ def source_of_constant(value: ir.Value) -> ParameterSource:
 
 
 def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[str, int]) -> list[NDArray[Any]]:
-    """The outputs of one node for known inputs, by onnx's reference evaluator."""
+    """The outputs of one node for known inputs, by onnx's reference evaluator.
+
+    Raises:
+        InputError: they would be absurdly large.
+    """
+    refuse_absurd_size(node, arrays, opsets)
     proto = ir.serde.serialize_node(node)
     names = [f"input_{index}" if array is not None else "" for index, array in enumerate(arrays)]
     del proto.input[:]
@@ -121,7 +124,6 @@ def _fold(node: ir.Node, opsets: dict[str, int], label: str) -> Sequence[ir.Tens
             array = np.asarray(first.const_value.numpy())
             turned = np.transpose(array, None if permutation is None else permutation.as_ints())
             return [ir.Tensor(turned, dtype=first.const_value.dtype)]
-        _refuse_absurd_size(node)
         arrays = [
             None if v is None or v.const_value is None else np.asarray(v.const_value.numpy()) for v in node.inputs
         ]
@@ -154,20 +156,6 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
         shape = () if name == "value_string" else (len(items),)
         return ir.StringTensor([str(item).encode() for item in items], shape=ir.Shape(shape))
     raise InputError(f"node '{node.name}' (Constant): sparse or missing value is not supported; export dense weights")
-
-
-def _refuse_absurd_size(node: ir.Node) -> None:
-    """Stop before a few bytes of shape ask for terabytes."""
-    for value in node.inputs:
-        if value is None or value.const_value is None or node.op_type not in ("ConstantOfShape", "Expand", "Tile"):
-            continue
-        tensor = value.const_value
-        if tensor.dtype == ir.DataType.INT64 and tensor.size <= 16:
-            wanted = math.prod(abs(int(item)) for item in np.asarray(tensor.numpy()).reshape(-1))
-            if wanted * 4 > _LARGEST:
-                raise InputError(
-                    f"node '{node.name}' ({node.op_type}): asks for {wanted} elements; the file is damaged or absurd"
-                )
 
 
 def _source(node: ir.Node, value: ir.Value) -> ParameterSource:

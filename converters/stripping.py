@@ -7,9 +7,9 @@ stripped; a parameter made from another node's output (a DequantizeLinear) is lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -60,8 +60,9 @@ def fill_weights(
             )
         weight = inverse_transform(tensors[parameter], mapping[parameter], tuple(tensor.dims))
         data = TorchTensor(weight.contiguous()).tobytes()
-        if len(data) != _size(tensor):
-            raise InputError(f"{label}: weight '{name}' needs {_size(tensor)} bytes, '{parameter}' has {len(data)}")
+        needed = _size(tensor, label)
+        if len(data) != needed:
+            raise InputError(f"{label}: weight '{name}' needs {needed} bytes, '{parameter}' has {len(data)}")
         del tensor.external_data[:]
         tensor.ClearField("data_location")
         tensor.raw_data = data
@@ -74,8 +75,13 @@ def inverse_transform(weight: torch.Tensor, source: ParameterSource, dims: tuple
     return weight.reshape(dims) if source.transform == "reshape" else weight
 
 
-def _size(tensor: onnx.TensorProto) -> int:
-    return int(np.prod(tensor.dims, dtype=np.int64)) * ir.DataType(tensor.data_type).bitwidth // 8
+def _size(tensor: onnx.TensorProto, label: str) -> int:
+    try:
+        dtype = ir.DataType(tensor.data_type)
+    except ValueError:
+        raise InputError(f"{label}: weight '{tensor.name}' has the unknown data type {tensor.data_type}") from None
+    elements: int = math.prod(tensor.dims)
+    return elements * dtype.bitwidth // 8
 
 
 def weight_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:

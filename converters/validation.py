@@ -7,7 +7,7 @@ looked at. External data may only lie inside the folder of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -20,8 +20,10 @@ __all__ = ["check_external_data", "check_proto", "model_problem"]
 
 _COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 _LARGE, _ABSURD = 1 << 20, 1 << 31
-"""Bytes; protobuf holds no more than 2 GiB."""
+"""Bytes; protobuf holds no more than 2 GiB. No graph input has as many elements either."""
+_ANY_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 _ONNX_DOMAINS = ("", "ai.onnx")
+_EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 _TYPED_FIELDS = {
     ir.DataType.FLOAT: "float_data",
     ir.DataType.COMPLEX64: "float_data",
@@ -40,23 +42,40 @@ def check_proto(proto: onnx.ModelProto, name: str) -> None:
     Raises:
         InputError: with the first problem found, naming `name` and the node or weight.
     """
+    _check_text((proto.producer_name, proto.producer_version, proto.domain, proto.doc_string), name)
+    _check_text((text for entry in proto.metadata_props for text in (entry.key, entry.value)), f"{name}: metadata")
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise InputError(f"{name}: expected an ONNX model, got a file without a graph; fetch or export it again")
     uses_onnx = any(node.domain in _ONNX_DOMAINS for node in proto.graph.node)
     if uses_onnx and not any(entry.domain in _ONNX_DOMAINS for entry in proto.opset_import):
         raise InputError(f"{name}: expected an opset_import of the ONNX domain, got none; export it again")
+    domains = [entry.domain for entry in proto.opset_import]
+    if len(set(domains)) != len(domains):
+        raise InputError(f"{name}: a domain is imported twice ({domains}); the file is damaged, fetch it again")
+    if proto.ir_version > onnx.IR_VERSION:
+        raise InputError(
+            f"{name}: IR version {proto.ir_version} is newer than the newest known ({onnx.IR_VERSION}); export the "
+            "model with an older one"
+        )
+    for value in proto.graph.input:
+        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if math.prod(dim for dim in dims if dim > 0) > _ABSURD:
+            raise InputError(f"{name}: graph input '{value.name}' of shape {dims} is absurdly large; export it again")
     if not proto.graph.output:
         raise InputError(f"{name}: expected at least one graph output, got none; export it again")
     _check_graph(proto.graph, frozenset(), name)
 
 
 def _check_graph(graph: onnx.GraphProto, outer: frozenset[str], name: str) -> None:
+    values = (*graph.input, *graph.output, *graph.value_info)
+    _check_text((graph.name, graph.doc_string, *(value.name for value in values)), name)
     for tensor in graph.initializer:
         _check_tensor(tensor, f"{name}: initializer '{tensor.name}'")
     defined = _defined_names(graph, name)
     visible = outer | defined
     for node in graph.node:
         label = f"{name}: node '{node.name or (node.output[0] if node.output else '')}' ({node.op_type})"
+        _check_text(_node_texts(node), label)
         _check_known(node.input, visible, label)
         for attribute in node.attribute:
             if attribute.HasField("t"):
@@ -85,6 +104,20 @@ def _defined_names(graph: onnx.GraphProto, name: str) -> frozenset[str]:
     return frozenset(defined)
 
 
+def _node_texts(node: onnx.NodeProto) -> Iterator[str | bytes]:
+    yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
+    for attribute in node.attribute:
+        yield from (attribute.name, attribute.doc_string, attribute.ref_attr_name)
+    for entry in node.metadata_props:
+        yield from (entry.key, entry.value)
+
+
+def _check_text(texts: Iterable[str | bytes], label: str) -> None:
+    for text in texts:
+        if isinstance(text, bytes):  # what protobuf returns when it cannot decode a string
+            raise InputError(f"{label}: {text!r} is no UTF-8 text; the file is damaged, fetch it again")
+
+
 def _check_known(names: Iterable[str], visible: frozenset[str], label: str) -> None:
     for value in names:
         if value and value not in visible:
@@ -92,9 +125,11 @@ def _check_known(names: Iterable[str], visible: frozenset[str], label: str) -> N
 
 
 def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
+    _check_text((tensor.name, tensor.doc_string), label)
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"{label}: negative dimension in {list(tensor.dims)}; export the model again")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        _check_external_entries(tensor, label)
         return
     try:
         dtype = ir.DataType(tensor.data_type)
@@ -121,11 +156,30 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
         )
 
 
+def _check_external_entries(tensor: onnx.TensorProto, label: str) -> None:
+    _check_text((text for entry in tensor.external_data for text in (entry.key, entry.value)), label)
+    keys = [entry.key for entry in tensor.external_data]
+    unknown = sorted(set(keys) - _EXTERNAL_KEYS)
+    if unknown or "location" not in keys or len(set(keys)) != len(keys):
+        found = ", ".join(keys) or "nothing"
+        raise InputError(
+            f"{label}: external data needs one location, and may have an offset, length and checksum; got {found}; "
+            "the file is damaged, fetch it again"
+        )
+
+
 def model_problem(model: ir.Model) -> str | None:
     """What onnx's own checker has against a model (its weights left out), or None."""
     try:
-        onnx.checker.check_model(skeleton(model))
-    except Exception as error:  # text that is not UTF-8 fails before the checker is reached
+        proto = skeleton(model)
+        for output, value in zip(proto.graph.output, model.graph.outputs, strict=True):
+            # The skeleton leaves output types to inference, the checker demands some.
+            stated = ir.serde.serialize_value(value).type
+            output.type.CopyFrom(stated if stated.WhichOneof("value") else _ANY_TENSOR)
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.shape.SetInParent()
+        onnx.checker.check_model(proto)
+    except Exception as error:  # what cannot be serialised fails before the checker is reached
         return str(error).strip().splitlines()[0]
     return None
 

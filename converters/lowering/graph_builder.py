@@ -81,7 +81,8 @@ class GraphBuilder:
 
     def call(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], source: ir.Node) -> fx.Node:
         """Append one fx node that stands for (part of) `source`."""
-        node = self.graph.create_node(kind, target, args, kwargs)
+        # fx names a node after its target, and its code would then assign to `self`.
+        node = self.graph.create_node(kind, target, args, kwargs, name="self_" if target == "self" else None)
         node.meta["scope"] = scope_of(source)
         if not tells_scope(source):
             node.meta["unscoped"] = True

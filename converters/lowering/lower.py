@@ -6,7 +6,8 @@ that one error lists all of them; what depends on such a node is only looked up 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import keyword
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -54,8 +55,10 @@ class _Walk:
         self._unknown: set[ir.Value] = set()
 
     def inputs(self) -> None:
+        taken: set[str] = set()
         for value in self.model.graph.inputs:
-            name = _argument_name(value.name or "input")
+            name = _argument_name(value.name or "input", taken)
+            taken.add(name)
             self.environment[value] = self.builder.graph.placeholder(name)
             if torch_dtype(value.dtype) is None:
                 kind = value.dtype.name if value.dtype is not None else str(value.type)
@@ -151,6 +154,15 @@ class _Walk:
         return op.x(0)
 
 
-def _argument_name(name: str) -> str:
+def _argument_name(name: str, taken: Collection[str]) -> str:
+    """A legal name of an argument, near that of the graph input and unlike all others."""
     cleaned = "".join(c if c.isalnum() and c.isascii() else "_" for c in name).strip("_") or "input"
-    return f"input_{cleaned}" if cleaned[0].isdigit() else cleaned
+    if cleaned[0].isdigit():
+        cleaned = f"input_{cleaned}"
+    if keyword.iskeyword(cleaned) or cleaned == "self":
+        cleaned += "_"
+    free, number = cleaned, 1
+    while free in taken:
+        number += 1
+        free = f"{cleaned}_{number}"
+    return free

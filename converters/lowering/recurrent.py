@@ -64,6 +64,10 @@ def recurrent(op: Op) -> Lowered:
     if direction not in _DIRECTIONS:
         raise op.refuse(f"direction={direction} is unknown; known: {', '.join(_DIRECTIONS)}")
     reverse = _DIRECTIONS[direction]
+    recurrence = op.shape(2)
+    hidden = op.attr_int("hidden_size", 0)
+    if recurrence is not None and hidden and isinstance(recurrence[-1], int) and recurrence[-1] != hidden:
+        raise op.refuse(f"hidden_size {hidden} contradicts its weights {list(recurrence)}; export it again")
     activations = _activations(op, len(reverse))
     batch_first = bool(op.attr_int("layout", 0))
     x = _swapped(op, op.x(0), batch_first)

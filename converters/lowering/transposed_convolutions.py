@@ -43,6 +43,9 @@ def _sizes(op: Op) -> list[int]:
 
 def _geometry(op: Op, kernel: list[int]) -> _Geometry:
     axes = len(kernel)
+    stated = op.attr_ints("kernel_shape", kernel)
+    if stated != kernel:
+        raise op.refuse(f"kernel_shape {stated} contradicts its weight, whose kernel is {kernel}; export it again")
     stride, dilation = op.attr_ints("strides") or [1] * axes, op.attr_ints("dilations") or [1] * axes
     extra = op.attr_ints("output_padding") or [0] * axes
     wanted, mode = op.attr_ints("output_shape"), op.attr_string("auto_pad", "NOTSET")

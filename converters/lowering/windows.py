@@ -35,6 +35,9 @@ class Window:
 def window_of(op: Op, kernel: list[int]) -> Window:
     """Read the window attributes of a node whose kernel has these sizes."""
     axes = len(kernel)
+    stated = op.attr_ints("kernel_shape", kernel)
+    if stated != kernel:
+        raise op.refuse(f"kernel_shape {stated} contradicts its weight, whose kernel is {kernel}; export it again")
     stride = op.attr_ints("strides", [1] * axes) or [1] * axes
     dilation = op.attr_ints("dilations", [1] * axes) or [1] * axes
     if len(stride) != axes or len(dilation) != axes:
