@@ -12,7 +12,8 @@ A training checkpoint is a bundle. A model from the zoo has `architecture` in `b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from .conversion import onnx_to_torch
 from .folders import replace_folder
 from .loading import load_onnx
 from .preprocessing import Preprocessing
+from .provenance import chain_of_bundle
 from .record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
 from .source import generate_source
 from .stripping import fill_weights, strip_weights
@@ -112,14 +114,15 @@ def load_bundle(path: str | Path) -> Bundle:
     folder = Path(path)
     info = _read_info(folder)
     tensors = _read_weights(folder, info)
-    preprocessing = Preprocessing.from_dict(info["preprocessing"]) if info.get("preprocessing") else None
+    with _understood(folder / _INFO):
+        preprocessing = Preprocessing.from_dict(info["preprocessing"]) if info.get("preprocessing") else None
     if info.get("architecture"):
         module: nn.Module = _build_architecture(folder, info["architecture"])
         record = None
     else:
         module = _rebuild(folder, info, tensors)
         record = module.meta["rtool"]
-        record.preprocessing = preprocessing
+        record.preprocessing, record.chain = preprocessing, chain_of_bundle(info)
     _load_tensors(module, tensors, folder)
     return Bundle(folder, module.eval(), record, preprocessing, info)
 
@@ -145,7 +148,7 @@ def source_graph(path: str | Path) -> onnx.ModelProto:
     folder = Path(path)
     info = _read_info(folder)
     proto = _read_graph(folder)
-    fill_weights(proto, _mapping(info), _read_weights(folder, info), str(folder))
+    fill_weights(proto, _mapping(folder, info), _read_weights(folder, info), str(folder))
     return proto
 
 
@@ -153,11 +156,12 @@ def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor
     from .restore import insert_batchnorms
 
     proto = _read_graph(folder)
-    fill_weights(proto, _mapping(info), tensors, str(folder))
+    fill_weights(proto, _mapping(folder, info), tensors, str(folder))
     module = onnx_to_torch(proto)
     record: ConversionRecord = module.meta["rtool"]
-    record.source, record.sha256 = info["source"]["name"], info["source"]["sha256"]
-    record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])
+    with _understood(folder / _INFO):
+        record.source, record.sha256 = info["source"]["name"], info["source"]["sha256"]
+        record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])
     if record.restored:
         insert_batchnorms(module, record.restored)
     return module
@@ -166,10 +170,11 @@ def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor
 def _build_architecture(folder: Path, architecture: Mapping[str, Any]) -> nn.Module:
     from .zoo.registry import build_architecture
 
-    name = architecture.get("name")
+    name = architecture.get("name") if isinstance(architecture, dict) else None
     if not isinstance(name, str):
         raise InputError(f"{folder / _INFO}: architecture needs a name, got {architecture}")
-    return build_architecture(name, **architecture.get("options", {}))
+    with _understood(folder / _INFO):
+        return build_architecture(name, **architecture.get("options", {}))
 
 
 def _load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
@@ -218,8 +223,18 @@ def _record_to_dict(record: ConversionRecord | None) -> dict[str, Any]:
     }
 
 
-def _mapping(info: Mapping[str, Any]) -> dict[str, ParameterSource]:
-    return {name: ParameterSource(**entry) for name, entry in info["mapping"].items()}
+def _mapping(folder: Path, info: Mapping[str, Any]) -> dict[str, ParameterSource]:
+    with _understood(folder / _INFO):
+        return {name: ParameterSource(**entry) for name, entry in info["mapping"].items()}
+
+
+@contextmanager
+def _understood(file: Path) -> Iterator[None]:
+    """What a damaged or edited `bundle.json` breaks while it is read becomes a message."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: not as rtool writes it ({error!r}); make the bundle again") from error
 
 
 def _source_proto(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:
@@ -259,9 +274,10 @@ def _read_weights(folder: Path, info: Mapping[str, Any]) -> dict[str, torch.Tens
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: cannot be read ({error}); make the bundle again") from error
-    for name, first in info.get("tied", {}).items():
-        if first in tensors:
-            tensors[name] = tensors[first]
+    with _understood(folder / _INFO):
+        for name, first in info.get("tied", {}).items():
+            if first in tensors:
+                tensors[name] = tensors[first]
     return tensors
 
 

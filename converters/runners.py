@@ -123,15 +123,23 @@ class TorchRunner:
         """All outputs for one batch.
 
         Raises:
-            InputError: the number of arrays is not what the model takes.
+            InputError: the number of arrays is not what the model takes, or the module cannot run on them.
         """
         import torch
+        from torch import fx
 
         if self.inputs:
             _check_arity(self, arrays)
         tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for array in arrays]
-        with torch.inference_mode():
-            result = self.module(*tensors)
+        # Called as `module(...)`, a converted module that raises prints its generated code on the terminal.
+        call = self.module.forward if isinstance(self.module, fx.GraphModule) else self.module
+        try:
+            with torch.inference_mode():
+                result = call(*tensors)
+        except (RuntimeError, IndexError) as error:
+            shapes = ", ".join(str(list(array.shape)) for array in arrays)
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{self.name}: torch refused inputs of shape {shapes} ({reason})") from error
         results = result if isinstance(result, tuple | list) else (result,)
         return tuple(tensor.cpu().numpy() for tensor in results)
 

@@ -82,4 +82,7 @@ def _stored_preprocessing(runner: Runner) -> Preprocessing | None:
     if not isinstance(runner, OnnxRunner):
         return None
     stored = runner.session.get_modelmeta().custom_metadata_map.get("rtool.preprocessing")
-    return Preprocessing.from_dict(json.loads(stored)) if stored else None
+    try:
+        return Preprocessing.from_dict(json.loads(stored)) if stored else None
+    except ValueError as error:
+        raise InputError(f"{runner.name}: its stored preprocessing is not JSON ({error}); export it again") from error

@@ -121,6 +121,37 @@ def test_a_failed_write_leaves_nothing(source, tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["source.onnx"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mapping": 3},
+        {"mapping": {"stem.0.weight": {"velue": "w"}}},
+        {"source": None},
+        {"restored": [{"module": "x"}]},
+        {"preprocessing": {"height": "tall"}},
+        {"tied": [1]},
+        {"architecture": "osnet"},
+        {"architecture": {"name": "osnet_x0_25", "options": [1]}},
+    ],
+    ids=str,
+)
+def test_a_damaged_description_is_refused_with_its_file(source, tmp_path, change):
+    path = save_bundle(onnx_to_torch(source), tmp_path / "m.rtool", source=source)
+    info = json.loads((path / "bundle.json").read_text())
+    (path / "bundle.json").write_text(json.dumps({**info, **change}))
+    with pytest.raises(InputError, match=r"bundle\.json|preprocessing"):
+        load_bundle(path)
+
+
+def test_a_damaged_type_in_the_stripped_graph_is_refused(source, tmp_path):
+    path = save_bundle(onnx_to_torch(source), tmp_path / "m.rtool", source=source)
+    proto = onnx.load(path / "graph.onnx", load_external_data=False)
+    next(t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL).data_type = 12450
+    (path / "graph.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError, match="unknown data type 12450"):
+        load_bundle(path)
+
+
 def test_damaged_bundles_are_refused_with_the_file_that_is_wrong(source, tmp_path):
     path = save_bundle(onnx_to_torch(source), tmp_path / "m.rtool", source=source)
     tensors = load_file(path / "weights.safetensors")

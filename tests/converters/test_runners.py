@@ -8,6 +8,7 @@ import torch
 
 from rtool.converters import (
     OnnxRunner,
+    TorchRunner,
     load_model,
     measure_parity,
     onnx2torch,
@@ -77,3 +78,10 @@ def test_wrong_inputs_name_the_model_and_what_it_takes(model_file, images):
         runner.run(images(1), images(1))
     with pytest.raises(InputError, match="refused the input"):
         runner.run(images(1)[:, :1])
+
+
+def test_inputs_that_torch_cannot_take_are_refused_without_a_traceback(exported, images, capsys):
+    runner = TorchRunner(onnx_to_torch(exported("cnn", "ts", 11)[1]), name="small")
+    with pytest.raises(InputError, match=r"small: torch refused inputs of shape \[2, 1, 16, 8\]"):
+        runner.run(images(2)[:, :1])
+    assert capsys.readouterr().err == ""
