@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint typecheck format bench bench-export bench-finetune clean
+.PHONY: demo test test-all lint typecheck format bench bench-converters bench-export bench-finetune clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ typecheck: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.onnx_conformance
 
+# Coverage, time, memory and speed beside the rivals, which get .peers; half an hour on 2 cores. PARTS="nodes" measures some.
+bench-converters: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.converters_bench $(PARTS)
+
 # Write-back, restore, fold, latency and fp16 on eight networks; about a quarter of an hour on 2 cores.
 bench-export: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.export_bench
@@ -46,5 +50,5 @@ bench-finetune: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.finetune_bench $(NAMES)
 
 clean:
-	rm -rf .venv .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
+	rm -rf .venv .peers .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

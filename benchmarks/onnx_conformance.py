@@ -38,7 +38,7 @@ from ..errors import RtoolError
 from .onnx_cases import Case, cases_on_disk, folder_cases, node_cases, with_initializers
 from .onnx_revisions import revision_cases
 
-__all__ = ["Outcome", "main", "run_case", "run_suite"]
+__all__ = ["Outcome", "Status", "compare_outputs", "main", "run_case", "run_suite"]
 
 Status = Literal["passed", "refused", "wrong", "crashed"]
 _STATUSES: tuple[Status, ...] = ("passed", "refused", "wrong", "crashed")
@@ -78,7 +78,7 @@ def _status(case: Case) -> tuple[Status, str]:
     except Exception as error:
         return "crashed", f"running: {type(error).__name__}: {error}"
     got = results if isinstance(results, tuple) else (results,)
-    return _compare(case, got)
+    return compare_outputs(case, got)
 
 
 def _tensor(case: Case, name: str) -> torch.Tensor:
@@ -87,7 +87,8 @@ def _tensor(case: Case, name: str) -> torch.Tensor:
     return torch_tensor(ir.Tensor(np.asarray(case.inputs[name]), dtype=ir.DataType(declared)))
 
 
-def _compare(case: Case, got: Sequence[torch.Tensor]) -> tuple[Status, str]:
+def compare_outputs(case: Case, got: Sequence[Any]) -> tuple[Status, str]:
+    """Passed or wrong, and why: number, shape, element type and values of the outputs."""
     if len(got) != len(case.outputs):
         return "wrong", f"{len(got)} outputs, expected {len(case.outputs)}"
     for value, expected, result in zip(case.model.graph.output, case.outputs, got, strict=True):
@@ -100,7 +101,7 @@ def _compare(case: Case, got: Sequence[torch.Tensor]) -> tuple[Status, str]:
 def _difference(expected: NDArray[Any], result: Any, value: onnx.ValueInfoProto, case: Case) -> str:
     """Why a result is not the expected array; "" when it is."""
     if not isinstance(result, torch.Tensor):
-        return f"a {type(result).__name__}, expected a tensor"
+        return f"{result if isinstance(result, str) else f'a {type(result).__name__}'}, expected a tensor"
     declared = ir.DataType(value.type.tensor_type.elem_type)
     dtype = str(result.dtype).removeprefix("torch.")
     if dtype != _torch_name(declared):
