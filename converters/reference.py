@@ -5,21 +5,25 @@ Nothing is unpickled: a `.pt` must be TorchScript, a `.pt2` an exported program.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 
 from ..errors import InputError, nearest
 from .bundle import is_bundle, load_bundle
 from .conversion import onnx_to_torch
 from .preprocessing import Preprocessing
+from .provenance import ChainLink, chain_of_bundle
 from .record import ConversionRecord, TensorSpec
+from .taken_batch import runnable_batch
 from .zoo.registry import ZOO, architecture_preprocessing, build_architecture
 
 __all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "resolve_run_folder"]
@@ -33,6 +37,10 @@ TORCH_SUFFIXES = (*_TORCHSCRIPT, ".pt2")
 _CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
 
 
+_TIME = re.compile(r"\d{8}-\d{6}")
+"""What the name of a run folder begins with."""
+
+
 @dataclass(frozen=True)
 class Model:
     """An opened model; `module` is in eval mode."""
@@ -44,6 +52,8 @@ class Model:
     path: Path | None = None
     exported_inputs: tuple[TensorSpec, ...] = ()
     """What an exported program says of its inputs."""
+    chain: tuple[ChainLink, ...] = ()
+    """Where it comes from, as far as it tells."""
 
     @property
     def record(self) -> ConversionRecord | None:
@@ -68,9 +78,11 @@ class Model:
         """The outputs, where they are known."""
         return () if self.record is None else self.record.outputs
 
-    @property
+    @cached_property
     def batch(self) -> int | None:
-        """Torch modules take any batch, except an exported program with one baked in."""
+        """The only batch the model takes: of an exported program, or of a graph with a constant that holds it."""
+        if isinstance(self.module, fx.GraphModule) and self.record is not None:
+            return runnable_batch(self.module, self.record.inputs)
         first = self.exported_inputs[0].shape[:1] if self.exported_inputs else ()
         return next((size for size in first if isinstance(size, int)), None)
 
@@ -84,12 +96,15 @@ def load_model(reference: str | Path) -> Model:
     path = Path(reference)
     name = str(reference)
     if name in ZOO:
-        return Model(name, build_architecture(name).eval(), architecture_preprocessing(name), "zoo")
+        chain = chain_of_bundle({"architecture": {"name": name}})
+        preprocessing = architecture_preprocessing(name)
+        return Model(name, build_architecture(name).eval(), preprocessing, "zoo", chain=chain)
     if path.is_dir():
         return _from_folder(path)
     if path.suffix == ".onnx":
         module = onnx_to_torch(path)
-        return Model(path.name, module, module.meta["rtool"].preprocessing, "onnx", path)
+        record: ConversionRecord = module.meta["rtool"]
+        return Model(path.name, module, record.preprocessing, "onnx", path, chain=record.chain)
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
     if path.suffix in _TORCHSCRIPT:
@@ -116,7 +131,20 @@ def _from_folder(path: Path) -> Model:
             f"{_listing(path)}; give the .onnx file itself or convert it with `rtool onnx2torch`"
         )
     bundle = load_bundle(checkpoint)
-    return Model(checkpoint.name, bundle.module, bundle.preprocessing, "bundle", checkpoint)
+    chain = chain_of_bundle(bundle.metadata)
+    return Model(_name_of(checkpoint), bundle.module, bundle.preprocessing, "bundle", checkpoint, chain=chain)
+
+
+def _name_of(bundle: Path) -> str:
+    """The bundle's own name; of a checkpoint, which is called `best` in every run, that of the run.
+
+    A run lies in `output/NAME/TIME/`.
+    """
+    folder = bundle.absolute().parent
+    if folder.name != "checkpoints":
+        return bundle.name
+    run = folder.parent.resolve()
+    return run.parent.name if _TIME.match(run.name) and run.parent.name else run.name
 
 
 def _listing(path: Path) -> str:

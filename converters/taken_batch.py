@@ -2,19 +2,25 @@
 
 Most files keep their batch only in the shapes they state, and their modules take any. Where a constant of the graph
 holds it (a class token expanded to N rows), the module takes that batch only; `set_batch` can rewrite such a file.
+
+`only_batch` compares numbers with the file. `runnable_batch` has no file and computes shapes only, in milliseconds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from .parity import measure_parity
 from .probing import probe_inputs
+from .record import TensorSpec
 from .runners import OnnxRunner
 
-__all__ = ["only_batch"]
+__all__ = ["only_batch", "runnable_batch"]
 
 
 def only_batch(module: fx.GraphModule, reference: OnnxRunner, tolerance: float) -> int | None:
@@ -45,3 +51,45 @@ def only_batch(module: fx.GraphModule, reference: OnnxRunner, tolerance: float) 
         if not measure_parity(expected, [output[rows] for output in outputs]).max_rel <= tolerance:
             return size
     return None
+
+
+def runnable_batch(module: fx.GraphModule, inputs: Sequence[TensorSpec]) -> int | None:
+    """The only batch a converted module runs at; None when it runs at others, or when shapes alone do not tell."""
+    sizes = {spec.shape[0] if spec.shape else None for spec in inputs}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if not isinstance(size, int) or not _has_shapes_at(module, inputs, size):
+        return None
+    return None if _has_shapes_at(module, inputs, size + 1) else size
+
+
+def _has_shapes_at(module: fx.GraphModule, inputs: Sequence[TensorSpec], batch: int) -> bool:
+    """Whether the module goes through on tensors without data."""
+    arguments = []
+    for spec in inputs:
+        sizes = [batch, *(size for size in spec.shape[1:] if isinstance(size, int))]
+        dtype = getattr(torch, spec.dtype, None)
+        if len(sizes) != len(spec.shape) or not isinstance(dtype, torch.dtype):
+            return False
+        arguments.append(torch.empty(sizes, dtype=dtype, device="meta"))
+    weights = {f"inner.{name}": tensor.to("meta") for name, tensor in _tensors(module)}
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(_Plain(module), weights, tuple(arguments))
+    except (RuntimeError, IndexError):
+        return False
+    return True
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+class _Plain(nn.Module):
+    """Calls `forward` directly: torch.fx prints the generated code on the terminal when a call raises."""
+
+    def __init__(self, inner: fx.GraphModule) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *arguments: torch.Tensor) -> Any:
+        return self.inner.forward(*arguments)

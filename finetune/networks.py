@@ -69,6 +69,11 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
             raise InputError(f"model.options: only zoo architectures take options, got {config.reference}")
         model = load_model(checkpoint or config.reference)
         identity = _identity(model)
+        if model.batch is not None:
+            raise InputError(
+                f"{model.name}: takes batches of {model.batch} only, so it cannot be trained; open the batch of its "
+                "file with `rtool onnx2torch model.onnx --batch dynamic` and give that bundle"
+            )
     inputs = model.record.inputs if model.record is not None else ()
     preprocessing = choose_preprocessing(
         model.name,

@@ -9,9 +9,12 @@ from onnx import TensorProto, helper, numpy_helper
 from rtool.cli.main import run
 from rtool.converters import load_bundle, onnx2torch, onnx_to_torch
 from rtool.converters.bundle import bundle_to_onnx
-from rtool.converters.runners import OnnxRunner
+from rtool.converters.reference import load_model
+from rtool.converters.runners import OnnxRunner, TorchRunner, run_in_batches
 from rtool.converters.taken_batch import only_batch
 from rtool.errors import InputError
+from rtool.finetune.config import ModelConfig
+from rtool.finetune.networks import load_network
 
 EXPORTS = [("ts", 11, True), ("ts", 17, False), ("dy", 18, False), ("dy", 20, True)]
 
@@ -41,6 +44,31 @@ def test_a_class_token_keeps_the_batch_until_it_is_opened(
 def test_a_batch_stated_only_in_shapes_needs_no_opening(exported, kind, opset, batch):
     _, proto = exported("cnn", kind, opset, batch)
     assert only_batch(onnx_to_torch(proto), OnnxRunner(proto), 1e-5) is None
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loaded_model_says_its_batch_and_runners_pad_to_it(exported, images, tmp_path, fused):
+    original, proto = exported("vit", "ts", 17, 4, fused)
+    path = tmp_path / "vit.onnx"
+    onnx.save(proto, path)
+    for reference in (path, onnx2torch(path, tmp_path / "baked.rtool").output):
+        model = load_model(reference)
+        assert model.batch == 4
+        runner = TorchRunner(model.module, batch=model.batch)
+        (got,) = run_in_batches(runner, images(6), 64)
+        with torch.no_grad():
+            expected = original(torch.from_numpy(images(6))).numpy()
+        assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert load_model(onnx2torch(path, tmp_path / "open.rtool", batch="dynamic").output).batch is None
+    onnx.save(exported("cnn", "ts", 17, 4)[1], path)
+    assert load_model(path).batch is None
+
+
+def test_training_refuses_a_baked_batch_and_says_how_to_open_it(exported, tmp_path):
+    path = tmp_path / "vit.onnx"
+    onnx.save(exported("vit", "dy", 20, 4)[1], path)
+    with pytest.raises(InputError, match=r"batches of 4 only.*--batch dynamic"):
+        load_network(ModelConfig(reference=str(path)))
 
 
 def one_file(node, inputs, path):
