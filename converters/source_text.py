@@ -106,7 +106,10 @@ def constructor(module: nn.Module) -> str:
     for default in _DEFAULTS:
         text = text.replace(default, "")
     text = re.sub(r"\b(in_features|out_features|num_parameters)=", "", text)
-    return f"nn.{text}" if type(module).__module__.startswith("torch.nn") else text
+    if not type(module).__module__.startswith("torch.nn"):
+        return text
+    floats = {tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point()} - {torch.float32}
+    return f"nn.{text[:-1]}{''.join(f', dtype={dtype}' for dtype in floats)})"
 
 
 def _arguments(node: fx.Node, names: Mapping[fx.Node, str], args: Any = None) -> str:

@@ -74,7 +74,8 @@ def bit_cast(op: Op) -> Lowered:
     dtype = torch_dtype(target)
     if dtype is None:
         raise op.refuse(f"torch has no element type for {target.name}")
-    return op.method("view", op.x(0), dtype)
+    # Not `x.view(dtype)`, which torch.jit.trace cannot record (an internal assertion in torch 2.13).
+    return op.call(torch.view_copy, op.x(0), dtype=dtype)
 
 
 @lowers("IsNaN", since=9, seen=20)

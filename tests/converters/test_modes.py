@@ -4,6 +4,7 @@ import copy
 import os
 import warnings
 
+import onnx
 import pytest
 import torch
 import torch.distributed as dist
@@ -69,3 +70,26 @@ def test_distributed_data_parallel_reduces_every_parameter(module, batches, tmp_
     finally:
         dist.destroy_process_group()
     assert all(p.grad is not None for p in module.parameters())
+
+
+@pytest.mark.parametrize("operator", ["RNN", "GRU", "LSTM", "BitCast"])
+def test_recurrent_layers_and_bit_casts_trace(operator):
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}.get(operator, 0)
+    weights = {"w": torch.randn(1, 4 * gates, 3), "r": torch.randn(1, 4 * gates, 4)} if gates else {}
+    attributes = {"hidden_size": 4} if gates else {"to": onnx.TensorProto.INT32}
+    node = onnx.helper.make_node(operator, ["x", *weights], ["y"], **attributes)
+    graph = onnx.helper.make_graph(
+        [node],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["T", "N", 3])],
+        [onnx.helper.make_value_info("y", onnx.TypeProto())],
+        [onnx.numpy_helper.from_array(array.numpy(), name) for name, array in weights.items()],
+    )
+    module = onnx_to_torch(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 26)], ir_version=10)
+    )
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module, torch.randn(5, 2, 3))
+        x = torch.randn(5, 2, 3)
+        assert torch.equal(traced(x), module(x))

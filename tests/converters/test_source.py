@@ -112,3 +112,16 @@ def test_helpers_come_with_what_they_need():
     x = torch.arange(6.0).reshape(2, 3)
     assert namespace["reshape_to"](x, [0, 3, 1], False).shape == (2, 3, 1)
     assert helper_sources([torch.relu]) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_precision_keep_it_in_the_written_module(exported, images, dtype):
+    module = onnx_to_torch(exported("cnn", "ts", 13)[1]).to(dtype)
+    namespace = {}
+    exec(generate_source(module), namespace)
+    alone = namespace["Model"]()
+    assert {tensor.dtype for tensor in alone.state_dict().values() if tensor.is_floating_point()} == {dtype}
+    alone.load_state_dict(module.state_dict())
+    x = torch.from_numpy(images(2)).to(dtype)
+    with torch.no_grad():
+        assert torch.equal(alone.eval()(x), module(x))
