@@ -161,12 +161,17 @@ def _run(
                 continue
             variant = damaged(models, index, seed)
             with tempfile.TemporaryDirectory() as name:
-                outcome = _one(checks, variant, Path(name), with_cli=bool(step) and index % step == 0)
+                outcome = _one(checks, variant, Path(name), with_cli=bool(step) and _is_sampled(index, step))
             outcomes.append(outcome)
             if journal is not None:
                 with journal.open("a") as file:
                     file.write(json.dumps(asdict(outcome)) + "\n")
     return outcomes
+
+
+def _is_sampled(index: int, step: int) -> bool:
+    """One of every `step` variants, at another place each time: models and kinds of damage come in turns."""
+    return index % step == (7 * (index // step)) % step
 
 
 def _one(checks: _Checks, variant: Variant, folder: Path, *, with_cli: bool) -> Outcome:
