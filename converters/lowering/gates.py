@@ -133,6 +133,7 @@ def lp_normalization(op: Op) -> Lowered:
 @lowers("MeanVarianceNormalization", since=9, seen=13)
 def mean_variance_normalization(op: Op) -> Lowered:
     """Zero mean and unit deviation over some axes."""
+    op.output_like_input()
     return op.call(mean_variance_normalize, op.x(0), op.attr_ints("axes", [0, 2, 3]))
 
 

@@ -100,6 +100,7 @@ def rms_normalization(op: Op) -> Lowered:
 @lowers("GroupNormalization", since=18, seen=21, trainable=True)
 def group_normalization(op: Op) -> Lowered:
     """`nn.GroupNorm`; before opset 21 there is one scale a group instead of one a channel."""
+    op.output_like_input()
     groups, eps = op.attr_int("num_groups"), op.attr_float("epsilon", 1e-5)
     if op.opset < 21:
         channels = op.size(0, 1)

@@ -294,6 +294,14 @@ class Op:
             if isinstance(symbol, str) and isinstance(dim, str) and symbol != dim:
                 self.builder.symbols.setdefault(symbol, dim)
 
+    def output_like_input(self) -> None:
+        """State that output 0 has the shape and element type of input 0, where onnx infers nothing."""
+        shape, output = dims_of(self.value(0)), self.node.outputs[0]
+        if shape is not None and output.shape is None:
+            output.shape = ir.Shape(list(shape))
+        if output.dtype is None and self.value(0).dtype is not None:
+            output.dtype = self.dtype(0)
+
     def output_dtype(self, index: int = 0) -> ir.DataType | None:
         """The inferred element type of output `index`."""
         return self.node.outputs[index].dtype

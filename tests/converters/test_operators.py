@@ -206,3 +206,25 @@ def test_a_clip_to_zero_and_six_has_the_gradient_of_relu6():
     result.sum().backward()
     assert result.tolist() == [0, 0, 3, 6, 6]
     assert x.grad.tolist() == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("operator", "opset"), [("GroupNormalization", 21), ("MeanVarianceNormalization", 13)])
+def test_what_follows_a_normalisation_that_onnx_infers_nothing_for_knows_its_rank(operator, opset):
+    weights = {"s": normal(4), "b": normal(4)} if operator == "GroupNormalization" else {}
+    groups = {"num_groups": 2} if weights else {}
+    nodes = [
+        onnx.helper.make_node(operator, ["x", *weights], ["n"], **groups),
+        onnx.helper.make_node("Pad", ["n", "p"], ["y"]),
+    ]
+    constants = {**weights, "p": ints(0, 0, 1, 2, 0, 0, 2, 1)}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "graph",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4, "H", "W"])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    with torch.no_grad():
+        got = onnx_to_torch(model)(torch.from_numpy(IMAGE)).numpy()
+    assert_parity(expected(model, {"x": IMAGE}), [got], max_rel=1e-5, reason=REASON)
