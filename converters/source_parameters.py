@@ -59,6 +59,8 @@ class Group:
     methods: str
     uses: list[tuple[Number, ...]] = field(default_factory=list)
     """The numbers of every block of the group."""
+    _known: tuple[int, list[tuple[str, list[int]]]] = field(default=(0, []), init=False, repr=False)
+    """For how many blocks the parameters were worked out, and what they are: every block asks for them."""
 
     def definition(self) -> str:
         """The text of the class."""
@@ -84,6 +86,11 @@ class Group:
 
     def _parameters(self) -> list[tuple[str, list[int]]]:
         """Names and the columns they stand for, in the order of their first number, widths first."""
+        if self._known[0] != len(self.uses):
+            self._known = (len(self.uses), self._worked_out())
+        return self._known[1]
+
+    def _worked_out(self) -> list[tuple[str, list[int]]]:
         widths: dict[tuple[str, ...], list[int]] = {}
         others: dict[tuple[str, ...], list[int]] = {}
         for column, (number, *_) in enumerate(zip(*self.uses, strict=True)):
