@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,10 @@ from ..errors import InputError
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..converters.bundling import OnnxToTorchResult
     from ..converters.inspection import Inspection
     from ..converters.preprocessing import Preprocessing
+    from ..converters.restore import RestoreReport
 
 __all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing"]
 
@@ -51,7 +49,11 @@ def inspect_command(output: Output, model: str) -> None:
 @click.option("--calibrate", help="Images to measure activations on: a folder or a generator like synthetic-people.")
 @click.option("--calibration-images", default=512, show_default=True, help="How many of them to use.")
 @click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the file's, else guessed]")
-@click.option("--weights", type=click.Path(path_type=Path), help="Load this fused state_dict (.pth) into the model.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Load this state_dict (.pth): fused, or with --restore-bn the original's.",
+)
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that shall not train, e.g. 'conv1.*'; repeatable.")
 @click.option("--batch", help="Rewrite a baked-in batch first: dynamic, or a number. [default: as the file]")
@@ -71,24 +73,45 @@ def onnx2torch_command(
     batch: str | None,
     overwrite: bool,
 ) -> None:
-    """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers."""
+    """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers.
+
+    An interrupted calibration goes on where it stopped when the same command is given again.
+    """
     from ..converters import onnx2torch
+    from ..converters.bundling import preprocessing_of
+    from ..finetune.calibration_images import CalibrationImages
+    from ..finetune.progress_display import ProgressDisplay
 
     if calibrate and not restore_bn:
         raise InputError(f"--calibrate {calibrate}: is for restoring BatchNorm; add --restore-bn, or leave it out")
     chosen = read_preprocessing(preprocessing)
-    result = onnx2torch(
-        model,
-        target,
-        restore_bn=restore_bn,
-        calibrate=_calibration(model, calibrate, chosen, calibration_images) if calibrate else None,
-        weights=weights,
-        allow_partial=allow_partial,
-        freeze=freeze,
-        preprocessing=chosen,
-        batch=read_batch(batch),
-        overwrite=overwrite,
-    )
+    target = target or Path(f"{model.stem}.rtool")
+    state = target.with_name(f"{target.name}.calibration")
+    with ProgressDisplay(quiet=output.quiet or output.as_json) as display:
+        images = CalibrationImages(
+            calibrate or "", calibration_images, lambda: chosen or preprocessing_of(model), display
+        )
+        try:
+            result = onnx2torch(
+                model,
+                target,
+                restore_bn=restore_bn,
+                calibrate=images if calibrate else None,
+                calibration_state=state,
+                progress=images.show,
+                weights=weights,
+                allow_partial=allow_partial,
+                freeze=freeze,
+                preprocessing=chosen,
+                batch=read_batch(batch),
+                overwrite=overwrite,
+            )
+        except KeyboardInterrupt:
+            if state.exists():
+                display.line(f"stopped; the same command goes on from {state}")
+            raise
+    if result.restored is not None and result.restored.warning:
+        click.echo(f"warning: {result.restored.warning}", err=True)
     output.emit(result, _conversion_rows(result), artefact=result.output, tables=_weight_tables(result))
 
 
@@ -140,23 +163,6 @@ def read_batch(text: str | None) -> Any:
     return int(text)
 
 
-def _calibration(model: Path, spec: str, chosen: Preprocessing | None, limit: int) -> Iterator[Tensor]:
-    """Preprocessed batches of calibration images, spread over the data set."""
-    import numpy as np
-    import torch
-
-    from ..converters.bundling import preprocessing_of
-    from ..finetune.data.decoding import read_pixels
-    from ..finetune.data.sources import open_dataset
-
-    preprocessing = chosen or preprocessing_of(model)
-    dataset = open_dataset(spec)
-    chosen_rows = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).astype(np.int64)
-    pixels = read_pixels(dataset.subset(chosen_rows), preprocessing.resize).values
-    for start in range(0, len(pixels), 32):
-        yield torch.from_numpy(preprocessing.normalise(pixels[start : start + 32]))
-
-
 def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [
         ("source", result.source),
@@ -170,13 +176,26 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         advice = "--batch dynamic opens it, where that can be proved"
         rows.append(("batch", f"the model takes batches of {result.batch} only; {advice}"))
     if result.restored is not None:
-        rows.append(("BatchNorms restored", f"{len(result.restored.restored)} on {result.restored.images} images"))
+        rows += _restored_rows(result.restored)
     if result.weights is not None:
         by_name = sum(entry.how == "name" for entry in result.weights.matched)
         matched = len(result.weights.matched)
         rows.append(("weights loaded", f"{matched}: {by_name} by name, {matched - by_name} by shape and order"))
     rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
     return rows
+
+
+def _restored_rows(report: RestoreReport) -> list[tuple[str, Any]]:
+    restored = f"{len(report.restored)}, calibrated on {report.images} images"
+    named = f", named as those of {report.architecture}" if report.architecture else ""
+    return [
+        ("BatchNorms restored", restored + named),
+        (
+            "calibration set",
+            f"sha256 {report.images_sha256[:16]}..., means known to {report.uncertainty:.2g} deviations",
+        ),
+        ("drift in training mode", f"{report.train_drift:.2g} of the largest output"),
+    ]
 
 
 def _weight_tables(result: OnnxToTorchResult) -> list[Any]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["export_command"]
 
+_LISTED = 3
+"""Kept BatchNorms that are named; the others are counted."""
+
 
 @click.command(
     "export",
@@ -28,7 +31,13 @@ __all__ = ["export_command"]
     ),
 )
 @click.argument("model")
-@click.option("-o", "--output", "target_file", type=click.Path(path_type=Path), help="The file. [default: ./NAME.onnx]")
+@click.option(
+    "-o",
+    "--output",
+    "target_file",
+    type=click.Path(path_type=Path),
+    help="The file. [default: ./NAME.onnx, a run's by the run's name]",
+)
 @click.option("--fp16", is_flag=True, help="Narrow weights and activations to float16.")
 @click.option("--bf16", is_flag=True, help="Narrow them to bfloat16 (opset 22).")
 @click.option("--int8", is_flag=True, help="Quantise weights and activations; needs --calibrate.")
@@ -39,6 +48,7 @@ __all__ = ["export_command"]
 )
 @click.option("--format", type=click.Choice(["onnx", "pt2", "torchscript"]), default="onnx", show_default=True)
 @click.option("--batch", help="Batch the file takes: a number, or dynamic. [default: as the source]")
+@click.option("--fold-padded", is_flag=True, help="Fold BatchNorm before zero padding too (iResNet); exports anew.")
 @click.option("--embed-preprocessing", is_flag=True, help="uint8 NHWC pixels in, L2-normalised embeddings out.")
 @click.option(
     "--simplifier",
@@ -109,7 +119,10 @@ def _rows(result: ExportResult) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [("model", result.model), ("size", f"{result.size_bytes / 1e6:.2f} MB")]
     if result.nodes is not None:
         rows.append(("graph", f"{result.nodes} nodes, opset {result.opset}, IR {result.ir_version}"))
-    rows += [("kept BatchNorm", f"{entry['batchnorm']}: {entry['reason']}") for entry in result.kept_batchnorms[:5]]
+    kept = result.kept_batchnorms
+    rows += [("kept BatchNorm", f"{entry['batchnorm']}: {entry['reason']}") for entry in kept[:_LISTED]]
+    if len(kept) > _LISTED:
+        rows.append(("kept BatchNorm", f"and {len(kept) - _LISTED} more, see the manifest"))
     return [*rows, ("sha256", result.sha256)]
 
 

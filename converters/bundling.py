@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from .batch import Batch, set_batch
 from .bundle import is_bundle, save_bundle
 from .conversion import onnx_to_torch
 from .folders import check_output
-from .fused_weights import WeightMatch, load_fused_weights
+from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from .parity import Parity, measure_parity
 from .preprocessing import Preprocessing
 from .preprocessing_guess import FoundPreprocessing, find_preprocessing
+from .provenance import ChainLink, source_link, to_json, tool_versions
 from .record import ConversionRecord, TensorSpec
-from .restore import RestoreReport, restore_batchnorm
+from .restore import RestoreReport, restore_batchnorm, restored_link
 from .runners import OnnxRunner, TorchRunner
 from .taken_batch import only_batch
 from .writing_back import own_copy
@@ -68,6 +69,8 @@ def onnx2torch(
     *,
     restore_bn: bool = False,
     calibrate: Iterable[Tensor] | None = None,
+    calibration_state: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
     weights: str | Path | None = None,
     allow_partial: bool = False,
     freeze: Sequence[str] = (),
@@ -83,7 +86,10 @@ def onnx2torch(
         output: the bundle folder to make.
         restore_bn: put BatchNorm back behind the layers an exporter fused it into.
         calibrate: preprocessed image batches [N, C, H, W] to measure their statistics on.
-        weights: a fused state_dict (`.pth`) to load into the module once it is converted and checked.
+        calibration_state: file that keeps the statistics of an interrupted calibration, to go on from.
+        progress: called with the number of calibration images seen.
+        weights: a fused state_dict (`.pth`) to load into the module once it is converted and checked; with
+            `restore_bn` also that of the unfused original, by name.
         allow_partial: accept `weights` that do not fill the module.
         freeze: patterns of parameter paths that shall not train.
         preprocessing: stored with the model; default is what the file says or its input shape suggests.
@@ -108,6 +114,7 @@ def onnx2torch(
     record: ConversionRecord = module.meta["rtool"]
     if batch is not None:
         record.source, record.sha256 = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
+        record.chain = (*record.chain[:-1], source_link(record))
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
     reference = OnnxRunner(graph, name=path.name)
@@ -116,12 +123,16 @@ def onnx2torch(
     parity = _check(module, reference, samples, expected, tolerance, "converted")
     taken = only_batch(module, reference, tolerance)
     loaded = None
-    if weights is not None:
+    links = [_converted_link(parity, batch)]
+    unfused = weights is not None and restore_bn and is_unfused(module, weights)
+    if weights is not None and not unfused:
         loaded = load_fused_weights(module, weights, allow_partial=allow_partial)
         expected = [_run(module, reference, arrays) for _, arrays in samples]
     report = None
     if restore_bn and calibrate is not None:
-        report = restore_batchnorm(module, calibrate)
+        report = restore_batchnorm(
+            module, calibrate, state=None if calibration_state is None else Path(calibration_state), progress=progress
+        )
         if not report.restored:
             reasons = sorted({entry.reason for entry in report.skipped})
             raise InputError(
@@ -129,12 +140,20 @@ def onnx2torch(
                 "convert without it"
             )
         parity = _check(module, reference, samples, expected, tolerance, "with restored BatchNorm")
+        links.append(restored_link(report, parity_max_rel=_errors(parity)))
+    if weights is not None and unfused:
+        loaded = load_unfused_weights(module, weights, allow_partial=allow_partial)
+    if weights is not None and loaded is not None:
+        detail = f"{len(loaded.matched)} tensors of {Path(weights).name}"
+        sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        links.append(ChainLink("weights", detail, {"file": Path(weights).name, "sha256": sha256, "unfused": unfused}))
     found = find_preprocessing(record.inputs, _metadata(reference))
     if record.preprocessing is not None and (found is None or found.is_guess):
         found = FoundPreprocessing(record.preprocessing, "the graph normalises raw pixels itself")
     chosen = preprocessing or (found.preprocessing if found else None)
     record.preprocessing = chosen
-    provenance = _provenance(parity, batch)
+    record.chain = (*record.chain, *links)
+    provenance = {"made_by": "onnx2torch", "chain": to_json(record.chain)}
     save_bundle(module, target, source=graph, preprocessing=chosen, overwrite=overwrite, provenance=provenance)
     return OnnxToTorchResult(
         output=target,
@@ -227,6 +246,16 @@ def _with_batch(path: Path, batch: Batch) -> onnx.ModelProto:
         raise InputError(f"{path}: {error}") from error
 
 
-def _provenance(parity: Sequence[BatchParity], batch: Batch | None) -> dict[str, Any]:
-    errors = {str(entry.batch): entry.parity.max_rel for entry in parity}
-    return {"made_by": "onnx2torch", "parity_max_rel": errors} | ({} if batch is None else {"batch": batch})
+def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> ChainLink:
+    worst = max(entry.parity.max_rel for entry in parity)
+    versions = tool_versions()
+    facts: dict[str, Any] = {"parity_max_rel": _errors(parity), "versions": versions}
+    if batch is not None:
+        facts["batch"] = batch
+    detail = f"by rtool {versions['rtool']}, max relative error {worst:.2g} against ONNX Runtime"
+    return ChainLink("converted", detail, facts)
+
+
+def _errors(parity: Sequence[BatchParity]) -> dict[str, float]:
+    """Max relative error by batch."""
+    return {str(entry.batch): entry.parity.max_rel for entry in parity}

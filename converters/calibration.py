@@ -1,36 +1,40 @@
 """Run calibration images through a network and watch what its layers write. Streamed, and resumable.
 
-Nothing is kept but running statistics per channel, so any number of images fits in memory. With a state file the
-statistics are saved as they grow; a second run with the same batches in the same order goes on where the first
-stopped. The state file is removed when the last batch is in.
+Nothing is kept but running statistics per channel and a digest an image, so any number of images fits in memory.
+With a state file the statistics are saved as they grow, and when the run is interrupted; a second run with the same
+model and the same batches in the same order goes on where the first stopped. The state file is removed when the last
+batch is in, or when the images or the model turn out to be unusable.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, RtoolError
 from .affine import Layer, output_channels
+from .calibration_state import load_state, model_digest, save_state
 from .channel_statistics import ChannelStatistics
+from .image_digest import combined_digest, row_digests
 from .record import ConversionRecord
 
-__all__ = ["Batch", "Calibration", "Observation", "calibrate"]
+__all__ = ["FEWEST_IMAGES", "TOLERATED_UNCERTAINTY", "Batch", "Calibration", "Observation", "calibrate"]
 
 Batch = Tensor | tuple[Tensor, ...]
 """What the network is called with: one tensor, or one per graph input."""
 
-FEWEST_IMAGES = 2
-_SAVE_EVERY = 16
+FEWEST_IMAGES = 8
+"""Below, not even the size of a variance is known: with one value an image, as behind a Linear, its relative standard
+error sqrt(2 / (n - 1)) is over a half."""
+TOLERATED_UNCERTAINTY = 0.1
+"""Standard deviations by which a mean may be off, as its standard error; one value an image needs 100 images."""
+_SAVE_EVERY = 4
 """Batches between two saves of the state."""
 
 
@@ -50,34 +54,64 @@ class Calibration:
     layers: dict[str, Observation] = field(default_factory=dict)
     images: int = 0
     batches: int = 0
+    digests: list[bytes] = field(default_factory=list)
     last: tuple[Tensor, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of the set of images, whatever their order."""
+        return combined_digest(self.digests)
 
 
 def calibrate(
-    module: nn.Module, layers: Mapping[str, Layer], batches: Iterable[Batch], *, state: Path | None = None
+    module: nn.Module,
+    layers: Mapping[str, Layer],
+    batches: Iterable[Batch],
+    *,
+    state: Path | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Observe `layers` (by path) of `module` in eval mode over `batches`; modes and gradients are left as found.
 
+    `progress` is called with the number of images seen, after every batch.
+
     Raises:
-        InputError: no images, a batch the model cannot take, non-finite activations, or a state file of another
-            model.
+        InputError: too few images, a batch the model cannot take, non-finite activations, or a state file of another
+            model or of other images.
     """
     calibration = Calibration({path: Observation(_empty(layer)) for path, layer in layers.items()})
+    digest = model_digest(module) if state is not None else ""
     if state is not None and state.exists():
-        _load(calibration, state)
-    done = calibration.batches
-    with _evaluating(module), _watching(layers, calibration), torch.no_grad():
-        for index, batch in enumerate(batches):
-            inputs = batch if isinstance(batch, tuple) else (batch,)
-            calibration.last = inputs
-            if index < done:
-                continue
-            _run(module, inputs)
-            calibration.images += len(inputs[0])
-            calibration.batches += 1
-            if state is not None and calibration.batches % _SAVE_EVERY == 0:
-                _save(calibration, state)
-    _check(calibration)
+        load_state(calibration, state, digest)
+    done, resumed = calibration.batches, calibration.images
+    try:
+        with _evaluating(module), _watching(layers, calibration), torch.no_grad():
+            seen = 0
+            for index, batch in enumerate(batches):
+                inputs = batch if isinstance(batch, tuple) else (batch,)
+                calibration.last = inputs
+                digests = row_digests([tensor.numpy(force=True) for tensor in inputs])
+                seen += len(digests)
+                if index < done:
+                    _check_same(calibration, digests, seen, state)
+                    continue
+                _run(module, inputs)
+                calibration.images += len(inputs[0])
+                calibration.batches += 1
+                calibration.digests += digests
+                if progress is not None:
+                    progress(calibration.images)
+                if state is not None and calibration.batches % _SAVE_EVERY == 0:
+                    save_state(calibration, state, digest)
+        _check(calibration)
+    except RtoolError:
+        if state is not None and not resumed:
+            state.unlink(missing_ok=True)
+        raise
+    except BaseException:
+        if state is not None and calibration.batches > done:
+            save_state(calibration, state, digest)
+        raise
     if state is not None:
         state.unlink(missing_ok=True)
     return calibration
@@ -139,13 +173,19 @@ def _check_shapes(record: ConversionRecord, inputs: tuple[Tensor, ...]) -> None:
             )
 
 
+def _check_same(calibration: Calibration, digests: list[bytes], seen: int, state: Path | None) -> None:
+    """Batches that were calibrated before the interruption must come again."""
+    if calibration.digests[seen - len(digests) : seen] != digests:
+        raise InputError(f"{state}: was begun with other images; give those again, or remove it to start afresh")
+
+
 def _check(calibration: Calibration) -> None:
     if calibration.images == 0:
         raise InputError("calibration: no images; name a folder or data set with some, 256 or more are good")
     if calibration.images < FEWEST_IMAGES:
+        number = f"{calibration.images} images are" if calibration.images > 1 else "1 image is"
         raise InputError(
-            f"calibration: {calibration.images} image is too few for a variance; give at least {FEWEST_IMAGES}, "
-            "256 or more are good"
+            f"calibration: {number} too few for a variance; give at least {FEWEST_IMAGES}, 256 or more are good"
         )
     for path, observation in calibration.layers.items():
         finite = observation.statistics.mean.isfinite() & observation.statistics.squares.isfinite()
@@ -155,35 +195,3 @@ def _check(calibration: Calibration) -> None:
                 f"calibration: layer {path!r} writes non-finite values in channel {channel}; "
                 "the weights or the images hold NaN or infinity"
             )
-
-
-def _save(calibration: Calibration, state: Path) -> None:
-    tensors = {"progress": torch.tensor([calibration.images, calibration.batches])}
-    for path, observation in calibration.layers.items():
-        statistics = observation.statistics
-        tensors[f"{path}/mean"], tensors[f"{path}/squares"] = statistics.mean, statistics.squares
-        flags = [statistics.count, observation.rank, int(observation.single_position)]
-        tensors[f"{path}/counts"] = torch.tensor(flags)
-    partial = state.with_name(state.name + ".partial")
-    save_file(tensors, partial)
-    os.replace(partial, state)
-
-
-def _load(calibration: Calibration, state: Path) -> None:
-    try:
-        with safe_open(state, framework="pt") as file:
-            names = set(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{state}: not a calibration state ({error}); remove it to start afresh") from error
-    expected = {f"{path}/{part}" for path in calibration.layers for part in ("mean", "squares", "counts")}
-    if names != expected | {"progress"}:
-        raise InputError(f"{state}: the calibration state of another model; remove it to start afresh")
-    calibration.images, calibration.batches = (int(number) for number in tensors["progress"])
-    for path, observation in calibration.layers.items():
-        count, rank, single = (int(number) for number in tensors[f"{path}/counts"])
-        mean, squares = tensors[f"{path}/mean"], tensors[f"{path}/squares"]
-        if mean.shape != observation.statistics.mean.shape:
-            raise InputError(f"{state}: layer {path!r} has other channels; remove it to start afresh")
-        observation.statistics = ChannelStatistics(count, mean, squares)
-        observation.rank, observation.single_position = rank, bool(single)

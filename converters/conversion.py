@@ -23,6 +23,7 @@ from .lowering.graph_builder import GraphBuilder
 from .lowering.lower import lower
 from .normalise import fold_typed_constants, normalise
 from .preprocessing import Preprocessing
+from .provenance import chain_of_metadata, source_link
 from .record import ConversionRecord, ParameterSource, TensorSpec
 from .shapes import infer_shapes
 from .validation import model_problem
@@ -40,7 +41,7 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
         InputError: `model` is not a usable ONNX model, or a pattern matches nothing.
         UnsupportedOperatorsError: listing every node that cannot be converted exactly.
     """
-    loaded = load_onnx(model)
+    loaded = load_onnx(model, mapped=True)
     try:
         return _convert(loaded, freeze)
     except RtoolError:
@@ -78,6 +79,8 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
         preprocessing=_own_preprocessing(normalisation, loaded.graph),
         folded=stated_folds(loaded.metadata_props),
     )
+    record: ConversionRecord = module.meta["rtool"]
+    record.chain = (*chain_of_metadata(loaded.metadata_props), source_link(record))
     _freeze(module, freeze, source.name)
     return module.eval()
 

@@ -19,6 +19,7 @@ from .loading import parse_model
 from .preprocessing import Preprocessing
 from .preprocessing_guess import find_preprocessing
 from .probing import probe_inputs, probe_pixels
+from .provenance import ChainLink
 from .record import ConversionRecord, TensorSpec
 from .reference import Model, load_model
 
@@ -38,6 +39,12 @@ class ExportSource:
     inputs: tuple[TensorSpec, ...]
     graph: onnx.ModelProto | Path | None
     path: Path | None
+    chain: tuple[ChainLink, ...]
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names for the outputs of an export anew."""
+        return tuple(spec.name for spec in self.record.outputs) if self.record is not None else ("embedding",)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -71,13 +78,14 @@ def open_export_source(
             inputs=record.inputs if record is not None else _image_spec(known),
             graph=graph if record is not None else None,
             path=graph if isinstance(graph, Path) else None,
+            chain=record.chain if record is not None else (),
         )
     opened = load_model(model)
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
     known = preprocessing or opened.preprocessing or _found(opened)
     inputs = opened.inputs or _image_spec(known)
-    return ExportSource(opened.name, opened.module, known, inputs, _source_graph(opened), opened.path)
+    return ExportSource(opened.name, opened.module, known, inputs, _source_graph(opened), opened.path, opened.chain)
 
 
 def _found(model: Model) -> Preprocessing | None:

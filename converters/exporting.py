@@ -25,8 +25,9 @@ from .embedding import embed_preprocessing
 from .export_manifest import ExportResult, describe_export, write_manifest
 from .export_source import PROBES, ExportSource, measured_on, open_export_source
 from .export_steps import StepLog, unit_length
-from .fold import FoldReport, fold_batchnorm
+from .fold import FoldReport, KeptBatchNorm, fold_batchnorm
 from .half import KeptNode, Narrow
+from .image_digest import describe_images
 from .int8 import CalibrationMethod
 from .metadata_stripping import strip_metadata as without_traces
 from .narrowing import narrow_to_half, narrow_to_int8
@@ -36,6 +37,7 @@ from .runners import TorchRunner, run_in_batches
 from .simplification import Simplifier, simplify
 from .targets import find_target, pin_to_target
 from .torch_formats import save_exported_program, save_torchscript
+from .unfolded import left_in_source, still_there
 from .writing_back import write_back
 
 __all__ = ["Format", "export"]
@@ -60,6 +62,7 @@ def export(
     format: Format = "onnx",
     batch: Batch | None = None,
     embed_preprocessing: bool = False,
+    fold_padded: bool = False,
     simplifier: Simplifier | Literal["auto", "none"] = "auto",
     keep_io_types: bool = True,
     keep_float32: Collection[str] = (),
@@ -77,13 +80,16 @@ def export(
 
     Args:
         model: a model reference, or a module.
-        output: the file to write; default is the model's name with the format's suffix, in the current folder.
+        output: the file to write; default is the model's (or the run's) name with the format's suffix, in the
+            current folder.
         fp16: narrow to float16; nodes that overflow or lose too much go back to float32.
         bf16: the same with bfloat16, at opset 22.
         int8: quantise, calibrated on `inputs`, which must then be given.
         format: "onnx", "pt2" (torch.export) or "torchscript" (legacy).
         batch: the batch the file takes, or "dynamic"; None: the source's (dynamic for an export anew).
         embed_preprocessing: take uint8 pixels [N, H, W, C] and return L2-normalised embeddings.
+        fold_padded: also fold BatchNorm before zero-padded layers, which leaves an offset; the graph is then no longer
+            the source's, so it is exported anew.
         simplifier: "onnxslim", "onnxsim", "none", or "auto": onnxslim, unless the graph is the source's own.
         keep_io_types: with fp16 and bf16, keep float32 inputs and outputs.
         keep_float32: names of nodes that stay in float32, as from an earlier manifest.
@@ -107,19 +113,20 @@ def export(
     precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
     if precision == "int8" and inputs is None:
         raise InputError("export: int8 is calibrated on real images; give inputs, or --calibrate DATA")
-    path = Path(output) if output is not None else Path(Path(origin.name).stem + _suffix(format, precision))
+    path = Path(output) if output is not None else Path(_stem(origin.name) + _suffix(format, precision))
     check_file_output(path, sources=[origin.path])
     if path.exists() and not overwrite:
         raise InputError(f"{path}: already exists; choose another output or pass --overwrite")
     pixels, arrays = measured_on(origin, inputs)
     log = StepLog(arrays, _outputs(origin.module, arrays))
     _refuse_non_finite(origin, log)
+    measured = describe_images(pixels if pixels is not None else arrays, random=inputs is None)
     if format != "onnx":
         wanted = {"fp16": fp16, "bf16": bf16, "int8": int8, "batch": batch, "embed-preprocessing": embed_preprocessing}
         _refuse_onnx_options(format, {**wanted, "target": target, "strip-metadata": strip_metadata})
-        return _export_torch(origin, path, format, log, tolerance)
-    builder = _OnnxExport(origin, log, tolerance)
-    builder.make_graph(min(OPSET, find_target(target).opset) if target is not None else OPSET)
+        return _export_torch(origin, path, format, log, tolerance, measured, fold_padded=fold_padded)
+    builder = _OnnxExport(origin, log, tolerance, measured)
+    builder.make_graph(min(OPSET, find_target(target).opset) if target is not None else OPSET, fold_padded=fold_padded)
     if batch is not None:
         builder.set_batch(batch)
     if embed_preprocessing:
@@ -136,31 +143,29 @@ def export(
 class _OnnxExport:
     """The ONNX model as it goes through the steps."""
 
-    def __init__(self, origin: ExportSource, log: StepLog, tolerance: float) -> None:
-        self.origin, self.log, self.tolerance = origin, log, tolerance
+    def __init__(self, origin: ExportSource, log: StepLog, tolerance: float, measured: Mapping[str, Any]) -> None:
+        self.origin, self.log, self.tolerance, self.measured = origin, log, tolerance, measured
         self.model = onnx.ModelProto()
         self.folds: FoldReport | None = None
+        self.unfolded: tuple[KeptBatchNorm, ...] = ()
         self.kept: tuple[KeptNode, ...] = ()
         self.embedded = False
         self.untouched = False
 
-    def make_graph(self, opset: int) -> None:
-        """Write-back where there is a source graph, else fold and export anew."""
-        if self.origin.graph is not None:
+    def make_graph(self, opset: int, *, fold_padded: bool) -> None:
+        """Write-back where the topology stays the source graph's, else fold and export anew."""
+        if self.origin.graph is not None and not fold_padded:
             assert isinstance(self.origin.module, fx.GraphModule)
             self.model = write_back(self.origin.module, self.origin.graph)
             self.untouched = True
+            self.unfolded = left_in_source(self.origin.module)
             self.log.check_model("write-back", self.model, max_rel=self.tolerance, detail="into the source graph")
             return
-        module = _traced(self.origin.module)
-        if module is not None:
-            self.folds = fold_batchnorm(module)
-            detail = f"{len(self.folds.folded)} BatchNorms folded, {len(self.folds.kept)} kept"
-            self.log.check("fold", _outputs(module, self.log.inputs), max_rel=self.tolerance, detail=detail)
+        module, self.folds = _folded(self.origin.module, self.log, self.tolerance, padded=fold_padded)
+        self.unfolded = self.folds.kept if self.folds is not None else ()
         example = [torch.from_numpy(array[:1]) for array in self.log.inputs]
-        self.model = torch_to_onnx(
-            module or self.origin.module, example, opset=opset, input_names=self.origin.input_names
-        )
+        inputs, outputs = self.origin.input_names, self.origin.output_names
+        self.model = torch_to_onnx(module, example, opset=opset, input_names=inputs, output_names=outputs)
         self.log.check_model("re-export", self.model, max_rel=self.tolerance, detail="torch.export, dynamic batch")
         self.log.check_batches("re-export", self.model, _TRACED_BATCHES, max_rel=self.tolerance)
 
@@ -193,6 +198,7 @@ class _OnnxExport:
         inputs = [_rows(array, fixed) for array in self.log.inputs] if fixed else self.log.inputs
         result = simplify(self.model, "onnxslim" if method == "auto" else method, inputs=inputs)
         self.model = result.model
+        self.unfolded = still_there(self.unfolded, self.model)
         detail = f"{result.method}: {result.nodes_before} -> {result.nodes_after} nodes"
         if result.rolled_back:
             detail = f"rolled back ({result.rolled_back})"
@@ -222,7 +228,10 @@ class _OnnxExport:
             name=self.origin.name,
             record=self.origin.record,
             steps=tuple(self.log.steps),
+            measured_on=self.measured,
+            chain=self.origin.chain,
             folds=self.folds,
+            unfolded=self.unfolded,
             kept=self.kept,
             preprocessing=preprocessing,
         )
@@ -255,6 +264,19 @@ def _traced(module: nn.Module) -> fx.GraphModule | None:
         return None
 
 
+def _folded(module: nn.Module, log: StepLog, tolerance: float, *, padded: bool) -> tuple[nn.Module, FoldReport | None]:
+    """A copy with BatchNorm folded, measured; `module` itself where fx cannot trace it."""
+    traced = _traced(module)
+    if traced is None:
+        if padded:
+            raise InputError("export: --fold-padded needs a module torch.fx can trace; export without it")
+        return module, None
+    folds = fold_batchnorm(traced, padded=padded)
+    detail = f"{len(folds.folded)} BatchNorms folded, {len(folds.kept)} kept"
+    log.check("fold", _outputs(traced, log.inputs), max_rel=tolerance, detail=detail)
+    return traced, folds
+
+
 def _fixed_batch(model: onnx.ModelProto) -> int:
     return int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
 
@@ -271,6 +293,11 @@ def _precision(**wanted: bool) -> Precision | None:
     return chosen[0] if chosen else None
 
 
+def _stem(name: str) -> str:
+    """The model's name without the suffix of its file; names of runs may have dots."""
+    return name.removesuffix(".onnx").removesuffix(".rtool") or "model"
+
+
 def _suffix(format: Format, precision: Precision | None) -> str:
     return f"_{precision}{_SUFFIXES[format]}" if precision else _SUFFIXES[format]
 
@@ -281,15 +308,20 @@ def _refuse_onnx_options(format: Format, options: Mapping[str, Any]) -> None:
         raise InputError(f"export: --{used[0]} rewrites ONNX graphs; it does not go with --format {format}")
 
 
-def _export_torch(origin: ExportSource, path: Path, format: Format, log: StepLog, tolerance: float) -> ExportResult:
+def _export_torch(
+    origin: ExportSource,
+    path: Path,
+    format: Format,
+    log: StepLog,
+    tolerance: float,
+    measured: Mapping[str, Any],
+    *,
+    fold_padded: bool,
+) -> ExportResult:
     """Fold, trace and save as a torch file."""
-    module, folds = _traced(origin.module), None
-    if module is not None:
-        folds = fold_batchnorm(module)
-        detail = f"{len(folds.folded)} BatchNorms folded, {len(folds.kept)} kept"
-        log.check("fold", _outputs(module, log.inputs), max_rel=tolerance, detail=detail)
+    module, folds = _folded(origin.module, log, tolerance, padded=fold_padded)
     save = save_exported_program if format == "pt2" else save_torchscript
-    data, reloaded = save(module or origin.module, [torch.from_numpy(array) for array in log.inputs])
+    data, reloaded = save(module, [torch.from_numpy(array) for array in log.inputs])
     detail = "torch.export, dynamic batch" if format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
     log.check(format, _outputs(reloaded, log.inputs), max_rel=tolerance, detail=detail)
     result = describe_export(
@@ -298,7 +330,10 @@ def _export_torch(origin: ExportSource, path: Path, format: Format, log: StepLog
         name=origin.name,
         record=origin.record,
         steps=tuple(log.steps),
+        measured_on=measured,
+        chain=origin.chain,
         folds=folds,
+        unfolded=folds.kept if folds is not None else (),
         kept=(),
         preprocessing=origin.preprocessing,
     )

@@ -159,7 +159,10 @@ def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str, padded
             raise _KeepError(f"its channels are not the input channels of {path!r}")
         if _pads(layer) and bool((affine.shift != 0).any()):
             if not padded:
-                raise _KeepError(f"{path!r} pads with zeros, which a folded shift would change at the borders")
+                raise _KeepError(
+                    f"{path!r} pads with zeros, which a folded shift would change at the borders; "
+                    "--fold-padded folds it and leaves an offset"
+                )
             return _fold_into_padded(module, node, layer, path, affine)
     elif not flattened and not _is_matrix(module, user, node):
         raise _KeepError(f"{path!r} is not known to read a matrix, so axis 1 may not be its features")

@@ -1,7 +1,8 @@
 """Loads the weights of a fused `.pth` into a converted module: by name, else by unique shape and order.
 
-For users whose training code exports a fused state_dict beside the graph. Nothing is unpickled: only tensors in
-plain containers are read. A partial match is refused unless asked for.
+For users whose training code exports a fused state_dict beside the graph. The state_dict of the unfused original goes
+into a module whose BatchNorms were restored, by name. Nothing is unpickled: only tensors in plain containers are
+read. A partial match is refused unless asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-__all__ = ["MatchedWeight", "WeightMatch", "load_fused_weights"]
+__all__ = ["MatchedWeight", "WeightMatch", "is_unfused", "load_fused_weights", "load_unfused_weights"]
 
 _DEPTHS = {
     237: "a fused iresnet50",
@@ -71,6 +72,44 @@ def load_fused_weights(module: nn.Module, path: str | Path, *, allow_partial: bo
         for entry in match.matched:
             own[entry.target].copy_(state[entry.key].reshape(own[entry.target].shape))
     return match
+
+
+def is_unfused(module: nn.Module, path: str | Path) -> bool:
+    """Whether the state_dict at `path` has BatchNorms that `module` has not.
+
+    Raises:
+        InputError: the file holds no state_dict.
+    """
+    own = module.state_dict()
+    return any(name.endswith("running_mean") and name not in own for name in _read_state(Path(path)))
+
+
+def load_unfused_weights(module: nn.Module, path: str | Path, *, allow_partial: bool = False) -> WeightMatch:
+    """Load the state_dict of the original network into `module`, which has its BatchNorms back, by name, in place.
+
+    A bias that a layer got from fusing and the original lacks is zero.
+
+    Raises:
+        InputError: the file holds no state_dict, or does not fill the module completely and `allow_partial` is off.
+    """
+    file = Path(path)
+    state = _read_state(file)
+    own = set(module.state_dict())
+    try:
+        outcome = module.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{file}: is of another architecture ({reason}); give the original's weights") from error
+    missing = tuple(name for name in outcome.missing_keys if not name.endswith("num_batches_tracked"))
+    unused = tuple(outcome.unexpected_keys)
+    if (missing or unused) and not allow_partial:
+        raise InputError(
+            f"{file}: {len(missing)} tensors of the model get none ({', '.join(missing[:3]) or '-'}), "
+            f"{len(unused)} of the file are left over ({', '.join(unused[:3]) or '-'}); "
+            "give the weights of the network this file was exported from, or --allow-partial"
+        )
+    matched = tuple(MatchedWeight(name, name, "name") for name in state if name in own)
+    return WeightMatch(matched, missing, unused, _DEPTHS.get(len(state)))
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:

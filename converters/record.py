@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
 from .preprocessing import Preprocessing
+from .provenance import ChainLink
 
 if TYPE_CHECKING:
     from torch import nn  # serving takes TensorSpec from here and must not load torch
@@ -73,6 +74,8 @@ class ConversionRecord:
     folded: dict[str, str] = field(default_factory=dict)
     """Weight value -> path of the BatchNorm folded into it, where the file's own metadata says so."""
     preprocessing: Preprocessing | None = None
+    chain: tuple[ChainLink, ...] = ()
+    """Where the model comes from, as far as the file or the bundle tells."""
 
 
 def record_of(module: nn.Module) -> ConversionRecord:

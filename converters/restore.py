@@ -7,14 +7,17 @@ BatchNorm in training. gamma is never below sqrt(eps), so that a dead channel st
 
 Only layers that can have had one get it: with a bias (fusing always leaves one), not a gate on 1 x 1 maps, not in
 front of another BatchNorm, a Linear only where its matrix output leads straight to an output of the network, and
-not where the file's own names say that layer's bias is original.
+not where the file's own names say that layer's bias is original. Where the layers are those of an architecture of
+the zoo, it says which had one, and what it was called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -24,16 +27,17 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import InputError
 from .affine import Layer
 from .batchnorm_names import batchnorm_path
-from .calibration import Batch, Calibration, Observation, calibrate
+from .calibration import TOLERATED_UNCERTAINTY, Batch, Calibration, Observation, calibrate
 from .exact_scale import exact_scale
 from .names import is_generated
+from .optional_bias import let_bias_be_missing
+from .original_names import OriginalNetwork, find_original
+from .provenance import ChainLink
 from .record import ConversionRecord, RestoredBatchNorm
 
-__all__ = ["RestoreReport", "SkippedLayer", "insert_batchnorms", "restore_batchnorm"]
+__all__ = ["RestoreReport", "SkippedLayer", "insert_batchnorms", "restore_batchnorm", "restored_link"]
 
 EPS = 1e-5
-FEW_IMAGES = 64
-"""Below this, statistics of late layers (few positions an image) are rough."""
 
 _BATCHNORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 """Spatial axes -> BatchNorm class; a Linear counts as one, on matrices."""
@@ -56,55 +60,122 @@ class RestoreReport:
     restored: tuple[RestoredBatchNorm, ...]
     skipped: tuple[SkippedLayer, ...]
     images: int
+    images_sha256: str
+    """Of the set of calibration images, whatever their order, see `image_digest`."""
     dead_channels: int
     """Channels that never varied over the calibration images."""
+    uncertainty: float
+    """Standard error of the means in standard deviations, in the layer where it is largest."""
+    uncertain_layer: str
+    """That layer; "" when nothing was restored."""
     train_drift: float
     """Largest change of the output on the last calibration batch, relative to its largest value, when the restored
     BatchNorms normalise by that batch instead of by the running statistics."""
+    architecture: str | None = None
+    """The architecture of the zoo that the layers are of, which gave the BatchNorms' names."""
 
     @property
     def few_images(self) -> bool:
         """Whether there were too few calibration images for good statistics."""
-        return self.images < FEW_IMAGES
+        return self.uncertainty > TOLERATED_UNCERTAINTY
+
+    @property
+    def warning(self) -> str:
+        """What to tell about too small a sample; "" when it is large enough."""
+        if not self.few_images:
+            return ""
+        enough = math.ceil(self.images * (self.uncertainty / TOLERATED_UNCERTAINTY) ** 2)
+        return (
+            f"{self.images} calibration images are few: means of {self.uncertain_layer!r} are known to "
+            f"{self.uncertainty:.2g} standard deviations; about {enough} images bring that to {TOLERATED_UNCERTAINTY:g}"
+        )
 
 
 def restore_batchnorm(
-    module: fx.GraphModule, batches: Iterable[Batch], *, eps: float = EPS, state: Path | None = None
+    module: fx.GraphModule,
+    batches: Iterable[Batch],
+    *,
+    eps: float = EPS,
+    state: Path | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> RestoreReport:
     """Put a BatchNorm behind every layer of `module` that lost one, in place.
+
+    Where nothing was lost, the report has the reason for every layer and `module` stays as it is. A state_dict of the
+    unfused original loads into the result by name: a bias it lacks is taken as zero.
 
     Args:
         module: a converted network; its function in eval mode stays what it was.
         batches: preprocessed calibration images [N, C, H, W]; read once, one batch at a time.
-        eps: epsilon of the new BatchNorms.
+        eps: epsilon of the new BatchNorms, where the architecture does not tell its own.
         state: file that keeps the statistics of an interrupted calibration, see `calibration`.
+        progress: called with the number of images seen, after every batch.
 
     Raises:
-        InputError: no images, images of the wrong size, or non-finite activations.
+        InputError: too few images, images of the wrong size, or non-finite activations.
     """
     skipped: dict[str, str] = {}
-    candidates = _candidates(module, skipped)
+    original = find_original(module)
+    candidates = _candidates(module, skipped, original)
     layers = {path: module.get_submodule(path) for path in candidates}
-    calibration = calibrate(module, layers, batches, state=state)  # type: ignore[arg-type]
+    calibration = calibrate(module, layers, batches, state=state, progress=progress)  # type: ignore[arg-type]
     restored = []
     for path, node in candidates.items():
         observation = calibration.layers[path]
-        reason = _reason_after_calibration(module, node, observation)
+        reason = _reason_after_calibration(module, node, observation, original)
         if reason:
             skipped[path] = reason
             continue
-        name = batchnorm_path(module, path, _stated_fold(module, path) or node.meta.get("scope", ""))
-        entry = RestoredBatchNorm(name, path, len(observation.statistics.mean), eps)
+        entry = _entry(module, path, node, observation, original, eps)
         _set_identity(_insert(module, entry), observation)
         restored.append(entry)
     _finish(module, restored)
+    uncertain = max(restored, key=lambda entry: _uncertainty(calibration, entry), default=None)
     return RestoreReport(
         restored=tuple(restored),
         skipped=tuple(SkippedLayer(path, reason) for path, reason in skipped.items()),
         images=calibration.images,
+        images_sha256=calibration.sha256,
         dead_channels=sum(int((calibration.layers[entry.after].statistics.squares == 0).sum()) for entry in restored),
+        uncertainty=_uncertainty(calibration, uncertain) if uncertain is not None else 0.0,
+        uncertain_layer=uncertain.after if uncertain is not None else "",
         train_drift=_train_drift(module, restored, calibration),
+        architecture=original.name if original is not None else None,
     )
+
+
+def _uncertainty(calibration: Calibration, entry: RestoredBatchNorm) -> float:
+    return calibration.layers[entry.after].statistics.uncertainty
+
+
+def _entry(
+    module: fx.GraphModule,
+    path: str,
+    node: fx.Node,
+    observation: Observation,
+    original: OriginalNetwork | None,
+    eps: float,
+) -> RestoredBatchNorm:
+    """Name and eps of the BatchNorm behind the layer at `path`: the original's where it is known."""
+    known = original.batchnorms.get(path) if original is not None else None
+    stated = _stated_fold(module, path) or (known.path if known is not None else "") or node.meta.get("scope", "")
+    name = batchnorm_path(module, path, stated)
+    channels = len(observation.statistics.mean)
+    return RestoredBatchNorm(name, path, channels, known.eps if known is not None else eps)
+
+
+def restored_link(report: RestoreReport, **facts: Any) -> ChainLink:
+    """What the provenance of a model says of a restoration; `facts` are added."""
+    detail = f"{len(report.restored)} BatchNorms, calibrated on {report.images} images"
+    own = {
+        "batchnorms": len(report.restored),
+        "images": report.images,
+        "images_sha256": report.images_sha256,
+        "uncertainty": report.uncertainty,
+        "train_drift": report.train_drift,
+        "warning": report.warning,
+    }
+    return ChainLink("BatchNorm restored", detail, {**own, **facts})
 
 
 def insert_batchnorms(module: fx.GraphModule, restored: Iterable[RestoredBatchNorm]) -> None:
@@ -119,7 +190,9 @@ def insert_batchnorms(module: fx.GraphModule, restored: Iterable[RestoredBatchNo
     _finish(module, entries)
 
 
-def _candidates(module: fx.GraphModule, skipped: dict[str, str]) -> dict[str, fx.Node]:
+def _candidates(
+    module: fx.GraphModule, skipped: dict[str, str], original: OriginalNetwork | None
+) -> dict[str, fx.Node]:
     """Layers that may have lost a BatchNorm, as far as the graph and the names tell, by module path."""
     calls: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
@@ -127,7 +200,7 @@ def _candidates(module: fx.GraphModule, skipped: dict[str, str]) -> dict[str, fx
             calls.setdefault(node.target, []).append(node)
     candidates = {}
     for path, nodes in calls.items():
-        reason = _reason_before_calibration(module, path, nodes)
+        reason = _reason_before_calibration(module, path, nodes, original)
         if reason:
             skipped[path] = reason
         else:
@@ -135,26 +208,33 @@ def _candidates(module: fx.GraphModule, skipped: dict[str, str]) -> dict[str, fx
     return candidates
 
 
-def _reason_before_calibration(module: fx.GraphModule, path: str, nodes: list[fx.Node]) -> str:
+def _reason_before_calibration(
+    module: fx.GraphModule, path: str, nodes: list[fx.Node], original: OriginalNetwork | None
+) -> str:
     if getattr(module.get_submodule(path), "bias", None) is None:
         return "it has no bias, so nothing was fused into it"
     if len(nodes) > 1:
         return f"it is called {len(nodes)} times"
     if _followed_by_batchnorm(module, nodes[0]):
         return "a BatchNorm follows it"
+    if original is not None and path in original.layers and path not in original.batchnorms:
+        return f"{original.name} has no BatchNorm behind it"
     if not _stated_fold(module, path) and _bias_is_original(module.meta.get("rtool"), path):
         return "the file says that its bias is its own"
     return ""
 
 
-def _reason_after_calibration(module: fx.GraphModule, node: fx.Node, observation: Observation) -> str:
+def _reason_after_calibration(
+    module: fx.GraphModule, node: fx.Node, observation: Observation, original: OriginalNetwork | None
+) -> str:
     layer = module.get_submodule(str(node.target))
     if observation.single_position:
         return "its maps are 1 x 1, as in a gate"
     if isinstance(layer, nn.Linear):
         if observation.rank != 2:
             return "it works on sequences"
-        if not _leads_to_output(module, node):
+        known = original is not None and node.target in original.batchnorms
+        if not known and not _leads_to_output(module, node):
             return "its output is mixed with others"
     return ""
 
@@ -235,6 +315,7 @@ def _set_identity(batchnorm: _BatchNorm, observation: Observation) -> None:
 def _finish(module: fx.GraphModule, restored: list[RestoredBatchNorm]) -> None:
     module.graph.lint()
     module.recompile()
+    let_bias_be_missing(module, (entry.after for entry in restored))
     record = module.meta.get("rtool")
     if isinstance(record, ConversionRecord):
         known = {entry.module for entry in record.restored}

@@ -6,7 +6,7 @@ model trained on the rest would hide it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from PIL import Image
 from ...errors import DataError
 from .dataset import Dataset, UnreadableImageError
 
-__all__ = ["TOLERATED", "Pixels", "check_unreadable", "first_images", "read_pixels"]
+__all__ = ["TOLERATED", "Pixels", "check_unreadable", "first_images", "read_pixels", "stream_pixels"]
 
 TOLERATED = 0.01
 """The largest share of unreadable images a run goes on with."""
@@ -58,6 +58,31 @@ def read_pixels(dataset: Dataset, resize: Resize, *, threads: int = 4) -> Pixels
     if not unreadable:
         return Pixels(dataset, values, ())
     return Pixels(dataset.subset(np.array(readable, dtype=np.int64)), values, tuple(unreadable))
+
+
+def stream_pixels(dataset: Dataset, resize: Resize, batch: int, *, threads: int = 4) -> Iterator[NDArray[np.uint8]]:
+    """Decode every image as `read_pixels` does, but hold only one batch uint8 [<= batch, H, W, C] at a time.
+
+    Raises:
+        DataError: more than 1 % of the images cannot be read, as soon as that is certain.
+    """
+    unreadable: list[str] = []
+
+    def read(index: int) -> NDArray[np.uint8] | None:
+        try:
+            return resize(dataset.images[index])
+        except UnreadableImageError:
+            return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(dataset), batch):
+            indices = range(start, min(start + batch, len(dataset)))
+            images = list(pool.map(read, indices))
+            unreadable += [dataset.names[i] for i, image in zip(indices, images, strict=True) if image is None]
+            check_unreadable(dataset.name, unreadable, len(dataset))
+            readable = [image for image in images if image is not None]
+            if readable:
+                yield np.stack(readable)
 
 
 def check_unreadable(name: str, unreadable: Iterable[str], total: int) -> None:
