@@ -30,6 +30,7 @@ from .conversion import onnx_to_torch
 from .folders import replace_folder
 from .loading import load_onnx
 from .preprocessing import Preprocessing
+from .provenance import chain_of_bundle
 from .record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
 from .source import generate_source
 from .stripping import fill_weights, strip_weights
@@ -121,7 +122,7 @@ def load_bundle(path: str | Path) -> Bundle:
     else:
         module = _rebuild(folder, info, tensors)
         record = module.meta["rtool"]
-        record.preprocessing = preprocessing
+        record.preprocessing, record.chain = preprocessing, chain_of_bundle(info)
     _load_tensors(module, tensors, folder)
     return Bundle(folder, module.eval(), record, preprocessing, info)
 
