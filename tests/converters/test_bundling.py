@@ -9,10 +9,19 @@ from rtool.errors import GateError, InputError
 
 def test_parity_is_measured_and_the_bundle_written(model_file, tmp_path):
     result = onnx2torch(model_file, tmp_path / "m.rtool")
-    assert [entry.batch for entry in result.parity] == [1, 2]
+    assert [entry.batch for entry in result.parity] == [1, 2, 3, 16]
     assert all(entry.parity.max_rel <= 1e-5 for entry in result.parity)
     assert result.trainable == result.parameters > 0
     assert load_bundle(result.output).preprocessing == result.preprocessing
+
+
+def test_a_large_network_is_checked_at_small_batches_and_a_baked_in_one_at_its_own(exported, tmp_path, monkeypatch):
+    path = tmp_path / "fixed.onnx"
+    path.write_bytes(exported("cnn", "ts", 11, 4)[1].SerializeToString())
+    assert [entry.batch for entry in onnx2torch(path, tmp_path / "fixed.rtool").parity] == [4]
+    monkeypatch.setattr("rtool.converters.bundling._SMALL", 100)
+    path.write_bytes(exported("cnn", "ts", 13)[1].SerializeToString())
+    assert [entry.batch for entry in onnx2torch(path, tmp_path / "large.rtool").parity] == [1, 2, 3]
 
 
 def test_the_default_output_lies_in_the_working_folder(model_file, tmp_path, monkeypatch):
