@@ -279,8 +279,17 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def _warm(tool: str) -> None:
-    """Imports are not part of a conversion."""
-    __import__({"rtool": "rtool.converters.conversion"}.get(tool, tool))
+    """Imports and what a first conversion sets up are not part of a conversion: convert one operator."""
+    import onnx
+    import torch
+
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "warm", values[:1], values[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 11)], ir_version=6)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "relu.onnx"
+        onnx.save(model, path)
+        TOOLS[tool](path, [torch.zeros(1, 3)])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ operators) later in the pipeline.
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from ..errors import InputError
+from .mapped_weights import MappedModel, open_mapped
 from .validation import check_external_data, check_proto
 
 __all__ = ["ModelSource", "load_onnx", "parse_model", "read_model_bytes", "source_of"]
@@ -31,13 +35,19 @@ class ModelSource:
 
     name: str
     path: Path | None = None
-    sha256: str | None = None
+    digest: Future[str] | None = None
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the file; waits until it is computed."""
+        return None if self.digest is None else self.digest.result()
 
 
-def load_onnx(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
+def load_onnx(model: str | Path | onnx.ModelProto | ir.Model, *, mapped: bool = False) -> ir.Model:
     """The model as a fresh onnx-ir model that may be edited freely.
 
-    External data is read lazily, and only from inside the folder of the file.
+    External data is read lazily, and only from inside the folder of the file. So are, with `mapped`, the large weights
+    inside the file itself: for those who are done with the model before the file can change.
 
     Raises:
         InputError: the file is missing, a folder, empty, a web page, a git-lfs pointer, truncated, or not ONNX; the
@@ -50,16 +60,28 @@ def load_onnx(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
     if isinstance(model, onnx.ModelProto):
         return _from_proto(model, ModelSource("<memory>"))
     path = Path(model)
+    found = open_mapped(path) if mapped else None
+    if found is not None:
+        digest = _digest(os.dup(found.file.descriptor))
+        return _from_proto(found.proto, ModelSource(path.name, path, digest), found)
     data = read_model_bytes(path)
-    digest: list[str] = []
-    # hashlib lets other threads run, so hashing 260 MB costs nothing beside the parse.
-    hashing = threading.Thread(target=lambda: digest.append(hashlib.sha256(data).hexdigest()))
-    hashing.start()
-    try:
-        proto = _parse(data, path)
-    finally:
-        hashing.join()
-    return _from_proto(proto, ModelSource(path.name, path, digest[0]))
+    return _from_proto(_parse(data, path), ModelSource(path.name, path, _digest(data)))
+
+
+def _digest(content: bytes | int) -> Future[str]:
+    """SHA-256 of bytes, or of an open file, which is closed: hashlib lets other threads run, so it costs no time."""
+    future: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as stream:
+                stream.seek(0)
+                future.set_result(hashlib.file_digest(stream, "sha256").hexdigest())
+        except OSError as error:
+            future.set_exception(InputError(f"the model file cannot be read any more ({error.strerror})"))
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def source_of(model: ir.Model) -> ModelSource:
@@ -127,7 +149,7 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
         ) from error
 
 
-def _from_proto(proto: onnx.ModelProto, source: ModelSource) -> ir.Model:
+def _from_proto(proto: onnx.ModelProto, source: ModelSource, mapped: MappedModel | None = None) -> ir.Model:
     name = str(source.path or source.name)
     check_proto(proto, name)
     try:
@@ -137,6 +159,8 @@ def _from_proto(proto: onnx.ModelProto, source: ModelSource) -> ir.Model:
         while cause.__cause__ is not None:
             cause = cause.__cause__  # type: ignore[assignment]
         raise InputError(f"{name}: malformed ONNX model ({cause}); export it again") from error
+    if mapped is not None:
+        mapped.put_weights_into(model)
     if source.path is not None:
         ir.external_data.set_base_dir(model.graph, source.path.parent)
     check_external_data(model, name, source.path)

@@ -7,6 +7,7 @@ names another parameter) each use gets its own.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -121,7 +122,7 @@ class GraphBuilder:
         if owned and key in self._modules:
             path = self._modules[key]
         else:
-            module = factory(**options, device="meta")
+            module = _unfilled(factory, options)
             for name, buffer in list(module.named_buffers(recurse=False)):
                 module.register_buffer(name, torch.zeros_like(buffer, device="cpu"))
             path = self._place(module, self._module_path(weights, source))
@@ -224,6 +225,20 @@ class GraphBuilder:
         if is_generated(name) or _alias_owner(weight.value, source):
             name = ".".join(filter(None, (scope_of(source), "weight" if trainable else "constant")))
         return self._free_path(name or "weight")
+
+
+def _unfilled(factory: Callable[..., nn.Module], options: Mapping[str, Any]) -> nn.Module:
+    """`factory(**options)` on the meta device, without drawing the random numbers that nothing there would keep."""
+    if not isinstance(factory, type):
+        return factory(**options, device="meta")
+    module: nn.Module = _without_random_start(factory)(**options, device="meta")
+    module.__class__ = factory
+    return module
+
+
+@functools.cache
+def _without_random_start(factory: type[nn.Module]) -> type[nn.Module]:
+    return type(factory.__name__, (factory,), {"reset_parameters": lambda _: None})
 
 
 def source_names(node: ir.Node) -> Sequence[str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from ...errors import InputError
+from ..mapped_weights import FileTensor
 
 __all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor", "without_kernels"]
 
@@ -106,6 +107,10 @@ def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
     dtype = torch_dtype(tensor.dtype)
     if dtype is None:
         raise TypeError(f"torch has no dtype for {tensor.dtype.name}")
+    if isinstance(tensor, FileTensor):
+        unread = torch.empty(tensor.shape.numpy(), dtype=dtype)
+        tensor.read_into(unread.numpy())
+        return unread
     try:
         array = np.asarray(tensor.numpy())
     except ValueError as error:
