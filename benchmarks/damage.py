@@ -179,6 +179,7 @@ def _one(checks: _Checks, variant: Variant, folder: Path, *, with_cli: bool) -> 
     model.mkdir()
     path = variant.model.write(model)
     status, detail, error = try_variant(checks, path)
+    detail = detail.replace(f"{model}/", "").replace(str(model), "the bundle")
     return Outcome(
         variant.index,
         variant.model.name,
