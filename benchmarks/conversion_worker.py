@@ -280,6 +280,10 @@ def _is_refusal(error: BaseException) -> bool:
 
 def _warm(tool: str) -> None:
     """Imports and what a first conversion sets up are not part of a conversion: convert one operator."""
+    if tool == "pnnx":  # a program of its own: nothing stays warm
+        import pnnx  # noqa: F401
+
+        return
     import onnx
     import torch
 

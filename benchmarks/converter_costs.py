@@ -38,7 +38,7 @@ _WRITES_BACK = {"rtool": "yes, node for node", "onnx2torch": "no", "onnx2pytorch
 """None of the rivals has a function for it: their modules can only be exported anew, under other names."""
 
 
-def conversion(rounds: int = 5, network: str = _LARGE) -> dict[str, Any]:
+def conversion(rounds: int = 3, network: str = _LARGE) -> dict[str, Any]:
     """Seconds, peak bytes and largest relative error of every converter."""
     make_environment()
     images = images_for(network, 2)
