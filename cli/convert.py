@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..converters.bundling import OnnxToTorchResult
     from ..converters.inspection import Inspection
     from ..converters.preprocessing import Preprocessing
+    from ..converters.record import TensorSpec
     from ..converters.restore import RestoreReport
 
 __all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing"]
@@ -31,7 +32,7 @@ def inspect_command(output: Output, model: str) -> None:
     from ..converters import inspect
 
     result = inspect(model)
-    output.emit(result, _inspection_rows(result))
+    output.emit(result, _inspection_rows(result), brief=_brief(result))
 
 
 @click.command(
@@ -221,23 +222,43 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
         ("producer", found.producer or "-"),
         ("opset", ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items()) or "-"),
     ]
-    rows += [("input", f"{spec.name} {spec.dtype} {list(spec.shape)}") for spec in found.inputs]
-    rows += [("output", f"{spec.name} {spec.dtype} {list(spec.shape)}") for spec in found.outputs]
+    rows += [("input", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.inputs]
+    rows += [("output", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.outputs]
     rows += [
         ("batch", f"fixed: {found.batch}" if isinstance(found.batch, int) else found.batch),
         *(("baked in at", place) for place in found.batch_baked_in),
         ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
-        ("parameters", f"{found.parameters:,} {found.precision}"),
+        ("parameters", f"{found.parameters:,} {found.precision}{_beside(found.buffers)}"),
     ]
     if found.macs is not None and found.activations is not None:
         rows.append(("per image", f"{found.macs / 1e6:,.1f} M MACs, {found.activations / 1e6:,.2f} M activations"))
     norms = found.batchnorms
     if norms is not None:
-        rows.append(("BatchNorm", f"{norms.fused} fused into layers, {norms.present} present"))
+        restored = f", {norms.restored} restored" if norms.restored else ""
+        rows.append(("BatchNorm", f"{norms.fused} fused into layers, {norms.present} present{restored}"))
         rows += [("cannot be folded", f"{kept.batchnorm}: {kept.reason}") for kept in norms.unfoldable[:5]]
         if len(norms.unfoldable) > 5:
             rows.append(("cannot be folded", f"and {len(norms.unfoldable) - 5} more, see --json"))
     rows.append(("preprocessing", describe(found.preprocessing, found.preprocessing_origin)))
     rows.append(("architecture", found.architecture or "unknown"))
+    if found.chain:
+        rows.append(("history", " -> ".join(link.step for link in found.chain)))
+        rows += [(f"  {link.step}", link.detail) for link in found.chain]
     rows += [("problem", problem) for problem in found.problems] or [("problems", "none")]
     return rows
+
+
+def _shape(spec: TensorSpec) -> str:
+    """`batch x 3 x 256 x 128`."""
+    return " x ".join("?" if size is None else str(size) for size in spec.shape) or "a number"
+
+
+def _beside(buffers: int) -> str:
+    return f", and {buffers:,} running statistics and fixed numbers" if buffers else ""
+
+
+def _brief(found: Inspection) -> str:
+    batch = f"batch {found.batch}" if isinstance(found.batch, int) else "any batch"
+    problems = f"{len(found.problems)} problems" if found.problems else "no problems"
+    what = found.architecture or "unknown architecture"
+    return f"{found.name}: {what}, {found.parameters:,} parameters, {batch}, {problems}"

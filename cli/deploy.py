@@ -53,6 +53,7 @@ class _Batch(click.ParamType[Any]):
 @click.option("--warmup", type=click.Path(path_type=Path), help="Real inputs to warm up with: .npy, or .npz by name.")
 @click.option("--url", help="host:port (gRPC) of a running server: load there, compare, go back if it differs.")
 @click.option("--keep", type=int, help="Remove unserved versions beyond the newest N (2 at least).")
+@click.option("--keep-metadata", is_flag=True, help="Publish exporters' stack traces and file paths too.")
 @click.option("--packer-for", metavar="TARGET", help="Publish a packer of single rows for a model with a baked batch.")
 @click.option("--rollback", is_flag=True, help="Serve the previous version again.")
 @click.option("--to", type=int, help="With --rollback: the version to serve.")
@@ -102,6 +103,7 @@ def deploy_command(
         warmup=warmup,
         url=url,
         keep=options["keep"],
+        keep_metadata=options["keep_metadata"],
     )
     _report(result, output)
 

@@ -23,7 +23,8 @@ def doctor_command(output: Output) -> None:
         (("✓ " if check.ok else "✗ ") + check.name, "\n".join(filter(None, (check.found, check.advice))))
         for check in report.checks
     ]
-    output.emit(report, rows)
+    missing = ", ".join(check.name for check in report.checks if not check.ok)
+    output.emit(report, rows, brief=f"not usable: {missing}" if missing else "all is there")
     if not report.ok:
         raise PlatformError("something rtool needs is missing; see the lines marked ✗")
 

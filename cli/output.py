@@ -55,8 +55,12 @@ class Output:
         *,
         artefact: Path | None = None,
         tables: Sequence[Any] = (),
+        brief: str = "",
     ) -> None:
-        """Print one result: `rows` as a two-column table, then rich `tables`, then the artefact's path alone."""
+        """Print one result: `rows` as a two-column table, then rich `tables`, then the artefact's path alone.
+
+        `brief` is what `--quiet` prints for a result that is no file.
+        """
         if self.as_json:
             click.echo(json.dumps(to_plain(result), indent=2))
             return
@@ -79,6 +83,8 @@ class Output:
                     console.print(table)
                 for line in printed.get().splitlines():
                     click.echo(line if console.is_terminal else line.rstrip())
+        elif brief:
+            click.echo(brief)
         if artefact is not None:
             click.echo(os.fspath(artefact))
 
@@ -98,7 +104,7 @@ def output_options(command: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=collect,
-        help="Print the artefact's path only.",
+        help="Print one line only: the artefact's path, or the essence.",
     )(command)
     return click.option(
         "--json", "as_json", is_flag=True, expose_value=False, callback=collect, help="Print one JSON object."

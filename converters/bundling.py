@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, fx
 
 from ..errors import GateError, InputError
@@ -101,7 +102,8 @@ def onnx2torch(
         tolerance: largest relative error against ONNX Runtime, before and after restoring.
 
     Raises:
-        InputError: the file is no usable ONNX model, `batch` cannot be proved, or `output` is taken.
+        InputError: the file is no usable ONNX model, `batch` cannot be proved, or `output` is taken or cannot be
+            written.
         UnsupportedOperatorsError: nodes that cannot be converted exactly.
         GateError: the module does not reproduce the file; nothing is written.
     """
@@ -156,7 +158,11 @@ def onnx2torch(
     record.preprocessing = chosen
     record.chain = (*record.chain, *links)
     provenance = {"made_by": "onnx2torch", "chain": to_json(record.chain)}
-    save_bundle(module, target, source=graph, preprocessing=chosen, overwrite=overwrite, provenance=provenance)
+    try:
+        save_bundle(module, target, source=graph, preprocessing=chosen, overwrite=overwrite, provenance=provenance)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{target}: cannot be written ({reason}); nothing was left behind") from error
     return OnnxToTorchResult(
         output=target,
         source=record.source,

@@ -30,7 +30,8 @@ from .names import is_generated
 from .normalise import normalise
 from .preprocessing import Preprocessing
 from .preprocessing_guess import find_preprocessing
-from .record import TensorSpec
+from .provenance import ChainLink, chain_of_bundle, chain_of_metadata, source_link
+from .record import ConversionRecord, TensorSpec
 from .reference import TORCH_SUFFIXES, load_model
 from .shapes import infer_shapes
 
@@ -47,6 +48,8 @@ class BatchNorms:
     """Convolutions that had a BatchNorm, as far as names and metadata tell."""
     present: int
     unfoldable: tuple[KeptBatchNorm, ...]
+    restored: int = 0
+    """Those a bundle has back behind layers they were fused into."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class Inspection:
     """Where the batch is written down: graph inputs, and nodes with a constant shape."""
     operators: Mapping[str, int]
     parameters: int
+    """Numbers that training changes."""
+    buffers: int
+    """Numbers that it does not: BatchNorms' running statistics, fixed constants of a bundle."""
     macs: int | None
     activations: int | None
     precision: str
@@ -76,6 +82,8 @@ class Inspection:
     preprocessing_origin: str | None
     architecture: str | None
     problems: tuple[str, ...]
+    chain: tuple[ChainLink, ...]
+    """Where the model comes from, oldest link first."""
 
 
 def inspect(reference: str | Path) -> Inspection:
@@ -95,13 +103,17 @@ def inspect(reference: str | Path) -> Inspection:
 def _inspect_bundle(path: Path) -> Inspection:
     bundle = load_bundle(path)
     size = sum(_size(file) for file in path.iterdir())
+    chain = chain_of_bundle(bundle.metadata)
     if bundle.record is None:
-        return _of_module(bundle.module, path.name, "bundle", size, bundle.preprocessing)
+        return replace(_of_module(bundle.module, path.name, "bundle", size, bundle.preprocessing), chain=chain)
     found = _inspect_graph(load_onnx(source_graph(path)), path.name, "bundle", size)
     return replace(
         found,
         sha256=bundle.record.sha256,
-        parameters=sum(parameter.numel() for parameter in bundle.module.parameters()),
+        parameters=_trainable(bundle.module),
+        buffers=_fixed(bundle.module),
+        batchnorms=_restored(found.batchnorms, len(bundle.record.restored)),
+        chain=chain,
         preprocessing=bundle.preprocessing,
         preprocessing_origin="stored in the bundle" if bundle.preprocessing else None,
     )
@@ -118,7 +130,7 @@ def _inspect_module(reference: str) -> Inspection:
             if node.op == "call_function" and str(node.target).startswith("aten.")
         )
         found = replace(found, operators=dict(calls.most_common()))
-    return replace(found, inputs=model.inputs, batch=model.batch or "dynamic")
+    return replace(found, inputs=model.inputs, batch=model.batch or "dynamic", chain=model.chain)
 
 
 def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing: Preprocessing | None) -> Inspection:
@@ -138,7 +150,8 @@ def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing
         batch="dynamic",
         batch_baked_in=(),
         operators=dict(layers.most_common()),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=_trainable(module),
+        buffers=_fixed(module),
         macs=None,
         activations=None,
         precision="/".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})),
@@ -147,7 +160,21 @@ def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing
         preprocessing_origin="of the architecture" if preprocessing else None,
         architecture=None,
         problems=(),
+        chain=(),
     )
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _fixed(module: nn.Module) -> int:
+    """Without counters, which are no part of the function."""
+    return sum(buffer.numel() for buffer in module.buffers() if buffer.is_floating_point())
+
+
+def _restored(found: BatchNorms | None, number: int) -> BatchNorms | None:
+    return None if found is None else replace(found, restored=number, fused=max(found.fused - number, 0))
 
 
 def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspection:
@@ -176,6 +203,7 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
         height, width = inputs[0].shape[2:]
         if isinstance(height, int) and isinstance(width, int):
             found = normalisation.preprocessing(height, width)
+    statistics = _count_statistics(work.graph)
     return Inspection(
         name=name,
         kind=kind,
@@ -189,7 +217,8 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
         batch=_batch(inputs),
         batch_baked_in=baked,
         operators=dict(operators.most_common()),
-        parameters=_count_parameters(work.graph),
+        parameters=_count(work.graph) - statistics,
+        buffers=statistics,
         macs=costs.macs if costs else None,
         activations=costs.activations if costs else None,
         precision=_precision(work.graph),
@@ -198,7 +227,15 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
         preprocessing_origin=found.origin if found else None,
         architecture=architecture,
         problems=tuple(problems),
+        chain=chain_of_metadata(model.metadata_props) or (_source_link(model),),
     )
+
+
+def _source_link(model: ir.Model) -> ChainLink:
+    """A file that says nothing of its past is where the chain begins."""
+    source, producer = source_of(model), " ".join(filter(None, (model.producer_name, model.producer_version)))
+    opset = model.graph.opset_imports.get("", 0)
+    return source_link(ConversionRecord(source.name, source.sha256, opset, producer, (), ()))
 
 
 def _try_conversion(model: ir.Model) -> tuple[list[str], tuple[KeptBatchNorm, ...]]:
@@ -264,8 +301,21 @@ def _floats(graph: ir.Graph) -> list[ir.TensorProtocol]:
     return [tensor for tensor in tensors if tensor is not None and tensor.dtype.is_floating_point()]
 
 
-def _count_parameters(graph: ir.Graph) -> int:
-    return sum(tensor.size for tensor in _floats(graph))
+def _count(graph: ir.Graph) -> int:
+    """Numbers in weights; a scalar is a constant of some formula."""
+    return sum(tensor.size for tensor in _floats(graph) if len(tensor.shape))
+
+
+def _count_statistics(graph: ir.Graph) -> int:
+    """Running means and variances, each once."""
+    values = {
+        value.name: value.const_value.size
+        for node in graph
+        if node.op_type == "BatchNormalization"
+        for value in node.inputs[3:5]
+        if value is not None and value.const_value is not None
+    }
+    return sum(values.values())
 
 
 def _precision(graph: ir.Graph) -> str:

@@ -16,7 +16,7 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     stripped = onnx.ModelProto()
     stripped.CopyFrom(model)
-    stripped.doc_string = ""
+    stripped.ClearField("doc_string")
     for graph in (*_graphs(stripped.graph), *stripped.functions):
         _strip(graph)
         for node in graph.node:
@@ -31,7 +31,7 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
 def _strip(
     proto: onnx.GraphProto | onnx.FunctionProto | onnx.NodeProto | onnx.ValueInfoProto | onnx.TensorProto,
 ) -> None:
-    proto.doc_string = ""
+    proto.ClearField("doc_string")
     del proto.metadata_props[:]
 
 

@@ -81,7 +81,11 @@ def _links(data: Any) -> tuple[ChainLink, ...]:
     if not isinstance(data, list):
         return ()
     return tuple(
-        ChainLink(str(entry.get("step")), str(entry.get("detail", "")), entry.get("facts") or {})
+        ChainLink(str(entry.get("step")), str(entry.get("detail", "")), _facts(entry.get("facts")))
         for entry in data
         if isinstance(entry, Mapping)
     )
+
+
+def _facts(data: Any) -> Mapping[str, Any]:
+    return data if isinstance(data, Mapping) else {}

@@ -15,7 +15,7 @@ __all__ = ["make_manifest", "manifest_text", "packer_manifest"]
 
 _FORMAT = 1
 _DEFAULT_REPOSITORY = Path("model_repository")
-_STATED = ("preprocessing", "source", "source_sha256", "steps")
+_STATED = ("preprocessing", "source", "source_sha256", "steps", "chain")
 """Keys `rtool.*` of a file's metadata that matter beside a served model."""
 
 
@@ -24,11 +24,12 @@ def make_manifest(
     version: int,
     signature: GraphSignature,
     *,
+    published: GraphSignature,
     repository: Path,
     previous: int | None,
     provenance: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The manifest of one version as JSON data."""
+    """The manifest of one version as JSON data; `published` is the file it has, made from that of `signature`."""
     from .. import __version__
 
     batch = signature.batch if signature.batch is not None else "dynamic"
@@ -40,8 +41,9 @@ def make_manifest(
         "name": name,
         "version": version,
         "previous_version": previous,
-        "sha256": signature.sha256,
-        "bytes": signature.path.stat().st_size,
+        "sha256": published.sha256,
+        "bytes": published.path.stat().st_size,
+        "given_sha256": signature.sha256,
         "opset": signature.opset,
         "ir_version": signature.ir_version,
         "batch": batch,

@@ -23,6 +23,7 @@ from .manifest import make_manifest
 from .model_config import ServingSettings
 from .publication import Publication, prune, publish, publishing, remember_configs, withdraw
 from .repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
+from .untraced import without_traces
 from .warmup import WarmupFile, example_array, read_examples, warmup_files
 
 __all__ = ["deploy"]
@@ -41,6 +42,7 @@ def deploy(
     provenance: Mapping[str, Any] | None = None,
     url: str | None = None,
     keep: int | None = None,
+    keep_metadata: bool = False,
 ) -> DeployResult:
     """Publish an ONNX file as the next version of `name`, and serve it.
 
@@ -49,7 +51,8 @@ def deploy(
     older versions to keep serving beside the new one. `warmup` maps input names to real arrays, or is a .npy or .npz
     file. `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and
     compares it with in-process ONNX Runtime; when that fails, the previous version is served again. `keep` removes
-    unserved versions beyond the newest `keep` (2 at least); None removes nothing.
+    unserved versions beyond the newest `keep` (2 at least); None removes nothing. What exporters left in the nodes,
+    stack traces with file paths, is not published unless `keep_metadata`; the model's own metadata always is.
 
     Raises:
         InputError: the file, the name or the combination cannot be served; nothing was changed.
@@ -71,10 +74,13 @@ def deploy(
         served = tuple(sorted({*also_serve, version}))
         plan = plan_configs(folder, signature, served, device=device, settings=settings, warmup=files)
         _check_plan(plan, folder, signature, also_serve)
-        manifest = _manifest(folder, version, signature, previous, provenance)
+        published = signature
+        if not keep_metadata and not _is_placeholders(folder, version, signature):
+            published = without_traces(signature, staging)
+        manifest = _manifest(folder, version, signature, published, previous, provenance)
         if previous is not None:
             remember_configs(folder, previous, staging)
-        model_file, digest = {MODEL_FILE: signature.path}, {MODEL_FILE: signature.sha256}
+        model_file, digest = {MODEL_FILE: published.path}, {MODEL_FILE: published.sha256}
         publish(Publication(folder, version, model_file, digest, plan.texts(), files, manifest), staging)
         if url is not None:
             _bring_live(url, folder, version, previous, staging)
@@ -88,13 +94,15 @@ def deploy(
         previous=previous,
         batch=signature.batch,
         device=plan.device,
-        sha256=signature.sha256,
-        notes=_notes(files, removed),
+        sha256=published.sha256,
+        notes=_notes(files, removed, stripped=published is not signature),
     )
 
 
-def _notes(files: Sequence[WarmupFile], removed: Sequence[int]) -> tuple[str, ...]:
+def _notes(files: Sequence[WarmupFile], removed: Sequence[int], *, stripped: bool) -> tuple[str, ...]:
     notes = []
+    if stripped:
+        notes.append("exporters' traces were removed from the nodes; --keep-metadata publishes the file as it is")
     if not files:
         notes.append("no warm-up: the inputs leave more than the batch open; give real arrays as warmup")
     if removed:
@@ -158,20 +166,28 @@ def _manifest(
     folder: ModelFolder,
     version: int,
     signature: GraphSignature,
+    published: GraphSignature,
     previous: int | None,
     provenance: Mapping[str, Any] | None,
 ) -> Mapping[str, Any]:
     placeholder = folder.manifest(version)
-    if placeholder is not None and placeholder.get("sha256") == signature.sha256:
-        return placeholder  # these are the very weights the committed manifest describes
+    if placeholder is not None and _is_placeholders(folder, version, signature):
+        return placeholder
     return make_manifest(
         folder.name,
         version,
         signature,
+        published=published,
         repository=folder.path.parent,
         previous=previous,
         provenance=provenance,
     )
+
+
+def _is_placeholders(folder: ModelFolder, version: int, signature: GraphSignature) -> bool:
+    """Whether these are the very weights that a committed manifest describes."""
+    placeholder = folder.manifest(version)
+    return placeholder is not None and placeholder.get("sha256") == signature.sha256
 
 
 def _bring_live(url: str, folder: ModelFolder, version: int, previous: int | None, staging: Path) -> None:

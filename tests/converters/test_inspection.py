@@ -1,9 +1,12 @@
 """`inspect` tells what is in a file: counts are those of the network, and problems are named."""
 
+import hashlib
+
+import onnx
 import pytest
 import torch
 
-from rtool.converters import inspect, onnx2torch
+from rtool.converters import export, inspect, onnx2torch
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import InputError
 
@@ -74,3 +77,44 @@ def test_files_of_torch_are_inspected_as_what_they_are(tmp_path):
     assert program.operators == {"conv2d": 1, "relu": 1}
     assert program.batch == 2
     assert script.parameters == program.parameters == 4 * 3 * 9 + 4
+
+
+def test_running_statistics_are_no_parameters(exported, tmp_path):
+    """Training changes weights; the mean and variance of a BatchNorm that is still there are counted beside them."""
+    original, proto = exported("cnn", "ts", 13, "dynamic", False)
+    path = tmp_path / "unfused.onnx"
+    path.write_bytes(proto.SerializeToString())
+    found = inspect(path)
+    statistics = [buffer for name, buffer in original.named_buffers() if "running" in name]
+    assert found.parameters == sum(parameter.numel() for parameter in original.parameters())
+    assert found.buffers == sum(buffer.numel() for buffer in statistics) > 0
+
+
+def test_the_history_goes_from_the_source_to_the_export(model_file, tmp_path, images):
+    batches = [torch.from_numpy(images(count)) for count in (8, 9)]
+    bundle = onnx2torch(model_file, tmp_path / "m.rtool", restore_bn=True, calibrate=batches).output
+    steps = [link.step for link in inspect(bundle).chain]
+    assert steps == ["source", "converted", "BatchNorm restored"]
+    source, converted, restored = inspect(bundle).chain
+    assert source.facts["sha256"] == hashlib.sha256(model_file.read_bytes()).hexdigest()
+    assert converted.facts["versions"]["torch"] == str(torch.__version__)
+    assert max(converted.facts["parity_max_rel"].values()) <= 1e-5
+    assert (restored.facts["images"], len(restored.facts["images_sha256"])) == (17, 64)
+    assert inspect(bundle).batchnorms.restored == restored.facts["batchnorms"] == 5
+    written = export(bundle, tmp_path / "m.onnx").path
+    chain = inspect(written).chain
+    assert [link.step for link in chain] == [*steps, "exported"]
+    assert [step["step"] for step in chain[-1].facts["parity"]] == ["write-back"]
+    assert chain[-1].facts["measured_on"]["random"] is True
+    again = onnx2torch(written, tmp_path / "again.rtool").output
+    assert [link.step for link in inspect(again).chain] == [*steps, "exported", "source", "converted"]
+    assert not any(str(tmp_path) in str(link) for link in inspect(again).chain)
+
+
+def test_a_damaged_history_is_no_obstacle(exported, tmp_path):
+    _, proto = exported("cnn", "ts", 13)
+    for text in ("not json", '{"a": 1}', '[1, {"step": "x", "facts": 3}]'):
+        onnx.helper.set_model_props(proto, {"rtool.chain": text})
+        path = tmp_path / "small.onnx"
+        path.write_bytes(proto.SerializeToString())
+        assert len(inspect(path).chain) == 1

@@ -51,6 +51,11 @@ def test_paths_and_traces_go_and_the_models_own_metadata_stays():
     assert np.array_equal(a, b)
 
 
+def test_a_model_without_traces_stays_byte_for_byte():
+    stripped = strip_metadata(model())
+    assert strip_metadata(stripped).SerializeToString() == stripped.SerializeToString()
+
+
 def test_ir_version_is_lowered_to_the_targets():
     source = model()
     pinned = pin_to_target(source, "triton:24.10")

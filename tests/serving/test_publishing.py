@@ -1,6 +1,7 @@
 """Publishing: what a repository holds afterwards, what is refused, and how to go back."""
 
 import errno
+import hashlib
 import json
 import os
 import time
@@ -97,6 +98,37 @@ def test_the_manifest_tells_what_was_published(root, onnx_files):
     assert manifest["inputs"] == [{"name": "images", "data_type": "TYPE_FP32", "shape": [16, 3, 8, 4]}]
     assert manifest["provenance"] == {"run": "r1"}
     assert (result.path / "model.onnx").read_bytes() == onnx_files["reid"].read_bytes()
+
+
+def traced(source, path):
+    """The model as dynamo exports it: with the file paths of whoever exported it in its nodes."""
+    model = onnx.load(source)
+    for node in model.graph.node:
+        node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/somebody/secret/train.py, line 3")
+        node.doc_string = "/home/somebody/secret/model.py"
+    onnx.helper.set_model_props(model, {"rtool.source": "r1"})
+    onnx.save(model, path)
+    return path
+
+
+def test_exporters_traces_are_not_published_unless_asked_for(root, onnx_files, tmp_path, run_local):
+    model = traced(onnx_files["reid"], tmp_path / "model.onnx")
+    result = deploy(model, name="m", repository=root, device="cpu")
+    published = result.path / "model.onnx"
+    assert b"/home/somebody" in model.read_bytes()
+    assert b"/home/somebody" not in published.read_bytes()
+    assert any("traces were removed" in note for note in result.notes)
+    manifest = json.loads((result.path / "manifest.json").read_text())
+    assert manifest["sha256"] == result.sha256 == hashlib.sha256(published.read_bytes()).hexdigest()
+    assert manifest["given_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert manifest["stated"] == {"source": "r1"}
+    assert str(model) in manifest["command"]
+    crops = np.random.default_rng(0).normal(size=(16, 3, 8, 4)).astype(np.float32)
+    assert np.array_equal(run_local(published, crops)[0], run_local(model, crops)[0])
+    assert not validate_repository(root)
+    kept = deploy(model, name="m", repository=root, device="cpu", keep_metadata=True)
+    assert (kept.path / "model.onnx").read_bytes() == model.read_bytes()
+    assert not any("traces" in note for note in kept.notes)
 
 
 def test_what_the_export_stated_in_the_file_reaches_the_manifest(root, onnx_files, tmp_path):
