@@ -13,7 +13,18 @@ from .output import Output, examples, output_options
 if TYPE_CHECKING:
     from ..finetune.planning import RunPlan
 
+
 __all__ = ["config_group", "evaluate_command", "finetune_command"]
+
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells use it."""
+
+_SEVERAL_NODES = """
+
+\b
+Several nodes, the same line on each (N from 0), `output` on a folder that all see:
+  torchrun --nnodes 2 --node-rank N --nproc-per-node 8 --rdzv-backend c10d \\
+    --rdzv-endpoint HOST:29500 --rdzv-id JOB -m rtool finetune cfg.yaml --resume auto"""
 
 
 @click.command(
@@ -22,7 +33,8 @@ __all__ = ["config_group", "evaluate_command", "finetune_command"]
         "rtool finetune examples/osnet_x0_25_synthetic.yaml",
         "rtool finetune examples/demo.yaml model.reference=model.onnx optimizer.lr=1e-3 --nproc 2",
         "rtool finetune examples/demo.yaml --resume auto",
-    ),
+    )
+    + _SEVERAL_NODES,
 )
 @click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -35,6 +47,7 @@ __all__ = ["config_group", "evaluate_command", "finetune_command"]
     help="Draw the first augmented batch into PNG, and stop.",
 )
 @click.option("--dry-run", is_flag=True, help="Print plan, shapes and memory estimate, and stop.")
+@click.option("--no-progress", is_flag=True, help="Print sparse lines instead of a bar.")
 @output_options
 def finetune_command(
     output: Output,
@@ -44,6 +57,7 @@ def finetune_command(
     resume: str | None,
     show_batch: Path | None,
     dry_run: bool,
+    no_progress: bool,
 ) -> None:
     """Fine-tune the model that CONFIG names; the run folder is printed last.
 
@@ -51,6 +65,7 @@ def finetune_command(
     """
     from ..finetune.config_files import load_config
     from ..finetune.finetuning import finetune
+    from ..finetune.launching import is_first_rank
     from ..finetune.planning import plan_run
 
     processes = _processes(nproc)
@@ -61,15 +76,26 @@ def finetune_command(
         plan = plan_run(load_config(config, overrides), nproc=1 if processes == "auto" else processes)
         output.emit(plan, _plan_rows(plan), artefact=plan.output)
         return
-    result = finetune(config, overrides, nproc=processes, resume=resume, quiet=output.quiet or output.as_json)
+    result = finetune(
+        config,
+        overrides,
+        nproc=processes,
+        resume=resume,
+        quiet=output.quiet or output.as_json,
+        progress=not no_progress,
+    )
+    if not is_first_rank():  # of a torchrun: one process tells the result
+        return
     rows = [
         ("epochs", f"{result.epochs} ({result.steps} steps, {result.skipped_steps} skipped)"),
         *((name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)),
         ("images/s", f"{result.images_per_second:.0f}"),
     ]
     if not result.finished:
-        rows.append(("stopped", "by SIGTERM; go on with --resume auto"))
+        rows.append(("stopped", f"by {result.stopped_by}, and saved; go on with --resume auto"))
     output.emit(result, rows, artefact=result.run_dir)
+    if result.stopped_by == "SIGINT":
+        click.get_current_context().exit(_INTERRUPTED)
 
 
 @click.command(
@@ -150,12 +176,18 @@ def config_group() -> None:
 @click.argument("config", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--losses", is_flag=True, help="Show all kinds of losses with their fields instead.")
-def config_show_command(config: Path | None, overrides: tuple[str, ...], losses: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the values alone.")
+def config_show_command(config: Path | None, overrides: tuple[str, ...], losses: bool, as_json: bool) -> None:
     """Print every field with its value and meaning: of CONFIG, or the defaults."""
     from ..finetune.config_files import load_config
-    from ..finetune.config_pages import commented_config, loss_reference
+    from ..finetune.config_pages import commented_config, config_template, loss_reference
 
-    resolved = load_config(config, overrides) if config is not None else None
+    resolved = load_config(config, overrides) if config is not None else config_template()
+    if as_json:
+        if losses:
+            raise click.UsageError("--losses is a page to read; it has no --json")
+        Output(as_json=True, quiet=False).emit(resolved.model_dump(mode="json"))
+        return
     click.echo(loss_reference() if losses else commented_config(resolved), nl=False)
 
 
@@ -163,11 +195,13 @@ def config_show_command(config: Path | None, overrides: tuple[str, ...], losses:
     "init", epilog=examples("rtool config init", "rtool config init finetune.yaml && rtool finetune finetune.yaml")
 )
 @click.argument("path", default="finetune.yaml", type=click.Path(path_type=Path, dir_okay=False))
-def config_init_command(path: Path) -> None:
+@output_options
+def config_init_command(output: Output, path: Path) -> None:
     """Write a commented configuration to PATH, to be edited."""
     from ..finetune.config_pages import commented_config
 
     _write_new(path, commented_config())
+    output.emit({"config": path}, artefact=path)
 
 
 @config_group.command(
@@ -179,15 +213,17 @@ def config_init_command(path: Path) -> None:
 )
 @click.argument("params", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="Default: PARAMS.yaml.")
-def config_convert_command(params: Path, path: Path | None) -> None:
+@output_options
+def config_convert_command(output: Output, params: Path, path: Path | None) -> None:
     """Read the params.json of an older re-ID trainer, and write a configuration."""
     from ..finetune.config_pages import commented_config
     from ..finetune.params_json import convert_params
 
     config, unused = convert_params(params)
-    if unused:
-        click.echo(f"without counterpart, left out: {', '.join(unused)}", err=True)
-    _write_new(path or params.with_suffix(".yaml"), commented_config(config))
+    written = path or params.with_suffix(".yaml")
+    _write_new(written, commented_config(config))
+    rows = [("left out, without counterpart", ", ".join(unused))] if unused else []
+    output.emit({"config": written, "left_out": unused}, rows, artefact=written)
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -198,7 +234,6 @@ def _write_new(path: Path, text: str) -> None:
         raise InputError(f"{path}: exists already; name another file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    click.echo(path)
 
 
 def _processes(text: str) -> int | Literal["auto"]:

@@ -10,18 +10,19 @@ moment leaves complete checkpoints only. Nothing is pickled.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import InputError, PlatformError
+from ..errors import InputError
+from .disk_space import out_of_space_named
 
 __all__ = [
     "Progress",
@@ -62,15 +63,13 @@ def save_checkpoint(
     """Write the checkpoint of `progress` and point `last` (and `best`) at it; shards staged before are taken in.
 
     Raises:
-        PlatformError: the disk is full; earlier checkpoints are intact.
+        PlatformError: the disk is full; earlier checkpoints are intact, and nothing is left of this one.
     """
-    name = f"step-{progress.step:08d}.rtool"
-    final, temporary = folder / name, folder / f".{name}.partial"
     folder.mkdir(exist_ok=True)
+    name = _free_name(folder, progress.step)
+    final, temporary = folder / name, folder / f".{name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        if final.exists():  # a run stopped and resumed at the same step
-            shutil.rmtree(final)
+    with out_of_space_named(folder, f"saving step {progress.step}"), _removed_on_failure(temporary):
         save_bundle(temporary)
         save_file(dict(tensors), temporary / _TENSORS)
         for shard in _staging(folder, progress).glob("shard-*.safetensors"):
@@ -81,21 +80,15 @@ def save_checkpoint(
         _link(folder / "last.rtool", name)
         if best:
             _link(folder / "best.rtool", name)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PlatformError(
-                f"{folder}: disk full while saving step {progress.step}; older checkpoints are whole"
-            ) from error
-        raise
     return final
 
 
 def stage_shard(folder: Path, progress: Progress, rank: int, tensors: Mapping[str, Tensor]) -> None:
     """Leave what one rank alone holds where the checkpoint of `progress`, written by rank 0 afterwards, takes it in."""
     staging = _staging(folder, progress)
-    staging.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors), staging / f"shard-{rank:05d}.safetensors")
+    with out_of_space_named(folder, f"saving step {progress.step}"):
+        staging.mkdir(parents=True, exist_ok=True)
+        save_file(dict(tensors), staging / f"shard-{rank:05d}.safetensors")
 
 
 def load_shards(checkpoint: Path) -> list[dict[str, Tensor]]:
@@ -124,6 +117,24 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
     for pattern in (".step-*.partial", ".shards-*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path)
+
+
+def _free_name(folder: Path, step: int) -> str:
+    """A name of its own: a run that was stopped may come to the same step again, and must not touch what it has."""
+    name, number = f"step-{step:08d}.rtool", 1
+    while (folder / name).exists():
+        number += 1
+        name = f"step-{step:08d}-{number}.rtool"
+    return name
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def _staging(folder: Path, progress: Progress) -> Path:

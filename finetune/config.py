@@ -357,8 +357,8 @@ class FinetuneConfig(Section):
     """Steps between lines of the log and records of the losses."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; a device that is absent is refused."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the backbone; heads and losses stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16", "half"] = "fp32"
+    """Arithmetic of the backbone; heads and losses stay in fp32. half: fp16 on a GPU and bf16 on a processor."""
     threads: Count | None = None
     """Processor threads of each process; by default the machine's cores shared between processes."""
     model: ModelConfig

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from .config import FinetuneConfig, LossConfig, Section
 
-__all__ = ["commented_config", "loss_reference"]
+__all__ = ["commented_config", "config_template", "loss_reference"]
 
 _TEMPLATE: dict[str, Any] = {
     "model": {"reference": "model.onnx"},
@@ -23,8 +23,13 @@ _TEMPLATE: dict[str, Any] = {
 
 def commented_config(config: FinetuneConfig | None = None) -> str:
     """Every field with its value and, above it, what it means; without `config`, defaults and examples."""
-    values = config or FinetuneConfig.model_validate(_TEMPLATE)
+    values = config or config_template()
     return "\n".join(_section_lines(values, "")) + "\n"
+
+
+def config_template() -> FinetuneConfig:
+    """Defaults, and examples where there is none."""
+    return FinetuneConfig.model_validate(_TEMPLATE)
 
 
 def loss_reference() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,17 +11,19 @@ from typing import Any, Literal
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, PlatformError
 from .collectives import rank, world_size
 from .config import FinetuneConfig
 from .config_files import load_config
 from .contact_sheet import draw_batch
-from .launching import count_processes, joined_group, launch, resolve_device, under_torchrun
+from .disk_space import out_of_space_named
+from .launching import check_launcher, count_processes, joined_group, launch, resolve_device, under_torchrun
 from .networks import Network, load_network, restore_batchnorms
 from .prepared_data import PreparedData, prepare_data
 from .progress_display import ProgressDisplay
 from .run_folder import RunFolder, create_run_folder, find_unfinished, renew_config
 from .run_report import write_run_report
+from .stepping import autocast_dtype
 from .tracking import open_trackers
 from .training import Outcome, Trainer
 
@@ -29,12 +32,14 @@ __all__ = ["FinetuneResult", "finetune", "train_in_folder"]
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a run left behind. `finished` is False when SIGTERM stopped it; `resume="auto"` goes on."""
+    """What a run left behind. `finished` is False when a signal stopped it; `resume="auto"` goes on."""
 
     run_dir: Path
     best: Path | None
     last: Path
     finished: bool
+    stopped_by: str | None
+    """SIGTERM or SIGINT (Ctrl-C), where it did not finish."""
     epochs: int
     steps: int
     skipped_steps: int
@@ -51,25 +56,30 @@ def finetune(
     nproc: int | Literal["auto"] = 1,
     resume: Literal["auto"] | str | Path | None = None,
     quiet: bool = False,
+    progress: bool = True,
 ) -> FinetuneResult:
     """Train as `config` (with `key=value` overrides) says.
 
     Args:
         nproc: Processes on this machine, or "auto". Under torchrun, its processes are used instead.
         resume: A run folder to go on with, or "auto": the newest unfinished run of this name, else a new one.
-        quiet: Print no progress; the log file has it all the same.
+        quiet: Print nothing; the log file has it all the same.
+        progress: Draw a bar where stderr is a terminal; without it sparse lines are printed.
+
+    Ctrl-C and SIGTERM let the step end, save a checkpoint and return a result that is not `finished`.
 
     Raises:
         ConfigError: wrong keys or values.
         InputError: a model, data set or run folder that does not exist.
         DataError: data that cannot be trained on.
-        PlatformError: a GPU that is absent, a full disk.
+        PlatformError: a GPU that is absent, a full disk, a launcher that does not say which process this is.
         GateError: training diverged.
     """
     resolved = load_config(config, overrides)
+    check_launcher()
     resolve_device(resolved.device)
     if under_torchrun():
-        return _finetune_as_rank(resolved, resume, quiet)
+        return _finetune_as_rank(resolved, resume, quiet=quiet, progress=progress)
     run = _resumed_run(resolved, resume)
     checkpoint = _last_checkpoint(run) if run is not None else None
     if run is None:
@@ -77,35 +87,43 @@ def finetune(
     else:
         renew_config(run, resolved)
     processes = count_processes(nproc, resolved.device)
-    if processes == 1:
-        train_in_folder(resolved, run, checkpoint, quiet=quiet)
-    else:
-        arguments = [str(run)]
-        if checkpoint is not None:
-            arguments += ["--checkpoint", str(checkpoint)]
-        if quiet:
-            arguments.append("--quiet")
-        launch(processes, run, arguments)
+    try:
+        if processes == 1:
+            train_in_folder(resolved, run, checkpoint, quiet=quiet, progress=progress)
+        else:
+            arguments = [str(run)]
+            if checkpoint is not None:
+                arguments += ["--checkpoint", str(checkpoint)]
+            arguments += [flag for flag, wanted in (("--quiet", quiet), ("--no-progress", not progress)) if wanted]
+            launch(processes, run, arguments)
+    except KeyboardInterrupt:
+        if not quiet:
+            print(_how_to_go_on(run), file=sys.stderr)  # noqa: T201 - said on stderr like progress
+        raise
     return _read_result(run)
 
 
-def train_in_folder(config: FinetuneConfig, run: Path, checkpoint: Path | None, *, quiet: bool = False) -> None:
+def train_in_folder(
+    config: FinetuneConfig, run: Path, checkpoint: Path | None, *, quiet: bool = False, progress: bool = True
+) -> None:
     """Train on this process, alone or as one rank, in an existing run folder; rank 0 writes `result.json`."""
     device = resolve_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with joined_group(device):
-        _train_in_group(config, run, checkpoint, device, quiet=quiet)
+        _train_in_group(config, run, checkpoint, device, quiet=quiet, progress=progress)
 
 
 def _train_in_group(
-    config: FinetuneConfig, run: Path, checkpoint: Path | None, device: torch.device, *, quiet: bool
+    config: FinetuneConfig, run: Path, checkpoint: Path | None, device: torch.device, *, quiet: bool, progress: bool
 ) -> None:
     if rank() == 0:
-        with RunFolder(run, ProgressDisplay(quiet=quiet)) as folder:
+        display = ProgressDisplay(quiet=quiet, bar=None if progress else False)
+        with out_of_space_named(run), RunFolder(run, display) as folder:
             _train(config, folder, run, checkpoint, device)
     else:
-        _train(config, None, run, checkpoint, device)
+        with out_of_space_named(run):
+            _train(config, None, run, checkpoint, device)
 
 
 def _train(
@@ -123,7 +141,7 @@ def _train(
     if folder is not None:
         folder.trackers.extend(open_trackers(config.tracking, run, trainer.step, config.model_dump(mode="json")))
     if folder is not None:
-        _describe(folder, network, data, trainer, device, checkpoint)
+        _describe(config, folder, network, data, trainer, device, checkpoint)
     outcome = trainer.run()
     if folder is not None:
         _conclude(folder, outcome, config, network, data)
@@ -136,6 +154,7 @@ def _conclude(
     progress = outcome.progress
     result = {
         "finished": outcome.finished,
+        "stopped_by": outcome.stopped_by,
         "epochs": progress.epoch,
         "steps": progress.step,
         "skipped_steps": progress.skipped,
@@ -149,6 +168,7 @@ def _conclude(
 
 
 def _describe(
+    config: FinetuneConfig,
     folder: RunFolder,
     network: Network,
     data: PreparedData,
@@ -163,7 +183,10 @@ def _describe(
     folder.log(f"evaluate on {held_out.name}: {len(held_out)} images of {held_out.identity_count} identities")
     for note in data.notes:
         folder.log(f"note: {note}")
-    folder.log(f"{world_size()} process(es) on {device}, {trainer.steps_per_epoch} steps an epoch, into {folder.path}")
+    for note in _notes_of_plan(config, trainer, device):
+        folder.log(f"note: {note}")
+    processes = "1 process" if world_size() == 1 else f"{world_size()} processes"
+    folder.log(f"{processes} on {device}, {trainer.steps_per_epoch} steps an epoch, into {folder.path}")
     if checkpoint is not None:
         folder.log(f"resumed from {checkpoint}")
     folder.write_environment(
@@ -171,7 +194,9 @@ def _describe(
     )
 
 
-def _finetune_as_rank(config: FinetuneConfig, resume: str | Path | None, quiet: bool) -> FinetuneResult:
+def _finetune_as_rank(
+    config: FinetuneConfig, resume: str | Path | None, *, quiet: bool, progress: bool
+) -> FinetuneResult:
     """The run of one process under somebody else's torchrun: rank 0 chooses the folder for all."""
     device = resolve_device(config.device)
     with joined_group(device):
@@ -188,7 +213,7 @@ def _finetune_as_rank(config: FinetuneConfig, resume: str | Path | None, quiet: 
         chosen = choice[0]
         if chosen is None:
             raise InputError("rank 0 did not say which run folder to use")
-        _train_in_group(config, chosen[0], chosen[1], device, quiet=quiet)
+        _train_in_group(config, chosen[0], chosen[1], device, quiet=quiet, progress=progress)
         torch.distributed.barrier()
     return _read_result(chosen[0])
 
@@ -214,7 +239,29 @@ def _last_checkpoint(run: Path) -> Path:
     return (run / "checkpoints" / "last.rtool").resolve()
 
 
+def _notes_of_plan(config: FinetuneConfig, trainer: Trainer, device: torch.device) -> list[str]:
+    """Where the run does otherwise than the configuration may lead one to think."""
+    notes = []
+    if config.steps_per_epoch is not None and trainer.steps_per_epoch < config.steps_per_epoch:
+        notes.append(
+            f"steps_per_epoch {config.steps_per_epoch}: the data make {trainer.steps_per_epoch} steps an epoch"
+        )
+    if config.precision == "half":
+        notes.append(f"precision half: {str(autocast_dtype('half', device)).removeprefix('torch.')} on {device}")
+    if config.precision == "fp16" and device.type == "cpu":
+        notes.append("precision fp16: this processor may emulate float16, many times slower than bf16")
+    return notes
+
+
+def _how_to_go_on(run: Path) -> str:
+    if (run / "checkpoints" / "last.rtool").exists():
+        return f"Interrupted. Checkpoints are in {run}; go on with --resume auto"
+    return f"Interrupted before the first checkpoint; the log is in {run}"
+
+
 def _read_result(run: Path) -> FinetuneResult:
+    if not (run / "result.json").exists():
+        raise PlatformError(f"{run}: stopped before it could save; --resume auto goes on from the last checkpoint")
     values = json.loads((run / "result.json").read_text(encoding="utf-8"))
     best = run / "checkpoints" / "best.rtool"
     return FinetuneResult(run_dir=run, best=best if best.exists() else None, last=_last_checkpoint(run), **values)

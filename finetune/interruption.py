@@ -1,4 +1,8 @@
-"""Ask a run to stop at its next step when SIGTERM arrives, as schedulers send before they kill."""
+"""Ask a run to stop at its next step: SIGTERM, as schedulers send before they kill, or Ctrl-C (SIGINT).
+
+SIGTERM may come several times, from a scheduler and from a launcher; all mean the same. A second Ctrl-C ends the run at
+once, as without this module.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,26 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["on_sigterm"]
+__all__ = ["on_stop_signal"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def on_sigterm(request: Callable[[], None]) -> Iterator[None]:
-    """Call `request` on SIGTERM within the context. Signals reach the main thread only; elsewhere it does nothing."""
+def on_stop_signal(request: Callable[[str], None]) -> Iterator[None]:
+    """Call `request` with a signal's name within the context; outside the main thread, which gets them, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: request())
+
+    def stop(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+        request(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

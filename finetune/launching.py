@@ -6,6 +6,7 @@ Under a torchrun that somebody else started, `joined_group` alone does its work.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -20,9 +21,20 @@ import torch.distributed as dist
 from .. import errors
 from ..errors import PlatformError, RtoolError
 
-__all__ = ["count_processes", "joined_group", "launch", "report_failure", "resolve_device", "under_torchrun"]
+__all__ = [
+    "check_launcher",
+    "count_processes",
+    "is_first_rank",
+    "joined_group",
+    "launch",
+    "report_failure",
+    "resolve_device",
+    "under_torchrun",
+]
 
 _FAILURE = ".failure.json"
+_TIME_TO_SAVE = 600
+"""Seconds that processes have, once told to stop, to end their step or evaluation and save; then they are killed."""
 
 
 def count_processes(nproc: int | str, device: str) -> int:
@@ -63,6 +75,27 @@ def under_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
+def is_first_rank() -> bool:
+    """Whether this process speaks for its run: the only one, or rank 0; also outside the group."""
+    return not under_torchrun() or os.environ["RANK"] == "0"
+
+
+def check_launcher() -> None:
+    """Refuse to be one of several copies that know nothing of each other, each of which would train alone.
+
+    Raises:
+        PlatformError: srun or mpirun started several processes without the variables of torchrun.
+    """
+    if under_torchrun():
+        return
+    for variable, launcher in (("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")):
+        if int(os.environ.get(variable, "1")) > 1:
+            raise PlatformError(
+                f"{launcher} started {os.environ[variable]} processes, each of which would train alone; start one a "
+                "node and let it be torchrun: see the end of rtool finetune --help"
+            )
+
+
 @contextmanager
 def joined_group(device: torch.device) -> Iterator[None]:
     """Be a member of the process group within the context: NCCL on GPUs, else gloo. Nothing in a single process."""
@@ -73,6 +106,7 @@ def joined_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # DDP keeps the group alive in cycles, and its threads abort an interpreter that ends before them
         dist.destroy_process_group()
 
 
@@ -99,6 +133,7 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.2,
+        shutdown_timeout=_TIME_TO_SAVE,
         logs_specs=DefaultLogsSpecs(),
     )
     # The launcher reports every stopped process; what went wrong is in the error raised below.
@@ -115,8 +150,12 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
 def report_failure(run: Path, error: RtoolError) -> None:
     """Leave an error where `launch` in the parent process finds it; the first one counts."""
     path = run / _FAILURE
-    if not path.exists():
+    if path.exists():
+        return
+    try:
         path.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}), encoding="utf-8")
+    except OSError:  # no space for it either
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the parent then points at the output above
 
 
 def _reported_failure(run: Path, cause: BaseException) -> RtoolError:

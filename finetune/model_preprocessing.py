@@ -42,7 +42,10 @@ def choose_preprocessing(
         )
     height_width = size or fixed or (None if own is None else (own.height, own.width))
     if height_width is None:
-        raise InputError(f"{model}: does not say the size of its images; give one, such as 256x128")
+        raise InputError(
+            f"{model}: does not say the size of its images; give one, such as --size 256x128, "
+            "or model.size=[256, 128] in a configuration"
+        )
     height, width = height_width
     if own is not None and name == "auto":
         return replace(own, height=height, width=width)

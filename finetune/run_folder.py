@@ -31,6 +31,7 @@ from .. import __version__
 from ..errors import InputError
 from .config import FinetuneConfig
 from .config_files import dump_config
+from .disk_space import out_of_space_named
 from .progress_display import ProgressDisplay
 from .tracking import Tracker, write_csv
 
@@ -50,7 +51,8 @@ def create_run_folder(config: FinetuneConfig) -> Path:
             continue
         except OSError as error:
             raise InputError(f"{path}: cannot create the run folder: {error.strerror}; set output=DIR") from error
-        (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        with out_of_space_named(path):
+            (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         return path
 
 
@@ -91,6 +93,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(f"{self.path}: another run is writing here; stop it, or start without resume") from error
+        (self.path / "result.json").unlink(missing_ok=True)  # of the run that is resumed
         self.display.__enter__()
         return self
 

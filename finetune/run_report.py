@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto } img, svg { max-widt
 <h1>{{ name }}</h1>
 <h2>Outcome</h2>
 <table>{% for key, value in outcome.items() %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
-<h2>Curves</h2>
-{% for curve in curves %}{{ curve }}{% endfor %}
+{% if curves %}<h2>Curves</h2>
+{% for curve in curves %}{{ curve }}{% endfor %}{% endif %}
 {% if sheet %}<h2>Training images as the network saw them</h2>
 <img alt="first batch" src="data:image/png;base64,{{ sheet }}">{% endif %}
 <h2>Environment</h2>
@@ -41,19 +42,24 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto } img, svg { max-widt
 """
 
 
+_SPREADS = ("accuracy_std",)
+"""Numbers that are no level, and would lie along the axis."""
+
+
 def write_run_report(run: Path, outcome: Mapping[str, Any], sheet: Image.Image | None) -> Path:
     """Write the page of a run that has ended; `sheet` shows training images."""
     from jinja2 import Environment
     from markupsafe import Markup
 
     records = read_metrics(run)
+    environment = json.loads((run / "env.json").read_text(encoding="utf-8"))
     page = Environment(autoescape=True).from_string(_TEMPLATE)
     text = page.render(
         name=f"{run.parent.name} {run.name}",
         outcome={key: _shown(value) for key, value in _flat(outcome).items()},
         curves=[Markup(_curve(name, points)) for name, points in _series(records).items()],
         sheet=_as_base64(sheet) if sheet is not None else "",
-        environment=json.loads((run / "env.json").read_text(encoding="utf-8")),
+        environment={key: _shown(value) for key, value in environment.items()},
         config=(run / "config.yaml").read_text(encoding="utf-8"),
     )
     path = run / "report.html"
@@ -70,7 +76,7 @@ def _series(records: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int
                 picture, line = "losses", name.removeprefix("losses/")
             elif record["kind"] == "train" and name == "lr":
                 picture, line = "learning rate", name
-            elif record["kind"] == "evaluation" and isinstance(record[name], float):
+            elif record["kind"] == "evaluation" and isinstance(record[name], float) and name not in _SPREADS:
                 picture, line = "held-out data", name
             else:
                 continue
@@ -103,7 +109,14 @@ def _flat(outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    """A value for people: a command as one would type it, no more digits than tell something."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return shlex.join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+    return "-" if value is None else str(value)
 
 
 def _as_base64(image: Image.Image) -> str:

@@ -27,8 +27,14 @@ from .partial_fc import PartialFC
 __all__ = ["Stepper", "autocast_dtype"]
 
 
-def autocast_dtype(precision: str) -> torch.dtype | None:
-    """The dtype the backbone computes in, None for float32."""
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype the backbone computes in, None for float32.
+
+    Processors without float16 arithmetic emulate it and are many times slower than in float32; most of today's have
+    bfloat16. So `half` is float16 on a GPU and bfloat16 on a processor.
+    """
+    if precision == "half":
+        return torch.bfloat16 if device.type == "cpu" else torch.float16
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
@@ -40,7 +46,8 @@ class Stepper:
     ) -> None:
         self._config, self._learner, self._preprocessing, self._device = config, learner, preprocessing, device
         self._optimizer, self._named = build_optimizer(config.optimizer, learner.backbone, learner.heads)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        scaled = autocast_dtype(config.precision, device) is torch.float16
+        self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self._average = WeightAverage(learner.backbone, config.optimizer.ema) if config.optimizer.ema else None
         self._loss_weights = torch.tensor([loss.weight for loss in config.losses], device=device)
         self._buffers = [buffer for buffer in learner.buffers() if buffer.is_floating_point()]

@@ -83,7 +83,15 @@ class _Wandb:
             raise PlatformError(
                 "tracking.wandb: wandb is not installed; pip install wandb, or set it to null"
             ) from error
-        self._run: Any = wandb.init(project=project, name=run.name, dir=run, config=dict(settings), resume="allow")
+        # One id for the life of a run folder, so that a resumed run goes on in the same place.
+        self._run: Any = wandb.init(
+            project=project,
+            id=f"{run.parent.name}-{run.name}",
+            name=run.name,
+            dir=run,
+            config=dict(settings),
+            resume="allow",
+        )
 
     def add(self, record: Mapping[str, Any]) -> None:
         self._run.log(

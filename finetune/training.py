@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..converters.provenance import ChainLink, tool_versions
 from ..errors import ConfigError, DataError, GateError
 from .checkpoints import (
     Progress,
@@ -34,7 +36,7 @@ from .data.samplers import plan_epoch
 from .evaluation import EvaluationResult, evaluate_pixels
 from .generators import generator_states, load_generator_states, seed_generators
 from .heads import build_head
-from .interruption import on_sigterm
+from .interruption import on_stop_signal
 from .learner import Learner, check_freezing, embedding_of
 from .metering import Meter
 from .networks import Network, images_to_tensor
@@ -50,9 +52,10 @@ _MOST_SKIPPED_IN_A_ROW = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: finished, or stopped by SIGTERM; and the last evaluation."""
+    """How training ended: finished, or stopped by a signal; and the last evaluation."""
 
     finished: bool
+    stopped_by: str | None
     progress: Progress
     last: EvaluationResult | None
     images_per_second: float
@@ -74,7 +77,8 @@ class Trainer:
         self._config, self._network, self._data = config, network, data
         self._folder, self._device = folder, device
         self._progress = Progress(world_size=world_size())
-        self._stop = False
+        self._evaluated: tuple[int, dict[str, Any]] = (-1, {})
+        self._stopped_by: str | None = None
         self._skipped_in_a_row = 0
         self._unreadable: set[int] = set()
         self._total = Meter(len(config.losses))
@@ -101,10 +105,10 @@ class Trainer:
             self._folder.forget_after(progress.step)
 
     def run(self) -> Outcome:
-        """Train until the last epoch, or until SIGTERM, which saves and stops."""
+        """Train until the last epoch, or until SIGTERM or Ctrl-C, which save and stop."""
         last: EvaluationResult | None = None
         finished = True
-        with on_sigterm(self._request_stop):
+        with on_stop_signal(self._request_stop):
             while finished and self._progress.epoch < self._config.epochs:
                 finished = self._run_epoch()
                 if finished:
@@ -112,7 +116,8 @@ class Trainer:
                     last = self._finish_epoch() or last
                 else:
                     self._save(best=False)
-        return Outcome(finished, self._progress, last, self._total.images_per_second)
+        stopped_by = None if finished else self._stopped_by or "a signal to another process"
+        return Outcome(finished, stopped_by, self._progress, last, self._total.images_per_second)
 
     def evaluate(self) -> EvaluationResult:
         """Measure the held-out data with the weights as they are (the average, when one is kept)."""
@@ -126,8 +131,8 @@ class Trainer:
             finally:
                 self._learner.train()
 
-    def _request_stop(self) -> None:
-        self._stop = True
+    def _request_stop(self, signal_name: str) -> None:
+        self._stopped_by = signal_name
 
     def _plan(self, epoch: int) -> NDArray[np.int64]:
         """The plan of an epoch, whole optimizer steps only."""
@@ -170,6 +175,8 @@ class Trainer:
             if ends or self._progress.step % self._config.log_every == 0:
                 self._report(meter)
             if not ends and self._should_stop():
+                if meter.steps:
+                    self._report(meter)
                 return False
             every = self._config.checkpoints.every_steps
             if not ends and every and self._progress.step % every == 0:
@@ -218,7 +225,7 @@ class Trainer:
 
     def _should_stop(self) -> bool:
         """Whether any process was asked to stop; shared at every step, so that all stop at the same one."""
-        return bool(all_reduce_sum(torch.tensor(float(self._stop), device=self._device)) > 0)
+        return bool(all_reduce_sum(torch.tensor(float(self._stopped_by is not None), device=self._device)) > 0)
 
     def _finish_epoch(self) -> EvaluationResult | None:
         """Evaluate when it is due, on rank 0, and save."""
@@ -233,6 +240,7 @@ class Trainer:
         best = self._progress.best is None or metric > self._progress.best
         if best:
             self._progress = replace(self._progress, best=metric)
+        self._evaluated = (self._progress.step, values)
         self._record(kind="evaluation", **values)
         shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if isinstance(value, float))
         self._log(f"epoch {epoch}: {shown}")
@@ -260,10 +268,19 @@ class Trainer:
                 self._checkpoints,
                 self._progress,
                 tensors,
-                lambda path: self._network.save(path, self._learner.backbone),
+                lambda path: self._network.save(path, self._learner.backbone, self._link()),
                 best=best,
             )
         prune_checkpoints(self._checkpoints, self._config.checkpoints.keep)
+
+    def _link(self) -> ChainLink:
+        """What the provenance of a checkpoint says of this run; metrics only where it was evaluated as it is."""
+        progress, (step, values) = self._progress, self._evaluated
+        metrics = values if step == progress.step else {}
+        shown = "".join(f", {name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+        facts = {"run": self._config.name, "epochs": progress.epoch, "steps": progress.step, "metrics": metrics}
+        detail = f"run {self._config.name}, {progress.epoch} epochs, {progress.step} steps{shown}"
+        return ChainLink("trained", detail, facts | {"best_metric": progress.best, "versions": tool_versions()})
 
     @torch.no_grad()
     def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -308,9 +325,8 @@ def _build_learner(config: FinetuneConfig, network: Network, data: PreparedData,
     heads = nn.ModuleList(
         build_head(loss, network.dimension, identities, seed=config.seed, device=device) for loss in config.losses
     )
-    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast_dtype(config.precision)).to(
-        device
-    )
+    autocast = autocast_dtype(config.precision, device)
+    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast).to(device)
     if config.model.channels_last:
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return learner

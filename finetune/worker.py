@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,10 +21,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--no-progress", action="store_true")
     options = parser.parse_args(arguments)
     run: Path = options.run
     try:
-        train_in_folder(load_config(run / "config.yaml"), run, options.checkpoint, quiet=options.quiet)
+        train_in_folder(
+            load_config(run / "config.yaml"),
+            run,
+            options.checkpoint,
+            quiet=options.quiet,
+            progress=not options.no_progress,
+        )
     except RtoolError as error:
         report_failure(run, error)
         return error.exit_code
@@ -31,4 +39,9 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is written. Threads of gloo that outlive the interpreter abort it now and then (pytorch issue 190489),
+    # and torchrun would call a finished run failed.
+    os._exit(code)

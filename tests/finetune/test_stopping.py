@@ -1,0 +1,143 @@
+"""Ctrl-C and SIGTERM: the step ends, a checkpoint is saved, and what is printed says how to go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rtool.cli.main import run
+from rtool.finetune import training
+from rtool.finetune.finetuning import finetune
+from rtool.finetune.interruption import on_stop_signal
+
+RECIPE = {
+    "name": "tiny",
+    "epochs": 2,
+    "log_every": 1,
+    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
+    "data": {
+        "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
+        "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
+        "batch": 8,
+    },
+    "losses": [{"kind": "arcface", "scale": 16}],
+    "tracking": {"tensorboard": False},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, "output": str(tmp_path / "runs")}))
+    return path
+
+
+@pytest.fixture
+def send_after_step(monkeypatch):
+    """Send signals to this process when a step has been reported."""
+
+    def arrange(step: int, *numbers: signal.Signals) -> None:
+        original = training.Trainer._report
+
+        def report(self, meter):
+            original(self, meter)
+            if self._progress.step == step:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(training.Trainer, "_report", report)
+
+    return arrange
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_ends_as_shells_expect(recipe, send_after_step, capsys):
+    send_after_step(3, signal.SIGINT)
+    code = run(["finetune", str(recipe), "--no-progress"])
+    printed = capsys.readouterr()
+    assert code == 130
+    assert "by SIGINT, and saved; go on with --resume auto" in printed.out
+    folder = Path(printed.out.splitlines()[-1])
+    assert (folder / "checkpoints" / "last.rtool").resolve().name == "step-00000003.rtool"
+    assert finetune(recipe, resume="auto", quiet=True).run_dir == folder
+
+
+def test_a_second_ctrl_c_ends_at_once_and_names_the_folder(recipe, send_after_step, capsys):
+    send_after_step(5, signal.SIGINT, signal.SIGINT)
+    code = run(["finetune", str(recipe)])
+    printed = capsys.readouterr()
+    assert code == 130
+    assert f"Checkpoints are in {recipe.parent / 'runs' / 'tiny'}" in printed.err
+    assert "--resume auto" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_sigterm_may_come_twice(recipe, send_after_step):
+    send_after_step(2, signal.SIGTERM, signal.SIGTERM)
+    result = finetune(recipe, quiet=True)
+    assert not result.finished
+    assert result.stopped_by == "SIGTERM"
+    assert result.steps == 2
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    asked = []
+    with on_stop_signal(asked.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert asked == ["SIGTERM"]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_sigterm_to_the_launcher_lets_two_processes_save_and_exit_0(recipe):
+    command = [sys.executable, "-m", "rtool", "finetune", str(recipe), "epochs=500", "threads=1", "--nproc", "2", "-q"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(recipe.parent.glob("runs/tiny/*/checkpoints/last.rtool")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    folder = Path(output.strip())
+    assert (folder / "checkpoints" / "last.rtool").exists()
+    assert '"stopped_by": "SIGTERM"' in (folder / "result.json").read_text()
+
+
+def test_no_progress_draws_no_bar_on_a_terminal(recipe, monkeypatch):
+    shown = []
+    monkeypatch.setattr("rtool.finetune.finetuning.ProgressDisplay", lambda **options: shown.append(options) or _None())
+    finetune(recipe, ["epochs=1"], progress=False)
+    assert shown == [{"quiet": False, "bar": False}]
+
+
+class _None:
+    """A display that shows nothing."""
+
+    has_bar = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def line(self, text):
+        """Ignore."""
+
+    def update(self, *_):
+        """Ignore."""
+
+
+def test_a_run_says_where_it_does_otherwise_than_configured(recipe):
+    result = finetune(recipe, ["epochs=1", "steps_per_epoch=50", "precision=half"], quiet=True)
+    log = (result.run_dir / "log.txt").read_text()
+    assert "note: steps_per_epoch 50: the data make 4 steps an epoch" in log
+    assert "note: precision half: bfloat16 on cpu" in log
+    assert "1 process on cpu" in log
