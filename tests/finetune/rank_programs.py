@@ -3,17 +3,22 @@
 Rank 0 saves a dictionary of tensors to OUTPUT. Run by `conftest.run_ranks`.
 """
 
+import gc
 import sys
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from rtool.finetune.config import AdaFaceLoss, ArcFaceLoss, TripletLoss
+from rtool.converters.preprocessing import Preprocessing
+from rtool.finetune.config import AdaFaceLoss, ArcFaceLoss, FinetuneConfig, TripletLoss
+from rtool.finetune.data.loading import Batch
 from rtool.finetune.heads import build_head
 from rtool.finetune.learner import Learner
 from rtool.finetune.partial_fc import PartialFC, shard_bounds
+from rtool.finetune.stepping import Stepper
 
 LOSSES = (
     ArcFaceLoss(kind="arcface", scale=16.0),
@@ -43,6 +48,39 @@ def gradients() -> dict[str, torch.Tensor]:
     share = slice(rank * 12 // world, (rank + 1) * 12 // world)
     model(images[share], labels[share]).sum().backward()
     return {name: parameter.grad for name, parameter in learner.named_parameters()} | dict(learner.named_buffers())
+
+
+def accumulated() -> dict[str, torch.Tensor]:
+    """Two optimizer steps of three batches each, each rank holding its share; and how often gradients were reduced."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    config = FinetuneConfig.model_validate(
+        {
+            "model": {"reference": "-", "channels_last": False},
+            "data": {"train": "-"},
+            "losses": [{"kind": "arcface", "scale": 16}],
+            "optimizer": {"kind": "sgd", "lr": 0.1, "accumulate": 3},
+        }
+    )
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Flatten(), nn.Linear(6 * 16, 8))
+    learner = Learner(backbone, nn.ModuleList([build_head(config.losses[0], 8, 5)]), output=0, autocast=None)
+    stepper = Stepper(config, learner, Preprocessing(6, 6), torch.device("cpu"))
+    stepper.begin_epoch(0)
+    reductions = torch.zeros(())
+
+    def reduce(_: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        reductions.add_(1)
+        return default_hooks.allreduce_hook(dist.group.WORLD, bucket)
+
+    if world > 1:
+        stepper._model.register_comm_hook(None, reduce)
+    generator = torch.Generator().manual_seed(1)
+    share = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    for _ in range(2):
+        pixels = torch.randint(0, 256, (3, 4, 6, 6, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, 5, (3, 4), generator=generator)
+        stepper.step([Batch(p[share], y[share], ()) for p, y in zip(pixels, labels, strict=True)], 1.0)
+    return {name: value.detach() for name, value in learner.named_parameters()} | {"reductions": reductions}
 
 
 def partial_fc(rate: float) -> dict[str, torch.Tensor]:
@@ -76,14 +114,38 @@ def partial_fc(rate: float) -> dict[str, torch.Tensor]:
     return {"loss": loss.detach(), "gradient": gradient, **joined}
 
 
+def partial_fc_at_a_tenth() -> dict[str, torch.Tensor]:
+    """Six steps over 200 classes at rate 0.1: what each step used, weights and momentum before and after it."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    head = PartialFC(4, 200, rate=0.1, scale=16.0, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    steps: list[torch.Tensor] = []
+    for _ in range(6):
+        embeddings = torch.randn(4, 4, generator=generator)
+        labels = torch.randint(0, 200, (4,), generator=generator)
+        share = slice(rank * 4 // world, (rank + 1) * 4 // world)
+        state = [head.weight.clone(), head.momentum.clone()]
+        head(embeddings[share].clone().requires_grad_(), labels[share]).backward()
+        gradient, touched = torch.zeros_like(head.weight), torch.zeros_like(head.weight)
+        gradient[head.rows_used], touched[head.rows_used] = head.gradient(), 1
+        head.step(0.1, momentum=0.9, weight_decay=0.01)
+        steps.append(torch.stack([*state, gradient, touched, head.weight, head.momentum]))
+    mine = torch.stack(steps)
+    shards = [None] * world
+    dist.all_gather_object(shards, mine)
+    return {"steps": torch.cat(shards, dim=2)}
+
+
 def full_weight() -> torch.Tensor:
     return torch.randn(11, 4, generator=torch.Generator().manual_seed(5)) * 0.1
 
 
 PROGRAMS = {
     "gradients": gradients,
+    "accumulated": accumulated,
     "partial_fc": lambda: partial_fc(1.0),
     "partial_fc_sampled": lambda: partial_fc(0.4),
+    "partial_fc_at_a_tenth": partial_fc_at_a_tenth,
 }
 
 if __name__ == "__main__":
@@ -92,4 +154,5 @@ if __name__ == "__main__":
     result = PROGRAMS[sys.argv[1]]()
     if dist.get_rank() == 0:
         torch.save(result, sys.argv[2])
+    gc.collect()  # as `joined_group` does
     dist.destroy_process_group()

@@ -55,6 +55,23 @@ def test_sampled_steps_leave_other_rows_and_their_momentum_alone(run_ranks, rank
     torch.testing.assert_close(got["loss"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_at_a_tenth_rows_rest_unless_sampled_whatever_momentum_and_decay_they_carry(run_ranks, ranks):
+    steps = run_ranks("partial_fc_at_a_tenth", ranks)["steps"]  # [step, what, class, dimension]
+    rested_with_momentum = 0
+    for weight, momentum, gradient, touched, weight_after, momentum_after in steps:
+        used = touched[:, 0].bool()
+        assert 20 <= used.sum() <= 24
+        assert torch.equal(weight_after[~used], weight[~used])
+        assert torch.equal(momentum_after[~used], momentum[~used])
+        rested_with_momentum += int((momentum[~used] != 0).any(dim=1).sum())
+        # the others move as torch.optim.SGD moves a parameter of them alone
+        velocity = 0.9 * momentum[used] + gradient[used] + 0.01 * weight[used]
+        torch.testing.assert_close(momentum_after[used], velocity)
+        torch.testing.assert_close(weight_after[used], weight[used] - 0.1 * velocity)
+    assert rested_with_momentum > 20
+
+
 def test_shards_of_three_ranks_are_taken_over_by_one():
     whole, momentum = torch.randn(11, 4), torch.randn(11, 4)
     shards = [
