@@ -15,8 +15,10 @@ from torch import Tensor, fx, nn
 
 from ..converters.bundle import save_bundle
 from ..converters.preprocessing import Preprocessing
+from ..converters.provenance import ChainLink, chain_of_bundle, to_json
+from ..converters.record import record_of
 from ..converters.reference import Model, load_model
-from ..converters.restore import restore_batchnorm
+from ..converters.restore import restore_batchnorm, restored_link
 from ..converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from ..errors import ConfigError, InputError
 from .config import ModelConfig
@@ -38,7 +40,8 @@ class Network:
     module: nn.Module
     preprocessing: Preprocessing
     dimension: int
-    save: Callable[[Path, nn.Module], Any]
+    save: Callable[[Path, nn.Module, ChainLink | None], Any]
+    """Writes a bundle; the link says of its provenance how it was trained."""
 
 
 def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> Tensor:
@@ -84,9 +87,14 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
     )
     if config.weights is not None and checkpoint is None:
         load_weights(model.module, config.weights, config.weights_may_lack)
-    provenance = {"trained_from": config.reference}
+    chain = _earlier(model.chain, resumed=checkpoint is not None)
+    if model.record is not None:
+        model.record.chain = chain
 
-    def save(path: Path, module: nn.Module) -> Path:
+    def save(path: Path, module: nn.Module, trained: ChainLink | None = None) -> Path:
+        known = model.record.chain if model.record is not None else chain
+        links = known if trained is None else (*known, trained)
+        provenance = {"trained_from": Path(config.reference).name, "chain": to_json(links)}
         return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
 
     return Network(model.name, model.module, preprocessing, _dimension(model, preprocessing, config.output), save)
@@ -103,7 +111,18 @@ def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> 
     if not isinstance(network.module, fx.GraphModule):
         raise ConfigError(f"model.restore_bn: {network.name} has its BatchNorms; set it to false")
     report = restore_batchnorm(network.module, batches)
-    return f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {len(images)} images"
+    if not report.restored:
+        reasons = "; ".join(sorted({entry.reason for entry in report.skipped})) or "no Conv"
+        raise ConfigError(f"model.restore_bn: {network.name} has no layer that lost one ({reasons}); set it to false")
+    record = record_of(network.module)
+    record.chain = (*record.chain, restored_link(report))
+    note = f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {report.images} images"
+    return f"{note}; {report.warning}" if report.warning else note
+
+
+def _earlier(chain: tuple[ChainLink, ...], *, resumed: bool) -> tuple[ChainLink, ...]:
+    """What came before this run: a checkpoint that it goes on from is part of it."""
+    return chain[:-1] if resumed and chain and chain[-1].step == "trained" else chain
 
 
 def _from_zoo(config: ModelConfig) -> tuple[Model, dict[str, Any]]:
@@ -113,8 +132,9 @@ def _from_zoo(config: ModelConfig) -> tuple[Model, dict[str, Any]]:
     if config.size is not None:
         options["input_size"] = config.size
     module = build_architecture(name, **options)
-    model = Model(name, module, architecture_preprocessing(name, input_size=config.size), "zoo")
-    return model, {"architecture": {"name": name, "options": options}}
+    identity = {"architecture": {"name": name, "options": options}}
+    preprocessing = architecture_preprocessing(name, input_size=config.size)
+    return Model(name, module, preprocessing, "zoo", chain=chain_of_bundle(identity)), identity
 
 
 def _identity(model: Model) -> dict[str, Any]:

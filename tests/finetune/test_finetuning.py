@@ -101,6 +101,18 @@ def test_the_saved_model_is_the_one_that_was_evaluated(config):
     assert again.mAP == pytest.approx(result.metrics["mAP"], abs=1e-6)
 
 
+def test_a_checkpoint_tells_how_it_came_to_be(config):
+    """Where it began, and one link for this run with the metrics of these very weights."""
+    result = finetune(config, quiet=True)
+    chain = load_model(result.last).chain
+    assert [link.step for link in chain] == ["source", "trained"]
+    facts = chain[-1].facts
+    assert (facts["run"], facts["epochs"], facts["steps"]) == ("tiny", result.epochs, result.steps)
+    assert facts["metrics"] == json.loads((result.run_dir / "result.json").read_text())["metrics"]
+    assert facts["metrics"]["mAP"] == result.metrics["mAP"]
+    assert load_model(result.run_dir).name == "tiny"
+
+
 @pytest.mark.parametrize(
     "extra",
     [
@@ -117,6 +129,7 @@ def test_resuming_equals_the_uninterrupted_run_bit_for_bit(config, tmp_path, ext
     assert_same_state(whole.run_dir, resumed.run_dir)
     assert losses_of(whole.run_dir) == losses_of(resumed.run_dir)
     assert resumed.metrics == whole.metrics
+    assert load_model(resumed.last).chain == load_model(whole.last).chain
 
 
 def stop_after(step: int, config: Path, overrides: list[str]) -> None:
