@@ -26,6 +26,7 @@ from .disk_space import out_of_space_named
 
 __all__ = [
     "Progress",
+    "load_progress",
     "load_shards",
     "load_training_state",
     "prune_checkpoints",
@@ -102,10 +103,19 @@ def load_training_state(checkpoint: Path) -> tuple[Progress, dict[str, Tensor]]:
     Raises:
         InputError: the folder is a plain bundle.
     """
+    return load_progress(checkpoint), load_file(checkpoint / _TENSORS)
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """How far the run had come.
+
+    Raises:
+        InputError: the folder is a plain bundle.
+    """
     path = checkpoint / _STATE
     if not path.is_file():
         raise InputError(f"{checkpoint}: no {_STATE}; this is a bundle, not a checkpoint to resume from")
-    return Progress(**json.loads(path.read_text(encoding="utf-8"))), load_file(checkpoint / _TENSORS)
+    return Progress(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

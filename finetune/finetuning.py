@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import InputError, PlatformError
+from .checkpoints import load_progress
 from .collectives import rank, world_size
 from .config import FinetuneConfig
 from .config_files import load_config
@@ -222,7 +223,7 @@ def _resumed_run(config: FinetuneConfig, resume: str | Path | None) -> Path | No
     """The run folder to go on with; None starts a new one.
 
     Raises:
-        InputError: the named folder is no run, or has no checkpoint yet.
+        InputError: the named folder is no run, has no checkpoint yet, or has done all its epochs.
     """
     if resume is None:
         return None
@@ -231,6 +232,9 @@ def _resumed_run(config: FinetuneConfig, resume: str | Path | None) -> Path | No
     run = Path(resume)
     if not _last_checkpoint(run).exists():
         raise InputError(f"{run}: no checkpoints/last.rtool to resume from; name a run folder, or use --resume auto")
+    done = load_progress(_last_checkpoint(run)).epoch
+    if done >= config.epochs:
+        raise InputError(f"{run}: has done {done} epochs of {config.epochs}; raise epochs to go on, or start a new run")
     return run
 
 

@@ -147,6 +147,14 @@ def test_a_record_file_cut_short(recipe, tmp_path, capsys):
     refuse(recipe, capsys, f"data.train={data}", mentioned=("short.rec", "cut short", "copy it again"))
 
 
+def test_a_run_that_has_done_its_epochs(recipe, capsys):
+    first = finetune(recipe, quiet=True)
+    result = (first.run_dir / "result.json").read_text()
+    assert run(["finetune", str(recipe), "--resume", str(first.run_dir), "-q"]) == 2
+    assert "has done 1 epochs of 1; raise epochs" in capsys.readouterr().err
+    assert (first.run_dir / "result.json").read_text() == result
+
+
 def test_two_runs_in_one_folder(recipe, capsys):
     first = finetune(recipe, ["epochs=1"], quiet=True).run_dir
     with RunFolder(first):
