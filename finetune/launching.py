@@ -6,10 +6,12 @@ Under a torchrun that somebody else started, `joined_group` alone does its work.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from ..errors import PlatformError, RtoolError
 __all__ = [
     "check_launcher",
     "count_processes",
+    "end_with_parent",
     "is_first_rank",
     "joined_group",
     "launch",
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 _FAILURE = ".failure.json"
+_PR_SET_PDEATHSIG = 1
+"""Of linux/prctl.h."""
 _TIME_TO_SAVE = 600
 """Seconds that processes have, once told to stop, to end their step or evaluation and save; then they are killed."""
 
@@ -145,6 +150,19 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
             raise _reported_failure(run, error) from error
         except SignalException:
             return  # the workers have saved and stopped
+
+
+def end_with_parent() -> None:
+    """Have this process killed when the one that started it dies, however that dies (Linux; nothing elsewhere).
+
+    torchrun's launcher cannot stop its workers when it is killed with signal 9. They would train on, unseen, and hold
+    the run folder.
+    """
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the call
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def report_failure(run: Path, error: RtoolError) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import RtoolError
 from .config_files import load_config
 from .finetuning import train_in_folder
-from .launching import report_failure
+from .launching import end_with_parent, report_failure
 
 __all__ = ["main"]
 
@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--no-progress", action="store_true")
     options = parser.parse_args(arguments)
     run: Path = options.run
+    end_with_parent()
     try:
         train_in_folder(
             load_config(run / "config.yaml"),

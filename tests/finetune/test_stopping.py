@@ -12,6 +12,7 @@ import yaml
 
 from rtool.cli.main import run
 from rtool.finetune import training
+from rtool.finetune.checkpoints import load_progress
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.interruption import on_stop_signal
 
@@ -108,6 +109,43 @@ def test_sigterm_to_the_launcher_lets_two_processes_save_and_exit_0(recipe):
     folder = Path(output.strip())
     assert (folder / "checkpoints" / "last.rtool").exists()
     assert '"stopped_by": "SIGTERM"' in (folder / "result.json").read_text()
+
+
+def test_kill_9_of_the_launcher_ends_both_processes_and_their_run_can_be_resumed(recipe):
+    options = ["epochs=500", "threads=1"]
+    command = [sys.executable, "-m", "rtool", "finetune", str(recipe), *options, "--nproc", "2", "-q"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(recipe.parent.glob("runs/tiny/*/checkpoints/last.rtool")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        workers = children(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    (folder,) = (recipe.parent / "runs" / "tiny").iterdir()
+    done = load_progress((folder / "checkpoints" / "last.rtool").resolve()).epoch
+    resumed = finetune(recipe, [f"epochs={done + 1}"], resume="auto", quiet=True)
+    assert resumed.run_dir == folder
+    assert resumed.finished
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):  # it has ended meanwhile
+            continue
+        if parent == pid:
+            found.append(int(path.parent.name))
+    return found
 
 
 def test_no_progress_draws_no_bar_on_a_terminal(recipe, monkeypatch):
