@@ -151,6 +151,8 @@ def read_preprocessing(text: str | None) -> Preprocessing | None:
         raise InputError(f"--preprocessing {text}: no such file and no known name; {nearest(text, PREPROCESSINGS)}")
     try:
         return Preprocessing.from_dict(json.loads(Path(text).read_text(encoding="utf-8")))
+    except InputError as error:
+        raise InputError(f"{text}: {error}") from error
     except ValueError as error:
         raise InputError(f"{text}: expected a preprocessing as JSON ({error})") from error
 

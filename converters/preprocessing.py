@@ -6,14 +6,14 @@ serving. Holds no tensor code: NumPy and Pillow are enough, so serving can impor
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 
 __all__ = ["ARCFACE", "IMAGENET", "Preprocessing"]
 
@@ -84,14 +84,23 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`; what is left out has its default.
 
         Raises:
-            InputError: an unknown or missing key.
+            InputError: an unknown or missing key, or a mean or std that is no list.
         """
+        if not isinstance(data, dict):
+            raise InputError(f"preprocessing: expected keys and values, got {type(data).__name__}")
+        known = [entry.name for entry in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise InputError(f"preprocessing: unknown key {name!r}; {nearest(str(name), known)}")
+        for name in ("height", "width"):
+            if name not in data:
+                raise InputError(f"preprocessing: {name!r} is missing; it needs the size the model takes")
         try:
-            return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
-        except (KeyError, TypeError) as error:
+            return cls(**{key: tuple(value) if key in ("mean", "std") else value for key, value in data.items()})
+        except TypeError as error:
             raise InputError(f"preprocessing: {error}") from error
 
 

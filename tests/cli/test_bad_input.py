@@ -1,10 +1,12 @@
 """Bad input from the outside: one message that names it, exit code 2, no traceback, nothing left behind."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -110,6 +112,99 @@ def test_calibration_images_without_anything_to_calibrate_are_refused(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_calibration_folder_can_be_too_small_or_damaged(tmp_path, capsys):
+    arguments = ["onnx2torch", str(EXAMPLE), "-o", str(tmp_path / "o.rtool"), "--restore-bn", "--calibrate"]
+    few = people(tmp_path / "few", identities=2, images=3)
+    message = refuse([*arguments, str(few)], capsys, "6 images are too few", "at least 8")
+    damaged = people(tmp_path / "damaged", identities=2, images=6, broken=1)
+    refuse([*arguments, str(damaged)], capsys, "broken0.png", "1 of 13")
+    refuse([*arguments, str(tmp_path / "nowhere")], capsys, "nowhere")
+    assert not list(tmp_path.glob("*.rtool*"))
+    assert message.count("\n") <= 3  # progress, then one message
+
+
+def test_images_of_another_size_than_the_models_are_refused(tmp_path, capsys):
+    (tmp_path / "small.json").write_text('{"height": 64, "width": 64}')
+    arguments = ["--restore-bn", "--calibrate", "synthetic-people:identities=4", "--calibration-images", "32"]
+    own = ["onnx2torch", str(EXAMPLE), "-o", str(tmp_path / "o.rtool"), "--preprocessing", str(tmp_path / "small.json")]
+    refuse([*own, *arguments], capsys, "[16, 3, 128, 64]", "3, 64, 64]", "set the preprocessing's size")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.json"]
+
+
+def with_nan(path: Path) -> Path:
+    model = onnx.load(EXAMPLE)
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("command", ["export", "onnx2torch"])
+def test_weights_that_are_not_numbers_are_refused(command, tmp_path, capsys):
+    model = with_nan(tmp_path / "nan.onnx")
+    refuse([command, str(model), "-o", str(tmp_path / "out.x")], capsys, "NaN")
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.onnx"]
+
+
+def test_an_output_inside_the_source_bundle_is_refused(tmp_path, capsys):
+    bundle = tmp_path / "m.rtool"
+    assert run(["onnx2torch", str(EXAMPLE), "-o", str(bundle), "-q"]) == 0
+    before = {path: path.read_bytes() for path in bundle.iterdir()}
+    refuse(["export", str(bundle), "-o", str(bundle / "out.onnx")], capsys, "lies inside the source")
+    refuse(["export", str(EXAMPLE), "-o", str(EXAMPLE)], capsys, "is the source itself")
+    assert {path: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
+    torch.save(rtool.converters.build_architecture("osnet_x0_5").state_dict(), tmp_path / "other.pth")
+    arguments = ["onnx2torch", str(EXAMPLE), "-o", str(tmp_path / "o.rtool"), "--weights", str(tmp_path / "other.pth")]
+    refuse(arguments, capsys, "other.pth", "give the weights of this graph")
+    restoring = ["--restore-bn", "--calibrate", "synthetic-people:identities=4", "--calibration-images", "16"]
+    refuse([*arguments, *restoring], capsys, "other.pth", "another architecture")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.pth"]
+
+
+def test_a_batch_that_cannot_be_proved_is_refused(tmp_path, capsys):
+    """A weight with a row for each of the two images: there is no such graph for another batch."""
+    weight = numpy_helper.from_array(np.float32([[1, 2, 3], [4, 5, 6]]), "w")
+    shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "w"], ["y"])], "rows", shape[:1], shape[1:], [weight])
+    model = tmp_path / "rows.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), model)
+    for batch in ("dynamic", "4"):
+        refuse(["export", str(model), "-o", str(tmp_path / "out.onnx"), "--batch", batch], capsys, "cannot be proved")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.onnx"]
+
+
+def test_a_network_that_lost_no_batchnorm_says_so_and_why(tmp_path, capsys):
+    """A transformer: LayerNorm is no BatchNorm, and restoring nothing is no success."""
+    layers = [torch.nn.Conv2d(3, 8, 8, 8), torch.nn.Flatten(2), torch.nn.LayerNorm(4), torch.nn.Linear(4, 8)]
+    model, size = tmp_path / "tokens.onnx", tmp_path / "size.json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.nn.Sequential(*layers).eval()
+        torch.onnx.export(module, torch.randn(1, 3, 16, 16), model, dynamo=False, opset_version=17)
+    size.write_text('{"height": 16, "width": 16}')
+    arguments = ["--restore-bn", "--calibrate", "synthetic-people:identities=4", "--preprocessing", str(size)]
+    message = ["no layer that lost", "works on sequences", "without it"]
+    refuse(["onnx2torch", str(model), "-o", str(tmp_path / "o.rtool"), *arguments], capsys, *message)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["size.json", "tokens.onnx"]
+
+
+def test_a_preprocessing_file_is_read_with_its_mistakes_named(tmp_path, capsys):
+    file = tmp_path / "p.json"
+    for text, mentioned in (
+        ('{"height": 64}', "'width' is missing"),
+        ('{"height": 64, "width": 32, "maen": [0]}', "did you mean mean"),
+        ("[1]", "got list"),
+        ('{"height": 64, "width": 32, "mean": 1}', "p.json"),
+    ):
+        file.write_text(text)
+        refuse(["export", str(EXAMPLE), "--preprocessing", str(file)], capsys, "p.json", mentioned)
+
+
 def test_figures_cannot_be_saved_in_a_folder_that_is_not_there(tmp_path, capsys):
     refuse(["bench", "latency", str(EXAMPLE), "--save", str(tmp_path / "no" / "x.json")], capsys, "make it first")
 
@@ -137,11 +232,6 @@ def test_too_many_unreadable_images_are_counted_and_named(tmp_path, capsys):
 
 
 def test_a_model_whose_weight_is_not_finite_never_passes_parity(tmp_path, capsys):
-    model = onnx.load(EXAMPLE)
-    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
-    values = numpy_helper.to_array(weight).copy()
-    values.flat[0] = np.nan
-    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    onnx.save(model, tmp_path / "nan.onnx")
+    with_nan(tmp_path / "nan.onnx")
     assert run(["bench", "parity", str(EXAMPLE), str(tmp_path / "nan.onnx"), "--min-cosine", "0.5"]) == 1
     assert "FAILED" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -193,6 +194,100 @@ def test_int8_bf16_target_and_stripping_are_options(tmp_path, fused):
         export(fused, tmp_path / "two.onnx", int8=True, fp16=True, **options)
     with pytest.raises(InputError, match="real images"):
         export(fused, tmp_path / "none.onnx", int8=True)
+
+
+class PreActivated(nn.Module):
+    """One BatchNorm before zero padding, as in iResNet, and one before an unpadded convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn1 = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8)
+        self.padded, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.prelu, self.point = nn.PReLU(8), nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = x + self.padded(self.bn1(x))
+        return self.fc(self.point(self.bn2(self.prelu(x))).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def preactivated(tmp_path_factory):
+    torch.manual_seed(0)
+    module = PreActivated().eval()
+    for norm in (module.bn1, module.bn2):
+        for tensor in (norm.running_mean, norm.bias.data):
+            tensor.normal_()
+        for tensor in (norm.running_var, norm.weight.data):
+            tensor.uniform_(0.5, 2)
+    path = tmp_path_factory.mktemp("preactivated") / "face.v2.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            torch.randn(2, 3, *SIZE),
+            path,
+            dynamo=False,
+            input_names=["pixels"],
+            output_names=["features"],
+            dynamic_axes={"pixels": {0: "n"}, "features": {0: "n"}},
+        )
+    return path
+
+
+def operators(path):
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_write_back_names_every_batchnorm_that_stays_in_the_source_graph(preactivated, tmp_path):
+    result = export(preactivated, tmp_path / "out.onnx")
+    reasons = {entry["batchnorm"]: entry["reason"] for entry in result.kept_batchnorms}
+    assert operators(result.path).count("BatchNormalization") == len(reasons) == 2
+    assert "pads with zeros" in reasons["bn1"]
+    assert "--fold-padded" in reasons["bn1"]
+    assert "write-back leaves" in reasons["bn2"]
+    slim = export(preactivated, tmp_path / "slim.onnx", simplifier="onnxslim")
+    assert {entry["batchnorm"] for entry in slim.kept_batchnorms} <= {"bn1", "bn2"}
+
+
+def test_fold_padded_leaves_no_batchnorm_and_the_sources_interface(preactivated, tmp_path):
+    result = export(preactivated, tmp_path / "out.onnx", fold_padded=True)
+    assert "BatchNormalization" not in operators(result.path)
+    assert operators(result.path).count("Sub") == 1
+    assert result.kept_batchnorms == ()
+    assert [step.name for step in result.steps][:2] == ["fold", "re-export"]
+    graph = onnx.load(result.path).graph
+    assert [value.name for value in (*graph.input, *graph.output)] == ["pixels", "features"]
+    for count in (1, 2, 3, 5):
+        assert error(run(result.path, images(count)), run(preactivated, images(count))) <= 1e-5
+    stated = {entry.key: entry.value for entry in onnx.load(result.path).metadata_props}
+    assert json.loads(stated["rtool.folded_batchnorms"]) == {}  # neither stood behind its layer
+
+
+def test_the_default_name_is_the_models_or_the_runs(preactivated, fused, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert export(preactivated).path.name == "face.v2.onnx"
+    assert export(trained, format="pt2").path.name == "trained.pt2"
+    checkpoint = tmp_path / "runs" / "people.v1" / "20260101-120000" / "checkpoints" / "best.rtool"
+    shutil.copytree(trained, checkpoint)
+    for reference in (checkpoint.parent.parent, checkpoint):
+        result = export(reference, overwrite=True)
+        assert (result.path.name, result.model) == ("people.v1.onnx", "people.v1")
+    assert export(checkpoint.parent.parent, fp16=True).path.name == "people.v1_fp16.onnx"
+
+
+def test_the_chain_goes_on_through_the_export(trained, tmp_path):
+    pixels = np.random.default_rng(3).integers(0, 256, (5, *SIZE, 3), dtype=np.uint8)
+    result = export(trained, tmp_path / "out.onnx", inputs=pixels)
+    assert [link.step for link in result.chain] == ["source", "exported"]
+    rows = sorted(hashlib.sha256(b"|u1(32, 32, 3)" + image.tobytes()).digest() for image in pixels)
+    digest = hashlib.sha256(b"".join(rows)).hexdigest()
+    assert result.measured_on == {"images": 5, "sha256": digest, "random": False}
+    stated = {entry.key: entry.value for entry in onnx.load(result.path).metadata_props}
+    manifest = json.loads(result.manifest.read_text())
+    assert json.loads(stated["rtool.chain"]) == manifest["chain"]
+    assert manifest["chain"][-1]["facts"]["parity"][0]["step"] == "write-back"
 
 
 def refused(fused, trained, folder):
