@@ -99,7 +99,8 @@ class Preprocessing:
             if name not in data:
                 raise InputError(f"preprocessing: {name!r} is missing; it needs the size the model takes")
         try:
-            return cls(**{key: tuple(value) if key in ("mean", "std") else value for key, value in data.items()})
+            values: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in data.items()}
+            return cls(**values)
         except TypeError as error:
             raise InputError(f"preprocessing: {error}") from error
 
