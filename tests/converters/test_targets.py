@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import pin_to_target, strip_metadata
+from rtool.converters.targets import TARGETS
 from rtool.errors import InputError
 
 
@@ -71,4 +72,21 @@ def test_a_newer_opset_than_the_target_reads_is_refused():
 
 def test_unknown_targets_list_the_nearest():
     with pytest.raises(InputError, match=r"triton:24\.10"):
-        pin_to_target(model(), "triton:24.11")
+        pin_to_target(model(), "triton:24.00")
+
+
+@pytest.mark.parametrize(
+    ("release", "runtime"),
+    [("24.04", "1.17"), ("24.10", "1.19"), ("25.09", "1.23"), ("26.07", "1.27"), ("26.08", "1.28")],
+)
+def test_a_triton_release_reads_what_its_onnx_runtime_reads(release, runtime):
+    assert TARGETS[f"triton:{release}"] == TARGETS[f"onnxruntime:{runtime}"]
+
+
+def test_newer_targets_read_no_less_and_none_more_than_this_runtime():
+    """The ONNX Runtime here is newer than all of the table: what it cannot read, none of them can."""
+    runtimes = [target for name, target in TARGETS.items() if name.startswith("onnxruntime:")]
+    assert runtimes == sorted(runtimes, key=lambda target: (target.opset, target.ir_version))
+    for target in {*TARGETS.values()}:
+        newest = model(opset=target.opset, ir_version=target.ir_version)
+        onnxruntime.InferenceSession(newest.SerializeToString(), providers=["CPUExecutionProvider"])
