@@ -1,12 +1,20 @@
-"""One class layer, stepped a few times in a process of its own so that its peak memory can be read."""
+"""The class layer at 100 thousand to 29 million identities: PartialFC against a dense one.
+
+Each size is stepped a few times in a process of its own, so that its peak memory can be read. What does not fit into
+the machine is computed from the largest size that did, and marked so. What a GPU of eight would hold is computed too.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +23,74 @@ from torch.nn import functional as F
 from ..finetune.margin_losses import cosine_logits, margin_logits
 from ..finetune.partial_fc import PartialFC
 
-__all__ = ["run"]
+__all__ = ["measure_partial_fc", "run"]
 
 _DIMENSION, _BATCH, _STEPS = 512, 128, 3
+_SIZES = (100_000, 1_000_000, 2_000_000)
+_RATE = 0.1
+
+
+def measure_partial_fc() -> dict[str, Any]:
+    """Step time, peak memory and rows touched at several numbers of identities, and the table for eight GPUs."""
+    dense: list[dict[str, Any]] = []
+    for classes in _SIZES:
+        needed = dense[-1]["peak_gigabytes"] * classes / dense[-1]["identities"] if dense else 0.0
+        fits = needed < 0.9 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        dense.append(_measure("dense", classes, 1.0) if fits else scaled_by_rows(dense[-1], classes))
+    sampled = [_measure("partial_fc", classes, _RATE) for classes in _SIZES]
+    return {
+        "embedding": _DIMENSION,
+        "batch": _BATCH,
+        "measured": [*dense, *sampled],
+        "computed_on_8_gpus": [row for classes in (10_000_000, 29_000_000) for row in memory_on_gpus(classes)],
+    }
+
+
+def scaled_by_rows(row: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """What a dense layer of `classes` would take, in proportion to a measured one: all of it grows with the rows."""
+    factor = classes / row["identities"]
+    return {
+        **row,
+        "identities": classes,
+        "rows_touched": classes,
+        "processor_seconds_a_step": round(row["processor_seconds_a_step"] * factor, 1),
+        "peak_gigabytes": round(row["peak_gigabytes"] * factor, 1),
+        "computed": f"from {row['identities']} identities by rows; it does not fit into this machine's memory",
+    }
+
+
+def memory_on_gpus(classes: int, gpus: int = 8, batch: int = 128) -> list[dict[str, Any]]:
+    """Gigabytes a GPU of the class layer, dense and row-sparse: weights, momentum, gradient, and logits with gradient.
+
+    arcface_torch v2 samples the logits and keeps a dense gradient; a plain dense layer has all logits as well.
+    """
+    rows, images = classes / gpus, gpus * batch
+    matrix = 4 * _DIMENSION * rows / 1e9
+    logits = 2 * 4 * images * rows / 1e9
+    kinds = (
+        ("dense, all logits", matrix, 1.0),
+        ("arcface_torch v2, rate 0.1", matrix, _RATE),
+        ("row-sparse, rate 0.1", matrix * _RATE, _RATE),
+    )
+    return [
+        {
+            "identities": classes,
+            "kind": kind,
+            "weights": round(matrix, 2),
+            "momentum": round(matrix, 2),
+            "gradient": round(gradient, 2),
+            "logits": round(logits * share, 2),
+            "gigabytes_a_gpu": round(2 * matrix + gradient + logits * share, 2),
+        }
+        for kind, gradient, share in kinds
+    ]
+
+
+def _measure(kind: str, classes: int, rate: float) -> dict[str, Any]:
+    program = f"from rtool.benchmarks.partial_fc_step import run; run({kind!r}, {classes}, {rate})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    row: dict[str, Any] = json.loads(done.stdout)
+    return row
 
 
 def run(kind: str, classes: int, rate: float) -> None:
