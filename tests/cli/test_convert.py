@@ -60,3 +60,86 @@ def test_ops_lists_operators_and_their_opsets(capsys):
     assert rows[0]["trainable"]
     assert run(["ops", "Convv"]) == 2
     assert "did you mean Conv" in capsys.readouterr().err
+
+
+@pytest.fixture
+def fused_path(tmp_path):
+    """A Conv with a bias and a generated name, as fusing leaves it, at 3 x 16 x 8."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(draw.standard_normal((4, 3, 3, 3)).astype(np.float32), "onnx::Conv_10"),
+        numpy_helper.from_array(draw.standard_normal(4).astype(np.float32), "onnx::Conv_11"),
+    ]
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", 3, 16, 8]), ("y", None))]
+    conv = helper.make_node("Conv", ["x", "onnx::Conv_10", "onnx::Conv_11"], ["a"], name="/stem/conv/Conv")
+    graph = helper.make_graph([conv, helper.make_node("Relu", ["a"], ["y"])], "g", info[:1], info[1:], weights)
+    path = tmp_path / "fused.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def restoring(model, target, images=96):
+    data = "synthetic-people:identities=12,images=8,size=16x8"
+    calibration = ["--restore-bn", "--calibrate", data, "--calibration-images", str(images)]
+    return ["onnx2torch", str(model), "-o", str(target), "--preprocessing", "imagenet16.json", *calibration]
+
+
+def test_an_interrupted_calibration_is_gone_on_with(fused_path, tmp_path, monkeypatch, capsys):
+    from rtool.converters.bundle import load_bundle
+    from rtool.finetune import calibration_images
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet16.json").write_text('{"height": 16, "width": 8}')
+    original, decoded = calibration_images.stream_pixels, []
+
+    def stopping(*arguments):
+        for index, pixels in enumerate(original(*arguments)):
+            if index == 2:
+                raise KeyboardInterrupt
+            yield pixels
+
+    def counting(*arguments):
+        for pixels in original(*arguments):
+            decoded.append(len(pixels))
+            yield pixels
+
+    monkeypatch.setattr(calibration_images, "stream_pixels", stopping)
+    assert run(restoring(fused_path, "out.rtool")) == 130
+    captured = capsys.readouterr()
+    assert "the same command goes on from out.rtool.calibration" in captured.err
+    assert (tmp_path / "out.rtool.calibration").exists()
+    assert not (tmp_path / "out.rtool").exists()
+    monkeypatch.setattr(calibration_images, "stream_pixels", counting)
+    assert run(restoring(fused_path, "out.rtool")) == 0
+    captured = capsys.readouterr()
+    assert "going on from an interrupted calibration: calibrated on 96 of 96" in captured.err
+    assert decoded == [32, 32, 32]
+    assert not (tmp_path / "out.rtool.calibration").exists()
+    assert run(restoring(fused_path, "whole.rtool")) == 0
+    resumed, whole = (load_bundle(tmp_path / name).module.state_dict() for name in ("out.rtool", "whole.rtool"))
+    assert "stem.bn.running_mean" in whole
+    assert all(value.equal(resumed[name]) for name, value in whole.items())
+
+
+def test_a_small_sample_is_warned_of_and_progress_and_json_keep_apart(fused_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet16.json").write_text('{"height": 16, "width": 8}')
+    assert run(restoring(fused_path, "out.rtool", images=16)) == 0
+    captured = capsys.readouterr()
+    assert "warning: 16 calibration images are few" in captured.err
+    assert "calibrated on 16 of 16 images" in captured.err
+    assert "16 images" in captured.out
+    assert run([*restoring(fused_path, "again.rtool", images=16), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["restored"]
+    assert (found["images"], len(found["images_sha256"])) == (16, 64)
+    assert found["uncertainty"] > 0.1
+
+
+def test_shapes_read_as_sizes_and_quiet_prints_one_line(fused_path, capsys):
+    assert run(["inspect", str(fused_path)]) == 0
+    assert "N x 3 x 16 x 8" in capsys.readouterr().out
+    assert run(["inspect", str(fused_path), "-q"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "fused.onnx: unknown architecture, 112 parameters, any batch, no problems"
