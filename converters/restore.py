@@ -118,7 +118,9 @@ def restore_batchnorm(
     original = find_original(module)
     candidates = _candidates(module, skipped, original)
     layers = {path: module.get_submodule(path) for path in candidates}
-    calibration = calibrate(module, layers, batches, state=state, progress=progress)  # type: ignore[arg-type]
+    calibration = Calibration()  # where no layer is left to measure, no image need be read
+    if layers:
+        calibration = calibrate(module, layers, batches, state=state, progress=progress)  # type: ignore[arg-type]
     restored = []
     for path, node in candidates.items():
         observation = calibration.layers[path]
@@ -325,7 +327,7 @@ def _finish(module: fx.GraphModule, restored: list[RestoredBatchNorm]) -> None:
 @torch.no_grad()
 def _train_drift(module: fx.GraphModule, restored: list[RestoredBatchNorm], calibration: Calibration) -> float:
     """Relative change of the output when the restored BatchNorms use the last batch's own statistics."""
-    if len(calibration.last[0]) < 2 or not restored:
+    if not restored or len(calibration.last[0]) < 2:
         return 0.0
     batchnorms = [module.get_submodule(entry.module) for entry in restored]
     training = {child: child.training for child in module.modules()}
