@@ -24,7 +24,7 @@ _LISTED = 3
 @click.command(
     "export",
     epilog=examples(
-        "rtool export runs/people/latest -o model.onnx --batch 16",
+        "rtool export runs/people/20260101-120000 -o model.onnx --batch 16",
         "rtool export model.rtool --fp16 --batch dynamic",
         "rtool export model.onnx --embed-preprocessing --target triton:24.10 -o model_uint8.onnx",
         "rtool export model.rtool --int8 --calibrate crops/",
@@ -44,9 +44,19 @@ _LISTED = 3
 @click.option("--calibrate", help="Images to calibrate and measure on: a folder or a generator like synthetic-people.")
 @click.option("--calibration-images", default=64, show_default=True, help="How many of them to use.")
 @click.option(
-    "--calibration", type=click.Choice(["minmax", "entropy", "percentile"]), default="minmax", show_default=True
+    "--calibration",
+    type=click.Choice(["minmax", "entropy", "percentile"]),
+    default="minmax",
+    show_default=True,
+    help="With --int8: how ranges come from what was seen.",
 )
-@click.option("--format", type=click.Choice(["onnx", "pt2", "torchscript"]), default="onnx", show_default=True)
+@click.option(
+    "--format",
+    type=click.Choice(["onnx", "pt2", "torchscript"]),
+    default="onnx",
+    show_default=True,
+    help="pt2: torch.export; torchscript is legacy.",
+)
 @click.option("--batch", help="Batch the file takes: a number, or dynamic. [default: as the source]")
 @click.option("--fold-padded", is_flag=True, help="Fold BatchNorm before zero padding too (iResNet); exports anew.")
 @click.option("--embed-preprocessing", is_flag=True, help="uint8 NHWC pixels in, L2-normalised embeddings out.")

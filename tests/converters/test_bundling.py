@@ -1,5 +1,7 @@
 """`onnx2torch` writes a bundle only after the module has shown ONNX Runtime's numbers."""
 
+import copy
+
 import pytest
 import torch
 
@@ -79,3 +81,40 @@ def test_pickled_objects_are_not_opened(model_file, tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pth")
     with pytest.raises(InputError, match="expected a state_dict"):
         onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "model.pth")
+
+
+def unfused_weights(exported, path, seed=1):
+    """A state_dict as the original network would be trained to: other weights, its BatchNorms apart."""
+    original, _ = exported("cnn", "ts", 13)
+    trained, draw = copy.deepcopy(original), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=draw)
+    torch.save(trained.state_dict(), path)
+    return trained
+
+
+def test_the_unfused_originals_weights_load_into_restored_batchnorms(model_file, exported, tmp_path, images):
+    trained = unfused_weights(exported, tmp_path / "trained.pth")
+    options = {"restore_bn": True, "calibrate": [torch.from_numpy(images(8))], "weights": tmp_path / "trained.pth"}
+    result = onnx2torch(model_file, tmp_path / "m.rtool", **options)
+    assert result.weights.missing == result.weights.unused == ()
+    x = torch.from_numpy(images(3))
+    with torch.no_grad():
+        expected, got = trained(x), load_bundle(result.output).module(x)
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+    link = load_bundle(result.output).record.chain[-1]
+    assert (link.step, link.facts["file"], link.facts["unfused"]) == ("weights", "trained.pth", True)
+
+
+def test_weights_that_do_not_fill_the_restored_network_are_refused(model_file, exported, tmp_path, images):
+    unfused_weights(exported, tmp_path / "trained.pth")
+    state = torch.load(tmp_path / "trained.pth", weights_only=True)
+    options = {"restore_bn": True, "calibrate": [torch.from_numpy(images(8))], "weights": tmp_path / "other.pth"}
+    torch.save({key: value for key, value in state.items() if key != "stem.1.weight"}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"1 tensors of the model get none \(stem\.1\.weight\)"):
+        onnx2torch(model_file, tmp_path / "m.rtool", **options)
+    torch.save({**state, "stem.0.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"another architecture \(size mismatch for stem\.0\.weight"):
+        onnx2torch(model_file, tmp_path / "m.rtool", **options)
+    assert not (tmp_path / "m.rtool").exists()
