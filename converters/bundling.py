@@ -121,6 +121,7 @@ def onnx2torch(
         record.chain = (*record.chain[:-1], source_link(record))
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
+    _refuse_nan(module, path)
     reference = OnnxRunner(graph, name=path.name)
     samples = _samples(reference, module)
     expected = [reference.run(*arrays) for _, arrays in samples]
@@ -190,6 +191,13 @@ def preprocessing_of(path: Path) -> Preprocessing:
     if found is None:
         raise InputError(f"{path}: its preprocessing is neither stated nor to be guessed; give --preprocessing")
     return found.preprocessing
+
+
+def _refuse_nan(module: fx.GraphModule, path: Path) -> None:
+    """A weight that is not a number trains to nothing, and kernels that drop it hide it from every comparison."""
+    bad = [name for name, parameter in module.named_parameters() if bool(parameter.isnan().any())]
+    if bad:
+        raise InputError(f"{path}: weight {bad[0]!r} (and {len(bad) - 1} more) holds NaN; give a sound file")
 
 
 Sample = tuple[int, list[NDArray[Any]]]
