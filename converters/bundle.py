@@ -160,7 +160,7 @@ def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor
     module = onnx_to_torch(proto)
     record: ConversionRecord = module.meta["rtool"]
     with _understood(folder / _INFO):
-        record.source, record.sha256 = info["source"]["name"], info["source"]["sha256"]
+        record.source, record.digest = info["source"]["name"], info["source"]["sha256"]
         record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])
     if record.restored:
         insert_batchnorms(module, record.restored)

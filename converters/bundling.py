@@ -24,7 +24,7 @@ from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unf
 from .parity import Parity, measure_parity
 from .preprocessing import Preprocessing
 from .preprocessing_guess import FoundPreprocessing, find_preprocessing
-from .provenance import ChainLink, source_link, to_json, tool_versions
+from .provenance import ChainLink, to_json, tool_versions
 from .record import ConversionRecord, TensorSpec
 from .restore import RestoreReport, restore_batchnorm, restored_link
 from .runners import OnnxRunner, TorchRunner
@@ -117,8 +117,7 @@ def onnx2torch(
     module = onnx_to_torch(graph, freeze=freeze)
     record: ConversionRecord = module.meta["rtool"]
     if batch is not None:
-        record.source, record.sha256 = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
-        record.chain = (*record.chain[:-1], source_link(record))
+        record.source, record.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
     _refuse_nan(module, path)

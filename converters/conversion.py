@@ -23,7 +23,7 @@ from .lowering.graph_builder import GraphBuilder
 from .lowering.lower import lower
 from .normalise import fold_typed_constants, normalise
 from .preprocessing import Preprocessing
-from .provenance import chain_of_metadata, source_link
+from .provenance import chain_of_metadata
 from .record import ConversionRecord, ParameterSource, TensorSpec
 from .shapes import infer_shapes
 from .validation import model_problem
@@ -69,7 +69,7 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
     module = fx.GraphModule(builder.root, builder.graph, class_name=_class_name(source.name))
     module.meta["rtool"] = ConversionRecord(
         source=source.name,
-        sha256=source.sha256,
+        digest=source.digest,
         opset=loaded.graph.opset_imports.get("", 0),
         producer=" ".join(filter(None, (loaded.producer_name, loaded.producer_version))),
         inputs=tensor_specs(loaded.graph.inputs),
@@ -78,9 +78,8 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
         nodes={path: tuple(names) for path, names in builder.node_names.items()},
         preprocessing=_own_preprocessing(normalisation, loaded.graph),
         folded=stated_folds(loaded.metadata_props),
+        earlier=chain_of_metadata(loaded.metadata_props),
     )
-    record: ConversionRecord = module.meta["rtool"]
-    record.chain = (*chain_of_metadata(loaded.metadata_props), source_link(record))
     _freeze(module, freeze, source.name)
     return module.eval()
 

@@ -235,7 +235,7 @@ def _source_link(model: ir.Model) -> ChainLink:
     """A file that says nothing of its past is where the chain begins."""
     source, producer = source_of(model), " ".join(filter(None, (model.producer_name, model.producer_version)))
     opset = model.graph.opset_imports.get("", 0)
-    return source_link(ConversionRecord(source.name, source.sha256, opset, producer, (), ()))
+    return source_link(ConversionRecord(source.name, source.digest, opset, producer, (), ()))
 
 
 def _try_conversion(model: ir.Model) -> tuple[list[str], tuple[KeptBatchNorm, ...]]:

@@ -7,11 +7,6 @@ operators) later in the pipeline.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
-import threading
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +15,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from ..errors import InputError
+from .file_digest import FileDigest, OpenFile
 from .mapped_weights import MappedModel, open_mapped
 from .validation import check_external_data, check_proto
 
@@ -35,12 +31,16 @@ class ModelSource:
 
     name: str
     path: Path | None = None
-    digest: Future[str] | None = None
+    digest: FileDigest | None = None
 
     @property
     def sha256(self) -> str | None:
-        """Of the file; waits until it is computed."""
-        return None if self.digest is None else self.digest.result()
+        """Of the file, worked out when first asked for.
+
+        Raises:
+            InputError: the file was written to since it was read.
+        """
+        return None if self.digest is None else self.digest.value
 
 
 def load_onnx(model: str | Path | onnx.ModelProto | ir.Model, *, mapped: bool = False) -> ir.Model:
@@ -62,26 +62,9 @@ def load_onnx(model: str | Path | onnx.ModelProto | ir.Model, *, mapped: bool = 
     path = Path(model)
     found = open_mapped(path) if mapped else None
     if found is not None:
-        digest = _digest(os.dup(found.file.descriptor))
-        return _from_proto(found.proto, ModelSource(path.name, path, digest), found)
+        return _from_proto(found.proto, ModelSource(path.name, path, FileDigest(path, found.file)), found)
     data = read_model_bytes(path)
-    return _from_proto(_parse(data, path), ModelSource(path.name, path, _digest(data)))
-
-
-def _digest(content: bytes | int) -> Future[str]:
-    """SHA-256 of bytes, or of an open file, which is closed: hashlib lets other threads run, so it costs no time."""
-    future: Future[str] = Future()
-
-    def work() -> None:
-        try:
-            with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as stream:
-                stream.seek(0)
-                future.set_result(hashlib.file_digest(stream, "sha256").hexdigest())
-        except OSError as error:
-            future.set_exception(InputError(f"the model file cannot be read any more ({error.strerror})"))
-
-    threading.Thread(target=work, daemon=True).start()
-    return future
+    return _from_proto(_parse(data, path), ModelSource(path.name, path, FileDigest(path, OpenFile(path))))
 
 
 def source_of(model: ir.Model) -> ModelSource:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .file_digest import OpenFile
 
 __all__ = ["FileTensor", "MappedModel", "open_mapped"]
 
@@ -45,14 +45,6 @@ class _UnusualError(Exception):
 class _Place:
     offset: int
     length: int
-
-
-class OpenFile:
-    """A file that stays open as long as a weight may be read from it, also when its name goes to another one."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self.descriptor)
 
 
 class FileTensor(ir.LazyTensor):

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
+from .file_digest import FileDigest
 from .preprocessing import Preprocessing
-from .provenance import ChainLink
+from .provenance import ChainLink, source_link
 
 if TYPE_CHECKING:
     from torch import nn  # serving takes TensorSpec from here and must not load torch
@@ -62,7 +63,7 @@ class ConversionRecord:
 
     source: str
     """File name of the source model (no folder), or "<memory>"."""
-    sha256: str | None
+    digest: FileDigest | str | None
     opset: int
     producer: str
     inputs: tuple[TensorSpec, ...]
@@ -74,8 +75,28 @@ class ConversionRecord:
     folded: dict[str, str] = field(default_factory=dict)
     """Weight value -> path of the BatchNorm folded into it, where the file's own metadata says so."""
     preprocessing: Preprocessing | None = None
-    chain: tuple[ChainLink, ...] = ()
-    """Where the model comes from, as far as the file or the bundle tells."""
+    earlier: tuple[ChainLink, ...] = ()
+    """Where the source came from, as far as the file itself tells."""
+    stated_chain: tuple[ChainLink, ...] | None = None
+    """The whole chain where a bundle tells it or something was done since."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the source file.
+
+        Raises:
+            InputError: that file was written to since it was read, and nobody had asked before.
+        """
+        return self.digest.value if isinstance(self.digest, FileDigest) else self.digest
+
+    @property
+    def chain(self) -> tuple[ChainLink, ...]:
+        """Where the module comes from, the last thing done last."""
+        return (*self.earlier, source_link(self)) if self.stated_chain is None else self.stated_chain
+
+    @chain.setter
+    def chain(self, chain: tuple[ChainLink, ...]) -> None:
+        self.stated_chain = chain
 
 
 def record_of(module: nn.Module) -> ConversionRecord:

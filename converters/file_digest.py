@@ -1,0 +1,65 @@
+"""The SHA-256 of a file as it was when it was opened, worked out when somebody first asks.
+
+A conversion does not need it, a bundle does; hashing 260 MB takes as long as converting them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import weakref
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import InputError
+
+__all__ = ["FileDigest", "OpenFile"]
+
+
+class OpenFile:
+    """A file that stays open while somebody may read it, also when its name goes to another one."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+    def state(self) -> tuple[int, int]:
+        """Size in bytes and time of the last change in nanoseconds; they move when it is written to in place."""
+        status = os.fstat(self.descriptor)
+        return status.st_size, status.st_mtime_ns
+
+
+class FileDigest:
+    """The digest of one opened file; copies share it, and a pickled one is worked out first."""
+
+    def __init__(self, path: Path, file: OpenFile) -> None:
+        self._name = path.name
+        self._file: OpenFile | None = file
+        self._state = file.state()
+        self._value: str | None = None
+
+    @property
+    def value(self) -> str:
+        """As hexadecimal digits.
+
+        Raises:
+            InputError: the file was written to since it was opened, or cannot be read any more.
+        """
+        if self._value is None:
+            assert self._file is not None
+            try:
+                with open(os.dup(self._file.descriptor), "rb") as stream:
+                    stream.seek(0)
+                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                raise InputError(f"{self._name}: can no longer be read ({error.strerror}); convert it again") from error
+            if self._file.state() != self._state:
+                raise InputError(f"{self._name}: was written to since it was read; convert it again")
+            self._value, self._file = found, None
+        return self._value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_name": self._name, "_file": None, "_state": self._state, "_value": self.value}
