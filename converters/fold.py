@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .affine import ChannelAffine, Layer, absorb_after, absorb_before, affine_of, output_channels
 from .channel_offset import ChannelOffset
+from .scaled_product import ScaledProduct, absorb_into_product, find_scaled_product
 
 __all__ = ["FoldReport", "FoldedBatchNorm", "KeptBatchNorm", "Place", "fold_batchnorm"]
 
@@ -100,6 +101,9 @@ def _fold(module: fx.GraphModule, node: fx.Node, *, padded: bool) -> FoldedBatch
     _check_batchnorm(module, node)
     source = _skip_back(module, node.all_input_nodes[0])
     came_from = _describe(module, source)
+    product = find_scaled_product(module, source)
+    if product is not None:
+        return _fold_into_product(module, source, node, product)
     if _layer(module, source) is None:
         return _fold_ahead(module, node, came_from=came_from, padded=padded)
     try:
@@ -139,6 +143,18 @@ def _fold_behind(module: fx.GraphModule, source: fx.Node, node: fx.Node) -> Fold
     absorb_after(layer, affine_of(batchnorm))
     _drop(module, node)
     return FoldedBatchNorm(str(node.target), path)
+
+
+def _fold_into_product(
+    module: fx.GraphModule, source: fx.Node, node: fx.Node, product: ScaledProduct
+) -> FoldedBatchNorm:
+    step = source
+    while step is not node:
+        step = _only_user(step, f"the output of {product.weight!r}")
+    if not absorb_into_product(module, product, affine_of(_batchnorm(module, node))):
+        raise _KeepError(f"it does not normalise the features of {product.weight!r}")
+    _drop(module, node)
+    return FoldedBatchNorm(str(node.target), product.weight)
 
 
 def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str, padded: bool) -> FoldedBatchNorm:
@@ -264,6 +280,8 @@ def _is_matrix(module: fx.GraphModule, layer: fx.Node, batchnorm: fx.Node) -> bo
     record = module.meta.get("rtool")
     if record is not None and any(entry.module == str(batchnorm.target) for entry in record.restored):
         return True  # restored only where calibration saw matrices
+    if layer.meta.get("rank") == 2:
+        return True  # a Gemm of the source
     source = layer.all_input_nodes[0]
     while _is_transparent(module, source):
         source = source.all_input_nodes[0]

@@ -19,6 +19,7 @@ def gemm(op: Op) -> Lowered:
     """`alpha * A' B' + beta * C`; `nn.Linear` when the factors are 1, B is a weight and C a bias or absent."""
     linear = _linear(op)
     if linear is not None:
+        linear.meta["rank"] = 2  # so that a BatchNorm behind it can be folded: axis 1 is the features
         return linear
     left = op.call(torch.t, op.x(0)) if op.attr_int("transA", 0) else op.x(0)
     right = op.call(torch.t, op.x(1)) if op.attr_int("transB", 0) else op.x(1)
@@ -29,7 +30,9 @@ def gemm(op: Op) -> Lowered:
     if not op.has(2):
         return result
     addend = op.x(2) if beta == 1.0 else op.call(operator.mul, op.x(2), beta)
-    return op.call(operator.add, result, addend)
+    total = op.call(operator.add, result, addend)
+    total.meta["rank"] = 2
+    return total
 
 
 def _linear(op: Op) -> fx.Node | None:

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rtool.converters import fold_batchnorm, torch_to_onnx
+from rtool.converters import fold_batchnorm, onnx_to_torch, torch_to_onnx
 
 EXACT = 1e-11
 """Relative, in float64: a few hundred products summed in another order."""
@@ -262,3 +264,73 @@ def test_a_dead_channel_without_shift_folds():
     expected = traced(images)
     assert not fold_batchnorm(traced, padded=True).kept
     assert torch.allclose(traced(images), expected, rtol=1e-11, atol=1e-11)
+
+
+def gemm_model(
+    alpha: float, beta: float, transposed: bool, *, other: float = 0.0, consumers: int = 1
+) -> onnx.ModelProto:
+    """Gemm then BatchNormalization; the weight also read by a Gemm of factor `other` unless that is 0, and the Gemm's
+    result by `consumers` nodes.
+    """
+    draw = np.random.default_rng(0)
+    arrays = {
+        "w": draw.standard_normal((6, 4) if transposed else (4, 6)),
+        "c": draw.standard_normal(6),
+        "gamma": draw.standard_normal(6),
+        "shift": draw.standard_normal(6),
+        "mean": draw.standard_normal(6),
+        "var": draw.random(6) + 0.1,
+    }
+    options = {"alpha": alpha, "beta": beta, "transB": int(transposed)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "c"], ["a"], name="gemm", **options),
+        helper.make_node("BatchNormalization", ["a", "gamma", "shift", "mean", "var"], ["n"], name="norm"),
+    ]
+    result = "n"
+    if other:
+        nodes += [helper.make_node("Gemm", ["x", "w"], ["b"], alpha=other, transB=int(transposed))]
+        nodes += [helper.make_node("Add", ["n", "b"], ["sum"])]
+        result = "sum"
+    if consumers == 2:
+        nodes += [helper.make_node("Add", ["n", "a"], ["both"])]
+        result = "both"
+    nodes += [helper.make_node("Relu", [result], ["y"])]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", size]) for n, size in (("x", 4), ("y", 6))]
+    weights = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def by_onnx_runtime(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 1.0), (1.0, -2.0), (0.25, 3.0)])
+def test_gemm_of_any_factors_absorbs_a_batchnorm(alpha, beta, transposed):
+    model = gemm_model(alpha, beta, transposed)
+    x = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
+    module = onnx_to_torch(model)
+    assert not fold_batchnorm(module).kept
+    assert not any(isinstance(layer, _BatchNorm) for layer in module.modules())
+    with torch.no_grad():
+        got = module(torch.from_numpy(x)).numpy()
+    assert np.allclose(got, by_onnx_runtime(model, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({"other": 1.0}, 0), ({"other": 2.0}, 1), ({"consumers": 2}, 1)],
+    ids=["a Linear shares the weight, which is cloned", "another Gemm reads it", "the result is used unnormalised"],
+)
+def test_gemm_whose_weight_or_result_is_used_elsewhere(options, kept):
+    model = gemm_model(0.5, 2.0, True, **options)
+    x = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
+    module = onnx_to_torch(model)
+    report = fold_batchnorm(module)
+    assert len(report.kept) == kept
+    assert all(entry.reason for entry in report.kept)
+    with torch.no_grad():
+        got = module(torch.from_numpy(x)).numpy()
+    assert np.allclose(got, by_onnx_runtime(model, x), rtol=1e-5, atol=1e-6)
