@@ -69,9 +69,12 @@ def _rewrite(model: onnx.ModelProto, current: int | str, batch: Batch) -> onnx.M
     del rewritten.graph.value_info[:]
     if isinstance(current, int):
         graph = ir.from_proto(rewritten)
+        unread = set(_unread(graph))
         fold_constants(graph, "batch")  # shapes of Expand are often computed from constants
         _patch_constants(graph, current, batch, per_image)
         _patch_repeated_rows(graph, current, batch)
+        for name in set(_unread(graph)) - unread:  # the constants that gave way; a runtime warns of each
+            del graph.graph.initializers[name]
         rewritten = ir.to_proto(graph)
         del rewritten.graph.value_info[:]
     return _with_output_shapes(rewritten, model, batch)
@@ -105,6 +108,12 @@ def _elements_per_image(model: onnx.ModelProto, current: int) -> dict[str, int]:
         if all(dims) and math.prod(dims) % current == 0:
             sizes[value.name] = math.prod(dims) // current
     return sizes
+
+
+def _unread(model: ir.Model) -> list[str]:
+    """Weights that no node of the graph or of a subgraph reads."""
+    weights = model.graph.initializers.items()
+    return [name for name, value in weights if not value.uses() and not value.is_graph_output()]
 
 
 def _patch_constants(model: ir.Model, current: int, batch: Batch, per_image: dict[str, int]) -> None:

@@ -94,6 +94,17 @@ def test_a_batch_becomes_another_fixed_one(build, source, target):
     assert np.abs(run(rewritten, images(target)) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("target", ["dynamic", 5])
+def test_constants_that_gave_way_are_gone(target):
+    source = exported(MergedRows(), 2)
+    source.graph.initializer.append(numpy_helper.from_array(np.float32([1]), "never read, and not ours"))
+    rewritten = set_batch(source, target)
+    read = {name for node in rewritten.graph.node for name in node.input}
+    assert [tensor.name for tensor in rewritten.graph.initializer if tensor.name not in read] == [
+        "never read, and not ours"
+    ]
+
+
 def test_the_source_stays_and_nothing_is_rewritten_without_need():
     model = exported(plain(), 2)
     before = model.SerializeToString()
