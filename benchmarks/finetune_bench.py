@@ -35,7 +35,7 @@ from ..finetune.learner import Learner
 from ..finetune.margin_losses import cosine_logits, margin_logits
 from ..finetune.networks import images_to_tensor
 from ..finetune.stepping import Stepper
-from .finetune_quality import measure_quality
+from .finetune_quality import combine_seeds, measure_quality
 from .machine import describe_machine
 from .partial_fc_step import measure_partial_fc
 
@@ -65,9 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stamp = time.strftime("%Y-%m-%d")
         path = options.output / f"{stamp}-finetune-{name}-cpu.json"
         if name == "quality":
-            earlier = json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else {}
-            result = measure_quality(earlier, seeds=options.seeds, names=options.recipes, att_faces=options.att_faces)
+            result = measure_quality(seeds=options.seeds, names=options.recipes, att_faces=options.att_faces)
             passed &= all(recipe["passed"] for recipe in result.values())
+            if path.exists():  # read now: another call may have ended meanwhile
+                result = combine_seeds(json.loads(path.read_text(encoding="utf-8"))["result"], result)
         else:
             result = _MEASUREMENTS[name]()
         report = {"measurement": name, "date": stamp, "machine": describe_machine(), "result": result}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rtool.benchmarks import finetune_bench, finetune_quality
-from rtool.benchmarks.finetune_quality import measure_quality, quality_recipes
+from rtool.benchmarks.finetune_quality import combine_seeds, measure_quality, quality_recipes
 from rtool.benchmarks.partial_fc_step import memory_on_gpus, scaled_by_rows
 from rtool.errors import InputError
 from rtool.finetune.config_files import load_config
@@ -19,14 +19,16 @@ def reached(monkeypatch):
 
 
 def test_seeds_of_several_calls_come_together_and_all_must_reach_the_target(reached):
-    first = measure_quality({}, seeds=[1], names=["synthetic faces"])
-    assert first["synthetic faces"]["passed"]
-    both = measure_quality(first, seeds=[0], names=["synthetic faces"])
+    first = measure_quality(seeds=[1], names=["synthetic faces"])
+    both = combine_seeds(first, measure_quality(seeds=[0], names=["synthetic faces"]))
     assert both["synthetic faces"]["reached"] == [0.97, 0.96]
     assert both["synthetic faces"]["passed"]
-    missed = measure_quality(both, seeds=[2], names=["synthetic faces"])
+    missed = combine_seeds(both, measure_quality(seeds=[2], names=["synthetic faces"]))
     assert missed["synthetic faces"]["reached"] == [0.97, 0.96, 0.94]
     assert not missed["synthetic faces"]["passed"]
+    changed = {"synthetic faces": {**first["synthetic faces"], "changes": ["epochs=99"]}}
+    assert combine_seeds(changed, both)["synthetic faces"]["runs"].keys() == {"0", "1"}
+    assert combine_seeds(both, changed)["synthetic faces"]["runs"].keys() == {"1"}
 
 
 def test_the_result_file_of_a_day_takes_them_in_and_a_miss_is_the_exit_code(reached, tmp_path, capsys):
@@ -41,7 +43,7 @@ def test_the_result_file_of_a_day_takes_them_in_and_a_miss_is_the_exit_code(reac
 
 def test_unknown_names_are_refused(tmp_path, capsys):
     with pytest.raises(InputError, match="did you mean synthetic faces"):
-        measure_quality({}, names=["synthetic face"])
+        measure_quality(names=["synthetic face"])
     with pytest.raises(SystemExit):
         finetune_bench.main(["qualty", "--output", str(tmp_path)])
     assert "known: step, data, partial_fc, quality" in capsys.readouterr().err
