@@ -82,18 +82,12 @@ def to_half(
     conversion = _Conversion(source, keep_io_types, frozenset(keep), dtype)
     conversion.run()
     result = ir.to_proto(source)
-    _drop_inferred_types(result, model)
+    del result.graph.value_info[:]  # readers infer the types of intermediate values, as they must in most files
     try:
         onnx.checker.check_model(result, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateError(f"{dtype}: the converted model does not pass onnx.checker ({error})") from error
     return HalfModel(result, tuple(conversion.kept), conversion.casts, conversion.flushed)
-
-
-def _drop_inferred_types(result: onnx.ModelProto, source: onnx.ModelProto) -> None:
-    """Leave out the types of intermediate values that only the conversion needed."""
-    if not source.graph.value_info:
-        del result.graph.value_info[:]
 
 
 def _name_nodes(model: ir.Model) -> None:

@@ -1,9 +1,8 @@
 """Find the few nodes that must stay in float32 when a model narrowed to 16 bits loses its numbers.
 
 First what overflows: the float32 model is run on real inputs with every intermediate value as an output, and nodes
-that write or read more than half of the narrow type's range are kept. If the gate still fails, the graph is cut into
-overlapping blocks; the block whose return to float32 raises the cosine most is kept, again and again until the gate
-holds, and what was kept without need is dropped by halving. The list of names is plain data:
+that write or read more than half of the narrow type's range are kept. If the gate still fails, blocks are returned to
+float32 by `precision_search`. The list of names is plain data:
 `to_half(model, keep=names)` gives the same model again. Everything is measured with real rounding (`half_emulation`),
 which ONNX Runtime's CPU kernels would hide.
 """
@@ -18,10 +17,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..errors import GateError, InputError
+from ..errors import GateError
 from .half import HalfModel, Narrow, to_half
 from .half_emulation import emulate_half
 from .parity import Parity, measure_parity
+from .precision_search import named_nodes, return_blocks
 from .runners import OnnxRunner
 
 __all__ = ["HalfSearch", "search_half"]
@@ -32,8 +32,6 @@ SAFE_SHARE = 0.5
 """Values beyond this share of the limit are taken for overflowing: other images go further than those measured."""
 LARGEST_SHARE = 0.1
 """More than this share of the nodes in float32 is no float16 model any more."""
-BLOCKS = 16
-"""Into how many runs of nodes the graph is cut for ranking."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,15 @@ def search_half(
     Raises:
         GateError: the gate cannot be held with at most a tenth of the nodes in float32.
     """
-    search = _Search(_named(model), tuple(inputs), keep_io_types, dtype, reference)
+    search = _Search(named_nodes(model), tuple(inputs), keep_io_types, dtype, reference)
     kept = tuple(keep)
     best = search.attempt(kept)
     if best.parity.min_cosine < min_cosine:
         kept = tuple(dict.fromkeys((*kept, *search.overflowing())))
         best = search.attempt(kept)
     if best.parity.min_cosine < min_cosine:
-        best = search.add_blocks(best, min_cosine)
+        nodes = [node.name for node in search.model.graph.node]
+        best = return_blocks(search.attempt, nodes, best, min_cosine, largest_share=0.5)
     share = len(best.kept) / max(1, len(model.graph.node))
     if best.parity.min_cosine < min_cosine or share > LARGEST_SHARE:
         raise GateError(
@@ -120,38 +119,6 @@ class _Search:
             if not large.isdisjoint(node.output) or not large.isdisjoint(node.input)
         ]
 
-    def add_blocks(self, start: HalfSearch, min_cosine: float) -> HalfSearch:
-        """Keep the most helpful block, again and again until the gate holds; then drop what was not needed."""
-        names = [node.name for node in self.model.graph.node if node.name not in start.kept]
-        size = max(1, len(names) // BLOCKS)
-        # Overlapping, so that neighbours that only help together share a block.
-        blocks = [tuple(names[index : index + 2 * size]) for index in range(0, len(names), size)]
-        best = start
-        while blocks and best.parity.min_cosine < min_cosine and len(best.kept) <= len(names) / 2:
-            trials = {block: self.attempt(_union(best.kept, block)) for block in blocks}
-            block = max(blocks, key=lambda entry: trials[entry].parity.min_cosine)
-            best = trials[block]
-            blocks.remove(block)
-        return self._without_idle(best, start.kept, min_cosine)
-
-    def _without_idle(self, found: HalfSearch, fixed: tuple[str, ...], min_cosine: float) -> HalfSearch:
-        """Return to the narrow type ever smaller runs of the kept nodes that the gate does not need."""
-        best = found
-        length = len(found.kept) - len(fixed)
-        while length >= 1 and best.parity.min_cosine >= min_cosine:
-            free = [name for name in best.kept if name not in fixed]
-            for index in range(0, len(free), length):
-                run = set(free[index : index + length])
-                trial = self.attempt(tuple(name for name in best.kept if name not in run))
-                if trial.parity.min_cosine >= min_cosine:
-                    best = trial
-            length //= 2
-        return best
-
-
-def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *second)))
-
 
 def _values_beyond(model: onnx.ModelProto, inputs: Sequence[NDArray[Any]], limit: float) -> set[str]:
     """Names of float32 values of the main graph whose magnitude exceeds `limit` for `inputs`."""
@@ -172,17 +139,3 @@ def _values_beyond(model: onnx.ModelProto, inputs: Sequence[NDArray[Any]], limit
         for name, array in zip(names, outputs, strict=True)
         if array.size and array.dtype.kind == "f" and not float(np.abs(array).max()) <= limit
     }
-
-
-def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose nodes all have names."""
-    if any(not node.name for node in model.graph.node):
-        named = onnx.ModelProto()
-        named.CopyFrom(model)
-        for index, node in enumerate(named.graph.node):
-            node.name = node.name or f"{node.op_type}_{index}"
-        names = [node.name for node in named.graph.node]
-        if len(set(names)) != len(names):
-            raise InputError("fp16: node names are not unique; simplify the model first")
-        return named
-    return model

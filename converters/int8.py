@@ -13,20 +13,21 @@ import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import version_converter
 
 from ..errors import GateError, InputError, nearest
+from .int8_compaction import compact_quantised
+from .precision_search import named_nodes
 from .runners import OnnxRunner
-from .short_names import shorten_values, shorten_weights
 
-__all__ = ["CalibrationMethod", "check_slots", "to_int8"]
+__all__ = ["CalibrationMethod", "Quantiser", "calibrated", "check_slots", "to_int8", "unprofitable_nodes"]
 
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 
@@ -35,6 +36,9 @@ FEWEST_IMAGES = 16
 _OPSET = 13
 """The first opset whose QuantizeLinear has an axis, which weights per channel need."""
 _BATCH = 8
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_WORTHWHILE = 100
+"""Weights from which a layer gains: int8 saves 3 bytes each, its quantisers, names and scales cost about 250."""
 
 
 def to_int8(
@@ -55,50 +59,102 @@ def to_int8(
     Raises:
         InputError: too few images, an unknown method, or a model that cannot be quantised.
     """
+    with calibrated(model, images, method=method) as quantiser:
+        return quantiser.quantise(keep)
+
+
+@contextmanager
+def calibrated(
+    model: onnx.ModelProto, images: NDArray[np.float32], *, method: CalibrationMethod = "minmax"
+) -> Iterator[Quantiser]:
+    """What quantises `model`, any number of times, with ranges that are measured once.
+
+    Raises:
+        InputError: as in `to_int8`.
+    """
     if method not in get_args(CalibrationMethod):
         raise InputError(f"int8: unknown calibration method {method!r}; {nearest(method, get_args(CalibrationMethod))}")
     if len(images) < FEWEST_IMAGES:
         raise InputError(f"int8: calibration needs at least {FEWEST_IMAGES} images, got {len(images)}; give more")
-    from onnxruntime import quantization as ort_quantization
+    prepared = _prepared(named_nodes(model))
+    with tempfile.TemporaryDirectory(prefix="rtool-int8-") as folder:
+        onnx.save(prepared, Path(folder) / "float32.onnx")
+        yield Quantiser(prepared, images, method, Path(folder), frozenset(unprofitable_nodes(prepared)))
 
-    prepared = _prepared(model)
-    methods = {
-        "minmax": ort_quantization.CalibrationMethod.MinMax,
-        "entropy": ort_quantization.CalibrationMethod.Entropy,
-        "percentile": ort_quantization.CalibrationMethod.Percentile,
+
+@dataclass(frozen=True)
+class Quantiser:
+    """A model in a folder beside the ranges of its activations; made by `calibrated`."""
+
+    model: onnx.ModelProto
+    images: NDArray[np.float32]
+    method: CalibrationMethod
+    folder: Path
+    unprofitable: frozenset[str]
+    """Nodes that always stay in float32, see `unprofitable_nodes`."""
+
+    def quantise(self, keep: Collection[str] = ()) -> onnx.ModelProto:
+        """The int8 model, the nodes named in `keep` in float32.
+
+        Raises:
+            InputError: the model cannot be quantised.
+        """
+        from onnxruntime import quantization as ort_quantization
+
+        methods = {
+            "minmax": ort_quantization.CalibrationMethod.MinMax,
+            "entropy": ort_quantization.CalibrationMethod.Entropy,
+            "percentile": ort_quantization.CalibrationMethod.Percentile,
+        }
+        target = self.folder / "int8.onnx"
+        with _quietly():
+            try:
+                ort_quantization.quantize_static(
+                    str(self.folder / "float32.onnx"),
+                    str(target),
+                    _Reader(self.model, self.images),
+                    quant_format=ort_quantization.QuantFormat.QDQ,
+                    per_channel=True,
+                    activation_type=ort_quantization.QuantType.QUInt8,
+                    weight_type=ort_quantization.QuantType.QInt8,
+                    nodes_to_exclude=sorted({*keep, *self.unprofitable}),
+                    calibrate_method=methods[self.method],
+                    calibration_cache_path=str(self.folder / "ranges.json"),
+                    # A bias in float32 is exact, smaller than its int32 with a scale a channel, and all TensorRT reads.
+                    extra_options={"CalibMovingAverage": False, "QuantizeBias": False},
+                )
+            except Exception as error:  # the quantiser raises whatever its passes stumble over
+                raise InputError(f"int8: the model cannot be quantised ({error}); export with --fp16") from error
+        return compact_quantised(onnx.load(target))
+
+
+def unprofitable_nodes(model: onnx.ModelProto) -> list[str]:
+    """Layers so small that their scales and quantisers outweigh what int8 saves, with what only serves them.
+
+    In a small OSNet these are the 1x1 layers of its channel gates, with the pooling, Relu and Sigmoid between them.
+    """
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    small = {
+        node.name
+        for node in model.graph.node
+        if node.op_type in _LAYERS and len(node.input) > 1 and sizes.get(node.input[1], _WORTHWHILE) < _WORTHWHILE
     }
-    with tempfile.TemporaryDirectory(prefix="rtool-int8-") as folder, _quietly():
-        source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(prepared, source)
-        try:
-            ort_quantization.quantize_static(
-                str(source),
-                str(target),
-                _Reader(prepared, images),
-                quant_format=ort_quantization.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=ort_quantization.QuantType.QUInt8,
-                weight_type=ort_quantization.QuantType.QInt8,
-                nodes_to_exclude=list(keep),
-                calibrate_method=methods[method],
-                extra_options={"CalibMovingAverage": False},
-            )
-        except Exception as error:  # the quantiser raises whatever its passes stumble over
-            raise InputError(f"int8: the model cannot be quantised ({error}); export with --fp16") from error
-        return _compact(onnx.load(target))
-
-
-def _compact(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the names and types that the quantiser multiplied."""
-    compacted = ir.from_proto(model)
-    shorten_values(compacted)
-    shorten_weights(compacted)
-    for node in compacted.graph:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            node.name = None
-    result = ir.to_proto(compacted)
-    del result.graph.value_info[:]
-    return result
+    if not small:
+        return []
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:  # forwards: what reads a small layer alone
+        sources = [makers[name] for name in node.input if name in makers]
+        if node.op_type not in _LAYERS and len(sources) == 1 and sources[0].name in small:
+            small.add(node.name)
+    for node in reversed(model.graph.node):  # backwards: what only small layers read
+        users = [user for name in node.output for user in readers.get(name, [])]
+        if node.op_type not in _LAYERS and users and all(user.name in small for user in users):
+            small.add(node.name)
+    return [node.name for node in model.graph.node if node.name in small]
 
 
 def check_slots(model: onnx.ModelProto, images: NDArray[Any], *, tolerance: float = 1e-5) -> None:

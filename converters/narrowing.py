@@ -12,13 +12,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import version_converter
 
-from ..errors import GateError, InputError
+from ..errors import InputError
 from .embedding import EMBEDDED_PREFIX
 from .export_steps import StepLog
 from .half import KeptNode, Narrow
 from .half_emulation import emulate_half
 from .half_search import search_half
-from .int8 import CalibrationMethod, check_slots, to_int8
+from .int8 import CalibrationMethod
+from .int8_search import search_int8
 from .runners import OnnxRunner
 
 __all__ = ["HALF_COSINE", "INT8_COSINE", "narrow_to_half", "narrow_to_int8", "read_kept_nodes"]
@@ -41,6 +42,9 @@ def narrow_to_half(
     min_cosine: float | None = None,
 ) -> tuple[onnx.ModelProto, tuple[KeptNode, ...]]:
     """Narrow to 16 bits, embedded preprocessing excepted; nodes that lose the gate go back to float32.
+
+    A float16 file must load in ONNX Runtime. Its CPU has no bfloat16 kernels, so a bfloat16 file passes the checker and
+    is measured by `half_emulation` alone, whose numbers tests hold to those of ONNX's reference evaluator on the file.
 
     Raises:
         GateError: the gate cannot be held.
@@ -71,7 +75,7 @@ def narrow_to_int8(
     keep: Collection[str] = (),
     min_cosine: float | None = None,
 ) -> tuple[onnx.ModelProto, tuple[KeptNode, ...]]:
-    """Quantise on the images of `log`; where that fails the gate, leave out the first and last, then depthwise layers.
+    """Quantise on the images of `log`; nodes that lose the gate go back to float32.
 
     Raises:
         GateError: the gate cannot be held, or an embedding depends on its neighbours in the batch.
@@ -81,20 +85,11 @@ def narrow_to_int8(
     images = log.inputs[0]
     if images.dtype != np.float32:
         raise InputError("int8: quantise without --embed-preprocessing; pixels are not what the network calibrates on")
-    last: GateError | None = None
-    for fallback in _fallbacks(model):
-        names = list(dict.fromkeys([*keep, *fallback]))
-        quantised = to_int8(model, images, method=method, keep=names)
-        check_slots(quantised, images)
-        try:
-            log.check_model("int8", quantised, min_cosine=gate, detail=f"{method}, {len(names)} nodes kept in float32")
-        except GateError as error:
-            last = error
-            continue
-        types = {node.name: node.op_type for node in model.graph.node}
-        return quantised, tuple(KeptNode(name, types.get(name, ""), "loses the gate in int8") for name in names)
-    assert last is not None
-    raise last
+    found = search_int8(model, images, method=method, keep=tuple(keep), min_cosine=gate, reference=log.expected)
+    detail = f"{method}, {len(found.kept)} nodes kept in float32, {found.trials} trials"
+    log.check_model("int8", found.model, min_cosine=gate, detail=detail)
+    types = {node.name: node.op_type for node in model.graph.node}
+    return found.model, tuple(KeptNode(name, types.get(name, ""), "loses the gate in int8") for name in found.kept)
 
 
 def read_kept_nodes(path: Path) -> tuple[str, ...]:
@@ -109,17 +104,6 @@ def read_kept_nodes(path: Path) -> tuple[str, ...]:
         return tuple(entry["node"] if isinstance(entry, dict) else str(entry) for entry in entries)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected an export's manifest or a JSON list of node names ({error})") from error
-
-
-def _fallbacks(model: onnx.ModelProto) -> list[list[str]]:
-    """Ever more nodes to leave out: none; the first and last layer; the depthwise convolutions too."""
-    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
-    ends = [node.name for node in (*layers[:1], *layers[-1:])]
-    return [[], ends, [*ends, *(node.name for node in layers if _group(node) > 1)]]
-
-
-def _group(node: onnx.NodeProto) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def _full_batch(model: onnx.ModelProto, array: NDArray[Any]) -> NDArray[Any]:

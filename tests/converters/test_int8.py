@@ -5,9 +5,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from rtool.converters.export_steps import StepLog
-from rtool.converters.int8 import check_slots, to_int8
+from rtool.converters.int8 import check_slots, to_int8, unprofitable_nodes
+from rtool.converters.int8_compaction import compact_quantised
+from rtool.converters.int8_search import search_int8
 from rtool.converters.narrowing import narrow_to_int8, read_kept_nodes
 from rtool.errors import GateError, InputError
 
@@ -109,8 +112,82 @@ def test_too_few_images_and_unknown_methods_are_refused():
 def test_a_gate_that_cannot_be_held_is_an_error():
     model, calibration = network(), images(16)
     log = StepLog((calibration,), (run(model, calibration),))
-    with pytest.raises(GateError, match=r"'int8'.*>= 1\.1"):
+    with pytest.raises(GateError, match=r"with \d of 7 nodes in float32, must be >= 1\.1"):
         narrow_to_int8(model, log, min_cosine=1.1)
+
+
+def with_an_outlier() -> onnx.ModelProto:
+    """Ten 1x1 layers; the sixth writes one channel 3000 times too large, which the seventh divides away again."""
+    generator, width, layers, outlier = np.random.default_rng(0), 16, 10, 5
+    nodes, weights, value = [helper.make_node("Conv", ["x", "k"], ["c"], name="stem")], [], "c"
+    weights.append(numpy_helper.from_array(generator.standard_normal((width, 3, 3, 3)).astype(np.float32) / 5, "k"))
+    for index in range(layers):
+        kernel = generator.standard_normal((width, width, 1, 1)) * np.sqrt(2 / width)
+        kernel[0] *= 3000 if index == outlier else 1
+        kernel[:, 0] /= 3000 if index == outlier + 1 else 1
+        weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"k{index}"))
+        nodes.append(helper.make_node("Conv", [value, f"k{index}"], [f"c{index}"], name=f"conv{index}"))
+        value = f"r{index}"
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [value], name=f"relu{index}"))
+    nodes += [helper.make_node("GlobalAveragePool", [value], ["p"], name="pool")]
+    nodes += [helper.make_node("Flatten", ["p"], ["y"], name="flatten")]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *SHAPE])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", width])]
+    graph = helper.make_graph(nodes, "outlier", inputs, outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_layers_that_lose_the_gate_return_to_float32_and_the_list_gives_the_same_model_again():
+    model, calibration = with_an_outlier(), images(16)
+    assert cosine(run(model, calibration), run(to_int8(model, calibration), calibration)) < 0.9995
+    found = search_int8(model, calibration, min_cosine=0.9995)
+    assert cosine(run(model, calibration), run(found.model, calibration)) >= 0.9995
+    assert {"conv5", "conv6"} <= set(found.kept)
+    assert len(found.kept) <= 6
+    again = to_int8(model, calibration, keep=found.kept)
+    assert again.SerializeToString() == found.model.SerializeToString()
+    assert search_int8(model, calibration, keep=found.kept, min_cosine=0.9995).trials == 1
+
+
+def test_layers_too_small_to_gain_stay_in_float32_with_what_serves_them():
+    """A channel gate: pooling, 1x1 to one channel, Relu, 1x1 back, Sigmoid."""
+    model = network()
+    squeeze, excite = np.ones((1, 64, 1, 1), np.float32), np.ones((64, 1, 1, 1), np.float32)
+    model.graph.initializer.extend([numpy_helper.from_array(squeeze, "g1"), numpy_helper.from_array(excite, "g2")])
+    gate = [
+        helper.make_node("GlobalAveragePool", ["r2"], ["a"], name="mean"),
+        helper.make_node("Conv", ["a", "g1"], ["b0"], name="squeeze"),
+        helper.make_node("Relu", ["b0"], ["c0"], name="bend"),
+        helper.make_node("Conv", ["c0", "g2"], ["d"], name="excite"),
+        helper.make_node("Sigmoid", ["d"], ["e"], name="gate"),
+        helper.make_node("Mul", ["r2", "e"], ["gated"], name="scale"),
+    ]
+    at = [node.name for node in model.graph.node].index("pool")
+    model.graph.node[at].input[0] = "gated"
+    for node in reversed(gate):
+        model.graph.node.insert(at, node)
+    assert unprofitable_nodes(model) == ["mean", "squeeze", "bend", "excite", "gate"]
+    quantised = to_int8(model, images(16))
+    types = {tensor.name: tensor.data_type for tensor in quantised.graph.initializer}
+    small = [node for node in quantised.graph.node if node.name in ("squeeze", "excite")]
+    assert [types.get(node.input[1]) for node in small] == [TensorProto.FLOAT, TensorProto.FLOAT]
+
+
+def test_compaction_changes_the_size_and_no_number():
+    model = to_int8(network(21), images(16))
+    again = compact_quantised(model)
+    assert again.ByteSize() == model.ByteSize()
+    quantisers = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    assert all(len(node.input) == 2 for node in quantisers if node.input[0] in weights)
+    arrays = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    stored = [(array.dtype, array.shape, array.tobytes()) for array in arrays]
+    assert len(set(stored)) == len(stored)
+    np.testing.assert_allclose(
+        ReferenceEvaluator(model).run(None, {"x": images(4, 1)})[0],
+        run(network(), images(4, 1)),
+        atol=0.1,  # int8's own error; a wrong default would be off by whole values
+    )
 
 
 def test_kept_nodes_are_read_from_a_manifest_or_a_list(tmp_path):

@@ -1,0 +1,86 @@
+"""Take out of a quantised graph what says nothing: for small networks the quantiser's notes outweigh the weights.
+
+Zero points of symmetric weights are zero by definition and optional; equal scales and zero points need one tensor;
+value names, inferred types and attributes that state the default are not read by anybody. Names of the source's
+nodes, inputs and outputs stay. The numbers are unchanged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from .batchnorm_names import FOLDED_KEY
+from .short_names import shorten_values, shorten_weights
+
+__all__ = ["compact_quantised"]
+
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+_SYMMETRIC = (ir.DataType.INT8, ir.DataType.INT32)
+
+
+def compact_quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the QDQ model `model` without needless tensors, attributes and names."""
+    own = onnx.ModelProto()
+    own.CopyFrom(model)  # renaming a weight would rename it in the caller's model
+    compacted = ir.from_proto(own)
+    for node in compacted.graph:
+        if node.op_type in _QUANTISERS:
+            node.name = None
+            _drop_idle_axis(node)
+            _drop_idle_zero_point(node)
+        elif node.op_type == "Conv":
+            _drop_default_attributes(node)
+    _merge_equal_constants(compacted.graph)
+    compacted.metadata_props.pop(FOLDED_KEY, None)  # names weights, whose names change here
+    shorten_values(compacted)
+    shorten_weights(compacted)
+    result = ir.to_proto(compacted)
+    del result.graph.value_info[:]
+    return result
+
+
+def _drop_idle_axis(node: ir.Node) -> None:
+    """The axis of a scalar scale says nothing, and 1 is the default."""
+    scale, axis = node.inputs[1], node.attributes.get("axis")
+    if axis is not None and scale is not None and (axis.as_int() == 1 or (scale.shape is not None and not scale.shape)):
+        node.attributes.pop("axis")
+
+
+def _drop_idle_zero_point(node: ir.Node) -> None:
+    """A missing zero point is zero, of the type of the quantised weight."""
+    if node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
+        return
+    weight, zero = node.inputs[0], node.inputs[2]
+    if weight is None or zero is None or zero.const_value is None or not weight.is_initializer():
+        return
+    if zero.const_value.dtype in _SYMMETRIC and not zero.const_value.numpy().any():
+        node.resize_inputs(2)
+
+
+def _drop_default_attributes(node: ir.Node) -> None:
+    """What Conv assumes anyway; the kernel's shape stays, as some readers look for it."""
+    for name, default in (("dilations", 1), ("strides", 1), ("pads", 0)):
+        attribute = node.attributes.get(name)
+        if attribute is not None and set(attribute.as_ints()) == {default}:
+            node.attributes.pop(name)
+    group = node.attributes.get("group")
+    if group is not None and group.as_int() == 1:
+        node.attributes.pop("group")
+
+
+def _merge_equal_constants(graph: ir.Graph) -> None:
+    """One initializer where several hold the same numbers; those that nothing reads go."""
+    first: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
+    for value in list(graph.initializers.values()):
+        if value.const_value is None or value.is_graph_input() or value.is_graph_output():
+            continue
+        if value.uses():
+            array = np.ascontiguousarray(value.const_value.numpy())
+            key = (value.const_value.dtype, array.shape, array.tobytes())
+            twin = first.setdefault(key, value)
+            if twin is value:
+                continue
+            value.replace_all_uses_with(twin)
+        graph.initializers.pop(str(value.name))
