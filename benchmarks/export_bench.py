@@ -68,9 +68,9 @@ _BATCHES = 12
 """Of images that are trained and calibrated on; smooth random ones."""
 _BATCH = {"iresnet100": 2}
 """Images a step, where not 4."""
-_FIRST_STEPS, _FIRST_RATE = 24, 0.03
-"""Training before the export. Random weights map all images to nearly one embedding, in which rounding drowns what
-differs; networks that people have do not."""
+_FIRST_STEPS, _FIRST_RATE = {"osnet_x0_25": 240}, 0.03
+"""Training before the export, 24 steps where not stated: the smallest network takes more. Random weights map all images
+to nearly one embedding, in which rounding drowns what differs; networks that people have do not."""
 _STEPS, _RATE = 50, 1e-3
 """Training between restore and fold: enough to move every weight and statistic."""
 
@@ -184,7 +184,7 @@ def _as_trained(network: str, pool: Sequence[Tensor]) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.02 * parameter.std(correction=0).clamp_min(0.1) * torch.randn_like(parameter))
-    _train(module, _FIRST_STEPS, _FIRST_RATE, pool)
+    _train(module, _FIRST_STEPS.get(network, 24), _FIRST_RATE, pool)
     batchnorms = [each for each in module.modules() if isinstance(each, _BatchNorm)]
     momenta = [each.momentum for each in batchnorms]
     for each in batchnorms:
