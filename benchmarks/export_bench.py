@@ -111,11 +111,16 @@ BOUNDS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "fp16 file <= 0.52": lambda row: row["fp16_size"] <= 0.52,
     "fp16 cosine >= 0.9999": lambda row: row["fp16_cosine"] >= 0.9999,
     "two Casts where nothing is blocked": lambda row: row["fp16_kept"] > 0 or row["fp16_casts"] == 2,
-    "latency <= 1.02 of the source's": lambda row: row["latency"]["ratios"]["source"][1] <= 1.02,
-    "no slower than onnxslim's": lambda row: row["latency"]["ratios"]["onnxslim"][1] <= 1.0,
-    "no slower than onnxsim's": lambda row: row["latency"]["ratios"]["onnxsim"][1] <= 1.0,
+    "latency <= 1.02 of the source's": lambda row: row["latency"]["ratios"]["exported"]["source"][1] <= 1.02,
+    "no slower than onnxslim's": lambda row: row["latency"]["ratios"]["source"]["onnxslim"][1] <= 1.0,
+    "no slower than onnxsim's": lambda row: row["latency"]["ratios"]["source"]["onnxsim"][1] <= 1.0,
 }
-"""What must hold; a ratio of latencies is missed when its whole interval lies above the bound."""
+"""What must hold; a ratio of latencies is missed when its whole interval lies above the bound.
+
+Equal graphs with other weights differ by up to a per cent, as activations decide which way PReLU and Relu branch. So
+graphs are compared with those of the simplifiers at equal weights: those of the untrained write-back, which is the
+source to the byte. What the trained one takes beside them is in the file too.
+"""
 
 
 def measure_graphs(network: str, files: Path) -> GraphRow:
@@ -288,7 +293,7 @@ def _latency(folder: Path) -> dict[str, Any]:
     if not image_file.exists():
         raise InputError(f"{folder}: no graphs to time; run this network with --part graphs first")
     models = {name: folder / f"{name}.onnx" for name in ("exported", "source", *_SIMPLIFIERS)}
-    return asdict(measure_latencies(models, np.load(image_file), "exported"))
+    return asdict(measure_latencies(models, np.load(image_file), ("exported", "source")))
 
 
 def _missed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -335,7 +340,7 @@ def _line(row: Mapping[str, Any]) -> str:
             f"fp16 size {row['fp16_size']:.3f} cosine {row['fp16_cosine']:.7f} casts {row['fp16_casts']}"
         )
     if "latency" in row:
-        ratios = row["latency"]["ratios"]
+        ratios = row["latency"]["ratios"]["exported"]
         parts += [f"{name} {mid:.3f} ({low:.3f}-{high:.3f})" for name, (mid, low, high) in ratios.items()]
     return "  ".join(parts)
 

@@ -8,7 +8,7 @@ The interval of a ratio is therefore a bootstrap over sets of sessions and over 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,26 +22,27 @@ __all__ = ["Latencies", "measure_latencies", "ratio_with_interval"]
 
 _SETS = 8
 _WARM_UP = 2
-_SECONDS = 20.0
+_SECONDS = 12.0
 """About how long a network is measured."""
-_FEWEST, _MOST = 6, 40
+_FEWEST, _MOST = 6, 100
 """Rounds in a set of sessions."""
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Medians in milliseconds of processor time, and ratios to the first model: (median, low, high)."""
+    """Medians in milliseconds of processor time; ratios of each model in the first key to the one in the second."""
 
     milliseconds: dict[str, float]
-    ratios: dict[str, tuple[float, float, float]]
+    ratios: dict[str, dict[str, tuple[float, float, float]]]
+    """(median, low, high), see `ratio_with_interval`."""
     nodes: dict[str, int]
     sets: int
     rounds: int
 
 
-def measure_latencies(models: Mapping[str, Path], image: NDArray[np.float32], first: str) -> Latencies:
-    """Time `models` on `image` [1, ...]; ratios are of `first` to each other model."""
+def measure_latencies(models: Mapping[str, Path], image: NDArray[np.float32], judged: Sequence[str]) -> Latencies:
+    """Time `models` on `image` [1, ...]; ratios are of each of `judged` to each other model."""
     loaded = {name: onnx.load(path) for name, path in models.items()}
     rounds = _rounds(loaded, image)
     samples = {name: np.empty((_SETS, rounds)) for name in loaded}
@@ -57,7 +58,10 @@ def measure_latencies(models: Mapping[str, Path], image: NDArray[np.float32], fi
                     samples[name][index, turn] = elapsed
     return Latencies(
         {name: round(float(np.median(times)), 3) for name, times in samples.items()},
-        {name: ratio_with_interval(samples[first], samples[name]) for name in names if name != first},
+        {
+            name: {other: ratio_with_interval(samples[name], samples[other]) for other in names if other != name}
+            for name in judged
+        },
         {name: len(model.graph.node) for name, model in loaded.items()},
         _SETS,
         rounds,
