@@ -27,7 +27,8 @@ _GROWING = frozenset(
     {
         *("ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"),
         *("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix", "Gemm", "MatMul", "Einsum"),
-        *("ConvTranspose", "CenterCropPad", "GatherND", "Gather"),
+        *("ConvTranspose", "CenterCropPad", "GatherND", "Gather", "AffineGrid", "Col2Im", "DFT", "RoiAlign"),
+        *("Conv", "ConvInteger", "QLinearConv", "AveragePool", "MaxPool", "LpPool"),  # by their padding
     }
 )
 """Operators whose output may be far larger than their inputs; element-wise ones grow by broadcasting alone."""
@@ -71,7 +72,7 @@ def _inferred_elements(node: ir.Node, arrays: Sequence[NDArray[Any] | None], ops
             continue
         types[name] = onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         if array.size <= _SMALL:
-            data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+            data[name] = onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)
     schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     try:

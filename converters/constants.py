@@ -41,6 +41,8 @@ _RANDOM = frozenset(
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _KEEPS_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _PREPARES_WEIGHTS = _KEEPS_ELEMENTS | {"Constant", "Identity", "Cast", "CastLike", "Transpose", "DequantizeLinear"}
+_EVALUATED_FROM = {"DequantizeLinear": 19}
+"""Opset of the oldest revision the evaluator has, where earlier ones mean the same by what they have."""
 _CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
 
 
@@ -81,7 +83,8 @@ def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[
     proto.input.extend(names)
     inputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in names if name]
     outputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in proto.output if name]
-    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    opset = max(opsets.get(node.domain, 1), _EVALUATED_FROM.get(node.op_type, 1))
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in {**opsets, node.domain: opset}.items()]
     graph = onnx.helper.make_graph([proto], "constant", inputs, outputs)
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
     feed = {name: array for name, array in zip(names, arrays, strict=True) if name}

@@ -76,6 +76,19 @@ def test_a_trained_hidden_weight_is_written_back(name, tmp_path):
     assert np.allclose(ReferenceEvaluator(trained).run(None, {"x": x})[0], expected, atol=tolerance)
 
 
+@pytest.mark.parametrize(("opset", "options"), [(10, {}), (13, {}), (13, {"axis": 0}), (18, {"axis": -2}), (19, {})])
+def test_dequantised_weights_of_every_opset_that_quantisers_write(opset, options):
+    levels = np.clip(WEIGHT * 40, -128, 127).astype(np.int8)
+    scale, zero = (SCALE, np.arange(4, dtype=np.int8)) if options else (np.float32(0.02), np.int8(3))
+    node = helper.make_node("DequantizeLinear", ["raw", "scale", "zero"], ["w"], **options)
+    product = helper.make_node("Gemm", ["x", "w", "c"], ["y"], name="/fc/Gemm", transB=1)
+    weights = {"raw": levels, "scale": scale, "zero": zero, "c": WEIGHT[:, 0]}
+    module = onnx_to_torch(gemm([node], weights, opset, product))
+    columns = (scale, zero) if not options else (scale[:, None], zero[:, None])
+    expected = (levels.astype(np.float32) - columns[1]) * columns[0]
+    assert np.array_equal(module.get_parameter("fc.weight").detach().numpy(), expected)
+
+
 def test_a_weight_that_is_computed_with_keeps_its_own_gradient():
     nodes = [helper.make_node("Mul", ["raw", "gain"], ["w"])]
     module = onnx_to_torch(gemm(nodes, {"raw": WEIGHT, "gain": np.full((4, 1), 2, np.float32)}))
@@ -89,6 +102,29 @@ def test_absurd_sizes_are_refused_before_any_memory_is_asked_for():
     node = helper.make_node("ConstantOfShape", ["shape"], ["w"], name="huge")
     with pytest.raises(InputError, match="absurd"):
         onnx_to_torch(gemm([node], {"shape": np.array([1 << 30, 1 << 30])}))
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "options", "opset"),
+    [
+        ("HannWindow", [np.array(1 << 40)], {}, 17),
+        ("Range", [np.float32(0), np.float32(1e12), np.float32(1)], {}, 17),
+        ("AffineGrid", [np.zeros((1, 2, 3), np.float32), np.array([1, 1, 1 << 18, 1 << 18])], {}, 20),
+        ("Col2Im", [np.zeros((1, 4, 1), np.float32), np.array([1 << 18] * 2), np.array([2, 2])], {}, 18),
+        ("DFT", [np.zeros((1, 4, 1), np.float32), np.array(1 << 36)], {"axis": 1}, 17),
+        ("Conv", [np.zeros((1, 1, 2, 2), np.float32), np.zeros((1, 1, 1, 1), np.float32)], {"pads": [1 << 18] * 4}, 17),
+        ("AveragePool", [np.zeros((1, 1, 2, 2), np.float32)], {"kernel_shape": [2, 2], "pads": [1 << 18] * 4}, 17),
+    ],
+)
+def test_few_numbers_that_ask_for_a_huge_constant_are_refused(operator, inputs, options, opset):
+    names = [f"in{index}" for index in range(len(inputs))]
+    given = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(array)))
+        for name, array in zip(names, inputs, strict=True)
+    ]
+    huge = helper.make_node(operator, names, ["w"], name="huge", **options)
+    with pytest.raises(InputError, match=rf"node 'huge' \({operator}\): asks for a constant of"):
+        onnx_to_torch(gemm([*given, huge], {}, opset))
 
 
 def test_cycles_are_refused():
