@@ -24,7 +24,7 @@ __all__ = ["classes_of", "is_generated", "parameter_path", "safe_path", "scope_o
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 _GENERATED = re.compile(
-    r"^(onnx::|val_\d+|_val_\d+|const_|Constant|constant|scalar|.*/)|(_output_\d+|::\w+_\d+)$|^\d+$"
+    r"^(onnx::|val_\d+|_val_\d+|(const_|Constant|constant|scalar)[^.]*$|.*/)|(_output_\d+|::\w+_\d+)$|^\d+$"
 )
 _TRAILING_INDEX = re.compile(r"_\d+$")
 _RESERVED = frozenset(dir(nn.Module())) | {"graph", "code", "meta"}

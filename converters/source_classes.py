@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
@@ -43,11 +44,12 @@ class _Step:
 class ClassWriter:
     """Collects class definitions, innermost first."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, taken: Iterable[str] = ()) -> None:
+        """`taken` are names that the file defines before the classes."""
         self.module = module
         self.groups: dict[Hashable, Group] = {}
         """What a class reads like, numbers left out -> the class."""
-        self._taken: set[str] = {"Model"}
+        self._taken: set[str] = {"Model", "F", "List", "Tensor", *keyword.kwlist, *taken}
 
     def write(self, root: Block) -> str:
         """All classes that `root` needs, and `Model` itself."""
@@ -129,6 +131,16 @@ class ClassWriter:
         blocks = {child.path: child for child in block.children}
         lines: list[Parts] = []
         self._construct_members(block.path, "self", blocks, lines)
+        return lines if block.path else [*lines, *self._ties()]
+
+    def _ties(self) -> list[Parts]:
+        """Statements that make one parameter of those that share a weight."""
+        first: dict[int, str] = {}
+        lines: list[Parts] = []
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            known = first.setdefault(id(parameter), name)
+            if known != name:
+                lines.append((f"{_relative(name, '')} = {_relative(known, '')}",))
         return lines
 
     def _construct_members(self, path: str, owner: str, blocks: dict[str, Block], lines: list[Parts]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -183,6 +184,10 @@ def _give_own_initializer(
     own.raw_data = data
     owner = parameter.rpartition(".")[0]
     readers = {*record.nodes.get(owner, ()), *record.nodes.get(parameter, ())} if value == merged.name else None
+    if readers is not None:
+        reading = Counter(node.name for node in proto.graph.node if value in node.input)
+        if any(reading[name] > bool(name) for name in readers):
+            readers = set()  # which of the nodes of one name, or of none, cannot be told
     renamed = 0
     for node in proto.graph.node:
         if readers is not None and node.name not in readers:

@@ -28,6 +28,14 @@ __all__ = ["lower"]
 
 families.load()
 
+_CALLED_BY_CODE = frozenset(
+    {
+        *("self", "torch", "nn", "F", "Tensor", "List", "operator", "math", "device", "inf", "nan", "NoneType"),
+        *("getattr", "int", "float", "len", "max", "min", "tuple"),
+    }
+)
+"""What generated code refers to; an argument of such a name would hide it."""
+
 
 def lower(model: ir.Model, label: str) -> GraphBuilder:
     """The fx graph and module tree of a normalised model with inferred shapes.
@@ -159,7 +167,7 @@ def _argument_name(name: str, taken: Collection[str]) -> str:
     cleaned = "".join(c if c.isalnum() and c.isascii() else "_" for c in name).strip("_") or "input"
     if cleaned[0].isdigit():
         cleaned = f"input_{cleaned}"
-    if keyword.iskeyword(cleaned) or cleaned == "self":
+    if keyword.iskeyword(cleaned) or cleaned in _CALLED_BY_CODE:
         cleaned += "_"
     free, number = cleaned, 1
     while free in taken:

@@ -29,7 +29,7 @@ def test_dynamo_metadata_tells_the_scope_and_damaged_metadata_nothing():
     assert scope_of(node) == ""
 
 
-@pytest.mark.parametrize("name", ["onnx::Conv_1047", "val_16", "/Constant_3_output_0", "123"])
+@pytest.mark.parametrize("name", ["onnx::Conv_1047", "val_16", "/Constant_3_output_0", "123", "Constant_5", "scalar"])
 def test_generated_names_are_known(name):
     assert is_generated(name)
     assert parameter_path(name) is None
@@ -38,6 +38,7 @@ def test_generated_names_are_known(name):
 def test_original_names_split_into_module_and_attribute():
     assert parameter_path("conv2.0.gate.fc1.weight") == ("conv2.0.gate.fc1", "weight")
     assert parameter_path("pos_embed") == ("", "pos_embed")
+    assert parameter_path("constant_head.fc.weight") == ("constant_head.fc", "weight")
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,39 @@ def test_weights_of_another_precision_keep_it_in_the_written_module(exported, im
     x = torch.from_numpy(images(2)).to(dtype)
     with torch.no_grad():
         assert torch.equal(alone.eval()(x), module(x))
+
+
+@pytest.mark.parametrize("name", ['a"""b', "a\\N", "new\nline", 'x"""\nraise SystemExit(3)\n"""', 'end"', "end\\"])
+def test_a_file_name_stays_inside_the_docstring(exported, name):
+    module = onnx_to_torch(exported("cnn", "ts", 13)[1])
+    module.meta["rtool"].source = f"{name}.onnx"
+    namespace = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(generate_source(module), namespace)
+    assert name in namespace["__doc__"]
+
+
+class Named(nn.Module):
+    """Members whose classes would be called as what the file imports, and a helper."""
+
+    def __init__(self, *names):
+        super().__init__()
+        for name in names:
+            self.add_module(name, Stage(3, 4, 3, 1, 3))
+
+    def forward(self, x):
+        for stage in self.children():
+            x = torch.relu(stage(x))
+        return x
+
+
+def test_classes_hide_nothing_that_the_file_needs():
+    converted, text, namespace = generated_from(Named("f", "tensor"))
+    assert "class F(" not in text
+    converted, text, namespace = generated_from(nn.Sequential(Named("tensor", "none"), Named("model", "list")))
+    x = torch.randn(2, 3, 16, 8)
+    model = namespace.Model().eval()
+    model.load_state_dict(converted.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(x), converted(x))
