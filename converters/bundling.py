@@ -113,6 +113,9 @@ def onnx2torch(
     if restore_bn and calibrate is None:
         raise InputError("--restore-bn measures activations: give images with --calibrate DATA")
     check_output(target, may_replace=is_bundle if overwrite else None)
+    for file in (path, weights):
+        if file is not None and Path(file).resolve().is_relative_to(target.resolve()):
+            raise InputError(f"{file}: lies in {target}, which would be replaced; choose another output")
     graph = path if batch is None else _with_batch(path, batch)
     module = onnx_to_torch(graph, freeze=freeze)
     record: ConversionRecord = module.meta["rtool"]
@@ -148,6 +151,7 @@ def onnx2torch(
     if weights is not None and unfused:
         loaded = load_unfused_weights(module, weights, allow_partial=allow_partial)
     if weights is not None and loaded is not None:
+        _refuse_nan(module, Path(weights))
         detail = f"{len(loaded.matched)} tensors of {Path(weights).name}"
         sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         links.append(ChainLink("weights", detail, {"file": Path(weights).name, "sha256": sha256, "unfused": unfused}))

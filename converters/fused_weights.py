@@ -117,9 +117,16 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; check the path") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except pickle.UnpicklingError as error:  # torch's own message advises to run whatever is in the file
+        raise InputError(
+            f"{file}: expected a state_dict of tensors, got other Python objects or a damaged file; "
+            "save model.state_dict()"
+        ) from error
+    except Exception as error:  # damaged bytes break the reading in ways nobody can list
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{file}: expected a state_dict of tensors, cannot read it ({reason})") from error
+        raise InputError(
+            f"{file}: expected a state_dict of tensors, cannot read it ({reason}); fetch or save it again"
+        ) from error
     for key in _NESTED:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -137,7 +144,7 @@ def _match(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> WeightMatc
     matched = [
         MatchedWeight(name, name, "name")
         for name, tensor in own.items()
-        if name in state and state[name].numel() == tensor.numel()
+        if name in state and _long_axes(state[name]) == _long_axes(tensor)
     ]
     names = {entry.target for entry in matched}
     left, free = _by_shape(own, names), _by_shape(state, names)
@@ -152,6 +159,11 @@ def _match(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> WeightMatc
         tuple(key for key in state if key not in keys_done),
         _DEPTHS.get(len(state)),
     )
+
+
+def _long_axes(tensor: Tensor) -> list[int]:
+    """The shape without axes of length 1: slopes are [C] or [C, 1, 1], but [N, K] is not [K, N]."""
+    return [size for size in tensor.shape if size != 1]
 
 
 def _by_shape(tensors: Mapping[str, Tensor], taken: set[str]) -> dict[tuple[int, ...], list[str]]:

@@ -7,6 +7,7 @@ operators) later in the pipeline.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from .validation import check_external_data, check_proto
 __all__ = ["ModelSource", "load_onnx", "parse_model", "read_model_bytes", "source_of"]
 
 _META_KEY = "rtool.source"
+_HASHED_AT_ONCE = 4 << 20
+"""Bytes, of which the digest takes a few milliseconds; a larger file stays open until somebody asks for it."""
 _EXPORT_HINT = "export the model with torch.onnx.export or download the .onnx file itself"
 
 
@@ -31,16 +34,16 @@ class ModelSource:
 
     name: str
     path: Path | None = None
-    digest: FileDigest | None = None
+    digest: FileDigest | str | None = None
 
     @property
     def sha256(self) -> str | None:
-        """Of the file, worked out when first asked for.
+        """Of the file; that of a large one is worked out when first asked for.
 
         Raises:
             InputError: the file was written to since it was read.
         """
-        return None if self.digest is None else self.digest.value
+        return self.digest.value if isinstance(self.digest, FileDigest) else self.digest
 
 
 def load_onnx(model: str | Path | onnx.ModelProto | ir.Model, *, mapped: bool = False) -> ir.Model:
@@ -64,7 +67,8 @@ def load_onnx(model: str | Path | onnx.ModelProto | ir.Model, *, mapped: bool = 
     if found is not None:
         return _from_proto(found.proto, ModelSource(path.name, path, FileDigest(path, found.file)), found)
     data = read_model_bytes(path)
-    return _from_proto(_parse(data, path), ModelSource(path.name, path, FileDigest(path, OpenFile(path))))
+    digest = hashlib.sha256(data).hexdigest() if len(data) <= _HASHED_AT_ONCE else FileDigest(path, OpenFile(path))
+    return _from_proto(_parse(data, path), ModelSource(path.name, path, digest))
 
 
 def source_of(model: ir.Model) -> ModelSource:
@@ -80,6 +84,8 @@ def read_model_bytes(path: Path) -> bytes:
         InputError: missing, a folder, empty, unreadable, or recognisably something else.
     """
     if path.is_dir():
+        if (path / "bundle.json").is_file():
+            raise InputError(f"{path}: expected an ONNX file, got a bundle; `rtool export` makes ONNX of it")
         inside = sorted(entry.name for entry in path.glob("*.onnx"))
         hint = f"give {path / inside[0]}" if inside else "give the .onnx file"
         raise InputError(f"{path}: expected an ONNX file, got a folder; {hint}")

@@ -166,6 +166,12 @@ def _check_external_entries(tensor: onnx.TensorProto, label: str) -> None:
             f"{label}: external data needs one location, and may have an offset, length and checksum; got {found}; "
             "the file is damaged, fetch it again"
         )
+    for entry in tensor.external_data:
+        is_number = entry.key in ("offset", "length")
+        if (is_number and not entry.value.isdecimal()) or (entry.key == "location" and "\0" in entry.value):
+            raise InputError(
+                f"{label}: external data {entry.key} is {entry.value!r}; the file is damaged, fetch it again"
+            )
 
 
 def model_problem(model: ir.Model) -> str | None:

@@ -34,7 +34,8 @@ def schema_problem(node: ir.Node, opset: int) -> str | None:
         expected = ir.AttributeType(definition.type.value)  # type: ignore[attr-defined]
         if not attribute.is_ref() and attribute.type != expected:
             return f"attribute {name} is {attribute.type.name}, expected {expected.name}; export the model again"
-    unknown = sorted(set(node.attributes) - _attributes_ever()[node.op_type, domain])
+    stated = {name for name in node.attributes if not name.startswith("__")}  # ONNX leaves such names to tools
+    unknown = sorted(stated - _attributes_ever()[node.op_type, domain])
     if unknown:
         return f"no revision of it has an attribute {unknown[0]!r}; the file is damaged or not ONNX, export it again"
     return _type_problem(node, schema)

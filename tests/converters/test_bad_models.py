@@ -303,3 +303,37 @@ def test_a_file_that_no_runtime_takes_is_refused_before_anything_is_written(tmp_
     with pytest.raises(InputError, match=r"m\.onnx"):
         onnx2torch(path, tmp_path / "out.rtool")
     assert not (tmp_path / "out.rtool").exists()
+
+
+@pytest.mark.parametrize("name", ["torch", "F", "nn", "Tensor", "self", "getattr", "inf"])
+def test_an_input_may_be_called_like_what_the_code_refers_to(name):
+    nodes = [node("Relu", [name], ["h"]), node("Gemm", ["h", "w"], ["y"], transB=1)]
+    module = onnx_to_torch(model(nodes, {name: ["n", 3]}, ["y"], {"w": floats(2, 3)}))
+    namespace = {}
+    exec(generate_source(module), namespace)
+    alone = namespace["Model"]()
+    alone.load_state_dict(module.state_dict())
+    x = torch.randn(4, 3)
+    assert torch.equal(alone(x), module(x))
+
+
+def test_attributes_that_onnx_leaves_to_tools_are_let_be():
+    mine = node("Relu", ["x"], ["y"], __note=1)
+    x = torch.randn(2)
+    assert torch.equal(onnx_to_torch(model([mine], {"x": [2]}, ["y"]))(x), torch.relu(x))
+    with pytest.raises(UnsupportedOperatorsError, match="no revision of it has an attribute '_note'"):
+        onnx_to_torch(model([node("Relu", ["x"], ["y"], _note=1)], {"x": [2]}, ["y"]))
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "-4"), ("offset", "x"), ("length", "-1"), ("location", "a\0b")])
+def test_damaged_entries_of_external_data_are_named(tmp_path, key, value):
+    proto = model([node("Gemm", ["x", "w"], ["y"], transB=1)], {"x": ["n", 3]}, ["y"], {"w": floats(2, 3)})
+    tensor = proto.graph.initializer[0]
+    (tmp_path / "weights").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for name, text in ({"location": "weights"} | {key: value}).items():
+        tensor.external_data.add(key=name, value=text)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError, match=f"initializer 'w': external data {key} is"):
+        onnx_to_torch(tmp_path / "m.onnx")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rtool.converters import load_bundle, onnx2torch, onnx_to_torch
+from rtool.converters.fused_weights import load_fused_weights
 from rtool.errors import GateError, InputError
 
 
@@ -117,4 +118,55 @@ def test_weights_that_do_not_fill_the_restored_network_are_refused(model_file, e
     torch.save({**state, "stem.0.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"another architecture \(size mismatch for stem\.0\.weight"):
         onnx2torch(model_file, tmp_path / "m.rtool", **options)
+    assert not (tmp_path / "m.rtool").exists()
+
+
+def test_a_transposed_weight_of_the_same_name_is_refused(model_file, tmp_path):
+    state = onnx_to_torch(model_file).state_dict()
+    name = next(name for name, tensor in state.items() if tensor.ndim == 2 and tensor.shape[0] != tensor.shape[1])
+    state[name] = state[name].t()
+    torch.save(state, tmp_path / "turned.pth")
+    with pytest.raises(InputError, match=f"1 of the model get none \\({name}\\)"):
+        onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "turned.pth")
+
+
+@pytest.mark.parametrize("inside", ["source", "weights"])
+def test_a_bundle_that_holds_what_is_read_is_not_replaced(model_file, tmp_path, inside):
+    bundle = onnx2torch(model_file, tmp_path / "m.rtool").output
+    weights = bundle / "fused.pth"
+    torch.save(onnx_to_torch(model_file).state_dict(), weights)
+    source = bundle / "mine.onnx"
+    source.write_bytes(model_file.read_bytes())
+    given = (source, None) if inside == "source" else (model_file, weights)
+    with pytest.raises(InputError, match=r"lies in .* which would be replaced"):
+        onnx2torch(given[0], bundle, weights=given[1], overwrite=True)
+    assert source.exists()
+    assert weights.exists()
+
+
+def test_a_damaged_weights_file_is_refused_whatever_it_breaks(model_file, tmp_path):
+    state = onnx_to_torch(model_file).state_dict()
+    file = tmp_path / "fused.pth"
+    torch.save(state, file)
+    sound = file.read_bytes()
+    pickled = sound.index(b"data.pkl") + 60
+    damaged = [b"junk" * 100, b"", sound[:100], sound[: len(sound) // 2]]
+    damaged += [sound[:at] + bytes([sound[at] ^ 0x15]) + sound[at + 1 :] for at in range(pickled, pickled + 60)]
+    messages = []
+    for content in damaged:
+        file.write_bytes(content)
+        try:
+            load_fused_weights(onnx_to_torch(model_file), file)
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 40  # some bits hit what does not matter
+    assert not any("weights_only" in message for message in messages)
+
+
+def test_weights_that_are_no_numbers_are_refused(model_file, tmp_path):
+    state = onnx_to_torch(model_file).state_dict()
+    name = next(iter(state))
+    torch.save(state | {name: state[name] * float("nan")}, tmp_path / "fused.pth")
+    with pytest.raises(InputError, match=rf"fused\.pth: weight '{name}' .* holds NaN"):
+        onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "fused.pth")
     assert not (tmp_path / "m.rtool").exists()

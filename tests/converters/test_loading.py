@@ -1,11 +1,14 @@
 """Whatever lies under a name ending in .onnx is told apart, and a damaged model is refused with the way out."""
 
+import hashlib
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import load_onnx
+from rtool.converters.loading import source_of
 from rtool.errors import InputError
 
 
@@ -100,3 +103,19 @@ def test_external_data_of_a_model_in_memory_is_refused(tmp_path):
     onnx.save(model(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     with pytest.raises(InputError, match="give the path"):
         load_onnx(onnx.load(path, load_external_data=False))
+
+
+def test_small_files_are_not_kept_open_and_have_the_digest_of_what_was_read(tmp_path, model_file):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model_file.read_bytes())
+    source = source_of(load_onnx(path))
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(b"another file")
+    assert source.digest == source.sha256 == expected
+
+
+def test_a_bundle_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "graph.onnx").touch()
+    (tmp_path / "bundle.json").touch()
+    with pytest.raises(InputError, match="got a bundle"):
+        load_onnx(tmp_path)
