@@ -62,7 +62,7 @@ def narrow_to_half(
     if dtype == "float16":
         OnnxRunner(narrow)  # must load; its CPU kernels do not round, so it is measured below
     kept = tuple(entry for entry in found.half.kept if entry.node not in embedded)
-    detail = f"{found.half.casts} Casts added, {len(kept)} nodes kept in float32, {found.trials} trials"
+    detail = f"{found.half.casts} Casts added, {len(kept)} nodes kept in float32{_searched(found.trials)}"
     log.check_model("fp16" if dtype == "float16" else "bf16", emulate_half(narrow), min_cosine=gate, detail=detail)
     return narrow, kept
 
@@ -86,10 +86,14 @@ def narrow_to_int8(
     if images.dtype != np.float32:
         raise InputError("int8: quantise without --embed-preprocessing; pixels are not what the network calibrates on")
     found = search_int8(model, images, method=method, keep=tuple(keep), min_cosine=gate, reference=log.expected)
-    detail = f"{method}, {len(found.kept)} nodes kept in float32, {found.trials} trials"
+    detail = f"{method}, {len(found.kept)} nodes kept in float32{_searched(found.trials)}"
     log.check_model("int8", found.model, min_cosine=gate, detail=detail)
     types = {node.name: node.op_type for node in model.graph.node}
     return found.model, tuple(KeptNode(name, types.get(name, ""), "loses the gate in int8") for name in found.kept)
+
+
+def _searched(trials: int) -> str:
+    return f", found in {trials} trials" if trials > 1 else ""
 
 
 def read_kept_nodes(path: Path) -> tuple[str, ...]:
