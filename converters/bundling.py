@@ -124,7 +124,7 @@ def onnx2torch(
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
     _refuse_nan(module, path)
-    reference = OnnxRunner(graph, name=path.name)
+    reference = OnnxRunner(graph, name=path.name, exact=True)
     samples = _samples(reference, module)
     expected = [reference.run(*arrays) for _, arrays in samples]
     parity = _check(module, reference, samples, expected, tolerance, "converted")

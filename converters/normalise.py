@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from onnx_ir.passes import InvariantError, PassError
 
 from ..errors import InputError
 from .constants import fold_constants
@@ -20,11 +21,11 @@ def normalise(model: ir.Model) -> None:
     """Normalise in place.
 
     Raises:
-        InputError: the graph has a cycle, or a constant cannot be computed.
+        InputError: the graph has a cycle, a function cannot be inlined, or a constant cannot be computed.
     """
     label = source_of(model).name
     if model.functions:
-        passes.InlinePass()(model)
+        _inline_functions(model, label)
     try:
         model.graph.sort()
     except ValueError as error:
@@ -33,6 +34,17 @@ def normalise(model: ir.Model) -> None:
     fold_constants(model, label)
     passes.RemoveUnusedNodesPass()(model)
     _drop_unused_inputs(model.graph)
+
+
+def _inline_functions(model: ir.Model, label: str) -> None:
+    try:
+        passes.InlinePass()(model)
+    except (PassError, InvariantError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise InputError(
+            f"{label}: its functions cannot be put in the place of their calls ({cause}); export the model without "
+            "functions, or inline them with onnx.inliner and onnx.version_converter"
+        ) from error
 
 
 def fold_typed_constants(model: ir.Model, label: str) -> None:

@@ -44,6 +44,12 @@ def _module(op: Op, x: fx.Node, window: Window, padding: list[int], group: int) 
     outputs, inputs = shape[0], shape[1]
     if not isinstance(outputs, int) or not isinstance(inputs, int) or group < 1 or outputs % group:
         raise op.refuse(f"weight {list(shape)} does not fit {group} groups; export the model again")
+    for given in (op.shape(0) or ())[1:2]:
+        if isinstance(given, int) and given != inputs * group:
+            raise op.refuse(
+                f"weight {list(shape)} of {group} groups takes {inputs * group} channels, the input has {given}; "
+                "the file is damaged, export it again"
+            )
     options: dict[str, Any] = {
         "in_channels": inputs * group,
         "out_channels": outputs,

@@ -52,6 +52,8 @@ def window_of(op: Op, kernel: list[int]) -> Window:
         raise op.refuse(f"auto_pad={mode} is unknown; export with explicit pads")
     if len(pads) != 2 * axes:
         raise op.refuse(f"kernel {kernel} needs {2 * axes} pads, got {pads}")
+    if min(pads) < 0:
+        raise op.refuse(f"pads {pads} must not be negative; cut with Slice before it, or export it again")
     return Window(kernel, stride, dilation, pads[:axes], pads[axes:])
 
 

@@ -337,3 +337,24 @@ def test_damaged_entries_of_external_data_are_named(tmp_path, key, value):
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(InputError, match=f"initializer 'w': external data {key} is"):
         onnx_to_torch(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"pads": [-1] * 4}, "must not be negative"), ({"group": 2}, "takes 6 channels, the input has 3")],
+)
+def test_convolutions_that_no_runtime_computes_are_refused(options, message):
+    proto = model([node("Conv", ["x", "w"], ["y"], **options)], {"x": ["n", 3, 8, 8]}, ["y"], {"w": floats(4, 3, 3, 3)})
+    with pytest.raises(UnsupportedOperatorsError, match=message):
+        onnx_to_torch(proto)
+
+
+@pytest.mark.parametrize(("called", "opset", "message"), [("twice", 17, "Cyclic"), ("Relu", 13, "Opset mismatch")])
+def test_functions_that_cannot_be_inlined_are_refused(called, opset, message):
+    body = [node(called, ["a"], ["b"], domain="mine" if called == "twice" else "")]
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("mine", 1)]
+    proto = model([node("twice", ["x"], ["y"], domain="mine")], {"x": [2]}, ["y"])
+    proto.functions.append(helper.make_function("mine", "twice", ["a"], ["b"], body, imports))
+    proto.opset_import.append(helper.make_opsetid("mine", 1))
+    with pytest.raises(InputError, match=f"functions cannot be put .* \\({message}"):
+        onnx_to_torch(proto)
