@@ -55,7 +55,8 @@ bench-export: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.int8_bench demo osnet_x1_0 iresnet50
 	$(BIN)/python -m rtool.benchmarks.restoring_value
 
-# Steps, data wait, PartialFC and quality; an hour on 2 cores. NAMES="step partial_fc" measures some.
+# Steps, data wait, PartialFC and quality; an hour on 2 cores. NAMES="step partial_fc" measures some,
+# NAMES="quality --seeds 0 --att-faces FOLDER" one seed, real faces included.
 bench-finetune: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.finetune_bench $(NAMES)
 
