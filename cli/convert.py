@@ -232,8 +232,12 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
         ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
         ("parameters", f"{found.parameters:,} {found.precision}{_beside(found.buffers)}"),
     ]
-    if found.macs is not None and found.activations is not None:
-        rows.append(("per image", f"{found.macs / 1e6:,.1f} M MACs, {found.activations / 1e6:,.2f} M activations"))
+    costs = [] if found.macs is None else [f"{found.macs / 1e6:,.1f} M MACs"]
+    costs += [] if found.activations is None else [f"{found.activations / 1e6:,.2f} M activations"]
+    if costs:
+        rows.append(("per image", ", ".join(costs)))
+    elif any(not isinstance(dim, int) for spec in found.inputs for dim in spec.shape[1:]):
+        rows.append(("per image", "depends on the open sizes of the input"))
     norms = found.batchnorms
     if norms is not None:
         restored = f", {norms.restored} restored" if norms.restored else ""

@@ -13,29 +13,23 @@ __all__ = ["Costs", "graph_costs"]
 
 @dataclass(frozen=True)
 class Costs:
-    """For one image. `unknown` counts nodes whose shapes could not be inferred and are left out."""
+    """For one image; None where a shape they depend on is open."""
 
-    macs: int
-    activations: int
+    macs: int | None
+    activations: int | None
     """Elements of all node outputs together."""
-    unknown: int
 
 
 def graph_costs(graph: ir.Graph) -> Costs:
     """Costs of a graph whose shapes are inferred for batch 1."""
-    macs = activations = unknown = 0
-    for node in graph:
-        sizes = [_elements(value) for value in node.outputs]
-        activations += sum(size for size in sizes if size is not None)
-        counter = _MACS.get(node.op_type)
-        if counter is None:
-            continue
-        cost = counter(node)
-        if cost is None:
-            unknown += 1
-        else:
-            macs += cost
-    return Costs(macs, activations, unknown)
+    products = [_MACS[node.op_type](node) for node in graph if node.op_type in _MACS]
+    sizes = [_elements(value) for node in graph for value in node.outputs if value.name]
+    return Costs(_sum(products), _sum(sizes))
+
+
+def _sum(numbers: list[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def _dims(value: ir.Value | None) -> list[int] | None:

@@ -280,7 +280,7 @@ def _costs(model: ir.Model, label: str) -> Costs:
     costs = graph_costs(model.graph)
     batch = next((v.shape[0] for v in model.graph.inputs if v.shape is not None and len(v.shape)), 1)
     images = batch if isinstance(batch, int) and batch > 0 else 1
-    return Costs(costs.macs // images, costs.activations // images, costs.unknown)
+    return Costs(*(None if cost is None else cost // images for cost in (costs.macs, costs.activations)))
 
 
 def _count_fused(graph: ir.Graph, stated: Mapping[str, str]) -> int:

@@ -35,6 +35,20 @@ def test_multiply_accumulates_are_those_of_the_layers(exported, tmp_path):
     assert inspect(path).macs == stem + branches + 64 * 6
 
 
+def test_costs_that_depend_on_open_sizes_are_unknown(exported, tmp_path):
+    proto = exported("cnn", "ts", 13)[1]
+    opened = onnx.ModelProto()
+    opened.CopyFrom(proto)
+    for axis in (2, 3):
+        opened.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"size{axis}"
+    del opened.graph.value_info[:]
+    path = tmp_path / "open.onnx"
+    path.write_bytes(opened.SerializeToString())
+    found = inspect(path)
+    assert found.macs is None
+    assert found.activations is None
+
+
 def test_a_baked_in_batch_is_found_with_its_places(exported, tmp_path):
     path = tmp_path / "small.onnx"
     path.write_bytes(exported("cnn", "ts", 11, 4)[1].SerializeToString())
