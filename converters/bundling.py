@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from ..errors import GateError, InputError
 from .batch import Batch, set_batch
+from .batch_of_file import only_batch
 from .bundle import is_bundle, save_bundle
 from .conversion import onnx_to_torch
 from .folders import check_output
@@ -28,7 +29,6 @@ from .provenance import ChainLink, to_json, tool_versions
 from .record import ConversionRecord, TensorSpec
 from .restore import RestoreReport, restore_batchnorm, restored_link
 from .runners import OnnxRunner, TorchRunner
-from .taken_batch import only_batch
 from .writing_back import own_copy
 
 __all__ = ["BatchParity", "OnnxToTorchResult", "onnx2torch", "preprocessing_of"]

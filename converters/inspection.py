@@ -30,8 +30,8 @@ from .names import is_generated
 from .normalise import normalise
 from .preprocessing import Preprocessing
 from .preprocessing_guess import find_preprocessing
-from .provenance import ChainLink, chain_of_bundle, chain_of_metadata, source_link
-from .record import ConversionRecord, TensorSpec
+from .provenance import ChainLink, chain_of_bundle, chain_of_metadata
+from .record import ConversionRecord, TensorSpec, source_link
 from .reference import TORCH_SUFFIXES, load_model
 from .shapes import infer_shapes
 

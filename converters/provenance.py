@@ -10,14 +10,11 @@ import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__
 
-if TYPE_CHECKING:
-    from .record import ConversionRecord  # which holds a chain itself
-
-__all__ = ["CHAIN_KEY", "ChainLink", "chain_of_bundle", "chain_of_metadata", "source_link", "to_json", "tool_versions"]
+__all__ = ["CHAIN_KEY", "ChainLink", "chain_of_bundle", "chain_of_metadata", "to_json", "tool_versions"]
 
 CHAIN_KEY = "rtool.chain"
 """Model metadata: JSON of the list of links."""
@@ -30,13 +27,6 @@ class ChainLink:
     step: str
     detail: str
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-def source_link(record: ConversionRecord) -> ChainLink:
-    """The ONNX file a model began as."""
-    detail = f"{record.source}, opset {record.opset}, by {record.producer or 'an unnamed exporter'}"
-    facts = {"file": record.source, "sha256": record.sha256, "opset": record.opset, "producer": record.producer}
-    return ChainLink("source", detail, facts)
 
 
 def chain_of_bundle(info: Mapping[str, Any]) -> tuple[ChainLink, ...]:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import InputError
 from .file_digest import FileDigest
 from .preprocessing import Preprocessing
-from .provenance import ChainLink, source_link
+from .provenance import ChainLink
 
 if TYPE_CHECKING:
     from torch import nn  # serving takes TensorSpec from here and must not load torch
 
-__all__ = ["ConversionRecord", "ParameterSource", "RestoredBatchNorm", "TensorSpec", "record_of"]
+__all__ = ["ConversionRecord", "ParameterSource", "RestoredBatchNorm", "TensorSpec", "record_of", "source_link"]
 
 Dim = int | str | None
 """A dimension of a graph input or output: a number, a symbol's name, or unknown."""
@@ -112,3 +112,10 @@ def record_of(module: nn.Module) -> ConversionRecord:
             "convert it with onnx_to_torch, or export it with torch_to_onnx"
         )
     return record
+
+
+def source_link(record: ConversionRecord) -> ChainLink:
+    """The ONNX file a model began as."""
+    detail = f"{record.source}, opset {record.opset}, by {record.producer or 'an unnamed exporter'}"
+    facts = {"file": record.source, "sha256": record.sha256, "opset": record.opset, "producer": record.producer}
+    return ChainLink("source", detail, facts)

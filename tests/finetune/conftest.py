@@ -10,8 +10,35 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 
 PROGRAMS = Path(__file__).with_name("rank_programs.py")
+
+TINY = {
+    "name": "tiny",
+    "epochs": 1,
+    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
+    "data": {
+        "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
+        "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
+        "batch": 8,
+    },
+    "losses": [{"kind": "arcface", "scale": 16}],
+    "tracking": {"tensorboard": False},
+}
+"""A run of seconds."""
+
+
+@pytest.fixture
+def write_recipe(tmp_path):
+    """Writes the tiny configuration, with some fields changed; its runs go beside it."""
+
+    def write(**changes: object) -> Path:
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump({**TINY, **changes, "output": str(tmp_path / "runs")}))
+        return path
+
+    return write
 
 
 def run_alone(name: str) -> dict[str, torch.Tensor]:

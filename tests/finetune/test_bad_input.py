@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from torch import nn
 
@@ -20,25 +19,10 @@ from rtool.finetune.data.recordio import Record, pack_record, write_records
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.run_folder import RunFolder
 
-RECIPE = {
-    "name": "tiny",
-    "epochs": 1,
-    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
-    "data": {
-        "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
-        "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
-        "batch": 8,
-    },
-    "losses": [{"kind": "arcface", "scale": 16}],
-    "tracking": {"tensorboard": False},
-}
-
 
 @pytest.fixture
-def recipe(tmp_path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**RECIPE, "output": str(tmp_path / "runs")}))
-    return path
+def recipe(write_recipe) -> Path:
+    return write_recipe()
 
 
 def refuse(recipe: Path, capsys, *changes: str, mentioned: tuple[str, ...]) -> None:

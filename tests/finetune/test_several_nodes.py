@@ -8,31 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rtool.errors import PlatformError
 from rtool.finetune.launching import check_launcher
 
-RECIPE = {
-    "name": "tiny",
-    "epochs": 1,
-    "threads": 1,
-    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
-    "data": {
-        "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
-        "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
-        "batch": 8,
-    },
-    "losses": [{"kind": "partial_fc", "rate": 0.5, "scale": 16}],
-    "tracking": {"tensorboard": False},
-}
-
 
 @pytest.fixture
-def recipe(tmp_path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**RECIPE, "output": str(tmp_path / "runs")}))
-    return path
+def recipe(write_recipe) -> Path:
+    return write_recipe(threads=1, losses=[{"kind": "partial_fc", "rate": 0.5, "scale": 16}])
 
 
 def free_port() -> int:

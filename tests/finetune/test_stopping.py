@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rtool.cli.main import run
 from rtool.finetune import training
@@ -16,26 +15,10 @@ from rtool.finetune.checkpoints import load_progress
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.interruption import on_stop_signal
 
-RECIPE = {
-    "name": "tiny",
-    "epochs": 2,
-    "log_every": 1,
-    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
-    "data": {
-        "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
-        "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
-        "batch": 8,
-    },
-    "losses": [{"kind": "arcface", "scale": 16}],
-    "tracking": {"tensorboard": False},
-}
-
 
 @pytest.fixture
-def recipe(tmp_path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**RECIPE, "output": str(tmp_path / "runs")}))
-    return path
+def recipe(write_recipe) -> Path:
+    return write_recipe(epochs=2, log_every=1)
 
 
 @pytest.fixture
