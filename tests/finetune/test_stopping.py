@@ -54,7 +54,7 @@ def test_a_second_ctrl_c_ends_at_once_and_names_the_folder(recipe, send_after_st
     send_after_step(5, signal.SIGINT, signal.SIGINT)
     code = run(["finetune", str(recipe)])
     printed = capsys.readouterr()
-    assert code == 130
+    assert code == 130, printed.err
     assert f"Checkpoints are in {recipe.parent / 'runs' / 'tiny'}" in printed.err
     assert "--resume auto" in printed.err
     assert "Traceback" not in printed.err
