@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["on_stop_signal"]
+__all__ = ["handlers_put_back", "on_stop_signal"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_OURS = (*_SIGNALS, signal.SIGHUP, signal.SIGQUIT)
+"""Those that torch's launcher takes over."""
 
 
 @contextmanager
@@ -28,9 +30,21 @@ def on_stop_signal(request: Callable[[str], None]) -> Iterator[None]:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
         request(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    with handlers_put_back():
+        before = {number: signal.signal(number, stop) for number in _SIGNALS}
+        yield
+
+
+@contextmanager
+def handlers_put_back() -> Iterator[None]:
+    """Undo what the context does to the handlers of stop signals; torch's launcher leaves its own behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _OURS}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set by Python cannot be set by it
+                signal.signal(number, handler)

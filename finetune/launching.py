@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from .. import errors
 from ..errors import PlatformError, RtoolError
+from .interruption import handlers_put_back
 
 __all__ = [
     "check_launcher",
@@ -143,7 +144,8 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
     )
     # The launcher reports every stopped process; what went wrong is in the error raised below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    with _environment(OMP_NUM_THREADS=str(threads), GLOO_SOCKET_IFNAME="lo", TORCH_CPP_LOG_LEVEL="ERROR"):
+    environment = _environment(OMP_NUM_THREADS=str(threads), GLOO_SOCKET_IFNAME="lo", TORCH_CPP_LOG_LEVEL="ERROR")
+    with environment, handlers_put_back():
         try:
             elastic_launch(config, sys.executable)("-m", "rtool.finetune.worker", *arguments)
         except ChildFailedError as error:
