@@ -53,6 +53,8 @@ def fill_weights(
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        if not isinstance(location, str):  # protobuf gives bytes where the text is not UTF-8
+            raise InputError(f"{label}: the location of weight '{name}' is not text; the file is damaged")
         parameter = location.removeprefix(_LOCATION)
         if parameter not in tensors or parameter not in mapping:
             raise InputError(
