@@ -162,6 +162,9 @@ def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor
     with _understood(folder / _INFO):
         record.source, record.digest = info["source"]["name"], info["source"]["sha256"]
         record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])
+        record.frozen = tuple(info.get("frozen", ()))
+        for name in record.frozen:
+            module.get_parameter(name).requires_grad_(False)
     if record.restored:
         insert_batchnorms(module, record.restored)
     return module
@@ -220,6 +223,7 @@ def _record_to_dict(record: ConversionRecord | None) -> dict[str, Any]:
         "mapping": {name: asdict(source) for name, source in record.parameters.items()},
         "nodes": {name: list(nodes) for name, nodes in record.nodes.items()},
         "restored": [asdict(entry) for entry in record.restored],
+        "frozen": list(record.frozen),
     }
 
 

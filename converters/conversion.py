@@ -115,15 +115,17 @@ def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
 
 
 def _freeze(module: fx.GraphModule, patterns: Sequence[str], label: str) -> None:
+    record: ConversionRecord = module.meta["rtool"]
     for pattern in patterns:
-        matched = [p for name, p in module.named_parameters() if fnmatchcase(name, pattern)]
+        matched = [name for name, _ in module.named_parameters() if fnmatchcase(name, pattern)]
         if not matched:
             raise InputError(
                 f"{label}: freeze pattern {pattern!r} matches no parameter; names look like "
                 f"{', '.join(name for name, _ in list(module.named_parameters())[:3])}"
             )
-        for parameter in matched:
-            parameter.requires_grad_(False)
+        record.frozen = (*record.frozen, *(name for name in matched if name not in record.frozen))
+    for name in record.frozen:
+        module.get_parameter(name).requires_grad_(False)
 
 
 def _class_name(source: str) -> str:

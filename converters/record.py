@@ -72,6 +72,8 @@ class ConversionRecord:
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Module path -> names of the source nodes it stands for, in graph order."""
     restored: tuple[RestoredBatchNorm, ...] = ()
+    frozen: tuple[str, ...] = ()
+    """Parameters that shall not train, whatever a configuration says."""
     folded: dict[str, str] = field(default_factory=dict)
     """Weight value -> path of the BatchNorm folded into it, where the file's own metadata says so."""
     preprocessing: Preprocessing | None = None

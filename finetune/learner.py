@@ -1,21 +1,23 @@
 """Backbone and losses as one module, so that DDP sees every parameter; and freezing of parts of the backbone.
 
 The backbone runs in the configured precision, heads and losses in float32. A frozen BatchNorm keeps its running
-statistics too: leaving it in training mode is a well-known way to ruin a fine-tuned model.
+statistics too: leaving it in training mode is a well-known way to ruin a fine-tuned model. What the network itself
+holds fixed, such as the last scale of an iresnet or what `rtool onnx2torch --freeze` froze, never thaws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from ..converters.record import ConversionRecord
-from ..errors import ConfigError, InputError, nearest
+from ..errors import ConfigError, InputError
+from .name_patterns import check_patterns, matches
+from .partial_fc import PartialFC
 
-__all__ = ["Learner", "apply_freezing", "check_freezing", "embedding_of"]
+__all__ = ["Learner", "check_freezing", "embedding_of"]
 
 _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -28,13 +30,24 @@ class Learner(nn.Module):
         self.backbone = backbone
         self.heads = heads
         self._output = output
-        self._autocast = autocast
+        self.autocast = autocast
+        fixed = _cancelled_biases(backbone)
+        self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Losses [H] of normalised images [N, C, H, W] with int64 labels [N]."""
-        with torch.autocast(images.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+        with torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             embeddings = embedding_of(self.backbone(images), self._output)
         return torch.stack([head(embeddings, labels) for head in self.heads])
+
+    def freeze(self, patterns: Mapping[str, float | None], epoch: int) -> None:
+        """Freeze what `patterns` (pattern -> epoch of thawing) hold at `epoch`, and thaw the rest."""
+        held = [pattern for pattern, until in patterns.items() if until is None or epoch < until]
+        for name, parameter in self.backbone.named_parameters():
+            learns = name in self._may_learn and not any(matches(name, pattern) for pattern in held)
+            parameter.requires_grad_(learns)
+            if not learns:
+                parameter.grad = None
 
     def train(self, mode: bool = True) -> Learner:
         """Training mode, except for BatchNorms none of whose parameters learns."""
@@ -58,39 +71,30 @@ def embedding_of(outputs: Tensor | tuple[Tensor, ...], index: int) -> Tensor:
     return outputs[index].flatten(1)
 
 
-def check_freezing(backbone: nn.Module, freeze: Mapping[str, float | None]) -> None:
-    """Refuse patterns that match nothing.
+def check_freezing(learner: Learner, freeze: Mapping[str, float | None]) -> None:
+    """Refuse patterns that match nothing, and those that leave nothing to train. The learner is left frozen as at the
+    start, when most is.
 
     Raises:
-        ConfigError: naming the pattern and near names.
+        ConfigError: naming the pattern and near names, or the way out.
     """
-    names = [name for name, _ in backbone.named_parameters()]
-    for pattern in freeze:
-        if not any(_matches(name, pattern) for name in names):
-            raise ConfigError(f"model.freeze: '{pattern}' matches no parameter; {nearest(pattern, names)}")
-
-
-def apply_freezing(backbone: nn.Module, freeze: Mapping[str, float | None], epoch: int) -> bool:
-    """Freeze what `freeze` (pattern -> epoch of thawing) holds at `epoch`; True when anything changed."""
-    held = [pattern for pattern, until in freeze.items() if until is None or epoch < until]
-    changed = False
-    cancelled = _cancelled_biases(backbone)
-    for name, parameter in backbone.named_parameters():
-        learns = name not in cancelled and not any(_matches(name, pattern) for pattern in held)
-        changed |= parameter.requires_grad != learns
-        parameter.requires_grad_(learns)
-        if not learns:
-            parameter.grad = None
-    return changed
+    check_patterns("model.freeze", freeze, (name for name, _ in learner.backbone.named_parameters()))
+    learner.freeze(freeze, 0)
+    if any(parameter.requires_grad for parameter in learner.parameters()):
+        return
+    if not any(isinstance(head, PartialFC) for head in learner.heads):
+        raise ConfigError(
+            "model.freeze: the whole network is frozen and no loss has weights of its own, so the first epoch would "
+            "train nothing; leave some layers out, or add a loss such as arcface"
+        )
+    if learner.autocast is torch.float16:
+        raise ConfigError(
+            "model.freeze: the whole network is frozen and only partial_fc would train, to which fp16 cannot fit its "
+            "loss scale; set precision=bf16 or fp32"
+        )
 
 
 def _cancelled_biases(backbone: nn.Module) -> set[str]:
     """Biases of layers before a restored BatchNorm, which subtracts them again: their gradient is 0 and costs time."""
     record = getattr(backbone, "meta", {}).get("rtool")
     return {f"{entry.after}.bias" for entry in record.restored} if isinstance(record, ConversionRecord) else set()
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """A pattern names parameters, or modules and with them all their parameters."""
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1))

@@ -7,14 +7,13 @@ parameter name, not by position, so that it survives a change of grouping, and w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, nearest
 from .config import OptimizerConfig
+from .name_patterns import check_patterns, matches
 
 __all__ = ["build_optimizer", "load_optimizer_state", "optimizer_state", "set_learning_rates"]
 
@@ -28,9 +27,7 @@ def build_optimizer(
         ConfigError: a pattern of `lr_multipliers` matches no parameter.
     """
     names = dict(backbone.named_parameters())
-    for pattern in config.lr_multipliers:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ConfigError(f"optimizer.lr_multipliers: '{pattern}' matches no parameter; {nearest(pattern, names)}")
+    check_patterns("optimizer.lr_multipliers", config.lr_multipliers, names)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in names.items():
         lr = config.lr * _multiplier(config.lr_multipliers, name)
@@ -81,7 +78,7 @@ def load_optimizer_state(
 def _multiplier(multipliers: Mapping[str, float], name: str) -> float:
     factor = 1.0
     for pattern, value in multipliers.items():
-        if fnmatchcase(name, pattern):
+        if matches(name, pattern):
             factor = value
     return factor
 

@@ -13,9 +13,11 @@ from .config import FinetuneConfig
 from .data.samplers import plan_epoch
 from .heads import build_head
 from .launching import resolve_device
-from .learner import check_freezing
+from .learner import Learner, check_freezing
 from .networks import Network, images_to_tensor, load_network
+from .optimizers import build_optimizer
 from .prepared_data import open_training_data
+from .stepping import autocast_dtype
 
 __all__ = ["RunPlan", "plan_run"]
 
@@ -56,9 +58,12 @@ def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
     """
     device = resolve_device(config.device)
     network = load_network(config.model)
-    check_freezing(network.module, config.model.freeze)
     train, held_out = open_training_data(config)
     heads = nn.ModuleList(build_head(loss, network.dimension, train.identity_count) for loss in config.losses)
+    autocast = autocast_dtype(config.precision, device)
+    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast)
+    check_freezing(learner, config.model.freeze)
+    build_optimizer(config.optimizer, network.module, heads)
     data = config.data
     plan = plan_epoch(
         data.sampler,

@@ -19,7 +19,7 @@ from .averaging import WeightAverage
 from .collectives import all_reduce_sum, world_size
 from .config import FinetuneConfig
 from .data.loading import Batch
-from .learner import Learner, apply_freezing
+from .learner import Learner
 from .networks import images_to_tensor
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
 from .partial_fc import PartialFC
@@ -64,12 +64,12 @@ class Stepper:
 
     def begin_epoch(self, epoch: int) -> None:
         """Freeze and thaw; wrap the learner anew, for DDP looks at what learns when it is built."""
-        apply_freezing(self._learner.backbone, self._config.model.freeze, epoch)
+        self._learner.freeze(self._config.model.freeze, epoch)
         self._learner.train()
         self._model = self._learner
         if self._config.model.compile:
             self._model = torch.compile(self._learner)  # type: ignore[assignment]
-        if world_size() > 1:
+        if world_size() > 1 and any(parameter.requires_grad for parameter in self._learner.parameters()):
             devices = [self._device] if self._device.type == "cuda" else None
             self._model = DistributedDataParallel(self._model, device_ids=devices)
 

@@ -320,13 +320,13 @@ class Trainer:
 def _build_learner(config: FinetuneConfig, network: Network, data: PreparedData, device: torch.device) -> Learner:
     """Backbone and heads on the device; heads are drawn from the seed, alike on every rank."""
     torch.manual_seed(config.seed)
-    check_freezing(network.module, config.model.freeze)
     identities = data.train.dataset.identity_count
     heads = nn.ModuleList(
         build_head(loss, network.dimension, identities, seed=config.seed, device=device) for loss in config.losses
     )
     autocast = autocast_dtype(config.precision, device)
     learner = Learner(network.module, heads, output=config.model.output, autocast=autocast).to(device)
+    check_freezing(learner, config.model.freeze)
     if config.model.channels_last:
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return learner

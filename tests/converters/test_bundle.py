@@ -66,6 +66,16 @@ def test_trained_weights_and_the_record_survive(source, tmp_path):
     assert bundle.metadata["provenance"] == {"epoch": 3}
 
 
+def test_what_was_frozen_at_conversion_stays_so_in_the_bundle_and_in_bundles_made_of_it(source, tmp_path):
+    module = onnx_to_torch(source)
+    frozen = next(name for name, _ in module.named_parameters())
+    module = onnx_to_torch(source, freeze=[frozen])
+    path = save_bundle(module, tmp_path / "m.rtool", source=source)
+    again = save_bundle(load_bundle(path).module.requires_grad_(True), tmp_path / "n.rtool", source=path)
+    for bundle in (load_bundle(path), load_bundle(again)):
+        assert [name for name, p in bundle.module.named_parameters() if not p.requires_grad] == [frozen]
+
+
 def test_the_stripped_graph_can_not_be_mistaken_for_a_model(source, tmp_path):
     path = save_bundle(onnx_to_torch(source), tmp_path / "m.rtool", source=source)
     assert (path / "graph.onnx").stat().st_size < source.stat().st_size
@@ -128,6 +138,7 @@ def test_a_failed_write_leaves_nothing(source, tmp_path, monkeypatch):
         {"mapping": {"stem.0.weight": {"velue": "w"}}},
         {"source": None},
         {"restored": [{"module": "x"}]},
+        {"frozen": ["no.such.weight"]},
         {"preprocessing": {"height": "tall"}},
         {"tied": [1]},
         {"architecture": "osnet"},

@@ -60,6 +60,8 @@ def test_the_last_matching_multiplier_counts():
     groups = groups_by_parameter(OptimizerConfig(lr=0.1, lr_multipliers={"*": 0.5, "3.*": 2.0}))
     assert groups["backbone.0.weight"]["lr"] == pytest.approx(0.05)
     assert groups["backbone.3.weight"]["lr"] == pytest.approx(0.2)
+    groups = groups_by_parameter(OptimizerConfig(lr=0.1, lr_multipliers={"3": 0.5}))  # a module, as in model.freeze
+    assert {groups[f"backbone.3.{name}"]["lr"] for name in ("weight", "bias")} == {0.05}
     with pytest.raises(ConfigError, match="matches no parameter"):
         groups_by_parameter(OptimizerConfig(lr_multipliers={"9.*": 1.0}))
 
