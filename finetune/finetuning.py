@@ -182,7 +182,7 @@ def _describe(
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
     folder.log(f"train on {train.name}: {len(train)} images of {train.identity_count} identities")
     folder.log(f"evaluate on {held_out.name}: {len(held_out)} images of {held_out.identity_count} identities")
-    for note in data.notes:
+    for note in (*network.notes, *data.notes):
         folder.log(f"note: {note}")
     for note in _notes_of_plan(config, trainer, device):
         folder.log(f"note: {note}")

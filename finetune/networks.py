@@ -42,6 +42,8 @@ class Network:
     dimension: int
     save: Callable[[Path, nn.Module, ChainLink | None], Any]
     """Writes a bundle; the link says of its provenance how it was trained."""
+    notes: tuple[str, ...] = ()
+    """Lines for the log: what was loaded into it."""
 
 
 def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> Tensor:
@@ -85,8 +87,10 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         name=config.preprocessing,
         size=config.size,
     )
+    notes: tuple[str, ...] = ()
     if config.weights is not None and checkpoint is None:
-        load_weights(model.module, config.weights, config.weights_may_lack)
+        loaded = load_weights(model.module, config.weights, config.weights_may_lack)
+        notes = (f"model.weights {config.weights}: {loaded}",)
     chain = _earlier(model.chain, resumed=checkpoint is not None)
     if model.record is not None:
         model.record.chain = chain
@@ -97,7 +101,8 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         provenance = {"trained_from": Path(config.reference).name, "chain": to_json(links)}
         return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
 
-    return Network(model.name, model.module, preprocessing, _dimension(model, preprocessing, config.output), save)
+    dimension = _dimension(model, preprocessing, config.output)
+    return Network(model.name, model.module, preprocessing, dimension, save, notes)
 
 
 def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:

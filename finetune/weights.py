@@ -1,14 +1,15 @@
 """Load a state_dict into a network by name: `.safetensors`, or `.pth` read without executing pickled code.
 
-Wrappers' prefixes (`module.`, `backbone.`, `model.`) are dropped, and tensors of a classifier that the network does not
-have are left out. Everything the network has must be in the file.
+A name that the network has is taken as it is; from others wrappers' prefixes (`module.`, `backbone.`, `model.`) are
+dropped. Tensors of a classifier that the network does not have are left out. Everything the network has must be in the
+file, unless a gap is allowed.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,33 +18,76 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .name_patterns import matches
 
-__all__ = ["load_weights"]
+__all__ = ["LoadedWeights", "load_weights"]
 
 _PREFIXES = ("module.", "backbone.", "model.")
-_CONTAINERS = ("state_dict", "model", "model_state_dict")
+_CONTAINERS = ("state_dict", "state_dict_backbone", "model", "model_state_dict")
+"""Where checkpoints keep the state_dict; `state_dict_backbone` is arcface_torch's."""
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What torch and safetensors raise at files that are damaged, cut short or something else."""
+_SHOWN = 3
 
 
-def load_weights(module: nn.Module, path: Path, may_lack: Sequence[str] = ()) -> tuple[str, ...]:
-    """Copy the tensors of `path` into `module`; returns the names in the file that it has no place for.
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Names of tensors: those `loaded`, those the network `kept` because the file lacks them, and those `left_out`."""
 
-    Tensors whose names match a pattern in `may_lack` keep their values where the file lacks them.
+    loaded: tuple[str, ...]
+    kept: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        if self.kept:
+            parts.append(f"{len(self.kept)} kept as they were: {_some(self.kept)}")
+        if self.left_out:
+            parts.append(f"{len(self.left_out)} of the file have no place in the network: {_some(self.left_out)}")
+        return "; ".join(parts)
+
+
+def load_weights(module: nn.Module, path: Path, may_lack: Sequence[str] = ()) -> LoadedWeights:
+    """Copy the tensors of `path` into `module`.
+
+    Tensors that a pattern in `may_lack` names keep their values where the file lacks them.
 
     Raises:
-        InputError: the file cannot be read, or lacks or misfits tensors of the network.
+        InputError: the file cannot be read, lacks or misfits tensors of the network, has none of them, or holds values
+            that are not finite.
     """
-    tensors = {_bare(name): value for name, value in _read(path).items()}
     own = module.state_dict()
-    optional = ("*num_batches_tracked", *may_lack)
-    missing = [n for n in own if n not in tensors and not any(fnmatchcase(n, pattern) for pattern in optional)]
+    tensors = _named_as(own, _read(path))
+    absent = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    missing = [name for name in absent if not any(matches(name, pattern) for pattern in may_lack)]
     wrong = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
+    loaded = tuple(name for name in own if name in tensors)
     if missing or wrong:
         raise InputError(
-            f"{path}: does not fit the network: {len(missing)} tensors missing {missing[:3]}, {len(wrong)} of another "
-            f"shape {wrong[:3]}; the file has names like {list(tensors)[:3]}; allow gaps with model.weights_may_lack"
+            f"{path}: does not fit the network: {len(missing)} tensors missing {missing[:_SHOWN]}, {len(wrong)} of "
+            f"another shape {wrong[:_SHOWN]}; the file has names like {list(tensors)[:_SHOWN]}; allow gaps with "
+            "model.weights_may_lack"
         )
+    if not loaded:
+        raise InputError(
+            f"{path}: has no tensor of the network; the file has names like {list(tensors)[:_SHOWN]}, the network "
+            f"{list(own)[:_SHOWN]}"
+        )
+    broken = [name for name in loaded if not torch.isfinite(tensors[name]).all()]
+    if broken:
+        raise InputError(f"{path}: {len(broken)} tensors hold NaN or infinity, such as {broken[0]}; take another file")
     module.load_state_dict({name: tensors.get(name, value) for name, value in own.items()})
-    return tuple(name for name in tensors if name not in own)
+    return LoadedWeights(loaded, tuple(absent), tuple(name for name in tensors if name not in own))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -53,21 +97,39 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except _UNREADABLE as error:
+        # torch's own message advises to load such files unsafely.
+        pickled = "it is no torch file, or has pickled objects in it, which are not loaded"
+        unpickling = isinstance(error, pickle.UnpicklingError)
+        reason = pickled if unpickling else str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"{path}: expected a state_dict of tensors (.safetensors or .pth), and it cannot be read as one: "
-            f"{str(error).splitlines()[0]}"
+            f"{path}: expected a state_dict of tensors (.safetensors or .pth), and it cannot be read as one: {reason}"
         ) from error
     for key in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise InputError(f"{path}: holds no named tensors; expected a state_dict")
     return tensors
 
 
-def _bare(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
+def _named_as(own: Container[str], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the network's names; one that has a name of the network already goes before others."""
+    renamed = {_without_prefixes(name, own): value for name, value in tensors.items() if name not in own}
+    return {**renamed, **{name: value for name, value in tensors.items() if name in own}}
+
+
+def _without_prefixes(name: str, own: Container[str]) -> str:
+    """`name` without as many wrappers' prefixes as it takes to be a name of the network; without any if none helps."""
+    while name not in own:
+        shorter = next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), None)
+        if shorter is None:
+            break
+        name = shorter
     return name
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

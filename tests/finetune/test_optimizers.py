@@ -1,18 +1,16 @@
-"""Schedules against their formulas; groups, multipliers and decay; weights by name; averages."""
+"""Schedules against their formulas; groups, multipliers and decay; averages."""
 
 import math
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from rtool.errors import ConfigError, InputError
+from rtool.errors import ConfigError
 from rtool.finetune.averaging import WeightAverage
 from rtool.finetune.config import OptimizerConfig, ScheduleConfig
 from rtool.finetune.optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
 from rtool.finetune.schedules import learning_rate_factor
-from rtool.finetune.weights import load_weights
 
 
 def network():
@@ -86,34 +84,6 @@ def test_state_goes_over_to_another_optimizer(kind):
     step(first, one)
     step(second, other)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-
-
-def test_weights_load_by_name_through_wrappers_and_without_classifiers(tmp_path):
-    source, target = network(), network()
-    with torch.no_grad():
-        source[0].weight.add_(1)
-    tensors = {f"module.{name}": value for name, value in source.state_dict().items()}
-    torch.save({"state_dict": {**tensors, "module.classifier.weight": torch.ones(2)}}, tmp_path / "w.pth")
-    assert load_weights(target, tmp_path / "w.pth") == ("classifier.weight",)
-    assert torch.equal(target[0].weight, source[0].weight)
-
-
-def test_weights_that_do_not_fit_are_refused_unless_a_gap_is_allowed(tmp_path):
-    tensors = {name: value for name, value in network().state_dict().items() if not name.startswith("3.")}
-    save_file(tensors, tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="2 tensors missing"):
-        load_weights(network(), tmp_path / "w.safetensors")
-    load_weights(network(), tmp_path / "w.safetensors", ["3.*"])
-
-
-def test_pickled_code_in_weights_is_not_run(tmp_path):
-    class Malicious:
-        def __reduce__(self):
-            return (print, ("owned",))
-
-    torch.save({"w": Malicious()}, tmp_path / "m.pth")
-    with pytest.raises(InputError, match="cannot be read"):
-        load_weights(network(), tmp_path / "m.pth")
 
 
 def test_the_average_follows_its_formula_and_moves_statistics_too():
