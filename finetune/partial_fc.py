@@ -2,7 +2,8 @@
 
 Source: An et al., "Killing two birds with one stone", CVPR 2022 (arcface_torch's v2). Each rank owns a contiguous part
 of the class weights. All ranks' embeddings meet every shard; softmax is taken over all shards with two all-reduces.
-With a sampling rate below 1, a shard uses the classes in the batch and random others.
+With a sampling rate below 1, a shard uses the classes in the batch and random others, one at least. With fewer classes
+than ranks some shards are empty; they take part in everything all the same.
 
 arcface_torch indexes a dense parameter, so momentum and weight decay touch every row and memory is three times the
 weights. Here the sampled rows alone are a leaf of autograd; gradient, momentum and decay touch only them, and `step`
@@ -11,6 +12,7 @@ writes them back. Weights and momentum are outside DDP and outside the optimizer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -138,7 +140,8 @@ class PartialFC(nn.Module):
         if self.rate >= 1.0 or not self.training:
             return labels
         positives = torch.unique(labels[labels >= 0])
-        count = max(int(self.rate * len(self.weight)), len(positives))
+        least = min(1, len(self.weight))
+        count = max(int(self.rate * len(self.weight)), len(positives), least)
         priority = torch.rand(len(self.weight), generator=self._generator).to(labels.device)
         priority[positives] = 2.0
         self._rows = priority.topk(count).indices.sort().values
@@ -155,7 +158,9 @@ class _ShardedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        largest = logits.max(dim=1, keepdim=True).values
+        largest = logits.new_full((len(logits), 1), -math.inf)
+        if logits.shape[1]:
+            largest = logits.amax(dim=1, keepdim=True)
         _reduce(largest, dist.ReduceOp.MAX)
         probabilities = (logits - largest).exp_()
         total = probabilities.sum(dim=1, keepdim=True)

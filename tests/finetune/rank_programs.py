@@ -83,19 +83,16 @@ def accumulated() -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in learner.named_parameters()} | {"reductions": reductions}
 
 
-def partial_fc(rate: float) -> dict[str, torch.Tensor]:
-    """Two steps over 11 classes; everything about shards, put together again over the ranks."""
+def partial_fc(rate: float, classes: int = 11, labels: tuple[int, ...] = (*range(11), 0)) -> dict[str, torch.Tensor]:
+    """One step over some classes; everything about shards, put together again over the ranks."""
     world, rank = dist.get_world_size(), dist.get_rank()
-    head = PartialFC(4, 11, rate=rate, scale=16.0)
-    head.weight = full_weight()[slice(*shard_bounds(11, rank, world))].clone()
+    head = PartialFC(4, classes, rate=rate, scale=16.0)
+    head.weight = full_weight()[:classes][slice(*shard_bounds(classes, rank, world))].clone()
     before = head.weight.clone()
-    generator = torch.Generator().manual_seed(2)
-    embeddings, labels = torch.randn(12, 4, generator=generator), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0])
-    if rate < 1:
-        labels = torch.tensor([0, 5, 10] * 4)
+    embeddings = torch.randn(12, 4, generator=torch.Generator().manual_seed(2))
     share = slice(rank * 12 // world, (rank + 1) * 12 // world)
     mine = embeddings[share].clone().requires_grad_()
-    loss = head(mine, labels[share])
+    loss = head(mine, torch.tensor(labels)[share])
     loss.backward()
     # what DDP's mean over ranks makes of it
     gradient = torch.zeros(12, 4)
@@ -144,7 +141,10 @@ PROGRAMS = {
     "gradients": gradients,
     "accumulated": accumulated,
     "partial_fc": lambda: partial_fc(1.0),
-    "partial_fc_sampled": lambda: partial_fc(0.4),
+    "partial_fc_sampled": lambda: partial_fc(0.4, labels=(0, 5, 10) * 4),
+    "partial_fc_two_classes": lambda: partial_fc(1.0, 2, (0, 1) * 6),
+    "partial_fc_two_classes_sampled": lambda: partial_fc(0.1, 2, (0, 1) * 6),
+    "partial_fc_four_classes_sampled": lambda: partial_fc(0.1, 4, (0,) * 12),
     "partial_fc_at_a_tenth": partial_fc_at_a_tenth,
 }
 

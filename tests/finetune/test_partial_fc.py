@@ -55,6 +55,28 @@ def test_sampled_steps_leave_other_rows_and_their_momentum_alone(run_ranks, rank
     torch.testing.assert_close(got["loss"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("program", ["partial_fc_two_classes", "partial_fc_two_classes_sampled"])
+def test_a_rank_without_classes_takes_part(run_ranks, program):
+    got = run_ranks(program, 3)
+    embeddings, labels = batch()[0].requires_grad_(), torch.tensor([0, 1] * 6)
+    parameter = weight()[:2].requires_grad_()
+    loss = dense(embeddings, labels, parameter)
+    loss.backward()
+    torch.testing.assert_close(got["loss"], loss.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got["gradient"], embeddings.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got["row_gradient"], parameter.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rank_with_few_classes_samples_one_at_least(run_ranks):
+    got = run_ranks("partial_fc_four_classes_sampled", 2)
+    touched = got["touched"].bool()
+    assert touched[0]
+    assert touched[2:].sum() == 1  # none of the second rank's is in the batch, and a tenth of two is none
+    embeddings = batch()[0]
+    expected = dense(embeddings, torch.zeros(12, dtype=torch.int64), weight()[:4][touched])
+    torch.testing.assert_close(got["loss"], expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_at_a_tenth_rows_rest_unless_sampled_whatever_momentum_and_decay_they_carry(run_ranks, ranks):
     steps = run_ranks("partial_fc_at_a_tenth", ranks)["steps"]  # [step, what, class, dimension]

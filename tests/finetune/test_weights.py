@@ -81,7 +81,7 @@ def test_tensors_without_names_are_refused(tmp_path, content):
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path, suffix, content):
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as one: ."):
+    with pytest.raises(InputError, match=r"cannot be read as one: \w"):
         load_weights(network(), path)
 
 
