@@ -5,6 +5,8 @@ break on Resize, Cast and subgraphs. Here every weight keeps its value up to one
 not fit stays in float32, as do shape arithmetic, operators known to overflow (`half_rules`) and the nodes a caller
 names. A Cast stands only where a narrow and a wide value meet, once per value.
 
+Constants that would vanish where they guard a division stay wide as well (`half_epsilons`).
+
 Does not look at activations; finding nodes that overflow on real data is `half_search`'s business.
 """
 
@@ -12,20 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import IdentityEliminationPass, InlinePass
 
 from ..errors import GateError, InputError
+from .half_epsilons import nodes_guarding_divisions
+from .half_preparation import prepare_for_half
 from .half_rules import OVERFLOWING, NodeTypes, is_control_flow, node_types
 from .short_names import shorten_values
 
-__all__ = ["HalfModel", "KeptNode", "to_half"]
+__all__ = ["HalfModel", "KeptNode", "narrow_prepared", "refuse_unknown_nodes", "to_half"]
 
 Narrow = Literal["float16", "bfloat16"]
 
@@ -53,6 +56,8 @@ class HalfModel:
     """Cast nodes that were added."""
     flushed: int
     """Weights that were not 0 and are now, being below the smallest number of the narrow type."""
+    returned: tuple[str, ...]
+    """Names of those in `kept` that stay in float32 because the caller named them, and not by a rule."""
 
 
 def to_half(
@@ -74,11 +79,16 @@ def to_half(
         InputError: a name in `keep` does not exist, or a value's type cannot be inferred.
         GateError: the result does not pass `onnx.checker`.
     """
-    source = ir.from_proto(onnx.shape_inference.infer_shapes(model))
-    if source.functions:
-        InlinePass()(source)
-    IdentityEliminationPass()(source)
-    _name_nodes(source)
+    prepared = prepare_for_half(model)
+    refuse_unknown_nodes(keep, model, prepared)
+    return narrow_prepared(prepared, keep_io_types=keep_io_types, keep=keep, dtype=dtype)
+
+
+def narrow_prepared(
+    prepared: onnx.ModelProto, *, keep_io_types: bool, keep: Collection[str], dtype: Narrow
+) -> HalfModel:
+    """`to_half` of a model that `prepare_for_half` made; names in `keep` that it lacks are passed over."""
+    source = ir.from_proto(onnx.shape_inference.infer_shapes(prepared))
     conversion = _Conversion(source, keep_io_types, frozenset(keep), dtype)
     conversion.run()
     result = ir.to_proto(source)
@@ -87,19 +97,23 @@ def to_half(
         onnx.checker.check_model(result, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateError(f"{dtype}: the converted model does not pass onnx.checker ({error})") from error
-    return HalfModel(result, tuple(conversion.kept), conversion.casts, conversion.flushed)
+    return HalfModel(result, tuple(conversion.kept), conversion.casts, conversion.flushed, tuple(conversion.returned))
 
 
-def _name_nodes(model: ir.Model) -> None:
-    """Give nameless nodes a name, so that they can be kept and reported."""
-    taken = {node.name for node in model.graph.all_nodes()}
-    for index, node in enumerate(model.graph.all_nodes()):
-        if not node.name:
-            name = f"{node.op_type}_{index}"
-            while name in taken:
-                name += "_"
-            node.name = name
-            taken.add(name)
+def refuse_unknown_nodes(keep: Collection[str], model: onnx.ModelProto, prepared: onnx.ModelProto) -> None:
+    """Names are those of `prepared`, or of nodes of `model` that became weights or aliases there and need no keeping.
+
+    Raises:
+        InputError: a name is neither; a call of a function, for one, stands for several nodes.
+    """
+    calls = {(function.domain, function.name) for function in model.functions}
+    known = {node.name for node in ir.from_proto(prepared).graph.all_nodes()}
+    known |= {node.name for node in ir.from_proto(model).graph.all_nodes() if (node.domain, node.op_type) not in calls}
+    unknown = set(keep) - known
+    if unknown:
+        raise InputError(
+            f"no node named {min(unknown)!r} to keep in float32; take names from the manifest of this model's export"
+        )
 
 
 @dataclass
@@ -113,6 +127,7 @@ class _Conversion:
     kept: list[KeptNode] = field(default_factory=list)
     casts: int = 0
     flushed: int = 0
+    returned: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.narrow = _TYPES[self.dtype]
@@ -121,21 +136,30 @@ class _Conversion:
         self.plans: dict[ir.Node, NodeTypes] = {}
         self.types: dict[ir.Value, ir.DataType] = {}
         """What every value that was float32 becomes; initializers are made in both types as needed."""
+        self.guards = nodes_guarding_divisions(self.model, self._vanishes)
+        self.wide_graphs: dict[ir.Graph, str] = {}
+        """Subgraphs of control flow that stays in float32, with the name of that node."""
+        nodes = list(self.model.graph.all_nodes())
+        self.node_names = {node.name for node in nodes}
+        self.value_names = {value.name for graph in _graphs(self.model) for value in graph.inputs}
+        self.value_names |= {name for graph in _graphs(self.model) for name in graph.initializers}
+        self.value_names |= {value.name for node in nodes for value in node.outputs}
         self.cast_values: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self.constants: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def run(self) -> None:
         nodes = list(self.model.graph.all_nodes())
-        unknown = self.keep - {node.name for node in nodes}
-        if unknown:
-            raise InputError(f"{self.dtype}: no node named {sorted(unknown)[0]!r} to keep in float32")
-        _lift_float_constants(self.model)
-        nodes = list(self.model.graph.all_nodes())
+        for node in nodes:
+            if is_control_flow(node) and (node.name in self.keep or node.graph in self.wide_graphs):
+                self.wide_graphs.update(dict.fromkeys(_subgraphs(node), node.name or ""))
         data = _data_values(self.model)
         for graph in _graphs(self.model):
             self._decide_inputs(graph)
         for node in nodes:
             self._decide(node, data)
+        for value in self.model.graph.outputs:
+            if value.is_initializer() and _is_float(value):  # it keeps its name; a twin serves other readers
+                self._as(value, self._interface_type(self.model.graph))
         for node in nodes:
             self._rewrite(node)
         for graph in _graphs(self.model):
@@ -148,18 +172,25 @@ class _Conversion:
     # -- deciding ---------------------------------------------------------------------------------------------
 
     def _decide_inputs(self, graph: ir.Graph) -> None:
-        wide = graph is self.model.graph and self.keep_io_types
         for value in graph.inputs:
             if _is_float(value) and not value.is_initializer():
-                self.types[value] = ir.DataType.FLOAT if wide else self.narrow
+                self.types[value] = self._interface_type(graph)
+
+    def _interface_type(self, graph: ir.Graph) -> ir.DataType:
+        """What the float inputs and outputs of a graph become."""
+        main = graph is self.model.graph
+        return ir.DataType.FLOAT if (main and self.keep_io_types) or graph in self.wide_graphs else self.narrow
 
     def _decide(self, node: ir.Node, data: set[ir.Value]) -> None:
         types = node_types(node, self.opsets.get(node.domain, 0), self.dtype)
-        reason = self._reason_to_keep(node, types, data)
-        if types is None or reason is not None:
+        reason = self._rule_to_keep(node, types, data)
+        wish = self._wish_to_keep(node) if reason is None else None
+        if types is None or reason is not None or wish is not None:
             types = NodeTypes((False,) * len(node.inputs), (False,) * len(node.outputs))
-            if reason and any(_is_float(value) for value in (*node.inputs, *node.outputs)):
-                self.kept.append(KeptNode(node.name or "", node.op_type, reason))
+            if (reason or wish) and any(_is_float(value) for value in (*node.inputs, *node.outputs)):
+                self.kept.append(KeptNode(node.name or "", node.op_type, reason or wish or ""))
+                if wish:
+                    self.returned.append(node.name or "")
         self.plans[node] = types
         for value, narrow in zip(node.outputs, types.outputs, strict=True):
             if value.dtype is None and value.type is None and value.name:
@@ -170,10 +201,15 @@ class _Conversion:
             if _is_float(value):
                 self.types[value] = self.narrow if narrow else ir.DataType.FLOAT
 
-    def _reason_to_keep(self, node: ir.Node, types: NodeTypes | None, data: set[ir.Value]) -> str | None:
-        """Why `node` stays in float32; "" for a reason not worth reporting, None when it is narrowed."""
+    def _wish_to_keep(self, node: ir.Node) -> str | None:
+        """Whether the caller wants `node` in float32: itself, or the node whose subgraph it is in."""
         if node.name in self.keep:
             return "asked for"
+        owner = self.wide_graphs.get(node.graph) if isinstance(node.graph, ir.Graph) else None
+        return None if owner is None else f"inside of '{owner}', which was asked for"
+
+    def _rule_to_keep(self, node: ir.Node, types: NodeTypes | None, data: set[ir.Value]) -> str | None:
+        """Why `node` stays in float32 in any case; "" for a reason not worth reporting, None when it is narrowed."""
         if is_control_flow(node):
             return None
         if types is None:
@@ -184,16 +220,32 @@ class _Conversion:
             return "it works on sequences"
         if not any(value in data for value in (*node.inputs, *node.outputs) if value is not None):
             return ""  # computed from shapes and constants alone
+        if node in self.guards:
+            return self.guards[node]
         for index, value in enumerate(node.inputs):
-            if value is not None and not self._fits(value) and not (node.op_type == "Clip" and index > 0):
+            if value is not None and not self._fits(value) and not self._is_idle_bound(node, index):
                 return f"weight '{value.name}' exceeds {self.limit:g}"
+        filling = node.attributes.get("value")
+        if node.op_type == "ConstantOfShape" and filling is not None and self._exceeds(filling.as_tensor()):
+            return f"its value exceeds {self.limit:g}"
         return None
 
     def _fits(self, value: ir.Value) -> bool:
-        if not _is_float(value) or value.const_value is None:
-            return True
-        magnitude = np.abs(value.const_value.numpy())
-        return not bool((magnitude[np.isfinite(magnitude)] > self.limit).any())
+        return not _is_float(value) or value.const_value is None or not self._exceeds(value.const_value)
+
+    def _exceeds(self, tensor: ir.TensorProtocol) -> bool:
+        magnitude = np.abs(tensor.numpy())
+        return bool((magnitude[np.isfinite(magnitude)] > self.limit).any())
+
+    def _is_idle_bound(self, node: ir.Node, index: int) -> bool:
+        """Whether input `index` is a bound of Clip that no narrow number reaches, so that infinity does as well."""
+        value = node.inputs[index]
+        if node.op_type != "Clip" or index == 0 or value is None or value.const_value is None:
+            return False
+        return bool((np.asarray(value.const_value.numpy()) * (1 if index == 2 else -1) > 0).all())
+
+    def _vanishes(self, wide: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.asarray((wide != 0) & (wide.astype(_NUMPY[self.dtype]) == 0), dtype=np.bool_)
 
     # -- rewriting --------------------------------------------------------------------------------------------
 
@@ -207,17 +259,20 @@ class _Conversion:
             attribute = node.attributes.get(name)
             if narrowed and attribute is not None and attribute.value == ir.DataType.FLOAT:
                 node.attributes[name] = ir.AttrInt64(name, self.narrow.value)
+        if narrowed and node.op_type == "ConstantOfShape":
+            attribute = node.attributes.get("value")
+            filling = ir.tensor(np.zeros(1, np.float32)) if attribute is None else attribute.as_tensor()
+            node.attributes["value"] = ir.AttrTensor("value", self._narrowed(filling))
 
     def _rewrite_outputs(self, graph: ir.Graph) -> None:
-        main = graph is self.model.graph
-        wanted = ir.DataType.FLOAT if main and self.keep_io_types else self.narrow
+        wanted = self._interface_type(graph)
         for index, value in enumerate(graph.outputs):
             if not _is_float(value) or self.types.get(value) == wanted:
                 continue
             result = self._as(value, wanted)
             graph.outputs[index] = result
-            if main and value.producer() is not None:
-                value.name, result.name = f"{value.name}_{self.dtype}", value.name
+            if graph is self.model.graph and value.producer() is not None:
+                value.name, result.name = result.name, value.name
 
     def _as(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
         """`value` in the wanted type: itself, a converted weight, or the output of a Cast."""
@@ -231,8 +286,8 @@ class _Conversion:
         return self.cast_values[key]
 
     def _insert_cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        name = f"{value.name}_{wanted.name.lower()}"
-        cast = ir.node("Cast", [value], {"to": wanted.value}, name=f"Cast_{name}")
+        name = _unused(f"{value.name}_{wanted.name.lower()}", self.value_names)
+        cast = ir.node("Cast", [value], {"to": wanted.value}, name=_unused(f"Cast_{name}", self.node_names))
         result = cast.outputs[0]
         result.name, result.type, result.shape = name, ir.TensorType(wanted), value.shape
         producer, graph = value.producer(), value.graph
@@ -265,7 +320,7 @@ class _Conversion:
         graph = value.graph
         assert graph is not None
         twin = ir.Value(
-            name=f"{value.name}_{wanted.name.lower()}",
+            name=_unused(f"{value.name}_{wanted.name.lower()}", self.value_names),
             shape=value.shape,
             type=ir.TensorType(wanted),
             const_value=tensor,
@@ -278,7 +333,7 @@ class _Conversion:
 
     def _narrowed(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         wide: NDArray[np.float32] = tensor.numpy()
-        with np.errstate(over="ignore"):  # only bounds of Clip may become infinite, see _reason_to_keep
+        with np.errstate(over="ignore"):  # only bounds of Clip may become infinite, see _is_idle_bound
             narrow = wide.astype(_NUMPY[self.dtype])
         self.flushed += int(((narrow == 0) & (wide != 0)).sum())
         return ir.Tensor(narrow, dtype=self.narrow, name=tensor.name)
@@ -298,22 +353,23 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
     yield from model.graph.subgraphs()
 
 
-def _lift_float_constants(model: ir.Model) -> None:
-    """Turn float32 Constant nodes into initializers, so that weights look alike."""
-    for graph in _graphs(model):
-        for node in list(graph):
-            attribute = node.attributes.get("value")
-            if node.op_type != "Constant" or attribute is None or node.outputs[0].is_graph_output():
-                continue
-            tensor = attribute.as_tensor()
-            if tensor.dtype != ir.DataType.FLOAT:
-                continue
-            old = node.outputs[0]
-            new = ir.Value(name=old.name, type=old.type, shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
-            new.type = ir.TensorType(ir.DataType.FLOAT)
-            old.replace_all_uses_with(new)
-            graph.remove(node, safe=True)
-            graph.register_initializer(new)
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """The subgraphs a node runs itself."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def _unused(name: str, taken: set[str | None]) -> str:
+    """`name`, made unlike all in `taken` and added to them."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _data_values(model: ir.Model) -> set[ir.Value]:

@@ -28,12 +28,12 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 narrow[value] = value.dtype
     nodes = list(emulated.graph.all_nodes())
     for node in nodes:
-        _widen_constant(node)
         for value in node.outputs:
-            if value.dtype in _NARROW:
+            if value.dtype in _NARROW and node.op_type != "Constant":
                 narrow[value] = value.dtype
+        _widen_attributes(node)
     for value, dtype in narrow.items():
-        _round(value, dtype)
+        _round(value, dtype, is_narrow=value in emulated.graph.inputs or _is_cast(value.producer()))
     result = ir.to_proto(emulated)
     del result.graph.value_info[:]
     return result
@@ -45,40 +45,47 @@ def _widen_weight(value: ir.Value) -> None:
         value.const_value, value.dtype = ir.tensor(array, name=value.name), ir.DataType.FLOAT
 
 
-def _widen_constant(node: ir.Node) -> None:
-    attribute = node.attributes.get("value")
-    if node.op_type == "Constant" and attribute is not None and attribute.as_tensor().dtype in _NARROW:
-        array = np.asarray(attribute.as_tensor().numpy()).astype(np.float32)
+def _widen_attributes(node: ir.Node) -> None:
+    """Let nodes that make numbers from nothing (Constant, ConstantOfShape, EyeLike, ...) make float32 ones."""
+    filling, dtype = node.attributes.get("value"), node.attributes.get("dtype")
+    if filling is not None and filling.type == ir.AttributeType.TENSOR and filling.as_tensor().dtype in _NARROW:
+        array = np.asarray(filling.as_tensor().numpy()).astype(np.float32)
         node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
         node.outputs[0].dtype = ir.DataType.FLOAT
+    if dtype is not None and dtype.value in [kind.value for kind in _NARROW]:
+        node.attributes["dtype"] = ir.AttrInt64("dtype", ir.DataType.FLOAT.value)
 
 
-def _round(value: ir.Value, dtype: ir.DataType) -> None:
-    """Let the consumers of `value` read it rounded to `dtype` but stored in float32."""
+def _is_cast(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type == "Cast"
+
+
+def _round(value: ir.Value, dtype: ir.DataType, *, is_narrow: bool) -> None:
+    """Let the consumers of `value` (which `is_narrow` already, or is not) read it rounded but stored in float32."""
     graph, producer = value.graph, value.producer()
     assert graph is not None
     rounded = _cast(value, dtype)
     wide = _cast(rounded.outputs[0], ir.DataType.FLOAT)
-    is_input = producer is None
-    makes_narrow = producer is not None and producer.op_type == "Cast"
     value.replace_all_uses_with(wide.outputs[0], replace_graph_outputs=True)
     rounded.replace_input_with(0, value)
-    if is_input:
-        wide.replace_input_with(0, value)  # the input itself is narrow already
-        first = next(iter(graph))
-        graph.insert_before(first, wide)
-    elif makes_narrow:
+    if is_narrow:
         wide.replace_input_with(0, value)
-        graph.insert_after(producer, wide)  # type: ignore[arg-type]
     else:
         value.dtype = ir.DataType.FLOAT
-        graph.insert_after(producer, [rounded, wide])  # type: ignore[arg-type]
-    if wide.outputs[0].is_graph_output() and not is_input:
+    added = [wide] if is_narrow else [rounded, wide]
+    first = next(iter(graph), None)
+    if producer is not None:
+        graph.insert_after(producer, added)
+    elif first is not None:
+        graph.insert_before(first, added)
+    else:
+        graph.extend(added)
+    if wide.outputs[0].is_graph_output() and producer is not None:
         value.name, wide.outputs[0].name = f"{value.name}_exact", value.name
 
 
 def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:
-    node = ir.node("Cast", [value], {"to": dtype.value}, name=f"{value.name}_as_{dtype.name.lower()}")
+    node = ir.node("Cast", [value], {"to": dtype.value}, name=f"emulated/{value.name}_as_{dtype.name.lower()}")
     result = node.outputs[0]
     result.name, result.type, result.shape = f"{node.name}_out", ir.TensorType(dtype), value.shape
     return node

@@ -9,17 +9,19 @@ which ONNX Runtime's CPU kernels would hide.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import GateError
-from .half import HalfModel, Narrow, to_half
+from .half import HalfModel, Narrow, narrow_prepared, refuse_unknown_nodes
 from .half_emulation import emulate_half
+from .half_preparation import prepare_for_half
 from .parity import Parity, measure_parity
 from .precision_search import named_nodes, return_blocks
 from .runners import OnnxRunner
@@ -31,7 +33,9 @@ LIMITS = {"float16": 65504.0, "bfloat16": float(np.finfo(np.float32).max)}
 SAFE_SHARE = 0.5
 """Values beyond this share of the limit are taken for overflowing: other images go further than those measured."""
 LARGEST_SHARE = 0.1
-"""More than this share of the nodes in float32 is no float16 model any more."""
+"""More than this share of the nodes returned to float32 is no float16 model any more."""
+FEW_NODES = 4
+"""Always allowed: one operation that overflows and its neighbours are more than a tenth of a small graph."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def search_half(
     *,
     min_cosine: float = 0.9999,
     keep: Sequence[str] = (),
+    uncounted: Collection[str] = (),
     keep_io_types: bool = True,
     dtype: Narrow = "float16",
     reference: Sequence[NDArray[Any]] | None = None,
@@ -61,27 +66,31 @@ def search_half(
         inputs: real inputs, one array a graph input.
         min_cosine: the gate.
         keep: names of nodes to keep in float32 from the start, as from an earlier search.
+        uncounted: names of nodes that are not the network's (embedded preprocessing): they stay in float32 too, but
+            count neither as nodes of the graph nor as nodes in float32.
         keep_io_types: as in `to_half`.
         dtype: the narrow type.
         reference: the outputs to compare with; default is what `model` gives.
 
     Raises:
-        GateError: the gate cannot be held with at most a tenth of the nodes in float32.
+        InputError: two nodes share a name, or one to keep does not exist.
+        GateError: the gate cannot be held with at most a tenth of the nodes (or `FEW_NODES`) returned to float32.
+            Nodes that a rule keeps (`to_half`) do not count, whether `keep` names them or not.
     """
-    search = _Search(named_nodes(model), tuple(inputs), keep_io_types, dtype, reference)
-    kept = tuple(keep)
-    best = search.attempt(kept)
+    prepared = named_nodes(prepare_for_half(model))
+    refuse_unknown_nodes(keep, model, prepared)
+    search = _Search(prepared, tuple(inputs), keep_io_types, dtype, reference, tuple(uncounted))
+    best = search.attempt(tuple(keep))
     if best.parity.min_cosine < min_cosine:
-        kept = tuple(dict.fromkeys((*kept, *search.overflowing())))
-        best = search.attempt(kept)
+        best = search.attempt(tuple(dict.fromkeys((*best.kept, *search.overflowing()))))
     if best.parity.min_cosine < min_cosine:
-        nodes = [node.name for node in search.model.graph.node]
+        nodes = [node.name for node in search.model.graph.node if node.name not in search.uncounted]
         best = return_blocks(search.attempt, nodes, best, min_cosine, largest_share=0.5)
-    share = len(best.kept) / max(1, len(model.graph.node))
-    if best.parity.min_cosine < min_cosine or share > LARGEST_SHARE:
+    nodes_at_all, returned = search.counted(best)
+    if best.parity.min_cosine < min_cosine or returned > max(FEW_NODES, LARGEST_SHARE * nodes_at_all):
         raise GateError(
-            f"{dtype}: min cosine {best.parity.min_cosine:.6f} with {len(best.kept)} of {len(model.graph.node)} nodes "
-            f"in float32, must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%}; export in float32"
+            f"{dtype}: min cosine {best.parity.min_cosine:.6f} with {returned} of {nodes_at_all} nodes returned to "
+            f"float32, must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%} (or {FEW_NODES}); export in float32"
         )
     return best
 
@@ -96,18 +105,26 @@ class _Search:
         keep_io_types: bool,
         dtype: Narrow,
         reference: Sequence[NDArray[Any]] | None,
+        uncounted: tuple[str, ...],
     ) -> None:
-        self.model, self.inputs, self.keep_io_types, self.dtype = model, inputs, keep_io_types, dtype
+        self.model, self.inputs, self.uncounted = model, inputs, uncounted
+        self.keep_io_types, self.dtype = keep_io_types, dtype
         self.expected = tuple(reference) if reference is not None else OnnxRunner(model).run(*inputs)
         self.trials = 0
 
     def attempt(self, kept: tuple[str, ...]) -> HalfSearch:
         """Narrow all but `kept`, and measure."""
         self.trials += 1
-        half = to_half(self.model, keep_io_types=self.keep_io_types, keep=kept, dtype=self.dtype)
+        keep = (*kept, *self.uncounted)
+        half = narrow_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
         runner = OnnxRunner(emulate_half(half.model))
         arrays = [array.astype(spec.dtype, copy=False) for array, spec in zip(self.inputs, runner.inputs, strict=True)]
         return HalfSearch(half, kept, measure_parity(self.expected, runner.run(*arrays)), self.trials)
+
+    def counted(self, trial: HalfSearch) -> tuple[int, int]:
+        """How many nodes the network has, subgraphs included, and how many of them were returned to float32."""
+        nodes = [node.name for node in ir.from_proto(self.model).graph.all_nodes()]
+        return len(set(nodes) - set(self.uncounted)), len(set(trial.half.returned) - set(self.uncounted))
 
     def overflowing(self) -> list[str]:
         """Nodes that write or read values beyond the safe share of the range."""

@@ -279,3 +279,201 @@ def test_a_bfloat16_file_computes_what_its_imitation_does():
     # Each rounds five values to 8 bits, in its own order of summation: steps of 2**-8 at the most.
     assert np.abs(computed - imitated).max() <= 2**-7 * scale
     assert 0 < np.abs(imitated - exact).max() <= 2**-6 * scale
+
+
+def choosing(last: str = "Relu") -> onnx.ModelProto:
+    """An If whose then-branch overflows: (h * 60000) / 60000."""
+    then = helper.make_graph(
+        [
+            helper.make_node("Mul", ["h", "big"], ["raised"], name="raise"),
+            helper.make_node("Div", ["raised", "big"], ["then_out"], name="lower"),
+        ],
+        "then",
+        [],
+        [helper.make_tensor_value_info("then_out", FLOAT, [2, 3])],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["h"], ["other_out"], name="pass")],  # an outer value handed through
+        "other",
+        [],
+        [helper.make_tensor_value_info("other_out", FLOAT, [2, 3])],
+    )
+    nodes = [
+        helper.make_node("Abs", ["x"], ["h"], name="abs"),
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0, name="max"),
+        helper.make_node("Greater", ["m", "limit"], ["c"], name="greater"),
+        helper.make_node("If", ["c"], ["b"], name="if", then_branch=then, else_branch=other),
+        helper.make_node(last, ["b"], ["y"], name="last"),
+    ]
+    weights = {"limit": np.float32(0), "big": np.float32(60000)}
+    return model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [None, None])], weights)
+
+
+@pytest.mark.parametrize("last", ["Relu", "ReduceL2"])
+def test_control_flow_returns_to_float32_with_all_its_nodes(last):
+    model = choosing(last)
+    inputs = 10 + values(2, 3)
+    narrow, wide = to_half(model), to_half(model, keep=["if"])
+    assert not np.isfinite(run(emulate_half(narrow.model), inputs)[0]).all()
+    assert set(wide.returned) == {"if", "raise", "lower", "pass"}
+    for sign in (1, -1):  # both branches
+        got, expected = run(emulate_half(wide.model), sign * inputs)[0], run(model, sign * inputs)[0]
+        assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
+        run(wide.model, sign * inputs)
+
+
+def test_a_loop_stays_in_float32_whole_and_its_imitation_carries_rounded_numbers():
+    model, inputs = loop(), values(2, 3)
+    expected = run(model, inputs)[0]
+    assert np.array_equal(run(emulate_half(to_half(model, keep=["Loop_0"]).model), inputs)[0], expected)
+    got = run(emulate_half(to_half(model).model), inputs)[0]
+    assert 0 < np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_identities_and_constants_may_stand_in_a_list_of_nodes_to_keep():
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value_float=2.0, name="constant"),
+        helper.make_node("Identity", ["x"], ["same"], name="identity"),
+        helper.make_node("Mul", ["same", "c"], ["y"], name="mul"),
+    ]
+    model = model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])])
+    result = to_half(model, keep=["identity", "constant", "mul"])
+    assert result.returned == ("mul",)
+    plain = to_half(model)
+    assert (operators(plain.model), plain.casts) == (["Cast", "Mul", "Cast"], 2)
+
+
+def normalising(bound: str, epsilon: float = 1e-12) -> onnx.ModelProto:
+    """x / |x|, with a bound that keeps a row of zeros from 0 / 0, in the ways exporters write it."""
+    head = [
+        helper.make_node("MatMul", ["x", "w"], ["e"], name="fc"),
+        helper.make_node("ReduceL2", ["e"], ["n"], axes=[1], keepdims=1, name="norm"),
+        helper.make_node("Shape", ["e"], ["s"], name="shape"),
+    ]
+    tails = {
+        "clip": [
+            helper.make_node("Clip", ["n", "eps"], ["c"], name="guard"),
+            helper.make_node("Expand", ["c", "s"], ["d"], name="expand"),
+            helper.make_node("Div", ["e", "d"], ["y"], name="div"),
+        ],
+        "max": [
+            helper.make_node("Max", ["n", "eps"], ["c"], name="guard"),
+            helper.make_node("Div", ["e", "c"], ["y"], name="div"),
+        ],
+        "add": [
+            helper.make_node("Add", ["n", "eps"], ["c"], name="guard"),
+            helper.make_node("Reciprocal", ["c"], ["r"], name="reciprocal"),
+            helper.make_node("Mul", ["e", "r"], ["y"], name="mul"),
+        ],
+        "power": [
+            helper.make_node("Add", ["n", "eps"], ["c"], name="guard"),
+            helper.make_node("Pow", ["c", "minus_one"], ["r"], name="power"),
+            helper.make_node("Mul", ["e", "r"], ["y"], name="mul"),
+        ],
+    }
+    weights = {"w": values(8, 8), "eps": np.float32(epsilon), "minus_one": np.float32(-1)}
+    return model_of([*head, *tails[bound]], [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], weights)
+
+
+@pytest.mark.parametrize("bound", ["clip", "max", "add", "power"])
+def test_a_row_of_zeros_stays_a_row_of_zeros_behind_a_normalisation(bound):
+    model = normalising(bound)
+    result = to_half(model)
+    kept = {entry.node for entry in result.kept}
+    assert {"guard", "norm"} <= kept
+    assert "fc" not in kept
+    assert (result.flushed, result.returned) == (0, ())
+    inputs = np.concatenate([np.zeros((1, 8), np.float32), values(3, 8)])
+    (expected,) = run(model, inputs)
+    for narrow in (result.model, emulate_half(result.model)):
+        got = run(narrow, inputs)[0]
+        assert np.abs(got - expected).max() <= 2e-3
+
+
+def test_a_bound_that_float16_holds_costs_nothing():
+    assert {entry.node for entry in to_half(normalising("clip", 1e-5)).kept} == {"norm"}
+
+
+def test_a_divisor_that_would_vanish_stays_in_float32():
+    nodes = [helper.make_node("Div", ["x", "d"], ["y"], name="div"), helper.make_node("Mul", ["y", "d"], ["z"])]
+    model = model_of(nodes, [("x", FLOAT, [2])], [("z", FLOAT, [2])], {"d": np.float32([1e-9, 1])})
+    assert [(entry.node, entry.reason) for entry in to_half(model).kept] == [("div", "its divisor would be 0")]
+
+
+def test_names_of_the_graph_are_never_taken_twice():
+    nodes = [
+        helper.make_node("Relu", ["x"], ["x_float16"], name="Cast_x_float16"),
+        helper.make_node("Add", ["x_float16", "w"], ["a"], name="kept"),
+        helper.make_node("Add", ["a", "w"], ["b"], name="narrow"),
+        helper.make_node("Add", ["b", "w_float"], ["c"], name="other"),
+        helper.make_node("Add", ["c", "w_float16"], ["y"], name="last"),
+    ]
+    weights = {name: values(3, seed=seed) for seed, name in enumerate(("w", "w_float", "w_float16"))}
+    model = model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])], weights)
+    result = to_half(model, keep=["kept"]).model
+    names = [node.name for node in result.graph.node]
+    assert len(set(names)) == len(names)
+    inputs = values(2, 3)
+    assert np.abs(run(result, inputs)[0] - run(model, inputs)[0]).max() <= 5e-3
+
+
+@pytest.mark.parametrize("keep_io_types", [True, False])
+def test_a_weight_that_is_an_output_keeps_its_name(keep_io_types):
+    nodes = [helper.make_node("Mul", ["x", "w"], ["y"]), helper.make_node("Add", ["x", "w"], ["z"], name="add")]
+    outputs = [("y", FLOAT, [2, 3]), ("w", FLOAT, [3]), ("z", FLOAT, [2, 3])]
+    model = model_of(nodes, [("x", FLOAT, [2, 3])], outputs, {"w": values(3)})
+    result = to_half(model, keep_io_types=keep_io_types, keep=["add"]).model
+    kind = FLOAT if keep_io_types else HALF
+    assert [(value.name, value.type.tensor_type.elem_type) for value in result.graph.output] == [
+        (name, kind) for name in "ywz"
+    ]
+    assert np.abs(run(result, values(2, 3))[1] - values(3)).max() <= (0 if keep_io_types else 2e-3)
+
+
+@pytest.mark.parametrize("value", [None, 2.0, 1e5])
+def test_constants_of_a_shape_that_is_data_follow_the_type(value):
+    filling = {} if value is None else {"value": numpy_helper.from_array(np.float32([value]))}
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["c"], name="fill", **filling),
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    ]
+    model = model_of(nodes, [("x", FLOAT, [2, 3]), ("size", TensorProto.INT64, [2])], [("y", FLOAT, ["a", "b"])])
+    result = to_half(model)
+    assert [entry.node for entry in result.kept] == (["fill"] if value == 1e5 else [])
+    arrays = values(2, 3), np.int64([2, 3])
+    if value != 1e5:
+        for narrow in (result.model, emulate_half(result.model)):
+            assert np.abs(run(narrow, *arrays)[0] - run(model, *arrays)[0]).max() <= 2e-3
+
+
+def test_an_identity_matrix_made_in_half_is_imitated():
+    nodes = [helper.make_node("EyeLike", ["x"], ["e"], dtype=FLOAT), helper.make_node("MatMul", ["x", "e"], ["y"])]
+    model = model_of(nodes, [("x", FLOAT, [4, 4])], [("y", FLOAT, [4, 4])])
+    assert np.abs(run(emulate_half(to_half(model).model), values(4, 4))[0] - values(4, 4)).max() <= 2e-3
+
+
+def test_weights_made_of_weights_are_stored_narrow():
+    """A transposed matrix and a weight norm left unfolded: both once, in float16, without a node of their own."""
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "wt"], ["a"]),
+        helper.make_node("ReduceL2", ["v"], ["n"], axes=[1], keepdims=1),
+        helper.make_node("Div", ["v", "n"], ["unit"]),
+        helper.make_node("MatMul", ["a", "unit"], ["y"]),
+    ]
+    weights = {"w": values(64, 64), "v": values(64, 64, seed=1)}
+    model = model_of(nodes, [("x", FLOAT, [2, 64])], [("y", FLOAT, [2, 64])], weights)
+    result = to_half(model)
+    assert operators(result.model) == ["Cast", "MatMul", "MatMul", "Cast"]
+    assert weight_types(result.model) == {HALF}
+    assert result.model.ByteSize() <= 0.52 * model.ByteSize()
+    inputs = values(2, 64)
+    (expected,) = run(model, inputs)
+    assert np.abs(run(result.model, inputs)[0] - expected).max() <= 2e-3 * np.abs(expected).max()
+
+
+def test_a_small_weight_that_is_expanded_stays_small():
+    nodes = [helper.make_node("Expand", ["w", "size"], ["big"]), helper.make_node("Add", ["x", "big"], ["y"])]
+    weights = {"w": values(1, 2), "size": np.int64([1000, 2])}
+    model = model_of(nodes, [("x", FLOAT, [1000, 2])], [("y", FLOAT, [1000, 2])], weights)
+    assert "Expand" in operators(to_half(model).model)

@@ -1,0 +1,137 @@
+"""Bring a float32 graph into the form its conversion to 16 bits starts from: every node named, every weight a weight.
+
+Calls of functions are inlined, aliases (Identity) disappear, float Constants become initializers, and what is computed
+from weights alone (a transposed matrix, an unfolded weight norm) is computed here, so that the file stores the result
+in 16 bits instead of the sources in 32. Names of the nodes that stay are never changed: block lists refer to them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import InlinePass
+
+from .constants import constant_tensor, evaluate
+from .half_rules import is_control_flow
+
+__all__ = ["prepare_for_half"]
+
+_FLOATS = ("value", "value_float", "value_floats")
+_UNFOLDED = frozenset(
+    {"Bernoulli", "Constant", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+_NARROW_BYTES = 2
+_SMALL = 1024
+"""Bytes a computed weight may take whatever it is made from."""
+
+
+def prepare_for_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` that computes the same; a prepared model stays as it is."""
+    graph = ir.from_proto(onnx.shape_inference.infer_shapes(model))
+    _name_nodes(graph)
+    if graph.functions:
+        InlinePass()(graph)
+    for part in (graph.graph, *graph.graph.subgraphs()):
+        _drop_identities(part)
+        _lift_float_constants(part)
+    _fold_weights(graph)
+    return ir.to_proto(graph)
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Give nameless nodes a name, so that they can be kept and reported."""
+    nodes = [
+        *model.graph.all_nodes(),
+        *(node for function in model.functions.values() for node in function.all_nodes()),
+    ]
+    taken = {node.name for node in nodes}
+    for index, node in enumerate(nodes):
+        if not node.name:
+            name = f"{node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+
+
+def _drop_identities(graph: ir.Graph) -> None:
+    """One that makes an output stays: what it copies may lie outside of a branch, or be read elsewhere too."""
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+            continue
+        if not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(node.inputs[0])
+            graph.remove(node, safe=True)
+
+
+def _lift_float_constants(graph: ir.Graph) -> None:
+    for node in list(graph):
+        if node.op_type != "Constant" or node.outputs[0].is_graph_output():
+            continue
+        if not any(name in node.attributes for name in _FLOATS):
+            continue
+        tensor = constant_tensor(node)
+        if tensor.dtype == ir.DataType.FLOAT:
+            _replace(graph, node.outputs[0], tensor)
+            graph.remove(node, safe=True)
+
+
+def _fold_weights(model: ir.Model) -> None:
+    """Compute what depends on weights alone, unless the file would grow by it."""
+    graph = model.graph
+    for node in list(graph):
+        arrays = _constant_inputs(node)
+        if arrays is None or any(value.is_graph_output() for value in node.outputs):
+            continue
+        if _size_in_half(node) > max(_SMALL, sum(array.nbytes for array in arrays if array is not None)):
+            continue
+        try:
+            results = evaluate(node, arrays, graph.opset_imports)
+        except Exception:  # the evaluator raises whatever an operator's code stumbles over; the node then stays
+            continue
+        sources = [value for value in node.inputs if value is not None]
+        for value, result in zip(node.outputs, results, strict=False):
+            _replace(graph, value, ir.tensor(result))
+        graph.remove(node, safe=True)
+        for value in sources:
+            if value.is_initializer() and not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+                graph.initializers.pop(value.name or "", None)
+
+
+def _constant_inputs(node: ir.Node) -> list[NDArray[Any] | None] | None:
+    """The inputs of a node that depends on constants alone; None for any other node."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _UNFOLDED or not node.inputs:
+        return None
+    if is_control_flow(node):
+        return None
+    arrays: list[NDArray[Any] | None] = []
+    for value in node.inputs:
+        tensor = None if value is None else ir.convenience.get_const_tensor(value)
+        if value is not None and (tensor is None or value.is_graph_input()):
+            return None
+        arrays.append(None if tensor is None else np.asarray(tensor.numpy()))
+    return arrays
+
+
+def _size_in_half(node: ir.Node) -> float:
+    """Bytes of the outputs once narrowed; infinite where a shape is unknown."""
+    size = 0
+    for value in node.outputs:
+        dims = None if value.shape is None else list(value.shape)
+        if dims is None or value.dtype is None or not all(isinstance(dim, int) for dim in dims):
+            return float("inf")
+        width = _NARROW_BYTES if value.dtype == ir.DataType.FLOAT else value.dtype.itemsize
+        size += int(np.prod([int(dim) for dim in dims])) * width  # type: ignore[arg-type]
+    return size
+
+
+def _replace(graph: ir.Graph, old: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Put an initializer of the same name in the place of a node's output."""
+    new = ir.Value(name=old.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
+    old.replace_all_uses_with(new)
+    old.name = f"{old.name}_replaced"
+    graph.register_initializer(new)
