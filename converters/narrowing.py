@@ -56,13 +56,15 @@ def narrow_to_half(
     embedded = [node.name for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)]
     inputs = [_full_batch(model, array) for array in log.inputs]
     found = search_half(
-        model, inputs, keep=[*embedded, *keep], keep_io_types=keep_io_types, dtype=dtype, min_cosine=gate
+        model, inputs, keep=tuple(keep), uncounted=embedded, keep_io_types=keep_io_types, dtype=dtype, min_cosine=gate
     )
     narrow = found.half.model
     if dtype == "float16":
         OnnxRunner(narrow)  # must load; its CPU kernels do not round, so it is measured below
     kept = tuple(entry for entry in found.half.kept if entry.node not in embedded)
     detail = f"{found.half.casts} Casts added, {len(kept)} nodes kept in float32{_searched(found.trials)}"
+    if found.half.flushed:
+        detail += f", {found.half.flushed} weights too small for {dtype} became 0"
     log.check_model("fp16" if dtype == "float16" else "bf16", emulate_half(narrow), min_cosine=gate, detail=detail)
     return narrow, kept
 
@@ -105,7 +107,10 @@ def read_kept_nodes(path: Path) -> tuple[str, ...]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = content["kept_in_float32"] if isinstance(content, dict) else content
-        return tuple(entry["node"] if isinstance(entry, dict) else str(entry) for entry in entries)
+        names = [entry["node"] if isinstance(entry, dict) else entry for entry in entries]
+        if not isinstance(entries, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its entries are no names")
+        return tuple(names)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected an export's manifest or a JSON list of node names ({error})") from error
 
