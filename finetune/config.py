@@ -291,14 +291,20 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """How the learning rate moves over the run, a step at a time."""
+    """How the learning rate moves over the run."""
 
     kind: Literal["cosine", "multistep", "polynomial", "constant"] = "cosine"
     """Shape after the warm-up."""
+    moves: Literal["step", "epoch"] = "step"
+    """How often the rate moves after the warm-up; epoch: at the start of each one. The warm-up rises at every step."""
     warmup_epochs: NotNegative = 0.0
     """Linear rise from zero."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """The rise in optimizer steps, instead of `warmup_epochs`."""
     milestones: tuple[Positive, ...] = ()
     """Epochs after which multistep multiplies by `gamma`."""
+    milestone_steps: tuple[Count, ...] = ()
+    """Optimizer steps after which it does so too."""
     gamma: Positive = 0.1
     """Factor of multistep."""
     power: Positive = 1.0
@@ -320,6 +326,8 @@ class EvaluationConfig(Section):
     """Images embedded at a time."""
     metric: str | None = None
     """Metric that chooses the best checkpoint; by default mAP or accuracy."""
+    rerank: bool = False
+    """Rank the gallery by k-reciprocal re-ranking; takes memory for all pairs of held-out images."""
 
 
 class CheckpointConfig(Section):
@@ -343,7 +351,7 @@ class TrackingConfig(Section):
 class FinetuneConfig(Section):
     """One fine-tuning run."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "finetune"
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "finetune"
     """Folder below `output`."""
     output: Path = Path("runs")
     """Where run folders go: output/name/time."""

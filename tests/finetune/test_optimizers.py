@@ -32,6 +32,14 @@ def network():
         (ScheduleConfig(kind="polynomial", warmup_epochs=2), 0, 1 / 20),
         (ScheduleConfig(kind="polynomial", warmup_epochs=2), 19, 1.0),
         (ScheduleConfig(kind="polynomial", warmup_epochs=2), 60, 0.5),
+        (ScheduleConfig(kind="polynomial", warmup_epochs=9, warmup_steps=20), 60, 0.5),  # steps count
+        (ScheduleConfig(kind="multistep", milestone_steps=(39,), gamma=0.1), 38, 1.0),
+        (ScheduleConfig(kind="multistep", milestone_steps=(39,), milestones=(4,), gamma=0.1), 40, 0.01),
+        (ScheduleConfig(kind="polynomial", moves="epoch"), 59, 0.5),  # as at step 50
+        (ScheduleConfig(kind="multistep", moves="epoch", milestone_steps=(39,), gamma=0.1), 39, 1.0),
+        (ScheduleConfig(kind="multistep", moves="epoch", milestone_steps=(39,), gamma=0.1), 40, 0.1),
+        (ScheduleConfig(kind="polynomial", moves="epoch", warmup_steps=5), 3, 4 / 5),
+        (ScheduleConfig(kind="polynomial", moves="epoch", warmup_steps=5), 9, 1.0),  # the epoch's first after it
     ],
 )
 def test_rates_follow_their_formulas(config, step, expected):
