@@ -48,12 +48,18 @@ def embed_preprocessing(
     if old.name:
         pixels.name, old.name = old.name, None
     if normalise_output:
-        for index, value in enumerate(graph.outputs):
-            if value.shape is not None and len(value.shape) == 2 and value.dtype == ir.DataType.FLOAT:
-                graph.outputs[index] = _unit_length(graph, value)
+        matrices = [value for value in graph.outputs if _is_matrix(value)]
+        for index, value in enumerate(matrices):
+            unit = _unit_length(graph, value, f"_{index}" if index else "")
+            graph.outputs[list(graph.outputs).index(value)] = unit
+            value.name, unit.name = unit.name, value.name
     result = ir.to_proto(graph_model)
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) == 2 and value.dtype == ir.DataType.FLOAT
 
 
 def _image_input(graph: ir.Graph, preprocessing: Preprocessing) -> ir.Value:
@@ -97,22 +103,21 @@ def _normalising(graph: ir.Graph, pixels: ir.Value, preprocessing: Preprocessing
     return nodes
 
 
-def _unit_length(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """Nodes behind `value` that divide it by max(its norm, 1e-12); the result takes its name."""
+def _unit_length(graph: ir.Graph, value: ir.Value, suffix: str) -> ir.Value:
+    """Add nodes that divide `value` by max(its norm, 1e-12); `suffix` tells one output's from another's."""
     axes = {"axes": [1], "keepdims": 1}
     inputs: list[ir.Value] = [value]
     if graph.opset_imports.get("", 0) >= 18:
         axes = {"keepdims": 1}
         inputs.append(_weight(graph, "axis", np.array([1])))
-    norm = ir.node("ReduceL2", inputs, axes, name=f"{EMBEDDED_PREFIX}norm")  # type: ignore[arg-type]
+    norm = ir.node("ReduceL2", inputs, axes, name=f"{EMBEDDED_PREFIX}norm{suffix}")  # type: ignore[arg-type]
     floor = _weight(graph, "smallest_norm", np.asarray([SMALLEST_NORM], np.float32))
-    bounded = ir.node("Max", [norm.outputs[0], floor], name=f"{EMBEDDED_PREFIX}positive_norm")
-    unit = ir.node("Div", [value, bounded.outputs[0]], name=f"{EMBEDDED_PREFIX}unit_length")
-    for node in (norm, bounded):
+    bounded = ir.node("Max", [norm.outputs[0], floor], name=f"{EMBEDDED_PREFIX}positive_norm{suffix}")
+    unit = ir.node("Div", [value, bounded.outputs[0]], name=f"{EMBEDDED_PREFIX}unit_length{suffix}")
+    for node in (norm, bounded, unit):
         node.outputs[0].name = f"{node.name}_out"
     result = unit.outputs[0]
     result.type, result.shape = value.type, value.shape
-    value.name, result.name = f"{value.name}_raw", value.name
     graph.extend([norm, bounded, unit])
     return result
 

@@ -17,14 +17,17 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     stripped = onnx.ModelProto()
     stripped.CopyFrom(model)
     stripped.ClearField("doc_string")
-    for graph in (*_graphs(stripped.graph), *stripped.functions):
+    for graph in _graphs(stripped):
         _strip(graph)
+        if isinstance(graph, onnx.GraphProto):
+            for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+                _strip(entry)
         for node in graph.node:
             _strip(node)
-        values = (*graph.input, *graph.output, *graph.value_info) if isinstance(graph, onnx.GraphProto) else ()
-        tensors = graph.initializer if isinstance(graph, onnx.GraphProto) else ()
-        for entry in (*values, *tensors):
-            _strip(entry)
+            for attribute in node.attribute:
+                attribute.ClearField("doc_string")
+                for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+                    _strip(tensor)
     return stripped
 
 
@@ -35,11 +38,13 @@ def _strip(
     del proto.metadata_props[:]
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-            for nested in attribute.graphs:
-                yield from _graphs(nested)
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """The main graph, the functions, and every subgraph of both."""
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += [attribute.g] if attribute.HasField("g") else []
+                waiting += attribute.graphs

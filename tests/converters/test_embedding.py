@@ -76,3 +76,15 @@ def test_an_input_of_another_size_is_refused():
     embedded = embed_preprocessing(network(), PREPROCESSINGS["rgb"])
     with pytest.raises(InputError, match="float32 image"):
         embed_preprocessing(embedded, PREPROCESSINGS["rgb"])
+
+
+def test_every_matrix_that_comes_out_is_normalised_and_keeps_its_name():
+    model = network()
+    model.graph.node.append(helper.make_node("Neg", ["embedding"], ["second"]))
+    model.graph.output.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, ["n", 5]))
+    embedded = embed_preprocessing(model, PREPROCESSINGS["rgb"])
+    assert [value.name for value in embedded.graph.output] == ["embedding", "second"]
+    pixels = np.random.default_rng(1).integers(0, 256, (3, *SIZE, 3), dtype=np.uint8)
+    first, second = ReferenceEvaluator(embedded).run(None, {"images": pixels})
+    assert np.allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
+    assert np.allclose(second, -first, rtol=1e-6)

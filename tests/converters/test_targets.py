@@ -38,9 +38,24 @@ def model(opset: int = 17, ir_version: int = 12) -> onnx.ModelProto:
     return made
 
 
+def function_with_a_branch() -> onnx.FunctionProto:
+    """A function whose subgraph has documented attributes and tensors."""
+    constant = numpy_helper.from_array(np.float32([1, 2]))
+    constant.doc_string = "/home/me/constant.py"
+    inner = helper.make_node("Constant", [], ["y"], value=constant)
+    inner.attribute[0].doc_string = "/home/me/attribute.py"
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    branches = {f"{name}_branch": helper.make_graph([inner], name, [], [output]) for name in ("then", "else")}
+    choice = helper.make_node("If", ["c"], ["z"], **branches)
+    return helper.make_function("local", "Choice", ["c"], ["z"], [choice], [helper.make_opsetid("", 17)])
+
+
 def test_paths_and_traces_go_and_the_models_own_metadata_stays():
     source = model()
+    source.functions.append(function_with_a_branch())
+    source.opset_import.append(helper.make_opsetid("local", 1))
     stripped = strip_metadata(source)
+    assert source.SerializeToString().count(b"/home/me") == 7
     assert b"/home/me" in source.SerializeToString()
     assert b"/home/me" not in stripped.SerializeToString()
     assert [entry.key for entry in stripped.metadata_props] == ["rtool.preprocessing"]
