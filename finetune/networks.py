@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,17 @@ def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch
     values = pixels.to(device, non_blocking=True).float()
     if preprocessing.channel_order == "bgr":
         values = values.flip(3)
-    mean = torch.tensor(preprocessing.mean, device=device)
-    std = torch.tensor(preprocessing.std, device=device)
-    values = (values - mean) / std
+    values = (values - _on_device(preprocessing.mean, device)) / _on_device(preprocessing.std, device)
     if preprocessing.layout == "nhwc":
         return values
     values = values.permute(0, 3, 1, 2)  # in memory still NHWC, which is what channels_last means
     return values if channels_last else values.contiguous()
+
+
+@cache
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Made once: a copy to a GPU from ordinary memory waits for it."""
+    return torch.tensor(values, device=device)
 
 
 def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network:
@@ -70,7 +75,7 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
     if checkpoint is None and config.reference in ZOO:
         model, identity = _from_zoo(config)
     else:
-        if config.options:
+        if config.options and config.reference not in ZOO:
             raise InputError(f"model.options: only zoo architectures take options, got {config.reference}")
         model = load_model(checkpoint or config.reference)
         identity = _identity(model)

@@ -72,7 +72,8 @@ def load_optimizer_state(
         name, _, key = path.rpartition("/")
         parameter = named[name]
         state: dict[str, Any] = optimizer.state[parameter]
-        state[key] = value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+        # In the parameter's memory order: another one takes the optimizer's slow path on a GPU.
+        state[key] = value.clone() if value.ndim == 0 else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _multiplier(multipliers: Mapping[str, float], name: str) -> float:

@@ -108,3 +108,17 @@ def test_the_average_follows_its_formula_and_moves_statistics_too():
     with average.applied_to(module):
         torch.testing.assert_close(module[0].weight.detach(), start["0.weight"] + 1)
     assert torch.equal(module[0].weight, own)
+
+
+def test_a_loaded_state_has_the_memory_order_of_its_parameter():
+    backbone = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
+    optimizer, named = build_optimizer(OptimizerConfig(), backbone, nn.ModuleList())
+    backbone(torch.randn(2, 8, 9, 9)).sum().backward()
+    optimizer.step()
+    saved = {name: value.contiguous() for name, value in optimizer_state(optimizer, named).items()}
+    other, other_named = build_optimizer(OptimizerConfig(), backbone, nn.ModuleList())
+    load_optimizer_state(other, other_named, saved)
+    for name, value in optimizer_state(other, other_named).items():
+        assert torch.equal(value, saved[name]), name
+    assert saved["backbone.weight/exp_avg"].stride() != backbone.weight.stride()
+    assert other.state[backbone.weight]["exp_avg"].stride() == backbone.weight.stride()
