@@ -3,8 +3,10 @@
     python -m rtool.benchmarks.int8_bench                     the demo's model, all three calibration methods
     python -m rtool.benchmarks.int8_bench osnet_x1_0 iresnet50  networks that `export_bench` left in runs/bench-export
 
-The demo's model is the trained OSNet x0.25 of `examples/models`, calibrated on two images each of 64 synthetic
-people and measured on others, where its mAP is measured too. Latency is processor time on one thread, in turns.
+The demo's model is the trained OSNet x0.25 of `examples/models`, calibrated on eight images each of 64 synthetic
+people and measured on others, where its mAP is measured too. The search holds a gate of .992 on the images it sees, so
+that .99 holds on others: the worst of some hundred unseen images is worse than the worst that the search looked at.
+Latency is processor time on one thread, in turns.
 Rows are added to a dated file in `results/`; exit code 1 when a bound is missed.
 """
 
@@ -25,7 +27,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ..converters.int8 import CalibrationMethod
+from ..converters.int8_ranges import CalibrationMethod
 from ..converters.int8_search import search_int8
 from ..converters.parity import measure_parity
 from ..converters.preprocessing import Preprocessing
@@ -51,8 +53,8 @@ _BATCH = 16
 """Which the demo's model has baked in."""
 _CALIBRATED, _MEASURED = 64, 16
 """Images of networks other than the demo's."""
-_GATE = 0.99
-"""Of the search, on the images that it is calibrated on."""
+_GATE = 0.992
+"""Of the search for the demo's model, on the images that it is calibrated on."""
 _LARGEST, _COSINE, _LATENCY = 0.30, 0.99, 0.7
 """Bounds of size and cosine, and of latency for `_FAST`, one of which must hold it."""
 _FAST = ("osnet_x1_0", "iresnet50")
@@ -61,7 +63,7 @@ _FAST = ("osnet_x1_0", "iresnet50")
 def measure_demo_model(methods: Sequence[CalibrationMethod] = get_args(CalibrationMethod)) -> dict[str, Any]:
     """The demo's model, by each of `methods`: held-out cosine and mAP, and the latency of the first."""
     model, preprocessing = onnx.load(_DEMO), open_embedder(_DEMO).preprocessing
-    calibration = preprocessing.normalise(_people(preprocessing, 64, 2, seed=11).values)
+    calibration = preprocessing.normalise(_people(preprocessing, 64, 8, seed=11).values)
     held_out = _people(preprocessing, 30, 12, seed=12)
     images = preprocessing.normalise(held_out.values)
     expected = run_in_batches(OnnxRunner(model), images, 16)
@@ -77,6 +79,7 @@ def measure_demo_model(methods: Sequence[CalibrationMethod] = get_args(Calibrati
                 "size": path.stat().st_size / _DEMO.stat().st_size,
                 "calibrated_cosine": found.parity.min_cosine,
                 "held_out_cosine": parity.min_cosine,
+                "held_out_mean_cosine": parity.mean_cosine,
                 "rank_agreement": parity.rank_agreement,
                 "mAP": _mean_average_precision(found.model, preprocessing, held_out),
                 "kept_in_float32": list(found.kept),
@@ -111,6 +114,7 @@ def measure_network(network: str, files: Path) -> dict[str, Any]:
             "size": path.stat().st_size / source.stat().st_size,
             "calibrated_cosine": found.parity.min_cosine,
             "held_out_cosine": parity.min_cosine,
+            "held_out_mean_cosine": parity.mean_cosine,
             "kept_in_float32": list(found.kept),
             "trials": found.trials,
             "latency": asdict(measure_latencies({"int8": path, "float32": source}, images[:1], ("int8",))),

@@ -68,6 +68,9 @@ def _drop_default_attributes(node: ir.Node) -> None:
     group = node.attributes.get("group")
     if group is not None and group.as_int() == 1:
         node.attributes.pop("group")
+    auto_pad = node.attributes.get("auto_pad")
+    if auto_pad is not None and auto_pad.as_string() == "NOTSET":
+        node.attributes.pop("auto_pad")
 
 
 def _merge_equal_constants(graph: ir.Graph) -> None:

@@ -7,7 +7,7 @@ The list of names is plain data: `to_int8(model, images, keep=names)` gives the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import GateError
-from .int8 import CalibrationMethod, calibrated, check_slots
+from .int8 import calibrated, check_slots
+from .int8_ranges import CalibrationMethod
 from .parity import Parity, measure_parity
-from .precision_search import named_nodes, return_blocks
+from .precision_search import return_blocks
 from .runners import OnnxRunner, run_in_batches
 
 __all__ = ["Int8Search", "search_int8"]
@@ -33,6 +34,9 @@ class Int8Search:
 
     model: onnx.ModelProto
     kept: tuple[str, ...]
+    """Nodes in float32 for the gate's sake."""
+    unprofitable: tuple[str, ...]
+    """Nodes in float32 because int8 would make the file larger, see `unprofitable_nodes`."""
     parity: Parity
     trials: int
 
@@ -64,22 +68,38 @@ def search_int8(
     expected = tuple(reference) if reference is not None else run_in_batches(OnnxRunner(model), images, _BATCH)
     trials = 0
     with calibrated(model, images, method=method) as quantiser:
+        quantiser.check_kept(keep)
+        names = [name for name in quantiser.operators if name not in quantiser.unprofitable]
+        unprofitable = tuple(name for name in quantiser.operators if name in quantiser.unprofitable)
 
         def attempt(kept: tuple[str, ...]) -> Int8Search:
             nonlocal trials
             trials += 1
             quantised = quantiser.quantise(kept)
             outputs = run_in_batches(OnnxRunner(quantised), images, _BATCH)
-            return Int8Search(quantised, kept, measure_parity(expected, outputs), trials)
+            return Int8Search(quantised, kept, unprofitable, measure_parity(expected, outputs), trials)
 
-        best = attempt(tuple(keep))
-        nodes = [node.name for node in named_nodes(model).graph.node if node.name not in quantiser.unprofitable]
+        best = attempt(tuple(name for name in keep if name not in unprofitable))
         if best.parity.min_cosine < min_cosine:
-            best = return_blocks(attempt, nodes, best, min_cosine, largest_share=LARGEST_SHARE)
-    if best.parity.min_cosine < min_cosine or len(best.kept) > max(LARGEST_SHARE * len(nodes), len(keep)):
+            sizes = _weights_of(model)
+            best = return_blocks(
+                attempt,
+                names,
+                best,
+                min_cosine,
+                largest_share=LARGEST_SHARE,
+                cost=lambda names: sum(1 + sizes.get(name, 0) for name in names),
+            )
+    if best.parity.min_cosine < min_cosine or len(best.kept) > max(LARGEST_SHARE * len(names), len(keep)):
         raise GateError(
-            f"int8: min cosine {best.parity.min_cosine:.6f} with {len(best.kept)} of {len(nodes)} nodes in float32, "
+            f"int8: min cosine {best.parity.min_cosine:.6f} with {len(best.kept)} of {len(names)} nodes in float32, "
             f"must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%}; calibrate on more images, or use --fp16"
         )
     check_slots(best.model, images)
-    return Int8Search(best.model, best.kept, best.parity, trials)
+    return replace(best, trials=trials)
+
+
+def _weights_of(model: onnx.ModelProto) -> dict[str, int]:
+    """How many weights each node reads: returned to float32, each costs three bytes."""
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    return {node.name: sum(sizes.get(name, 0) for name in node.input) for node in model.graph.node}

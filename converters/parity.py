@@ -28,6 +28,8 @@ class Parity:
     max_abs: float
     max_rel: float
     min_cosine: float
+    mean_cosine: float
+    """Over rows; of the worst output. Smoother than the minimum, which one row decides."""
     rank_agreement: float
     """Share of rows whose nearest other row in the batch is the same in both (1.0 for fewer than 3 rows)."""
     worst: tuple[int, int]
@@ -47,7 +49,7 @@ def measure_parity(reference: Arrays, candidate: Arrays) -> Parity:
     """
     if len(reference) != len(candidate):
         raise InputError(f"parity: {len(reference)} reference outputs against {len(candidate)}")
-    max_abs, max_rel, cosine, ranks, worst, elements = 0.0, 0.0, 1.0, 1.0, (0, 0), 0
+    max_abs, max_rel, smallest, mean, ranks, worst, elements = 0.0, 0.0, 1.0, 1.0, 1.0, (0, 0), 0
     for index, (expected, got) in enumerate(zip(reference, candidate, strict=True)):
         a, b = np.asarray(expected), np.asarray(got)
         if a.shape != b.shape:
@@ -68,9 +70,10 @@ def measure_parity(reference: Arrays, candidate: Arrays) -> Parity:
             max_abs, worst = largest, (index, position)
         max_rel = max(max_rel, largest / scale if scale > 0 else (0.0 if largest == 0 else np.inf))
         rows_a, rows_b = _unit_rows(a64), _unit_rows(b64)
-        cosine = min(cosine, _min_cosine(rows_a, rows_b))
+        cosines = _cosines(rows_a, rows_b)
+        smallest, mean = min(smallest, float(cosines.min())), min(mean, float(cosines.mean()))
         ranks = min(ranks, _rank_agreement(rows_a, rows_b))
-    return Parity(max_abs, max_rel, cosine, ranks, worst, elements)
+    return Parity(max_abs, max_rel, smallest, mean, ranks, worst, elements)
 
 
 def assert_parity(
@@ -108,12 +111,12 @@ def _unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return rows / np.where(norms > 0, norms, 1.0)
 
 
-def _min_cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Row by row; -1 where a number is not finite."""
     cosines = (a * b).sum(axis=1)
     # Two zero rows agree; a zero row against anything else has cosine 0.
     cosines = np.where(~a.any(axis=1) & ~b.any(axis=1), 1.0, cosines)
-    smallest = float(cosines.min())
-    return smallest if np.isfinite(smallest) else -1.0
+    return np.where(np.isfinite(cosines), cosines, -1.0)
 
 
 def _rank_agreement(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

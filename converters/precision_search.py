@@ -40,7 +40,13 @@ T = TypeVar("T", bound=Trial)
 
 
 def return_blocks(
-    attempt: Callable[[tuple[str, ...]], T], nodes: Sequence[str], start: T, min_cosine: float, *, largest_share: float
+    attempt: Callable[[tuple[str, ...]], T],
+    nodes: Sequence[str],
+    start: T,
+    min_cosine: float,
+    *,
+    largest_share: float,
+    cost: Callable[[Sequence[str]], float] = len,
 ) -> T:
     """The trial with few `nodes` in float32 that holds `min_cosine`; the best one found where none does.
 
@@ -50,6 +56,7 @@ def return_blocks(
         start: the trial that missed the gate; what it keeps stays kept.
         min_cosine: the gate.
         largest_share: of `nodes`; beyond it the search gives up.
+        cost: of returning some nodes; blocks are ranked by what a unit of it brings.
     """
     names = [name for name in nodes if name not in start.kept]
     size = max(1, len(names) // BLOCKS)
@@ -59,12 +66,13 @@ def return_blocks(
     while blocks and best.parity.min_cosine < min_cosine and len(best.kept) <= largest_share * len(names):
         if not ranked:
             trials = {block: attempt(_union(best.kept, block)) for block in blocks}
-            blocks.sort(key=lambda block: trials[block].parity.min_cosine, reverse=True)
+            gains = {block: trials[block].parity.mean_cosine - best.parity.mean_cosine for block in blocks}
+            blocks.sort(key=lambda block: gains[block] / max(cost(block), 1), reverse=True)
             best, ranked = trials[blocks.pop(0)], True
         else:
             trial = attempt(_union(best.kept, blocks.pop(0)))
             # The ranking holds while its next block still helps; else another one may by now.
-            ranked = trial.parity.min_cosine > best.parity.min_cosine
+            ranked = trial.parity.mean_cosine > best.parity.mean_cosine
             best = trial
     return _without_idle(attempt, best, start.kept, min_cosine)
 

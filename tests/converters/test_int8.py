@@ -117,7 +117,10 @@ def test_a_gate_that_cannot_be_held_is_an_error():
 
 
 def with_an_outlier() -> onnx.ModelProto:
-    """Ten 1x1 layers; the sixth writes one channel 3000 times too large, which the seventh divides away again."""
+    """Ten 1x1 layers; the sixth writes one channel 3000 times too large, which the seventh divides away again.
+
+    A Clip between the two keeps equalisation from doing the same beforehand.
+    """
     generator, width, layers, outlier = np.random.default_rng(0), 16, 10, 5
     nodes, weights, value = [helper.make_node("Conv", ["x", "k"], ["c"], name="stem")], [], "c"
     weights.append(numpy_helper.from_array(generator.standard_normal((width, 3, 3, 3)).astype(np.float32) / 5, "k"))
@@ -128,7 +131,9 @@ def with_an_outlier() -> onnx.ModelProto:
         weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"k{index}"))
         nodes.append(helper.make_node("Conv", [value, f"k{index}"], [f"c{index}"], name=f"conv{index}"))
         value = f"r{index}"
-        nodes.append(helper.make_node("Relu", [f"c{index}"], [value], name=f"relu{index}"))
+        bend = ("Clip", [f"c{index}", "zero", "huge"]) if index == outlier else ("Relu", [f"c{index}"])
+        nodes.append(helper.make_node(*bend, [value], name=f"relu{index}"))
+    weights += [numpy_helper.from_array(np.float32(number), name) for number, name in ((0, "zero"), (1e9, "huge"))]
     nodes += [helper.make_node("GlobalAveragePool", [value], ["p"], name="pool")]
     nodes += [helper.make_node("Flatten", ["p"], ["y"], name="flatten")]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *SHAPE])]
@@ -198,3 +203,58 @@ def test_kept_nodes_are_read_from_a_manifest_or_a_list(tmp_path):
     assert read_kept_nodes(tmp_path / "m.json") == ("a",)
     with pytest.raises(InputError, match="manifest or a JSON list"):
         read_kept_nodes(tmp_path / "bad.json")
+
+
+def small_layers() -> onnx.ModelProto:
+    """A layer of 12 weights, which int8 would make larger."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "k"], ["c"], name="tiny"),
+            helper.make_node("Flatten", ["c"], ["y"], name="flat"),
+        ],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *SHAPE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4 * 144])],
+        [numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "k")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_model_with_nothing_to_gain_is_refused_rather_than_made_larger():
+    with pytest.raises(InputError, match="no Conv or Gemm or MatMul of 100 weights or more is left"):
+        to_int8(small_layers(), images(16))
+    with pytest.raises(InputError, match="is left to quantise"):
+        to_int8(network(), images(16), keep=["conv1", "conv2", "head"])
+
+
+def test_a_node_to_keep_that_does_not_exist_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match=r"no node named 'haed'.*head"):
+        search_int8(network(), images(16), keep=["haed"])
+
+
+def test_what_stays_in_float32_because_it_is_small_is_told_apart_from_what_loses_the_gate():
+    model = network()
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 64, 1, 1), np.float32), "g"))
+    model.graph.node.insert(4, helper.make_node("Conv", ["r2", "g"], ["mask"], name="spatial"))
+    model.graph.node.insert(5, helper.make_node("Mul", ["r2", "mask"], ["masked"], name="scale"))
+    next(node for node in model.graph.node if node.name == "pool").input[0] = "masked"
+    calibration = images(16)
+    log = StepLog((calibration,), (run(model, calibration),))
+    _, kept = narrow_to_int8(model, log, min_cosine=0.9)
+    assert [(entry.node, entry.operator, entry.reason) for entry in kept] == [
+        ("spatial", "Conv", "int8 would make the file larger")
+    ]
+    assert "0 nodes kept in float32, 1 too small to gain" in log.steps[-1].detail
+
+
+def test_slots_are_checked_with_fewer_images_than_a_fixed_batch_takes():
+    """Rounded to the largest value of the batch, by a file that takes 32 rows and only 8 are at hand."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [32, 8]) for name in "xy"]
+    graph = helper.make_graph(nodes, "dynamic", shapes[:1], shapes[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(GateError, match="neighbours"):
+        check_slots(model, np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32))
