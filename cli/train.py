@@ -110,6 +110,13 @@ def finetune_command(
 @click.argument("model")
 @click.argument("data")
 @click.option("--protocol", type=click.Choice(["retrieval", "verification"]), help="By default what the labels allow.")
+@click.option("--rerank", is_flag=True, help="Retrieval by k-reciprocal re-ranking (Zhong et al. 2017).")
+@click.option(
+    "--roc",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CSV",
+    help="Write false and true accept rates of a verification into CSV.",
+)
 @click.option("--no-flip", is_flag=True, help="Do not add the embedding of the mirror image.")
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Images embedded at a time.")
 @click.option("--embedding", default=0, show_default=True, help="Which output of the model is the embedding.")
@@ -128,6 +135,8 @@ def evaluate_command(
     model: str,
     data: str,
     protocol: Literal["retrieval", "verification"] | None,
+    rerank: bool,
+    roc: Path | None,
     no_flip: bool,
     batch: int,
     embedding: int,
@@ -135,9 +144,10 @@ def evaluate_command(
     preprocessing: Literal["auto", "imagenet", "arcface"],
     device: str,
 ) -> None:
-    """Measure MODEL on DATA: CMC, mAP and mINP, or 10-fold verification and TAR@FAR.
+    """Measure MODEL on DATA: CMC, mAP and mINP, or 10-fold verification, VAL@FAR and TAR@FAR.
 
-    DATA is a folder (Market-1501 layout, or one sub-folder an identity) or a generator such as
+    DATA is a folder (Market-1501, DukeMTMC or MSMT17 layout, one sub-folder an identity, train.rec, or .tar shards), a
+    file (.csv or .jsonl manifest, .rec records, .bin verification pairs, .tar) or a generator such as
     synthetic-people:identities=60,seed=2,cameras=7.
     """
     from ..benchmarks import open_runner
@@ -153,10 +163,13 @@ def evaluate_command(
         device=device,
         preprocessing=preprocessing,
         size=_size(size),
+        rerank=rerank,
+        roc=roc,
+        tell=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
     )
     values = vars(result).items()
     rows = [(name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in values]
-    output.emit({"protocol": result.protocol, **vars(result)}, [("protocol", result.protocol), *rows])
+    output.emit({"protocol": result.protocol, **vars(result)}, [("protocol", result.protocol), *rows], artefact=roc)
 
 
 @click.group("config")
@@ -260,7 +273,10 @@ def _show_batch(output: Output, config: Path, overrides: tuple[str, ...], path: 
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
     sheet = draw_first_batch(load_config(config, overrides))
-    sheet.save(path, format="PNG")
+    try:
+        sheet.save(path, format="PNG")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     output.emit({"sheet": path, "width": sheet.width, "height": sheet.height}, artefact=path)
 
 
@@ -270,6 +286,7 @@ def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
         ("input", "x".join(map(str, plan.input)) + f" -> {plan.embedding}"),
         ("train", f"{plan.train_images} images of {plan.train_identities} identities"),
         ("held out", f"{plan.held_out_images} images of {plan.held_out_identities} identities"),
+        ("evaluation", f"{plan.protocol}; {plan.metric} chooses the best checkpoint"),
         ("steps", f"{plan.epochs} epochs of {plan.steps_per_epoch}, {plan.processes} x {plan.batch} images each"),
         ("device", f"{plan.device}, about {plan.memory / 1e6:.0f} MB a process"),
         ("output", str(plan.output)),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .config import FinetuneConfig
 from .data.samplers import plan_epoch
+from .evaluation_plan import plan_evaluation
 from .heads import build_head
 from .launching import resolve_device
 from .learner import Learner, check_freezing
@@ -40,6 +41,9 @@ class RunPlan:
     train_identities: int
     held_out_images: int
     held_out_identities: int
+    protocol: str
+    metric: str
+    """What chooses the best checkpoint."""
     batch: int
     processes: int
     steps_per_epoch: int
@@ -59,6 +63,8 @@ def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
     device = resolve_device(config.device)
     network = load_network(config.model)
     train, held_out = open_training_data(config)
+    evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
+    metric = evaluation.metric(config.evaluation.metric)
     heads = nn.ModuleList(build_head(loss, network.dimension, train.identity_count) for loss in config.losses)
     autocast = autocast_dtype(config.precision, device)
     learner = Learner(network.module, heads, output=config.model.output, autocast=autocast)
@@ -87,6 +93,8 @@ def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
         train_identities=train.identity_count,
         held_out_images=len(held_out),
         held_out_identities=held_out.identity_count,
+        protocol=evaluation.protocol,
+        metric=metric,
         batch=data.batch,
         processes=nproc,
         steps_per_epoch=min(steps, config.steps_per_epoch or steps),

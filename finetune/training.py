@@ -7,6 +7,7 @@ for bit. Rank 0 alone writes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..converters.provenance import ChainLink, tool_versions
-from ..errors import ConfigError, DataError, GateError
+from ..errors import DataError, GateError
 from .checkpoints import (
     Progress,
     load_shards,
@@ -28,12 +29,13 @@ from .checkpoints import (
     save_checkpoint,
     stage_shard,
 )
-from .collectives import all_reduce_sum, barrier, rank, world_size
+from .collectives import all_reduce_sum, barrier, gather_numbers, rank, world_size
 from .config import FinetuneConfig
 from .data.decoding import check_unreadable
 from .data.loading import Batch, EpochSamples, iterate_batches
 from .data.samplers import plan_epoch
-from .evaluation import EvaluationResult, evaluate_pixels
+from .evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
+from .evaluation_plan import plan_evaluation
 from .generators import generator_states, load_generator_states, seed_generators
 from .heads import build_head
 from .interruption import on_stop_signal
@@ -81,7 +83,11 @@ class Trainer:
         self._stopped_by: str | None = None
         self._skipped_in_a_row = 0
         self._unreadable: set[int] = set()
+        self._met_unreadable: set[int] = set()
         self._total = Meter(len(config.losses))
+        evaluation = config.evaluation
+        plan = plan_evaluation(data.held_out.dataset, evaluation.protocol, rerank=evaluation.rerank)
+        self._metric = plan.metric(evaluation.metric)
         self._learner = _build_learner(config, network, data, device)
         self._stepper = Stepper(config, self._learner, network.preprocessing, device)
         self.steps_per_epoch = len(self._plan(0)) // config.optimizer.accumulate
@@ -125,8 +131,21 @@ class Trainer:
         with self._stepper.evaluated():
             self._learner.eval()
             try:
-                return evaluate_pixels(
-                    self._embed, self._data.held_out, evaluation.protocol, flip=evaluation.flip, batch=evaluation.batch
+                held_out, rerank = self._data.held_out, evaluation.rerank
+                flip, batch = evaluation.flip, evaluation.batch
+                if held_out.pixels is not None:
+                    return evaluate_pixels(
+                        self._embed, held_out.pixels, evaluation.protocol, flip=flip, batch=batch, rerank=rerank
+                    )
+                return evaluate_embeddings(
+                    self._embed,
+                    held_out.dataset,
+                    evaluation.protocol,
+                    resize=held_out.resize,
+                    flip=flip,
+                    batch=batch,
+                    rerank=rerank,
+                    tell=self._log,
                 )
             finally:
                 self._learner.train()
@@ -194,7 +213,7 @@ class Trainer:
 
     def _step(self, group: list[Batch]) -> Tensor:
         """Train on a group, count what went wrong in it, and move on: the mean losses [H] of this process."""
-        self._count_unreadable(group)
+        self._met_unreadable.update(index for batch in group for index in batch.unreadable)
         progress = self._progress
         rate = learning_rate_factor(self._config.schedule, progress.step, self.steps_per_epoch, self._config.epochs)
         losses, taken = self._stepper.step(group, rate)
@@ -214,30 +233,37 @@ class Trainer:
             )
         return losses
 
-    def _count_unreadable(self, group: list[Batch]) -> None:
+    def _share_unreadable(self) -> None:
+        """Count and name the unreadable images that any process met, and stop when there are too many. A collective."""
         dataset = self._data.train.dataset
-        new = {index for batch in group for index in batch.unreadable} - self._unreadable
-        for index in sorted(new):
-            self._log(f"unreadable image replaced by another of its identity: {dataset.names[index]}")
-        if new:
-            self._unreadable |= new
-            check_unreadable(dataset.name, [dataset.names[i] for i in sorted(self._unreadable)], len(dataset))
+        for index in sorted(gather_numbers(self._met_unreadable) - self._unreadable):
+            self._log(f"unreadable image replaced by another: {dataset.names[index]}")
+            self._unreadable.add(index)
+        self._met_unreadable.clear()
+        check_unreadable(dataset.name, (dataset.names[i] for i in sorted(self._unreadable)), len(dataset))
 
     def _should_stop(self) -> bool:
         """Whether any process was asked to stop; shared at every step, so that all stop at the same one."""
         return bool(all_reduce_sum(torch.tensor(float(self._stopped_by is not None), device=self._device)) > 0)
 
     def _finish_epoch(self) -> EvaluationResult | None:
-        """Evaluate when it is due, on rank 0, and save."""
+        """Evaluate when it is due, on rank 0, and save; an epoch whose evaluation fails is saved all the same."""
         epoch = self._progress.epoch
         due = epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
         if not due or rank() != 0:
             self._save(best=False)
             return None
-        result = self.evaluate()
+        try:
+            result = self.evaluate()
+        except GateError:  # what has diverged is not worth going on from
+            raise
+        except Exception:
+            self._save(best=False)
+            raise
         values = asdict(result)
-        metric = self._metric(values, result.protocol)
-        best = self._progress.best is None or metric > self._progress.best
+        metric = float(values[self._metric])
+        # a best that is not a number, as older runs may have, is beaten by any
+        best = math.isfinite(metric) and (self._progress.best is None or not metric <= self._progress.best)
         if best:
             self._progress = replace(self._progress, best=metric)
         self._evaluated = (self._progress.step, values)
@@ -246,12 +272,6 @@ class Trainer:
         self._log(f"epoch {epoch}: {shown}")
         self._save(best=best)
         return result
-
-    def _metric(self, values: dict[str, float], protocol: str) -> float:
-        name = self._config.evaluation.metric or ("mAP" if protocol == "retrieval" else "accuracy")
-        if name not in values:
-            raise ConfigError(f"evaluation.metric: {protocol} has no '{name}'; known: {', '.join(values)}")
-        return values[name]
 
     def _save(self, *, best: bool) -> None:
         """Write a checkpoint. A collective: every rank calls it."""
@@ -293,6 +313,7 @@ class Trainer:
 
     def _report(self, meter: Meter) -> None:
         """Log and record the means since the last report, losses over all ranks. A collective."""
+        self._share_unreadable()
         losses = (all_reduce_sum(meter.mean_losses.to(self._device)) / world_size()).tolist()
         names = [loss.kind for loss in self._config.losses]
         parts = {f"{name}_{i}" if names.count(name) > 1 else name: losses[i] for i, name in enumerate(names)}

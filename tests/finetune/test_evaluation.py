@@ -1,5 +1,7 @@
 """Evaluation of any embedding function and of any model reference, fixed-batch ONNX files included."""
 
+import csv
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters.preprocessing import ARCFACE, IMAGENET, Preprocessing
 from rtool.converters.record import TensorSpec
-from rtool.errors import InputError
+from rtool.errors import ConfigError, GateError, InputError
 from rtool.finetune.data.sources import open_dataset
 from rtool.finetune.evaluation import evaluate, evaluate_embeddings
 from rtool.finetune.model_preprocessing import choose_preprocessing
@@ -91,3 +93,34 @@ def test_preprocessing_is_the_models_own_or_follows_its_input(own, inputs, optio
 def test_a_size_that_is_unknown_or_wrong_is_refused(inputs, options, message):
     with pytest.raises(InputError, match=message):
         choose_preprocessing("m", None, inputs, **options)
+
+
+def test_what_a_model_makes_of_nothing_is_refused_at_once(tmp_path):
+    calls = []
+
+    def embed(pixels):
+        calls.append(len(pixels))
+        return np.full((len(pixels), 4), np.nan, dtype="f4")
+
+    with pytest.raises(GateError, match="8 of 8 embeddings hold NaN"):
+        evaluate_embeddings(embed, open_dataset(FACES), resize=np.asarray, batch=8, flip=False)
+    assert calls == [8]
+
+
+def test_the_roc_is_written_over_the_pairs_of_tar(tmp_path):
+    linear_model(tmp_path / "m.onnx", "n", (16, 16))
+    result = evaluate(tmp_path / "m.onnx", FACES, roc=tmp_path / "roc.csv")
+    with (tmp_path / "roc.csv").open() as file:
+        points = [(float(row["far"]), float(row["tar"])) for row in csv.DictReader(file)]
+    assert {round(far, 6): tar for far, tar in points}[0.01] == pytest.approx(result.tar_at_far_1e2)
+    linear_model(tmp_path / "p.onnx", "n", (16, 8))
+    with pytest.raises(ConfigError, match="a ROC is of a verification"):
+        evaluate(tmp_path / "p.onnx", PEOPLE, roc=tmp_path / "other.csv")
+
+
+def test_re_ranking_is_for_retrieval(tmp_path):
+    linear_model(tmp_path / "p.onnx", "n", (16, 8))
+    assert evaluate(tmp_path / "p.onnx", PEOPLE, rerank=True).reranked
+    linear_model(tmp_path / "m.onnx", "n", (16, 16))
+    with pytest.raises(ConfigError, match="leave re-ranking out"):
+        evaluate(tmp_path / "m.onnx", FACES, rerank=True)

@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rtool.converters.reference import load_model
-from rtool.errors import ConfigError, DataError, InputError, PlatformError
+from rtool.errors import ConfigError, DataError, GateError, InputError, PlatformError
 from rtool.finetune.checkpoints import load_shards, load_training_state
 from rtool.finetune.config_files import load_config
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.run_folder import read_metrics
+from rtool.finetune.training import Trainer
 
 BASE = {
     "name": "tiny",
@@ -228,18 +231,53 @@ def test_frozen_layers_and_their_batchnorm_stay_and_others_move(config):
         ("model.restore_bn=true", ConfigError, "has its BatchNorms"),
         ("model.output=1", InputError, "has 1 outputs"),
         ("evaluation.metric=map", ConfigError, "known: mAP"),
+        (
+            "data.evaluate='synthetic-faces:identities=4,images=2,seed=2,size=32x16'",
+            DataError,
+            "4 pairs of one identity",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_the_way_out(config, override, error, message):
     with pytest.raises(error, match=message):
         finetune(config, [override, "epochs=1", "steps_per_epoch=1"], quiet=True)
+    assert not list(config.parent.glob("runs/tiny/*/checkpoints/*"))
+
+
+def test_an_epoch_whose_evaluation_fails_is_kept(config, monkeypatch):
+    def fail(self):
+        raise MemoryError
+
+    monkeypatch.setattr(Trainer, "evaluate", fail)
+    with pytest.raises(MemoryError):
+        finetune(config, ["epochs=1", "steps_per_epoch=1"], quiet=True)
+    (last,) = config.parent.glob("runs/tiny/*/checkpoints/last.rtool")
+    assert load_training_state(last)[0].epoch == 1
+
+
+def test_a_metric_that_is_not_a_number_is_never_the_best(config, monkeypatch):
+    values = iter([float("nan"), 0.25, float("nan"), 0.125])
+    measure = Trainer.evaluate
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: replace(measure(self), mAP=next(values)))
+    result = finetune(config, ["epochs=4", "steps_per_epoch=1", "checkpoints.keep=9"], quiet=True)
+    assert result.best_metric == 0.25
+    assert result.best.resolve().name == "step-00000002.rtool"
+
+
+def test_a_model_that_diverged_is_not_measured_and_the_checkpoint_before_is_kept(config, monkeypatch):
+    def embed(self, pixels):
+        return np.full((len(pixels), 4), np.nan if self.step > 1 else 1.0, dtype="f4")
+
+    monkeypatch.setattr(Trainer, "_embed", embed)
+    with pytest.raises(GateError, match="embeddings hold NaN"):
+        finetune(config, ["steps_per_epoch=1"], quiet=True)
+    (last,) = config.parent.glob("runs/tiny/*/checkpoints/last.rtool")
+    assert load_training_state(last)[0].epoch == 1
 
 
 def test_ten_steps_without_a_finite_gradient_stop_the_run(config):
-    from rtool.errors import GateError
-
     with pytest.raises(GateError, match="10 steps in a row"):
-        finetune(config, ["optimizer.lr=1e30", "epochs=20"], quiet=True)
+        finetune(config, ["optimizer.lr=1e30", "epochs=20", "evaluation.every=20"], quiet=True)
 
 
 def test_a_second_run_cannot_write_into_the_same_folder(config):

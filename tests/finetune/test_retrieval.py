@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from rtool.errors import DataError
-from rtool.finetune.retrieval import measure_retrieval
+from rtool.errors import DataError, GateError
+from rtool.finetune.reranking import reranked_distances
+from rtool.finetune.retrieval import has_match, measure_retrieval
 
 
 def by_the_protocol(query, gallery, qid, gid, qcam, gcam):
@@ -66,3 +67,45 @@ def test_queries_without_any_match_are_an_error():
     rows = np.eye(2, dtype="f4")
     with pytest.raises(DataError, match="no query"):
         measure_retrieval(rows, rows, np.array([0, 1]), np.array([2, 3]), np.zeros(2, int), np.zeros(2, int))
+
+
+def test_embeddings_that_are_not_finite_are_refused():
+    rows = np.full((6, 4), np.nan, dtype="f4")
+    identities, cameras = np.arange(6) % 2, np.full(6, -1)
+    with pytest.raises(GateError, match="6 of 6 embeddings"):
+        measure_retrieval(rows, rows, identities, identities, cameras, cameras)
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "expected"),
+    [
+        (((0, 1),), ((0, 1), (1, 2)), False),  # (identity, camera): only the same camera saw it
+        (((0, 1),), ((0, 1), (0, 2)), True),
+        (((0, 1), (1, 1)), ((1, 2),), True),
+        (((0, -1),), ((0, -1),), True),
+        (((0, -1),), ((1, -1),), False),
+    ],
+)
+def test_a_match_is_an_image_of_the_identity_from_another_camera(query, gallery, expected):
+    (qid, qcam), (gid, gcam) = np.array(query).T, np.array(gallery).T
+    assert has_match(qid, gid, qcam, gcam) is expected
+
+
+def test_re_ranking_decides_the_order_and_the_same_camera_is_dropped_after_it():
+    rng = np.random.default_rng(4)
+    centres = rng.normal(size=(5, 6))
+    qid, gid = np.repeat(np.arange(5), 2), np.repeat(np.arange(5), 8)
+    query = (centres[qid] + rng.normal(size=(10, 6))).astype("f4")
+    gallery = (centres[gid] + rng.normal(size=(40, 6))).astype("f4")
+    qcam, gcam = np.arange(10) % 2, np.arange(40) % 4
+    result = measure_retrieval(query, gallery, qid, gid, qcam, gcam, rerank=True)
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, gallery)]
+    distances = reranked_distances(*unit)
+    scores = []
+    for q in range(10):
+        ranked = [g for g in np.argsort(distances[q]) if not (gid[g] == qid[q] and gcam[g] == qcam[q])]
+        hits = [rank for rank, g in enumerate(ranked, 1) if gid[g] == qid[q]]
+        scores.append(np.mean([number / rank for number, rank in enumerate(hits, 1)]))
+    assert result.mAP == pytest.approx(np.mean(scores))
+    assert result.reranked
+    assert result.mAP != measure_retrieval(query, gallery, qid, gid, qcam, gcam).mAP

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
-from rtool.errors import DataError
+from rtool.errors import DataError, GateError
 from rtool.finetune.data.splits import draw_pairs
-from rtool.finetune.verification import fold_accuracies, measure_verification, true_accept_rate
+from rtool.finetune.verification import (
+    fold_accuracies,
+    fold_true_accepts,
+    measure_verification,
+    roc_curve,
+    true_accept_rate,
+)
 
 
 def accuracies_by_the_protocol(distances, same):
@@ -36,6 +42,56 @@ def test_tar_is_the_highest_whose_far_does_not_exceed_the_target():
     assert true_accept_rate(scores, same, 0.1) == pytest.approx(2 / 4)
     assert true_accept_rate(scores, same, 0.2) == pytest.approx(4 / 4)
     assert true_accept_rate(scores, same, 0.0) == pytest.approx(0 / 4)
+
+
+def test_val_at_far_agrees_with_the_protocol_written_out():
+    rng = np.random.default_rng(3)
+    same = np.arange(400) % 2 == 0
+    distances = np.where(same, rng.uniform(0, 1.6, 400), rng.uniform(0.3, 3.5, 400)).astype("f4")
+    for far in (1e-1, 2e-2, 1e-3):
+        expected = []
+        for fold in range(10):
+            test = np.arange(fold * 40, fold * 40 + 40)
+            train = np.setdiff1d(np.arange(400), test)
+            thresholds = np.arange(0, 4, 0.001)
+            rates = [np.mean(distances[train][~same[train]] < threshold) for threshold in thresholds]
+            at = next(i for i, rate in enumerate(rates) if rate >= far)
+            share = (far - rates[at - 1]) / (rates[at] - rates[at - 1])
+            threshold = thresholds[at - 1] + share * 0.001
+            expected.append(np.mean(distances[test][same[test]] < threshold))
+        np.testing.assert_allclose(fold_true_accepts(distances, same, far), expected)
+
+
+def test_the_roc_rises_to_one_and_holds_the_single_rates():
+    rng = np.random.default_rng(3)
+    same = np.arange(500) < 200
+    scores = np.where(same, rng.normal(1, 1, 500), rng.normal(0, 1, 500)).astype("f4")
+    fars, tars = np.array(roc_curve(scores, same)).T
+    assert fars[0] == pytest.approx(1e-3)  # 300 different pairs make one in 300 at best
+    assert (fars[-1], tars[-1]) == (1.0, 1.0)
+    assert (np.diff(fars) > 0).all()
+    assert (np.diff(tars) >= 0).all()
+    for far in (1e-2, 1e-1):
+        allowed = sorted(scores[~same], reverse=True)[int(far * 300)]
+        assert tars[np.argmin(abs(fars - far))] == pytest.approx(np.mean(scores[same] > allowed))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_refused(value):
+    identities = np.repeat(np.arange(12), 4)
+    embeddings = np.eye(12, dtype="f4")[identities]
+    embeddings[5, 3] = value
+    with pytest.raises(GateError, match="1 of 48 embeddings hold NaN or infinity"):
+        measure_verification(embeddings, identities, draw_pairs(identities))
+
+
+def test_very_large_embeddings_are_measured_by_their_direction():
+    identities = np.repeat(np.arange(12), 4)
+    embeddings = np.random.default_rng(0).normal(size=(48, 6)).astype("f4")
+    pairs = draw_pairs(identities)
+    assert measure_verification(embeddings * np.float32(1e30), identities, pairs).accuracy == pytest.approx(
+        measure_verification(embeddings, identities, pairs).accuracy
+    )
 
 
 def test_a_perfect_embedding_scores_one_everywhere():

@@ -1,0 +1,72 @@
+"""k-reciprocal re-ranking of a retrieval: images are near when they have the same neighbours, mutually.
+
+Zhong, Zheng, Cao, Li: "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017, arXiv:1701.08398.
+The final distance is (1 - lambda) Jaccard + lambda d, where d is the squared distance divided by the row's largest.
+Queries help each other: the result depends on the whole set of them, so it is a metric of its own, not a better one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["reranked_distances"]
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+
+def reranked_distances(query: Floats, gallery: Floats, *, k1: int = 20, k2: int = 6, weight: float = 0.3) -> Floats:
+    """Distances [Q, G] of unit embeddings [Q, D] and [G, D]; smaller is nearer.
+
+    With N = Q + G images it holds three matrices [N, N]: 4.5 GB for the 19,281 of Market-1501.
+
+    Args:
+        k1: Neighbours among which reciprocal ones are looked for.
+        k2: Neighbours whose encodings are averaged; 1 takes each image's own.
+        weight: lambda, the share of the original distance.
+    """
+    rows = np.concatenate([query, gallery])
+    distances = np.maximum(2 - 2 * (rows @ rows.T), 0)
+    distances /= np.maximum(distances.max(axis=1, keepdims=True), 1e-12)
+    order = _nearest(distances, max(k1 + 1, k2))
+    encoded = np.zeros_like(distances)
+    for image in range(len(rows)):
+        neighbours = _expanded(order, image, k1)
+        closeness = np.exp(-distances[image, neighbours])
+        encoded[image, neighbours] = closeness / closeness.sum()
+    if k2 > 1:
+        encoded = np.stack([encoded[order[image, :k2]].mean(axis=0) for image in range(len(rows))])
+    jaccard = np.stack([_jaccard(encoded, image) for image in range(len(query))])
+    final: Floats = (1 - weight) * jaccard + weight * distances[: len(query)]
+    return final[:, len(query) :]
+
+
+def _nearest(distances: Floats, count: int) -> Indices:
+    """Positions of the `count` nearest images of each, itself included: [N, count]."""
+    order: Indices = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return order
+
+
+def _expanded(order: Indices, image: int, k1: int) -> Indices:
+    """The k1-reciprocal neighbours, and those of each of them that lie among them for over two thirds."""
+    neighbours = _reciprocal(order, image, k1)
+    found = [neighbours]
+    for candidate in neighbours:
+        theirs = _reciprocal(order, candidate, round(k1 / 2))
+        if 3 * len(np.intersect1d(theirs, neighbours)) > 2 * len(theirs):
+            found.append(theirs)
+    return np.unique(np.concatenate(found))
+
+
+def _reciprocal(order: Indices, image: int, count: int) -> Indices:
+    """Those among the `count` nearest (and the image itself) that count the image among their own."""
+    forward = order[image, : count + 1]
+    return forward[(order[forward, : count + 1] == image).any(axis=1)]
+
+
+def _jaccard(encoded: Floats, image: int) -> Floats:
+    """1 - |min| / |max| of an image's encoding and all: [N]. Encodings add up to 1, so |max| is 2 - |min|."""
+    own = np.flatnonzero(encoded[image])
+    shared = np.minimum(encoded[:, own], encoded[image, own]).sum(axis=1)
+    return 1 - shared / (2 - shared)
