@@ -1,7 +1,9 @@
-"""What a deployment target can read: the newest ONNX opset and IR version, stated on the safe side.
+"""What a deployment target can read: the newest ONNX opset and IR version, and whose operators, on the safe side.
 
 ONNX Runtime refuses an IR version it does not know and an opset newer than its own; a Triton release ships one ONNX
-Runtime (24.10 has 1.19). Where the exact limit of a version was not checked, the table has one it surely reads.
+Runtime (24.10 has 1.19). Where the exact limit of a version was not checked, the table has one it surely reads. No
+target surely reads bfloat16: ONNX Runtime's CPU kernels take none and its CUDA kernels some, and TensorRT's opset here
+is older than Convs of bfloat16.
 """
 
 from __future__ import annotations
@@ -10,18 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
+import onnx_ir as ir
 
 from ..errors import InputError, nearest
 
-__all__ = ["TARGETS", "Target", "find_target", "pin_to_target"]
+__all__ = ["TARGETS", "Target", "check_precision", "find_target", "pin_to_target"]
+
+_ONNX = frozenset({"", "ai.onnx"})
+_RUNTIME_DOMAINS = _ONNX | {"ai.onnx.ml", "com.microsoft"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The newest opset and IR version a target reads."""
+    """The newest opset and IR version a target reads, and the domains whose operators it has."""
 
     opset: int
     ir_version: int
+    domains: frozenset[str] = _RUNTIME_DOMAINS
 
 
 _RUNTIMES: Mapping[str, Target] = {
@@ -55,7 +62,7 @@ _TRITON: Mapping[str, tuple[str, ...]] = {
 TARGETS: Mapping[str, Target] = {
     **{f"onnxruntime:{version}": target for version, target in _RUNTIMES.items()},
     **{f"triton:{release}": _RUNTIMES[version] for version, releases in _TRITON.items() for release in releases},
-    "tensorrt": Target(20, 10),
+    "tensorrt": Target(20, 10, _ONNX),
 }
 """Every `--target`."""
 
@@ -71,6 +78,17 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
+def check_precision(name: str, precision: str | None) -> None:
+    """Find out before any work that a target cannot read what is to be made for it.
+
+    Raises:
+        InputError: there is no such target, or it does not read models of `precision` ("fp16", "bf16", "int8").
+    """
+    find_target(name)
+    if precision == "bf16":
+        raise InputError(f"{name} may not read bfloat16; use --fp16, or no --target for a reader that does")
+
+
 def pin_to_target(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """A copy of `model` with an IR version the target reads.
 
@@ -78,15 +96,28 @@ def pin_to_target(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     older opset cannot use.
 
     Raises:
-        InputError: the opset is newer than the target's.
+        InputError: the opset is newer than the target's, or the model holds bfloat16 or operators it does not read.
     """
     target = find_target(name)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in _ONNX), 0)
     if opset > target.opset:
         raise InputError(
             f"opset {opset} is newer than {name} reads ({target.opset}); choose a newer target, or lower the opset "
             "of the source with onnx.version_converter and convert that"
         )
+    parsed = ir.from_proto(model)
+    functions = {(function.domain, function.name) for function in model.functions}
+    for node in (node for graph in (parsed.graph, *parsed.functions.values()) for node in graph.all_nodes()):
+        if node.domain not in target.domains and (node.domain, node.op_type) not in functions:
+            raise InputError(
+                f"node '{node.name}' ({node.op_type} of {node.domain}) is not known to {name}; choose a target of ONNX "
+                "Runtime, or export a graph without it"
+            )
+    if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in model.graph.initializer) or any(
+        node.op_type == "Cast" and node.attributes.get_int("to", 0) == onnx.TensorProto.BFLOAT16
+        for node in parsed.graph.all_nodes()
+    ):
+        check_precision(name, "bf16")
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
     pinned.ir_version = min(pinned.ir_version, target.ir_version)

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import pin_to_target, strip_metadata
-from rtool.converters.targets import TARGETS
+from rtool.converters.targets import TARGETS, check_precision
 from rtool.errors import InputError
 
 
@@ -83,6 +83,50 @@ def test_ir_version_is_lowered_to_the_targets():
 def test_a_newer_opset_than_the_target_reads_is_refused():
     with pytest.raises(InputError, match=r"opset 22 is newer than triton:24\.10 reads \(21\)"):
         pin_to_target(model(opset=22), "triton:24.10")
+
+
+def with_node(domain: str, operator: str) -> onnx.ModelProto:
+    made = model()
+    made.opset_import.append(helper.make_opsetid(domain, 1))
+    made.graph.node[0].attribute[0].g.node.append(helper.make_node(operator, ["x"], ["z"], name="extra", domain=domain))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("domain", "name", "refused"),
+    [
+        ("com.microsoft", "tensorrt", True),
+        ("com.microsoft", "triton:24.10", False),
+        ("my.own", "onnxruntime:1.23", True),
+        ("", "tensorrt", False),
+    ],
+)
+def test_operators_the_target_does_not_have_are_refused(domain, name, refused):
+    made = with_node(domain, "Gelu" if domain else "Relu")
+    if not refused:
+        pin_to_target(made, name)
+        return
+    with pytest.raises(InputError, match=rf"node 'extra' \(Gelu of {domain}\) is not known to {name}"):
+        pin_to_target(made, name)
+
+
+def test_a_function_the_file_brings_along_is_known():
+    made = model()
+    made.functions.append(function_with_a_branch())
+    made.opset_import.append(helper.make_opsetid("local", 1))
+    made.graph.node.append(helper.make_node("Choice", ["c"], ["z"], domain="local"))
+    pin_to_target(made, "tensorrt")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime:1.24", "triton:26.08", "tensorrt"])
+def test_bfloat16_is_refused_before_and_after_it_is_made(name):
+    with pytest.raises(InputError, match="may not read bfloat16; use --fp16"):
+        check_precision(name, "bf16")
+    check_precision(name, "fp16")
+    made = model()
+    made.graph.initializer.append(helper.make_tensor("b", TensorProto.BFLOAT16, [1], [1.0]))
+    with pytest.raises(InputError, match="may not read bfloat16"):
+        pin_to_target(made, name)
 
 
 def test_unknown_targets_list_the_nearest():
