@@ -135,7 +135,8 @@ def _scaled_inputs(weight: NDArray[np.float32], factors: Array, groups: int) -> 
 
 
 def _rows(factors: Array, rank: int) -> Array:
-    return np.reshape(factors, (-1, *[1] * (rank - 1)))
+    shaped: Array = np.reshape(factors, (-1, *[1] * (rank - 1)))
+    return shaped
 
 
 def _array(value: ir.Value) -> NDArray[np.float32]:
