@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .margin_losses import MarginGradient
 from .pair_losses import Mining
@@ -44,9 +44,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, field docstrings kept as descriptions."""
+    """Base of all sections: frozen, unknown keys and numbers that are not finite refused, docstrings kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
@@ -82,9 +82,10 @@ class DataConfig(Section):
     """Which images are trained and evaluated on, and how batches are made of them."""
 
     train: str
-    """A folder (image folder or Market-1501 layout) or a generator such as `synthetic-people:identities=150,seed=1`."""
+    """A folder (one sub-folder an identity, Market-1501, DukeMTMC or MSMT17 layout, train.rec or .tar shards), a .csv
+    or .jsonl manifest, a .rec or .tar file, or a generator such as `synthetic-people:identities=150,seed=1`."""
     evaluate: str | None = None
-    """Held-out data in the same notation; by default a share of the training identities is held out."""
+    """Held-out data in the same notation, or pairs of a .bin file; by default some training identities are held out."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of identities held out when `evaluate` is not given."""
     batch: Count = 64
@@ -281,7 +282,7 @@ class OptimizerConfig(Section):
     clip: Positive | None = None
     """Largest gradient norm."""
     lr_multipliers: dict[str, NotNegative] = {}
-    """Backbone parameter name pattern -> factor of `lr`; the last match counts."""
+    """Parameter or module name pattern, as in `model.freeze` -> factor of `lr`; the last match counts."""
     decay_norms: bool = False
     """Apply weight decay to norms and biases as well."""
     accumulate: Count = 1
@@ -325,7 +326,8 @@ class EvaluationConfig(Section):
     batch: Count = 64
     """Images embedded at a time."""
     metric: str | None = None
-    """Metric that chooses the best checkpoint; by default mAP or accuracy."""
+    """Metric that chooses the best checkpoint. Of retrieval mAP (the default), rank1, rank5, rank10 or mINP; of
+    verification accuracy (the default), tar_at_far_1e2, _1e3 or _1e4, val_at_far_1e3 or, without fixed pairs, rank1."""
     rerank: bool = False
     """Rank the gallery by k-reciprocal re-ranking; takes memory for all pairs of held-out images."""
 
@@ -355,7 +357,7 @@ class FinetuneConfig(Section):
     """Folder below `output`."""
     output: Path = Path("runs")
     """Where run folders go: output/name/time."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds weights, order and augmentation."""
     epochs: Count = 10
     """Passes over the training data."""
@@ -387,3 +389,24 @@ class FinetuneConfig(Section):
     """What is kept on disk."""
     tracking: TrackingConfig = TrackingConfig()
     """Where numbers go."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_are_defaults(cls, data: object) -> object:
+        """`optimizer:` with all its lines commented out is None in YAML."""
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key not in _SECTIONS}
+
+    @model_validator(mode="after")
+    def _partial_fc_steps_at_every_batch(self) -> FinetuneConfig:
+        if self.optimizer.accumulate > 1 and any(isinstance(loss, PartialFCLoss) for loss in self.losses):
+            raise ValueError("optimizer.accumulate: partial_fc updates its rows at every batch; set it to 1")
+        return self
+
+
+_SECTIONS = frozenset(
+    name
+    for name, field in FinetuneConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+)

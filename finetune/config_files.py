@@ -7,7 +7,7 @@ read as YAML, then checked against the field's type like any other.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,7 +36,7 @@ def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = 
     try:
         return FinetuneConfig.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(problem) for problem in _without_echoes(error.errors())]
         message = lines[0] if len(lines) == 1 else "\n".join(["", *(f"  {line}" for line in lines)])
         raise ConfigError(f"{source}: {message}") from error
 
@@ -47,8 +47,21 @@ def dump_config(config: FinetuneConfig) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-4 as text; this loader reads it as the number everybody means."""
+    """YAML 1.1 reads 1e-4 as text; this loader reads it as the number everybody means. A key given twice is refused."""
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """As the base class, which would let the last of equal keys win."""
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            if name in seen and key.tag != _MERGE:
+                raise yaml.constructor.ConstructorError(problem=f"key '{key.value}' twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+"""`<<`, whose keys may be overridden beside it."""
 
 _Loader.yaml_implicit_resolvers = {
     key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -64,9 +77,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {error}") from error
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(data).__name__}")
+        found = "an empty file" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: expected keys and values, got {found}")
     return data
 
 
@@ -90,9 +104,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _child(place: Any, key: str, override: str) -> Any:
+    """The section or list under a key; an empty section is made."""
     if isinstance(place, list):
-        return place[_position(place, key, override)]
-    child = place.setdefault(key, {})
+        child = place[_position(place, key, override)]
+    else:
+        if place.get(key) is None:
+            place[key] = {}
+        child = place[key]
     if not isinstance(child, dict | list):
         raise ConfigError(f"override '{override}': {key} is a value ({child!r}), not a section")
     return child
@@ -102,6 +120,16 @@ def _position(place: list[Any], key: str, override: str) -> int:
     if not key.isdigit() or int(key) >= len(place):
         raise ConfigError(f"override '{override}': expected a number from 0 to {len(place) - 1}, got '{key}'")
     return int(key)
+
+
+def _without_echoes(problems: Iterable[Any]) -> Iterator[Any]:
+    """Leave out that a list whose items are wrong is too short, which pydantic says as if they were not there."""
+    known = list(problems)
+    for problem in known:
+        place = problem["loc"]
+        inside = any(other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in known)
+        if not (problem["type"] == "too_short" and inside):
+            yield problem
 
 
 def _explain(problem: Any) -> str:
@@ -117,6 +145,10 @@ def _explain(problem: Any) -> str:
         case "union_tag_invalid":
             kinds = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
             return f"'{name}': unknown kind '{problem['ctx']['tag']}'; {nearest(problem['ctx']['tag'], kinds)}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return f"'{name}': expected a section of keys and values, got {problem['input']!r}"
+        case "value_error":
+            return str(problem["ctx"]["error"])
     return f"'{name}': {problem['msg'].lower()}, got {problem['input']!r}"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from .config import FinetuneConfig, LossConfig, Section
@@ -39,7 +40,7 @@ def loss_reference() -> str:
         lines = [f"# {_summary(model)}"]
         for name, field in model.model_fields.items():
             default = get_args(field.annotation)[0] if name == "kind" else field.default
-            note = f"  # {field.description}" if field.description else ""
+            note = f"  # {' '.join(_meaning(field))}" if field.description else ""
             lines.append(f"{'- ' if name == 'kind' else '  '}{name}: {_value(default)}{note}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
@@ -49,7 +50,7 @@ def _section_lines(section: BaseModel, indent: str) -> Iterator[str]:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if field.description:
-            yield f"{indent}# {field.description}"
+            yield from (f"{indent}# {line}" for line in _meaning(field))
         if isinstance(value, Section):
             yield f"{indent}{name}:"
             yield from _section_lines(value, indent + "  ")
@@ -66,7 +67,20 @@ def _item_lines(item: BaseModel, indent: str) -> Iterator[str]:
     fields = item.model_dump(mode="json")
     yield f"{indent}- kind: {fields.pop('kind')}  # {_summary(type(item))}"
     for name, value in fields.items():
-        yield f"{indent}  {name}: {_value(value)}  # {type(item).model_fields[name].description}"
+        yield f"{indent}  {name}: {_value(value)}  # {' '.join(_meaning(type(item).model_fields[name]))}"
+
+
+def _meaning(field: FieldInfo) -> list[str]:
+    """What a field is for, and the words it takes where it takes only some: lines."""
+    words = _words(field.annotation)
+    lines = (field.description or "").splitlines()
+    return lines if len(words) < 2 else [*lines, f"One of {', '.join(words)}."]
+
+
+def _words(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in get_args(annotation)]
+    return [word for argument in get_args(annotation) for word in _words(argument)]
 
 
 def _loss_models() -> list[type[BaseModel]]:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..converters.preprocessing import Preprocessing
-from ..errors import ConfigError
 from .averaging import WeightAverage
 from .collectives import all_reduce_sum, world_size
 from .config import FinetuneConfig
@@ -53,8 +52,6 @@ class Stepper:
         self._buffers = [buffer for buffer in learner.buffers() if buffer.is_floating_point()]
         self._buffer_backup = [buffer.clone() for buffer in self._buffers]
         self._shards = [head for head in learner.heads if isinstance(head, PartialFC)]
-        if self._shards and config.optimizer.accumulate > 1:
-            raise ConfigError("optimizer.accumulate: partial_fc updates its rows at every batch; set it to 1")
         self._model: nn.Module = learner
 
     @property

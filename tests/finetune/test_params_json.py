@@ -78,7 +78,25 @@ def test_the_commented_configuration_reads_back_and_explains_every_field():
     for section in (config, config.data, config.model, config.optimizer):
         for name, field in type(section).model_fields.items():
             assert field.description, name
-            assert field.description in text
+            assert all(f"# {line}" in text for line in field.description.splitlines())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "One of cosine, multistep, polynomial, constant.",
+        "One of sgd, adamw.",
+        "One of retrieval, verification.",
+        "One of random, pk, pk_cameras.",
+        "One of fp32, bf16, fp16, half.",
+        "rank10 or mINP",
+        ".bin file",
+        "or .jsonl manifest",
+        "MSMT17",
+    ],
+)
+def test_the_commented_configuration_tells_the_words_a_field_takes(words):
+    assert words in commented_config()
 
 
 def test_the_loss_reference_lists_every_kind_once():
