@@ -48,7 +48,13 @@ def inspect_command(output: Output, model: str) -> None:
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="The bundle. [default: ./NAME.rtool]")
 @click.option("--restore-bn", is_flag=True, help="Put BatchNorm back behind fused layers; needs --calibrate.")
 @click.option("--calibrate", help="Images to measure activations on: a folder or a generator like synthetic-people.")
-@click.option("--calibration-images", default=512, show_default=True, help="How many of them to use.")
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="How many of them to use.",
+)
 @click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the file's, else guessed]")
 @click.option(
     "--weights",
@@ -197,8 +203,12 @@ def _restored_rows(report: RestoreReport) -> list[tuple[str, Any]]:
             "calibration set",
             f"sha256 {report.images_sha256[:16]}..., means known to {report.uncertainty:.2g} deviations",
         ),
-        ("drift in training mode", f"{report.train_drift:.2g} of the largest output"),
+        ("drift in training mode", _drift(report.train_drift)),
     ]
+
+
+def _drift(drift: float | None) -> str:
+    return "not measured, every batch was one image" if drift is None else f"{drift:.2g} of the largest output"
 
 
 def _weight_tables(result: OnnxToTorchResult) -> list[Any]:

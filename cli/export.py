@@ -42,7 +42,13 @@ _LISTED = 3
 @click.option("--bf16", is_flag=True, help="Narrow them to bfloat16 (opset 22).")
 @click.option("--int8", is_flag=True, help="Quantise weights and activations; needs --calibrate.")
 @click.option("--calibrate", help="Images to calibrate and measure on: a folder or a generator like synthetic-people.")
-@click.option("--calibration-images", default=64, show_default=True, help="How many of them to use.")
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="How many of them to use.",
+)
 @click.option(
     "--calibration",
     type=click.Choice(["minmax", "entropy", "percentile"]),

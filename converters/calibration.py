@@ -1,6 +1,9 @@
 """Run calibration images through a network and watch what its layers write. Streamed, and resumable.
 
-Nothing is kept but running statistics per channel and a digest an image, so any number of images fits in memory.
+Nothing is kept but running statistics per channel and a digest an image, so any number of images fits in memory. A
+batch counts whole or, when it is interrupted, not at all. A model that takes batches of one size only gets those,
+however the images come.
+
 With a state file the statistics are saved as they grow, and when the run is interrupted; a second run with the same
 model and the same batches in the same order goes on where the first stopped. The state file is removed when the last
 batch is in, or when the images or the model turn out to be unusable.
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..errors import InputError, RtoolError
 from .affine import Layer, output_channels
@@ -23,6 +26,7 @@ from .calibration_state import load_state, model_digest, save_state
 from .channel_statistics import ChannelStatistics
 from .image_digest import combined_digest, row_digests
 from .record import ConversionRecord
+from .taken_batch import runnable_batch
 
 __all__ = ["FEWEST_IMAGES", "TOLERATED_UNCERTAINTY", "Batch", "Calibration", "Observation", "calibrate"]
 
@@ -46,16 +50,22 @@ class Observation:
     rank: int = 0
     single_position: bool = False
 
+    def followed_by(self, later: Observation | None) -> Observation:
+        """What was seen up to now and later, if anything was; neither is changed."""
+        if later is None:
+            return self
+        return Observation(self.statistics.merged(later.statistics), later.rank, later.single_position)
+
 
 @dataclass
 class Calibration:
-    """Observations by module path, over `images` images in `batches` batches; `last` is the last batch."""
+    """Observations by module path, over `images` images in `batches` batches; `largest` is the last of the largest."""
 
     layers: dict[str, Observation] = field(default_factory=dict)
     images: int = 0
     batches: int = 0
     digests: list[bytes] = field(default_factory=list)
-    last: tuple[Tensor, ...] = ()
+    largest: tuple[Tensor, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -73,6 +83,7 @@ def calibrate(
 ) -> Calibration:
     """Observe `layers` (by path) of `module` in eval mode over `batches`; modes and gradients are left as found.
 
+    A model that takes batches of one size only gets those; images that do not fill the last one are left out.
     `progress` is called with the number of images seen, after every batch.
 
     Raises:
@@ -84,26 +95,34 @@ def calibrate(
     if state is not None and state.exists():
         load_state(calibration, state, digest)
     done, resumed = calibration.batches, calibration.images
+    taken = _only_batch(module)
+    observed: dict[str, Observation] = {}
     try:
-        with _evaluating(module), _watching(layers, calibration), torch.no_grad():
+        with _evaluating(module), _watching(layers, observed), torch.no_grad():
             seen = 0
-            for index, batch in enumerate(batches):
-                inputs = batch if isinstance(batch, tuple) else (batch,)
-                calibration.last = inputs
+            for index, inputs in enumerate(_in_batches(batches, taken)):
+                largest = inputs if len(inputs[0]) >= _size(calibration.largest) else calibration.largest
                 digests = row_digests([tensor.numpy(force=True) for tensor in inputs])
                 seen += len(digests)
                 if index < done:
                     _check_same(calibration, digests, seen, state)
+                    calibration.largest = largest
                     continue
+                observed.clear()
                 _run(module, inputs)
-                calibration.images += len(inputs[0])
-                calibration.batches += 1
-                calibration.digests += digests
+                # One assignment: an interruption comes before this batch counts, or after, never between its layers.
+                calibration = Calibration(
+                    {path: before.followed_by(observed.get(path)) for path, before in calibration.layers.items()},
+                    calibration.images + len(inputs[0]),
+                    calibration.batches + 1,
+                    calibration.digests + digests,
+                    largest,
+                )
                 if progress is not None:
                     progress(calibration.images)
                 if state is not None and calibration.batches % _SAVE_EVERY == 0:
                     save_state(calibration, state, digest)
-        _check(calibration)
+        _check(calibration, taken)
     except RtoolError:
         if state is not None and not resumed:
             state.unlink(missing_ok=True)
@@ -115,6 +134,13 @@ def calibrate(
     if state is not None:
         state.unlink(missing_ok=True)
     return calibration
+
+
+def _only_batch(module: nn.Module) -> int | None:
+    record = getattr(module, "meta", {}).get("rtool")
+    if not isinstance(module, fx.GraphModule) or not isinstance(record, ConversionRecord):
+        return None
+    return runnable_batch(module, record.inputs)
 
 
 def _empty(layer: Layer) -> ChannelStatistics:
@@ -133,10 +159,12 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watching(layers: Mapping[str, Layer], calibration: Calibration) -> Iterator[None]:
+def _watching(layers: Mapping[str, Layer], observed: dict[str, Observation]) -> Iterator[None]:
+    """Collect in `observed` what the layers write."""
+
     def watch(path: str, layer: Layer) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            observation = calibration.layers[path]
+            observation = observed.setdefault(path, Observation(_empty(layer)))
             observation.rank = output.ndim
             observation.single_position = inputs[0].ndim > 2 and inputs[0].shape[2:].numel() == 1
             if output.ndim == 2 or not isinstance(layer, nn.Linear):
@@ -152,12 +180,32 @@ def _watching(layers: Mapping[str, Layer], calibration: Calibration) -> Iterator
             handle.remove()
 
 
+def _in_batches(batches: Iterable[Batch], size: int | None) -> Iterator[tuple[Tensor, ...]]:
+    """Batches as tuples; where `size` is a number, cut and joined to exactly that, a rest left out."""
+    waiting: tuple[Tensor, ...] = ()
+    for batch in batches:
+        inputs = batch if isinstance(batch, tuple) else (batch,)
+        if size is None:
+            yield inputs
+            continue
+        waiting = tuple(torch.cat(pair) for pair in zip(waiting, inputs, strict=True)) if waiting else inputs
+        while len(waiting[0]) >= size:
+            yield tuple(tensor[:size] for tensor in waiting)
+            waiting = tuple(tensor[size:] for tensor in waiting)
+
+
+def _size(inputs: tuple[Tensor, ...]) -> int:
+    return len(inputs[0]) if inputs else 0
+
+
 def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     record = getattr(module, "meta", {}).get("rtool")
     if isinstance(record, ConversionRecord):
         _check_shapes(record, inputs)
+    # Called as `module(...)`, a converted module that raises prints its generated code on the terminal.
+    call = module.forward if isinstance(module, fx.GraphModule) else module
     try:
-        module(*inputs)
+        call(*inputs)
     except (RuntimeError, ValueError) as error:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
         raise InputError(f"calibration: the model cannot take a batch of shape {shapes}: {error}") from error
@@ -179,7 +227,9 @@ def _check_same(calibration: Calibration, digests: list[bytes], seen: int, state
         raise InputError(f"{state}: was begun with other images; give those again, or remove it to start afresh")
 
 
-def _check(calibration: Calibration) -> None:
+def _check(calibration: Calibration, taken: int | None) -> None:
+    if calibration.images == 0 and taken is not None:
+        raise InputError(f"calibration: the model takes batches of {taken} only, and there are not as many images")
     if calibration.images == 0:
         raise InputError("calibration: no images; name a folder or data set with some, 256 or more are good")
     if calibration.images < FEWEST_IMAGES:

@@ -10,7 +10,7 @@ any sample drawn in clusters (Cochran, "Sampling Techniques", 3rd ed., 1977, cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,11 +33,19 @@ class Moments:
 
     def merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         """Take in `count` observations with these moments [C]."""
+        if count == 0:
+            return
         total = self.count + count
         delta = mean - self.mean
         self.mean = self.mean + delta * (count / total)
         self.squares = self.squares + squares + delta.square() * (self.count * count / total)
         self.count = total
+
+    def merged(self, later: Moments) -> Moments:
+        """The moments of both; neither is changed."""
+        both = replace(self)
+        both.merge(later.count, later.mean, later.squares)
+        return both
 
 
 @dataclass
@@ -75,6 +83,10 @@ class ChannelStatistics:
             return float("inf") if images.count < 2 else 0.0
         error = images.squares / (images.count - 1) / images.count
         return float((error[alive] / self.variance[alive]).mean().sqrt())
+
+    def merged(self, later: ChannelStatistics) -> ChannelStatistics:
+        """The statistics of both; neither is changed."""
+        return ChannelStatistics(self.positions.merged(later.positions), self.images.merged(later.images))
 
     @torch.no_grad()
     def update(self, activations: Tensor) -> None:

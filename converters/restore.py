@@ -34,6 +34,7 @@ from .optional_bias import let_bias_be_missing
 from .original_names import OriginalNetwork, find_original
 from .provenance import ChainLink
 from .record import ConversionRecord, RestoredBatchNorm
+from .taken_batch import runnable_batch
 
 __all__ = ["RestoreReport", "SkippedLayer", "insert_batchnorms", "restore_batchnorm", "restored_link"]
 
@@ -68,9 +69,9 @@ class RestoreReport:
     """Standard error of the means in standard deviations, in the layer where it is largest."""
     uncertain_layer: str
     """That layer; "" when nothing was restored."""
-    train_drift: float
-    """Largest change of the output on the last calibration batch, relative to its largest value, when the restored
-    BatchNorms normalise by that batch instead of by the running statistics."""
+    train_drift: float | None
+    """Largest change of the output on one full calibration batch, relative to its largest value, when the restored
+    BatchNorms normalise by that batch instead of by the running statistics; None where every batch was one image."""
     architecture: str | None = None
     """The architecture of the zoo that the layers are of, which gave the BatchNorms' names."""
 
@@ -235,10 +236,17 @@ def _reason_after_calibration(
     if isinstance(layer, nn.Linear):
         if observation.rank != 2:
             return "it works on sequences"
+        if _takes_single_images(module):
+            return "the model takes one image at a time, which has no spread in training"
         known = original is not None and node.target in original.batchnorms
         if not known and not _leads_to_output(module, node):
             return "its output is mixed with others"
     return ""
+
+
+def _takes_single_images(module: fx.GraphModule) -> bool:
+    record = module.meta.get("rtool")
+    return isinstance(record, ConversionRecord) and runnable_batch(module, record.inputs) == 1
 
 
 def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -325,18 +333,20 @@ def _finish(module: fx.GraphModule, restored: list[RestoredBatchNorm]) -> None:
 
 
 @torch.no_grad()
-def _train_drift(module: fx.GraphModule, restored: list[RestoredBatchNorm], calibration: Calibration) -> float:
-    """Relative change of the output when the restored BatchNorms use the last batch's own statistics."""
-    if not restored or len(calibration.last[0]) < 2:
+def _train_drift(module: fx.GraphModule, restored: list[RestoredBatchNorm], calibration: Calibration) -> float | None:
+    """Relative change of the output when the restored BatchNorms use the statistics of one batch, the largest."""
+    if not restored:
         return 0.0
+    if len(calibration.largest[0]) < 2:
+        return None
     batchnorms = [module.get_submodule(entry.module) for entry in restored]
     training = {child: child.training for child in module.modules()}
-    expected = _first(module.eval()(*calibration.last))
+    expected = _first(module.eval()(*calibration.largest))
     saved = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in batchnorms]  # type: ignore[operator]
     for layer in batchnorms:
         layer.train()
         layer.momentum = 0.0  # type: ignore[assignment]  # keep the running statistics
-    drifted = _first(module(*calibration.last))
+    drifted = _first(module(*calibration.largest))
     for layer, (momentum, tracked) in zip(batchnorms, saved, strict=True):
         layer.momentum = momentum
         layer.num_batches_tracked.copy_(tracked)  # type: ignore[operator]

@@ -175,7 +175,9 @@ def test_interrupted_calibration_goes_on_where_it_stopped(tmp_path):
     state = tmp_path / "calibration.safetensors"
     whole, resumed = fused("mobilefacenet"), fused("mobilefacenet")
     runs = []
-    resumed.register_forward_hook(lambda *_: runs.append(1))
+    next(layer for layer in resumed.modules() if isinstance(layer, torch.nn.Conv2d)).register_forward_hook(
+        lambda *_: runs.append(1)
+    )
 
     def interrupted():
         yield from batches(5)[:3]
