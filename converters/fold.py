@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
 
 from .affine import ChannelAffine, Layer, absorb_after, absorb_before, affine_of, output_channels
 from .channel_offset import ChannelOffset
@@ -115,6 +116,23 @@ def _fold(module: fx.GraphModule, node: fx.Node, *, padded: bool) -> FoldedBatch
             raise reason from None
 
 
+def _check_own_weights(module: fx.GraphModule, node: fx.Node) -> None:
+    """Folding gives a layer other weights and another output: whoever else sees either must not be there."""
+    path, layer = str(node.target), module.get_submodule(str(node.target))
+    if _has_hooks(layer):
+        raise _KeepError(f"{path!r} has a hook, which sees what it takes and gives")
+    if is_parametrized(layer):
+        raise _KeepError(f"the weights of {path!r} are computed by a parametrization")
+    names = {name for name, owner in module.named_modules(remove_duplicate=False) if owner is layer}
+    for other in module.graph.nodes:
+        if other.op == "get_attr" and str(other.target).rpartition(".")[0] in names:
+            raise _KeepError(f"{str(other.target)!r} is also read outside its layer")
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
 def _check_batchnorm(module: fx.GraphModule, node: fx.Node) -> None:
     batchnorm = module.get_submodule(str(node.target))
     assert isinstance(batchnorm, _BatchNorm)
@@ -124,6 +142,7 @@ def _check_batchnorm(module: fx.GraphModule, node: fx.Node) -> None:
         raise _KeepError("it has no running statistics and normalises each batch by itself")
     if _calls(module, node) > 1:
         raise _KeepError("it is called more than once")
+    _check_own_weights(module, node)
 
 
 def _fold_behind(module: fx.GraphModule, source: fx.Node, node: fx.Node) -> FoldedBatchNorm:
@@ -135,6 +154,7 @@ def _fold_behind(module: fx.GraphModule, source: fx.Node, node: fx.Node) -> Fold
         step = _only_user(step, f"the output of {path!r}")
     if _calls(module, source) > 1:
         raise _KeepError(f"{path!r} is called more than once")
+    _check_own_weights(module, source)
     batchnorm = _batchnorm(module, node)
     if output_channels(layer) != batchnorm.num_features:
         raise _KeepError(f"it does not normalise the output channels of {path!r}")
@@ -170,6 +190,7 @@ def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str, padded
     affine = affine_of(_batchnorm(module, node))
     if _calls(module, user) > 1:
         raise _KeepError(f"{path!r} is called more than once")
+    _check_own_weights(module, user)
     if isinstance(layer, _ConvNd):
         if flattened or layer.in_channels != len(affine.scale):
             raise _KeepError(f"its channels are not the input channels of {path!r}")
@@ -261,7 +282,10 @@ def _skip_back(module: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 
 def _is_transparent(module: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), _TRANSPARENT)
+    if node.op != "call_module":
+        return False
+    layer = module.get_submodule(str(node.target))
+    return isinstance(layer, _TRANSPARENT) and not _has_hooks(layer)
 
 
 def _flattens(module: fx.GraphModule, node: fx.Node) -> bool:

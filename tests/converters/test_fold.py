@@ -1,6 +1,7 @@
 """Folding leaves the function unchanged on every topology, or keeps the BatchNorm and says why."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -227,3 +228,45 @@ def test_any_geometry_folds_behind_a_convolution(seed, groups, transposed):
     expected = module(images)
     assert not fold_batchnorm(module).kept
     assert torch.allclose(module(images), expected, rtol=1e-11, atol=1e-11)
+
+
+class Watched(nn.Module):
+    """A convolution in front of a BatchNorm, and somebody else who sees its weight or what goes through it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.norm, self.how = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), how
+        if how == "weight norm":
+            nn.utils.parametrizations.weight_norm(self.conv)
+        elif how == "old spectral norm":
+            nn.utils.spectral_norm(self.conv)
+        elif how == "hook on the layer":
+            self.conv.register_forward_hook(lambda _, __, output: output.relu())
+        elif how == "hook on the BatchNorm":
+            self.norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].relu(),))
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return y * self.conv.weight.sum() if self.how == "weight read outside" else y
+
+
+WATCHED = {
+    "weight norm": "computed by a parametrization",
+    "old spectral norm": "'conv' has a hook",
+    "hook on the layer": "'conv' has a hook",
+    "hook on the BatchNorm": "'norm' has a hook",
+    "weight read outside": r"'conv\.weight' is also read outside",
+}
+
+
+@pytest.mark.parametrize("how", WATCHED)
+def test_batchnorm_stays_where_others_see_the_layer(how):
+    torch.manual_seed(0)
+    module = Watched(how)
+    x = torch.randn(2, 4, 6, 6)
+    network = fx.symbolic_trace(randomise(module))
+    expected = network(x)
+    report = fold_batchnorm(network)
+    assert report.folded == ()
+    assert re.search(WATCHED[how], report.kept[0].reason)
+    assert torch.equal(network(x), expected)
