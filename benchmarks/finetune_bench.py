@@ -21,28 +21,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..converters import build_architecture, export, onnx_to_torch, restore_batchnorm
 from ..converters.preprocessing import ARCFACE, Preprocessing
 from ..finetune import load_config, open_dataset
 from ..finetune.config import FinetuneConfig
-from ..finetune.data.loading import Batch, EpochSamples, TrainingPixels, iterate_batches
+from ..finetune.data.loading import EpochSamples, TrainingPixels, iterate_batches
 from ..finetune.finetuning import finetune
-from ..finetune.heads import build_head
-from ..finetune.learner import Learner
-from ..finetune.margin_losses import cosine_logits, margin_logits
-from ..finetune.networks import images_to_tensor
-from ..finetune.stepping import Stepper
 from .finetune_quality import combine_seeds, measure_quality
 from .machine import describe_machine
 from .partial_fc_step import measure_partial_fc
+from .training_steps import build_step_pair
 
 __all__ = ["main"]
 
 _EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-_CLASSES = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,52 +77,17 @@ def measure_steps() -> dict[str, Any]:
 
 
 def _measure_network(name: str, size: Preprocessing, batch: int, repeats: int = 15) -> dict[str, Any]:
-    options = {} if name.startswith("osnet") else {"input_size": (size.height, size.width)}
-    original = build_architecture(name, **options)
-    pixels = torch.randint(0, 256, (batch, size.height, size.width, 3), dtype=torch.uint8)
-    labels = torch.randint(0, _CLASSES, (batch,))
-    images = images_to_tensor(pixels, size, torch.device("cpu"), channels_last=False)
-    _make_as_trained(original, images)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fused.onnx"
-        # Statistics of noise in random layers: folding them rounds more than in a trained network.
-        export(original, path, inputs=images[:2].numpy(), tolerance=1e-4)
-        converted = onnx_to_torch(path)
-    restored = restore_batchnorm(converted, [images]).restored
-    ours = _trainer_step(converted, size, pixels, labels)
-    plain = _plain_step(original, size, pixels, labels)
-    times = _interleaved({"trainer_on_converted": ours, "plain_loop_on_original": plain}, repeats)
+    steps = build_step_pair(name, size, batch)
+    times = _interleaved({"trainer_on_converted": steps.trainer, "plain_loop_on_original": steps.plain}, repeats)
     ratios = [a / b for a, b in zip(times["trainer_on_converted"], times["plain_loop_on_original"], strict=True)]
     low, high = _interval_of_median(ratios)
     return {
         "batch": batch,
-        "restored_batchnorms": len(restored),
+        "restored_batchnorms": steps.restored,
         "ratio": round(median(ratios), 4),
         "ratio_95_percent_interval": [round(low, 4), round(high, 4)],
         "seconds": times,
     }
-
-
-def _make_as_trained(module: nn.Module, images: Tensor) -> None:
-    """Affine parameters and slopes that differ by channel, and statistics that are those of the data.
-
-    Equal ones would be shared in the file. Statistics of other data would give the restored BatchNorms another range
-    than the original ones have, and torch's PReLU takes longer the less predictable the signs are.
-    """
-    torch.manual_seed(0)
-    batchnorms = [each for each in module.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
-    for each in module.modules():
-        if isinstance(each, nn.PReLU):
-            each.weight.data.uniform_(0.1, 0.4)
-    for batchnorm in batchnorms:
-        batchnorm.momentum = 1.0
-        if batchnorm.affine:
-            batchnorm.weight.data.uniform_(0.5, 1.5)
-            batchnorm.bias.data.uniform_(-0.5, 0.5)
-    with torch.no_grad():
-        module.train()(images)
-    for batchnorm in batchnorms:
-        batchnorm.momentum = 0.1
 
 
 def _interval_of_median(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
@@ -138,39 +95,6 @@ def _interval_of_median(values: Sequence[float], draws: int = 2000) -> tuple[flo
     sample = np.random.default_rng(0).choice(np.asarray(values), (draws, len(values)))
     low, high = np.percentile(np.median(sample, axis=1), [2.5, 97.5])
     return float(low), float(high)
-
-
-def _trainer_step(module: nn.Module, size: Preprocessing, pixels: Tensor, labels: Tensor) -> Callable[[], None]:
-    config = FinetuneConfig.model_validate(
-        {
-            "model": {"reference": "-"},
-            "data": {"train": "-"},
-            "losses": [{"kind": "arcface"}],
-            "optimizer": {"kind": "sgd", "lr": 1e-4},
-        }
-    )
-    heads = nn.ModuleList([build_head(config.losses[0], 512, _CLASSES)])
-    learner = Learner(module, heads, output=0, autocast=None).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stepper = Stepper(config, learner, size, torch.device("cpu"))
-    stepper.begin_epoch(0)
-    return lambda: stepper.step([Batch(pixels, labels, ())], 1.0) and None
-
-
-def _plain_step(module: nn.Module, size: Preprocessing, pixels: Tensor, labels: Tensor) -> Callable[[], None]:
-    """The loop one writes by hand, with the same memory order and optimizer."""
-    module = module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    weight = nn.Parameter(torch.randn(_CLASSES, 512) * 0.01)
-    optimizer = torch.optim.SGD([*module.parameters(), weight], lr=1e-4, momentum=0.9, weight_decay=5e-4)
-    mean, std = torch.tensor(size.mean), torch.tensor(size.std)
-
-    def step() -> None:
-        images = ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
-        optimizer.zero_grad()
-        loss = F.cross_entropy(margin_logits(cosine_logits(module(images), weight), labels), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
 
 
 def _interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:

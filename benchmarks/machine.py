@@ -70,6 +70,7 @@ def describe_machine() -> dict[str, object]:
         "processor": _processor_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "gpus": _gpus(),
         "python": platform.python_version(),
         "libraries": _versions(),
     }
@@ -82,6 +83,12 @@ def _processor_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def _memory_bytes() -> int:
@@ -105,8 +112,7 @@ def _processor() -> Check:
 def _torch() -> Check:
     import torch
 
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    found = f"{torch.__version__}, {', '.join(devices) if devices else 'no CUDA device: CPU only'}"
+    found = f"{torch.__version__}, {', '.join(_gpus()) or 'no CUDA device: CPU only'}"
     return Check("torch", True, found)
 
 

@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..finetune.margin_losses import cosine_logits, margin_logits
 from ..finetune.partial_fc import PartialFC
 
-__all__ = ["measure_partial_fc", "run"]
+__all__ = ["measure_partial_fc", "measure_partial_fc_on_gpu", "run"]
 
 _DIMENSION, _BATCH, _STEPS = 512, 128, 3
 _SIZES = (100_000, 1_000_000, 2_000_000)
@@ -43,6 +43,45 @@ def measure_partial_fc() -> dict[str, Any]:
         "batch": _BATCH,
         "measured": [*dense, *sampled],
         "computed_on_8_gpus": [row for classes in (10_000_000, 29_000_000) for row in memory_on_gpus(classes)],
+    }
+
+
+def measure_partial_fc_on_gpu(sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Step time and peak memory of one GPU, dense where it fits and sampled at every size."""
+    total = torch.cuda.get_device_properties(0).total_memory / 1e9
+    rows = []
+    for classes in sizes:
+        dense = 3 * 4 * _DIMENSION * classes / 1e9 + 6 * 4 * _BATCH * classes / 1e9  # with six copies of the logits
+        if dense < 0.9 * total:
+            rows.append(_step_on_gpu("dense", classes, 1.0))
+        rows.append(_step_on_gpu("partial_fc", classes, _RATE))
+    return rows
+
+
+def _step_on_gpu(kind: str, classes: int, rate: float, steps: int = 10) -> dict[str, Any]:
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    embeddings, labels = torch.randn(_BATCH, _DIMENSION, device=device), torch.randint(0, classes, (_BATCH,)).to(device)
+    step, rows = _dense(classes, device) if kind == "dense" else _partial(classes, rate, device)
+    times = []
+    for turn in range(steps + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        step(embeddings.clone().requires_grad_(), labels)
+        end.record()
+        torch.cuda.synchronize()
+        if turn >= 2:
+            times.append(start.elapsed_time(end))
+    return {
+        "kind": kind,
+        "identities": classes,
+        "rate": rate,
+        "rows_touched": rows(),
+        "milliseconds_a_step": round(median(times), 2),
+        "samples": [round(value, 3) for value in times],
+        "peak_gigabytes": round(torch.cuda.max_memory_allocated() / 1e9, 2),
     }
 
 
@@ -97,9 +136,9 @@ def run(kind: str, classes: int, rate: float) -> None:
     """Print step time, peak memory and rows touched as one JSON object. `kind`: dense or partial_fc."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    before = _peak_bytes()
+    before, cpu = _peak_bytes(), torch.device("cpu")
     embeddings, labels = torch.randn(_BATCH, _DIMENSION), torch.randint(0, classes, (_BATCH,))
-    step, rows = _dense(classes) if kind == "dense" else _partial(classes, rate)
+    step, rows = _dense(classes, cpu) if kind == "dense" else _partial(classes, rate, cpu)
     times = []
     for _ in range(_STEPS):
         started = time.process_time()
@@ -119,9 +158,9 @@ def run(kind: str, classes: int, rate: float) -> None:
     )
 
 
-def _dense(classes: int) -> tuple[Callable[[Tensor, Tensor], None], Callable[[], int]]:
+def _dense(classes: int, device: torch.device) -> tuple[Callable[[Tensor, Tensor], None], Callable[[], int]]:
     """A parameter, autograd and torch's SGD."""
-    weight = nn.Parameter(torch.empty(classes, _DIMENSION).normal_(0, 0.01))
+    weight = nn.Parameter(torch.empty(classes, _DIMENSION, device=device).normal_(0, 0.01))
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=5e-4)
 
     def step(embeddings: Tensor, labels: Tensor) -> None:
@@ -133,8 +172,10 @@ def _dense(classes: int) -> tuple[Callable[[Tensor, Tensor], None], Callable[[],
     return step, lambda: classes
 
 
-def _partial(classes: int, rate: float) -> tuple[Callable[[Tensor, Tensor], None], Callable[[], int]]:
-    head = PartialFC(_DIMENSION, classes, rate=rate)
+def _partial(
+    classes: int, rate: float, device: torch.device
+) -> tuple[Callable[[Tensor, Tensor], None], Callable[[], int]]:
+    head = PartialFC(_DIMENSION, classes, rate=rate).to(device)
     touched = [0]
 
     def step(embeddings: Tensor, labels: Tensor) -> None:

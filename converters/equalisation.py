@@ -118,7 +118,8 @@ def _factors(largest: Array, readers: Sequence[ir.Node]) -> Array:
         wanted = np.sqrt(wanted / np.where(live, read, 1.0))
     exponents = np.where(live, np.log2(np.where(live, wanted, 1.0)), 0.0)
     exponents = np.where(live, np.round(exponents - exponents[live].mean()) if live.any() else 0.0, 0.0)
-    return np.exp2(np.clip(exponents, -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
+    factors: Array = np.exp2(np.clip(exponents, -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
+    return factors
 
 
 def _magnitudes_by_input(node: ir.Node) -> Array:
@@ -135,8 +136,7 @@ def _scaled_inputs(weight: NDArray[np.float32], factors: Array, groups: int) -> 
 
 
 def _rows(factors: Array, rank: int) -> Array:
-    shaped: Array = np.reshape(factors, (-1, *[1] * (rank - 1)))
-    return shaped
+    return np.reshape(factors, (-1, *[1] * (rank - 1)))
 
 
 def _array(value: ir.Value) -> NDArray[np.float32]:
