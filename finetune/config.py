@@ -207,6 +207,8 @@ class CenterLoss(Section):
     kind: Literal["center"]
     weight: Positive = 5e-4
     """Factor in the sum of losses."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """How far the centres of a batch's classes move towards their rows, a step."""
 
 
 class TripletLoss(Section):

@@ -1,7 +1,7 @@
 """Loss terms that training adds up: each takes embeddings [N, D] and labels [N] and gives one number.
 
 Heads that own class weights or centres are modules; pair losses own nothing and look at the batch of all ranks.
-Formulas are in `margin_losses` and `pair_losses`; here live parameters, buffers and what is shared between ranks.
+Formulas are in `softmax_losses`, `margin_losses` and `pair_losses`; here live parameters, buffers and what is shared between ranks.
 All arithmetic is float32, also under autocast.
 """
 
@@ -29,14 +29,15 @@ from .config import (
     TripletLoss,
 )
 from .margin_losses import adaface_logits, circle_logits, cosine_logits, margin_logits
-from .pair_losses import center_loss, circle_pair_loss, triplet_loss
+from .pair_losses import center_loss, circle_pair_loss, moved_centers, triplet_loss
 from .partial_fc import PartialFC
+from .softmax_losses import parts_loss, softmax_loss
 
 __all__ = ["AdaFaceHead", "CenterHead", "CosineHead", "LinearHead", "PairHead", "PartsHead", "build_head"]
 
 
 class LinearHead(nn.Module):
-    """Softmax cross-entropy of a linear classifier, label smoothing as in Szegedy et al. 2016."""
+    """Softmax cross-entropy of a linear classifier."""
 
     def __init__(self, dimension: int, classes: int, smoothing: float) -> None:
         super().__init__()
@@ -46,8 +47,11 @@ class LinearHead(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss: a scalar."""
-        logits = F.linear(embeddings.float(), self.weight, self.bias)
-        return F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+        return softmax_loss(self.logits(embeddings), labels, smoothing=self._smoothing)
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """[N, C] of embeddings [N, D]."""
+        return F.linear(embeddings.float(), self.weight, self.bias)
 
 
 class PartsHead(nn.Module):
@@ -56,12 +60,13 @@ class PartsHead(nn.Module):
     def __init__(self, dimension: int, classes: int, parts: int, smoothing: float) -> None:
         super().__init__()
         self.classifiers = nn.ModuleList(LinearHead(dimension // parts, classes, smoothing) for _ in range(parts))
+        self._smoothing = smoothing
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss: a scalar."""
         slices = embeddings.chunk(len(self.classifiers), dim=1)
-        losses = [head(part, labels) for head, part in zip(self.classifiers, slices, strict=True)]
-        return torch.stack(losses).mean()
+        logits = [head.logits(part) for head, part in zip(self.classifiers, slices, strict=True)]
+        return parts_loss(logits, labels, smoothing=self._smoothing)
 
 
 class CosineHead(nn.Module):
@@ -113,15 +118,22 @@ class AdaFaceHead(nn.Module):
 
 
 class CenterHead(nn.Module):
-    """Center loss; the centres learn by gradient like any parameter."""
+    """Center loss. The centres are no parameters: after each batch, of all ranks, they move by their own rule."""
 
-    def __init__(self, dimension: int, classes: int) -> None:
+    centers: Tensor
+
+    def __init__(self, dimension: int, classes: int, alpha: float) -> None:
         super().__init__()
-        self.centers = nn.Parameter(torch.zeros(classes, dimension))
+        self.register_buffer("centers", torch.zeros(classes, dimension))
+        self._alpha = alpha
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss: a scalar."""
-        return center_loss(embeddings.float(), labels, self.centers)
+        loss = center_loss(embeddings.float(), labels, self.centers)
+        if self.training:
+            rows = gather_rows(embeddings.detach().float())
+            self.centers.copy_(moved_centers(rows, gather_rows(labels), self.centers, alpha=self._alpha))
+        return loss
 
 
 class PairHead(nn.Module):
@@ -194,7 +206,7 @@ def build_head(
                 device=device,
             )
         case CenterLoss():
-            return CenterHead(dimension, classes)
+            return CenterHead(dimension, classes, config.alpha)
         case CirclePairLoss():
             return PairHead(
                 lambda rows, labels: circle_pair_loss(rows, labels, margin=config.margin, scale=config.scale), False
@@ -208,7 +220,8 @@ def build_head(
 
 def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation over the values of all ranks."""
-    sums = torch.stack([torch.ones_like(values).sum(), values.sum(), values.square().sum()]).double()
+    wide = values.double()  # before the sums: the variance is a small difference of large ones
+    sums = torch.stack([torch.ones_like(wide).sum(), wide.sum(), wide.square().sum()])
     count, total, squares = all_reduce_sum(sums)
     mean = total / count
     variance = (squares - count * mean * mean).clamp(min=0) / (count - 1).clamp(min=1)

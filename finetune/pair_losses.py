@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Mining", "center_loss", "circle_pair_loss", "pairwise_distances", "triplet_loss"]
+__all__ = ["Mining", "center_loss", "circle_pair_loss", "moved_centers", "pairwise_distances", "triplet_loss"]
 
 Mining = Literal["hard", "weighted"]
 
@@ -66,8 +66,18 @@ def circle_pair_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.25
 
 
 def center_loss(embeddings: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """mean_i 1/2 |z_i - c_y|^2 with centers [C, D]."""
+    """mean_i 1/2 |z_i - c_y|^2 with centers [C, D], which `moved_centers` moves."""
     return 0.5 * (embeddings - centers[labels]).square().sum(dim=1).mean()
+
+
+def moved_centers(embeddings: Tensor, labels: Tensor, centers: Tensor, *, alpha: float = 0.5) -> Tensor:
+    """c_j + alpha sum_{i: y_i = j} (z_i - c_j) / (1 + n_j) with n_j rows of class j; others stay: [C, D].
+
+    Wen et al. 2016, equation 4: a rate of its own, whatever weight the loss and rate the optimizer has.
+    """
+    pulls = torch.zeros_like(centers).index_add_(0, labels, embeddings - centers[labels])
+    counts = torch.bincount(labels, minlength=len(centers))
+    return centers + alpha * pulls / (1 + counts)[:, None]
 
 
 def _pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:

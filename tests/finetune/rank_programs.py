@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from rtool.converters.preprocessing import Preprocessing
-from rtool.finetune.config import AdaFaceLoss, ArcFaceLoss, FinetuneConfig, TripletLoss
+from rtool.finetune.config import AdaFaceLoss, ArcFaceLoss, CenterLoss, FinetuneConfig, TripletLoss
 from rtool.finetune.data.loading import Batch
 from rtool.finetune.heads import build_head
 from rtool.finetune.learner import Learner
@@ -24,6 +24,7 @@ LOSSES = (
     ArcFaceLoss(kind="arcface", scale=16.0),
     TripletLoss(kind="triplet", margin="soft"),
     AdaFaceLoss(kind="adaface", scale=16.0, momentum=0.5),
+    CenterLoss(kind="center", weight=1.0),
 )
 
 

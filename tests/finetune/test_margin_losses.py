@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from rtool.finetune.config import AdaFaceLoss
+from rtool.finetune.heads import AdaFaceHead
 from rtool.finetune.margin_losses import adaface_logits, circle_logits, cosine_logits, margin_logits
 
 
@@ -72,6 +74,16 @@ def test_adaface_follows_its_formula(cosine):
         angle = min(max(math.acos(cosine[row, label]) - 0.4 * k, 1e-3), math.pi - 1e-3)
         expected[row, label] = 64.0 * (math.cos(angle) - (0.4 + 0.4 * k))
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_adafaces_statistics_survive_norms_that_are_large_and_nearly_alike():
+    head = AdaFaceHead(4, 5, AdaFaceLoss(kind="adaface", momentum=1.0))
+    norms = 80 + 1e-3 * torch.randn(512, generator=torch.Generator().manual_seed(0))
+    embeddings = torch.zeros(512, 4)
+    embeddings[:, 0] = norms
+    head(embeddings, torch.arange(512) % 5)
+    assert head.norm_mean.item() == pytest.approx(norms.double().mean().item())
+    assert head.norm_deviation.item() == pytest.approx(norms.double().std().item(), rel=1e-4)
 
 
 def test_circle_class_form_follows_its_formula(cosine):

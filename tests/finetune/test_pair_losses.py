@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rtool.finetune.pair_losses import center_loss, circle_pair_loss, triplet_loss
+from rtool.finetune.config import CenterLoss
+from rtool.finetune.heads import build_head
+from rtool.finetune.pair_losses import center_loss, circle_pair_loss, moved_centers, triplet_loss
 
 LABELS = np.array([0, 0, 1, 1, 1, 2, 3, 3])
 
@@ -62,6 +64,37 @@ def test_center_loss_follows_its_formula(rows):
     expected = 0.5 * ((rows - centers[LABELS]) ** 2).sum(1).mean()
     got = center_loss(torch.tensor(rows), torch.tensor(LABELS), torch.tensor(centers))
     assert got.item() == pytest.approx(expected)
+
+
+def test_centers_move_by_the_papers_rule(rows):
+    centers = np.random.default_rng(4).normal(size=(9, 6))
+    expected = centers.copy()
+    for j in range(9):
+        pull, count = np.zeros(6), 0
+        for row, label in zip(rows, LABELS, strict=True):
+            if label == j:
+                pull, count = pull + (centers[j] - row), count + 1
+        expected[j] = centers[j] - 0.3 * pull / (1 + count)
+    got = moved_centers(torch.tensor(rows), torch.tensor(LABELS), torch.tensor(centers), alpha=0.3)
+    np.testing.assert_allclose(got.numpy(), expected)
+    assert (got.numpy()[8] == centers[8]).all()
+
+
+@pytest.mark.parametrize("weight", [5e-4, 1.0])
+def test_the_head_brings_the_centers_to_their_classes_whatever_the_weight_and_the_optimizer(rows, weight):
+    head = build_head(CenterLoss(kind="center", weight=weight), 6, 4)
+    embeddings, labels = torch.tensor(rows, requires_grad=True), torch.tensor(LABELS)
+    assert not list(head.parameters())
+    before = head(embeddings, labels)
+    assert before.item() == pytest.approx(0.5 * (rows**2).sum(1).mean())  # with the centres of before the step
+    for _ in range(60):
+        (head(embeddings, labels) * weight).backward()
+    means = np.stack([rows[np.asarray(LABELS) == j].mean(axis=0) for j in range(4)])
+    np.testing.assert_allclose(head.centers.numpy(), means, atol=1e-4)
+    head.eval()
+    fixed = head.centers.clone()
+    head(embeddings + 1, labels)
+    assert torch.equal(head.centers, fixed)
 
 
 @pytest.mark.parametrize("loss", [triplet_loss, circle_pair_loss])
