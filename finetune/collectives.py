@@ -6,13 +6,14 @@ rank computes the same loss from them and DDP then averages parameter gradients.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_reduce_sum", "barrier", "gather_rows", "gather_rows_summing", "rank", "world_size"]
+__all__ = ["all_reduce_sum", "barrier", "gather_numbers", "gather_rows", "gather_rows_summing", "rank", "world_size"]
 
 
 def world_size() -> int:
@@ -38,6 +39,21 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     total = values.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def gather_numbers(numbers: Iterable[int], device: torch.device) -> set[int]:
+    """The numbers of all ranks, of which each may have any count."""
+    own = torch.tensor(sorted(numbers), dtype=torch.int64, device=device)
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
+    counts[rank()] = len(own)
+    counts = all_reduce_sum(counts)
+    most = int(counts.max())
+    if most == 0:
+        return set()
+    table = torch.zeros(world_size(), most, dtype=torch.int64, device=device)
+    table[rank(), : len(own)] = own
+    rows = all_reduce_sum(table).tolist()
+    return {number for row, count in zip(rows, counts.tolist(), strict=True) for number in row[:count]}
 
 
 class _GatherRows(torch.autograd.Function):

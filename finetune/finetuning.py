@@ -245,7 +245,7 @@ def _last_checkpoint(run: Path) -> Path:
 
 def _notes_of_plan(config: FinetuneConfig, trainer: Trainer, device: torch.device) -> list[str]:
     """Where the run does otherwise than the configuration may lead one to think."""
-    notes = []
+    notes = list(trainer.notes)
     if config.steps_per_epoch is not None and trainer.steps_per_epoch < config.steps_per_epoch:
         notes.append(
             f"steps_per_epoch {config.steps_per_epoch}: the data make {trainer.steps_per_epoch} steps an epoch"

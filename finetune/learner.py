@@ -7,7 +7,7 @@ holds fixed, such as the last scale of an iresnet or what `rtool onnx2torch --fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +29,21 @@ class Learner(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.heads = heads
-        self._output = output
         self.autocast = autocast
         fixed = _cancelled_biases(backbone)
+        # A function, not a module: parameters keep their names when it is compiled.
+        self._embed: Callable[[Tensor], Tensor] = lambda images: embedding_of(backbone(images), output)
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Losses [H] of normalised images [N, C, H, W] with int64 labels [N]."""
         with torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            embeddings = embedding_of(self.backbone(images), self._output)
+            embeddings = self._embed(images)
         return torch.stack([head(embeddings, labels) for head in self.heads])
+
+    def compile_backbone(self) -> None:
+        """Run the backbone through torch.compile from now on, in training; heads draw, gather and branch."""
+        self._embed = torch.compile(self._embed)
 
     def freeze(self, patterns: Mapping[str, float | None], epoch: int) -> None:
         """Freeze what `patterns` (pattern -> epoch of thawing) hold at `epoch`, and thaw the rest."""
@@ -80,17 +85,11 @@ def check_freezing(learner: Learner, freeze: Mapping[str, float | None]) -> None
     """
     check_patterns("model.freeze", freeze, (name for name, _ in learner.backbone.named_parameters()))
     learner.freeze(freeze, 0)
-    if any(parameter.requires_grad for parameter in learner.parameters()):
-        return
-    if not any(isinstance(head, PartialFC) for head in learner.heads):
+    learns = any(parameter.requires_grad for parameter in learner.parameters())
+    if not learns and not any(isinstance(head, PartialFC) for head in learner.heads):
         raise ConfigError(
             "model.freeze: the whole network is frozen and no loss has weights of its own, so the first epoch would "
             "train nothing; leave some layers out, or add a loss such as arcface"
-        )
-    if learner.autocast is torch.float16:
-        raise ConfigError(
-            "model.freeze: the whole network is frozen and only partial_fc would train, to which fp16 cannot fit its "
-            "loss scale; set precision=bf16 or fp32"
         )
 
 

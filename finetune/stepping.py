@@ -6,6 +6,7 @@ A step whose gradient is not finite is left out, and the BatchNorm statistics it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -19,6 +20,7 @@ from .collectives import all_reduce_sum, world_size
 from .config import FinetuneConfig
 from .data.loading import Batch
 from .learner import Learner
+from .loss_scale import LossScale
 from .networks import images_to_tensor
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
 from .partial_fc import PartialFC
@@ -46,13 +48,17 @@ class Stepper:
         self._config, self._learner, self._preprocessing, self._device = config, learner, preprocessing, device
         self._optimizer, self._named = build_optimizer(config.optimizer, learner.backbone, learner.heads)
         scaled = autocast_dtype(config.precision, device) is torch.float16
-        self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self._scale = LossScale(enabled=scaled)
         self._average = WeightAverage(learner.backbone, config.optimizer.ema) if config.optimizer.ema else None
         self._loss_weights = torch.tensor([loss.weight for loss in config.losses], device=device)
         self._buffers = [buffer for buffer in learner.buffers() if buffer.is_floating_point()]
         self._buffer_backup = [buffer.clone() for buffer in self._buffers]
         self._shards = [head for head in learner.heads if isinstance(head, PartialFC)]
         self._model: nn.Module = learner
+        self.stop_asked = False
+        """Whether any process was asked to stop before the last step; alike on all of them."""
+        if config.model.compile:
+            learner.compile_backbone()
 
     @property
     def learning_rate(self) -> float:
@@ -64,14 +70,12 @@ class Stepper:
         self._learner.freeze(self._config.model.freeze, epoch)
         self._learner.train()
         self._model = self._learner
-        if self._config.model.compile:
-            self._model = torch.compile(self._learner)  # type: ignore[assignment]
         if world_size() > 1 and any(parameter.requires_grad for parameter in self._learner.parameters()):
             devices = [self._device] if self._device.type == "cuda" else None
             self._model = DistributedDataParallel(self._model, device_ids=devices)
 
-    def step(self, group: list[Batch], rate: float) -> tuple[Tensor, bool]:
-        """Train on a group of batches at `rate` times the peak learning rates.
+    def step(self, group: list[Batch], rate: float, *, stop: bool = False) -> tuple[Tensor, bool]:
+        """Train on a group of batches at `rate` times the peak learning rates; `stop` is shared as `stop_asked`.
 
         Returns:
             The mean unweighted losses [H] of this process, and whether the gradient was finite and the step taken.
@@ -84,10 +88,11 @@ class Stepper:
         for number, batch in enumerate(group):
             images = images_to_tensor(batch.pixels, self._preprocessing, self._device, self._config.model.channels_last)
             with self._synchronised(number == len(group) - 1):
-                losses = self._model(images, batch.labels.to(self._device))
-                self._scaler.scale((losses * self._loss_weights).sum() / len(group)).backward()
+                losses = self._model(images, batch.labels.to(self._device, non_blocking=True))
+                loss = (losses * self._loss_weights).sum() / len(group)
+                (loss * self._scale.value).backward()
             total += losses.detach() / len(group)
-        return total, self._update(rate)
+        return total, self._update(rate, stop)
 
     def evaluated(self) -> AbstractContextManager[None]:
         """The backbone holds what is evaluated and saved inside this context: the average, when one is kept."""
@@ -97,9 +102,8 @@ class Stepper:
         """Heads, optimizer, scaler, and the backbone itself when its average is saved in its place."""
         tensors = {f"heads/{name}": value for name, value in self._learner.heads.state_dict().items()}
         tensors.update({f"optimizer/{k}": v for k, v in optimizer_state(self._optimizer, self._named).items()})
-        if self._scaler.is_enabled():
-            scaler = self._scaler.state_dict()
-            tensors["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
+        if self._scale.enabled:
+            tensors["scaler"] = self._scale.state()
         if self._average is not None:
             tensors.update({f"average/{name}": value for name, value in self._average.tensors.items()})
             tensors.update({f"backbone/{name}": value for name, value in self._learner.backbone.state_dict().items()})
@@ -124,8 +128,7 @@ class Stepper:
         self._learner.heads.load_state_dict(_below(tensors, "heads/"))
         load_optimizer_state(self._optimizer, self._named, _below(tensors, "optimizer/"))
         if "scaler" in tensors:
-            scale, tracker = tensors["scaler"].tolist()
-            self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
+            self._scale.load(tensors["scaler"])
         if self._average is not None:
             self._average.load(_below(tensors, "average/"))
             self._learner.backbone.load_state_dict(_below(tensors, "backbone/"))
@@ -136,37 +139,43 @@ class Stepper:
             return nullcontext()
         return self._model.no_sync()
 
-    def _update(self, rate: float) -> bool:
-        self._scaler.unscale_(self._optimizer)
+    def _update(self, rate: float, stop: bool) -> bool:
         parameters = [parameter for parameter in self._learner.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self._scale.unscale(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients).to(self._device)
+        shard_squares, stopping = self._shared(stop)
         if self._shards:
-            norm = (norm.square() + self._unscale_shards().to(norm.device)).sqrt()
-        finite = bool(torch.isfinite(norm))
+            norm = (norm.square() + shard_squares).sqrt()
+        # One fetch a step: each waits for all that the device has been given to do.
+        norm_value, stop_value = torch.stack([norm, stopping]).tolist()
+        finite, self.stop_asked = math.isfinite(norm_value), stop_value > 0
         if finite:
             if self._config.optimizer.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self._config.optimizer.clip, norm)
                 factor = (self._config.optimizer.clip / (norm + 1e-6)).clamp(max=1.0)
                 for shard in self._shards:
                     shard.scale_gradient(factor)
-            self._scaler.step(self._optimizer)
+            self._optimizer.step()
             self._step_shards(rate)
             if self._average is not None:
                 self._average.update(self._learner.backbone)
         elif self._buffers:
             torch._foreach_copy_(self._buffers, self._buffer_backup)
-        self._scaler.update()
+        self._scale.update(finite=finite)
         return finite
 
-    def _unscale_shards(self) -> Tensor:
-        """Take the loss scale out of the shards' gradients; the squared norm of those of all ranks."""
+    def _shared(self, stop: bool) -> tuple[Tensor, Tensor]:
+        """Sums over all ranks: the squared gradients of shards, with the loss scale taken out, and who must stop."""
         squares = torch.zeros((), device=self._device)
         for shard in self._shards:
-            shard.scale_gradient(1 / self._scaler.get_scale())
+            shard.scale_gradient(1 / self._scale.value)
             gradient = shard.gradient()
             if gradient is not None:
                 squares += gradient.square().sum()
-        return all_reduce_sum(squares)
+        stopping = torch.full((), float(stop), device=self._device)
+        shard_squares, stopping = all_reduce_sum(torch.stack([squares, stopping]))
+        return shard_squares, stopping
 
     def _step_shards(self, rate: float) -> None:
         """Row-sparse SGD at the rate of heads."""

@@ -12,17 +12,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..converters.provenance import ChainLink, tool_versions
 from ..errors import DataError, GateError
+from .assembly import assemble_learner
 from .checkpoints import (
     Progress,
+    go_back_to_proven,
     load_shards,
     load_training_state,
     prune_checkpoints,
@@ -37,15 +39,14 @@ from .data.samplers import plan_epoch
 from .evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
 from .evaluation_plan import plan_evaluation
 from .generators import generator_states, load_generator_states, seed_generators
-from .heads import build_head
 from .interruption import on_stop_signal
-from .learner import Learner, check_freezing, embedding_of
+from .learner import embedding_of
 from .metering import Meter
 from .networks import Network, images_to_tensor
 from .prepared_data import PreparedData
 from .run_folder import RunFolder
 from .schedules import learning_rate_factor
-from .stepping import Stepper, autocast_dtype
+from .stepping import Stepper
 
 __all__ = ["Outcome", "Trainer"]
 
@@ -78,19 +79,19 @@ class Trainer:
         self._checkpoints = checkpoints
         self._config, self._network, self._data = config, network, data
         self._folder, self._device = folder, device
-        self._progress = Progress(world_size=world_size())
         self._evaluated: tuple[int, dict[str, Any]] = (-1, {})
         self._stopped_by: str | None = None
-        self._skipped_in_a_row = 0
         self._unreadable: set[int] = set()
         self._met_unreadable: set[int] = set()
-        self._total = Meter(len(config.losses))
+        self._total = Meter(len(config.losses), device)
         evaluation = config.evaluation
         plan = plan_evaluation(data.held_out.dataset, evaluation.protocol, rerank=evaluation.rerank)
         self._metric = plan.metric(evaluation.metric)
-        self._learner = _build_learner(config, network, data, device)
+        self._learner, self.notes = assemble_learner(config, network, data, device)
         self._stepper = Stepper(config, self._learner, network.preprocessing, device)
-        self.steps_per_epoch = len(self._plan(0)) // config.optimizer.accumulate
+        batches, global_batch = self._plan(0).shape
+        self.steps_per_epoch = batches // config.optimizer.accumulate
+        self._progress = Progress(world_size=world_size(), batches=batches, global_batch=global_batch)
         seed_generators(config.seed)
 
     @property
@@ -99,14 +100,18 @@ class Trainer:
         return self._progress.step
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint; with another number of processes, at the same share of the epoch."""
+        """Go on from a checkpoint; with another number of processes or batch size, at the same share of the epoch."""
         progress, tensors = load_training_state(checkpoint)
         self._stepper.load(tensors)
         self._stepper.load_shards(load_shards(checkpoint))
         load_generator_states(tensors, self._device)
-        accumulate = self._config.optimizer.accumulate
-        batch = progress.batch * progress.world_size // world_size() // accumulate * accumulate
-        self._progress = replace(progress, world_size=world_size(), batch=batch)
+        now, accumulate = self._progress, self._config.optimizer.accumulate
+        batch = progress.batch * now.batches // progress.batches // accumulate * accumulate if progress.batch else 0
+        self._progress = replace(
+            progress, world_size=now.world_size, batches=now.batches, global_batch=now.global_batch, batch=batch
+        )
+        if progress.global_batch != now.global_batch:
+            self._log(f"batches of {now.global_batch} images from here on, {progress.global_batch} before")
         if self._folder is not None:
             self._folder.forget_after(progress.step)
 
@@ -151,7 +156,7 @@ class Trainer:
                 self._learner.train()
 
     def _request_stop(self, signal_name: str) -> None:
-        self._stopped_by = signal_name
+        self._stopped_by = self._stopped_by or signal_name
 
     def _plan(self, epoch: int) -> NDArray[np.int64]:
         """The plan of an epoch, whole optimizer steps only."""
@@ -180,16 +185,16 @@ class Trainer:
         self._stepper.begin_epoch(epoch)
         plan = self._plan(epoch)
         batches = self._batches(plan, epoch)
-        meter = Meter(len(self._config.losses))
+        meter = Meter(len(self._config.losses), self._device)
         accumulate = self._config.optimizer.accumulate
         while self._progress.batch < len(plan):
             started = time.perf_counter()
             group = [next(batches) for _ in range(accumulate)]
             waited = time.perf_counter() - started
-            losses = self._step(group)
+            losses, taken = self._step(group)
             images = len(group) * plan.shape[1]
             for each in (meter, self._total):
-                each.add(losses, images, waited, time.perf_counter() - started)
+                each.add(losses, images, waited, time.perf_counter() - started, taken=taken)
             ends = self._progress.batch == len(plan)
             if ends or self._progress.step % self._config.log_every == 0:
                 self._report(meter)
@@ -211,40 +216,54 @@ class Trainer:
         columns = slice(rank() * width, (rank() + 1) * width)
         return iterate_batches(samples, plan, columns, self._config.data.workers, first=self._progress.batch)
 
-    def _step(self, group: list[Batch]) -> Tensor:
-        """Train on a group, count what went wrong in it, and move on: the mean losses [H] of this process."""
+    def _step(self, group: list[Batch]) -> tuple[Tensor, bool]:
+        """Train on a group and move on: the mean losses [H] of this process, and whether the step was taken."""
         self._met_unreadable.update(index for batch in group for index in batch.unreadable)
-        progress = self._progress
-        rate = learning_rate_factor(self._config.schedule, progress.step, self.steps_per_epoch, self._config.epochs)
-        losses, taken = self._stepper.step(group, rate)
+        progress, config = self._progress, self._config
+        rate = learning_rate_factor(config.schedule, self._place, self.steps_per_epoch, config.epochs)
+        losses, taken = self._stepper.step(group, rate, stop=self._stopped_by is not None)
         self._progress = replace(
             progress,
             batch=progress.batch + len(group),
             step=progress.step + 1,
             skipped=progress.skipped + (not taken),
+            skipped_in_a_row=0 if taken else progress.skipped_in_a_row + 1,
         )
-        self._skipped_in_a_row = 0 if taken else self._skipped_in_a_row + 1
         if not taken:
             self._log(f"step {self._progress.step}: gradient not finite, step skipped")
-        if self._skipped_in_a_row == _MOST_SKIPPED_IN_A_ROW:
-            raise GateError(
-                f"{_MOST_SKIPPED_IN_A_ROW} steps in a row had no finite gradient; the last checkpoint is kept: lower "
-                "optimizer.lr, set optimizer.clip, or use precision=bf16"
-            )
-        return losses
+        if self._progress.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
+            self._stop_diverged()
+        return losses, taken
+
+    @property
+    def _place(self) -> int:
+        """Steps of the present plan that are behind; those taken, unless the run was resumed with other batches."""
+        return self._progress.epoch * self.steps_per_epoch + self._progress.batch // self._config.optimizer.accumulate
+
+    def _stop_diverged(self) -> NoReturn:
+        """Leave `last` where going on makes sense, and say so; alike on every rank, for any may be the one heard."""
+        if rank() == 0:
+            go_back_to_proven(self._checkpoints, self._progress)
+        barrier()
+        last = self._checkpoints / "last.rtool"
+        kept = f"{last.resolve().name}, from before, is kept to go on from" if last.exists() else "start a new run"
+        raise GateError(
+            f"{_MOST_SKIPPED_IN_A_ROW} steps in a row had no finite gradient; lower optimizer.lr, set optimizer.clip, "
+            f"or use precision=bf16; {kept}"
+        )
 
     def _share_unreadable(self) -> None:
         """Count and name the unreadable images that any process met, and stop when there are too many. A collective."""
         dataset = self._data.train.dataset
-        for index in sorted(gather_numbers(self._met_unreadable) - self._unreadable):
+        for index in sorted(gather_numbers(self._met_unreadable, self._device) - self._unreadable):
             self._log(f"unreadable image replaced by another: {dataset.names[index]}")
             self._unreadable.add(index)
         self._met_unreadable.clear()
         check_unreadable(dataset.name, (dataset.names[i] for i in sorted(self._unreadable)), len(dataset))
 
     def _should_stop(self) -> bool:
-        """Whether any process was asked to stop; shared at every step, so that all stop at the same one."""
-        return bool(all_reduce_sum(torch.tensor(float(self._stopped_by is not None), device=self._device)) > 0)
+        """Whether any process was asked to stop; several share it with every step, so that all stop at the same one."""
+        return self._stepper.stop_asked if world_size() > 1 else self._stopped_by is not None
 
     def _finish_epoch(self) -> EvaluationResult | None:
         """Evaluate when it is due, on rank 0, and save; an epoch whose evaluation fails is saved all the same."""
@@ -291,7 +310,7 @@ class Trainer:
                 lambda path: self._network.save(path, self._learner.backbone, self._link()),
                 best=best,
             )
-        prune_checkpoints(self._checkpoints, self._config.checkpoints.keep)
+        prune_checkpoints(self._checkpoints, self._config.checkpoints.keep, self._progress)
 
     def _link(self) -> ChainLink:
         """What the provenance of a checkpoint says of this run; metrics only where it was evaluated as it is."""
@@ -314,19 +333,20 @@ class Trainer:
     def _report(self, meter: Meter) -> None:
         """Log and record the means since the last report, losses over all ranks. A collective."""
         self._share_unreadable()
-        losses = (all_reduce_sum(meter.mean_losses.to(self._device)) / world_size()).tolist()
+        losses = (all_reduce_sum(meter.mean_losses) / world_size()).tolist()
         names = [loss.kind for loss in self._config.losses]
         parts = {f"{name}_{i}" if names.count(name) > 1 else name: losses[i] for i, name in enumerate(names)}
         rate, wait, lr = meter.images_per_second, meter.data_wait, self._stepper.learning_rate
         self._record(kind="train", losses=parts, lr=lr, images_per_second=rate, data_wait=wait)
-        steps_left = self._config.epochs * self.steps_per_epoch - self._progress.step
+        steps = self._config.epochs * self.steps_per_epoch
+        steps_left = steps - self._place
         seconds_left = steps_left * meter.seconds / max(meter.steps, 1)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
         line = f"{shown}  lr {lr:.2e}  {rate:.0f} images/s  data wait {wait:.1%}"
         if self._folder is not None:
             place = f"epoch {self._progress.epoch + 1}/{self._config.epochs}  step {self._progress.step}"
             self._folder.log(f"{place}  {line}  {seconds_left:.0f} s left", routine=True)
-            self._folder.display.update(self._progress.step, self._config.epochs * self.steps_per_epoch, line)
+            self._folder.display.update(self._place, steps, line)
         meter.reset()
 
     def _record(self, *, kind: str, **values: object) -> None:
@@ -336,18 +356,3 @@ class Trainer:
     def _log(self, line: str) -> None:
         if self._folder is not None:
             self._folder.log(line)
-
-
-def _build_learner(config: FinetuneConfig, network: Network, data: PreparedData, device: torch.device) -> Learner:
-    """Backbone and heads on the device; heads are drawn from the seed, alike on every rank."""
-    torch.manual_seed(config.seed)
-    identities = data.train.dataset.identity_count
-    heads = nn.ModuleList(
-        build_head(loss, network.dimension, identities, seed=config.seed, device=device) for loss in config.losses
-    )
-    autocast = autocast_dtype(config.precision, device)
-    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast).to(device)
-    check_freezing(learner, config.model.freeze)
-    if config.model.channels_last:
-        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return learner
