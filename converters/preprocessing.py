@@ -58,7 +58,12 @@ class Preprocessing:
         return 1 if self.channel_order == "grey" else 3
 
     def resize(self, image: Image.Image) -> NDArray[np.uint8]:
-        """`image` as uint8 pixels [height, width, channels] in RGB (or grey) order, ready to be augmented."""
+        """`image` as uint8 pixels [height, width, channels] in RGB (or grey) order, ready to be augmented.
+
+        Raises:
+            InputError: its pixels are floating point or wider than 16 bits, which says nothing of their range.
+        """
+        image = _with_8_bits(image)
         mode = "L" if self.channel_order == "grey" else "RGB"
         if image.mode != mode:
             image = image.convert(mode)
@@ -103,6 +108,16 @@ class Preprocessing:
             return cls(**values)
         except TypeError as error:
             raise InputError(f"preprocessing: {error}") from error
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """`image`, with 16-bit grey scaled to 8 bits; Pillow's own conversion cuts it off at 255 instead."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise InputError(f"an image of floating point or 32-bit pixels (mode {image.mode}); save it with 8 or 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 IMAGENET = Preprocessing(256, 128)

@@ -36,7 +36,7 @@ class CalibrationImages:
         dataset = open_dataset(self._spec)
         self._total = min(self._limit, len(dataset))
         chosen = np.linspace(0, len(dataset) - 1, self._total).astype(np.int64)
-        for pixels in stream_pixels(dataset.subset(chosen), preprocessing.resize, _BATCH):
+        for _, pixels in stream_pixels(dataset.subset(chosen), preprocessing.resize, _BATCH):
             yield torch.from_numpy(preprocessing.normalise(pixels))
 
     def show(self, seen: int) -> None:

@@ -42,7 +42,8 @@ def draw_batch(config: FinetuneConfig, pixels: TrainingPixels, preprocessing: Pr
         seed=config.seed,
         epoch=0,
     )[:1, :_MOST_IMAGES]
-    samples = EpochSamples(pixels, config.augment, preprocessing.mean, config.seed, 0)
+    fill = preprocessing.mean[::-1] if preprocessing.channel_order == "bgr" else preprocessing.mean
+    samples = EpochSamples(pixels, config.augment, fill, config.seed, 0)
     batch = next(iterate_batches(samples, plan, slice(None), workers=0))
     return contact_sheet(batch.pixels.numpy(), [str(label) for label in batch.labels.tolist()])
 

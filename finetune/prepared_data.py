@@ -1,24 +1,36 @@
-"""The data of a run, ready for the loop: training pixels, and held-out pixels for the evaluations between epochs."""
+"""The data of a run, ready for the loop: training images, and held-out images for the evaluations between epochs.
+
+Both are kept decoded while they fit into `data.memory_gb` together, training images first; what does not fit is
+decoded at each use. Only the rank that evaluates reads held-out images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..converters.preprocessing import Preprocessing
 from ..errors import DataError
+from .collectives import rank
 from .config import FinetuneConfig
 from .data.dataset import Dataset
-from .data.decoding import Pixels, read_pixels
+from .data.decoding import Pixels, Resize, read_pixels, unreadable_note
 from .data.loading import TrainingPixels
 from .data.sources import open_dataset
 from .data.splits import split_by_identity
 
-__all__ = ["PreparedData", "open_training_data", "prepare_data"]
+__all__ = ["HeldOutImages", "PreparedData", "open_training_data", "prepare_data"]
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """Images to evaluate on: in memory (`pixels`), or decoded at each evaluation."""
+
+    dataset: Dataset
+    resize: Resize
+    pixels: Pixels | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class PreparedData:
     """`notes` are lines for the log: what was left out, and why."""
 
     train: TrainingPixels
-    held_out: Pixels
+    held_out: HeldOutImages
     notes: tuple[str, ...]
 
 
@@ -58,20 +70,24 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
     if config.data.evaluate == config.data.train and held_out.names == train.names:
         notes.append("data.evaluate is data.train: these metrics are of the training images; null holds some out")
     image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
-    pixels: NDArray[np.uint8] | None = None
-    if len(train) * image_bytes <= config.data.memory_gb * 1e9:
+    room = int(config.data.memory_gb * 1e9 / image_bytes)
+    values: NDArray[np.uint8] | None = None
+    if len(train) <= room:
+        room -= len(train)
         read = read_pixels(train, preprocessing.resize)
-        train, pixels = read.dataset, read.values
+        train, values = read.dataset, read.values
         notes += _unreadable_notes(read)
-    held_out_pixels = read_pixels(held_out, preprocessing.resize)
-    notes += _unreadable_notes(held_out_pixels)
-    resize: Callable[[Image.Image], NDArray[np.uint8]] = preprocessing.resize
-    return PreparedData(TrainingPixels(train, resize, pixels), held_out_pixels, tuple(notes))
+    pixels: Pixels | None = None
+    if len(held_out) <= room and rank() == 0:
+        pixels = read_pixels(held_out, preprocessing.resize)
+        held_out = pixels.dataset
+        notes += _unreadable_notes(pixels)
+    return PreparedData(
+        TrainingPixels(train, preprocessing.resize, values),
+        HeldOutImages(held_out, preprocessing.resize, pixels),
+        tuple(notes),
+    )
 
 
 def _unreadable_notes(pixels: Pixels) -> list[str]:
-    if not pixels.unreadable:
-        return []
-    return [
-        f"{pixels.dataset.name}: {len(pixels.unreadable)} unreadable images skipped: {', '.join(pixels.unreadable)}"
-    ]
+    return [unreadable_note(pixels.dataset.name, pixels.unreadable)] if pixels.unreadable else []

@@ -129,7 +129,7 @@ def erase(image: Pixels, colour: Pixels, rng: np.random.Generator, *, attempts: 
         aspect = np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3)))
         tall, wide = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if 0 < tall < height and 0 < wide < width:
-            top, left = rng.integers(0, height - tall), rng.integers(0, width - wide)
+            top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
             erased = image.copy()
             erased[top : top + tall, left : left + wide] = colour
             return erased

@@ -1,4 +1,4 @@
-"""What a data set is here: images, one identity and one camera a image, and the names to report them by.
+"""What a data set is here: images, one identity and one camera an image, and the names to report them by.
 
 Readers (`image_folder`, `market1501`, ...) and generators make a `Dataset`; samplers plan over its labels alone,
 and nothing decodes an image before its pixels are wanted. Reading pixels is `decoding`'s business.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import DataError
+from .numbered_names import NumberedNames
 
-__all__ = ["ArrayImages", "Dataset", "FileImages", "ImageSource", "UnreadableImageError", "encode_identities"]
+__all__ = ["ArrayImages", "Dataset", "ImageSource", "encode_identities"]
 
 UNKNOWN_CAMERA = -1
 
-
-class UnreadableImageError(Exception):
-    """One image cannot be decoded. Never reaches the user: `decoding` counts and names them."""
+MOST_CAMERA = 2**31 - 1
+"""The largest camera number: more is a mistake in the data, and would not fit everywhere."""
 
 
 class ImageSource(Protocol):
@@ -32,24 +31,6 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Image.Image: ...
-
-
-@dataclass(frozen=True)
-class FileImages:
-    """Images in files, decoded at each access."""
-
-    paths: tuple[Path, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        try:
-            with Image.open(self.paths[index]) as image:
-                image.load()
-                return image
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -89,7 +70,7 @@ class Dataset:
     """0 .. identity_count - 1, every value in use."""
     cameras: NDArray[np.int64]
     """Camera number; `UNKNOWN_CAMERA` where there is none."""
-    names: tuple[str, ...]
+    names: Sequence[str]
     is_query: NDArray[np.bool_] | None = None
     """Query images of a fixed retrieval protocol; None where the data set has none."""
     pairs: NDArray[np.int64] | None = None
@@ -116,21 +97,36 @@ class Dataset:
         return int(self.identities.max()) + 1
 
     def subset(self, positions: NDArray[np.int64], name: str | None = None) -> Dataset:
-        """The images at `positions`, identities renumbered without gaps. Fixed pairs do not survive."""
+        """The images at `positions`, identities renumbered without gaps; pairs of which an image is lost leave."""
         chosen = np.asarray(positions, dtype=np.int64)
+        names = self.names
         return replace(
             self,
             name=name or self.name,
             images=_Chosen(self.images, chosen),
-            identities=encode_identities(self.identities[chosen].tolist()),
+            identities=encode_identities(self.identities[chosen]),
             cameras=self.cameras[chosen],
-            names=tuple(self.names[i] for i in chosen),
+            names=names[chosen] if isinstance(names, NumberedNames) else tuple(names[i] for i in chosen),
             is_query=None if self.is_query is None else self.is_query[chosen],
-            pairs=None,
+            pairs=None if self.pairs is None else _remaining_pairs(self.pairs, chosen, len(self)),
         )
 
 
-def encode_identities(keys: Sequence[object]) -> NDArray[np.int64]:
+def encode_identities(keys: Sequence[object] | NDArray[np.int64]) -> NDArray[np.int64]:
     """Number identity keys 0, 1, ... in the order of first appearance: int64 [N]."""
+    if isinstance(keys, np.ndarray):
+        _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        place = np.empty(len(first), dtype=np.int64)
+        place[np.argsort(first)] = np.arange(len(first))
+        return place[number]
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _remaining_pairs(pairs: NDArray[np.int64], chosen: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`pairs` of `count` images as pairs of the `chosen` ones, without those that lost an image."""
+    place = np.full(count, -1, dtype=np.int64)
+    place[chosen] = np.arange(len(chosen))
+    moved = place[pairs[:, :2]]
+    whole = (moved >= 0).all(axis=1)
+    return np.concatenate([moved[whole], pairs[whole, 2:]], axis=1)

@@ -1,4 +1,4 @@
-"""Read a whole data set into memory at the size a model wants; count and name the images that cannot be read.
+"""Read images at the size a model wants, a whole data set or batch by batch; count and name those that cannot be read.
 
 An unreadable image is skipped. More than `TOLERATED` of them stop the run: the data set is then damaged, and a
 model trained on the rest would hide it.
@@ -14,10 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...errors import DataError
-from .dataset import Dataset, UnreadableImageError
+from ...errors import DataError, InputError
+from .dataset import Dataset
+from .image_files import UnreadableImageError
 
-__all__ = ["TOLERATED", "Pixels", "check_unreadable", "first_images", "read_pixels", "stream_pixels"]
+__all__ = [
+    "TOLERATED",
+    "Pixels",
+    "Resize",
+    "check_unreadable",
+    "first_images",
+    "read_image",
+    "read_pixels",
+    "stream_pixels",
+    "unreadable_note",
+]
 
 TOLERATED = 0.01
 """The largest share of unreadable images a run goes on with."""
@@ -25,6 +36,7 @@ TOLERATED = 0.01
 _NAMED = 5
 
 Resize = Callable[[Image.Image], NDArray[np.uint8]]
+"""An image as pixels uint8 [H, W, C]."""
 
 
 @dataclass(frozen=True)
@@ -36,32 +48,46 @@ class Pixels:
     unreadable: tuple[str, ...]
 
 
+def read_image(dataset: Dataset, resize: Resize, index: int) -> NDArray[np.uint8]:
+    """The pixels of one image.
+
+    Raises:
+        UnreadableImageError: it cannot be decoded, or its kind of pixels has no 8-bit form.
+    """
+    image = dataset.images[index]
+    try:
+        return resize(image)
+    except InputError as error:
+        raise UnreadableImageError(str(error)) from error
+
+
 def read_pixels(dataset: Dataset, resize: Resize, *, threads: int = 4) -> Pixels:
-    """Decode every image with `resize` (image -> uint8 [H, W, C]), several at a time.
+    """Decode every image with `resize`, several at a time, into one array.
 
     Raises:
         DataError: more than 1 % of the images cannot be read.
     """
-
-    def read(index: int) -> NDArray[np.uint8] | None:
-        try:
-            return resize(dataset.images[index])
-        except UnreadableImageError:
-            return None
-
-    with ThreadPoolExecutor(threads) as pool:
-        images = list(pool.map(read, range(len(dataset))))
-    readable = [index for index, image in enumerate(images) if image is not None]
-    unreadable = [dataset.names[index] for index, image in enumerate(images) if image is None]
-    check_unreadable(dataset.name, unreadable, len(dataset))
-    values = np.stack([image for image in images if image is not None])
-    if not unreadable:
+    count = len(dataset)
+    values: NDArray[np.uint8] | None = None
+    readable: list[int] = []
+    for positions, pixels in stream_pixels(dataset, resize, 64 * threads, threads=threads):
+        if values is None:
+            values = np.empty((count, *pixels.shape[1:]), dtype=np.uint8)
+        values[len(readable) : len(readable) + len(positions)] = pixels
+        readable += positions.tolist()
+    if values is None:
+        raise DataError(f"{dataset.name}: no image can be read")
+    if len(readable) == count:
         return Pixels(dataset, values, ())
-    return Pixels(dataset.subset(np.array(readable, dtype=np.int64)), values, tuple(unreadable))
+    chosen = np.array(readable, dtype=np.int64)
+    unreadable = tuple(dataset.names[index] for index in np.setdiff1d(np.arange(count), chosen))
+    return Pixels(dataset.subset(chosen), values[: len(chosen)], unreadable)
 
 
-def stream_pixels(dataset: Dataset, resize: Resize, batch: int, *, threads: int = 4) -> Iterator[NDArray[np.uint8]]:
-    """Decode every image as `read_pixels` does, but hold only one batch uint8 [<= batch, H, W, C] at a time.
+def stream_pixels(
+    dataset: Dataset, resize: Resize, batch: int, *, threads: int = 4
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    """Decode every image, one batch at a time: positions of the readable ones [n <= batch], pixels [n, H, W, C].
 
     Raises:
         DataError: more than 1 % of the images cannot be read, as soon as that is certain.
@@ -70,19 +96,18 @@ def stream_pixels(dataset: Dataset, resize: Resize, batch: int, *, threads: int 
 
     def read(index: int) -> NDArray[np.uint8] | None:
         try:
-            return resize(dataset.images[index])
+            return read_image(dataset, resize, index)
         except UnreadableImageError:
             return None
 
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(dataset), batch):
-            indices = range(start, min(start + batch, len(dataset)))
-            images = list(pool.map(read, indices))
-            unreadable += [dataset.names[i] for i, image in zip(indices, images, strict=True) if image is None]
+            images = dict(enumerate(pool.map(read, range(start, min(start + batch, len(dataset)))), start))
+            unreadable += [dataset.names[index] for index, image in images.items() if image is None]
             check_unreadable(dataset.name, unreadable, len(dataset))
-            readable = [image for image in images if image is not None]
+            readable = {index: image for index, image in images.items() if image is not None}
             if readable:
-                yield np.stack(readable)
+                yield np.array(list(readable), dtype=np.int64), np.stack(list(readable.values()))
 
 
 def check_unreadable(name: str, unreadable: Iterable[str], total: int) -> None:
@@ -98,6 +123,12 @@ def check_unreadable(name: str, unreadable: Iterable[str], total: int) -> None:
             f"{name}: {len(bad)} of {total} images cannot be read ({listed}); at most {TOLERATED:.0%} is "
             "tolerated: repair or remove them"
         )
+
+
+def unreadable_note(name: str, unreadable: Iterable[str]) -> str:
+    """A line for the log: how many images were skipped, and which."""
+    bad = list(unreadable)
+    return f"{name}: {len(bad)} unreadable images skipped: {', '.join(bad)}"
 
 
 def first_images(dataset: Dataset, count: int) -> list[Image.Image]:

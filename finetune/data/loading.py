@@ -1,31 +1,35 @@
 """Batches of augmented training images in the order of a plan, made here or in worker processes.
 
-Pixels come from memory or are decoded at each use. An image that cannot be read then is replaced by another of its
-identity, so that ranks stay in step, and its number is handed on to be counted.
+Pixels come from memory or are decoded at each use. An image that cannot be read then is replaced by another one, of
+its identity where there is one, so that ranks stay in step; its number is handed on to be counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ...errors import DataError
+from ...errors import DataError, RtoolError
 from ..config import AugmentConfig
 from .augmentation import augment, sample_generator
-from .dataset import Dataset, UnreadableImageError
+from .dataset import Dataset
+from .decoding import Resize, check_unreadable, read_image
+from .image_files import UnreadableImageError
 
 __all__ = ["Batch", "EpochSamples", "TrainingPixels", "iterate_batches"]
 
 Key = tuple[int, int]
 """Place in the epoch's plan, and image number."""
+
+Sample = tuple[NDArray[np.uint8], int, tuple[int, ...]]
+"""Pixels [H, W, C], label, and the images that could not be read on the way."""
 
 
 @dataclass(frozen=True)
@@ -42,30 +46,43 @@ class TrainingPixels:
     """Where a training image's pixels come from: `values` [N, H, W, C] in memory, or decoded from `dataset`."""
 
     dataset: Dataset
-    resize: Callable[[Image.Image], NDArray[np.uint8]]
+    resize: Resize
     values: NDArray[np.uint8] | None
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
-        """Pixels of an image, or of the next readable one of its identity; and the unreadable ones met.
+    def read(self, index: int) -> Sample:
+        """An image, or the next readable one: of its identity first, then in the order of the data set.
 
         Raises:
-            DataError: no image of the identity can be read.
+            DataError: more images than are tolerated cannot be read, none of the identity among them.
         """
+        labels = self.dataset.identities
         if self.values is not None:
-            return self.values[index], ()
-        alike = np.flatnonzero(self.dataset.identities == self.dataset.identities[index])
-        start = int(np.searchsorted(alike, index))
-        unreadable: list[int] = []
-        for candidate in np.roll(alike, -start):
+            return self.values[index], int(labels[index]), ()
+        try:
+            return read_image(self.dataset, self.resize, index), int(labels[index]), ()
+        except UnreadableImageError:
+            return self._replacement(index)
+
+    def _replacement(self, index: int) -> Sample:
+        """The image that stands in for `index`. Looks for it only now: this goes through the labels of all images."""
+        labels, count = self.dataset.identities, len(self.dataset)
+        ahead = (np.arange(count) + index) % count
+        alike = labels[ahead] == labels[index]
+        unreadable = [index]
+        for candidate in np.concatenate([ahead[alike], ahead[~alike]])[1:].tolist():
+            if labels[candidate] != labels[index]:
+                check_unreadable(self.dataset.name, (self.dataset.names[i] for i in unreadable), count)
             try:
-                return self.resize(self.dataset.images[int(candidate)]), tuple(unreadable)
+                pixels = read_image(self.dataset, self.resize, candidate)
             except UnreadableImageError:
-                unreadable.append(int(candidate))
-        raise DataError(f"{self.dataset.name}: no image of identity {self.dataset.identities[index]} can be read")
+                unreadable.append(candidate)
+            else:
+                return pixels, int(labels[candidate]), tuple(unreadable)
+        raise DataError(f"{self.dataset.name}: no image can be read")
 
 
 @dataclass(frozen=True)
-class EpochSamples(TorchDataset[tuple[NDArray[np.uint8], int, tuple[int, ...]]]):
+class EpochSamples(TorchDataset[Sample]):
     """The augmented samples of one epoch, by key."""
 
     pixels: TrainingPixels
@@ -74,38 +91,73 @@ class EpochSamples(TorchDataset[tuple[NDArray[np.uint8], int, tuple[int, ...]]])
     seed: int
     epoch: int
 
-    def __getitem__(self, key: Key) -> tuple[NDArray[np.uint8], int, tuple[int, ...]]:
+    def __getitem__(self, key: Key) -> Sample:
         position, index = key
-        image, unreadable = self.pixels.read(index)
+        image, label, unreadable = self.pixels.read(index)
         rng = sample_generator(self.seed, self.epoch, position)
-        changed = augment(image, self.augment, self.fill, rng)
-        return changed, int(self.pixels.dataset.identities[index]), unreadable
+        return augment(image, self.augment, self.fill, rng), label, unreadable
+
+    def __getitems__(self, keys: list[Key]) -> list[Sample] | RtoolError:
+        """What a worker process makes of a batch. An error is handed over whole: raised, it would lose its message."""
+        try:
+            return [self[key] for key in keys]
+        except RtoolError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class _BatchKeys:
+    """The keys of a plan's batches from row `first` on, made one batch at a time."""
+
+    plan: NDArray[np.int64]
+    columns: slice
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.plan) - self.first
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        width = self.plan.shape[1]
+        for step in range(self.first, len(self.plan)):
+            yield [(step * width + column, int(self.plan[step, column])) for column in range(width)[self.columns]]
 
 
 def iterate_batches(
     samples: EpochSamples, plan: NDArray[np.int64], columns: slice, workers: int, *, first: int = 0
 ) -> Iterator[Batch]:
-    """One batch a row of `plan` [steps, global batch] from row `first` on, of the images in `columns`."""
-    width = plan.shape[1]
-    keys: list[list[Key]] = [
-        [(step * width + column, int(plan[step, column])) for column in range(width)[columns]]
-        for step in range(first, len(plan))
-    ]
+    """One batch a row of `plan` [steps, global batch] from row `first` on, of the images in `columns`.
+
+    Raises:
+        DataError: too many images cannot be read.
+    """
+    keys = _BatchKeys(plan, columns, first)
     if workers == 0:
         return (_collate([samples[key] for key in batch]) for batch in keys)
     # Its own generator: the default would draw from the training process's, and a resumed run would differ.
-    return iter(
-        DataLoader(
-            samples,
-            batch_sampler=keys,
-            num_workers=workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),
-        )
+    loader = DataLoader(
+        samples,
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=_collate_or_pass,
+        generator=torch.Generator(),
     )
+    return _raising(iter(loader))
 
 
-def _collate(samples: list[tuple[NDArray[np.uint8], int, tuple[int, ...]]]) -> Batch:
+def _raising(batches: Iterator[Batch | RtoolError]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, RtoolError):
+            # Kept alive by the traceback, the workers would be waited for seconds when it is collected.
+            del batches
+            raise batch
+        yield batch
+
+
+def _collate_or_pass(samples: Sequence[Sample] | RtoolError) -> Batch | RtoolError:
+    return samples if isinstance(samples, RtoolError) else _collate(samples)
+
+
+def _collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         torch.from_numpy(np.stack([image for image, _, _ in samples])),
         torch.tensor([label for _, label, _ in samples], dtype=torch.int64),

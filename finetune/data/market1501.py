@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 
 from ...errors import DataError, InputError
-from .dataset import Dataset, FileImages, encode_identities
+from .dataset import Dataset, encode_identities
+from .image_files import FileImages, printable
 from .image_folder import list_images
 
 __all__ = ["is_market1501", "open_market1501"]
 
-_NAME = re.compile(r"([-\d]+)_c(\d+)")
+_NAME = re.compile(r"(-?\d{1,9})_c(\d{1,9})")
 _JUNK = -1
 
 
@@ -33,28 +34,34 @@ def open_market1501(root: Path, subset: Literal["train", "test"] = "train") -> D
 
     Raises:
         InputError: a folder is missing.
-        DataError: a file name has another form, or fewer than two identities are left.
+        DataError: a folder is empty, a file name has another form, or fewer than two identities are left.
     """
     if subset == "train":
-        return _labelled(f"{root} (train)", root, ["bounding_box_train"], [False])
-    return _labelled(f"{root} (test)", root, ["query", "bounding_box_test"], [True, False])
+        return _labelled(f"{root} (train)", root, {"bounding_box_train": False})
+    return _labelled(f"{root} (test)", root, {"query": True, "bounding_box_test": False})
 
 
-def _labelled(name: str, root: Path, folders: list[str], queries: list[bool]) -> Dataset:
+def _labelled(name: str, root: Path, roles: dict[str, bool]) -> Dataset:
+    """The images of some folders, each of queries or not."""
     paths: list[Path] = []
     keys: list[int] = []
     cameras: list[int] = []
     is_query: list[bool] = []
+    notes: list[str] = []
     junk = 0
-    for folder, query in zip(folders, queries, strict=True):
+    for folder, query in roles.items():
         if not (root / folder).is_dir():
             raise InputError(
                 f"{root}: no folder {folder}/; Market-1501 has bounding_box_train, query, bounding_box_test"
             )
-        for path in list_images(root / folder)[0]:
+        listing = list_images(root / folder)
+        if not listing.paths:
+            raise DataError(f"{root / folder}: no images; Market-1501 has some in each of its folders")
+        notes += listing.notes()
+        for path in listing.paths:
             match = _NAME.match(path.name)
             if match is None:
-                raise DataError(f"{path}: expected a name like 0002_c1s1_000451_03.jpg")
+                raise DataError(f"{printable(path)}: expected a name like 0002_c1s1_000451_03.jpg")
             if int(match[1]) == _JUNK:
                 junk += 1
                 continue
@@ -64,12 +71,14 @@ def _labelled(name: str, root: Path, folders: list[str], queries: list[bool]) ->
             is_query.append(query)
     if len(set(keys)) < 2:
         raise DataError(f"{name}: {len(set(keys))} identities; at least 2 are needed")
+    if junk:
+        notes.append(f"{junk} junk images (identity -1) dropped")
     return Dataset(
         name=name,
         images=FileImages(tuple(paths)),
         identities=encode_identities(keys),
         cameras=np.array(cameras, dtype=np.int64),
-        names=tuple(str(path.relative_to(root)) for path in paths),
-        is_query=np.array(is_query) if any(is_query) else None,
-        notes=(f"{junk} junk images (identity -1) dropped",) if junk else (),
+        names=tuple(printable(path.relative_to(root)) for path in paths),
+        is_query=np.array(is_query) if any(roles.values()) else None,
+        notes=tuple(notes),
     )

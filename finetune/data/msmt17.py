@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError, InputError
-from .dataset import Dataset, FileImages, encode_identities
+from .dataset import Dataset, encode_identities
+from .image_files import FileImages, printable
 
 __all__ = ["is_msmt17", "open_msmt17"]
 
+_MOST_DIGITS = 10
 _FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
 
 
@@ -42,9 +44,9 @@ def open_msmt17(root: Path, subset: str = "train") -> Dataset:
     for name, line in entries:
         path, _, identity = line.rpartition(" ")
         fields = Path(path).name.split("_")
-        if not identity.isdigit() or len(fields) < 3 or not fields[2].isdigit():
+        if not _is_number(identity) or len(fields) < 3 or not _is_number(fields[2]):
             raise DataError(
-                f"{root / name}: expected lines like 0000/0000_000_01_0303morning_0015_0.jpg 0, got '{line}'"
+                f"{root / name}: expected lines like 0000/0000_000_01_0303morning_0015_0.jpg 0, got '{printable(line)}'"
             )
         paths.append(folder / path)
         identities.append(int(identity))
@@ -54,7 +56,7 @@ def open_msmt17(root: Path, subset: str = "train") -> Dataset:
         images=FileImages(tuple(paths)),
         identities=encode_identities(identities),
         cameras=np.array(cameras, dtype=np.int64),
-        names=tuple(str(path.relative_to(root)) for path in paths),
+        names=tuple(printable(path.relative_to(root)) for path in paths),
         is_query=np.array([name == "list_query.txt" for name, _ in entries]) if subset == "test" else None,
     )
 
@@ -62,4 +64,9 @@ def open_msmt17(root: Path, subset: str = "train") -> Dataset:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")  # as Python reads the names of files
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < _MOST_DIGITS

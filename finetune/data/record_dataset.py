@@ -1,58 +1,81 @@
 """A face data set in RecordIO, as insightface packs them: images with a class label, and records about identities.
 
-Record 0 with flag 2 holds the first identity key and the end key: images are keys 1 up to the first identity key.
-Keys are float32 there and not exact from 2^24 on, so they are held to the keys the index has. Without such a record,
-as im2rec writes, every key of the index is an image.
+Record 0 then has two labels and no image, and so have the records about identities; every other record is an image.
+Record 0 says where those begin, but in float32, which is not exact from 2^24 on, so what a record holds decides.
+Without such a record 0, as im2rec writes, every key of the index is an image.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import DataError
 from .dataset import UNKNOWN_CAMERA, Dataset, encode_identities
-from .encoded import EncodedImages
-from .recordio import RecordReader, unpack_record
+from .image_files import EncodedImages
+from .numbered_names import NumberedNames
+from .recordio import Heads, RecordReader
 
 __all__ = ["open_record_dataset"]
 
+_EXACT = 2**24
+"""From here on float32 does not hold every whole number."""
+
 
 def open_record_dataset(path: Path) -> Dataset:
-    """Read labels from every record's head; images are decoded when they are wanted.
+    """Read labels from every record's head; images are read when they are wanted.
 
     Raises:
         InputError: the index is missing.
-        DataError: damaged files, negative labels, or fewer than two identities.
+        DataError: damaged files, labels that are no numbers from 0 on, or fewer than two identities.
     """
     reader = RecordReader(path)
-    keys = _image_keys(reader)
-    labels = [int(unpack_record(reader.read(key)).labels[0]) for key in keys]
-    negative = [key for key, label in zip(keys, labels, strict=True) if label < 0]
-    if negative:
-        raise DataError(f"{path}: record {negative[0]} has a negative label; {len(negative)} records do")
-    if len(set(labels)) < 2:
-        raise DataError(f"{path}: {len(set(labels))} identity among {len(keys)} images; at least 2 are needed")
-
-    def read(index: int) -> bytes:
-        return unpack_record(reader.read(keys[index])).content
-
+    heads = reader.heads()
+    is_image = _is_image(reader.keys, heads)
+    keys, labels = reader.keys[is_image], heads.labels[is_image]
+    wrong = ~((labels >= 0) & (labels < 2**63) & (labels == np.floor(labels)))
+    if wrong.any():
+        label = labels[wrong][0]
+        what = "a negative label" if label < 0 else "a label that is no whole number"
+        raise DataError(
+            f"{path}: record {keys[wrong][0]} has {what}, {label:g}; {np.count_nonzero(wrong)} of {len(keys)} records "
+            "have labels other than whole numbers from 0 on"
+        )
+    identities = encode_identities(labels.astype(np.int64))
+    if not identities.any():
+        raise DataError(f"{path}: {min(1, len(keys))} identity among {len(keys)} images; at least 2 are needed")
     return Dataset(
         name=str(path),
-        images=EncodedImages(len(keys), read),
-        identities=encode_identities(labels),
+        images=EncodedImages(len(keys), _ReadImage(reader, keys)),
+        identities=identities,
         cameras=np.full(len(keys), UNKNOWN_CAMERA, dtype=np.int64),
-        names=tuple(f"{path.name}:{key}" for key in keys),
+        names=NumberedNames(path.name, keys),
+        notes=_notes(labels),
     )
 
 
-def _image_keys(reader: RecordReader) -> list[int]:
-    keys = sorted(reader.offsets)
-    if 0 not in reader.offsets:
-        return keys
-    head = unpack_record(reader.read(0))
-    if len(head.labels) != 2 or head.content:
-        return keys
-    first_identity = int(head.labels[0])
-    return [key for key in keys if 0 < key < first_identity and unpack_record(reader.read(key)).content]
+@dataclass(frozen=True)
+class _ReadImage:
+    """The encoded image of a number."""
+
+    reader: RecordReader
+    keys: NDArray[np.int64]
+
+    def __call__(self, index: int) -> bytes:
+        return self.reader.unpack(int(self.keys[index])).content
+
+
+def _is_image(keys: NDArray[np.int64], heads: Heads) -> NDArray[np.bool_]:
+    """Which records are images: bool [N]."""
+    packed_with_identities = bool(keys.size) and keys[0] == 0 and heads.counts[0] == 2 and not heads.has_content[0]
+    return heads.has_content if packed_with_identities else np.ones(len(keys), dtype=np.bool_)
+
+
+def _notes(labels: NDArray[np.float32]) -> tuple[str, ...]:
+    inexact = np.count_nonzero(labels >= _EXACT)
+    if not inexact:
+        return ()
+    return (f"{inexact} labels from {_EXACT} on, where float32 cannot tell neighbours apart: identities may be merged",)

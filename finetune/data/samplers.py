@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
+from .dataset import UNKNOWN_CAMERA
 
 __all__ = ["Sampler", "plan_epoch", "plan_pk", "plan_random", "rank_part"]
 
@@ -33,7 +34,7 @@ def plan_epoch(
     """The plan of one epoch for `ranks` processes with `batch` images each.
 
     Raises:
-        DataError: the data set cannot fill one batch.
+        DataError: the data set cannot fill one batch, a pk batch has one identity, or cameras are unknown.
     """
     rng = np.random.default_rng([seed, epoch])
     if sampler == "random":
@@ -42,10 +43,20 @@ def plan_epoch(
         raise DataError(
             f"data.batch {batch} is no multiple of data.images_per_identity {images_per_identity}, as pk batches need"
         )
+    identities_per_batch = batch * ranks // images_per_identity
+    if identities_per_batch < 2:
+        raise DataError(
+            f"data.batch {batch} with data.images_per_identity {images_per_identity} makes pk batches of one identity, "
+            f"in which no two people differ; set data.batch to {2 * images_per_identity} or more"
+        )
+    if sampler == "pk_cameras" and (cameras == UNKNOWN_CAMERA).any():
+        raise DataError(
+            "data.sampler pk_cameras: the training images do not say which camera took them; use data.sampler=pk"
+        )
     return plan_pk(
         identities,
         cameras if sampler == "pk_cameras" else None,
-        identities_per_batch=batch * ranks // images_per_identity,
+        identities_per_batch=identities_per_batch,
         images_per_identity=images_per_identity,
         rng=rng,
     )

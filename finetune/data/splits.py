@@ -15,6 +15,9 @@ __all__ = ["draw_pairs", "query_and_gallery", "split_by_identity"]
 
 Indices = NDArray[np.int64]
 
+_MOST_TO_SHUFFLE = 10_000_000
+"""Pairs up to which they are drawn by shuffling their numbers, as every dated result was."""
+
 
 def split_by_identity(dataset: Dataset, holdout: float, seed: int) -> tuple[Dataset, Dataset]:
     """Training part and held-out part; no identity is in both. `holdout` is the share of identities held out.
@@ -41,9 +44,14 @@ def query_and_gallery(dataset: Dataset) -> tuple[Indices, Indices]:
     """Positions of queries and gallery: the data set's own, or the first image of each identity in each camera.
 
     Raises:
-        DataError: no image is left for the gallery.
+        DataError: there are no queries, or no image is left for the gallery.
     """
     if dataset.is_query is not None:
+        if dataset.is_query.all() or not dataset.is_query.any():
+            raise DataError(
+                f"{dataset.name}: {np.count_nonzero(dataset.is_query)} of {len(dataset)} images are queries; retrieval "
+                "needs queries and a gallery"
+            )
         return np.flatnonzero(dataset.is_query), np.flatnonzero(~dataset.is_query)
     keys = np.stack([dataset.identities, dataset.cameras], axis=1)
     _, first = np.unique(keys, axis=0, return_index=True)
@@ -63,19 +71,40 @@ def draw_pairs(identities: Indices, *, folds: int = 10, most: int = 6000, seed: 
         DataError: too few same-identity pairs for one a fold.
     """
     rng = np.random.default_rng(seed)
-    first, second = np.triu_indices(len(identities), 1)
-    equal = identities[first] == identities[second]
-    same, different = np.flatnonzero(equal), np.flatnonzero(~equal)
+    order = np.argsort(identities, kind="stable")
+    places = np.arange(len(order))
+    # Sorted by identity, place p makes pairs with the later places of its identity, and with all places after those.
+    ends = np.searchsorted(identities[order], identities[order], side="right")
+    same, different = _Pairs(order, places + 1, ends), _Pairs(order, ends, np.full_like(ends, len(order)))
     per_fold = min(len(same), len(different), most // 2) // folds
     if per_fold == 0:
         raise DataError(
             f"verification: {len(same)} pairs of one identity; at least {folds} are needed for {folds} folds"
         )
     total = per_fold * folds
-    same_parts = rng.permutation(same)[:total].reshape(folds, per_fold)
-    different_parts = rng.permutation(different)[:total].reshape(folds, per_fold)
-    order = np.concatenate([same_parts, different_parts], axis=1).reshape(-1)
-    return np.stack([first[order], second[order], equal[order].astype(np.int64)], axis=1)
+    drawn = [pairs.draw(total, rng).reshape(folds, per_fold, 2) for pairs in (same, different)]
+    flags = np.repeat([[1, 0]], per_fold, axis=1).repeat(folds, axis=0)
+    return np.concatenate([np.concatenate(drawn, axis=1), flags[..., None]], axis=2).reshape(-1, 3)
+
+
+class _Pairs:
+    """All pairs of a place p of `order` [N] with the places `starts[p]` to `ends[p]`, counted but not listed."""
+
+    def __init__(self, order: Indices, starts: Indices, ends: Indices) -> None:
+        self._order, self._starts = order, starts
+        self._before = np.concatenate([[0], np.cumsum(ends - starts)])
+
+    def __len__(self) -> int:
+        return int(self._before[-1])
+
+    def draw(self, count: int, rng: np.random.Generator) -> Indices:
+        """`count` different pairs of images [count, 2], all equally likely."""
+        total = len(self)
+        few = total <= _MOST_TO_SHUFFLE
+        numbers = rng.permutation(total)[:count] if few else rng.choice(total, count, replace=False)
+        first = np.searchsorted(self._before, numbers, side="right") - 1
+        second = self._starts[first] + numbers - self._before[first]
+        return np.sort(self._order[np.stack([first, second], axis=1)], axis=1)
 
 
 def has_cameras(dataset: Dataset) -> bool:

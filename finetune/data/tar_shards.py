@@ -7,19 +7,20 @@ by position, so that identities can be sampled; the webdataset package, which st
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...errors import DataError, InputError
-from .dataset import UNKNOWN_CAMERA, Dataset, encode_identities
-from .encoded import EncodedImages
+from .dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
+from .image_files import EncodedImages
 from .image_folder import IMAGE_SUFFIXES
+from .positional_files import PositionalFiles
 
 __all__ = ["open_tar_shards"]
 
@@ -28,6 +29,17 @@ class _Member(NamedTuple):
     shard: int
     offset: int
     size: int
+
+
+@dataclass(frozen=True)
+class _ReadMember:
+    """The bytes of the image of a number."""
+
+    files: PositionalFiles
+    images: list[_Member]
+
+    def __call__(self, index: int) -> bytes:
+        return _read(self.files, self.images[index])
 
 
 def open_tar_shards(shards: Sequence[Path]) -> Dataset:
@@ -39,7 +51,7 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
     """
     if not shards:
         raise InputError("no .tar shards there")
-    files = [os.open(path, os.O_RDONLY) for path in shards]
+    files = PositionalFiles(shards)
     images: list[_Member] = []
     labels: list[dict[str, Any]] = []
     names: list[str] = []
@@ -55,7 +67,7 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
         raise DataError(f"{shards[0]}: {len(images)} images of {min(1, len(images))} identity; at least 2 are needed")
     return Dataset(
         name=str(shards[0].parent if len(shards) > 1 else shards[0]),
-        images=EncodedImages(len(images), lambda index: _read(files, images[index])),
+        images=EncodedImages(len(images), _ReadMember(files, images)),
         identities=identities,
         cameras=np.array([int(label.get("camera", UNKNOWN_CAMERA)) for label in labels], dtype=np.int64),
         names=tuple(names),
@@ -78,15 +90,26 @@ def _members(path: Path, number: int) -> dict[str, dict[str, _Member]]:
     return found
 
 
-def _label(place: str, files: Sequence[int], members: dict[str, _Member]) -> dict[str, Any]:
-    if ".cls" in members:
-        return {"identity": _read(files, members[".cls"]).decode().strip()}
+def _label(place: str, files: PositionalFiles, members: dict[str, _Member]) -> dict[str, Any]:
     try:
+        if ".cls" in members:
+            return {"identity": _read(files, members[".cls"]).decode().strip()}
         label = json.loads(_read(files, members[".json"]))
-        return {"identity": label["identity"], "camera": int(label.get("camera", UNKNOWN_CAMERA))}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{place}: no label; expected KEY.cls, or KEY.json with an identity") from error
+        return {"identity": label["identity"], "camera": _camera(label.get("camera", UNKNOWN_CAMERA))}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{place}: no label; expected KEY.cls with text in UTF-8, or KEY.json with an identity and perhaps a camera"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read: {error}") from error
 
 
-def _read(files: Sequence[int], member: _Member) -> bytes:
-    return os.pread(files[member.shard], member.size, member.offset)
+def _camera(value: Any) -> int:
+    number = int(value)
+    if number != float(value) or not UNKNOWN_CAMERA <= number <= MOST_CAMERA:
+        raise ValueError(f"no camera number: {value}")
+    return number
+
+
+def _read(files: PositionalFiles, member: _Member) -> bytes:
+    return files.read(member.shard, member.size, member.offset)

@@ -52,3 +52,22 @@ def test_plain_data_round_trips():
 def test_values_that_make_no_sense_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         Preprocessing.from_dict({**IMAGENET.to_dict(), **change})
+
+
+@pytest.mark.parametrize("order", ["rgb", "grey"])
+def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path, order):
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    Image.fromarray(ramp.astype(np.int32)).save(tmp_path / "ramp.tif")
+    size = {"mean": (0.0,), "std": (1.0,)} if order == "grey" else {}
+    preprocessing = Preprocessing(16, 16, channel_order=order, **size)
+    for name in ("ramp.png", "ramp.tif"):
+        pixels = preprocessing.resize(Image.open(tmp_path / name))
+        assert (pixels == np.arange(256).reshape(16, 16, 1)).all(), name
+
+
+@pytest.mark.parametrize("values", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70_000), np.full((4, 4), -1)])
+def test_pixels_whose_range_is_unknown_are_refused(values):
+    image = Image.fromarray(values.astype(np.float32 if values.dtype == np.float32 else np.int32))
+    with pytest.raises(InputError, match="8 or 16 bits"):
+        Preprocessing(4, 4).resize(image)

@@ -10,9 +10,9 @@ IDENTITIES = np.repeat(np.arange(10), [7, 4, 4, 5, 8, 2, 3, 4, 6, 1])
 CAMERAS = np.arange(len(IDENTITIES)) % 2
 
 
-def plan(sampler="pk", *, batch=8, ranks=1, seed=0, epoch=0, k=4):
+def plan(sampler="pk", *, batch=8, ranks=1, seed=0, epoch=0, k=4, cameras=CAMERAS):
     return plan_epoch(
-        sampler, IDENTITIES, CAMERAS, batch=batch, images_per_identity=k, ranks=ranks, seed=seed, epoch=epoch
+        sampler, IDENTITIES, cameras, batch=batch, images_per_identity=k, ranks=ranks, seed=seed, epoch=epoch
     )
 
 
@@ -62,6 +62,8 @@ def test_epochs_and_seeds_differ_and_repeat():
     [
         ({"batch": 64}, "lower data.batch"),
         ({"batch": 10}, "no multiple"),
+        ({"batch": 4}, "one identity, in which no two people differ; set data.batch to 8 or more"),
+        ({"sampler": "pk_cameras", "cameras": np.full(len(IDENTITIES), -1)}, "use data.sampler=pk"),
         ({"sampler": "random", "batch": 100}, "do not fill one batch"),
     ],
 )

@@ -1,0 +1,78 @@
+"""Images in files or as the bytes of files, decoded at each access, upright as their EXIF orientation says."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, ImageOps
+
+__all__ = ["EncodedImages", "FileImages", "UnreadableImageError", "decode_image", "printable"]
+
+_DAMAGE = (OSError, ValueError, SyntaxError, LookupError, TypeError, Image.DecompressionBombError)
+"""What Pillow raises for damaged files, depending on the format and on the place of the damage."""
+
+
+class UnreadableImageError(Exception):
+    """One image cannot be decoded. Never reaches the user: `decoding` counts and names them."""
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images in files."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return decode_image(self.paths[index])
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """`count` images; `read(index)` gives the bytes of a JPEG, PNG, ... file. Pickled with `read` for workers."""
+
+    count: int
+    read: Callable[[int], bytes]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Image.Image:
+        try:
+            encoded = self.read(index)
+        except OSError as error:
+            raise UnreadableImageError(str(error)) from error
+        return decode_image(io.BytesIO(encoded))
+
+
+def decode_image(source: Path | BinaryIO) -> Image.Image:
+    """Decode an image file and turn it upright.
+
+    Raises:
+        UnreadableImageError: it is missing, damaged or no image.
+    """
+    try:
+        with Image.open(source) as image:
+            image.load()
+            _turn_upright(image)
+            return image
+    except _DAMAGE as error:
+        raise UnreadableImageError(str(error)) from error
+
+
+def printable(path: Path | str) -> str:
+    """A name for logs and messages: bytes that are not UTF-8, which Python keeps as lone surrogates, are escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def _turn_upright(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except _DAMAGE:
+        return  # metadata that cannot be read say nothing of the orientation; the pixels are whole

@@ -1,0 +1,42 @@
+"""Files read at any position: opened when they are needed, a few kept open, however many there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = ["PositionalFiles"]
+
+_MOST_OPEN = 64
+
+
+class PositionalFiles:
+    """Reads by position, so threads and forked workers may share it; a pickled copy opens the files itself."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._open = lru_cache(_MOST_OPEN)(_OpenFile)
+
+    def __reduce__(self) -> tuple[type[PositionalFiles], tuple[tuple[Path, ...]]]:
+        return PositionalFiles, (self.paths,)
+
+    def read(self, number: int, size: int, offset: int) -> bytes:
+        """`size` bytes of file `number` from `offset` on, fewer at its end.
+
+        Raises:
+            OSError: the file cannot be opened or read.
+        """
+        return os.pread(self._open(self.paths[number]).descriptor, size, offset)
+
+
+class _OpenFile:
+    """Closed when nobody reads it any more, which may be after it left the cache."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
