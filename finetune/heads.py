@@ -1,8 +1,8 @@
 """Loss terms that training adds up: each takes embeddings [N, D] and labels [N] and gives one number.
 
 Heads that own class weights or centres are modules; pair losses own nothing and look at the batch of all ranks.
-Formulas are in `softmax_losses`, `margin_losses` and `pair_losses`; here live parameters, buffers and what is shared between ranks.
-All arithmetic is float32, also under autocast.
+Formulas are in `softmax_losses`, `margin_losses` and `pair_losses`; here live parameters, buffers and what is shared
+between ranks. All arithmetic is float32, also under autocast.
 """
 
 from __future__ import annotations

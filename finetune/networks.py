@@ -30,7 +30,7 @@ from .weights import load_weights
 
 _CALIBRATION_BATCH = 32
 
-__all__ = ["Network", "images_to_tensor", "load_network", "restore_batchnorms"]
+__all__ = ["Network", "check_restorable", "images_to_tensor", "load_network", "restore_batchnorms"]
 
 
 @dataclass(frozen=True)
@@ -110,21 +110,35 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
     return Network(model.name, model.module, preprocessing, dimension, save, notes)
 
 
+def check_restorable(network: Network) -> fx.GraphModule:
+    """The network's module, which came from an ONNX file and so may have lost its BatchNorms.
+
+    Raises:
+        ConfigError: it did not.
+    """
+    if not isinstance(network.module, fx.GraphModule):
+        raise ConfigError(f"model.restore_bn: {network.name} has its BatchNorms; set it to false")
+    return network.module
+
+
 def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:
-    """Put BatchNorm back into the network, calibrated on `count` evenly spaced training images; a line for the log."""
+    """Put BatchNorm back into the network, calibrated on `count` evenly spaced training images; a line for the log.
+
+    Raises:
+        ConfigError: no layer lost one.
+    """
+    module = check_restorable(network)
     chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
     images = torch.from_numpy(np.stack([pixels.read(int(index))[0] for index in chosen]))
     batches = [
         images_to_tensor(images[start : start + _CALIBRATION_BATCH], network.preprocessing, torch.device("cpu"), False)
         for start in range(0, len(images), _CALIBRATION_BATCH)
     ]
-    if not isinstance(network.module, fx.GraphModule):
-        raise ConfigError(f"model.restore_bn: {network.name} has its BatchNorms; set it to false")
-    report = restore_batchnorm(network.module, batches)
+    report = restore_batchnorm(module, batches)
     if not report.restored:
         reasons = "; ".join(sorted({entry.reason for entry in report.skipped})) or "no Conv"
         raise ConfigError(f"model.restore_bn: {network.name} has no layer that lost one ({reasons}); set it to false")
-    record = record_of(network.module)
+    record = record_of(module)
     record.chain = (*record.chain, restored_link(report))
     note = f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {report.images} images"
     return f"{note}; {report.warning}" if report.warning else note

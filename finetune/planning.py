@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import DataError
 from .config import FinetuneConfig
 from .data.samplers import plan_epoch
 from .evaluation_plan import plan_evaluation
 from .heads import build_head
 from .launching import resolve_device
 from .learner import Learner, check_freezing
-from .networks import Network, images_to_tensor, load_network
+from .networks import Network, check_restorable, images_to_tensor, load_network
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
 from .stepping import autocast_dtype
@@ -62,6 +63,8 @@ def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
     """
     device = resolve_device(config.device)
     network = load_network(config.model)
+    if config.model.restore_bn:
+        check_restorable(network)
     train, held_out = open_training_data(config)
     evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
     metric = evaluation.metric(config.evaluation.metric)
@@ -82,6 +85,11 @@ def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
         epoch=0,
     )
     steps = len(plan) // config.optimizer.accumulate
+    if steps == 0:
+        raise DataError(
+            f"{train.name}: an epoch has {len(plan)} batches, fewer than optimizer.accumulate "
+            f"{config.optimizer.accumulate}"
+        )
     size = network.preprocessing
     return RunPlan(
         model=network.name,

@@ -66,22 +66,58 @@ ZOO: Mapping[str, Architecture] = {
 }
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+
+
+_COUNT: tuple[str, Callable[[Any], bool]] = ("a whole number from 1 on", _is_count)
+_VALUES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "dropout": ("a share from 0 to below 1", _is_share),
+    "embedding_size": _COUNT,
+    "input_size": ("a height and a width, given in a configuration as model.size", _is_size),
+    "last_stride": ("1 or 2", lambda value: _is_count(value) and value <= 2),
+    "parts": _COUNT,
+    "reduced": _COUNT,
+    "scale": _COUNT,
+}
+"""What each option of the architectures takes, in words and as a check."""
+
+
 def build_architecture(name: str, *, input_size: tuple[int, int] | None = None, **options: Any) -> nn.Module:
     """The named architecture with fresh weights, drawn from torch's global generator, in training mode.
 
     `input_size` (height, width) sizes the last layer where it depends on the image; the others take any size.
 
     Raises:
-        InputError: an unknown name or option; the nearest known ones are listed.
-
+        InputError: an unknown name or option, whose nearest known ones are listed, or a value it does not take.
     """
     architecture = _architecture(name)
     for option in options:
         if option not in architecture.options:
             raise InputError(f"{name}: unknown option {option!r}; {nearest(option, architecture.options)}")
-    if input_size is not None and "input_size" in architecture.options:
-        options["input_size"] = input_size
+    if input_size is not None:
+        _check_value(architecture, name, "input_size", input_size)
+        if "input_size" in architecture.options:
+            options["input_size"] = input_size
+    for option, value in options.items():
+        _check_value(architecture, name, option, value)
     return architecture.build(**architecture.arguments, **options)
+
+
+def _check_value(architecture: Architecture, name: str, option: str, value: object) -> None:
+    expected, fits = _VALUES[option]
+    parameter = inspect.signature(architecture.build).parameters.get(option)
+    without = value is None and parameter is not None and "None" in str(parameter.annotation)
+    if not without and not fits(value):
+        raise InputError(f"{name}: option {option} takes {expected}, got {value!r}")
 
 
 def architecture_preprocessing(name: str, *, input_size: tuple[int, int] | None = None) -> Preprocessing:

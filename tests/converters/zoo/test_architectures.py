@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rtool.converters import ZOO, architecture_preprocessing, build_architecture
+from rtool.converters.zoo.registry import _VALUES
 from rtool.errors import InputError
 
 # name -> parameters, state_dict entries, entries without num_batches_tracked (of the original projects)
@@ -120,3 +121,30 @@ def test_unknown_names_and_options_list_the_nearest_known_ones():
         build_architecture("osnet_x025")
     with pytest.raises(InputError, match="embedding_size"):
         build_architecture("osnet_x0_25", embeding_size=128)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("iresnet18", {"dropout": "abc"}, "dropout takes a share from 0 to below 1, got 'abc'"),
+        ("iresnet18", {"dropout": 2}, "dropout takes a share"),
+        ("osnet_x0_25", {"embedding_size": -1}, "embedding_size takes a whole number from 1 on, got -1"),
+        ("mobilefacenet", {"embedding_size": 0}, "embedding_size takes"),
+        ("osnet_x0_25", {"embedding_size": None}, "embedding_size takes"),
+        ("vit_tiny", {"embedding_size": 0.5}, "embedding_size takes"),
+        ("iresnet18", {"input_size": 5}, "a height and a width, given in a configuration as model.size"),
+        ("osnet_x0_25", {"input_size": (0, 5)}, "a height and a width"),
+        ("pcb", {"parts": 0}, "parts takes"),
+        ("pcb", {"parts": True}, "parts takes"),
+        ("pcb", {"reduced": "x"}, "reduced takes"),
+        ("resnet50", {"last_stride": 3}, "last_stride takes 1 or 2, got 3"),
+        ("mobilefacenet", {"scale": 1.5}, "scale takes"),
+    ],
+)
+def test_values_an_option_does_not_take_are_refused(name, options, message):
+    with pytest.raises(InputError, match=f"{name}: option .*{message}"):
+        build_architecture(name, **options)
+
+
+def test_every_option_of_every_architecture_is_checked():
+    assert {option for architecture in ZOO.values() for option in architecture.options} == set(_VALUES)

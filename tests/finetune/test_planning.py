@@ -1,0 +1,46 @@
+"""`--dry-run` tells what a run would do, writes nothing, and refuses what would stop the run before its first step."""
+
+import pytest
+
+from rtool.cli import main
+from rtool.errors import ConfigError, DataError, InputError
+from rtool.finetune.config_files import load_config
+from rtool.finetune.planning import plan_run
+
+
+def test_the_plan_tells_shapes_counts_and_how_it_will_be_measured(write_recipe, tmp_path, capsys):
+    plan = plan_run(load_config(write_recipe()), nproc=2)
+    assert (plan.input, plan.embedding, plan.train_images, plan.train_identities) == ((3, 32, 16), 512, 32, 8)
+    assert (plan.steps_per_epoch, plan.processes, plan.held_out_images) == (2, 2, 32)
+    assert (plan.protocol, plan.metric) == ("retrieval", "mAP")
+    assert main.run(["finetune", str(tmp_path / "tiny.yaml"), "--dry-run"]) == 0
+    assert "retrieval; mAP chooses the best checkpoint" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("model.freeze={'conv9*': null}", ConfigError, "model.freeze: 'conv9.' matches no parameter"),
+        ("optimizer.lr_multipliers={'conv9*': 1}", ConfigError, "lr_multipliers: 'conv9.' matches no parameter"),
+        ("evaluation.metric=rank99", ConfigError, "no 'rank99'; did you mean rank5"),
+        ("evaluation={protocol: verification, metric: mAP}", ConfigError, "no 'mAP'; known: accuracy"),
+        ("evaluation={protocol: verification, rerank: true}", ConfigError, "leave re-ranking out"),
+        ("data.evaluate='synthetic-faces:identities=4,images=2,size=32x16'", DataError, "4 pairs of one identity"),
+        ("seed=10000000000", ConfigError, "'seed'"),
+        ("model.restore_bn=true", ConfigError, "has its BatchNorms"),
+        ("model.options={embedding_size: 0}", InputError, "embedding_size takes a whole number from 1 on"),
+        ("optimizer.accumulate=99", DataError, "fewer than optimizer.accumulate 99"),
+        ("losses=[{kind: pcb, parts: 7}]", ConfigError, "7 parts does not divide"),
+    ],
+)
+def test_what_would_stop_the_run_is_refused(write_recipe, override, error, message):
+    with pytest.raises(error, match=message):
+        plan_run(load_config(write_recipe(), [override]))
+
+
+def test_a_step_of_partial_fc_is_one_batch(write_recipe):
+    with pytest.raises(ConfigError, match=r"optimizer\.accumulate"):
+        load_config(write_recipe(losses=[{"kind": "partial_fc"}]), ["optimizer.accumulate=2"])
+    with pytest.raises(ConfigError, match="would train nothing"):
+        plan_run(load_config(write_recipe(losses=[{"kind": "triplet"}]), ["model.freeze={'*': null}"]))
