@@ -8,6 +8,7 @@ between ranks. All arithmetic is float32, also under autocast.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class PartsHead(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss: a scalar."""
         slices = embeddings.chunk(len(self.classifiers), dim=1)
-        logits = [head.logits(part) for head, part in zip(self.classifiers, slices, strict=True)]
+        classifiers = cast("list[LinearHead]", list(self.classifiers))
+        logits = [classifier.logits(part) for classifier, part in zip(classifiers, slices, strict=True)]
         return parts_loss(logits, labels, smoothing=self._smoothing)
 
 

@@ -61,12 +61,14 @@ def _expanded(order: Indices, image: int, k1: int) -> Indices:
 
 def _reciprocal(order: Indices, image: int, count: int) -> Indices:
     """Those among the `count` nearest (and the image itself) that count the image among their own."""
-    forward = order[image, : count + 1]
-    return forward[(order[forward, : count + 1] == image).any(axis=1)]
+    forward: Indices = order[image, : count + 1]
+    mutual: Indices = forward[(order[forward, : count + 1] == image).any(axis=1)]
+    return mutual
 
 
 def _jaccard(encoded: Floats, image: int) -> Floats:
     """1 - |min| / |max| of an image's encoding and all: [N]. Encodings add up to 1, so |max| is 2 - |min|."""
     own = np.flatnonzero(encoded[image])
-    shared = np.minimum(encoded[:, own], encoded[image, own]).sum(axis=1)
-    return 1 - shared / (2 - shared)
+    shared: Floats = np.minimum(encoded[:, own], encoded[image, own]).sum(axis=1)
+    distances: Floats = 1 - shared / (2 - shared)
+    return distances
