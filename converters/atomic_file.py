@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -12,25 +12,28 @@ from google.protobuf.message import EncodeError
 
 from ..errors import InputError
 
-__all__ = ["check_file_output", "serialised", "write_atomically"]
+__all__ = ["check_file_output", "serialised", "write_atomically", "write_together"]
 
 _LARGEST = 1 << 31
 """Bytes: what protobuf can put into one file."""
 
 
-def check_file_output(path: Path, *, sources: Iterable[Path | None] = ()) -> None:
+def check_file_output(path: Path, *, sources: Iterable[Path] = ()) -> None:
     """Refuse early what cannot or must not be written.
+
+    Args:
+        path: the file to write.
+        sources: what is never modified: the source model, then the files that belong to it (see `source_files`).
 
     Raises:
         InputError: `path` is a folder or one of `sources`, lies inside one of them, or its parent is missing.
     """
     target = path.resolve()
-    for source in sources:
-        if source is None:
-            continue
+    for index, source in enumerate(sources):
         resolved = source.resolve()
         if target == resolved:
-            raise InputError(f"{path}: is the source itself, which is never modified; choose another output")
+            what = "holds weights of the source" if index else "is the source itself"
+            raise InputError(f"{path}: {what}, which is never modified; choose another output")
         if resolved.is_dir() and resolved in target.parents:
             raise InputError(f"{path}: lies inside the source {source}, which is never modified; choose another output")
     if path.is_dir():
@@ -45,6 +48,37 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         InputError: the disk is full or the folder not writable; nothing is left behind.
     """
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write every file beside its path, and rename when all of them are on the disk.
+
+    Raises:
+        InputError: the disk is full or a folder not writable; nothing is left behind.
+    """
+    temporaries: dict[Path, Path] = {}
+    made: list[Path] = []
+    path = next(iter(files))
+    try:
+        for path, data in files.items():
+            temporaries[path] = _write_beside(path, data)
+        for path, temporary in temporaries.items():
+            was_there = path.exists()
+            os.replace(temporary, path)
+            if not was_there:
+                made.append(path)
+    except OSError as error:
+        for file in made:
+            file.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror}); nothing was left behind") from error
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _write_beside(path: Path, data: bytes) -> Path:
+    """A temporary file of that content in the folder of `path`, with the permissions the user's umask says."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -58,11 +92,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); nothing was left behind") from error
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def serialised(model: onnx.ModelProto, name: str) -> bytes:

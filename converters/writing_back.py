@@ -4,8 +4,9 @@ The way back that meets no exporter: nodes, names, metadata and untouched weight
 trained model runs wherever the source ran, as fast. Restored BatchNorms are folded on a copy first. A weight that
 did not change keeps its encoding; an untrained round trip gives back the same bytes.
 
-Exporters merge weights that happen to be equal. Where such copies were trained apart, each use gets an initializer
-of its own; this is the only case in which a node's input is renamed.
+Exporters and simplifiers merge weights that happen to be equal, also those of one node (the beta and the running mean
+of a fresh BatchNorm are both zeros). Where such copies were trained apart, each place that reads one gets an
+initializer of its own; this is the only case in which a node's input is renamed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,30 @@ from .conversion import onnx_to_torch
 from .fold import fold_batchnorm
 from .loading import load_onnx, parse_model
 from .record import ConversionRecord, ParameterSource, record_of
+from .source_files import files_of
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
+from .topology import unplaced_parameter
 
-__all__ = ["own_copy", "write_back"]
+__all__ = ["NoPlaceError", "check_source", "own_copy", "write_back"]
+
+
+_ANEW = "`export` makes a new graph of it"
+_NATIVE = (
+    "BatchNormalization",
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+)
+"""Operators that become one layer of torch each."""
+_INPUT_OF = {"weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
+"""Which of their inputs a tensor of that layer is."""
+
+
+class NoPlaceError(InputError):
+    """A tensor of the module has no place in the source graph, so the module is not what that graph computes."""
 
 
 def write_back(
@@ -43,13 +65,13 @@ def write_back(
 
     Raises:
         InputError: `source` is another model, `module` has parts that the source graph has no place for, or `output`
-            is the source file.
+            is the source file or holds weights of it.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if output is not None:
-        check_file_output(Path(output), sources=[path])
+        check_file_output(Path(output), sources=files_of(path) if path is not None else ())
     record = record_of(module)
-    _check_source(record, path)
+    check_source(record, path)
     proto = own_copy(source)
     tensors = _folded_tensors(module, record)
     _write(proto, record, tensors)
@@ -58,7 +80,12 @@ def write_back(
     return proto
 
 
-def _check_source(record: ConversionRecord, path: Path | None) -> None:
+def check_source(record: ConversionRecord, path: Path | None) -> None:
+    """Hold a source file to the digest of the one a module was converted from.
+
+    Raises:
+        InputError: it is another file.
+    """
     if path is None or record.sha256 is None:
         return
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
@@ -91,20 +118,11 @@ def _folded_tensors(module: fx.GraphModule, record: ConversionRecord) -> dict[st
         kept = fold_batchnorm(module, only=restored).kept
         if kept:
             reasons = "; ".join(f"{entry.batchnorm!r}: {entry.reason}" for entry in kept[:3])
-            raise InputError(f"{record.source}: restored BatchNorms cannot be folded ({reasons}); export it anew")
+            raise NoPlaceError(f"{record.source}: restored BatchNorms cannot be folded ({reasons}); {_ANEW}")
+    unplaced = unplaced_parameter(module)
+    if unplaced:
+        raise NoPlaceError(f"{record.source}: {unplaced}; remove layers that were added for training, or {_ANEW}")
     tensors = module.state_dict()
-    missing = [name for name in record.parameters if name not in tensors]
-    if missing:
-        raise InputError(
-            f"{record.source}: the module no longer has {missing[0]!r} (and {len(missing) - 1} more), so its "
-            "topology is not the source's; export it anew"
-        )
-    added = [name for name, _ in module.named_parameters() if name not in record.parameters]
-    if added:
-        raise InputError(
-            f"{record.source}: the source graph has no place for {added[0]!r} (and {len(added) - 1} more); "
-            "remove the layers that were added for training, or export it anew"
-        )
     return {name: tensors[name].detach().cpu() for name in record.parameters}
 
 
@@ -175,32 +193,41 @@ def _give_own_initializer(
     merged: onnx.TensorProto,
     data: bytes,
 ) -> None:
-    """Part one use of a merged weight from the others: a new initializer, read where `value` was read.
-
-    Where `value` is the shared weight itself, only by the parameter's own nodes.
-    """
+    """Part one use of a merged weight from the others: a new initializer, read where the parameter is."""
+    places = _places(proto, record, parameter, value)
+    if not places:
+        raise NoPlaceError(
+            f"{record.source}: weight '{merged.name}' is shared, its copy {parameter!r} was trained to other values, "
+            f"and where it is read cannot be told; {_ANEW}"
+        )
     own = proto.graph.initializer.add(name=f"{value}.{parameter}", data_type=merged.data_type)
     own.dims.extend(merged.dims)
     own.raw_data = data
-    owner = parameter.rpartition(".")[0]
-    readers = {*record.nodes.get(owner, ()), *record.nodes.get(parameter, ())} if value == merged.name else None
-    if readers is not None:
-        reading = Counter(node.name for node in proto.graph.node if value in node.input)
-        if any(reading[name] > bool(name) for name in readers):
-            readers = set()  # which of the nodes of one name, or of none, cannot be told
-    renamed = 0
-    for node in proto.graph.node:
-        if readers is not None and node.name not in readers:
-            continue
-        for index, name in enumerate(node.input):
-            if name == value:
-                node.input[index] = own.name
-                renamed += 1
-    if not renamed:
-        raise InputError(
-            f"{record.source}: weight '{merged.name}' is shared, its copy {parameter!r} was trained to other values, "
-            "and the node that reads it was not found; export it anew"
-        )
+    for node, index in places:
+        node.input[index] = own.name
+
+
+def _places(
+    proto: onnx.ModelProto, record: ConversionRecord, parameter: str, value: str
+) -> list[tuple[onnx.NodeProto, int]]:
+    """Nodes of the source, and which of their inputs, where `value` is read as `parameter`; none where it cannot be
+    told.
+    """
+    reading = [(node, index) for node in proto.graph.node for index, name in enumerate(node.input) if name == value]
+    sharing = [name for name, source in record.parameters.items() if source.value == value]
+    if len(sharing) == 1:
+        return reading
+    owner, _, leaf = parameter.rpartition(".")
+    names = {*record.nodes.get(owner, ()), *record.nodes.get(parameter, ())}
+    called = Counter(node.name for node in proto.graph.node)
+    if any(not name or called[name] > 1 for name in names):
+        return []  # which of the nodes of one name, or of none, cannot be told
+    own = [(node, index) for node, index in reading if node.name in names]
+    if sum(name.rpartition(".")[0] == owner for name in sharing) == 1:
+        return own
+    if any(node.op_type not in _NATIVE for node, _ in own):
+        return []  # one layer for several nodes, two of which may read the same weight
+    return [(node, index) for node, index in own if index == _INPUT_OF.get(leaf)]
 
 
 def _replace_computed(
@@ -218,9 +245,9 @@ def _replace_computed(
         value = computed[name].value
         producer = next((node for node in proto.graph.node if list(node.output) == [value]), None)
         if producer is None or computed[name].transform == "reshape":
-            raise InputError(
+            raise NoPlaceError(
                 f"{record.source}: weight '{value}' is computed by a node of the source graph, so the trained "
-                f"{name!r} has no place in it; export it anew"
+                f"{name!r} has no place in it; {_ANEW}"
             )
         proto.graph.node.remove(producer)
         weight = inverse_transform(tensors[name], computed[name], ()).contiguous()

@@ -3,15 +3,19 @@
 import io
 import warnings
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import onnxsim
+import onnxslim
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rtool.converters import onnx_to_torch, restore_batchnorm, write_back
+from rtool.converters.writing_back import NoPlaceError
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import InputError
 
@@ -113,6 +117,65 @@ def test_copies_that_the_exporter_merged_are_parted_when_trained_apart():
     assert np.abs(run(result, images().numpy()) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+class PreActivated(torch.nn.Module):
+    """Fresh BatchNorms, whose beta and running mean are equal, as are gamma and running variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.bn2, self.conv2 = torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.bn2(torch.relu(self.conv1(self.bn1(x)))))
+
+
+@cache
+def preactivated(kind: str) -> onnx.ModelProto:
+    """An export in which equal tensors are one, also within a node: [x, weight, bias, bias, weight]."""
+    torch.manual_seed(0)
+    module, example, file = PreActivated().eval(), torch.randn(2, 3, 32, 32), io.BytesIO()
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["embedding"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "dynamo":
+            shapes = ({0: torch.export.Dim("batch")},)
+            torch.onnx.export(module, (example,), file, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
+        else:
+            axes = {"images": {0: "batch"}}
+            torch.onnx.export(module, (example,), file, dynamo=False, dynamic_axes=axes, **names)
+    proto = onnx.load_from_string(file.getvalue())
+    simplifiers = {"onnxslim": onnxslim.slim, "onnxsim": lambda model: onnxsim.simplify(model)[0]}
+    return simplifiers[kind](proto) if kind in simplifiers else proto
+
+
+@pytest.mark.parametrize("kind", ["dynamo", "onnxslim", "onnxsim"])
+def test_copies_that_one_node_reads_in_several_places_are_parted(kind):
+    source = preactivated(kind)
+    norms = [list(node.input[1:]) for node in source.graph.node if node.op_type == "BatchNormalization"]
+    assert norms == [["bn1.weight", "bn1.bias", "bn1.bias", "bn1.weight"]] * 2
+    module = onnx_to_torch(source)
+    assert write_back(module, source).SerializeToString() == source.SerializeToString()
+    train(module, steps=3)
+    result = write_back(module, source)
+    onnx.checker.check_model(result, full_check=True)
+    with torch.no_grad():
+        expected = module(images()).numpy()
+    assert np.abs(run(result, images().numpy()) - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(run(source, images().numpy()) - expected).max() > 1e-2 * np.abs(expected).max()
+
+
+def test_copies_whose_place_cannot_be_told_are_refused():
+    """Two unnamed nodes read one weight; after training it is two."""
+    source = onnx.ModelProto()
+    source.CopyFrom(preactivated("dynamo"))
+    for node in source.graph.node:
+        node.name = ""
+    module = onnx_to_torch(source)
+    train(module, steps=1)
+    with pytest.raises(NoPlaceError, match="where it is read cannot be told"):
+        write_back(module, source)
+
+
 def test_output_is_written_beside_the_source_but_never_over_it(tmp_path):
     source = tmp_path / "model.onnx"
     onnx.save(exported("osnet_x0_25"), source)
@@ -134,6 +197,10 @@ def test_weights_in_external_files_come_back_inside(tmp_path):
     module = onnx_to_torch(tmp_path / "model.onnx")
     result = write_back(module, tmp_path / "model.onnx")
     assert np.array_equal(run(result, images().numpy()), expected)
+    before = (tmp_path / "weights.bin").read_bytes()
+    with pytest.raises(InputError, match="holds weights of the source"):
+        write_back(module, tmp_path / "model.onnx", tmp_path / "weights.bin")
+    assert (tmp_path / "weights.bin").read_bytes() == before
 
 
 def test_another_source_is_refused(tmp_path):
