@@ -22,6 +22,7 @@ from .bundle import is_bundle, save_bundle
 from .conversion import onnx_to_torch
 from .folders import check_output
 from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
+from .half_weights import refuse_half_weights
 from .parity import Parity, measure_parity
 from .preprocessing import Preprocessing
 from .preprocessing_guess import FoundPreprocessing, find_preprocessing
@@ -123,6 +124,7 @@ def onnx2torch(
         record.source, record.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
+    refuse_half_weights(module, str(path), "convert the float32 model it was made from")
     _refuse_nan(module, path)
     reference = OnnxRunner(graph, name=path.name, exact=True)
     samples = _samples(reference, module)

@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from .atomic_file import write_atomically
+from .atomic_file import write_together
 from .batchnorm_names import FOLDED_KEY
 from .export_steps import ExportStep
 from .fold import FoldReport, KeptBatchNorm
@@ -25,7 +25,7 @@ from .preprocessing_guess import METADATA_KEY
 from .provenance import CHAIN_KEY, ChainLink, to_json, tool_versions
 from .record import ConversionRecord
 
-__all__ = ["ExportResult", "describe_export", "manifest_path", "write_manifest"]
+__all__ = ["ExportResult", "describe_export", "manifest_path", "metadata_of", "write_export"]
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,21 @@ def _exported_link(
     return ChainLink("exported", detail, facts)
 
 
-def write_manifest(result: ExportResult, data: bytes) -> ExportResult:
-    """Write the manifest of the file whose bytes are `data`."""
+def write_export(result: ExportResult, data: bytes) -> ExportResult:
+    """Write the file whose bytes are `data`, and its manifest: both or neither.
+
+    Raises:
+        InputError: one of them cannot be written; nothing is left behind.
+    """
     complete = replace(result, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     content = asdict(complete)
     content["path"], content["manifest"] = complete.path.name, complete.manifest.name
-    write_atomically(complete.manifest, (json.dumps(content, indent=2) + "\n").encode())
+    write_together({complete.path: data, complete.manifest: (json.dumps(content, indent=2) + "\n").encode()})
     return complete
 
 
-def _state_in_metadata(
-    model: onnx.ModelProto, result: ExportResult, folds: FoldReport | None, record: ConversionRecord | None
-) -> None:
+def metadata_of(result: ExportResult) -> dict[str, str]:
+    """What the file itself says of where it comes from, by key."""
     stated = {
         "rtool.version": result.versions["rtool"],
         "rtool.model": result.model,
@@ -132,16 +135,22 @@ def _state_in_metadata(
         "rtool.source_sha256": result.source_sha256 or "",
         "rtool.steps": json.dumps([asdict(step) for step in result.steps]),
         CHAIN_KEY: json.dumps(to_json(result.chain)),
+        METADATA_KEY: json.dumps(result.preprocessing) if result.preprocessing is not None else "",
     }
-    if result.preprocessing is not None:
-        stated[METADATA_KEY] = json.dumps(result.preprocessing)
+    return {key: value for key, value in stated.items() if value}
+
+
+def _state_in_metadata(
+    model: onnx.ModelProto, result: ExportResult, folds: FoldReport | None, record: ConversionRecord | None
+) -> None:
+    stated = metadata_of(result)
     if folds is not None:
         # A file that says which layers had a BatchNorm can be made trainable again as it was.
         stated[FOLDED_KEY] = json.dumps(_folded_behind(folds, record))
     survives = {entry.key: entry.value for entry in model.metadata_props}
     kept = {key: value for key, value in survives.items() if not key.startswith("rtool.") or key == FOLDED_KEY}
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {**kept, **{key: value for key, value in stated.items() if value}})
+    onnx.helper.set_model_props(model, {**kept, **stated})
 
 
 def _folded_behind(folds: FoldReport, record: ConversionRecord | None) -> dict[str, str]:

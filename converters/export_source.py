@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from torch import nn
+from torch import fx, nn
 
 from ..errors import InputError
 from .bundle import source_graph
+from .half_weights import refuse_half_weights
 from .loading import parse_model
 from .preprocessing import Preprocessing
 from .preprocessing_guess import find_preprocessing
 from .probing import probe_inputs, probe_pixels
 from .provenance import ChainLink
-from .record import ConversionRecord, TensorSpec
+from .record import ConversionRecord, Dim, TensorSpec
 from .reference import Model, load_model
+from .taken_batch import runnable_batch
+from .topology import difference_from_source, unplaced_parameter
+from .writing_back import check_source
 
 __all__ = ["PROBES", "ExportSource", "measured_on", "open_export_source"]
 
@@ -40,11 +44,15 @@ class ExportSource:
     graph: onnx.ModelProto | Path | None
     path: Path | None
     chain: tuple[ChainLink, ...]
+    batch: int | None = None
+    """The only batch the module takes; None when it takes any."""
+    changed: str = ""
+    """Why the module is no longer what its source graph computes; "" where it is, or where it never had one."""
 
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names for the outputs of an export anew."""
-        return tuple(spec.name for spec in self.record.outputs) if self.record is not None else ("embedding",)
+    def output_names(self, count: int) -> tuple[str, ...]:
+        """Names for the `count` outputs of an export anew."""
+        names = tuple(spec.name for spec in self.record.outputs) if self.record is not None else ("embedding",)
+        return names if len(names) == count else tuple(f"output_{index}" for index in range(count))
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -63,29 +71,76 @@ def open_export_source(
     """Open a model reference, or take a module and the ONNX model it was converted from.
 
     Raises:
-        InputError: the reference is no model, or exported already; a converted module comes without its source.
+        InputError: the reference is no model, exported already, or in half precision; the preprocessing is of another
+            size than the model; a converted module comes without its source, or with another one.
     """
-    if isinstance(model, nn.Module):
-        record = _record(model)
-        if record is not None and source is None:
-            raise InputError("export: give `source`, the ONNX model this module was converted from")
-        known = preprocessing or (record.preprocessing if record is not None else None)
-        graph = Path(source) if isinstance(source, str) else source
-        return ExportSource(
-            name=record.source if record is not None else type(model).__name__.lower(),
-            module=copy.deepcopy(model).eval(),
-            preprocessing=known,
-            inputs=record.inputs if record is not None else _image_spec(known),
-            graph=graph if record is not None else None,
-            path=graph if isinstance(graph, Path) else None,
-            chain=record.chain if record is not None else (),
+    origin = (
+        _of_module(model, source, preprocessing) if isinstance(model, nn.Module) else _of_file(model, preprocessing)
+    )
+    refuse_half_weights(origin.module, origin.name, "export the float32 model it was made from, with --fp16")
+    _check_size(origin)
+    return origin
+
+
+def _of_module(
+    model: nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
+) -> ExportSource:
+    record = _record(model)
+    if record is None:
+        name = type(model).__name__.lower()
+        inputs = _image_spec(preprocessing)
+        return ExportSource(name, copy.deepcopy(model).eval(), preprocessing, inputs, None, None, ())
+    assert isinstance(model, fx.GraphModule)
+    graph = Path(source) if isinstance(source, str) else source
+    if isinstance(graph, Path):
+        check_source(record, graph)
+    changed = unplaced_parameter(model) if graph is None else difference_from_source(model, graph)
+    if graph is None and not changed:
+        raise InputError(
+            "export: give `source`, the ONNX model this module was converted from: its weights go back into that graph"
         )
+    return ExportSource(
+        name=record.source,
+        module=copy.deepcopy(model).eval(),
+        preprocessing=preprocessing or record.preprocessing,
+        inputs=record.inputs,
+        graph=None if changed else graph,
+        path=graph if isinstance(graph, Path) else None,
+        chain=record.chain,
+        batch=runnable_batch(model, record.inputs),
+        changed=changed,
+    )
+
+
+def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportSource:
     opened = load_model(model)
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
     known = preprocessing or opened.preprocessing or _found(opened)
-    inputs = opened.inputs or _image_spec(known)
-    return ExportSource(opened.name, opened.module, known, inputs, _source_graph(opened), opened.path, opened.chain)
+    return ExportSource(
+        name=opened.name,
+        module=opened.module,
+        preprocessing=known,
+        inputs=opened.inputs if opened.record is not None else _image_spec(known),
+        graph=_source_graph(opened),
+        path=opened.path,
+        chain=opened.chain,
+        batch=opened.batch,
+    )
+
+
+def _check_size(origin: ExportSource) -> None:
+    """A preprocessing of another size would be written into the file, and every reader would follow it."""
+    preprocessing = origin.preprocessing
+    if preprocessing is None or len(origin.inputs) != 1 or len(origin.inputs[0].shape) != 4:
+        return
+    spec = origin.inputs[0]
+    wanted = _image_shape(preprocessing)
+    if any(isinstance(size, int) and size != want for size, want in zip(spec.shape[1:], wanted, strict=True)):
+        raise InputError(
+            f"{origin.name}: input {spec.name!r} is {_listed(spec.shape)}, its preprocessing makes "
+            f"{_listed(('batch', *wanted))}; give the right one with --preprocessing"
+        )
 
 
 def _found(model: Model) -> Preprocessing | None:
@@ -106,8 +161,12 @@ def _source_graph(model: Model) -> onnx.ModelProto | Path | None:
 def _image_spec(preprocessing: Preprocessing | None) -> tuple[TensorSpec, ...]:
     if preprocessing is None:
         return ()
-    size = (preprocessing.channels, preprocessing.height, preprocessing.width)
-    return (TensorSpec("images", "float32", ("batch", *size)),)
+    return (TensorSpec("images", "float32", ("batch", *_image_shape(preprocessing))),)
+
+
+def _image_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    size = (preprocessing.height, preprocessing.width)
+    return (preprocessing.channels, *size) if preprocessing.layout == "nchw" else (*size, preprocessing.channels)
 
 
 def measured_on(
@@ -116,27 +175,44 @@ def measured_on(
     """Pixels (where known) and the arrays the network takes.
 
     Raises:
-        InputError: neither inputs nor a preprocessing are known.
+        InputError: neither inputs nor a preprocessing are known, or the inputs given are none or of another shape.
     """
     preprocessing = origin.preprocessing
-    if given is not None and given.dtype != np.uint8:
-        return None, (np.ascontiguousarray(given),)
-    if given is None and (preprocessing is None or not _is_image(origin.inputs, preprocessing)):
+    if given is not None:
+        return _given(origin, given)
+    if preprocessing is None or len(origin.inputs) != 1 or len(origin.inputs[0].shape) != 4:
         if not origin.inputs:
             raise InputError(f"{origin.name}: its inputs are not known; give inputs or a preprocessing")
         return None, probe_inputs(origin.inputs, PROBES)
-    if preprocessing is None:
-        raise InputError(f"{origin.name}: pixels were given, but its preprocessing is not known; state it")
-    pixels = probe_pixels(preprocessing, PROBES) if given is None else given
+    pixels = probe_pixels(preprocessing, PROBES)
     return pixels, (preprocessing.normalise(pixels),)
 
 
-def _is_image(inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> bool:
-    size = (preprocessing.channels, preprocessing.height, preprocessing.width)
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        return False
-    sizes = zip(inputs[0].shape[1:], size, strict=True)
-    return preprocessing.layout == "nhwc" or all(not isinstance(got, int) or got == want for got, want in sizes)
+def _given(origin: ExportSource, given: NDArray[Any]) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
+    if given.ndim == 0 or len(given) == 0:
+        raise InputError("export: the inputs hold no image, so nothing would be measured; give one or more")
+    spec = origin.inputs[0] if origin.inputs else None
+    if given.dtype != np.uint8:
+        if spec is not None:
+            _check_shape(f"{origin.name}: input {spec.name!r}", spec.shape, given.shape)
+        return None, (np.ascontiguousarray(given, dtype=None if spec is None else spec.dtype),)
+    preprocessing = origin.preprocessing
+    if preprocessing is None:
+        raise InputError(f"{origin.name}: pixels were given, but its preprocessing is not known; state it")
+    shape = ("batch", preprocessing.height, preprocessing.width, preprocessing.channels)
+    _check_shape(f"{origin.name}: pixels", shape, given.shape)
+    return given, (preprocessing.normalise(given),)
+
+
+def _check_shape(label: str, expected: Sequence[Dim], got: Sequence[int]) -> None:
+    """All but the batch must be as expected, where that is a number."""
+    fixed = zip(expected[1:], got[1:], strict=False)
+    if len(expected) != len(got) or any(isinstance(size, int) and size != found for size, found in fixed):
+        raise InputError(f"{label}: expected {_listed(('batch', *expected[1:]))}, got {_listed(got)}")
+
+
+def _listed(shape: Sequence[Dim]) -> str:
+    return " x ".join("?" if size is None else str(size) for size in shape)
 
 
 def _record(module: nn.Module) -> ConversionRecord | None:

@@ -1,8 +1,8 @@
 """`export`: any model reference becomes a deployable file, every step measured against the module it came from.
 
-The steps are: fold BatchNorm; write the tensors back into the source graph (or, for a model without one, export
-anew); rewrite the batch; embed the preprocessing; simplify; narrow to float16. Each result runs in ONNX Runtime on
-the same inputs, and an export that misses a tolerance writes nothing.
+The steps are: fold BatchNorm; write the tensors back into the source graph (or, for a model without one or one
+that is no longer what that graph computes, export anew); rewrite the batch; embed the preprocessing; simplify; narrow
+to float16. Each result runs in ONNX Runtime on the same inputs, and an export that misses a tolerance writes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -18,32 +18,31 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from ..errors import InputError, nearest
-from .atomic_file import check_file_output, serialised, write_atomically
+from ..errors import InputError
+from .atomic_file import check_file_output, serialised
 from .batch import Batch, set_batch
 from .embedding import embed_preprocessing
-from .export_manifest import ExportResult, describe_export, write_manifest
+from .export_manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
+from .export_options import Format, Precision, check_options, chosen_precision
 from .export_source import PROBES, ExportSource, measured_on, open_export_source
-from .export_steps import StepLog, unit_length
+from .export_steps import StepLog, rows_of, unit_length
 from .fold import FoldReport, KeptBatchNorm, fold_batchnorm
 from .half import KeptNode, Narrow
 from .image_digest import describe_images
-from .int8 import CalibrationMethod
+from .int8_ranges import CalibrationMethod
 from .metadata_stripping import strip_metadata as without_traces
 from .narrowing import narrow_to_half, narrow_to_int8
 from .preprocessing import Preprocessing
 from .reexport import OPSET, torch_to_onnx
 from .runners import TorchRunner, run_in_batches
 from .simplification import Simplifier, simplify
+from .source_files import files_of
 from .targets import find_target, pin_to_target
-from .torch_formats import save_exported_program, save_torchscript
+from .torch_formats import Traced, trace_program, trace_script
 from .unfolded import left_in_source, still_there
-from .writing_back import write_back
+from .writing_back import NoPlaceError, write_back
 
 __all__ = ["Format", "export"]
-
-Format = Literal["onnx", "torchscript", "pt2"]
-Precision = Literal["fp16", "bf16", "int8"]
 
 TOLERANCE = 1e-5
 """Largest relative error of a float32 step; ONNX Runtime and torch sum in different orders."""
@@ -107,23 +106,31 @@ def export(
         InputError: an argument or the model cannot be used.
         GateError: a step missed its tolerance; nothing is written.
     """
-    if format not in get_args(Format):
-        raise InputError(f"export: unknown format {format!r}; {nearest(format, get_args(Format))}")
+    precision = chosen_precision({"fp16": fp16, "bf16": bf16, "int8": int8})
+    options = {
+        "batch": batch,
+        "embed-preprocessing": embed_preprocessing,
+        "simplifier": simplifier,
+        "target": target,
+        "strip-metadata": strip_metadata,
+        "half-io": not keep_io_types,
+        "keep-float32": tuple(keep_float32),
+        "calibration": calibration,
+        "min-cosine": min_cosine,
+    }
+    check_options(format, precision, options, calibrated=inputs is not None)
     origin = open_export_source(model, source, preprocessing)
-    precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
-    if precision == "int8" and inputs is None:
-        raise InputError("export: int8 is calibrated on real images; give inputs, or --calibrate DATA")
     path = Path(output) if output is not None else Path(_stem(origin.name) + _suffix(format, precision))
-    check_file_output(path, sources=[origin.path])
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: already exists; choose another output or pass --overwrite")
+    sources = files_of(origin.path) if origin.path is not None else ()
+    for file in (path, manifest_path(path)):
+        check_file_output(file, sources=sources)
+        if file.exists() and not overwrite:
+            raise InputError(f"{file}: already exists; choose another output or pass --overwrite")
     pixels, arrays = measured_on(origin, inputs)
-    log = StepLog(arrays, _outputs(origin.module, arrays))
+    log = StepLog(arrays, _outputs(origin.module, arrays, origin.batch))
     _refuse_non_finite(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=inputs is None)
     if format != "onnx":
-        wanted = {"fp16": fp16, "bf16": bf16, "int8": int8, "batch": batch, "embed-preprocessing": embed_preprocessing}
-        _refuse_onnx_options(format, {**wanted, "target": target, "strip-metadata": strip_metadata})
         return _export_torch(origin, path, format, log, tolerance, measured, fold_padded=fold_padded)
     builder = _OnnxExport(origin, log, tolerance, measured)
     builder.make_graph(min(OPSET, find_target(target).opset) if target is not None else OPSET, fold_padded=fold_padded)
@@ -154,20 +161,41 @@ class _OnnxExport:
 
     def make_graph(self, opset: int, *, fold_padded: bool) -> None:
         """Write-back where the topology stays the source graph's, else fold and export anew."""
+        reason = self.origin.changed
         if self.origin.graph is not None and not fold_padded:
-            assert isinstance(self.origin.module, fx.GraphModule)
-            self.model = write_back(self.origin.module, self.origin.graph)
-            self.untouched = True
-            self.unfolded = left_in_source(self.origin.module)
-            self.log.check_model("write-back", self.model, max_rel=self.tolerance, detail="into the source graph")
-            return
-        module, self.folds = _folded(self.origin.module, self.log, self.tolerance, padded=fold_padded)
+            try:
+                self._write_back(self.origin.graph)
+                return
+            except NoPlaceError as error:
+                reason = str(error)
+        self._export_anew(opset, reason, fold_padded=fold_padded)
+
+    def _write_back(self, graph: onnx.ModelProto | Path) -> None:
+        assert isinstance(self.origin.module, fx.GraphModule)
+        self.model = write_back(self.origin.module, graph)
+        self.untouched = True
+        self.unfolded = left_in_source(self.origin.module)
+        self.log.check_model("write-back", self.model, max_rel=self.tolerance, detail="into the source graph")
+
+    def _export_anew(self, opset: int, reason: str, *, fold_padded: bool) -> None:
+        """`reason` is why the weights do not go back into the source graph; "" where there is none, or by request."""
+        origin, batch = self.origin, self.origin.batch
+        module, self.folds = _folded(origin, self.log, self.tolerance, padded=fold_padded)
         self.unfolded = self.folds.kept if self.folds is not None else ()
-        example = [torch.from_numpy(array[:1]) for array in self.log.inputs]
-        inputs, outputs = self.origin.input_names, self.origin.output_names
-        self.model = torch_to_onnx(module, example, opset=opset, input_names=inputs, output_names=outputs)
-        self.log.check_model("re-export", self.model, max_rel=self.tolerance, detail="torch.export, dynamic batch")
-        self.log.check_batches("re-export", self.model, _TRACED_BATCHES, max_rel=self.tolerance)
+        example = [torch.from_numpy(array[: batch or 1] if array.ndim else array) for array in self.log.inputs]
+        self.model = torch_to_onnx(
+            module,
+            example,
+            opset=opset,
+            dynamic_batch=batch is None,
+            input_names=origin.input_names,
+            output_names=origin.output_names(len(self.log.expected)),
+        )
+        detail = "torch.export, dynamic batch" if batch is None else f"torch.export, batch {batch}"
+        detail += f"; not written back: {reason}" if reason else ""
+        self.log.check_model("re-export", self.model, max_rel=self.tolerance, detail=detail)
+        if batch is None:
+            self.log.check_batches("re-export", self.model, _TRACED_BATCHES, max_rel=self.tolerance)
 
     def set_batch(self, batch: Batch) -> None:
         """Rewrite the batch."""
@@ -194,8 +222,8 @@ class _OnnxExport:
         """Simplify, unless the graph is the source's own and nobody asked."""
         if method == "none" or (method == "auto" and self.untouched):
             return
-        fixed = _fixed_batch(self.model)
-        inputs = [_rows(array, fixed) for array in self.log.inputs] if fixed else self.log.inputs
+        fixed, count = _fixed_batch(self.model), max((len(array) for array in self.log.inputs if array.ndim), default=0)
+        inputs = [rows_of(array, fixed, count) for array in self.log.inputs] if fixed else self.log.inputs
         result = simplify(self.model, "onnxslim" if method == "auto" else method, inputs=inputs)
         self.model = result.model
         self.unfolded = still_there(self.unfolded, self.model)
@@ -235,9 +263,7 @@ class _OnnxExport:
             kept=self.kept,
             preprocessing=preprocessing,
         )
-        data = serialised(self.model, str(path))
-        write_atomically(path, data)
-        return write_manifest(result, data)
+        return write_export(result, serialised(self.model, str(path)))
 
 
 def _refuse_non_finite(origin: ExportSource, log: StepLog) -> None:
@@ -249,9 +275,8 @@ def _refuse_non_finite(origin: ExportSource, log: StepLog) -> None:
     raise InputError(f"{origin.name}: the module gives NaN or infinity on the measured inputs; {found}; train it anew")
 
 
-def _outputs(module: nn.Module, arrays: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
-    runner = TorchRunner(module)
-    return run_in_batches(runner, arrays[0], PROBES) if len(arrays) == 1 else runner.run(*arrays)
+def _outputs(module: nn.Module, arrays: tuple[NDArray[Any], ...], batch: int | None) -> tuple[NDArray[Any], ...]:
+    return run_in_batches(TorchRunner(module, batch=batch), arrays, PROBES)
 
 
 def _traced(module: nn.Module) -> fx.GraphModule | None:
@@ -264,33 +289,25 @@ def _traced(module: nn.Module) -> fx.GraphModule | None:
         return None
 
 
-def _folded(module: nn.Module, log: StepLog, tolerance: float, *, padded: bool) -> tuple[nn.Module, FoldReport | None]:
-    """A copy with BatchNorm folded, measured; `module` itself where fx cannot trace it."""
-    traced = _traced(module)
+def _folded(
+    origin: ExportSource, log: StepLog, tolerance: float, *, padded: bool
+) -> tuple[nn.Module, FoldReport | None]:
+    """A copy of the module with BatchNorm folded, measured; the module itself where fx cannot trace it."""
+    traced = _traced(origin.module)
     if traced is None:
         if padded:
             raise InputError("export: --fold-padded needs a module torch.fx can trace; export without it")
-        return module, None
+        return origin.module, None
     folds = fold_batchnorm(traced, padded=padded)
     detail = f"{len(folds.folded)} BatchNorms folded, {len(folds.kept)} kept"
-    log.check("fold", _outputs(traced, log.inputs), max_rel=tolerance, detail=detail)
+    log.check("fold", _outputs(traced, log.inputs, origin.batch), max_rel=tolerance, detail=detail)
     return traced, folds
 
 
 def _fixed_batch(model: onnx.ModelProto) -> int:
-    return int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
-
-
-def _rows(array: NDArray[Any], count: int) -> NDArray[Any]:
-    """`count` rows of `array`, repeated from the start where it has fewer."""
-    return np.resize(array, (count, *array.shape[1:]))
-
-
-def _precision(**wanted: bool) -> Precision | None:
-    chosen = [name for name in get_args(Precision) if wanted[name]]
-    if len(chosen) > 1:
-        raise InputError(f"export: --{chosen[0]} and --{chosen[1]} exclude each other; choose one")
-    return chosen[0] if chosen else None
+    """The number of images every call takes; 0 where it is open."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    return int(dims[0].dim_value) if dims else 0
 
 
 def _stem(name: str) -> str:
@@ -300,12 +317,6 @@ def _stem(name: str) -> str:
 
 def _suffix(format: Format, precision: Precision | None) -> str:
     return f"_{precision}{_SUFFIXES[format]}" if precision else _SUFFIXES[format]
-
-
-def _refuse_onnx_options(format: Format, options: Mapping[str, Any]) -> None:
-    used = [name for name, value in options.items() if value]
-    if used:
-        raise InputError(f"export: --{used[0]} rewrites ONNX graphs; it does not go with --format {format}")
 
 
 def _export_torch(
@@ -319,11 +330,12 @@ def _export_torch(
     fold_padded: bool,
 ) -> ExportResult:
     """Fold, trace and save as a torch file."""
-    module, folds = _folded(origin.module, log, tolerance, padded=fold_padded)
-    save = save_exported_program if format == "pt2" else save_torchscript
-    data, reloaded = save(module, [torch.from_numpy(array) for array in log.inputs])
-    detail = "torch.export, dynamic batch" if format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
-    log.check(format, _outputs(reloaded, log.inputs), max_rel=tolerance, detail=detail)
+    module, folds = _folded(origin, log, tolerance, padded=fold_padded)
+    trace = trace_program if format == "pt2" else trace_script
+    traced: Traced = trace(module, [torch.from_numpy(array) for array in log.inputs], batch=origin.batch)
+    taken = "dynamic batch" if origin.batch is None else f"batch {origin.batch}"
+    detail = f"torch.export, {taken}" if format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
+    log.check(format, _outputs(traced.reloaded(), log.inputs, origin.batch), max_rel=tolerance, detail=detail)
     result = describe_export(
         None,
         path,
@@ -337,5 +349,4 @@ def _export_torch(
         kept=(),
         preprocessing=origin.preprocessing,
     )
-    write_atomically(path, data)
-    return write_manifest(result, data)
+    return write_export(result, traced.serialised(metadata_of(result)))

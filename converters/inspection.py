@@ -123,6 +123,8 @@ def _inspect_module(reference: str) -> Inspection:
     model = load_model(reference)
     size = _size(model.path) if model.path is not None and model.path.is_file() else 0
     found = _of_module(model.module, model.name, model.kind, size, model.preprocessing)
+    if model.kind != "zoo" and model.preprocessing is not None:
+        found = replace(found, preprocessing_origin="stated in the file")
     if model.kind == "exported":
         calls = Counter(
             str(node.target).removeprefix("aten.").partition(".")[0]

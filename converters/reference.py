@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,8 @@ from ..errors import InputError, nearest
 from .bundle import is_bundle, load_bundle
 from .conversion import onnx_to_torch
 from .preprocessing import Preprocessing
-from .provenance import ChainLink, chain_of_bundle
+from .preprocessing_guess import METADATA_KEY, find_preprocessing
+from .provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
 from .record import ConversionRecord, TensorSpec
 from .taken_batch import runnable_batch
 from .zoo.registry import ZOO, architecture_preprocessing, build_architecture
@@ -33,6 +34,9 @@ Kind = Literal["onnx", "bundle", "torchscript", "exported", "zoo"]
 _TORCHSCRIPT = (".pt", ".ts", ".torchscript")
 TORCH_SUFFIXES = (*_TORCHSCRIPT, ".pt2")
 """Files that torch opens."""
+
+_METADATA = (METADATA_KEY, CHAIN_KEY)
+"""What `export` writes into torch files, and is read back."""
 
 _CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
 
@@ -108,10 +112,13 @@ def load_model(reference: str | Path) -> Model:
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
     if path.suffix in _TORCHSCRIPT:
-        return Model(path.name, _load_torchscript(path), None, "torchscript", path)
+        script, stated = _load_torchscript(path)
+        found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
+        return Model(path.name, script, found, "torchscript", path, chain=chain)
     if path.suffix == ".pt2":
-        program = _load_exported(path)
-        return Model(path.name, program.module(), None, "exported", path, _exported_inputs(program))
+        program, stated = _load_exported(path)
+        found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
+        return Model(path.name, program.module(), found, "exported", path, _exported_inputs(program), chain)
     raise InputError(
         f"{path}: expected an .onnx file, a bundle, a run folder, TorchScript (.pt) or an exported program (.pt2); "
         "a state_dict (.pth) alone has no graph: give its .onnx with `rtool onnx2torch model.onnx --weights`"
@@ -152,24 +159,41 @@ def _listing(path: Path) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
 
 
-def _load_torchscript(path: Path) -> nn.Module:
+def _preprocessing(path: Path, stated: Mapping[str, str]) -> Preprocessing | None:
+    try:
+        found = find_preprocessing((), stated)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return found.preprocessing if found is not None else None
+
+
+def _stated(files: Mapping[str, str | bytes]) -> dict[str, str]:
+    """Metadata of a torch file: torch gives text or bytes, and nothing for what is not there."""
+    texts = {key: data.decode(errors="replace") if isinstance(data, bytes) else data for key, data in files.items()}
+    return {key: text for key, text in texts.items() if text}
+
+
+def _load_torchscript(path: Path) -> tuple[nn.Module, dict[str, str]]:
+    files: dict[str, str | bytes] = dict.fromkeys(_METADATA, "")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=files)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise InputError(
             f"{path}: expected TorchScript, got something else; save it with torch.jit.save "
             "(pickled modules are never opened)"
         ) from error
-    return module.eval()  # type: ignore[no-any-return]
+    return module.eval(), _stated(files)
 
 
-def _load_exported(path: Path) -> ExportedProgram:
+def _load_exported(path: Path) -> tuple[ExportedProgram, dict[str, str]]:
+    files: dict[str, str | bytes] = dict.fromkeys(_METADATA, "")
     try:
-        return torch.export.load(path)
+        program = torch.export.load(path, extra_files=files)
     except Exception as error:  # zip, version and schema problems have no common base
         raise InputError(f"{path}: expected an exported program, got something else ({error})") from error
+    return program, _stated(files)
 
 
 def _exported_inputs(program: ExportedProgram) -> tuple[TensorSpec, ...]:

@@ -5,14 +5,16 @@ Importing this module loads neither torch nor ONNX Runtime. Triton has a runner 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, PlatformError
 from .record import TensorSpec
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxRunner", "Runner", "TorchRunner", "open_runner", "run_in_batches"]
 
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ORT_TYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -54,7 +57,7 @@ class Runner(Protocol):
 
 
 class OnnxRunner:
-    """An ONNX model in ONNX Runtime, on the CPU unless other providers are given.
+    """An ONNX model in ONNX Runtime, on `device`: cpu, cuda or cuda:N.
 
     By default ONNX Runtime may quantise the inputs of a MatMul whose weights are quantised (errors of 1 %), which no
     node of the file asks for; `exact` forbids it.
@@ -63,7 +66,7 @@ class OnnxRunner:
     def __init__(
         self,
         model: str | Path | bytes | onnx.ModelProto,
-        providers: Sequence[str] | None = None,
+        device: str = "cpu",
         threads: int | None = None,
         *,
         name: str | None = None,
@@ -82,10 +85,15 @@ class OnnxRunner:
         content = source if isinstance(source, str | bytes) else source.SerializeToString()
         self.name = name or (Path(source).name if isinstance(source, str) else "onnx")
         try:
-            self.session = ort.InferenceSession(content, options, providers=list(providers or ["CPUExecutionProvider"]))
+            self.session = ort.InferenceSession(content, options, providers=_providers(device))
         except Exception as error:  # ONNX Runtime has a dozen exception types without a common base
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.name}: ONNX Runtime cannot load it ({reason}); run `rtool inspect`") from error
+        if device != "cpu" and _CUDA not in self.session.get_providers():  # it would compute on the CPU, unasked
+            raise PlatformError(
+                f"{self.name}: ONNX Runtime cannot use {device} here; its CUDA provider needs a GPU, onnxruntime-gpu, "
+                "and the CUDA and cuDNN that it was built for"
+            )
         self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
         self.batch = _fixed_batch(self.inputs)
@@ -101,7 +109,7 @@ class OnnxRunner:
         try:
             return tuple(self.session.run(None, feed))
         except Exception as error:  # see above
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())  # the lines after the first say what was expected
             raise InputError(f"{self.name}: ONNX Runtime refused the input ({reason})") from error
 
 
@@ -164,7 +172,7 @@ def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | No
     path = Path(reference)
     if path.suffix == ".onnx":
         read_model_bytes(path)
-        return OnnxRunner(path, _providers(device), threads)
+        return OnnxRunner(path, device, threads)
     from .reference import load_model
 
     model = load_model(reference)
@@ -173,19 +181,64 @@ def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | No
     )
 
 
-def run_in_batches(runner: Runner, array: NDArray[Any], batch: int) -> tuple[NDArray[Any], ...]:
-    """All rows of `array` [N, ...] through a one-input runner, `batch` (or the model's fixed batch) at a time.
+def run_in_batches(
+    runner: Runner, arrays: NDArray[Any] | Sequence[NDArray[Any]], batch: int
+) -> tuple[NDArray[Any], ...]:
+    """All rows of `arrays` [N, ...] (one array, or one per input), `batch` (or the model's fixed batch) at a time.
 
-    The tail of a fixed-batch model is padded by repeating the last row, and the padding cut off again.
+    The tail of a fixed-batch model is padded by repeating the last row, and the padding cut off again. An input
+    without a batch axis goes in whole every time; an output without one is returned once.
+
+    Raises:
+        InputError: as `Runner.run`, or an output depends on how the images are cut into batches.
     """
+    given = [arrays] if isinstance(arrays, np.ndarray) else list(arrays)
+    batched = _batched(runner, given)
+    count = next((len(array) for array, cut in zip(given, batched, strict=True) if cut), None)
     size = runner.batch or batch
+    if count is None or (count <= size and not runner.batch):
+        return runner.run(*given)
+    cuts: list[int] = []
     pieces: list[tuple[NDArray[Any], ...]] = []
-    for start in range(0, len(array), size):
-        rows = array[start : start + size]
-        missing = size - len(rows) if runner.batch else 0
-        padded = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
-        pieces.append(tuple(output[: len(rows)] for output in runner.run(padded)))
-    return tuple(np.concatenate(outputs) for outputs in zip(*pieces, strict=True))
+    for start in range(0, count, size):
+        fed = [
+            _cut(array, start, size, runner.batch) if cut else array for array, cut in zip(given, batched, strict=True)
+        ]
+        pieces.append(runner.run(*fed))
+        cuts.append(min(size, count - start))
+    outputs = enumerate(zip(*pieces, strict=True))
+    return tuple(_joined(f"{runner.name}: output {index}", parts, cuts, runner.batch) for index, parts in outputs)
+
+
+def _batched(runner: Runner, arrays: Sequence[NDArray[Any]]) -> list[bool]:
+    """Which arrays have a row per image: as many as the first, and no fixed size of their own."""
+    if runner.inputs:
+        _check_arity(runner, arrays)
+    count = next((len(array) for array in arrays if array.ndim), None)
+    firsts = [spec.shape[0] if spec.shape else None for spec in runner.inputs] or [None] * len(arrays)
+    return [
+        array.ndim > 0 and len(array) == count and (not isinstance(first, int) or first == firsts[0])
+        for array, first in zip(arrays, firsts, strict=True)
+    ]
+
+
+def _cut(array: NDArray[Any], start: int, size: int, fixed: int | None) -> NDArray[Any]:
+    """Rows from `start`, padded to the batch where it is fixed."""
+    rows = array[start : start + size]
+    missing = size - len(rows) if fixed else 0
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
+
+
+def _joined(label: str, parts: Sequence[NDArray[Any]], rows: Sequence[int], fixed: int | None) -> NDArray[Any]:
+    """One output of several runs, of which `rows` rows each are no padding; several numbers may belong to a row."""
+    sent = [fixed or count for count in rows]
+    heights = [len(part) if part.ndim else 0 for part in parts]
+    if heights != sent and all(np.array_equal(part, parts[0]) for part in parts):
+        return parts[0]  # it has no batch axis
+    if any(not height or height % fed for height, fed in zip(heights, sent, strict=True)):
+        raise InputError(f"{label} has no batch axis and is another one in every batch, so it cannot be compared")
+    kept = zip(parts, heights, rows, sent, strict=True)
+    return np.concatenate([part[: height // fed * count] for part, height, count, fed in kept])
 
 
 def _evaluating(module: nn.Module) -> nn.Module:
@@ -210,7 +263,24 @@ def _check_arity(runner: Runner, arrays: Sequence[NDArray[Any]]) -> None:
         raise InputError(f"{runner.name}: takes {len(runner.inputs)} inputs ({names}), got {len(arrays)}")
 
 
-def _providers(device: str) -> list[str]:
-    if device.startswith("cuda"):
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
+def _providers(device: str) -> list[Any]:
+    """Of ONNX Runtime; what its CUDA provider lacks runs on the CPU.
+
+    Raises:
+        PlatformError: no such device is known.
+    """
+    kind, _, index = device.partition(":")
+    if device == "cpu":
+        return [_CPU]
+    if kind != "cuda" or not (index or "0").isdigit():
+        raise PlatformError(f"device '{device}': expected cpu, cuda or cuda:N")
+    _preload_cuda()
+    return [(_CUDA, {"device_id": int(index or 0)}), _CPU]
+
+
+def _preload_cuda() -> None:
+    """Load the CUDA and cuDNN that came with torch or as packages of their own; ONNX Runtime looks nowhere else."""
+    import onnxruntime as ort
+
+    with redirect_stdout(io.StringIO()):  # it prints what it did not find
+        ort.preload_dlls()

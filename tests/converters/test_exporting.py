@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import warnings
 
@@ -120,7 +121,7 @@ def test_embedded_preprocessing_takes_pixels(trained, tmp_path):
 
 
 def test_a_zoo_model_is_folded_and_exported_anew(tmp_path):
-    result = export("osnet_x0_25", tmp_path / "out.onnx", inputs=images(4))
+    result = export("osnet_x0_25", tmp_path / "out.onnx", inputs=images(4), preprocessing=PREPROCESSING)
     assert [step.name for step in result.steps] == ["fold", "re-export", "simplify"]
     model = onnx.load(result.path)
     assert (model.opset_import[0].version, model.ir_version) == (20, 10)
@@ -292,26 +293,34 @@ def test_the_chain_goes_on_through_the_export(trained, tmp_path):
 
 def refused(fused, trained, folder):
     (folder / "there.onnx").write_bytes(b"x")
+    (folder / "noted.onnx.manifest.json").write_bytes(b"{}")
+    (folder / "taken.onnx.manifest.json").mkdir()
+    onnx.save(onnx.load(fused), folder / "split.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     return {
         "source itself": lambda: export(fused, fused),
         "inside the source": lambda: export(trained, trained / "out.onnx"),
         "already exists": lambda: export(fused, folder / "there.onnx"),
         "does not exist; make it": lambda: export(fused, folder / "none" / "out.onnx"),
-        "unknown format 'onx'": lambda: export(fused, folder / "out.onnx", format="onx"),
-        "does not go with --format pt2": lambda: export(fused, folder / "out.pt2", format="pt2", fp16=True),
+        "noted.onnx.manifest.json: already exists": lambda: export(fused, folder / "noted.onnx"),
+        "expected a file to write, got a folder": lambda: export(fused, folder / "taken.onnx", overwrite=True),
+        "holds weights of the source": lambda: export(folder / "split.onnx", folder / "w.bin", overwrite=True),
         "positive number": lambda: export(fused, folder / "out.onnx", batch=0),
         "nearest|did you mean": lambda: export("osnet_x0_26", folder / "out.onnx"),
     }
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(9))
 def test_bad_requests_are_refused_and_leave_everything_as_it_was(fused, trained, tmp_path, number):
     message, call = list(refused(fused, trained, tmp_path).items())[number]
-    before = {path: path.read_bytes() for path in [fused, *trained.iterdir(), *tmp_path.iterdir()]}
+
+    def files():
+        found = [fused, *trained.iterdir(), *tmp_path.iterdir()]
+        return {path: path.read_bytes() for path in found if path.is_file()}
+
+    before = files()
     with pytest.raises(InputError, match=message):
         call()
-    after = {path: path.read_bytes() for path in [fused, *trained.iterdir(), *tmp_path.iterdir()]}
-    assert after == before
+    assert files() == before
 
 
 def test_a_full_disk_leaves_nothing_half_written(fused, tmp_path, monkeypatch):
@@ -320,6 +329,20 @@ def test_a_full_disk_leaves_nothing_half_written(fused, tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(InputError, match="No space left on device"):
+        export(fused, tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_that_cannot_be_written_takes_the_model_with_it(fused, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def refuse(temporary, path):
+        if str(path).endswith(".json"):
+            raise OSError(30, "Read-only file system")
+        replace(temporary, path)
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be written .*nothing was left behind"):
         export(fused, tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
 

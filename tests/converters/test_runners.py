@@ -16,6 +16,7 @@ from rtool.converters import (
     open_runner,
     run_in_batches,
 )
+from rtool.converters.record import TensorSpec
 from rtool.errors import InputError
 
 
@@ -85,3 +86,74 @@ def test_inputs_that_torch_cannot_take_are_refused_without_a_traceback(exported,
     with pytest.raises(InputError, match=r"small: torch refused inputs of shape \[2, 1, 16, 8\]"):
         runner.run(images(2)[:, :1])
     assert capsys.readouterr().err == ""
+
+
+class Stand:
+    """A runner of given inputs that returns what a function makes of the arrays, and notes the sizes it was fed."""
+
+    def __init__(self, function, inputs, batch=None):
+        self.name, self.function, self.batch, self.outputs, self.fed = "stand", function, batch, (), []
+        self.inputs = tuple(TensorSpec(f"x{index}", "float32", shape) for index, shape in enumerate(inputs))
+
+    def run(self, *arrays):
+        self.fed.append(tuple(array.shape[0] if array.ndim else None for array in arrays))
+        return self.function(*arrays)
+
+
+ROWS = np.arange(14, dtype=np.float32).reshape(7, 2)
+WEIGHT = np.arange(8, dtype=np.float32).reshape(4, 2)
+SPLIT = {
+    "two inputs": (
+        Stand(lambda a, b: (a + b,), [("n", 2), ("n", 2)]),
+        [ROWS, ROWS],
+        [2 * ROWS],
+        [(3, 3), (3, 3), (1, 1)],
+    ),
+    "an input without a batch axis": (
+        Stand(lambda a, b: (a * b,), [("n", 2), ()]),
+        [ROWS, np.float32(2) * np.ones(())],
+        [2 * ROWS],
+        [(3, None), (3, None), (1, None)],
+    ),
+    "a fixed input as long as the batch": (
+        Stand(lambda a, b: (a @ b.T,), [("n", 2), (7, 2)]),
+        [ROWS, ROWS],
+        [ROWS @ ROWS.T],
+        [(3, 7), (3, 7), (1, 7)],
+    ),
+    "outputs without a batch axis": (
+        Stand(lambda a: (a, np.float32(5) * np.ones(()), WEIGHT), [("n", 2)]),
+        [ROWS],
+        [ROWS, np.float32(5), WEIGHT],
+        [(3,), (3,), (1,)],
+    ),
+    "a fixed batch": (Stand(lambda a: (-a,), [(4, 2)], batch=4), [ROWS], [-ROWS], [(4,), (4,)]),
+    "several rows an image at a fixed batch": (
+        Stand(lambda a: (a.reshape(-1, 1),), [(4, 2)], batch=4),
+        [ROWS],
+        [ROWS.reshape(-1, 1)],
+        [(4,), (4,)],
+    ),
+    "no more rows than fit": (Stand(lambda a: (a.sum(0),), [("n", 2)]), [ROWS[:3]], [ROWS[:3].sum(0)], [(3,)]),
+}
+
+
+@pytest.mark.parametrize("case", SPLIT)
+def test_batches_are_cut_where_there_is_a_batch_axis(case):
+    runner, arrays, expected, fed = SPLIT[case]
+    outputs = run_in_batches(runner, arrays, 3)
+    for got, wanted in zip(outputs, expected, strict=True):
+        assert np.array_equal(got, wanted)
+    assert runner.fed == fed
+
+
+def test_an_output_that_depends_on_the_cut_is_refused():
+    with pytest.raises(InputError, match="stand: output 0 has no batch axis"):
+        run_in_batches(Stand(lambda a: (a.sum(keepdims=True)[0],), [("n", 2)]), ROWS, 2)
+    with pytest.raises(InputError, match="stand: output 0 has no batch axis"):
+        run_in_batches(Stand(lambda a: (a.sum(),), [("n", 2)]), ROWS, 2)
+
+
+def test_onnx_runtime_says_what_it_expected(model_file):
+    with pytest.raises(InputError, match="Got: 32 Expected: 16"):
+        OnnxRunner(model_file).run(np.zeros((2, 3, 32, 8), np.float32))
