@@ -43,16 +43,19 @@ def parity(
     max_rel: float | None = 1e-5,
     min_cosine: float | None = None,
     seed: int = 0,
+    device: str = "cpu",
 ) -> ParityReport:
     """Run two model references on the same inputs and compare their outputs.
 
     The inputs are seeded random numbers, or the first `batch` images of the data set `data`, preprocessed as
-    the reference model asks. A model with a baked batch is given that batch.
+    the reference model asks. A model with a baked batch is given that batch. The reference runs on the CPU, the
+    candidate on `device`.
 
     Raises:
         InputError: the models cannot be compared: other inputs, outputs or baked batches.
+        PlatformError: a GPU was asked for and cannot be used.
     """
-    runners = open_runner(reference), open_runner(candidate)
+    runners = open_runner(reference), open_runner(candidate, device=device)
     batch = common_batch(runners, batch)
     if data:
         first, second = _images(runners, (reference, candidate), data, batch)

@@ -2,8 +2,9 @@
 
 `step`: the trainer's step over a converted network beside a hand-written loop over the original, in float32, bfloat16
 and float16. `partial_fc`: step time and peak memory of the class layer, dense and sampled. `half`: how far an exported
-float16 model is from float32 when a GPU computes it, beside what `half_emulation` says of it on any machine. Times are
-of the device's own clock, in turns. Results go to a dated file that names the card; exit code 1 when a bound is missed.
+float16 model is from float32 when a GPU computes it, beside what `half_emulation` says of it on any machine. `latency`:
+ONNX Runtime on the GPU, float32 and float16. Times are taken in turns, the device's queue empty before and after.
+Results go to a dated file that names the card; exit code 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,7 +24,7 @@ import numpy as np
 import onnx
 import torch
 
-from ..converters import onnx_to_torch
+from ..converters import build_architecture, export, onnx_to_torch
 from ..converters.half_emulation import emulate_half
 from ..converters.half_search import search_half
 from ..converters.parity import measure_parity
@@ -31,6 +33,7 @@ from ..converters.probing import probe_pixels
 from ..converters.runners import OnnxRunner, run_in_batches
 from .machine import describe_machine
 from .partial_fc_step import measure_partial_fc_on_gpu
+from .timing import latency
 from .training_steps import build_step_pair
 
 __all__ = ["main"]
@@ -99,6 +102,26 @@ def measure_half() -> dict[str, Any]:
     }
 
 
+def measure_latency() -> dict[str, Any]:
+    """Calls of ONNX Runtime on the GPU, the way there and back included: float32 beside the exported float16."""
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (size, batch) in _NETWORKS.items():
+            torch.manual_seed(0)
+            wide, narrow = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}_fp16.onnx"
+            images = size.normalise(probe_pixels(size, 4, seed=0))
+            export(build_architecture(name), wide, inputs=images, tolerance=1e-4)
+            export(wide, narrow, fp16=True, min_cosine=0.99)  # random weights; how exact fp16 is, others measure
+            report = latency([wide, narrow], batch=batch, device="cuda", rounds=_TURNS)
+            rows[name] = {
+                "batch": batch,
+                **{f"{row.model} p50 ms": round(row.p50, 2) for row in report.rows},
+                "fp16 to fp32": round(report.rows[1].ratio, 3),
+                "fp16 images_per_second": round(report.rows[1].samples_per_second, 1),
+            }
+    return rows
+
+
 def _missed(result: dict[str, Any]) -> list[str]:
     missed = [
         f"{name}: ratio {row['ratio']} > {_LARGEST_RATIO}"
@@ -114,6 +137,7 @@ def _missed(result: dict[str, Any]) -> list[str]:
 _MEASUREMENTS: dict[str, Callable[[], Any]] = {
     "half": measure_half,
     "step": measure_steps,
+    "latency": measure_latency,
     "partial_fc": lambda: measure_partial_fc_on_gpu(_IDENTITIES),
 }
 

@@ -16,17 +16,18 @@ from ..errors import InputError
 __all__ = ["common_batch", "open_runner", "random_inputs"]
 
 
-def open_runner(reference: str | Path, *, threads: int | None = None) -> Runner:
-    """A runner for `reference`: local files and zoo names, or `triton://host:port/model[/version]`.
+def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
+    """A runner for `reference`: local files and zoo names on `device`, or `triton://host:port/model[/version]`.
 
     Raises:
         InputError: the reference names nothing that can be opened.
+        PlatformError: a GPU was asked for and cannot be used.
     """
     if str(reference).startswith("triton://"):
         from ..serving.client import TritonRunner
 
         return TritonRunner.from_reference(str(reference))
-    return open_local_runner(reference, threads=threads)
+    return open_local_runner(reference, device=device, threads=threads)
 
 
 def common_batch(runners: Sequence[Runner], wanted: int) -> int:

@@ -59,17 +59,19 @@ def latency(
     warmup: int = 5,
     threads: int | None = None,
     seed: int = 0,
+    device: str = "cpu",
 ) -> LatencyReport:
-    """Time one call of each model reference on a batch of random inputs.
+    """Time one call of each model reference on a batch of random inputs, the way to a GPU and back included.
 
     Raises:
         InputError: no model is given, or baked batches differ.
+        PlatformError: a GPU was asked for and cannot be used.
     """
     if not references:
         raise InputError("bench latency: name at least one model")
     if rounds < 3:
         raise InputError(f"bench latency: needs at least 3 rounds for an interval, got {rounds}")
-    runners = [open_runner(reference, threads=threads) for reference in references]
+    runners = [open_runner(reference, device=device, threads=threads) for reference in references]
     batch = common_batch(runners, batch)
     specs = next((runner.inputs for runner in runners if runner.inputs), ())
     if not specs:

@@ -34,6 +34,7 @@ def bench() -> None:
 @click.option("--max-rel", type=float, help="Largest relative error allowed. [default: 1e-5 without --min-cosine]")
 @click.option("--min-cosine", type=float, help="Smallest cosine of an output row allowed.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
+@click.option("--device", default="cpu", show_default=True, help="Of the candidate: cpu, cuda or cuda:N.")
 @output_options
 def parity_command(
     output: Output,
@@ -44,13 +45,23 @@ def parity_command(
     max_rel: float | None,
     min_cosine: float | None,
     seed: int,
+    device: str,
 ) -> None:
     """Run REFERENCE and CANDIDATE on the same inputs and compare their outputs. Exit code 1 when it fails."""
     from ..benchmarks import parity
 
     if max_rel is None and min_cosine is None:
         max_rel = 1e-5
-    report = parity(reference, candidate, batch=batch, data=data, max_rel=max_rel, min_cosine=min_cosine, seed=seed)
+    report = parity(
+        reference,
+        candidate,
+        batch=batch,
+        data=data,
+        max_rel=max_rel,
+        min_cosine=min_cosine,
+        seed=seed,
+        device=device,
+    )
     numbers = report.parity
     output.emit(
         report,
@@ -88,6 +99,7 @@ def parity_command(
 @click.option("--rounds", default=50, show_default=True, help="Calls of each model, in turns.")
 @click.option("--warmup", default=5, show_default=True, help="Calls not counted, first.")
 @click.option("--threads", type=int, help="Threads inside a model. [default: the runtime's]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write everything, raw samples too.")
 @output_options
 def latency_command(
@@ -97,6 +109,7 @@ def latency_command(
     rounds: int,
     warmup: int,
     threads: int | None,
+    device: str,
     save: Path | None,
 ) -> None:
     """Time MODELS side by side; the ratio is to the first, with its 95 % interval."""
@@ -106,7 +119,7 @@ def latency_command(
 
     if save is not None and not save.parent.is_dir():
         raise InputError(f"--save {save}: the folder {save.parent} does not exist; make it first")
-    report = latency(models, batch=batch, rounds=rounds, warmup=warmup, threads=threads)
+    report = latency(models, batch=batch, rounds=rounds, warmup=warmup, threads=threads, device=device)
     if save is not None:
         try:
             save.write_text(json.dumps(to_plain(report), indent=2) + "\n")

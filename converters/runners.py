@@ -84,8 +84,9 @@ class OnnxRunner:
         source = str(model) if isinstance(model, str | Path) else model
         content = source if isinstance(source, str | bytes) else source.SerializeToString()
         self.name = name or (Path(source).name if isinstance(source, str) else "onnx")
+        providers = _providers(device)
         try:
-            self.session = ort.InferenceSession(content, options, providers=_providers(device))
+            self.session = ort.InferenceSession(content, options, providers=providers)
         except Exception as error:  # ONNX Runtime has a dozen exception types without a common base
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.name}: ONNX Runtime cannot load it ({reason}); run `rtool inspect`") from error
@@ -128,7 +129,11 @@ class TorchRunner:
     ) -> None:
         record = getattr(module, "meta", {}).get("rtool")
         self.name = name
-        self.module = _evaluating(module).to(device)
+        try:
+            self.module = _evaluating(module).to(device)
+        except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+            reason = str(error).strip().splitlines()[0]
+            raise PlatformError(f"{name}: torch cannot use device '{device}' here ({reason})") from error
         self.device = device
         self.inputs = tuple(inputs) or (record.inputs if record is not None else ())
         self.outputs = tuple(outputs) or (record.outputs if record is not None else ())
@@ -166,6 +171,7 @@ def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | No
 
     Raises:
         InputError: the reference names nothing that can be opened.
+        PlatformError: `device` cannot be used here.
     """
     from .loading import read_model_bytes
 

@@ -57,11 +57,13 @@ class TritonPythonModel:
         self._outputs = [output["name"] for output in config["output"]]
         _refuse_types_without_numpy(config)
         path = _model_path(args, config)
-        self._session = ort.InferenceSession(
-            path,
-            session_options(config),
-            providers=providers(args["model_instance_kind"], int(args["model_instance_device_id"]), config),
-        )
+        asked = providers(args["model_instance_kind"], int(args["model_instance_device_id"]), config)
+        self._session = ort.InferenceSession(path, session_options(config), providers=asked)
+        if len(asked) > 1 and "CUDAExecutionProvider" not in self._session.get_providers():
+            raise ValueError(
+                "instance_group asks for KIND_GPU, but ONNX Runtime's CUDA provider cannot be loaded here; "
+                "it needs a GPU, and the CUDA and cuDNN that it was built for"
+            )
 
     def execute(self, requests: Sequence[Request]) -> list[Response]:
         """Answer every request: merged along axis 0 when the model batches, else one run each."""

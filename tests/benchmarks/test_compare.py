@@ -13,7 +13,7 @@ from rtool.benchmarks.runners import common_batch, random_inputs
 from rtool.converters import export
 from rtool.converters.preprocessing import Preprocessing
 from rtool.converters.record import TensorSpec
-from rtool.errors import InputError
+from rtool.errors import InputError, PlatformError
 
 
 @dataclass
@@ -118,3 +118,17 @@ def test_images_reach_each_model_in_the_form_it_takes(files):
     assert parity(pixels, files / "m.pt", data=crops, max_rel=None, min_cosine=0.999999).passed
     with pytest.raises(InputError, match="--data"):
         parity(files / "m.onnx", pixels)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("reference", ["examples/models/osnet_x0_25_synthetic.onnx", "osnet_x0_25"])
+def test_a_gpu_that_is_absent_is_refused_and_never_replaced_by_the_cpu(reference):
+    with pytest.raises(PlatformError, match="cannot use"):
+        parity(reference, reference, device="cuda")
+    with pytest.raises(PlatformError, match="cannot use"):
+        latency([reference], device="cuda:0")
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(PlatformError, match="device 'tpu'"):
+        latency(["examples/models/osnet_x0_25_synthetic.onnx"], device="tpu")

@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 
+from rtool import export, onnx2torch
+from rtool.benchmarks import parity
 from rtool.converters import onnx_to_torch
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.partial_fc import PartialFC
@@ -133,3 +135,17 @@ def test_a_converted_network_computes_on_a_gpu_what_it_computes_on_the_processor
         expected = module(images)
         got = module.cuda()(images.cuda()).cpu()
     assert float((got - expected).abs().max() / expected.abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bundle"])
+def test_parity_of_a_model_on_the_gpu_with_the_processor(kind, tmp_path):
+    """ONNX Runtime's convolutions use TF32 by default, which has float16's mantissa."""
+    source = "examples/models/osnet_x0_25_synthetic.onnx"
+    candidate = source
+    if kind == "float16":
+        candidate = export(source, tmp_path / "half.onnx", fp16=True).path
+    elif kind == "bundle":
+        candidate = tmp_path / "model.rtool"
+        onnx2torch(source, candidate)
+    report = parity(source, candidate, batch=16, max_rel=None, min_cosine=0.9999, device="cuda")
+    assert report.passed, report.parity
