@@ -119,7 +119,7 @@ def _constant_inputs(node: ir.Node) -> list[NDArray[Any] | None] | None:
 
 def _size_in_half(node: ir.Node) -> float:
     """Bytes of the outputs once narrowed; infinite where a shape is unknown."""
-    size = 0
+    size = 0.0
     for value in node.outputs:
         dims = None if value.shape is None else list(value.shape)
         if dims is None or value.dtype is None or not all(isinstance(dim, int) for dim in dims):

@@ -107,15 +107,15 @@ def pin_to_target(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         )
     parsed = ir.from_proto(model)
     functions = {(function.domain, function.name) for function in model.functions}
-    for node in (node for graph in (parsed.graph, *parsed.functions.values()) for node in graph.all_nodes()):
+    nodes = [*parsed.graph.all_nodes(), *(node for body in parsed.functions.values() for node in body.all_nodes())]
+    for node in nodes:
         if node.domain not in target.domains and (node.domain, node.op_type) not in functions:
             raise InputError(
                 f"node '{node.name}' ({node.op_type} of {node.domain}) is not known to {name}; choose a target of ONNX "
                 "Runtime, or export a graph without it"
             )
     if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in model.graph.initializer) or any(
-        node.op_type == "Cast" and node.attributes.get_int("to", 0) == onnx.TensorProto.BFLOAT16
-        for node in parsed.graph.all_nodes()
+        node.op_type == "Cast" and node.attributes.get_int("to", 0) == onnx.TensorProto.BFLOAT16 for node in nodes
     ):
         check_precision(name, "bf16")
     pinned = onnx.ModelProto()

@@ -144,3 +144,183 @@ def test_what_cannot_be_proved_is_refused(build):
 def test_a_batch_is_a_positive_number_or_dynamic(batch):
     with pytest.raises(InputError, match="positive number or 'dynamic'"):
         set_batch(exported(plain(), 2), batch)
+
+
+# -- graphs whose batch is not only their first axis -----------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Attention over tokens: reshapes to [tokens, images * heads, width] and to [tokens * images, width]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x)[0].mean(1))
+
+
+class Pooling(nn.Module):
+    """Attention with learned queries, expanded to one set an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.queries = nn.Parameter(torch.randn(1, 3, 8))
+
+    def forward(self, x):
+        return self.attention(self.queries.expand(x.shape[0], -1, -1), x, x, need_weights=False)[0].flatten(1)
+
+
+class Memory(nn.Module):
+    """An LSTM that starts from zeros, then one that starts from a learned state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LSTM(8, 4, batch_first=True), nn.LSTM(4, 4)
+        self.start = nn.Parameter(torch.randn(1, 1, 4))
+
+    def forward(self, x):
+        state = self.start.expand(1, x.shape[0], 4).contiguous()
+        return self.second(self.first(x)[0].transpose(0, 1), (state, state))[0][-1]
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(8, 4, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x)[1].permute(1, 0, 2).flatten(1)
+
+
+class Sampled(nn.Module):
+    """Samples every image on one constant grid."""
+
+    def forward(self, x):
+        line = torch.linspace(-1, 1, 5)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)[None].expand(x.shape[0], -1, -1, -1)
+        return nn.functional.grid_sample(x[:, None], grid, align_corners=True).flatten(1)
+
+
+def tokens(count: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((count, 5, 8)).astype(np.float32)
+
+
+def exported_tokens(module: nn.Module, batch: int, kind: str) -> onnx.ModelProto:
+    file, example = io.BytesIO(), torch.randn(batch, 5, 8)
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "ts":
+            torch.onnx.export(module.eval(), example, file, dynamo=False, opset_version=17, **names)
+        else:
+            torch.onnx.export(module.eval(), (example,), file, dynamo=True, opset_version=20, verbose=False, **names)
+    return onnx.load_from_string(file.getvalue())
+
+
+@pytest.mark.parametrize("baked", [1, 4])
+@pytest.mark.parametrize("kind", ["ts", "dy"])
+@pytest.mark.parametrize("build", [Attention, Pooling, Memory, Gated, Sampled])
+def test_a_batch_that_is_not_the_first_axis_is_followed(build, kind, baked):
+    torch.manual_seed(0)
+    module = build()
+    model = exported_tokens(module, baked, kind)
+    for batch in ("dynamic", 3):
+        rewritten = set_batch(model, batch)
+        onnx.checker.check_model(rewritten, full_check=True)
+        for size in (1, 2, 5) if batch == "dynamic" else (3,):
+            with torch.no_grad():
+                expected = module(torch.from_numpy(tokens(size))).numpy()
+            assert np.abs(run(rewritten, tokens(size)) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def rows_of(nodes, weights, output) -> onnx.ModelProto:
+    shapes = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [4, 3, 8]), ("y", output))
+    ]
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "rows", shapes[:1], shapes[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+TOKEN = np.arange(8, dtype=np.float32).reshape(1, 1, 8)
+ROWS = {
+    "a token tiled": (
+        [helper.make_node("Tile", ["w", "n"], ["t"]), helper.make_node("Concat", ["t", "x"], ["y"], axis=1)],
+        {"w": TOKEN, "n": np.int64([4, 1, 1])},
+        [4, 4, 8],
+    ),
+    "a slice of all images": (
+        [helper.make_node("Slice", ["x", "from", "to", "from"], ["t"]), helper.make_node("Relu", ["t"], ["y"])],
+        {"from": np.int64([0]), "to": np.int64([4])},
+        [4, 3, 8],
+    ),
+    "a slice of all rows of all images": (
+        [
+            helper.make_node("Reshape", ["x", "rows"], ["r"]),
+            helper.make_node("Slice", ["r", "from", "to", "from"], ["t"]),
+            helper.make_node("Reshape", ["t", "back"], ["y"]),
+        ],
+        {"rows": np.int64([12, 8]), "from": np.int64([0]), "to": np.int64([12]), "back": np.int64([4, 24])},
+        [4, 24],
+    ),
+    "equal rows added behind a transposition": (
+        [
+            helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+            helper.make_node("Add", ["t", "w"], ["a"]),
+            helper.make_node("Transpose", ["a"], ["y"], perm=[1, 0, 2]),
+        ],
+        {"w": np.repeat(np.float32([[[1]], [[2]], [[3]]]), 4, axis=1)},
+        [4, 3, 8],
+    ),
+    "a shape computed from the input": (
+        [
+            helper.make_node("Shape", ["x"], ["s"], end=1),
+            helper.make_node("Concat", ["s", "rest"], ["all"], axis=0),
+            helper.make_node("Expand", ["w", "all"], ["t"]),
+            helper.make_node("Concat", ["t", "x"], ["y"], axis=1),
+        ],
+        {"w": np.repeat(TOKEN, 4, axis=0), "rest": np.int64([1, 8])},
+        [4, 4, 8],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_constants_that_hold_the_batch_follow_it(name):
+    model = rows_of(*ROWS[name])
+    images = np.random.default_rng(0).standard_normal((5, 3, 8)).astype(np.float32)
+    expected = np.concatenate([run(model, np.repeat(images[i : i + 1], 4, axis=0))[:1] for i in range(5)])
+    assert np.abs(run(set_batch(model, "dynamic"), images) - expected).max() <= 1e-6
+    assert np.abs(run(set_batch(model, 5), images) - expected).max() <= 1e-6
+
+
+def test_a_slice_of_some_images_is_refused():
+    nodes, weights, _ = ROWS["a slice of all images"]
+    with pytest.raises(InputError, match="cannot be proved"):
+        set_batch(rows_of(nodes, {**weights, "to": np.int64([2])}, [2, 3, 8]), "dynamic")
+
+
+def test_an_open_batch_is_proved_as_well():
+    model = rows_of([helper.make_node("Reshape", ["x", "s"], ["y"])], {"s": np.int64([1, 24])}, ["n", 24])
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    with pytest.raises(InputError, match="cannot be proved"):
+        set_batch(model, "dynamic")
+
+
+def test_open_sizes_need_inputs_to_be_proved_with():
+    model = rows_of([helper.make_node("Relu", ["x"], ["y"])], {}, [4, 3, "width"])
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "width"
+    with pytest.raises(InputError, match="open shape") as caught:
+        set_batch(model, "dynamic")
+    assert "constant" not in str(caught.value)
+    opened = set_batch(model, "dynamic", inputs=[np.zeros((1, 3, 6), np.float32)])
+    assert run(opened, np.ones((2, 3, 7), np.float32)).shape == (2, 3, 7)
+
+
+def test_an_output_for_all_images_together_is_refused():
+    model = rows_of([helper.make_node("ReduceMax", ["x"], ["y"], keepdims=0)], {}, [])
+    with pytest.raises(InputError, match="single number for all images"):
+        set_batch(model, "dynamic")

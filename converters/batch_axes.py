@@ -1,0 +1,175 @@
+"""Where the batch lies in every value of a graph whose batch is a number: which axis grows with it, and how.
+
+Told from shapes: a node is inferred once for the batch the file states and once for one image more, and the axis that
+differs is the one. Reshapes say nothing by themselves; there the order of the elements in memory decides, which a
+Reshape never changes: a value is `outer` runs of `batch` pieces, wherever the borders of its axes are put. Numbers
+computed from shapes are computed for both batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .constants import evaluate
+
+__all__ = ["BatchAxes", "BatchAxis", "Sizes", "aligned_axis"]
+
+Sizes = list[int | None]
+"""A shape; None is an open size."""
+_SMALL = 64
+"""Elements of a constant that shape inference may want to see."""
+
+
+@dataclass(frozen=True)
+class BatchAxis:
+    """The axis that grows: it has `rows` entries an image, `inside` of them between the batch and the next axis out."""
+
+    axis: int
+    rows: int = 1
+    inside: int = 1
+    """How often the batch is repeated within the axis: T for an axis [T * batch], 1 for [batch * T]."""
+
+
+def aligned_axis(sizes: Sequence[int], outer: int, inner: int, batch: int) -> BatchAxis | None:
+    """Which axis of a new shape holds the batch of a value of `outer` x `batch` x `inner` elements; None: none can.
+
+    With a batch of 1 several can; then an axis of its own comes first, and the last axis (the features) last.
+    """
+    found: list[BatchAxis] = []
+    before = 1
+    for axis, size in enumerate(sizes):
+        after = math.prod(sizes[axis + 1 :])
+        if size % batch == 0 and before and after and outer % before == 0 and inner % after == 0:
+            inside, rows = outer // before, size // batch
+            if inside * (inner // after) == rows:
+                found.append(BatchAxis(axis, rows, inside))
+        before *= size
+    last = len(sizes) - 1
+    return min(found, key=lambda at: (at.rows != 1, at.axis == last, at.inside != 1, at.axis), default=None)
+
+
+class BatchAxes:
+    """Follows the batch from the inputs on, node by node; the caller mends constants in between."""
+
+    def __init__(self, model: ir.Model, batch: int, sizes: Mapping[str, Sizes]) -> None:
+        self.batch, self.opsets, self.named = batch, model.graph.opset_imports, sizes
+        self.sizes: dict[ir.Value, Sizes] = {}
+        self.axes: dict[ir.Value, BatchAxis] = {}
+        self.numbers: dict[ir.Value, tuple[NDArray[Any], NDArray[Any]]] = {}
+        """What is computed from shapes: at the file's batch, and at one image more."""
+
+    def sizes_of(self, value: ir.Value) -> Sizes | None:
+        """The shape of `value` at the batch of the file; None where not even its rank is known."""
+        if value.const_value is not None:
+            return list(value.const_value.shape.numpy())
+        if value in self.numbers:
+            return list(self.numbers[value][0].shape)
+        return self.sizes.get(value, self.named.get(value.name or ""))
+
+    def outer_and_inner(self, value: ir.Value) -> tuple[int, int] | None:
+        """How `value` lies in memory around its batch; None where that is unknown."""
+        sizes, at = self.sizes_of(value), self.axes.get(value)
+        if at is None or sizes is None or None in sizes:
+            return None
+        known = [size for size in sizes if size is not None]
+        outer = math.prod(known[: at.axis]) * at.inside
+        return outer, math.prod(known) // (outer * self.batch) if outer else 0
+
+    def follow(self, node: ir.Node) -> None:
+        """Find the batch in the outputs of `node`, whose inputs are known."""
+        if self._follow_numbers(node):
+            return
+        grown = [value for value in node.inputs if value is not None and value in self.axes]
+        if not grown and not any(value in self.numbers for value in node.inputs if value is not None):
+            return
+        now, more = self._infer(node, self.batch), self._infer(node, self.batch + 1)
+        for index, value in enumerate(node.outputs):
+            sizes = self.sizes_of(value)
+            if index in now and (sizes is None or None in sizes):
+                sizes = self.sizes[value] = now[index]
+            at = None
+            if index in now and index in more and len(now[index]) == len(more[index]):
+                pairs = enumerate(zip(now[index], more[index], strict=True))
+                differing = [axis for axis, (size, other) in pairs if size != other]
+                if len(differing) == 1:
+                    size = now[index][differing[0]]
+                    at = None if size is None else self._like(grown, differing[0], size // self.batch)
+            elif grown and sizes and sizes[0] and sizes[0] % self.batch == 0:  # beyond inference: mostly the first axis
+                at = self._like(grown, 0, sizes[0] // self.batch)
+            if at is not None:
+                self.axes[value] = at
+
+    def _follow_numbers(self, node: ir.Node) -> bool:
+        """Compute what depends on shapes alone, for both batches."""
+        first = node.inputs[0] if node.inputs else None
+        if node.op_type == "Shape" and first is not None and first in self.axes:
+            sizes, at = self.sizes_of(first), self.axes[first]
+            if sizes is None or None in sizes:
+                return True
+            more = [at.rows * (self.batch + 1) if axis == at.axis else size for axis, size in enumerate(sizes)]
+            part = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes)))
+            self.numbers[node.outputs[0]] = np.array(sizes[part], np.int64), np.array(more[part], np.int64)
+            return True
+        known = [(None, None) if value is None else self._both(value) for value in node.inputs]
+        if None in known or not any(value in self.numbers for value in node.inputs if value is not None):
+            return False
+        try:
+            pair = [evaluate(node, [entry[world] for entry in known if entry], self.opsets) for world in (0, 1)]
+        except Exception:  # the evaluator raises whatever an operator's code stumbles over; then nothing is known
+            return False
+        self.numbers.update((value, (now, more)) for value, now, more in zip(node.outputs, *pair, strict=False))
+        return True
+
+    def _both(self, value: ir.Value) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        tensor = ir.convenience.get_const_tensor(value)
+        if value in self.numbers or tensor is None or tensor.size > _SMALL:
+            return self.numbers.get(value)
+        return np.asarray(tensor.numpy()), np.asarray(tensor.numpy())
+
+    def _like(self, grown: Sequence[ir.Value], axis: int, rows: int) -> BatchAxis:
+        """An axis whose rows are ordered as in the input that has as many."""
+        inside = next((self.axes[value].inside for value in grown if self.axes[value].rows == rows), 1)
+        return BatchAxis(axis, rows, inside)
+
+    def _infer(self, node: ir.Node, batch: int) -> dict[int, Sizes]:
+        """Shapes of the outputs at `batch`, by index, where onnx can tell."""
+        types: dict[str, onnx.TypeProto] = {}
+        data: dict[str, onnx.TensorProto] = {}
+        proto = ir.serde.serialize_node(node)
+        for index, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            name = proto.input[index] = f"in{index}"
+            sizes, tensor = self.sizes_of(value), ir.convenience.get_const_tensor(value)
+            if value in self.numbers:
+                tensor = ir.tensor(self.numbers[value][batch != self.batch])
+            dtype = value.dtype if tensor is None else tensor.dtype
+            if dtype is None or sizes is None:
+                return {}
+            at = self.axes.get(value)
+            shape = [at.rows * batch if at is not None and axis == at.axis else size for axis, size in enumerate(sizes)]
+            types[name] = onnx.helper.make_tensor_type_proto(dtype.value, shape)
+            if tensor is not None and math.prod(shape) <= _SMALL:  # type: ignore[arg-type]
+                data[name] = onnx.numpy_helper.from_array(np.asarray(tensor.numpy()), name)
+        try:
+            schema = onnx.defs.get_schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
+            imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
+            found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=imports)
+        except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError):
+            return {}
+        for index, name in enumerate(proto.output):
+            if name in found and found[name].tensor_type.elem_type:
+                node.outputs[index].type = ir.TensorType(ir.DataType(found[name].tensor_type.elem_type))
+        return {
+            index: [dim.dim_value if dim.HasField("dim_value") else None for dim in found[name].tensor_type.shape.dim]
+            for index, name in enumerate(proto.output)
+            if name in found and found[name].tensor_type.HasField("shape")
+        }

@@ -1,0 +1,310 @@
+"""Let the constants of a graph follow its batch: shapes of Reshape, Expand and Tile, bounds of Slice, copied rows.
+
+A constant is changed only where `batch_axes` finds the batch in the value it is applied to, or where it copies one row
+as often as there are images. What this cannot see stays, and the proof in `batch` then refuses the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .batch_axes import BatchAxes, BatchAxis, Sizes, aligned_axis
+
+__all__ = ["Batch", "follow_batch"]
+
+Batch = int | Literal["dynamic"]
+"""A number of images, or any."""
+
+_ALL = np.iinfo(np.int64).max
+_BROADCASTING = frozenset(
+    {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or"}
+    | {"PRelu", "Pow", "Sub", "Where", "Xor"}
+)
+_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+"""Inputs [directions, batch, hidden] that an image starts with."""
+
+
+def follow_batch(model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes]) -> None:
+    """Change, in place, the constants that hold the batch `current`.
+
+    Args:
+        model: its inputs state the new batch already.
+        current: the batch its constants hold.
+        batch: the new one.
+        sizes: shapes of its values at the old batch, by name.
+    """
+    _Following(model, current, batch, sizes).run()
+
+
+class _Following:
+    """One walk through a graph."""
+
+    def __init__(self, model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes]) -> None:
+        self.graph, self.current, self.batch = model.graph, current, batch
+        self.axes = BatchAxes(model, current, sizes)
+        nodes = list(model.graph.all_nodes())
+        self.names = {node.name for node in nodes} | {value.name for node in nodes for value in node.outputs}
+        self.names |= {*model.graph.initializers, *(value.name for value in model.graph.inputs)}
+        self.size: ir.Value | None = None
+        for value in self.graph.inputs:
+            if not value.is_initializer() and (sizes.get(value.name or "") or [None])[0] == current:
+                self.axes.axes[value] = BatchAxis(0)
+        self.source = next(iter(self.axes.axes), None)
+
+    def run(self) -> None:
+        for node in list(self.graph):
+            match node.op_type:
+                case "Reshape":
+                    self._reshape(node)
+                    continue
+                case "Expand" | "Tile":
+                    self._copies(node)
+                case "Slice":
+                    self._slice(node)
+                case "Concat" | "GridSample":
+                    self._concat(node)
+                case "MatMul":
+                    self._matrices(node)
+                case "LSTM" | "GRU" | "RNN":
+                    self._states(node)
+                case operator if operator in _BROADCASTING:
+                    self._broadcast(node)
+            self.axes.follow(node)
+
+    def _reshape(self, node: ir.Node) -> None:
+        data, shape = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+        if data is None or data not in self.axes.axes:
+            return
+        if shape in self.axes.numbers:
+            self.axes.follow(node)  # for the sizes
+        sizes, around = self.axes.sizes_of(node.outputs[0]), self.axes.outer_and_inner(data)
+        numbers = _numbers(shape)
+        if sizes is not None and None not in sizes and around is not None:
+            at = aligned_axis([size for size in sizes if size is not None], *around, self.current)
+        else:  # open sizes: the first axis, where it is the same before and after
+            before = self.axes.axes[data]
+            rows = before.rows * self.current
+            at = before if before.axis == 0 and numbers and numbers[0] in (0, -1, rows) else None
+        if at is None:
+            self.axes.follow(node)
+            return
+        self.axes.axes[node.outputs[0]] = at
+        if numbers is None or numbers[at.axis] in (0, -1):
+            return
+        if self.batch == "dynamic" and -1 in numbers and sizes is not None and None not in sizes:
+            numbers = [
+                number if size is None or number != -1 else size for number, size in zip(numbers, sizes, strict=True)
+            ]
+        if self.batch == "dynamic" and -1 in numbers:
+            node.replace_input_with(1, self._shape(numbers, at))
+        else:
+            numbers[at.axis] = -1 if self.batch == "dynamic" else at.rows * self.batch
+            node.replace_input_with(1, self._integers(numbers, f"{node.outputs[0].name}_shape"))
+        if 0 not in numbers:
+            node.attributes.pop("allowzero", None)
+
+    def _copies(self, node: ir.Node) -> None:
+        """Expand and Tile: of one row into as many as there are images, or of values that have their rows already."""
+        data, numbers = node.inputs[0], _numbers(node.inputs[1])
+        if data is None:
+            return
+        if node.op_type == "Expand" and node.inputs[1] in self.axes.numbers:
+            self._copied_at_run_time(node)
+        if not numbers or any(number < 1 for number in numbers):
+            return
+        at = self.axes.axes.get(data)
+        if at is not None:
+            sizes = self.axes.sizes_of(data) or []
+            grows = at.axis + len(numbers) - len(sizes)
+            if node.op_type == "Expand" and sizes and numbers[grows] == at.rows * self.current:
+                numbers[grows] = 1  # which leaves the axis as it is
+                node.replace_input_with(1, self._integers(numbers, f"{node.outputs[0].name}_shape"))
+            return
+        axis = self._copied_axis(node, self.axes.sizes_of(data), numbers)
+        if axis is None:
+            return
+        if node.op_type == "Expand" and self.axes.sizes_of(node.outputs[0]) is None:
+            self.axes.sizes[node.outputs[0]] = list(numbers)
+        node.replace_input_with(1, self._shape(numbers, BatchAxis(axis)))
+        self.axes.axes[node.outputs[0]] = BatchAxis(axis)
+
+    def _copied_at_run_time(self, node: ir.Node) -> None:
+        """An Expand whose shape follows the batch already may be of a constant that does not."""
+        data, shape = node.inputs
+        assert data is not None
+        assert shape is not None
+        now, more = self.axes.numbers[shape]
+        for axis in np.flatnonzero(now != more):
+            rank = 0 if data.const_value is None else len(data.const_value.shape)
+            row = self._one_row(data, int(axis) - len(now) + rank) if rank > len(now) - axis - 1 else None
+            if row is not None:
+                node.replace_input_with(0, row)
+
+    def _copied_axis(self, node: ir.Node, sizes: Sizes | None, numbers: Sequence[int]) -> int | None:
+        """The axis along which one row becomes as many as there are images; with one image, any axis could be it."""
+        if sizes is None:
+            return 0 if numbers[0] == self.current else None
+        aligned = [1] * (len(numbers) - len(sizes)) + list(sizes)
+        axes = [axis for axis, number in enumerate(numbers) if number == self.current and aligned[axis] == 1]
+        if any(
+            reader.op_type in _STATES and index in _STATES[reader.op_type] for reader, index in node.outputs[0].uses()
+        ):
+            return 1 if 1 in axes else None
+        return next((axis for axis in axes if axis == 0 or self.current > 1), None)
+
+    def _slice(self, node: ir.Node) -> None:
+        """A slice that takes the whole batch takes any whole batch."""
+        data = node.inputs[0]
+        at = None if data is None else self.axes.axes.get(data)
+        if at is None or len(node.inputs) < 3:
+            return
+        starts, ends = _numbers(node.inputs[1]), _numbers(node.inputs[2])
+        if starts is None or ends is None:
+            return
+        axes = _numbers(node.inputs[3]) if len(node.inputs) > 3 else list(range(len(starts)))
+        steps = _numbers(node.inputs[4]) if len(node.inputs) > 4 else [1] * len(starts)
+        rank = len((self.axes.sizes_of(data) if data is not None else None) or [])
+        for index, axis in enumerate(axes or []):
+            whole = starts[index] == 0 and ends[index] >= at.rows * self.current and (steps or [0])[index] == 1
+            if axis % max(rank, 1) == at.axis and whole:
+                ends[index] = _ALL
+                node.replace_input_with(2, self._integers(ends, f"{node.outputs[0].name}_ends"))
+
+    def _concat(self, node: ir.Node) -> None:
+        """What lacks a row an image beside values that have it: one row, copied."""
+        at = next(
+            (self.axes.axes[value] for value in node.inputs if value is not None and value in self.axes.axes), None
+        )
+        if at is None or at.rows != 1:
+            return
+        for index, value in enumerate(node.inputs):
+            if value is not None and value not in self.axes.axes:
+                self._copy_row(node, index, value, at.axis)
+
+    def _matrices(self, node: ir.Node) -> None:
+        """A stack of matrices that are copies of one weight (queries expanded by the exporter): that one, copied."""
+        for index, value in enumerate(node.inputs):
+            sizes = None if value is None or value.const_value is None else self.axes.sizes_of(value)
+            if value is None or sizes is None or len(sizes) < 3 or self.current == 1:
+                continue
+            axis = next((axis for axis in range(len(sizes)) if self._row(value, axis) is not None), None)
+            if axis is not None:
+                self._copy_row(node, index, value, axis)
+
+    def _states(self, node: ir.Node) -> None:
+        """The state every image starts with: none where it is zeros, else one row, copied."""
+        for index in _STATES[node.op_type]:
+            value = node.inputs[index] if len(node.inputs) > index else None
+            if value is None or value in self.axes.axes:
+                continue
+            tensor = ir.convenience.get_const_tensor(value)
+            if tensor is not None and not np.asarray(tensor.numpy()).any():
+                node.replace_input_with(index, None)
+            else:
+                self._copy_row(node, index, value, 1)
+
+    def _copy_row(self, node: ir.Node, index: int, value: ir.Value, axis: int) -> None:
+        sizes = self.axes.sizes_of(value)
+        if sizes is None or len(sizes) <= axis:
+            return
+        row = value if sizes[axis] == 1 else self._one_row(value, axis)
+        if row is None:
+            return
+        expand = ir.node("Expand", [row, self._shape([1] * len(sizes), BatchAxis(axis))], name=self._name("rows"))
+        copied = expand.outputs[0]
+        copied.name, copied.type = f"{expand.name}_out", value.type
+        self.graph.insert_before(node, expand)
+        node.replace_input_with(index, copied)
+        self.axes.sizes[copied] = [*sizes[:axis], self.current, *sizes[axis + 1 :]]
+        self.axes.axes[copied] = BatchAxis(axis)
+
+    def _broadcast(self, node: ir.Node) -> None:
+        """A weight with one equal row an image: one row, which broadcasts."""
+        grown = [value for value in node.inputs if value is not None and value in self.axes.axes]
+        for value in grown:
+            sizes = self.axes.sizes_of(value)
+            from_end = len(sizes) - self.axes.axes[value].axis if sizes is not None else 0
+            for index, other in enumerate(node.inputs):
+                rank = 0 if other is None or other.const_value is None else len(other.const_value.shape)
+                if other is None or not 0 < from_end <= rank or self.current == 1:
+                    continue
+                row = self._one_row(other, rank - from_end)
+                if row is not None:
+                    node.replace_input_with(index, row)
+
+    def _row(self, value: ir.Value, axis: int) -> NDArray[Any] | None:
+        """One of the entries of a constant along `axis`; None unless there is one an image, and all are equal."""
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is None or tensor.shape[axis] != self.current:
+            return None
+        array = np.asarray(tensor.numpy())
+        row = array.take([0], axis=axis)
+        return None if (array != row).any() else row
+
+    def _one_row(self, value: ir.Value, axis: int) -> ir.Value | None:
+        row = self._row(value, axis)
+        return None if row is None else self._weight(row, f"{value.name}_row")
+
+    # -- what is added ------------------------------------------------------------------------------------------
+
+    def _shape(self, numbers: Sequence[int], at: BatchAxis) -> ir.Value:
+        """`numbers` with the batch at an axis: a constant, or computed from the input."""
+        if self.batch != "dynamic":
+            return self._integers([*numbers[: at.axis], at.rows * self.batch, *numbers[at.axis + 1 :]], "shape")
+        parts = [self._batch_size()]
+        if at.rows > 1:
+            parts = [self._node("Mul", [parts[0], self._integers([at.rows], "rows_an_image")], after=parts[0])]
+        if numbers[: at.axis]:
+            parts.insert(0, self._integers(numbers[: at.axis], "shape_before"))
+        if numbers[at.axis + 1 :]:
+            parts.append(self._integers(numbers[at.axis + 1 :], "shape_behind"))
+        if len(parts) == 1:
+            return parts[0]
+        return self._node("Concat", parts, after=next(part for part in parts if part.producer() is not None), axis=0)
+
+    def _batch_size(self) -> ir.Value:
+        """The number of images, [1] int64."""
+        if self.size is None:
+            assert self.source is not None
+            shape = self._node("Shape", [self.source], after=None)
+            self.size = self._node("Gather", [shape, self._integers([0], "first_axis")], after=shape)
+        return self.size
+
+    def _node(
+        self, operator: str, inputs: Sequence[ir.Value], *, after: ir.Value | None, **attributes: int
+    ) -> ir.Value:
+        node = ir.node(operator, inputs, attributes, name=self._name(operator.lower()))
+        node.outputs[0].name, node.outputs[0].type = f"{node.name}_out", ir.TensorType(ir.DataType.INT64)
+        producer = None if after is None else after.producer()
+        if producer is not None:
+            self.graph.insert_after(producer, node)
+        else:
+            self.graph.insert_before(self.graph[0], node)
+        return node.outputs[0]
+
+    def _integers(self, numbers: Sequence[int], name: str) -> ir.Value:
+        return self._weight(np.array(numbers, dtype=np.int64), name)
+
+    def _weight(self, array: NDArray[Any], name: str) -> ir.Value:
+        tensor = ir.tensor(np.ascontiguousarray(array), name=self._name(name))
+        value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
+        self.graph.register_initializer(value)
+        return value
+
+    def _name(self, wanted: str) -> str:
+        name, count = f"batch/{wanted}", 1
+        while name in self.names:
+            name, count = f"batch/{wanted}_{count}", count + 1
+        self.names |= {name, f"{name}_out"}
+        return name
+
+
+def _numbers(value: ir.Value | None) -> list[int] | None:
+    """A constant of whole numbers; None for anything else."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else [int(number) for number in np.asarray(tensor.numpy()).reshape(-1)]
