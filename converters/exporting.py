@@ -37,7 +37,7 @@ from .reexport import OPSET, torch_to_onnx
 from .runners import TorchRunner, run_in_batches
 from .simplification import Simplifier, simplify
 from .source_files import files_of
-from .targets import find_target, pin_to_target
+from .targets import check_precision, find_target, pin_to_target
 from .torch_formats import Traced, trace_program, trace_script
 from .unfolded import left_in_source, still_there
 from .writing_back import NoPlaceError, write_back
@@ -119,6 +119,8 @@ def export(
         "min-cosine": min_cosine,
     }
     check_options(format, precision, options, calibrated=inputs is not None)
+    if target is not None:
+        check_precision(target, precision)
     origin = open_export_source(model, source, preprocessing)
     path = Path(output) if output is not None else Path(_stem(origin.name) + _suffix(format, precision))
     sources = files_of(origin.path) if origin.path is not None else ()
@@ -134,6 +136,8 @@ def export(
         return _export_torch(origin, path, format, log, tolerance, measured, fold_padded=fold_padded)
     builder = _OnnxExport(origin, log, tolerance, measured)
     builder.make_graph(min(OPSET, find_target(target).opset) if target is not None else OPSET, fold_padded=fold_padded)
+    if target is not None:
+        pin_to_target(builder.model, target)  # refused before the slow steps, not behind them
     if batch is not None:
         builder.set_batch(batch)
     if embed_preprocessing:
@@ -199,7 +203,10 @@ class _OnnxExport:
 
     def set_batch(self, batch: Batch) -> None:
         """Rewrite the batch."""
-        rewritten = set_batch(self.model, batch)
+        try:
+            rewritten = set_batch(self.model, batch, inputs=self.log.inputs)
+        except InputError as error:
+            raise InputError(f"{self.origin.name}: {error}") from error
         self.untouched &= rewritten.SerializeToString() == self.model.SerializeToString()
         self.model = rewritten
         self.log.check_model("batch", self.model, max_rel=self.tolerance, detail=str(batch))
