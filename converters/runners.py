@@ -77,7 +77,7 @@ class OnnxRunner:
         options = ort.SessionOptions()
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # 1: float32 arithmetic
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and needs no second telling on the terminal
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
