@@ -3,7 +3,8 @@
 Protocol (Huang et al. 2007, in insightface's form): squared distances of unit embeddings, thresholds 0 to 4 in steps of
 0.01, unshuffled folds, the threshold with the best accuracy on nine folds (the first of equals) applied to the tenth.
 VAL@FAR: steps of 0.001, the threshold at which nine folds have the FAR, interpolated, gives the tenth's true accepts.
-TAR@FAR is the highest TAR among thresholds whose FAR does not exceed the target.
+TAR@FAR is the highest TAR among thresholds whose FAR does not exceed the target; with fewer than 1 / FAR different
+pairs none of them may pass.
 """
 
 from __future__ import annotations
