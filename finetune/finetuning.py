@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from ..errors import InputError, PlatformError
-from .checkpoints import load_progress
+from ..errors import GateError, InputError, PlatformError, RtoolError
 from .collectives import rank, world_size
 from .config import FinetuneConfig
 from .config_files import load_config
 from .contact_sheet import draw_batch
 from .disk_space import out_of_space_named
-from .launching import check_launcher, count_processes, joined_group, launch, resolve_device, under_torchrun
+from .interruption import on_stop_signal
+from .launching import (
+    check_launcher,
+    count_processes,
+    failure_reported,
+    joined_group,
+    launch,
+    resolve_device,
+    under_torchrun,
+)
 from .networks import Network, load_network, restore_batchnorms
 from .prepared_data import PreparedData, prepare_data
 from .progress_display import ProgressDisplay
-from .run_folder import RunFolder, create_run_folder, find_unfinished, renew_config
+from .resuming import last_checkpoint, opened_run
+from .run_folder import RunFolder, read_metrics
 from .run_report import write_run_report
 from .stepping import autocast_dtype
 from .tracking import open_trackers
@@ -40,7 +52,7 @@ class FinetuneResult:
     last: Path
     finished: bool
     stopped_by: str | None
-    """SIGTERM or SIGINT (Ctrl-C), where it did not finish."""
+    """SIGTERM, SIGINT (Ctrl-C) or what went wrong, where it did not finish."""
     epochs: int
     steps: int
     skipped_steps: int
@@ -63,14 +75,15 @@ def finetune(
 
     Args:
         nproc: Processes on this machine, or "auto". Under torchrun, its processes are used instead.
-        resume: A run folder to go on with, or "auto": the newest unfinished run of this name, else a new one.
+        resume: A run folder to go on with, or one of its checkpoints, or "auto": the newest unfinished run of this
+            name, else a new one.
         quiet: Print nothing; the log file has it all the same.
         progress: Draw a bar where stderr is a terminal; without it sparse lines are printed.
 
     Ctrl-C and SIGTERM let the step end, save a checkpoint and return a result that is not `finished`.
 
     Raises:
-        ConfigError: wrong keys or values.
+        ConfigError: wrong keys or values, or such as the resumed run was not trained with.
         InputError: a model, data set or run folder that does not exist.
         DataError: data that cannot be trained on.
         PlatformError: a GPU that is absent, a full disk, a launcher that does not say which process this is.
@@ -78,29 +91,24 @@ def finetune(
     """
     resolved = load_config(config, overrides)
     check_launcher()
-    resolve_device(resolved.device)
+    processes = int(os.environ["WORLD_SIZE"]) if under_torchrun() else count_processes(nproc, resolved.device)
+    resolve_device(resolved.device, processes=processes)
     if under_torchrun():
         return _finetune_as_rank(resolved, resume, quiet=quiet, progress=progress)
-    run = _resumed_run(resolved, resume)
-    checkpoint = _last_checkpoint(run) if run is not None else None
-    if run is None:
-        run = create_run_folder(resolved)
-    else:
-        renew_config(run, resolved)
-    processes = count_processes(nproc, resolved.device)
-    try:
-        if processes == 1:
-            train_in_folder(resolved, run, checkpoint, quiet=quiet, progress=progress)
-        else:
-            arguments = [str(run)]
-            if checkpoint is not None:
-                arguments += ["--checkpoint", str(checkpoint)]
-            arguments += [flag for flag, wanted in (("--quiet", quiet), ("--no-progress", not progress)) if wanted]
-            launch(processes, run, arguments)
-    except KeyboardInterrupt:
-        if not quiet:
-            print(_how_to_go_on(run), file=sys.stderr)  # noqa: T201 - said on stderr like progress
-        raise
+    with opened_run(resolved, resume) as (run, checkpoint):
+        try:
+            if processes == 1:
+                train_in_folder(resolved, run, checkpoint, quiet=quiet, progress=progress)
+            else:
+                arguments = [str(run)]
+                if checkpoint is not None:
+                    arguments += ["--checkpoint", str(checkpoint)]
+                arguments += [flag for flag, wanted in (("--quiet", quiet), ("--no-progress", not progress)) if wanted]
+                launch(processes, run, arguments)
+        except KeyboardInterrupt:
+            if not quiet:
+                print(_how_to_go_on(run), file=sys.stderr)  # noqa: T201 - said on stderr like progress
+            raise
     return _read_result(run)
 
 
@@ -108,16 +116,18 @@ def train_in_folder(
     config: FinetuneConfig, run: Path, checkpoint: Path | None, *, quiet: bool = False, progress: bool = True
 ) -> None:
     """Train on this process, alone or as one rank, in an existing run folder; rank 0 writes `result.json`."""
-    device = resolve_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    with joined_group(device):
-        _train_in_group(config, run, checkpoint, device, quiet=quiet, progress=progress)
+    with failure_reported(run):
+        device = resolve_device(config.device)
+        # Reported inside the group too: leaving it ends the other ranks, whose complaints are not the reason.
+        with joined_group(device), failure_reported(run):
+            _train_in_group(config, run, checkpoint, device, quiet=quiet, progress=progress)
 
 
 def _train_in_group(
     config: FinetuneConfig, run: Path, checkpoint: Path | None, device: torch.device, *, quiet: bool, progress: bool
 ) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     if rank() == 0:
         display = ProgressDisplay(quiet=quiet, bar=None if progress else False)
         with out_of_space_named(run), RunFolder(run, display) as folder:
@@ -131,41 +141,65 @@ def _train(
     config: FinetuneConfig, folder: RunFolder | None, run: Path, checkpoint: Path | None, device: torch.device
 ) -> None:
     torch.manual_seed(config.seed)
-    network = load_network(config.model, checkpoint)
-    data = prepare_data(config, network.preprocessing)
-    if config.model.restore_bn and checkpoint is None:
-        report = restore_batchnorms(network, data.train, config.model.calibration_images)
-        data = replace(data, notes=(*data.notes, report))
-    trainer = Trainer(config, network, data, folder, run / "checkpoints", device)
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    if folder is not None:
-        folder.trackers.extend(open_trackers(config.tracking, run, trainer.step, config.model_dump(mode="json")))
-    if folder is not None:
-        _describe(config, folder, network, data, trainer, device, checkpoint)
-    outcome = trainer.run()
-    if folder is not None:
-        _conclude(folder, outcome, config, network, data)
+    asked: list[str] = []
+    # Until the first step Ctrl-C ends at once: there is nothing to save.
+    with on_stop_signal(asked.append, (signal.SIGTERM,)), _convolutions_timed(device):
+        network = load_network(config.model, checkpoint)
+        data = prepare_data(config, network.preprocessing)
+        if config.model.restore_bn and checkpoint is None:
+            report = restore_batchnorms(network, data.train, config.model.calibration_images)
+            data = replace(data, notes=(*data.notes, report))
+        trainer = Trainer(config, network, data, folder, run / "checkpoints", device)
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        if folder is not None:
+            folder.trackers.extend(open_trackers(config.tracking, run, trainer.step, config.model_dump(mode="json")))
+            _describe(config, folder, network, data, trainer, device, checkpoint)
+        try:
+            outcome = trainer.run(asked)
+        except GateError as error:
+            if folder is not None:
+                _conclude(folder, trainer.outcome(str(error)), config, network, data)
+            raise
+        if folder is not None:
+            _conclude(folder, outcome, config, network, data)
+
+
+@contextmanager
+def _convolutions_timed(device: torch.device) -> Iterator[None]:
+    """Let cuDNN choose each convolution's algorithm by timing: batches are of one size. Not where runs must repeat."""
+    before = torch.backends.cudnn.benchmark
+    if device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
+        torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _conclude(
     folder: RunFolder, outcome: Outcome, config: FinetuneConfig, network: Network, data: PreparedData
 ) -> None:
-    """Write result.json and report.html."""
+    """Write result.json and report.html. Evaluation and rate may be of an earlier start: they are in the metrics."""
     progress = outcome.progress
+    evaluation, train = (_last_record(folder.path, kind) for kind in ("evaluation", "train"))
     result = {
         "finished": outcome.finished,
         "stopped_by": outcome.stopped_by,
         "epochs": progress.epoch,
         "steps": progress.step,
         "skipped_steps": progress.skipped,
-        "metrics": asdict(outcome.last) if outcome.last is not None else {},
+        "metrics": {key: value for key, value in evaluation.items() if key not in ("kind", "step", "epoch")},
         "best_metric": progress.best,
-        "images_per_second": outcome.images_per_second,
+        "images_per_second": outcome.images_per_second or train.get("images_per_second", 0.0),
     }
     folder.write_result(result)
     sheet = draw_batch(config, data.train, network.preprocessing)
     write_run_report(folder.path, result, sheet)
+
+
+def _last_record(run: Path, kind: str) -> dict[str, Any]:
+    return next((row for row in reversed(read_metrics(run)) if row["kind"] == kind), {})
 
 
 def _describe(
@@ -200,47 +234,22 @@ def _finetune_as_rank(
 ) -> FinetuneResult:
     """The run of one process under somebody else's torchrun: rank 0 chooses the folder for all."""
     device = resolve_device(config.device)
-    with joined_group(device):
-        choice: list[tuple[Path, Path | None] | None] = [None]
+    with joined_group(device), ExitStack() as held:
+        choice: list[tuple[Path, Path | None] | RtoolError | None] = [None]
         if rank() == 0:
-            run = _resumed_run(config, resume)
-            checkpoint = _last_checkpoint(run) if run is not None else None
-            if run is None:
-                run = create_run_folder(config)
-            else:
-                renew_config(run, config)
-            choice[0] = (run, checkpoint)
+            try:
+                choice[0] = held.enter_context(opened_run(config, resume))
+            except RtoolError as error:  # told to the others, who would wait
+                choice[0] = error
         torch.distributed.broadcast_object_list(choice)
         chosen = choice[0]
+        if isinstance(chosen, RtoolError):
+            raise chosen
         if chosen is None:
             raise InputError("rank 0 did not say which run folder to use")
         _train_in_group(config, chosen[0], chosen[1], device, quiet=quiet, progress=progress)
         torch.distributed.barrier()
     return _read_result(chosen[0])
-
-
-def _resumed_run(config: FinetuneConfig, resume: str | Path | None) -> Path | None:
-    """The run folder to go on with; None starts a new one.
-
-    Raises:
-        InputError: the named folder is no run, has no checkpoint yet, or has done all its epochs.
-    """
-    if resume is None:
-        return None
-    if resume == "auto":
-        return find_unfinished(config)
-    run = Path(resume)
-    if not _last_checkpoint(run).exists():
-        raise InputError(f"{run}: no checkpoints/last.rtool to resume from; name a run folder, or use --resume auto")
-    done = load_progress(_last_checkpoint(run)).epoch
-    if done >= config.epochs:
-        raise InputError(f"{run}: has done {done} epochs of {config.epochs}; raise epochs to go on, or start a new run")
-    return run
-
-
-def _last_checkpoint(run: Path) -> Path:
-    """The newest checkpoint itself, not the link, which the resumed run moves."""
-    return (run / "checkpoints" / "last.rtool").resolve()
 
 
 def _notes_of_plan(config: FinetuneConfig, trainer: Trainer, device: torch.device) -> list[str]:
@@ -268,4 +277,4 @@ def _read_result(run: Path) -> FinetuneResult:
         raise PlatformError(f"{run}: stopped before it could save; --resume auto goes on from the last checkpoint")
     values = json.loads((run / "result.json").read_text(encoding="utf-8"))
     best = run / "checkpoints" / "best.rtool"
-    return FinetuneResult(run_dir=run, best=best if best.exists() else None, last=_last_checkpoint(run), **values)
+    return FinetuneResult(run_dir=run, best=best if best.exists() else None, last=last_checkpoint(run), **values)

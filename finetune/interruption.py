@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 __all__ = ["handlers_put_back", "on_stop_signal"]
@@ -19,7 +19,7 @@ _OURS = (*_SIGNALS, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextmanager
-def on_stop_signal(request: Callable[[str], None]) -> Iterator[None]:
+def on_stop_signal(request: Callable[[str], None], signals: Sequence[signal.Signals] = _SIGNALS) -> Iterator[None]:
     """Call `request` with a signal's name within the context; outside the main thread, which gets them, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -31,7 +31,7 @@ def on_stop_signal(request: Callable[[str], None]) -> Iterator[None]:
         request(signal.Signals(number).name)
 
     with handlers_put_back():
-        before = {number: signal.signal(number, stop) for number in _SIGNALS}
+        before = {number: signal.signal(number, stop) for number in signals}
         yield
 
 

@@ -6,7 +6,6 @@ Under a torchrun that somebody else started, `joined_group` alone does its work.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import logging
@@ -15,7 +14,9 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -24,21 +25,23 @@ from .. import errors
 from ..errors import PlatformError, RtoolError
 from .interruption import handlers_put_back
 
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
 __all__ = [
     "check_launcher",
     "count_processes",
-    "end_with_parent",
+    "failure_reported",
     "is_first_rank",
     "joined_group",
     "launch",
-    "report_failure",
     "resolve_device",
     "under_torchrun",
 ]
 
 _FAILURE = ".failure.json"
-_PR_SET_PDEATHSIG = 1
-"""Of linux/prctl.h."""
+_PATIENCE = timedelta(hours=4)
+"""How long a rank waits for another: rank 0 alone evaluates and writes. One that dies ends the others sooner."""
 _TIME_TO_SAVE = 600
 """Seconds that processes have, once told to stop, to end their step or evaluation and save; then they are killed."""
 
@@ -52,13 +55,13 @@ def count_processes(nproc: int | str, device: str) -> int:
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def resolve_device(device: str) -> torch.device:
-    """The device of this process.
+def resolve_device(device: str, *, processes: int | None = None) -> torch.device:
+    """The device of this process; `processes` are those that will take part, by default those of the launcher.
 
     Raises:
-        PlatformError: a GPU was asked for and is absent. The CPU is never taken instead.
+        PlatformError: a GPU was asked for and is absent, or is asked for by several processes, or none is known to be
+            this process's own. The CPU is never taken instead.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0")) if under_torchrun() else 0
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         device = "cuda" if available else "cpu"
@@ -67,13 +70,34 @@ def resolve_device(device: str) -> torch.device:
     kind, _, number = device.partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
         raise PlatformError(f"device '{device}': expected auto, cpu, cuda or cuda:N")
-    index = int(number) if number else local_rank
+    processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    if number and processes > 1:
+        raise PlatformError(
+            f"device {device}: {processes} processes would share one GPU; use device=cuda, which gives each its own"
+        )
+    index = int(number) if number else _local_rank(available)
     if index >= available:
         raise PlatformError(
             f"device {device}: GPU {index} was asked for and this machine has {available}; use device=cpu, or fewer "
             "processes"
         )
     return torch.device("cuda", index)
+
+
+def _local_rank(gpus: int) -> int:
+    """Which of this machine's processes this one is, and so which GPU is its own."""
+    if not under_torchrun():
+        return 0
+    if "LOCAL_RANK" in os.environ:
+        return int(os.environ["LOCAL_RANK"])
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]) % int(os.environ["LOCAL_WORLD_SIZE"])
+    if gpus > 1:
+        raise PlatformError(
+            f"device cuda: RANK is set and LOCAL_RANK is not, so which of {gpus} GPUs is this process's is unknown; "
+            "set LOCAL_RANK or LOCAL_WORLD_SIZE, or start one torchrun a machine"
+        )
+    return 0
 
 
 def under_torchrun() -> bool:
@@ -105,15 +129,29 @@ def check_launcher() -> None:
 @contextmanager
 def joined_group(device: torch.device) -> Iterator[None]:
     """Be a member of the process group within the context: NCCL on GPUs, else gloo. Nothing in a single process."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collectives of objects and new contexts would all go to GPU 0
     if not under_torchrun():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    on_gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE, device_id=device if on_gpu else None)
     try:
         yield
     finally:
         gc.collect()  # DDP keeps the group alive in cycles, and its threads abort an interpreter that ends before them
         dist.destroy_process_group()
+
+
+@contextmanager
+def failure_reported(run: Path) -> Iterator[None]:
+    """Leave an error of this worker for `launch` before the group is left, which takes the other ranks down."""
+    try:
+        yield
+    except RtoolError as error:
+        if under_torchrun():
+            _report_failure(run, error)
+        raise
 
 
 def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
@@ -122,12 +160,13 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
     Raises:
         RtoolError: what the failing process reported, of its own class.
         PlatformError: a process died without a word.
+        KeyboardInterrupt: Ctrl-C came before the processes could save.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    (run / _FAILURE).unlink(missing_ok=True)
+    (run / _FAILURE).unlink(missing_ok=True)  # the run is locked, so this is of an earlier one
     threads = max(1, len(os.sched_getaffinity(0)) // nproc)
     config = LaunchConfig(
         min_nodes=1,
@@ -150,24 +189,13 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
             elastic_launch(config, sys.executable)("-m", "rtool.finetune.worker", *arguments)
         except ChildFailedError as error:
             raise _reported_failure(run, error) from error
-        except SignalException:
-            return  # the workers have saved and stopped
+        except SignalException as stopped:
+            # The workers have saved and stopped, unless they had no time to.
+            if stopped.sigval == signal.SIGINT and not (run / "result.json").exists():
+                raise KeyboardInterrupt from stopped
 
 
-def end_with_parent() -> None:
-    """Have this process killed when the one that started it dies, however that dies (Linux; nothing elsewhere).
-
-    torchrun's launcher cannot stop its workers when it is killed with signal 9. They would train on, unseen, and hold
-    the run folder.
-    """
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def report_failure(run: Path, error: RtoolError) -> None:
+def _report_failure(run: Path, error: RtoolError) -> None:
     """Leave an error where `launch` in the parent process finds it; the first one counts."""
     path = run / _FAILURE
     if path.exists():
@@ -178,10 +206,18 @@ def report_failure(run: Path, error: RtoolError) -> None:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the parent then points at the output above
 
 
-def _reported_failure(run: Path, cause: BaseException) -> RtoolError:
+def _reported_failure(run: Path, cause: ChildFailedError) -> RtoolError:
     path = run / _FAILURE
     if not path.exists():
-        return PlatformError(f"{run}: a training process died; see its output above ({cause.__class__.__name__})")
+        rank, failure = cause.get_first_failure()
+        if failure.exitcode >= 0:
+            return PlatformError(f"{run}: training process {rank} ended with {failure.exitcode}; see its output above")
+        name = signal.Signals(-failure.exitcode).name
+        reason = "; the machine may be out of memory" if name == "SIGKILL" else ""
+        return PlatformError(
+            f"{run}: training process {rank} was ended by {name}{reason}; --resume auto goes on from the last "
+            "checkpoint"
+        )
     report = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
     kind = getattr(errors, report["kind"], PlatformError)

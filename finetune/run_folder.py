@@ -9,21 +9,23 @@
     checkpoints/    see `checkpoints`
     result.json     written last, with the outcome; `finished` is false when the run was stopped
 
-Nothing is ever overwritten; a lock keeps a second run out.
+Nothing is ever overwritten; `run_locked` keeps a second run out. A number that is none is null in all of them.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -35,25 +37,25 @@ from .disk_space import out_of_space_named
 from .progress_display import ProgressDisplay
 from .tracking import Tracker, write_csv
 
-__all__ = ["RunFolder", "create_run_folder", "find_unfinished", "read_metrics", "renew_config"]
+__all__ = ["RunFolder", "create_run_folder", "find_unfinished", "read_metrics", "renew_config", "run_locked"]
 
 
 def create_run_folder(config: FinetuneConfig) -> Path:
     """A new folder named by the time; a number is added when that second is taken."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    number = 1
-    while True:
-        path = config.output / config.name / (stamp if number == 1 else f"{stamp}-{number}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
+    parent = config.output / config.name
+    number, path = 1, parent / stamp
+    try:
+        parent.mkdir(parents=True, exist_ok=True)  # not with the folder: a link to nowhere would be taken for it
+        while path.exists():
             number += 1
-            continue
-        except OSError as error:
-            raise InputError(f"{path}: cannot create the run folder: {error.strerror}; set output=DIR") from error
-        with out_of_space_named(path):
-            (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        return path
+            path = parent / f"{stamp}-{number}"
+        path.mkdir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot create the run folder: {error.strerror}; set output=DIR") from error
+    with out_of_space_named(path):
+        (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    return path
 
 
 def renew_config(run: Path, config: FinetuneConfig) -> None:
@@ -78,21 +80,32 @@ def find_unfinished(config: FinetuneConfig) -> Path | None:
     return None
 
 
+@contextmanager
+def run_locked(run: Path) -> Iterator[None]:
+    """Hold a run within the context.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    with (run / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{run}: another run is writing here; wait until it ends, or start a new one without --resume"
+            ) from error
+        yield
+
+
 @dataclass
 class RunFolder:
-    """An open run folder on the process that writes it. Use as a context manager: it holds the lock."""
+    """An open run folder on the process that writes it. Use as a context manager, with the run locked."""
 
     path: Path
     display: ProgressDisplay = field(default_factory=ProgressDisplay)
     trackers: list[Tracker] = field(default_factory=list)
-    _lock: TextIO | None = None
 
     def __enter__(self) -> RunFolder:
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{self.path}: another run is writing here; stop it, or start without resume") from error
         (self.path / "result.json").unlink(missing_ok=True)  # of the run that is resumed
         self.display.__enter__()
         return self
@@ -101,8 +114,6 @@ class RunFolder:
         self.display.__exit__(None, None, None)
         for tracker in self.trackers:
             tracker.close()
-        if self._lock is not None:
-            self._lock.close()
 
     @property
     def checkpoints(self) -> Path:
@@ -118,8 +129,9 @@ class RunFolder:
 
     def record(self, **values: Any) -> None:
         """Append one object to metrics.jsonl."""
+        values = _finite_or_null(values)
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(values, allow_nan=False) + "\n")
         for tracker in self.trackers:
             tracker.add(values)
 
@@ -140,7 +152,7 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json."""
         temporary = self.path / ".result.json"
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_finite_or_null(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, self.path / "result.json")
         write_csv(read_metrics(self.path), self.path / "metrics.csv")
 
@@ -157,6 +169,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def _finite_or_null(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite_or_null(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _environment() -> dict[str, Any]:

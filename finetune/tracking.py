@@ -42,10 +42,10 @@ def open_trackers(config: TrackingConfig, run: Path, step: int, settings: Mappin
 
 
 def flatten_record(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a record as `losses/arcface`, `lr`, ...; step, epoch and texts left out."""
+    """The numbers of a record as `losses/arcface`, `lr`, ...; step, epoch, texts and nulls left out."""
     for key, value in record.items():
         if isinstance(value, Mapping):
-            yield from ((f"{key}/{name}", float(number)) for name, number in value.items())
+            yield from ((f"{key}/{name}", float(number)) for name, number in value.items() if number is not None)
         elif isinstance(value, int | float) and key not in ("step", "epoch"):
             yield key, float(value)
 

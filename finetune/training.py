@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,7 +44,7 @@ from .learner import embedding_of
 from .metering import Meter
 from .networks import Network, images_to_tensor
 from .prepared_data import PreparedData
-from .run_folder import RunFolder
+from .run_folder import RunFolder, read_metrics
 from .schedules import learning_rate_factor
 from .stepping import Stepper
 
@@ -55,12 +55,11 @@ _MOST_SKIPPED_IN_A_ROW = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: finished, or stopped by a signal; and the last evaluation."""
+    """How training ended: finished, or stopped by a signal or an error."""
 
     finished: bool
     stopped_by: str | None
     progress: Progress
-    last: EvaluationResult | None
     images_per_second: float
 
 
@@ -90,7 +89,7 @@ class Trainer:
         self._learner, self.notes = assemble_learner(config, network, data, device)
         self._stepper = Stepper(config, self._learner, network.preprocessing, device)
         batches, global_batch = self._plan(0).shape
-        self.steps_per_epoch = batches // config.optimizer.accumulate
+        self.steps_per_epoch: int = batches // config.optimizer.accumulate
         self._progress = Progress(world_size=world_size(), batches=batches, global_batch=global_batch)
         seed_generators(config.seed)
 
@@ -115,20 +114,30 @@ class Trainer:
         if self._folder is not None:
             self._folder.forget_after(progress.step)
 
-    def run(self) -> Outcome:
-        """Train until the last epoch, or until SIGTERM or Ctrl-C, which save and stop."""
-        last: EvaluationResult | None = None
+    def run(self, asked_before: Sequence[str] = ()) -> Outcome:
+        """Train until the last epoch, or until SIGTERM or Ctrl-C, which save and stop.
+
+        Args:
+            asked_before: Signals that came before now.
+        """
         finished = True
         with on_stop_signal(self._request_stop):
+            for name in asked_before:
+                self._request_stop(name)
+            if self._lacks_evaluation():
+                self._finish_epoch()
             while finished and self._progress.epoch < self._config.epochs:
                 finished = self._run_epoch()
                 if finished:
                     self._progress = replace(self._progress, epoch=self._progress.epoch + 1, batch=0)
-                    last = self._finish_epoch() or last
+                    self._finish_epoch()
                 else:
                     self._save(best=False)
-        stopped_by = None if finished else self._stopped_by or "a signal to another process"
-        return Outcome(finished, stopped_by, self._progress, last, self._total.images_per_second)
+        return self.outcome(None if finished else self._stopped_by or "a signal to another process")
+
+    def outcome(self, stopped_by: str | None) -> Outcome:
+        """How it stands; `stopped_by` None when it has finished."""
+        return Outcome(stopped_by is None, stopped_by, self._progress, self._total.images_per_second)
 
     def evaluate(self) -> EvaluationResult:
         """Measure the held-out data with the weights as they are (the average, when one is kept)."""
@@ -214,7 +223,8 @@ class Trainer:
         samples = EpochSamples(self._data.train, self._config.augment, fill, self._config.seed, epoch)
         width = plan.shape[1] // world_size()
         columns = slice(rank() * width, (rank() + 1) * width)
-        return iterate_batches(samples, plan, columns, self._config.data.workers, first=self._progress.batch)
+        pin = self._device.type == "cuda"
+        return iterate_batches(samples, plan, columns, self._config.data.workers, first=self._progress.batch, pin=pin)
 
     def _step(self, group: list[Batch]) -> tuple[Tensor, bool]:
         """Train on a group and move on: the mean losses [H] of this process, and whether the step was taken."""
@@ -265,13 +275,24 @@ class Trainer:
         """Whether any process was asked to stop; several share it with every step, so that all stop at the same one."""
         return self._stepper.stop_asked if world_size() > 1 else self._stopped_by is not None
 
-    def _finish_epoch(self) -> EvaluationResult | None:
+    def _evaluation_is_due(self) -> bool:
+        epoch = self._progress.epoch
+        return epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
+
+    def _lacks_evaluation(self) -> bool:
+        """Whether the run was resumed from the end of an epoch whose evaluation failed. Alike on every rank."""
+        progress = self._progress
+        if progress.step == 0 or progress.batch or not self._evaluation_is_due():
+            return False
+        rows = read_metrics(self._checkpoints.parent)
+        return not any(row["kind"] == "evaluation" and row["step"] == progress.step for row in rows)
+
+    def _finish_epoch(self) -> None:
         """Evaluate when it is due, on rank 0, and save; an epoch whose evaluation fails is saved all the same."""
         epoch = self._progress.epoch
-        due = epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
-        if not due or rank() != 0:
+        if not self._evaluation_is_due() or rank() != 0:
             self._save(best=False)
-            return None
+            return
         try:
             result = self.evaluate()
         except GateError:  # what has diverged is not worth going on from
@@ -290,7 +311,6 @@ class Trainer:
         shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if isinstance(value, float))
         self._log(f"epoch {epoch}: {shown}")
         self._save(best=best)
-        return result
 
     def _save(self, *, best: bool) -> None:
         """Write a checkpoint. A collective: every rank calls it."""

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from ..errors import RtoolError
+from .child_processes import end_with_parent
 from .config_files import load_config
 from .finetuning import train_in_folder
-from .launching import end_with_parent, report_failure
 
 __all__ = ["main"]
 
@@ -33,8 +33,7 @@ def main(arguments: list[str]) -> int:
             quiet=options.quiet,
             progress=not options.no_progress,
         )
-    except RtoolError as error:
-        report_failure(run, error)
+    except RtoolError as error:  # reported already
         return error.exit_code
     return 0
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ...errors import DataError, RtoolError
+from ..child_processes import serve_parent, signals_held
 from ..config import AugmentConfig
 from .augmentation import augment, sample_generator
 from .dataset import Dataset
@@ -39,6 +40,10 @@ class Batch:
     pixels: Tensor
     labels: Tensor
     unreadable: tuple[int, ...]
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a GPU copies while the processor goes on."""
+        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable)
 
 
 @dataclass(frozen=True)
@@ -123,16 +128,18 @@ class _BatchKeys:
 
 
 def iterate_batches(
-    samples: EpochSamples, plan: NDArray[np.int64], columns: slice, workers: int, *, first: int = 0
+    samples: EpochSamples, plan: NDArray[np.int64], columns: slice, workers: int, *, first: int = 0, pin: bool = False
 ) -> Iterator[Batch]:
-    """One batch a row of `plan` [steps, global batch] from row `first` on, of the images in `columns`.
+    """One batch a row of `plan` [steps, global batch] from row `first` on, of the images in `columns`; with `pin`, in
+    memory that a GPU copies from.
 
     Raises:
         DataError: too many images cannot be read.
     """
     keys = _BatchKeys(plan, columns, first)
     if workers == 0:
-        return (_collate([samples[key] for key in batch]) for batch in keys)
+        made = (_collate([samples[key] for key in batch]) for batch in keys)
+        return (batch.pin_memory() for batch in made) if pin else made
     # Its own generator: the default would draw from the training process's, and a resumed run would differ.
     loader = DataLoader(
         samples,
@@ -140,8 +147,11 @@ def iterate_batches(
         num_workers=workers,
         collate_fn=_collate_or_pass,
         generator=torch.Generator(),
+        worker_init_fn=serve_parent,
+        pin_memory=pin,
     )
-    return _raising(iter(loader))
+    with signals_held():
+        return _raising(iter(loader))
 
 
 def _raising(batches: Iterator[Batch | RtoolError]) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ from rtool.cli.main import run
 from rtool.finetune.checkpoints import load_training_state
 from rtool.finetune.data.recordio import Record, pack_record, write_records
 from rtool.finetune.finetuning import finetune
-from rtool.finetune.run_folder import RunFolder
+from rtool.finetune.run_folder import run_locked
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_run_that_has_done_its_epochs(recipe, capsys):
 
 def test_two_runs_in_one_folder(recipe, capsys):
     first = finetune(recipe, ["epochs=1"], quiet=True).run_dir
-    with RunFolder(first):
+    with run_locked(first):
         code = run(["finetune", str(recipe), "epochs=2", "--resume", str(first), "-q"])
     assert code == 2
     assert "another run is writing here" in capsys.readouterr().err

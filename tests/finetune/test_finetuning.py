@@ -281,8 +281,8 @@ def test_ten_steps_without_a_finite_gradient_stop_the_run(config):
 
 
 def test_a_second_run_cannot_write_into_the_same_folder(config):
-    from rtool.finetune.run_folder import RunFolder, create_run_folder
+    from rtool.finetune.run_folder import create_run_folder, run_locked
 
     path = create_run_folder(load_config(config))
-    with RunFolder(path), pytest.raises(InputError, match="another run is writing here"), RunFolder(path):
+    with run_locked(path), pytest.raises(InputError, match="another run is writing here"), run_locked(path):
         pass
