@@ -97,7 +97,7 @@ class DataConfig(Section):
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes that decode and augment; 0 works in the training process."""
     memory_gb: NotNegative = 2.0
-    """Keep decoded training images in memory when they fit into this; larger sets are decoded at each use."""
+    """Keep decoded images in memory while they fit into this, training images first; others are decoded at each use."""
 
 
 class AugmentConfig(Section):

@@ -66,7 +66,8 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
         DataError: over 1 % of the images of a data set cannot be read.
     """
     train, held_out = open_training_data(config)
-    notes = [f"{dataset.name}: {note}" for dataset in (train, held_out) for note in dataset.notes]
+    opened = (train,) if config.data.evaluate is None else (train, held_out)
+    notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
     if config.data.evaluate == config.data.train and held_out.names == train.names:
         notes.append("data.evaluate is data.train: these metrics are of the training images; null holds some out")
     image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels

@@ -75,7 +75,7 @@ def open_image_folder(root: Path) -> Dataset:
     if loose:
         notes += (f"{loose} images outside of sub-folders left out: they have no identity",)
     return Dataset(
-        name=str(root),
+        name=printable(root),
         images=FileImages(tuple(paths)),
         identities=identities,
         cameras=np.array([int(m[1]) if known and m else UNKNOWN_CAMERA for m in cameras], dtype=np.int64),

@@ -56,7 +56,7 @@ def open_manifest(path: Path) -> Dataset:
     if not identities.any():
         raise DataError(f"{path}: {len(rows)} images of {min(1, len(rows))} identity; at least 2 are needed")
     return Dataset(
-        name=str(path),
+        name=printable(path),
         images=FileImages(tuple(path.parent / row["path"] for row in images)),
         identities=identities,
         cameras=np.array([_camera(row.get("camera", UNKNOWN_CAMERA)) for row in images], dtype=np.int64),

@@ -37,8 +37,8 @@ def open_market1501(root: Path, subset: Literal["train", "test"] = "train") -> D
         DataError: a folder is empty, a file name has another form, or fewer than two identities are left.
     """
     if subset == "train":
-        return _labelled(f"{root} (train)", root, {"bounding_box_train": False})
-    return _labelled(f"{root} (test)", root, {"query": True, "bounding_box_test": False})
+        return _labelled(f"{printable(root)} (train)", root, {"bounding_box_train": False})
+    return _labelled(f"{printable(root)} (test)", root, {"query": True, "bounding_box_test": False})
 
 
 def _labelled(name: str, root: Path, roles: dict[str, bool]) -> Dataset:

@@ -52,7 +52,7 @@ def open_msmt17(root: Path, subset: str = "train") -> Dataset:
         identities.append(int(identity))
         cameras.append(int(fields[2]))
     return Dataset(
-        name=f"{root} ({subset})",
+        name=f"{printable(root)} ({subset})",
         images=FileImages(tuple(paths)),
         identities=encode_identities(identities),
         cameras=np.array(cameras, dtype=np.int64),

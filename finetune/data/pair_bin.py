@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import DataError, InputError
 from .dataset import UNKNOWN_CAMERA, Dataset
-from .image_files import EncodedImages
+from .image_files import EncodedImages, printable
 from .numbered_names import NumberedNames
 
 __all__ = ["open_pair_bin"]
@@ -55,11 +55,11 @@ def open_pair_bin(path: Path) -> Dataset:
     numbers = np.arange(count, dtype=np.int64)
     flags = np.array(same, dtype=np.int64)
     return Dataset(
-        name=str(path),
+        name=printable(path),
         images=EncodedImages(count, images.__getitem__),
         identities=numbers,
         cameras=np.full(count, UNKNOWN_CAMERA, dtype=np.int64),
-        names=NumberedNames(path.name, numbers),
+        names=NumberedNames(printable(path.name), numbers),
         pairs=np.concatenate([numbers.reshape(-1, 2), flags[:, None]], axis=1),
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from .dataset import UNKNOWN_CAMERA, Dataset, encode_identities
-from .image_files import EncodedImages
+from .image_files import EncodedImages, printable
 from .numbered_names import NumberedNames
 from .recordio import Heads, RecordReader
 
@@ -48,11 +48,11 @@ def open_record_dataset(path: Path) -> Dataset:
     if not identities.any():
         raise DataError(f"{path}: {min(1, len(keys))} identity among {len(keys)} images; at least 2 are needed")
     return Dataset(
-        name=str(path),
+        name=printable(path),
         images=EncodedImages(len(keys), _ReadImage(reader, keys)),
         identities=identities,
         cameras=np.full(len(keys), UNKNOWN_CAMERA, dtype=np.int64),
-        names=NumberedNames(path.name, keys),
+        names=NumberedNames(printable(path.name), keys),
         notes=_notes(labels),
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import DataError, InputError
 from .dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
-from .image_files import EncodedImages
+from .image_files import EncodedImages, printable
 from .image_folder import IMAGE_SUFFIXES
 from .positional_files import PositionalFiles
 
@@ -61,12 +61,12 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
             if image is not None:
                 images.append(image)
                 labels.append(_label(f"{path}: {key}", files, members))
-                names.append(f"{path.name}:{key}")
+                names.append(printable(f"{path.name}:{key}"))
     identities = encode_identities([str(label["identity"]) for label in labels])
     if not images or identities.max() == 0:
         raise DataError(f"{shards[0]}: {len(images)} images of {min(1, len(images))} identity; at least 2 are needed")
     return Dataset(
-        name=str(shards[0].parent if len(shards) > 1 else shards[0]),
+        name=printable(shards[0].parent if len(shards) > 1 else shards[0]),
         images=EncodedImages(len(images), _ReadMember(files, images)),
         identities=identities,
         cameras=np.array([int(label.get("camera", UNKNOWN_CAMERA)) for label in labels], dtype=np.int64),

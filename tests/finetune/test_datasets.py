@@ -1,6 +1,7 @@
 """Readers and generators: labels, cameras, what is left out, and messages for what cannot be read."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,9 @@ def test_a_name_that_is_not_utf8_can_be_printed(tmp_path):
     for identity in ("a", "b"):
         picture(tmp_path / identity / "1.png")
     (tmp_path / "a" / "1.png").rename(os.fsdecode(os.fsencode(tmp_path / "a") + b"/b\xe9d.png"))
-    dataset = open_dataset(tmp_path)
+    root = tmp_path.rename(os.fsdecode(os.fsencode(tmp_path) + b"\xe9"))
+    dataset = open_dataset(root)
+    assert dataset.name == f"{tmp_path}\\udce9"
     assert dataset.names[0] == "a/b\\udce9d.png"
     assert dataset.images[0].size == (8, 12)
 
@@ -144,6 +147,13 @@ def test_market1501_drops_junk_and_keeps_distractors(market):
     assert test.identities[0] == test.identities[3]  # 0003: query c1, gallery c2
     query, gallery = query_and_gallery(test)
     assert (query.tolist(), gallery.tolist()) == ([0, 1], [2, 3, 4])
+
+
+@pytest.mark.parametrize("queries", [0, 5])
+def test_queries_without_gallery_and_the_other_way_round_are_refused(market, queries):
+    test = open_dataset(market, "test")
+    with pytest.raises(DataError, match=f"{queries} of 5 images are queries"):
+        query_and_gallery(replace(test, is_query=np.full(5, queries > 0)))
 
 
 def test_a_folder_with_one_identity_is_refused(tmp_path):

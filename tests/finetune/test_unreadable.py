@@ -38,20 +38,16 @@ def one_batch(data: Dataset, indices: list[int], workers: int = 0):
 
 
 @pytest.mark.parametrize(
-    ("identities", "broken", "expected"),
+    ("identities", "broken", "wanted", "expected"),
     [
-        ([0, 0, 1, 1], {2}, ([3, 0], [1, 0], (2,))),
-        ([0, 0, 1, 1], {3}, ([2, 0], [1, 0], ())),
-        ([0, 0, 1, *[2] * 200], {2}, ([3, 0], [2, 0], (2,))),  # the only one of its identity
-        ([0, 0, 1, 1, *[2] * 200], {2, 3}, ([4, 0], [2, 0], (2, 3))),
+        ([0, 0, 1, 1], {2}, 2, ([3, 0], [1, 0], (2,))),
+        ([0, 0, 1, 1], {3}, 3, ([2, 0], [1, 0], (3,))),
+        ([0, 0, 1, *[2] * 200], {2}, 2, ([3, 0], [2, 0], (2,))),  # the only one of its identity
+        ([0, 0, 1, 1, *[2] * 200], {2, 3}, 3, ([4, 0], [2, 0], (3, 2))),
     ],
 )
-def test_an_image_is_replaced_by_one_of_its_identity_or_else_by_the_next(identities, broken, expected):
-    data = dataset(identities, broken)
-    wanted = 3 if expected[2] == () else 2
-    if wanted == 3:
-        expected = ([2, 0], [1, 0], (3,))
-    assert one_batch(data, [wanted, 0]) == expected
+def test_an_image_is_replaced_by_one_of_its_identity_or_else_by_the_next(identities, broken, wanted, expected):
+    assert one_batch(dataset(identities, broken), [wanted, 0]) == expected
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,0 +1,36 @@
+"""The picture of a first batch: what the network will see."""
+
+import numpy as np
+import pytest
+
+from rtool.cli.main import run
+from rtool.converters.preprocessing import Preprocessing
+from rtool.finetune.config import FinetuneConfig
+from rtool.finetune.contact_sheet import draw_batch
+from rtool.finetune.data.loading import TrainingPixels
+from rtool.finetune.data.sources import open_dataset
+
+
+@pytest.mark.parametrize(("order", "mean"), [("rgb", (200.0, 100.0, 0.0)), ("bgr", (0.0, 100.0, 200.0))])
+def test_what_is_padded_has_the_mean_colour_in_the_order_of_the_picture(order, mean):
+    dataset = open_dataset("synthetic-faces:identities=4,images=2,size=96x96")
+    config = FinetuneConfig.model_validate(
+        {
+            "model": {"reference": "-"},
+            "losses": [{"kind": "arcface"}],
+            "data": {"train": "-", "batch": 8},
+            "augment": {"pad_crop": 20, "flip": 0},
+        }
+    )
+    black = TrainingPixels(dataset, np.asarray, np.zeros((8, 96, 96, 3), np.uint8))
+    sheet = np.asarray(draw_batch(config, black, Preprocessing(96, 96, mean=mean, channel_order=order)))
+    colours = {tuple(colour) for colour in sheet.reshape(-1, 3).tolist()}
+    assert (200, 100, 0) in colours
+    assert (0, 100, 200) not in colours
+
+
+def test_a_place_that_cannot_be_written_is_named(write_recipe, capsys):
+    assert run(["finetune", str(write_recipe()), "--show-batch", "/proc/sheet.png"]) == 2
+    printed = capsys.readouterr().err
+    assert "/proc/sheet.png: cannot be written" in printed
+    assert "Traceback" not in printed
