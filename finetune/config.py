@@ -8,10 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from .margin_losses import MarginGradient
-from .pair_losses import Mining
+from .config_section import Count, NotNegative, Positive, Section, Share
+from .loss_config import (
+    AdaFaceLoss,
+    ArcFaceLoss,
+    CenterLoss,
+    CircleLoss,
+    CirclePairLoss,
+    CosFaceLoss,
+    LossConfig,
+    PartialFCLoss,
+    PartsLoss,
+    SoftmaxLoss,
+    TripletLoss,
+)
 
 __all__ = [
     "AdaFaceLoss",
@@ -37,17 +49,6 @@ __all__ = [
     "TripletLoss",
 ]
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys and numbers that are not finite refused, docstrings kept."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
 
 class ModelConfig(Section):
     """Which network is trained."""
@@ -68,9 +69,9 @@ class ModelConfig(Section):
     """A .safetensors or .pth state_dict loaded by name over the reference's weights."""
     weights_may_lack: tuple[str, ...] = ()
     """Patterns of tensor names that `weights` need not have, such as [fc*] for an ImageNet file."""
-    options: dict[str, int | float | bool | str] = {}
+    options: dict[str, int | float | bool | str] = Field(default_factory=dict)
     """Arguments of a zoo architecture, such as {dropout: 0.4}."""
-    freeze: dict[str, NotNegative | None] = {}
+    freeze: dict[str, NotNegative | None] = Field(default_factory=dict)
     """Parameter or module name pattern (`conv1*`) -> epoch at which it thaws; null keeps it frozen throughout."""
     channels_last: bool = True
     """Keep images and weights in NHWC memory order, which is faster for convolutions on most devices."""
@@ -123,151 +124,6 @@ class AugmentConfig(Section):
     """Probability of erasing a rectangle (2 to 40 % of the area, aspect 0.3 to 3.3) with the model's mean colour."""
 
 
-class SoftmaxLoss(Section):
-    """Cross-entropy of a linear classifier."""
-
-    kind: Literal["softmax"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    smoothing: Share = 0.1
-    """Label smoothing."""
-
-
-class ArcFaceLoss(Section):
-    """Combined-margin softmax: s (cos(m1 t + m2) - m3)."""
-
-    kind: Literal["arcface"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    scale: Positive = 64.0
-    """s."""
-    margins: tuple[Positive, NotNegative, NotNegative] = (1.0, 0.5, 0.0)
-    """m1, m2, m3."""
-    gradient: MarginGradient = "exact"
-    """exact, or straight_through as arcface_torch trains."""
-    filter_above: float | None = None
-    """Zero cosines of other classes above this value."""
-
-
-class CosFaceLoss(Section):
-    """Additive cosine margin (CosFace; AM-softmax is scale 30, margin 0.35): s (cos t - m)."""
-
-    kind: Literal["cosface"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    scale: Positive = 64.0
-    """s."""
-    margin: NotNegative = 0.4
-    """m."""
-
-
-class AdaFaceLoss(Section):
-    """Margin that follows image quality."""
-
-    kind: Literal["adaface"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    scale: Positive = 64.0
-    """s."""
-    margin: NotNegative = 0.4
-    """m."""
-    h: Positive = 0.333
-    """Concentration of the quality measure."""
-    momentum: Share = 0.01
-    """How far norm statistics move towards a batch's."""
-
-
-class CircleLoss(Section):
-    """Circle loss, class form."""
-
-    kind: Literal["circle"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    scale: Positive = 64.0
-    """s."""
-    margin: Share = 0.35
-    """m."""
-
-
-class CirclePairLoss(Section):
-    """Circle loss over the pairs of a batch."""
-
-    kind: Literal["circle_pair"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    scale: Positive = 64.0
-    """Gamma."""
-    margin: Share = 0.25
-    """m."""
-
-
-class CenterLoss(Section):
-    """Half the squared distance to the class centre."""
-
-    kind: Literal["center"]
-    weight: Positive = 5e-4
-    """Factor in the sum of losses."""
-    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """How far the centres of a batch's classes move towards their rows, a step."""
-
-
-class TripletLoss(Section):
-    """Batch-hard triplet loss."""
-
-    kind: Literal["triplet"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    margin: Literal["soft"] | NotNegative = 0.3
-    """m, or "soft" for log(1 + exp(d_ap - d_an))."""
-    mining: Mining = "hard"
-    """hard: the hardest positive and negative; weighted: softmax-weighted averages."""
-    normalise: bool = True
-    """Distances of unit embeddings instead of raw ones."""
-
-
-class PartsLoss(Section):
-    """Cross-entropy of one linear classifier a part of the embedding, averaged over the parts, as PCB trains."""
-
-    kind: Literal["pcb"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    parts: Count = 6
-    """Equal slices of the embedding."""
-    smoothing: Share = 0.0
-    """Label smoothing."""
-
-
-class PartialFCLoss(Section):
-    """Combined-margin softmax with classes sharded over processes and sampled; its rows are updated by SGD."""
-
-    kind: Literal["partial_fc"]
-    weight: Positive = 1.0
-    """Factor in the sum of losses."""
-    scale: Positive = 64.0
-    """s."""
-    margins: tuple[Positive, NotNegative, NotNegative] = (1.0, 0.5, 0.0)
-    """m1, m2, m3."""
-    gradient: MarginGradient = "exact"
-    """exact, or straight_through as arcface_torch trains."""
-    rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of each process's classes that a step uses."""
-
-
-LossConfig = Annotated[
-    SoftmaxLoss
-    | ArcFaceLoss
-    | CosFaceLoss
-    | AdaFaceLoss
-    | CircleLoss
-    | CirclePairLoss
-    | CenterLoss
-    | TripletLoss
-    | PartsLoss
-    | PartialFCLoss,
-    Field(discriminator="kind"),
-]
-
-
 class OptimizerConfig(Section):
     """How parameters move."""
 
@@ -283,7 +139,7 @@ class OptimizerConfig(Section):
     """Of weights, not of norms and biases."""
     clip: Positive | None = None
     """Largest gradient norm."""
-    lr_multipliers: dict[str, NotNegative] = {}
+    lr_multipliers: dict[str, NotNegative] = Field(default_factory=dict)
     """Parameter or module name pattern, as in `model.freeze` -> factor of `lr`; the last match counts."""
     decay_norms: bool = False
     """Apply weight decay to norms and biases as well."""
