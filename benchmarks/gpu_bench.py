@@ -42,7 +42,7 @@ _DEMO = Path(__file__).resolve().parent.parent / "examples" / "models" / "osnet_
 _NETWORKS = {"osnet_x1_0": (IMAGENET, 64), "iresnet50": (ARCFACE, 128)}
 """Preprocessing and images a step."""
 _LARGEST_RATIO = 1.05
-_IDENTITIES = (100_000, 1_000_000, 2_000_000, 10_000_000)
+_IDENTITIES = (100_000, 1_000_000, 2_000_000, 4_000_000)
 _WARM_UP, _TURNS = 5, 30
 _SMALLEST_COSINE = 0.9999
 

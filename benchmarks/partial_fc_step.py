@@ -175,7 +175,7 @@ def _dense(classes: int, device: torch.device) -> tuple[Callable[[Tensor, Tensor
 def _partial(
     classes: int, rate: float, device: torch.device
 ) -> tuple[Callable[[Tensor, Tensor], None], Callable[[], int]]:
-    head = PartialFC(_DIMENSION, classes, rate=rate).to(device)
+    head = PartialFC(_DIMENSION, classes, rate=rate, device=device)
     touched = [0]
 
     def step(embeddings: Tensor, labels: Tensor) -> None:

@@ -46,8 +46,11 @@ def write(tmp_path):
     return recipe
 
 
-def rows(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+def losses(run_dir: Path) -> list[float]:
+    """Of each logged step, all parts together."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "train"]
+    return [sum(step["losses"].values()) for step in steps]
 
 
 def test_there_is_a_gpu():
@@ -57,9 +60,9 @@ def test_there_is_a_gpu():
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_run_trains_in_every_precision(write, precision):
     result = finetune(write(precision=precision), quiet=True)
-    losses = [row["loss"] for row in rows(result.run_dir) if "loss" in row]
-    assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0]
+    seen = losses(result.run_dir)
+    assert np.isfinite(seen).all()
+    assert seen[-1] < seen[0]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_a_run_trains_in_every_precision(write, precision):
 )  # fmt: skip
 def test_options_work_on_a_gpu(write, changes):
     result = finetune(write(**changes), quiet=True)
-    assert np.isfinite([row["loss"] for row in rows(result.run_dir) if "loss" in row]).all()
+    assert np.isfinite(losses(result.run_dir)).all()
 
 
 def test_sigterm_saves_on_a_gpu_and_the_run_goes_on(write, tmp_path):
@@ -94,8 +97,9 @@ def test_sigterm_saves_on_a_gpu_and_the_run_goes_on(write, tmp_path):
         process.kill()
     result = finetune(path, resume="auto", quiet=True)
     assert result.finished
-    losses = [row["loss"] for row in rows(result.run_dir) if "loss" in row]
-    assert losses[-1] < 0.5 * losses[0]
+    seen = losses(result.run_dir)
+    assert np.isfinite(seen).all()
+    assert seen[-1] < 0.7 * seen[0]
 
 
 def test_torchrun_with_nccl(write, tmp_path):
@@ -112,9 +116,7 @@ def test_partial_fc_agrees_with_the_processor():
     torch.manual_seed(0)
     embeddings, labels = torch.randn(16, 64), torch.randint(0, 50, (16,))
     here = PartialFC(64, 50, rate=1.0)
-    there = PartialFC(64, 50, rate=1.0)
-    there.load_state_dict(here.state_dict())
-    there = there.cuda()
+    there = PartialFC(64, 50, rate=1.0, device=torch.device("cuda"))
     results = []
     for head, device in ((here, "cpu"), (there, "cuda")):
         e = embeddings.to(device).detach().requires_grad_()
