@@ -23,6 +23,7 @@ from .conversion import onnx_to_torch
 from .folders import check_output
 from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from .half_weights import refuse_half_weights
+from .image_size import check_image_size
 from .parity import Parity, measure_parity
 from .preprocessing import Preprocessing
 from .preprocessing_guess import FoundPreprocessing, find_preprocessing
@@ -124,6 +125,7 @@ def onnx2torch(
         record.source, record.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
+    check_image_size(str(path), record.inputs, preprocessing)
     refuse_half_weights(module, str(path), "convert the float32 model it was made from")
     _refuse_nan(module, path)
     reference = OnnxRunner(graph, name=path.name, exact=True)

@@ -16,6 +16,7 @@ from torch import fx, nn
 from ..errors import InputError
 from .bundle import source_graph
 from .half_weights import refuse_half_weights
+from .image_size import check_image_size, image_shape, listed
 from .loading import parse_model
 from .preprocessing import Preprocessing
 from .preprocessing_guess import find_preprocessing
@@ -49,6 +50,12 @@ class ExportSource:
     changed: str = ""
     """Why the module is no longer what its source graph computes; "" where it is, or where it never had one."""
 
+    @property
+    def measured_batch(self) -> int | None:
+        """The batch at which module and source can be compared, where the source states one."""
+        first = self.inputs[0].shape[:1] if self.inputs else ()
+        return self.batch or next((size for size in first if isinstance(size, int)), None)
+
     def output_names(self, count: int) -> tuple[str, ...]:
         """Names for the `count` outputs of an export anew."""
         names = tuple(spec.name for spec in self.record.outputs) if self.record is not None else ("embedding",)
@@ -78,7 +85,7 @@ def open_export_source(
         _of_module(model, source, preprocessing) if isinstance(model, nn.Module) else _of_file(model, preprocessing)
     )
     refuse_half_weights(origin.module, origin.name, "export the float32 model it was made from, with --fp16")
-    _check_size(origin)
+    check_image_size(origin.name, origin.inputs, origin.preprocessing)
     return origin
 
 
@@ -129,20 +136,6 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportSo
     )
 
 
-def _check_size(origin: ExportSource) -> None:
-    """A preprocessing of another size would be written into the file, and every reader would follow it."""
-    preprocessing = origin.preprocessing
-    if preprocessing is None or len(origin.inputs) != 1 or len(origin.inputs[0].shape) != 4:
-        return
-    spec = origin.inputs[0]
-    wanted = _image_shape(preprocessing)
-    if any(isinstance(size, int) and size != want for size, want in zip(spec.shape[1:], wanted, strict=True)):
-        raise InputError(
-            f"{origin.name}: input {spec.name!r} is {_listed(spec.shape)}, its preprocessing makes "
-            f"{_listed(('batch', *wanted))}; give the right one with --preprocessing"
-        )
-
-
 def _found(model: Model) -> Preprocessing | None:
     """What an ONNX file states about its preprocessing, or what the shape of its input suggests."""
     if model.kind != "onnx" or model.path is None:
@@ -161,12 +154,7 @@ def _source_graph(model: Model) -> onnx.ModelProto | Path | None:
 def _image_spec(preprocessing: Preprocessing | None) -> tuple[TensorSpec, ...]:
     if preprocessing is None:
         return ()
-    return (TensorSpec("images", "float32", ("batch", *_image_shape(preprocessing))),)
-
-
-def _image_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
-    size = (preprocessing.height, preprocessing.width)
-    return (preprocessing.channels, *size) if preprocessing.layout == "nchw" else (*size, preprocessing.channels)
+    return (TensorSpec("images", "float32", ("batch", *image_shape(preprocessing))),)
 
 
 def measured_on(
@@ -208,11 +196,7 @@ def _check_shape(label: str, expected: Sequence[Dim], got: Sequence[int]) -> Non
     """All but the batch must be as expected, where that is a number."""
     fixed = zip(expected[1:], got[1:], strict=False)
     if len(expected) != len(got) or any(isinstance(size, int) and size != found for size, found in fixed):
-        raise InputError(f"{label}: expected {_listed(('batch', *expected[1:]))}, got {_listed(got)}")
-
-
-def _listed(shape: Sequence[Dim]) -> str:
-    return " x ".join("?" if size is None else str(size) for size in shape)
+        raise InputError(f"{label}: expected {listed(('batch', *expected[1:]))}, got {listed(got)}")
 
 
 def _record(module: nn.Module) -> ConversionRecord | None:

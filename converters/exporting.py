@@ -129,7 +129,7 @@ def export(
         if file.exists() and not overwrite:
             raise InputError(f"{file}: already exists; choose another output or pass --overwrite")
     pixels, arrays = measured_on(origin, inputs)
-    log = StepLog(arrays, _outputs(origin.module, arrays, origin.batch))
+    log = StepLog(arrays, _outputs(origin.module, arrays, origin.measured_batch))
     _refuse_non_finite(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=inputs is None)
     if format != "onnx":
@@ -307,7 +307,7 @@ def _folded(
         return origin.module, None
     folds = fold_batchnorm(traced, padded=padded)
     detail = f"{len(folds.folded)} BatchNorms folded, {len(folds.kept)} kept"
-    log.check("fold", _outputs(traced, log.inputs, origin.batch), max_rel=tolerance, detail=detail)
+    log.check("fold", _outputs(traced, log.inputs, origin.measured_batch), max_rel=tolerance, detail=detail)
     return traced, folds
 
 

@@ -59,14 +59,14 @@ class TracedScript:
         file = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.jit.save(self._traced, file, _extra_files=dict(metadata))  # type: ignore[no-untyped-call]
+            torch.jit.save(self._traced, file, _extra_files=dict(metadata))
         return file.getvalue()
 
     def reloaded(self) -> nn.Module:
         """The module that those bytes load to."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.jit.load(io.BytesIO(self.serialised({})))  # type: ignore[no-untyped-call]
+            return torch.jit.load(io.BytesIO(self.serialised({})))  # type: ignore[no-untyped-call, no-any-return]
 
 
 def trace_program(module: nn.Module, example: Sequence[Tensor], *, batch: int | None = None) -> TracedProgram:

@@ -101,9 +101,9 @@ def test_an_interrupted_calibration_is_gone_on_with(fused_path, tmp_path, monkey
             yield pixels
 
     def counting(*arguments):
-        for pixels in original(*arguments):
+        for rows, pixels in original(*arguments):
             decoded.append(len(pixels))
-            yield pixels
+            yield rows, pixels
 
     monkeypatch.setattr(calibration_images, "stream_pixels", stopping)
     assert run(restoring(fused_path, "out.rtool")) == 130
