@@ -88,9 +88,11 @@ def search_half(
         best = return_blocks(search.attempt, nodes, best, min_cosine, largest_share=0.5)
     nodes_at_all, returned = search.counted(best)
     if best.parity.min_cosine < min_cosine or returned > max(FEW_NODES, LARGEST_SHARE * nodes_at_all):
+        instead = "with --bf16, whose range is that of float32, or in float32" if dtype == "float16" else "in float32"
         raise GateError(
             f"{dtype}: min cosine {best.parity.min_cosine:.6f} with {returned} of {nodes_at_all} nodes returned to "
-            f"float32, must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%} (or {FEW_NODES}); export in float32"
+            f"float32, must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%} (or {FEW_NODES}); "
+            f"export {instead}"
         )
     return best
 

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from rtool.converters import set_batch
+from rtool.converters import export, set_batch
 from rtool.errors import InputError
 
 
@@ -324,3 +324,15 @@ def test_an_output_for_all_images_together_is_refused():
     model = rows_of([helper.make_node("ReduceMax", ["x"], ["y"], keepdims=0)], {}, [])
     with pytest.raises(InputError, match="single number for all images"):
         set_batch(model, "dynamic")
+
+
+def test_an_export_names_the_model_and_only_rtool_speaks(tmp_path, capfd):
+    nodes, weights, _ = ROWS["a slice of all images"]
+    path = tmp_path / "sliced.onnx"
+    onnx.save(rows_of(nodes, {**weights, "to": np.int64([2])}, [2, 3, 8]), path)
+    with pytest.raises(InputError, match=r"^sliced\.onnx: batch dynamic: .*cannot be proved"):
+        export(path, tmp_path / "out.onnx", batch="dynamic")
+    onnx.save(rows_of([helper.make_node("Reshape", ["x", "s"], ["y"])], {"s": np.int64([2, 48])}, [2, 48]), path)
+    with pytest.raises(InputError, match="cannot be proved"):
+        set_batch(onnx.load(path), 3)
+    assert capfd.readouterr() == ("", "")

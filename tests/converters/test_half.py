@@ -356,6 +356,10 @@ def normalising(bound: str, epsilon: float = 1e-12) -> onnx.ModelProto:
             helper.make_node("Expand", ["c", "s"], ["d"], name="expand"),
             helper.make_node("Div", ["e", "d"], ["y"], name="div"),
         ],
+        "attribute": [
+            helper.make_node("Clip", ["n"], ["c"], name="guard", min=epsilon),
+            helper.make_node("Div", ["e", "c"], ["y"], name="div"),
+        ],
         "max": [
             helper.make_node("Max", ["n", "eps"], ["c"], name="guard"),
             helper.make_node("Div", ["e", "c"], ["y"], name="div"),
@@ -372,10 +376,11 @@ def normalising(bound: str, epsilon: float = 1e-12) -> onnx.ModelProto:
         ],
     }
     weights = {"w": values(8, 8), "eps": np.float32(epsilon), "minus_one": np.float32(-1)}
-    return model_of([*head, *tails[bound]], [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], weights)
+    opset = 10 if bound == "attribute" else 17
+    return model_of([*head, *tails[bound]], [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], weights, opset)
 
 
-@pytest.mark.parametrize("bound", ["clip", "max", "add", "power"])
+@pytest.mark.parametrize("bound", ["clip", "attribute", "max", "add", "power"])
 def test_a_row_of_zeros_stays_a_row_of_zeros_behind_a_normalisation(bound):
     model = normalising(bound)
     result = to_half(model)

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters import pin_to_target, strip_metadata
+from rtool.converters import export, exporting, pin_to_target, strip_metadata
 from rtool.converters.targets import TARGETS, check_precision
 from rtool.errors import InputError
 
@@ -149,3 +149,18 @@ def test_newer_targets_read_no_less_and_none_more_than_this_runtime():
     for target in {*TARGETS.values()}:
         newest = model(opset=target.opset, ir_version=target.ir_version)
         onnxruntime.InferenceSession(newest.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def test_an_export_is_refused_before_the_slow_steps(tmp_path, monkeypatch):
+    slow = []
+    monkeypatch.setattr(exporting, "set_batch", lambda *_, **__: slow.append("batch"))
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", shapes[:1], shapes[1:])
+    path = tmp_path / "new.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10), path)
+    with pytest.raises(InputError, match="opset 22 is newer"):
+        export(path, tmp_path / "out.onnx", batch=2, target="triton:24.10")
+    with pytest.raises(InputError, match="may not read bfloat16"):
+        export(path, tmp_path / "out.onnx", bf16=True, batch=2, target="triton:24.10")
+    assert not slow
