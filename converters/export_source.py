@@ -180,7 +180,7 @@ def _given(origin: ExportSource, given: NDArray[Any]) -> tuple[NDArray[np.uint8]
     if given.ndim == 0 or len(given) == 0:
         raise InputError("export: the inputs hold no image, so nothing would be measured; give one or more")
     spec = origin.inputs[0] if origin.inputs else None
-    if given.dtype != np.uint8:
+    if given.dtype != np.uint8 or (spec is not None and spec.dtype == "uint8"):
         if spec is not None:
             _check_shape(f"{origin.name}: input {spec.name!r}", spec.shape, given.shape)
         return None, (np.ascontiguousarray(given, dtype=None if spec is None else spec.dtype),)

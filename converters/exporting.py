@@ -98,7 +98,8 @@ def export(
         tolerance: largest relative error of every float32 step.
         min_cosine: gate of the narrow step; default 0.9999 for fp16, 0.999 for bf16, 0.99 for int8.
         inputs: images to measure on, preprocessed float32 or uint8 pixels [N, H, W, C]; default are random ones.
-        source: the ONNX model a converted module came from, where `model` is such a module.
+        source: the ONNX model a converted module came from, where `model` is such a module. Where the module was
+            edited and is no longer what that graph computes, it is exported anew, and the step says why.
         preprocessing: instead of the model's own.
         overwrite: replace a file that is already there.
 

@@ -64,6 +64,22 @@ def test_an_edited_module_is_exported_anew_and_says_why(edit, has_source, reason
         assert np.abs(got - expected).max() <= 1e-5
 
 
+def test_a_trained_weight_without_a_place_in_the_source_graph_is_exported_anew(tmp_path, run_onnx):
+    """The slopes are stored in float16 and cast by a node, in another shape than torch keeps them."""
+    nodes = [helper.make_node("Cast", ["half"], ["s"], to=1, name="c"), helper.make_node("PRelu", ["x", "s"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, 4, 4]) for name in "xy"]
+    slopes = numpy_helper.from_array(values(3, 1, 1).astype(np.float16), "half")
+    graph = helper.make_graph(nodes, "cast", ends[:1], ends[1:], [slopes])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    module = onnx_to_torch(source)
+    with torch.no_grad():
+        next(module.parameters()).add_(1)
+    result = export(module, tmp_path / "out.onnx", source=source, inputs=values(4, 3, 4, 4))
+    assert "'s' is computed by a node" in result.steps[1].detail
+    expected = module(torch.from_numpy(values(4, 3, 4, 4))).detach().numpy()
+    assert np.abs(run_onnx(onnx.load(result.path), values(4, 3, 4, 4))[0] - expected).max() <= 1e-6
+
+
 def test_a_module_as_converted_needs_its_source_and_the_right_one(model_file, tmp_path, exported):
     module = onnx_to_torch(model_file)
     with pytest.raises(InputError, match="give `source`"):
@@ -121,6 +137,14 @@ def test_inputs_of_another_shape_are_refused_with_both(message, model_file, tmp_
 
 def test_float64_inputs_are_taken_as_the_models_type(model_file, tmp_path):
     assert export(model_file, tmp_path / "out.onnx", inputs=values(4, 3, 16, 8).astype(np.float64)).steps
+
+
+def test_a_model_of_pixels_is_measured_on_pixels(model_file, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 8, 3), dtype=np.uint8)
+    export(model_file, tmp_path / "pixels.onnx", embed_preprocessing=True, preprocessing=SIZE)
+    result = export(tmp_path / "pixels.onnx", tmp_path / "again.onnx", inputs=pixels)
+    assert result.measured_on["images"] == 3
+    assert result.steps[0].max_rel <= 1e-5
 
 
 def test_half_precision_is_refused_as_a_start(model_file, tmp_path):
