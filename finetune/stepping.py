@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..converters.preprocessing import Preprocessing
+from ..errors import ConfigError
 from .averaging import WeightAverage
 from .collectives import all_reduce_sum, world_size
 from .config import FinetuneConfig
@@ -119,13 +120,29 @@ class Stepper:
         }
 
     def load_shards(self, ranks: list[dict[str, Tensor]]) -> None:
-        """Take this rank's classes out of the saved shards of all ranks, however many there were."""
+        """Take this rank's classes out of the saved shards of all ranks, however many there were.
+
+        Raises:
+            ConfigError: they were of another number of classes.
+        """
         for number, shard in enumerate(self._shards):
+            rows = sum(len(tensors[f"{number}/weight"]) for tensors in ranks)
+            if rows != shard.classes:
+                raise _misfit("partial_fc", f"{rows} classes", f"{shard.classes}")
             shard.load_shards([_below(tensors, f"{number}/") for tensors in ranks])
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`."""
-        self._learner.heads.load_state_dict(_below(tensors, "heads/"))
+        """The inverse of `state`.
+
+        Raises:
+            ConfigError: heads were of another number of classes.
+        """
+        saved = _below(tensors, "heads/")
+        for name, value in self._learner.heads.state_dict().items():
+            was, now = list(saved[name].shape), list(value.shape)
+            if was != now:
+                raise _misfit(name, f"shape {was}", f"{now}")
+        self._learner.heads.load_state_dict(saved)
         load_optimizer_state(self._optimizer, self._named, _below(tensors, "optimizer/"))
         if "scaler" in tensors:
             self._scale.load(tensors["scaler"])
@@ -186,6 +203,13 @@ class Stepper:
                 momentum=optimizer.momentum,
                 weight_decay=optimizer.weight_decay,
             )
+
+
+def _misfit(what: str, was: str, now: str) -> ConfigError:
+    return ConfigError(
+        f"data.train: {what} of the losses has {was} in the checkpoint and {now} here, so the training data have another "
+        "number of identities; put them back, or start a new run"
+    )
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
