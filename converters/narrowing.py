@@ -18,7 +18,7 @@ from .export_steps import StepLog
 from .half import KeptNode, Narrow
 from .half_emulation import emulate_half
 from .half_search import search_half
-from .int8 import CalibrationMethod
+from .int8_ranges import CalibrationMethod
 from .int8_search import search_int8
 from .runners import OnnxRunner
 
@@ -88,10 +88,13 @@ def narrow_to_int8(
     if images.dtype != np.float32:
         raise InputError("int8: quantise without --embed-preprocessing; pixels are not what the network calibrates on")
     found = search_int8(model, images, method=method, keep=tuple(keep), min_cosine=gate, reference=log.expected)
-    detail = f"{method}, {len(found.kept)} nodes kept in float32{_searched(found.trials)}"
+    small = f", {len(found.unprofitable)} too small to gain" if found.unprofitable else ""
+    detail = f"{method}, {len(found.kept)} nodes kept in float32{small}{_searched(found.trials)}"
     log.check_model("int8", found.model, min_cosine=gate, detail=detail)
     types = {node.name: node.op_type for node in model.graph.node}
-    return found.model, tuple(KeptNode(name, types.get(name, ""), "loses the gate in int8") for name in found.kept)
+    reasons = dict.fromkeys(found.unprofitable, "int8 would make the file larger")
+    reasons |= dict.fromkeys(found.kept, "loses the gate in int8")
+    return found.model, tuple(KeptNode(name, types.get(name, ""), reason) for name, reason in reasons.items())
 
 
 def _searched(trials: int) -> str:
