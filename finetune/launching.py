@@ -182,7 +182,8 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
         logs_specs=DefaultLogsSpecs(),
     )
     # The launcher reports every stopped process; what went wrong is in the error raised below.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("agent.server.api", "multiprocessing.api"):
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     environment = _environment(OMP_NUM_THREADS=str(threads), GLOO_SOCKET_IFNAME="lo", TORCH_CPP_LOG_LEVEL="ERROR")
     with environment, handlers_put_back():
         try:

@@ -52,9 +52,8 @@ def create_run_folder(config: FinetuneConfig) -> Path:
             path = parent / f"{stamp}-{number}"
         path.mkdir()
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot create the run folder: {error.filename}: {error.strerror}; set output=DIR"
-        ) from error
+        reason = f"{error.filename}: {error.strerror}"
+        raise InputError(f"{path}: cannot create the run folder ({reason}); set output=DIR") from error
     with out_of_space_named(path):
         (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     return path

@@ -207,8 +207,8 @@ class Stepper:
 
 def _misfit(what: str, was: str, now: str) -> ConfigError:
     return ConfigError(
-        f"data.train: {what} of the losses has {was} in the checkpoint and {now} here, so the training data have another "
-        "number of identities; put them back, or start a new run"
+        f"data.train: {what} of the losses has {was} in the checkpoint and {now} here, so the training data have "
+        "another number of identities; put them back, or start a new run"
     )
 
 

@@ -29,6 +29,12 @@ TINY = {
 """A run of seconds."""
 
 
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, object]:
+    """The configuration of a run of seconds."""
+    return TINY
+
+
 @pytest.fixture
 def write_recipe(tmp_path):
     """Writes the tiny configuration, with some fields changed; its runs go beside it."""

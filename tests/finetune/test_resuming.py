@@ -1,7 +1,51 @@
 """Going on with a run: what may be changed, what is refused with its name, and what damage is told."""
 
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rtool.errors import ConfigError, InputError
+from rtool.finetune import training
 from rtool.finetune.config import ModelConfig
+from rtool.finetune.config_files import load_config
+from rtool.finetune.finetuning import finetune
 from rtool.finetune.networks import load_network
+from rtool.finetune.resuming import opened_run
+from rtool.finetune.run_folder import read_metrics, run_locked
+from rtool.finetune.schedules import learning_rate_factor
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny) -> Path:
+    """A configuration file whose one run has done an epoch."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**tiny, "threads": 1, "log_every": 1, "output": str(folder / "runs")}))
+    finetune(path, quiet=True)
+    return path
+
+
+@pytest.fixture
+def recipe(trained, tmp_path) -> Path:
+    """The same in a folder of the test's own."""
+    shutil.copytree(trained.parent / "runs", tmp_path / "runs", symlinks=True)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(trained.read_text()), "output": str(tmp_path / "runs")}))
+    return path
+
+
+def run_of(recipe: Path) -> Path:
+    (run,) = (recipe.parent / "runs" / "tiny").iterdir()
+    return run
+
+
+def rates(run: Path) -> dict[int, float]:
+    return {row["step"]: row["lr"] for row in read_metrics(run) if row["kind"] == "train"}
 
 
 def test_a_zoo_model_with_options_is_read_back_from_its_checkpoint(tmp_path):
@@ -9,3 +53,137 @@ def test_a_zoo_model_with_options_is_read_back_from_its_checkpoint(tmp_path):
     network = load_network(config)
     network.save(tmp_path / "checkpoint.rtool", network.module, None)
     assert load_network(config, tmp_path / "checkpoint.rtool").dimension == network.dimension
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model.reference=osnet_x0_5",
+        "model.options={'dropout': 0.1}",
+        "model.output=1",
+        "model.weights=other.safetensors",
+        "model.restore_bn=true",
+        "losses.0={kind: softmax}",
+        "losses=[{kind: arcface, scale: 16}, {kind: triplet}]",
+        "optimizer.kind=sgd",
+        "optimizer.ema=0.9",
+        "evaluation.metric=rank1",
+        "evaluation.protocol=retrieval",
+    ],
+)
+def test_a_change_that_a_checkpoint_does_not_bear_is_refused_by_name(recipe, change):
+    run = run_of(recipe)
+    before = (run / "config.yaml").read_text()
+    field = change.partition("=")[0].removesuffix(".0")
+    config = load_config(recipe, ["epochs=2", change])
+    with pytest.raises(ConfigError, match=rf"^{field}: .*; put it back, or start a new run$"), opened_run(config, run):
+        pass
+    assert (run / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "epochs=3",
+        "optimizer.lr=1e-4",
+        "data.batch=4",
+        "data.workers=1",
+        "log_every=7",
+        "losses.0.scale=8",
+        "optimizer.weight_decay=0",
+        "precision=bf16",
+        "device=cpu",
+        "model.freeze={'conv1*': null}",
+        "schedule.kind=constant",
+    ],
+)
+def test_other_changes_are_taken_over(recipe, change):
+    config = load_config(recipe, ["epochs=2", change])
+    with opened_run(config, run_of(recipe)) as (run, checkpoint):
+        assert load_config(run / "config.yaml") == config
+        assert checkpoint == (run / "checkpoints" / "last.rtool").resolve()
+
+
+def test_training_data_of_other_identities_are_refused(recipe):
+    data = "data.train=synthetic-people:identities=9,images=4,seed=1,size=32x16"
+    with pytest.raises(ConfigError, match=r"data.train: .*shape \[8, 512\] in the checkpoint and \[9, 512\] here"):
+        finetune(recipe, ["epochs=2", data], resume=run_of(recipe), quiet=True)
+
+
+def test_a_run_that_is_being_written_is_neither_named_nor_found(recipe):
+    run = run_of(recipe)
+    (run / "result.json").unlink()
+    before = (run / "config.yaml").read_text()
+    config = load_config(recipe, ["epochs=9", "optimizer.lr=0.5"])
+    with run_locked(run):
+        for resume in (run, "auto"):
+            with pytest.raises(InputError, match="another run is writing here"), opened_run(config, resume):
+                pass
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_a_run_killed_before_its_result_was_written_gets_it_from_its_metrics(recipe):
+    run = run_of(recipe)
+    whole = json.loads((run / "result.json").read_text())
+    for name in ("result.json", "report.html", "metrics.csv"):
+        (run / name).unlink()
+    finetune(recipe, resume="auto", quiet=True)
+    again = json.loads((run / "result.json").read_text())
+    assert whole["metrics"]
+    assert {**again, "images_per_second": 0} == {**whole, "images_per_second": 0}
+    assert again["images_per_second"] > 0
+    assert (run / "report.html").exists()
+    assert (run / "metrics.csv").exists()
+
+
+def test_an_epoch_whose_evaluation_failed_is_evaluated_when_the_run_goes_on(recipe, monkeypatch):
+    def fail(self):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "evaluate", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            finetune(recipe, ["epochs=2"], resume=run_of(recipe), quiet=True)
+    result = finetune(recipe, ["epochs=2"], resume=run_of(recipe), quiet=True)
+    assert result.finished
+    rows = [row["step"] for row in read_metrics(result.run_dir) if row["kind"] == "evaluation"]
+    assert rows == [4, 8]
+
+
+def test_a_checkpoint_can_be_named_to_go_on_from(recipe):
+    run = run_of(recipe)
+    finetune(recipe, ["epochs=3", "checkpoints.keep=9"], resume=run, quiet=True)
+    checkpoint = run / "checkpoints" / "step-00000008.rtool"
+    with opened_run(load_config(recipe, ["epochs=4"]), checkpoint) as found:
+        assert found == (run, checkpoint)
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_one_before(recipe):
+    run = run_of(recipe)
+    finetune(recipe, ["epochs=2"], resume=run, quiet=True)
+    os.truncate(run / "checkpoints" / "last.rtool" / "training.safetensors", 100)
+    with pytest.raises(InputError, match=r"training.safetensors: .* --resume .*step-00000004.rtool$"):
+        finetune(recipe, ["epochs=3"], resume=run, quiet=True)
+
+
+def test_rates_keep_their_curve_when_a_run_goes_on_with_larger_batches(recipe, monkeypatch):
+    """Stopped after 6 of 8 steps of an epoch; with twice the batch it goes on after 3 of 4."""
+    shutil.rmtree(recipe.parent / "runs")
+    original = training.Trainer._report
+
+    def report(self, meter):
+        original(self, meter)
+        if self.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "_report", report)
+        finetune(recipe, ["epochs=2", "data.batch=4"], quiet=True)
+    config = load_config(recipe, ["epochs=2"])
+    result = finetune(config, resume="auto", quiet=True)
+    assert result.steps == 11
+    for step, rate in rates(result.run_dir).items():
+        place, steps_per_epoch = (step - 1, 8) if step <= 6 else (step - 4, 4)
+        factor = learning_rate_factor(config.schedule, place, steps_per_epoch, config.epochs)
+        assert rate == config.optimizer.lr * factor, step
+    assert "batches of 8 images from here on, 4 before" in (result.run_dir / "log.txt").read_text()
