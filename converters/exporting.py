@@ -130,7 +130,7 @@ def export(
         if file.exists() and not overwrite:
             raise InputError(f"{file}: already exists; choose another output or pass --overwrite")
     pixels, arrays = measured_on(origin, inputs)
-    log = StepLog(arrays, _outputs(origin.module, arrays, origin.measured_batch))
+    log = StepLog(arrays, _outputs(origin, origin.module, arrays))
     _refuse_non_finite(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=inputs is None)
     if format != "onnx":
@@ -283,8 +283,12 @@ def _refuse_non_finite(origin: ExportSource, log: StepLog) -> None:
     raise InputError(f"{origin.name}: the module gives NaN or infinity on the measured inputs; {found}; train it anew")
 
 
-def _outputs(module: nn.Module, arrays: tuple[NDArray[Any], ...], batch: int | None) -> tuple[NDArray[Any], ...]:
-    return run_in_batches(TorchRunner(module, batch=batch), arrays, PROBES)
+def _outputs(
+    origin: ExportSource, module: nn.Module, arrays: tuple[NDArray[Any], ...], *, anew: bool = False
+) -> tuple[NDArray[Any], ...]:
+    """What `module` gives, at the batch of the source; with `anew`, at any that it takes itself."""
+    batch = origin.batch if anew else origin.measured_batch
+    return run_in_batches(TorchRunner(module, name=origin.name, batch=batch), arrays, PROBES)
 
 
 def _traced(module: nn.Module) -> fx.GraphModule | None:
@@ -308,7 +312,7 @@ def _folded(
         return origin.module, None
     folds = fold_batchnorm(traced, padded=padded)
     detail = f"{len(folds.folded)} BatchNorms folded, {len(folds.kept)} kept"
-    log.check("fold", _outputs(traced, log.inputs, origin.measured_batch), max_rel=tolerance, detail=detail)
+    log.check("fold", _outputs(origin, traced, log.inputs), max_rel=tolerance, detail=detail)
     return traced, folds
 
 
@@ -343,7 +347,7 @@ def _export_torch(
     traced: Traced = trace(module, [torch.from_numpy(array) for array in log.inputs], batch=origin.batch)
     taken = "dynamic batch" if origin.batch is None else f"batch {origin.batch}"
     detail = f"torch.export, {taken}" if format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
-    log.check(format, _outputs(traced.reloaded(), log.inputs, origin.batch), max_rel=tolerance, detail=detail)
+    log.check(format, _outputs(origin, traced.reloaded(), log.inputs, anew=True), max_rel=tolerance, detail=detail)
     result = describe_export(
         None,
         path,
