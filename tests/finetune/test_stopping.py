@@ -14,6 +14,8 @@ from rtool.finetune import training
 from rtool.finetune.checkpoints import load_progress
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.interruption import on_stop_signal
+from rtool.finetune.prepared_data import prepare_data
+from rtool.finetune.run_folder import run_locked
 
 
 @pytest.fixture
@@ -66,6 +68,62 @@ def test_sigterm_may_come_twice(recipe, send_after_step):
     assert not result.finished
     assert result.stopped_by == "SIGTERM"
     assert result.steps == 2
+
+
+def test_the_first_of_two_signals_is_the_reason(recipe, send_after_step):
+    """As a launcher makes of a second Ctrl-C."""
+    send_after_step(2, signal.SIGINT, signal.SIGTERM)
+    assert finetune(recipe, quiet=True).stopped_by == "SIGINT"
+
+
+def test_sigterm_while_data_are_read_stops_after_the_first_step(recipe, monkeypatch):
+    def read_slowly(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return prepare_data(*arguments)
+
+    monkeypatch.setattr("rtool.finetune.finetuning.prepare_data", read_slowly)
+    result = finetune(recipe, quiet=True)
+    assert (result.finished, result.stopped_by, result.steps) == (False, "SIGTERM", 1)
+    assert load_progress(result.last).step == 1
+
+
+WORKING = ["epochs=500", "threads=1", "data.workers=2", "checkpoints.every_steps=1", "-q"]
+
+
+def started(recipe: Path, *options: str) -> subprocess.Popen[str]:
+    """A run in a group of its own that has saved a checkpoint."""
+    command = [sys.executable, "-m", "rtool", "finetune", str(recipe), *options]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(recipe.parent.glob("runs/tiny/*/checkpoints/last.rtool")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process
+
+
+def test_sigterm_to_a_whole_group_with_batch_workers_saves_and_exits_0(recipe):
+    process = started(recipe, *WORKING)
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert '"stopped_by": "SIGTERM"' in (Path(output.strip()) / "result.json").read_text()
+
+
+def test_batch_workers_do_not_hold_the_run_of_a_parent_that_was_killed(recipe):
+    process = started(recipe, *WORKING)
+    (folder,) = (recipe.parent / "runs" / "tiny").iterdir()
+    workers = children(process.pid)
+    process.kill()
+    process.communicate(timeout=120)
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 2  # the workers' own watch takes 5 s
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with run_locked(folder):
+        pass
 
 
 def test_handlers_are_put_back():
