@@ -45,6 +45,8 @@ def test_json_holds_every_step(model, tmp_path, capsys):
         (["--batch", "many"], 2, "positive number or 'dynamic'"),
         (["--embed-preprocessing"], 2, "preprocessing"),
         (["--tolerance", "-1"], 1, "export step 'write-back'"),
+        (["--calibrate", "synthetic-people", "--calibration-images", "-5"], 2, "-5 is not in the range x>=1"),
+        (["--half-io"], 2, "--half-io"),
     ],
 )
 def test_failures_are_one_message_and_an_exit_code(model, tmp_path, capsys, arguments, code, message):
