@@ -174,3 +174,19 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_nothing_half_writt
     resumed = finetune(recipe, [*options, "epochs=2"], resume=first.run_dir, quiet=True)
     assert resumed.finished
     assert load_training_state(resumed.last)[0].epoch == 2
+
+
+def test_a_batch_of_one_image_with_a_batchnorm(recipe, capsys):
+    refuse(recipe, capsys, "data.batch=1", mentioned=("data.batch 1: conv1.bn is a BatchNorm", "data.batch=2"))
+
+
+def test_an_output_that_cannot_be_made(recipe, capsys, tmp_path):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "runs")
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "dangling", tmp_path / "file"):
+        refuse(recipe, capsys, f"output={output}", mentioned=("cannot create the run folder", "set output=DIR"))
+
+
+@pytest.mark.parametrize("name", ["..", ".", "-x"])
+def test_a_name_that_leads_out_of_the_output(recipe, capsys, name):
+    refuse(recipe, capsys, f"name={name}", mentioned=("'name'",))

@@ -275,9 +275,30 @@ def test_a_model_that_diverged_is_not_measured_and_the_checkpoint_before_is_kept
     assert load_training_state(last)[0].epoch == 1
 
 
-def test_ten_steps_without_a_finite_gradient_stop_the_run(config):
-    with pytest.raises(GateError, match="10 steps in a row"):
+def test_ten_steps_without_a_finite_gradient_stop_the_run_where_it_can_go_on(config):
+    """The rate explodes after step 3, so step 4 does the damage and 5 to 14 are skipped."""
+    saving = ["evaluation.every=99", "checkpoints.every_steps=1"]
+    diverging = ["schedule.kind=multistep", "schedule.milestone_steps=[3]", "schedule.gamma=1e30", "epochs=20"]
+    with pytest.raises(
+        GateError, match=r"^10 steps in a row had no finite gradient; .*; step-00000003.rtool, from bef"
+    ):
+        finetune(config, [*saving, *diverging], quiet=True)
+    (run,) = Path(load_config(config).output, "tiny").iterdir()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.rtool", "step-00000003.rtool"]
+    result = json.loads((run / "result.json").read_text())
+    assert (result["finished"], result["steps"], result["skipped_steps"]) == (False, 14, 10)
+    assert result["stopped_by"].startswith("10 steps in a row")
+    assert (run / "report.html").exists()
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line, parse_constant=pytest.fail)
+        assert (row["losses"]["arcface"] is None) == (row["step"] > 4)
+    assert finetune(config, [*saving, "epochs=2"], resume="auto", quiet=True).run_dir == run
+
+
+def test_a_run_that_diverges_from_its_first_step_has_nothing_to_go_on_from(config):
+    with pytest.raises(GateError, match=r"; start a new run$"):
         finetune(config, ["optimizer.lr=1e30", "epochs=20", "evaluation.every=20"], quiet=True)
+    assert finetune(config, ["epochs=1"], resume="auto", quiet=True).steps == 4
 
 
 def test_a_second_run_cannot_write_into_the_same_folder(config):
