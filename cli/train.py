@@ -39,7 +39,9 @@ Several nodes, the same line on each (N from 0), `output` on a folder that all s
 @click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--nproc", default="1", show_default=True, metavar="N|auto", help="Processes on this machine (DDP).")
-@click.option("--resume", metavar="auto|RUN", help="Go on with a run folder, or with the newest unfinished one.")
+@click.option(
+    "--resume", metavar="auto|RUN", help="Go on with a run folder or checkpoint, or the newest unfinished run."
+)
 @click.option(
     "--show-batch",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -73,7 +75,7 @@ def finetune_command(
         _show_batch(output, config, overrides, show_batch)
         return
     if dry_run:
-        plan = plan_run(load_config(config, overrides), nproc=1 if processes == "auto" else processes)
+        plan = plan_run(load_config(config, overrides), nproc=processes)
         output.emit(plan, _plan_rows(plan), artefact=plan.output)
         return
     result = finetune(

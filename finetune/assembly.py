@@ -14,7 +14,7 @@ from .prepared_data import PreparedData
 from .reach import hold_unreached
 from .stepping import autocast_dtype
 
-__all__ = ["assemble_learner"]
+__all__ = ["assemble_learner", "check_batch"]
 
 _SHOWN = 3
 
@@ -36,7 +36,7 @@ def assemble_learner(
     autocast = autocast_dtype(config.precision, device)
     learner = Learner(network.module, heads, output=config.model.output, autocast=autocast).to(device)
     check_freezing(learner, config.model.freeze)
-    _check_batch(config, learner)
+    check_batch(config, learner)
     if config.model.channels_last:
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     names = ", ".join(unreached[:_SHOWN]) + (", ..." if len(unreached) > _SHOWN else "")
@@ -44,7 +44,7 @@ def assemble_learner(
     return learner, [note] if unreached else []
 
 
-def _check_batch(config: FinetuneConfig, learner: Learner) -> None:
+def check_batch(config: FinetuneConfig, learner: Learner) -> None:
     """Refuse batches of one image where a BatchNorm learns in any epoch: one image has no variance.
 
     Raises:

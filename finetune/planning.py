@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import DataError
-from .config import FinetuneConfig
+from .assembly import check_batch
+from .config import FinetuneConfig, PartialFCLoss
 from .data.samplers import plan_epoch
 from .evaluation_plan import plan_evaluation
 from .heads import build_head
-from .launching import resolve_device
+from .launching import count_processes, resolve_device
 from .learner import Learner, check_freezing
-from .networks import Network, check_restorable, images_to_tensor, load_network
+from .memory_estimate import estimate_memory
+from .networks import check_restorable, load_network
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
 from .stepping import autocast_dtype
 
 __all__ = ["RunPlan", "plan_run"]
 
-_STATES = {"sgd": 1, "adamw": 2}
-_PROBE = 2
-"""Images of the pass that measures activations."""
+_STAND_IN = 2
+"""Classes of PartialFC here: millions of rows need not be drawn to be counted."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,29 @@ class RunPlan:
     output: Path
 
 
-def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
+def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
     """Resolve model, data and plan of a run; reads labels only and writes nothing.
 
     Raises:
         RtoolError: whatever would stop the run before its first step.
     """
-    device = resolve_device(config.device)
+    processes = count_processes(nproc, config.device)
+    device = resolve_device(config.device, processes=processes)
     network = load_network(config.model)
     if config.model.restore_bn:
         check_restorable(network)
     train, held_out = open_training_data(config)
     evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
     metric = evaluation.metric(config.evaluation.metric)
-    heads = nn.ModuleList(build_head(loss, network.dimension, train.identity_count) for loss in config.losses)
+    sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
+    heads = nn.ModuleList(
+        build_head(loss, network.dimension, _STAND_IN if isinstance(loss, PartialFCLoss) else train.identity_count)
+        for loss in config.losses
+    )
     autocast = autocast_dtype(config.precision, device)
     learner = Learner(network.module, heads, output=config.model.output, autocast=autocast)
     check_freezing(learner, config.model.freeze)
+    check_batch(config, learner)
     build_optimizer(config.optimizer, network.module, heads)
     data = config.data
     plan = plan_epoch(
@@ -80,7 +86,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
         train.cameras,
         batch=data.batch,
         images_per_identity=data.images_per_identity,
-        ranks=nproc,
+        ranks=processes,
         seed=config.seed,
         epoch=0,
     )
@@ -96,7 +102,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
         input=(size.channels, size.height, size.width),
         embedding=network.dimension,
         parameters=_count(network.module),
-        head_parameters=_count(heads),
+        head_parameters=_count(heads) + sharded * train.identity_count * network.dimension,
         train_images=len(train),
         train_identities=train.identity_count,
         held_out_images=len(held_out),
@@ -104,41 +110,21 @@ def plan_run(config: FinetuneConfig, *, nproc: int = 1) -> RunPlan:
         protocol=evaluation.protocol,
         metric=metric,
         batch=data.batch,
-        processes=nproc,
+        processes=processes,
         steps_per_epoch=min(steps, config.steps_per_epoch or steps),
         epochs=config.epochs,
         device=str(device),
-        memory=_memory(config, network, heads),
+        memory=estimate_memory(
+            config,
+            network,
+            _count(heads),
+            identities=train.identity_count,
+            processes=processes,
+            autocast=autocast,
+        ),
         output=config.output / config.name,
     )
 
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _memory(config: FinetuneConfig, network: Network, heads: nn.ModuleList) -> int:
-    copies = 2 + _STATES[config.optimizer.kind] + (1 if config.optimizer.ema else 0)
-    weights = 4 * copies * (_count(network.module) + _count(heads))
-    return weights + _activation_bytes(config, network) * config.data.batch // _PROBE
-
-
-def _activation_bytes(config: FinetuneConfig, network: Network) -> int:
-    """Bytes autograd keeps for the backward pass of `_PROBE` images, parameters not counted."""
-    own = {parameter.data_ptr() for parameter in network.module.parameters()}
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in own:
-            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
-
-    def same(value: Any) -> Any:
-        return value
-
-    size = network.preprocessing
-    pixels = torch.zeros(_PROBE, size.height, size.width, size.channels, dtype=torch.uint8)
-    images = images_to_tensor(pixels, size, torch.device("cpu"), config.model.channels_last)
-    with torch.autograd.graph.saved_tensors_hooks(count, same):
-        network.module(images)
-    return sum(kept.values())

@@ -1,10 +1,15 @@
 """`--dry-run` tells what a run would do, writes nothing, and refuses what would stop the run before its first step."""
 
 import pytest
+import torch
 
 from rtool.cli import main
 from rtool.errors import ConfigError, DataError, InputError
+from rtool.finetune.config import PartialFCLoss
 from rtool.finetune.config_files import load_config
+from rtool.finetune.launching import count_processes
+from rtool.finetune.memory_estimate import estimate_memory
+from rtool.finetune.networks import load_network
 from rtool.finetune.planning import plan_run
 
 
@@ -44,3 +49,36 @@ def test_a_step_of_partial_fc_is_one_batch(write_recipe):
         load_config(write_recipe(losses=[{"kind": "partial_fc"}]), ["optimizer.accumulate=2"])
     with pytest.raises(ConfigError, match="would train nothing"):
         plan_run(load_config(write_recipe(losses=[{"kind": "triplet"}]), ["model.freeze={'*': null}"]))
+
+
+def test_as_many_processes_are_planned_as_would_be_started(write_recipe):
+    config = load_config(write_recipe())
+    assert plan_run(config, nproc="auto").processes == count_processes("auto", "cpu")
+
+
+def test_a_batch_of_one_is_refused_as_a_run_would(write_recipe):
+    with pytest.raises(ConfigError, match=r"data\.batch 1: conv1\.bn is a BatchNorm"):
+        plan_run(load_config(write_recipe(), ["data.batch=1"]))
+
+
+def test_half_precision_needs_less_memory_and_shards_divide_theirs(write_recipe):
+    plain = load_config(write_recipe(), ["data.batch=32"])
+    wide = plan_run(plain).memory
+    narrow = plan_run(plain.model_copy(update={"precision": "bf16"})).memory
+    assert 0.6 * wide < narrow < 0.9 * wide  # activations of BatchNorm and the weights stay wide
+    sharded = plan_run(load_config(write_recipe(losses=[{"kind": "partial_fc"}])))
+    assert sharded.head_parameters == 8 * 512
+    with torch.no_grad():
+        one, two = (
+            estimate_memory(
+                plain.model_copy(update={"losses": (PartialFCLoss(kind="partial_fc", rate=0.1),)}),
+                load_network(plain.model),
+                0,
+                identities=1_000_000,
+                processes=processes,
+                autocast=None,
+            )
+            for processes in (1, 2)
+        )
+    assert one > 2 * 1_000_000 * 512 * 4
+    assert two < 0.6 * one
