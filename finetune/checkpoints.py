@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -153,9 +153,14 @@ def load_progress(checkpoint: Path) -> Progress:
     if not path.is_file():
         raise InputError(f"{checkpoint}: no {_STATE}; this is a bundle, not a checkpoint to resume from")
     try:
-        return Progress(**json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        progress = Progress(**values)
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error})") from error
+    missing = sorted({field.name for field in fields(Progress)} - values.keys())
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; another version of rtool wrote it, or it is damaged")
+    return progress
 
 
 def check_checkpoint(checkpoint: Path) -> None:

@@ -196,7 +196,7 @@ class CheckpointConfig(Section):
     every_steps: Count | None = None
     """Steps between checkpoints within an epoch; each epoch ends with one in any case."""
     keep: Count = 2
-    """Newest checkpoints kept beside the best."""
+    """Newest checkpoints kept, beside the best and the newest after which a step was taken; so 1 keeps 2."""
 
 
 class TrackingConfig(Section):

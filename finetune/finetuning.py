@@ -274,7 +274,9 @@ def _how_to_go_on(run: Path) -> str:
 
 def _read_result(run: Path) -> FinetuneResult:
     if not (run / "result.json").exists():
-        raise PlatformError(f"{run}: stopped before it could save; --resume auto goes on from the last checkpoint")
+        saved = last_checkpoint(run).exists()
+        way_out = "--resume auto goes on from the last checkpoint" if saved else "there is nothing to go on from"
+        raise PlatformError(f"{run}: stopped before it could save; {way_out}")
     values = json.loads((run / "result.json").read_text(encoding="utf-8"))
     best = run / "checkpoints" / "best.rtool"
     return FinetuneResult(run_dir=run, best=best if best.exists() else None, last=last_checkpoint(run), **values)

@@ -138,9 +138,16 @@ def joined_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE, device_id=device if on_gpu else None)
     try:
         yield
-    finally:
-        gc.collect()  # DDP keeps the group alive in cycles, and its threads abort an interpreter that ends before them
-        dist.destroy_process_group()
+    except BaseException:
+        if not on_gpu:  # NCCL waits for its ranks, which may wait for this one; the process ends anyway
+            _leave_group()
+        raise
+    _leave_group()
+
+
+def _leave_group() -> None:
+    gc.collect()  # DDP keeps the group alive in cycles, and its threads abort an interpreter that ends before them
+    dist.destroy_process_group()
 
 
 @contextmanager

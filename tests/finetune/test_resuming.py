@@ -158,6 +158,25 @@ def test_a_checkpoint_can_be_named_to_go_on_from(recipe):
         assert found == (run, checkpoint)
 
 
+def test_what_a_kill_left_half_done_is_cleared_away(recipe):
+    run = run_of(recipe)
+    checkpoints = run / "checkpoints"
+    for name in (".step-00000008.rtool.partial", ".shards-00000008"):
+        (checkpoints / name).mkdir()
+        (checkpoints / name / "shard-00002.safetensors").touch()
+    with opened_run(load_config(recipe, ["epochs=2"]), run):
+        assert not list(checkpoints.glob(".*"))
+
+
+def test_a_record_of_another_version_is_refused(recipe):
+    record = run_of(recipe) / "checkpoints" / "last.rtool" / "training.json"
+    values = json.loads(record.read_text())
+    del values["batches"]
+    record.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"training.json: lacks batches; another version of rtool wrote it"):
+        finetune(recipe, ["epochs=2"], resume=run_of(recipe), quiet=True)
+
+
 def test_a_damaged_checkpoint_is_refused_with_the_one_before(recipe):
     run = run_of(recipe)
     finetune(recipe, ["epochs=2"], resume=run, quiet=True)
