@@ -248,7 +248,8 @@ class Trainer:
     @property
     def _place(self) -> int:
         """Steps of the present plan that are behind; those taken, unless the run was resumed with other batches."""
-        return self._progress.epoch * self.steps_per_epoch + self._progress.batch // self._config.optimizer.accumulate
+        in_epoch = self._progress.batch // self._config.optimizer.accumulate
+        return self._progress.epoch * self.steps_per_epoch + min(in_epoch, self.steps_per_epoch)
 
     def _stop_diverged(self) -> NoReturn:
         """Leave `last` where going on makes sense, and say so; alike on every rank, for any may be the one heard."""
@@ -280,12 +281,15 @@ class Trainer:
         return epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
 
     def _lacks_evaluation(self) -> bool:
-        """Whether the run was resumed from the end of an epoch whose evaluation failed. Alike on every rank."""
+        """Whether the run was resumed from the end of an epoch whose evaluation failed. A collective: rank 0 knows."""
         progress = self._progress
         if progress.step == 0 or progress.batch or not self._evaluation_is_due():
             return False
-        rows = read_metrics(self._checkpoints.parent)
-        return not any(row["kind"] == "evaluation" and row["step"] == progress.step for row in rows)
+        lacks = 0.0
+        if rank() == 0:
+            rows = read_metrics(self._checkpoints.parent)
+            lacks = float(not any(row["kind"] == "evaluation" and row["step"] == progress.step for row in rows))
+        return bool(all_reduce_sum(torch.tensor(lacks, device=self._device)) > 0)
 
     def _finish_epoch(self) -> None:
         """Evaluate when it is due, on rank 0, and save; an epoch whose evaluation fails is saved all the same."""
