@@ -14,7 +14,7 @@ from .networks import Network, images_to_tensor
 __all__ = ["hold_unreached"]
 
 
-def hold_unreached(network: Network, output: int, *, channels_last: bool = False) -> list[str]:
+def hold_unreached(network: Network, output: int) -> list[str]:
     """Make the parameters that `output` does not depend on untrainable; their names. Leaves the network evaluating."""
     module, size = network.module.eval(), network.preprocessing
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -23,7 +23,7 @@ def hold_unreached(network: Network, output: int, *, channels_last: bool = False
     device = next(iter(named.values())).device
     pixels = torch.zeros(2, size.height, size.width, size.channels, dtype=torch.uint8)
     with torch.enable_grad():
-        embeddings = embedding_of(module(images_to_tensor(pixels, size, device, channels_last)), output)
+        embeddings = embedding_of(module(images_to_tensor(pixels, size, device, False)), output)
     if not embeddings.requires_grad:
         gradients: tuple[torch.Tensor | None, ...] = (None,) * len(named)
     else:

@@ -17,7 +17,9 @@ from rtool.finetune.config import AdaFaceLoss, ArcFaceLoss, CenterLoss, Finetune
 from rtool.finetune.data.loading import Batch
 from rtool.finetune.heads import build_head
 from rtool.finetune.learner import Learner
+from rtool.finetune.networks import Network
 from rtool.finetune.partial_fc import PartialFC, shard_bounds
+from rtool.finetune.reach import hold_unreached
 from rtool.finetune.stepping import Stepper
 
 LOSSES = (
@@ -84,6 +86,44 @@ def accumulated() -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in learner.named_parameters()} | {"reductions": reductions}
 
 
+class TwoOutputs(nn.Module):
+    """An embedding, and class scores that no loss here looks at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Flatten(), nn.Linear(6 * 16, 8))
+        self.classes = nn.Linear(8, 5)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding = self.embedding(images)
+        return embedding, self.classes(embedding)
+
+
+def two_outputs() -> dict[str, torch.Tensor]:
+    """Two steps of a network with an output that is not used."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    config = FinetuneConfig.model_validate(
+        {
+            "model": {"reference": "-"},
+            "data": {"train": "-"},
+            "losses": [{"kind": "arcface", "scale": 16}],
+            "optimizer": {"kind": "sgd", "lr": 0.1},
+        }
+    )
+    torch.manual_seed(0)
+    network = Network("two", TwoOutputs(), Preprocessing(6, 6), 8, lambda *_: None)
+    hold_unreached(network, 0)
+    learner = Learner(network.module, nn.ModuleList([build_head(config.losses[0], 8, 5)]), output=0, autocast=None)
+    stepper = Stepper(config, learner, Preprocessing(6, 6), torch.device("cpu"))
+    stepper.begin_epoch(0)
+    generator = torch.Generator().manual_seed(1)
+    share = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    for _ in range(2):
+        pixels = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, generator=generator)
+        stepper.step([Batch(pixels[share], torch.arange(4)[share], ())], 1.0)
+    return {name: value.detach() for name, value in learner.named_parameters()}
+
+
 def partial_fc(rate: float, classes: int = 11, labels: tuple[int, ...] = (*range(11), 0)) -> dict[str, torch.Tensor]:
     """One step over some classes; everything about shards, put together again over the ranks."""
     world, rank = dist.get_world_size(), dist.get_rank()
@@ -141,6 +181,7 @@ def full_weight() -> torch.Tensor:
 PROGRAMS = {
     "gradients": gradients,
     "accumulated": accumulated,
+    "two_outputs": two_outputs,
     "partial_fc": lambda: partial_fc(1.0),
     "partial_fc_sampled": lambda: partial_fc(0.4, labels=(0, 5, 10) * 4),
     "partial_fc_two_classes": lambda: partial_fc(1.0, 2, (0, 1) * 6),

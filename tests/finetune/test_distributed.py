@@ -60,6 +60,12 @@ def test_accumulated_batches_are_averaged_and_reduced_once_a_step(run_ranks):
         assert_equal_but_for_rounding(two[name], expected, name)
 
 
+def test_a_network_with_an_unused_output_trains_on_two_processes_as_on_one(run_ranks):
+    one, two = run_ranks("two_outputs", 1), run_ranks("two_outputs", 2)
+    for name, expected in one.items():
+        assert_equal_but_for_rounding(two[name], expected, name)
+
+
 def test_one_step_of_three_batches_is_one_of_the_batch_they_make(stepped):
     for name, expected in stepped(parts=1).items():
         assert_equal_but_for_rounding(stepped(parts=3)[name], expected, name)
