@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 import torch
 
-from ..converters import build_architecture, export, onnx_to_torch
+from ..converters import export, onnx_to_torch
 from ..converters.half_emulation import emulate_half
 from ..converters.half_search import search_half
 from ..converters.parity import measure_parity
@@ -34,7 +34,7 @@ from ..converters.runners import OnnxRunner, run_in_batches
 from .machine import describe_machine
 from .partial_fc_step import measure_partial_fc_on_gpu
 from .timing import latency
-from .training_steps import build_step_pair
+from .training_steps import build_as_trained, build_step_pair
 
 __all__ = ["main"]
 
@@ -107,11 +107,12 @@ def measure_latency() -> dict[str, Any]:
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (size, batch) in _NETWORKS.items():
-            torch.manual_seed(0)
             wide, narrow = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}_fp16.onnx"
-            images = size.normalise(probe_pixels(size, 4, seed=0))
-            export(build_architecture(name), wide, inputs=images, tolerance=1e-4)
-            export(wide, narrow, fp16=True, min_cosine=0.99)  # random weights; how exact fp16 is, others measure
+            images = size.normalise(probe_pixels(size, 16, seed=0))
+            export(build_as_trained(name, size, torch.from_numpy(images)), wide, inputs=images, tolerance=1e-4)
+            export(
+                wide, narrow, fp16=True, tolerance=1e-4, min_cosine=0.99
+            )  # random weights; how exact fp16 is, others measure
             report = latency([wide, narrow], batch=batch, device="cuda", rounds=_TURNS)
             rows[name] = {
                 "batch": batch,

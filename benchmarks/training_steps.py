@@ -25,7 +25,7 @@ from ..finetune.margin_losses import cosine_logits, margin_logits
 from ..finetune.networks import images_to_tensor
 from ..finetune.stepping import Stepper, autocast_dtype
 
-__all__ = ["StepPair", "build_step_pair"]
+__all__ = ["StepPair", "build_as_trained", "build_step_pair"]
 
 _CLASSES = 100
 
@@ -43,12 +43,10 @@ def build_step_pair(
     name: str, size: Preprocessing, batch: int, *, device: str = "cpu", precision: str = "fp32"
 ) -> StepPair:
     """The two steps of an architecture for `batch` images [batch, H, W, 3] of noise."""
-    options = {} if name.startswith(("osnet", "resnet")) else {"input_size": (size.height, size.width)}
-    original = build_architecture(name, **options)
     pixels = torch.randint(0, 256, (batch, size.height, size.width, 3), dtype=torch.uint8)
     labels = torch.randint(0, _CLASSES, (batch,))
     images = images_to_tensor(pixels[:32], size, torch.device("cpu"), channels_last=False)
-    _make_as_trained(original, images)
+    original = build_as_trained(name, size, images)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fused.onnx"
         # Statistics of noise in random layers: folding them rounds more than in a trained network.
@@ -65,13 +63,15 @@ def build_step_pair(
     )
 
 
-def _make_as_trained(module: nn.Module, images: Tensor) -> None:
-    """Affine parameters and slopes that differ by channel, and statistics that are those of the data.
+def build_as_trained(name: str, size: Preprocessing, images: Tensor) -> nn.Module:
+    """An architecture with affine parameters and slopes that differ by channel, and the statistics of `images`.
 
     Equal ones would be shared in the file. Statistics of other data would give the restored BatchNorms another range
     than the original ones have, and torch's PReLU takes longer the less predictable the signs are.
     """
     torch.manual_seed(0)
+    options = {} if name.startswith(("osnet", "resnet")) else {"input_size": (size.height, size.width)}
+    module: nn.Module = build_architecture(name, **options)
     batchnorms = [each for each in module.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
     for each in module.modules():
         if isinstance(each, nn.PReLU):
@@ -85,6 +85,7 @@ def _make_as_trained(module: nn.Module, images: Tensor) -> None:
         module.train()(images)
     for batchnorm in batchnorms:
         batchnorm.momentum = 0.1
+    return module
 
 
 def _trainer_step(

@@ -38,11 +38,13 @@ def build_optimizer(
         {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
         for (lr, decay), parameters in groups.items()
     ]
+    # A few launches instead of hundreds: a GPU waits for them, since a step looks at its gradient first.
+    fused = all(parameter.is_cuda for parameters in groups.values() for parameter in parameters) or None
     optimizer: torch.optim.Optimizer
     if config.kind == "sgd":
-        optimizer = torch.optim.SGD(entries, lr=config.lr, momentum=config.momentum)
+        optimizer = torch.optim.SGD(entries, lr=config.lr, momentum=config.momentum, fused=fused)
     else:
-        optimizer = torch.optim.AdamW(entries, lr=config.lr)
+        optimizer = torch.optim.AdamW(entries, lr=config.lr, fused=fused)
     named = {f"backbone.{name}": parameter for name, parameter in names.items()}
     named.update({f"heads.{name}": parameter for name, parameter in heads.named_parameters()})
     return optimizer, named
@@ -73,7 +75,10 @@ def load_optimizer_state(
         parameter = named[name]
         state: dict[str, Any] = optimizer.state[parameter]
         # In the parameter's memory order: another one takes the optimizer's slow path on a GPU.
-        state[key] = value.clone() if value.ndim == 0 else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        if value.ndim > 0:
+            state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:  # counts of steps lie where the optimizer looks for them
+            state[key] = value.to(parameter.device if optimizer.defaults["fused"] else "cpu", copy=True)
 
 
 def _multiplier(multipliers: Mapping[str, float], name: str) -> float:

@@ -47,10 +47,10 @@ def write(tmp_path):
 
 
 def losses(run_dir: Path) -> list[float]:
-    """Of each logged step, all parts together."""
+    """Of each logged step, all parts together; none of steps left out while the loss scale was too high."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
-    return [sum(step["losses"].values()) for step in steps]
+    return [sum(step["losses"].values()) for step in steps if None not in step["losses"].values()]
 
 
 def test_there_is_a_gpu():
@@ -83,7 +83,9 @@ def test_options_work_on_a_gpu(write, changes):
 
 
 def test_sigterm_saves_on_a_gpu_and_the_run_goes_on(write, tmp_path):
-    path = write(epochs=60, precision="fp16", evaluation={"every": 60})
+    path = write(
+        epochs=60, precision="fp16", evaluation={"every": 60}, optimizer={"kind": "adamw", "lr": 1e-3, "ema": 0.9}
+    )
     command = [sys.executable, "-m", "rtool", "finetune", str(path), "--quiet"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
