@@ -31,19 +31,25 @@ class Learner(nn.Module):
         self.heads = heads
         self.autocast = autocast
         fixed = _cancelled_biases(backbone)
-        # A function, not a module: parameters keep their names when it is compiled.
-        self._embed: Callable[[Tensor], Tensor] = lambda images: embedding_of(backbone(images), output)
+        self._output = output
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Losses [H] of normalised images [N, C, H, W] with int64 labels [N]."""
         with torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            embeddings = self._embed(images)
+            embeddings = (self._compiled or self._embed)(images)
         return torch.stack([head(embeddings, labels) for head in self.heads])
 
     def compile_backbone(self) -> None:
-        """Run the backbone through torch.compile from now on, in training; heads draw, gather and branch."""
-        self._embed = torch.compile(self._embed)
+        """Run the backbone through torch.compile from now on, in training; heads draw, gather and branch.
+
+        What is compiled is a function, not a module: parameters keep their names.
+        """
+        self._compiled = torch.compile(self._embed)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return embedding_of(self.backbone(images), self._output)
 
     def freeze(self, patterns: Mapping[str, float | None], epoch: int) -> None:
         """Freeze what `patterns` (pattern -> epoch of thawing) hold at `epoch`, and thaw the rest."""
