@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from ..errors import InputError, RtoolError
 from .affine import Layer, output_channels
 from .calibration_state import load_state, model_digest, save_state
 from .channel_statistics import ChannelStatistics
-from .image_digest import combined_digest, row_digests
+from .image_digest import row_digests
+from .observations import Calibration, Observation
 from .record import ConversionRecord
 from .taken_batch import runnable_batch
 
-__all__ = ["FEWEST_IMAGES", "TOLERATED_UNCERTAINTY", "Batch", "Calibration", "Observation", "calibrate"]
+__all__ = ["FEWEST_IMAGES", "TOLERATED_UNCERTAINTY", "Batch", "calibrate"]
 
 Batch = Tensor | tuple[Tensor, ...]
 """What the network is called with: one tensor, or one per graph input."""
@@ -40,37 +40,6 @@ TOLERATED_UNCERTAINTY = 0.1
 """Standard deviations by which a mean may be off, as its standard error; one value an image needs 100 images."""
 _SAVE_EVERY = 4
 """Batches between two saves of the state."""
-
-
-@dataclass
-class Observation:
-    """What one layer wrote: statistics per channel, the rank of its output, and whether its maps are 1 x 1."""
-
-    statistics: ChannelStatistics
-    rank: int = 0
-    single_position: bool = False
-
-    def followed_by(self, later: Observation | None) -> Observation:
-        """What was seen up to now and later, if anything was; neither is changed."""
-        if later is None:
-            return self
-        return Observation(self.statistics.merged(later.statistics), later.rank, later.single_position)
-
-
-@dataclass
-class Calibration:
-    """Observations by module path, over `images` images in `batches` batches; `largest` is the last of the largest."""
-
-    layers: dict[str, Observation] = field(default_factory=dict)
-    images: int = 0
-    batches: int = 0
-    digests: list[bytes] = field(default_factory=list)
-    largest: tuple[Tensor, ...] = ()
-
-    @property
-    def sha256(self) -> str:
-        """Of the set of images, whatever their order."""
-        return combined_digest(self.digests)
 
 
 def calibrate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .channel_statistics import ChannelStatistics, Moments
-
-if TYPE_CHECKING:
-    from .calibration import Calibration
+from .observations import Calibration
 
 __all__ = ["load_state", "model_digest", "save_state"]
 

@@ -27,9 +27,10 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import InputError
 from .affine import Layer
 from .batchnorm_names import batchnorm_path
-from .calibration import TOLERATED_UNCERTAINTY, Batch, Calibration, Observation, calibrate
+from .calibration import TOLERATED_UNCERTAINTY, Batch, calibrate
 from .exact_scale import exact_scale
 from .names import is_generated
+from .observations import Calibration, Observation
 from .optional_bias import let_bias_be_missing
 from .original_names import OriginalNetwork, find_original
 from .provenance import ChainLink
