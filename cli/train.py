@@ -72,7 +72,7 @@ def finetune_command(
 
     processes = _processes(nproc)
     if show_batch is not None:
-        _show_batch(output, config, overrides, show_batch)
+        _show_batch(output, config, overrides, show_batch, processes)
         return
     if dry_run:
         plan = plan_run(load_config(config, overrides), nproc=processes)
@@ -268,13 +268,15 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _show_batch(output: Output, config: Path, overrides: tuple[str, ...], path: Path) -> None:
+def _show_batch(
+    output: Output, config: Path, overrides: tuple[str, ...], path: Path, processes: int | Literal["auto"]
+) -> None:
     from ..finetune.config_files import load_config
     from ..finetune.contact_sheet import draw_first_batch
 
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
-    sheet = draw_first_batch(load_config(config, overrides))
+    sheet = draw_first_batch(load_config(config, overrides), nproc=processes)
     try:
         sheet.save(path, format="PNG")
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from ..converters.preprocessing import Preprocessing
 from .config import FinetuneConfig
 from .data.loading import EpochSamples, TrainingPixels, iterate_batches
 from .data.samplers import plan_epoch
+from .launching import count_processes
 from .networks import load_network
 from .prepared_data import open_training_data
 
@@ -22,15 +24,22 @@ _LEAST_HEIGHT = 96
 _MOST_IMAGES = 64
 
 
-def draw_first_batch(config: FinetuneConfig) -> Image.Image:
-    """The first training batch of a run, without training."""
+def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Image.Image:
+    """The first training batch of a run of `nproc` processes, without training."""
+    ranks = count_processes(nproc, config.device)
     preprocessing = load_network(config.model).preprocessing
     train, _ = open_training_data(config)
-    return draw_batch(config, TrainingPixels(train, preprocessing.resize, None), preprocessing)
+    return draw_batch(config, TrainingPixels(train, preprocessing.resize, None), preprocessing, ranks=ranks)
 
 
-def draw_batch(config: FinetuneConfig, pixels: TrainingPixels, preprocessing: Preprocessing) -> Image.Image:
-    """The first batch of the first epoch of `pixels`, augmented."""
+def draw_batch(
+    config: FinetuneConfig, pixels: TrainingPixels, preprocessing: Preprocessing, *, ranks: int
+) -> Image.Image:
+    """The first batch of the first epoch of `pixels`, augmented: of all `ranks` processes together, 64 images at most.
+
+    Raises:
+        DataError: the data set cannot fill it, or too many of its images cannot be read.
+    """
     data = config.data
     plan = plan_epoch(
         data.sampler,
@@ -38,7 +47,7 @@ def draw_batch(config: FinetuneConfig, pixels: TrainingPixels, preprocessing: Pr
         pixels.dataset.cameras,
         batch=data.batch,
         images_per_identity=data.images_per_identity,
-        ranks=1,
+        ranks=ranks,
         seed=config.seed,
         epoch=0,
     )[:1, :_MOST_IMAGES]

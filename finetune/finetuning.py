@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 
 from ..errors import GateError, InputError, PlatformError, RtoolError
 from .collectives import rank, world_size
@@ -194,8 +195,16 @@ def _conclude(
         "images_per_second": outcome.images_per_second or train.get("images_per_second", 0.0),
     }
     folder.write_result(result)
-    sheet = draw_batch(config, data.train, network.preprocessing)
-    write_run_report(folder.path, result, sheet)
+    write_run_report(folder.path, result, _sheet(folder, config, network, data))
+
+
+def _sheet(folder: RunFolder, config: FinetuneConfig, network: Network, data: PreparedData) -> Image.Image | None:
+    """The images for the report, or None and a line on the log: how the run ended does not depend on a picture."""
+    try:
+        return draw_batch(config, data.train, network.preprocessing, ranks=world_size())
+    except Exception as error:
+        folder.log(f"note: report.html shows no training images: {error or type(error).__name__}")
+        return None
 
 
 def _last_record(run: Path, kind: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rtool.cli.main import run
 from rtool.converters.preprocessing import Preprocessing
@@ -23,7 +24,7 @@ def test_what_is_padded_has_the_mean_colour_in_the_order_of_the_picture(order, m
         }
     )
     black = TrainingPixels(dataset, np.asarray, np.zeros((8, 96, 96, 3), np.uint8))
-    sheet = np.asarray(draw_batch(config, black, Preprocessing(96, 96, mean=mean, channel_order=order)))
+    sheet = np.asarray(draw_batch(config, black, Preprocessing(96, 96, mean=mean, channel_order=order), ranks=1))
     colours = {tuple(colour) for colour in sheet.reshape(-1, 3).tolist()}
     assert (200, 100, 0) in colours
     assert (0, 100, 200) not in colours
@@ -34,3 +35,12 @@ def test_a_place_that_cannot_be_written_is_named(write_recipe, capsys):
     printed = capsys.readouterr().err
     assert "/proc/sheet.png: cannot be written" in printed
     assert "Traceback" not in printed
+
+
+def test_the_batch_of_several_processes_is_drawn_as_they_plan_it(write_recipe, tmp_path):
+    one_identity_each = ["data.sampler=pk", "data.batch=4", "data.images_per_identity=4"]
+    command = ["finetune", str(write_recipe()), *one_identity_each, "-q", "--show-batch", str(tmp_path / "sheet.png")]
+    assert run(command) == 2
+    assert run([*command, "--nproc", "2"]) == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (4 * (48 + 2), 2 * (96 + 12 + 2))  # 8 images of 32x16, three times as large

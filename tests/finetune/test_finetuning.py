@@ -301,6 +301,29 @@ def test_a_run_that_diverges_from_its_first_step_has_nothing_to_go_on_from(confi
     assert finetune(config, ["epochs=1"], resume="auto", quiet=True).steps == 4
 
 
+def test_batches_of_one_identity_a_process_are_trained_and_reported(config):
+    batches = ["data.batch=4", "data.images_per_identity=4", "epochs=1", "steps_per_epoch=1", "threads=1"]
+    result = finetune(config, batches, nproc=2, quiet=True)
+    assert result.finished
+    assert "data:image/png;base64," in (result.run_dir / "report.html").read_text()
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_change_how_a_run_ends(config, monkeypatch):
+    def fail(*_, **__):
+        raise DataError("no image can be read")
+
+    monkeypatch.setattr("rtool.finetune.finetuning.draw_batch", fail)
+    result = finetune(config, ["epochs=1", "steps_per_epoch=1"], quiet=True)
+    assert result.finished
+    assert "data:image/png;base64," not in (result.run_dir / "report.html").read_text()
+    said = "report.html shows no training images: no image can be read"
+    assert said in (result.run_dir / "log.txt").read_text()
+    stop_after(1, config, ["epochs=1"])
+    with pytest.raises(GateError, match="10 steps in a row had no finite gradient"):
+        finetune(config, ["optimizer.lr=1e30", "epochs=20", "evaluation.every=20"], quiet=True)
+    assert len(list(config.parent.glob("runs/tiny/*/report.html"))) == 3
+
+
 def test_a_second_run_cannot_write_into_the_same_folder(config):
     from rtool.finetune.run_folder import create_run_folder, run_locked
 
