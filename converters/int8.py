@@ -20,8 +20,10 @@ from typing import Any, get_args
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import version_converter
+from onnx_ir.passes.common import IdentityEliminationPass, LiftConstantsToInitializersPass
 
 from ..errors import GateError, InputError, nearest
 from .equalisation import equalise_channels
@@ -82,7 +84,8 @@ def calibrated(
         raise InputError(f"int8: unknown calibration method {method!r}; {nearest(method, get_args(CalibrationMethod))}")
     if len(images) < FEWEST_IMAGES:
         raise InputError(f"int8: calibration needs at least {FEWEST_IMAGES} images, got {len(images)}; give more")
-    prepared = equalise_channels(_prepared(named_nodes(model)), images)
+    named = named_nodes(model)
+    prepared = equalise_channels(_prepared(named), images)
     with tempfile.TemporaryDirectory(prefix="rtool-int8-") as name:
         folder = Path(name)
         onnx.save(prepared, folder / _FLOAT32)
@@ -92,7 +95,8 @@ def calibrated(
             except Exception as error:  # the calibrators raise whatever their passes stumble over
                 raise InputError(f"int8: the model cannot be calibrated ({error}); export with --fp16") from error
         operators = {node.name: node.op_type for node in prepared.graph.node}
-        yield Quantiser(method, folder, operators, frozenset(unprofitable_nodes(prepared)))
+        removed = frozenset(node.name for node in named.graph.node) - operators.keys()
+        yield Quantiser(method, folder, operators, removed, frozenset(unprofitable_nodes(prepared)))
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class Quantiser:
     folder: Path
     operators: Mapping[str, str]
     """Operator of each node."""
+    removed: frozenset[str]
+    """Nodes of the source that are none any more: constants and aliases."""
     unprofitable: frozenset[str]
     """Nodes that always stay in float32, see `unprofitable_nodes`."""
 
@@ -112,7 +118,7 @@ class Quantiser:
         Raises:
             InputError: it does.
         """
-        unknown = sorted(set(keep) - set(self.operators))
+        unknown = sorted(set(keep) - set(self.operators) - self.removed)
         if unknown:
             raise InputError(
                 f"int8: no node named {unknown[0]!r} to keep in float32; {nearest(unknown[0], self.operators)}"
@@ -205,12 +211,12 @@ def check_slots(model: onnx.ModelProto, images: NDArray[Any], *, tolerance: floa
 
 
 def _activations(model: onnx.ModelProto) -> list[str]:
-    """Values that quantisers may be put on: what the quantised operators read and write, weights aside."""
+    """Values that quantisers may be put on: what the quantised operators read and write, initializers aside."""
     weights = {tensor.name for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type in _OPERATORS]
-    names = dict.fromkeys(name for node in nodes for name in (*node.input[:1], *node.output[:1]))
-    if any(node.op_type == "MatMul" for node in nodes):  # both sides of which can be activations
-        names |= dict.fromkeys(name for node in nodes if node.op_type == "MatMul" for name in node.input)
+    names = dict.fromkeys(
+        name for node in nodes for name in (*node.input[: 2 if node.op_type in _LAYERS else 1], *node.output[:1])
+    )
     return [name for name in names if name and name not in weights]
 
 
@@ -223,7 +229,7 @@ def _save_ranges(ranges: Mapping[str, tuple[float, float]], path: Path) -> None:
 
 
 def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """At least opset 13, with every type and shape known."""
+    """At least opset 13, weights as initializers, every Gemm with beta 1, every type and shape known."""
     if len(_real_inputs(model)) != 1:
         raise InputError(f"int8: expected a model with one input, got {len(_real_inputs(model))}")
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -232,7 +238,35 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
             model = version_converter.convert_version(model, _OPSET)
         except RuntimeError as error:
             raise InputError(f"int8: opset {opset} cannot be raised to {_OPSET} ({error}); export it anew") from error
-    return onnx.shape_inference.infer_shapes(model)
+    graph = ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
+    LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(graph)
+    IdentityEliminationPass()(graph)
+    _fold_beta(graph.graph)
+    return onnx.shape_inference.infer_shapes(ir.to_proto(graph))
+
+
+def _fold_beta(graph: ir.Graph) -> None:
+    """Gemm is A B + beta C; the quantiser sets beta to 1 and leaves C as it was."""
+    for node in list(graph):
+        beta = node.attributes.get("beta")
+        if node.op_type != "Gemm" or beta is None or beta.as_float() == 1.0:
+            continue
+        addend = node.inputs[2] if len(node.inputs) > 2 else None
+        node.attributes.pop("beta")
+        if addend is None:
+            continue
+        factor = ir.tensor(np.array(beta.as_float(), np.float32), name=f"{node.name}_beta")
+        if addend.is_initializer() and addend.const_value is not None:
+            scaled = ir.tensor(addend.const_value.numpy() * factor.numpy(), name=f"{node.name}_beta_C")
+            value = ir.Value(name=scaled.name, type=addend.type, shape=addend.shape, const_value=scaled)
+            graph.register_initializer(value)
+        else:
+            constant = ir.Value(name=factor.name, type=addend.type, shape=ir.Shape([]), const_value=factor)
+            graph.register_initializer(constant)
+            product = ir.node("Mul", [addend, constant], name=f"{node.name}_beta_C")
+            graph.insert_before(node, product)
+            value = product.outputs[0]
+        node.replace_input_with(2, value)
 
 
 def _real_inputs(model: onnx.ModelProto) -> Sequence[onnx.ValueInfoProto]:

@@ -121,13 +121,21 @@ def _activations(
     """Every named value for every batch of `images`."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
-    entry = model.graph.input[0].name
+    entry = next(
+        value.name for value in model.graph.input if value.name not in {t.name for t in model.graph.initializer}
+    )
+    inner = [name for name in names if name != entry]
     del shown.graph.output[:]
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name != entry)
-    runner = OnnxRunner(shown, name="calibration")
-    size = runner.batch or _BATCH
-    for start in range(0, len(images), size):
-        batch = np.resize(images[start : start + size], (size, *images.shape[1:]))
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    runner = OnnxRunner(shown, name="calibration") if inner else None
+    fixed = runner.batch if runner is not None else None
+    for start in range(0, len(images), fixed or _BATCH):
+        batch = images[start : start + (fixed or _BATCH)]
         if entry in names:
             yield entry, batch
-        yield from zip((spec.name for spec in runner.outputs), runner.run(batch), strict=True)
+        if runner is None:
+            continue
+        full = np.resize(batch, (fixed, *images.shape[1:])) if fixed else batch
+        for spec, array in zip(runner.outputs, runner.run(full), strict=True):
+            # Rows that only fill a fixed batch would count twice.
+            yield spec.name, array[: len(batch)] if array.ndim and len(array) == len(full) else array

@@ -93,7 +93,8 @@ def search_int8(
     if best.parity.min_cosine < min_cosine or len(best.kept) > max(LARGEST_SHARE * len(names), len(keep)):
         raise GateError(
             f"int8: min cosine {best.parity.min_cosine:.6f} with {len(best.kept)} of {len(names)} nodes in float32, "
-            f"must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%}; calibrate on more images, or use --fp16"
+            f"must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%}; calibrate on more images, try another "
+            "--calibration, or use --fp16"
         )
     check_slots(best.model, images)
     return replace(best, trials=trials)

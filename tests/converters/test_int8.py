@@ -258,3 +258,38 @@ def test_slots_are_checked_with_fewer_images_than_a_fixed_batch_takes():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(GateError, match="neighbours"):
         check_slots(model, np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32))
+
+
+@pytest.mark.parametrize("addend", ["initializer", "computed"])
+def test_gemm_with_beta_adds_as_much_as_before(addend):
+    """The quantiser itself sets beta to 1."""
+    model = network(17)
+    head = next(node for node in model.graph.node if node.name == "head")
+    head.attribute.append(helper.make_attribute("beta", 4.0))
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b")
+    bias.CopyFrom(numpy_helper.from_array(np.full(16, 3.0, np.float32), "b"))
+    if addend == "computed":
+        at = [node.name for node in model.graph.node].index("head")
+        model.graph.node.insert(at, helper.make_node("Neg", ["b"], ["minus"], name="neg"))
+        next(node for node in model.graph.node if node.name == "head").input[2] = "minus"
+    quantised = to_int8(model, images(16))
+    np.testing.assert_allclose(run(quantised, images(4, 1)), run(model, images(4, 1)), atol=0.2)
+
+
+@pytest.mark.parametrize("kind", ["Constant", "Identity", "Reshape"])
+def test_weights_that_are_no_initializers_do_not_keep_a_model_from_int8(kind):
+    model = network(17)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "k2")
+    model.graph.initializer.remove(weight)
+    node = helper.make_node("Constant", [], ["k2"], name="weight", value=weight)
+    if kind != "Constant":
+        weight.name = "stored"
+        shape = numpy_helper.from_array(np.array(weight.dims), "shape")
+        model.graph.initializer.extend([weight, shape])
+        inputs = ["stored", "shape"] if kind == "Reshape" else ["stored"]
+        node = helper.make_node(kind, inputs, ["k2"], name="weight")
+    model.graph.node.insert(0, node)
+    quantised = to_int8(model, images(16), keep=["weight"] if kind != "Reshape" else [])
+    assert cosine(run(model, images(8, 1)), run(quantised, images(8, 1))) >= 0.99
+    if kind != "Reshape":  # computed weights are quantised as activations are: where they are read
+        assert quantised.ByteSize() <= 0.5 * model.ByteSize()

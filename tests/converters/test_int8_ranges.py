@@ -88,3 +88,16 @@ def test_entropy_is_not_decided_by_the_zeros_of_a_relu():
     seen = (0.0, float(positive.max()))
     assert cut_by_entropy(sparse, seen) == cut_by_entropy(counts, seen)
     assert cut_by_entropy(sparse, seen)[1] > 2.0
+
+
+@pytest.mark.parametrize("batch", ["n", 16])
+def test_every_image_counts_once_whatever_their_order_and_number(batch):
+    images = np.random.default_rng(5).standard_normal((17, 50)).astype(np.float32)
+    images[16] *= 10
+    forwards = measure_ranges(doubling(batch), images, "entropy", ["d"])
+    assert forwards == measure_ranges(doubling(batch), images[::-1].copy(), "entropy", ["d"])
+
+
+def test_the_input_alone_can_be_measured():
+    images = np.random.default_rng(6).standard_normal((3, 50)).astype(np.float32)
+    assert measure_ranges(doubling("n"), images, "minmax", ["x"])["x"] == (images.min(), images.max())
