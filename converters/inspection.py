@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -226,11 +226,17 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
         precision=_precision(work.graph),
         batchnorms=batchnorms,
         preprocessing=found.preprocessing if found else None,
-        preprocessing_origin=found.origin if found else None,
+        preprocessing_origin=found.origin if found else _origin_in_graph(inputs),
         architecture=architecture,
         problems=tuple(problems),
         chain=chain_of_metadata(model.metadata_props) or (_source_link(model),),
     )
+
+
+def _origin_in_graph(inputs: Sequence[TensorSpec]) -> str | None:
+    """A graph that takes pixels needs none from outside."""
+    pixels = len(inputs) == 1 and inputs[0].dtype == "uint8"
+    return "in the graph, which takes uint8 pixels" if pixels else None
 
 
 def _source_link(model: ir.Model) -> ChainLink:

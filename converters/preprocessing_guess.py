@@ -62,6 +62,6 @@ def _guess(inputs: Sequence[TensorSpec]) -> FoundPreprocessing | None:
 def describe(preprocessing: Preprocessing | None, origin: str | None) -> str:
     """One line for a table."""
     if preprocessing is None:
-        return "unknown; state it with --preprocessing"
+        return origin or "unknown; state it with --preprocessing"
     size = f"{preprocessing.height}x{preprocessing.width} {preprocessing.channel_order}"
     return f"{size}, mean {list(preprocessing.mean)}, std {list(preprocessing.std)} ({origin})"

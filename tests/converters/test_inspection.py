@@ -132,3 +132,9 @@ def test_a_damaged_history_is_no_obstacle(exported, tmp_path):
         path = tmp_path / "small.onnx"
         path.write_bytes(proto.SerializeToString())
         assert len(inspect(path).chain) == 1
+
+
+def test_a_graph_that_takes_pixels_needs_no_preprocessing_stated(tmp_path):
+    path = tmp_path / "pixels.onnx"
+    export("examples/models/osnet_x0_25_synthetic.onnx", path, embed_preprocessing=True)
+    assert inspect(path).preprocessing_origin == "in the graph, which takes uint8 pixels"
