@@ -120,6 +120,7 @@ def fold_accuracies(distances: Floats, is_same: NDArray[np.bool_]) -> NDArray[np
     count = len(distances)
     if count < FOLDS:
         raise DataError(f"verification: {count} pairs; at least {FOLDS} are needed for {FOLDS} folds")
+    distances = np.maximum(distances, 0)  # alike embeddings may be rounded to below it
     right = (distances[None, :] < _THRESHOLDS[:, None]) == is_same[None, :]
     accuracies = []
     for fold, rest in _folds(count):
@@ -131,8 +132,17 @@ def fold_accuracies(distances: Floats, is_same: NDArray[np.bool_]) -> NDArray[np
 def fold_true_accepts(distances: Floats, is_same: NDArray[np.bool_], far: float) -> NDArray[np.float64]:
     """VAL@FAR: the share of each fold's same pairs below the threshold at which the other folds' FAR is `far`, [10].
 
-    Where no threshold below 4 lets so many pass, nothing is accepted. A fold without same pairs gives NaN.
+    Interpolation takes different pairs to lie evenly between two thresholds. Where they do not, as when a network maps
+    all images to about one point, and more than one of them passes beyond `far`, the threshold is the largest that
+    keeps to `far`. Where no threshold below 4 lets so many pass, nothing is accepted. A fold without same pairs gives
+    NaN.
+
+    Args:
+        distances: Squared, [P].
+        is_same: Which pairs are of one identity, [P].
+        far: The false accept rate, above 0.
     """
+    distances = np.maximum(distances, 0)  # alike embeddings may be rounded to below it, and before the first threshold
     rates = []
     for fold, rest in _folds(len(distances)):
         different = np.sort(distances[rest][~is_same[rest]])
@@ -142,6 +152,9 @@ def fold_true_accepts(distances: Floats, is_same: NDArray[np.bool_], far: float)
             first = int((passed >= far).argmax())
             step = (far - passed[first - 1]) / (passed[first] - passed[first - 1])
             threshold = _FINE_THRESHOLDS[first - 1] + step * (_FINE_THRESHOLDS[first] - _FINE_THRESHOLDS[first - 1])
+            allowed = far * len(different)
+            if np.searchsorted(different, threshold) > allowed + 1:
+                threshold = different[int(allowed)]
         same = distances[fold][is_same[fold]]
         rates.append((same < threshold).mean() if same.size else np.nan)
     return np.array(rates, dtype=np.float64)

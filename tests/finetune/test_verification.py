@@ -44,8 +44,9 @@ def test_tar_is_the_highest_whose_far_does_not_exceed_the_target():
     assert true_accept_rate(scores, same, 0.0) == pytest.approx(0 / 4)
 
 
-def test_val_at_far_agrees_with_the_protocol_written_out():
-    rng = np.random.default_rng(3)
+@pytest.mark.parametrize("seed", range(3, 9))
+def test_val_at_far_agrees_with_the_protocol_written_out(seed):
+    rng = np.random.default_rng(seed)
     same = np.arange(400) % 2 == 0
     distances = np.where(same, rng.uniform(0, 1.6, 400), rng.uniform(0.3, 3.5, 400)).astype("f4")
     for far in (1e-1, 2e-2, 1e-3):
@@ -60,6 +61,30 @@ def test_val_at_far_agrees_with_the_protocol_written_out():
             threshold = thresholds[at - 1] + share * 0.001
             expected.append(np.mean(distances[test][same[test]] < threshold))
         np.testing.assert_allclose(fold_true_accepts(distances, same, far), expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("spread", [0.0, 1e-4])
+def test_a_network_that_maps_all_images_to_one_point_verifies_nothing(seed, spread):
+    """Their squared distances are rounding, of either sign, or far below the step between two thresholds."""
+    rng = np.random.default_rng(seed)
+    identities = np.repeat(np.arange(20), 10)
+    embeddings = (rng.normal(size=(1, 64)) + spread * rng.normal(size=(200, 64))).astype("f4")
+    assert measure_verification(embeddings, identities, draw_pairs(identities)).val_at_far_1e3 < 0.1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("least", [-1e-7, 0.0, 1e-7, 1e-4])
+def test_different_pairs_that_are_alike_are_not_accepted_beyond_the_false_accept_rate(least):
+    """100 of 1000 different pairs are nearer than any same pair, so FAR 0.001 accepts nothing, and FAR 0.2 much."""
+    rng = np.random.default_rng(0)
+    same = rng.permutation(2000) < 1000
+    distances = np.empty(2000)
+    distances[same] = rng.permutation(np.linspace(2e-4, 0.4, 1000))
+    distances[~same] = rng.permutation(np.concatenate([np.full(100, least), np.linspace(0.3, 3, 900)]))
+    assert fold_true_accepts(distances, same, 1e-3).max() == 0
+    assert fold_true_accepts(distances, same, 0.2).mean() > 0.9
 
 
 def test_the_roc_rises_to_one_and_holds_the_single_rates():
