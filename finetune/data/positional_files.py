@@ -28,7 +28,9 @@ class PositionalFiles:
         Raises:
             OSError: the file cannot be opened or read.
         """
-        return os.pread(self._open(self.paths[number]).descriptor, size, offset)
+        # Held until it is read: another thread may push it out of the cache, and the last to let go of it closes it.
+        file = self._open(self.paths[number])
+        return os.pread(file.descriptor, size, offset)
 
 
 class _OpenFile:

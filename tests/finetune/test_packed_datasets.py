@@ -3,10 +3,12 @@
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import resource
 import struct
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -240,6 +242,26 @@ def make(kind, folder):
         labels = {f"{k}.cls": str(k % 2).encode() for k in range(4)}
         write_tar(folder / "x.tar", {f"{k}.jpg": jpeg(50 * k) for k in range(4)} | labels)
     return open_dataset(folder / f"x.{kind}")
+
+
+def test_a_file_is_not_closed_while_one_thread_reads_it_and_another_reads_all_others(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.bin" for number in range(100)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * 10)
+    files = PositionalFiles(paths)
+    pending = [1]
+
+    def read_after_the_others(descriptor: int, size: int, offset: int) -> bytes:
+        if pending:
+            pending.pop()
+            with ThreadPoolExecutor(1) as other:
+                assert list(other.map(lambda number: files.read(number, 1, 0)[0], range(1, 100))) == [*range(1, 100)]
+        return os_pread(descriptor, size, offset)
+
+    os_pread = os.pread
+    monkeypatch.setattr(os, "pread", read_after_the_others)
+    assert files.read(0, 10, 0) == bytes(10)
+    assert not pending
 
 
 @pytest.mark.parametrize("kind", ["rec", "bin", "tar"])
