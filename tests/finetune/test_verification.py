@@ -75,13 +75,13 @@ def test_a_network_that_maps_all_images_to_one_point_verifies_nothing(seed, spre
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("least", [-1e-7, 0.0, 1e-7, 1e-4])
+@pytest.mark.parametrize("least", [-1e-7, 0.0, 1e-7])
 def test_different_pairs_that_are_alike_are_not_accepted_beyond_the_false_accept_rate(least):
     """100 of 1000 different pairs are nearer than any same pair, so FAR 0.001 accepts nothing, and FAR 0.2 much."""
     rng = np.random.default_rng(0)
     same = rng.permutation(2000) < 1000
     distances = np.empty(2000)
-    distances[same] = rng.permutation(np.linspace(2e-4, 0.4, 1000))
+    distances[same] = rng.permutation(np.concatenate([np.full(500, 5e-6), np.linspace(0.1, 0.2, 500)]))
     distances[~same] = rng.permutation(np.concatenate([np.full(100, least), np.linspace(0.3, 3, 900)]))
     assert fold_true_accepts(distances, same, 1e-3).max() == 0
     assert fold_true_accepts(distances, same, 0.2).mean() > 0.9
