@@ -2,11 +2,13 @@
 
 Constant, Identity, ConstantOfShape, Cast, Reshape, Transpose and DequantizeLinear in front of a weight disappear;
 each folded value remembers the source value it came from, so that training can be written back into it. Values are
-computed by onnx's own reference evaluator. Folding what would grow beyond a limit is refused, never attempted.
+computed by onnx's own reference evaluator, or by ONNX Runtime where that evaluator is wrong. Folding what would grow
+beyond a limit is refused, never attempted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from ..errors import InputError
 from .constant_size import refuse_absurd_size
 from .record import ParameterSource
+from .runners import OnnxRunner
 
 __all__ = [
     "FIXED_KEY",
@@ -43,6 +46,14 @@ _KEEPS_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _PREPARES_WEIGHTS = _KEEPS_ELEMENTS | {"Constant", "Identity", "Cast", "CastLike", "Transpose", "DequantizeLinear"}
 _EVALUATED_FROM = {"DequantizeLinear": 19}
 """Opset of the oldest revision the evaluator has, where earlier ones mean the same by what they have."""
+_EVALUATED_WRONG_BELOW: dict[str, float] = {
+    "Softmax": 13,  # it takes one axis where these revisions take all from it on
+    "LogSoftmax": 13,
+    "Hardmax": 13,
+    "BatchNormalization": 14,  # it mixes in the statistics of the batch
+    "LRN": math.inf,  # it computes as many channels as there are images
+}
+"""Operators that the evaluator gets wrong, and the first opset at which it does not."""
 _CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
 
 
@@ -71,23 +82,28 @@ def source_of_constant(value: ir.Value) -> ParameterSource:
 
 
 def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[str, int]) -> list[NDArray[Any]]:
-    """The outputs of one node for known inputs, by onnx's reference evaluator.
+    """The outputs of one node for known inputs.
 
     Raises:
-        InputError: they would be absurdly large.
+        InputError: they would be absurdly large, or ONNX Runtime, where it must compute them, cannot.
     """
     refuse_absurd_size(node, arrays, opsets)
     proto = ir.serde.serialize_node(node)
     names = [f"input_{index}" if array is not None else "" for index, array in enumerate(arrays)]
     del proto.input[:]
     proto.input.extend(names)
-    inputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in names if name]
+    feed = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in feed.items()
+    ]
     outputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in proto.output if name]
     opset = max(opsets.get(node.domain, 1), _EVALUATED_FROM.get(node.op_type, 1))
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in {**opsets, node.domain: opset}.items()]
     graph = onnx.helper.make_graph([proto], "constant", inputs, outputs)
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-    feed = {name: array for name, array in zip(names, arrays, strict=True) if name}
+    if opset < _EVALUATED_WRONG_BELOW.get(node.op_type, 0):
+        return list(OnnxRunner(model, name=f"node '{node.name}' ({node.op_type})").run(*feed.values()))
     return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feed)]
 
 

@@ -9,6 +9,7 @@ which ONNX Runtime's CPU kernels would hide.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from .half_emulation import emulate_half
 from .half_preparation import prepare_for_half
 from .parity import Parity, measure_parity
 from .precision_search import named_nodes, return_blocks
-from .runners import OnnxRunner
+from .runners import OnnxRunner, batches_of, run_in_batches
 
 __all__ = ["HalfSearch", "search_half"]
 
@@ -36,6 +37,8 @@ LARGEST_SHARE = 0.1
 """More than this share of the nodes returned to float32 is no float16 model any more."""
 FEW_NODES = 4
 """Always allowed: one operation that overflows and its neighbours are more than a tenth of a small graph."""
+_ALL = sys.maxsize
+"""Images a run where the batch is open; a fixed one is filled from them, run by run."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def search_half(
 
     Args:
         model: the float32 model.
-        inputs: real inputs, one array a graph input.
+        inputs: real inputs, one array a graph input, of any number of images.
         min_cosine: the gate.
         keep: names of nodes to keep in float32 from the start, as from an earlier search.
         uncounted: names of nodes that are not the network's (embedded preprocessing): they stay in float32 too, but
@@ -79,7 +82,9 @@ def search_half(
     """
     prepared = named_nodes(prepare_for_half(model))
     refuse_unknown_nodes(keep, model, prepared)
-    search = _Search(prepared, tuple(inputs), keep_io_types, dtype, reference, tuple(uncounted))
+    # What the preparation computed wrong would go unseen beside a reference of the prepared model.
+    expected = run_in_batches(OnnxRunner(model), inputs, _ALL) if reference is None else tuple(reference)
+    search = _Search(prepared, tuple(inputs), keep_io_types, dtype, expected, tuple(uncounted))
     best = search.attempt(tuple(keep))
     if best.parity.min_cosine < min_cosine:
         best = search.attempt(tuple(dict.fromkeys((*best.kept, *search.overflowing()))))
@@ -106,12 +111,12 @@ class _Search:
         inputs: tuple[NDArray[Any], ...],
         keep_io_types: bool,
         dtype: Narrow,
-        reference: Sequence[NDArray[Any]] | None,
+        expected: tuple[NDArray[Any], ...],
         uncounted: tuple[str, ...],
     ) -> None:
         self.model, self.inputs, self.uncounted = model, inputs, uncounted
         self.keep_io_types, self.dtype = keep_io_types, dtype
-        self.expected = tuple(reference) if reference is not None else OnnxRunner(model).run(*inputs)
+        self.expected = expected
         self.trials = 0
 
     def attempt(self, kept: tuple[str, ...]) -> HalfSearch:
@@ -121,7 +126,7 @@ class _Search:
         half = narrow_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
         runner = OnnxRunner(emulate_half(half.model))
         arrays = [array.astype(spec.dtype, copy=False) for array, spec in zip(self.inputs, runner.inputs, strict=True)]
-        return HalfSearch(half, kept, measure_parity(self.expected, runner.run(*arrays)), self.trials)
+        return HalfSearch(half, kept, measure_parity(self.expected, run_in_batches(runner, arrays, _ALL)), self.trials)
 
     def counted(self, trial: HalfSearch) -> tuple[int, int]:
         """How many nodes the network has, subgraphs included, and how many of them were returned to float32."""
@@ -152,9 +157,10 @@ def _values_beyond(model: onnx.ModelProto, inputs: Sequence[NDArray[Any]], limit
     ]
     watched.graph.output.extend(values)
     names = [value.name for value in watched.graph.output]
-    outputs = OnnxRunner(watched).run(*inputs)
+    runner = OnnxRunner(watched)
     return {
         name
-        for name, array in zip(names, outputs, strict=True)
+        for fed, _ in batches_of(runner, inputs, _ALL)
+        for name, array in zip(names, runner.run(*fed), strict=True)
         if array.size and array.dtype.kind == "f" and not float(np.abs(array).max()) <= limit
     }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-__all__ = ["OnnxRunner", "Runner", "TorchRunner", "open_runner", "run_in_batches"]
+__all__ = ["OnnxRunner", "Runner", "TorchRunner", "batches_of", "open_runner", "run_in_batches"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ORT_TYPES = {
@@ -198,22 +198,32 @@ def run_in_batches(
     Raises:
         InputError: as `Runner.run`, or an output depends on how the images are cut into batches.
     """
-    given = [arrays] if isinstance(arrays, np.ndarray) else list(arrays)
-    batched = _batched(runner, given)
-    count = next((len(array) for array, cut in zip(given, batched, strict=True) if cut), None)
+    cuts = batches_of(runner, [arrays] if isinstance(arrays, np.ndarray) else list(arrays), batch)
+    pieces = [runner.run(*fed) for fed, _ in cuts]
+    if len(pieces) == 1 and not runner.batch:
+        return pieces[0]
+    rows = [count for _, count in cuts]
+    outputs = enumerate(zip(*pieces, strict=True))
+    return tuple(_joined(f"{runner.name}: output {index}", parts, rows, runner.batch) for index, parts in outputs)
+
+
+def batches_of(runner: Runner, arrays: Sequence[NDArray[Any]], batch: int) -> list[tuple[Sequence[NDArray[Any]], int]]:
+    """What `run_in_batches` feeds in each run, and how many of the rows are no padding."""
+    batched = _batched(runner, arrays)
+    count = next((len(array) for array, cut in zip(arrays, batched, strict=True) if cut), None)
     size = runner.batch or batch
     if count is None or (count <= size and not runner.batch):
-        return runner.run(*given)
-    cuts: list[int] = []
-    pieces: list[tuple[NDArray[Any], ...]] = []
-    for start in range(0, count, size):
-        fed = [
-            _cut(array, start, size, runner.batch) if cut else array for array, cut in zip(given, batched, strict=True)
-        ]
-        pieces.append(runner.run(*fed))
-        cuts.append(min(size, count - start))
-    outputs = enumerate(zip(*pieces, strict=True))
-    return tuple(_joined(f"{runner.name}: output {index}", parts, cuts, runner.batch) for index, parts in outputs)
+        return [(arrays, count or 0)]
+    return [
+        (
+            [
+                _cut(array, start, size, runner.batch) if cut else array
+                for array, cut in zip(arrays, batched, strict=True)
+            ],
+            min(size, count - start),
+        )
+        for start in range(0, count, size)
+    ]
 
 
 def _batched(runner: Runner, arrays: Sequence[NDArray[Any]]) -> list[bool]:

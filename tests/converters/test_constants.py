@@ -8,6 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rtool.converters import bundle_to_onnx, load_bundle, onnx_to_torch, save_bundle
+from rtool.converters.half_preparation import prepare_for_half
+from rtool.converters.runners import OnnxRunner
 from rtool.errors import InputError
 
 WEIGHT = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
@@ -125,6 +127,45 @@ def test_few_numbers_that_ask_for_a_huge_constant_are_refused(operator, inputs, 
     huge = helper.make_node(operator, names, ["w"], name="huge", **options)
     with pytest.raises(InputError, match=rf"node 'huge' \({operator}\): asks for a constant of"):
         onnx_to_torch(gemm([*given, huge], {}, opset))
+
+
+_CHANNELS = [np.float32([0.5, 2, 1]), np.float32([1, 0, -1]), np.float32([0.2, -0.3, 0.1]), np.float32([0.5, 1, 2])]
+
+
+@pytest.mark.parametrize("literal", [True, False])
+@pytest.mark.parametrize(
+    ("operator", "opset", "options", "others"),
+    [
+        ("Softmax", 9, {"axis": 1}, []),
+        ("Softmax", 12, {}, []),
+        ("Softmax", 13, {"axis": 1}, []),
+        ("LogSoftmax", 11, {"axis": 1}, []),
+        ("Hardmax", 11, {"axis": 1}, []),
+        ("BatchNormalization", 9, {}, _CHANNELS),  # the evaluator mixes in statistics that inference never takes
+        ("BatchNormalization", 15, {}, _CHANNELS),
+        ("LRN", 17, {"size": 3, "alpha": 0.5}, []),  # one image: the evaluator sums up one channel alone
+    ],
+)
+def test_a_computed_constant_is_what_onnx_runtime_makes_of_it(operator, opset, options, others, literal):
+    arrays = [np.random.default_rng(2).standard_normal((1, 3, 4, 2)).astype(np.float32), *others]
+    given = {f"in{index}": array for index, array in enumerate(arrays)}
+    constants = [helper.make_node("Constant", [], [n], value=numpy_helper.from_array(a)) for n, a in given.items()]
+    nodes = [
+        *(constants if literal else []),
+        helper.make_node(operator, list(given), ["c"], **options),
+        helper.make_node("Mul", ["x", "c"], ["y"]),
+    ]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 4, 2]) for name in "xy"]
+    weights = [] if literal else [numpy_helper.from_array(array, name) for name, array in given.items()]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    x = np.random.default_rng(1).standard_normal((2, 3, 4, 2)).astype(np.float32)
+    (expected,) = OnnxRunner(proto).run(x)
+    with torch.no_grad():
+        assert np.allclose(onnx_to_torch(proto)(torch.from_numpy(x)).numpy(), expected, rtol=1e-5, atol=1e-6)
+    prepared = prepare_for_half(proto)
+    assert [node.op_type for node in prepared.graph.node] == ["Mul"]
+    assert np.allclose(OnnxRunner(prepared).run(x)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_cycles_are_refused():

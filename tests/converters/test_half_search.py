@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from rtool.converters import search_half, to_half
+from rtool.converters import half_search, search_half, to_half
 from rtool.errors import GateError
 
 WIDTH = 16
@@ -56,6 +56,18 @@ def test_an_overflowing_network_is_repaired_with_few_nodes_in_float32():
     assert cosine(result.half.model, model) >= 0.9999
     assert set(result.kept) == {"matmul12", "relu12", "matmul13"}
     assert len(result.kept) <= 0.1 * len(model.graph.node)
+
+
+def test_the_reference_is_the_model_given_not_what_was_prepared_of_it(monkeypatch):
+    def wrong(model: onnx.ModelProto) -> onnx.ModelProto:
+        other = onnx.ModelProto()
+        other.CopyFrom(model)
+        other.graph.initializer[3].CopyFrom(numpy_helper.from_array(np.eye(WIDTH, dtype=np.float32), "w3"))
+        return other
+
+    monkeypatch.setattr(half_search, "prepare_for_half", wrong)
+    with pytest.raises(GateError, match="min cosine"):
+        search_half(deep_network({}, layers=5), [inputs()])
 
 
 def test_the_saved_list_gives_the_same_model_again():
