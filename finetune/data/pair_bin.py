@@ -3,6 +3,8 @@
 A pickle can run any code when it is loaded, and an array built from a hostile one can point anywhere in memory. So the
 unpickler here builds lists, tuples, bytes and numbers only: where the file asks for an array it gets a stand-in that
 collects type, shape and bytes, which are checked and read afterwards. Anything else the file asks for is refused.
+
+What a file names again takes two bytes of it, so nothing is copied for being named again.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ __all__ = ["open_pair_bin"]
 _TYPES = frozenset({"b1", "?", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8))})
 """Element types of the arrays that are read: booleans and integers."""
 
+_MOST_REPEATED = 1000
+"""How many times its own size a file's images may have, each counted as often as it is named: all pairs of a thousand
+images still do."""
+_EXHAUSTS = "cannot be read as a verification set: it is built to exhaust memory"
+
 
 def open_pair_bin(path: Path) -> Dataset:
     """Read the pairs; identities are unknown, so every image has its own.
@@ -36,19 +43,22 @@ def open_pair_bin(path: Path) -> Dataset:
         DataError: it is no pickle, asks for code, or has another content.
     """
     try:
-        content = _load(path.read_bytes())
+        pickled = path.read_bytes()
+        content = _load(pickled)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as a verification set: {error}") from error
     except (MemoryError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as a verification set: it is built to exhaust memory") from error
+        raise DataError(f"{path}: {_EXHAUSTS}") from error
     if not (isinstance(content, tuple | list) and len(content) == 2):
         raise DataError(f"{path}: expected a pair (images, flags), got {type(content).__name__}")
     try:
-        images, same = _read_images(content[0]), _read_flags(content[1])
+        images, same = _read_images(content[0], len(pickled)), _read_flags(content[1])
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: {_EXHAUSTS}") from error
     if len(images) != 2 * len(same) or not same:
         raise DataError(f"{path}: expected two images a flag, got {len(images)} images and {len(same)} flags")
     count = len(images)
@@ -64,21 +74,33 @@ def open_pair_bin(path: Path) -> Dataset:
     )
 
 
-def _read_images(value: object) -> list[bytes]:
-    """The encoded images.
+def _read_images(value: object, size: int) -> list[bytes]:
+    """The encoded images of a file of `size` bytes; those it names several times are one object.
 
     Raises:
         TypeError: they are no list of byte strings or of arrays.
-        ValueError: an array is not of bytes, or not what it claims.
+        ValueError: an array is not of bytes, or not what it claims, or images are named too often.
     """
     if not isinstance(value, tuple | list):
         raise TypeError(f"expected a list of encoded images, got {_kind(value)}")
-    return [_read_image(number, image) for number, image in enumerate(value)]
+    images: list[bytes] = []
+    read: dict[int, bytes] = {}
+    total = 0
+    for number, image in enumerate(value):
+        raw = _raw_image(number, image)
+        total += len(raw)
+        if total > _MOST_REPEATED * size:
+            raise ValueError(f"its images have over {_MOST_REPEATED} times its own size: it names the same ones again")
+        if id(raw) not in read:
+            read[id(raw)] = bytes(raw)
+        images.append(read[id(raw)])
+    return images
 
 
-def _read_image(number: int, image: object) -> bytes:
+def _raw_image(number: int, image: object) -> bytes | bytearray:
+    """The bytes of an image, as the file holds them."""
     if isinstance(image, _Array):
-        return image.values("u1").tobytes()
+        return image.raw("u1")
     if isinstance(image, bytes):
         return image
     raise TypeError(f"image {number}: expected the bytes of an image file, got {_kind(image)}")
@@ -139,8 +161,21 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, self._shape, self._type, _, self._raw = state
 
-    def values(self, name: str | None = None) -> np.ndarray[Any, np.dtype[Any]]:
-        """The array, of the type `name` where one is asked for.
+    def raw(self, name: str) -> bytes | bytearray:
+        """The bytes of the array, which has to be of the type `name`; no copy.
+
+        Raises:
+            TypeError: it was never filled.
+            ValueError: it is of another type, or type, shape and bytes do not fit each other.
+        """
+        values = self.values()
+        if values.dtype != np.dtype(name):
+            raise ValueError(f"expected arrays of {name}, got {self._type.name}")
+        raw: bytes | bytearray = self._raw
+        return raw
+
+    def values(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """The array.
 
         Raises:
             TypeError: it was never filled.
@@ -148,8 +183,6 @@ class _Array:
         """
         if not isinstance(self._type, _DataType) or not isinstance(self._raw, bytes | bytearray):
             raise TypeError("it holds an array without type or content")
-        if name is not None and self._type.name != name:
-            raise ValueError(f"expected arrays of {name}, got {self._type.name}")
         shape = self._shape
         if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
             raise ValueError("it holds an array whose shape is no tuple of lengths")
@@ -171,13 +204,6 @@ def _scalar(data_type: Any, raw: Any = None) -> _Array:
 def _from_buffer(raw: Any, data_type: Any, shape: Any, *_: Any) -> _Array:
     """What NumPy calls in pickle protocol 5."""
     return _Array(data_type, shape, raw)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """What Python 3 writes for bytes in old pickle protocols."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding}")
-    return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
@@ -206,8 +232,8 @@ class _Named:
     __slots__ = ()
 
 
+_ENCODE = ("_codecs", "encode")
 _KNOWN: dict[tuple[str, str], Callable[..., Any] | None] = {
-    ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "scalar"): _scalar,
@@ -215,18 +241,31 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any] | None] = {
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): _DataType,
 }
-"""What arrays and old byte strings need, and what stands in for it; None is only named."""
+"""What arrays and empty byte strings need, and what stands in for it; None is only named."""
 
 
 class _DataUnpickler(pickle.Unpickler):
+    def __init__(self, pickled: bytes) -> None:
+        super().__init__(io.BytesIO(pickled), encoding="bytes")
+        self._left = len(pickled)
+
     def find_class(self, module: str, name: str) -> Any:
         key = (module.replace("numpy.core", "numpy._core"), name)
-        if key not in _KNOWN:
+        if key != _ENCODE and key not in _KNOWN:
             raise pickle.UnpicklingError(
                 f"it asks for {module}.{name}; a verification set needs no code, so this file is not trusted"
             )
-        function = _KNOWN[key]
+        function = self._encode if key == _ENCODE else _KNOWN[key]
         return _Named() if function is None else _Call(function)
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """What Python 3 writes for bytes in old pickle protocols: every text once, so all of them fit into the file."""
+        if encoding not in ("latin1", "latin-1"):
+            raise pickle.UnpicklingError(f"it asks for the encoding {encoding}")
+        self._left -= len(text)
+        if self._left < 0:
+            raise pickle.UnpicklingError("it makes more bytes than it holds, of the same text again")
+        return text.encode("latin1")
 
 
 def _load(pickled: bytes) -> Any:
@@ -235,4 +274,4 @@ def _load(pickled: bytes) -> Any:
         # The unpickler makes room for every number up to this one, 32 GB for the largest that fits into 6 bytes.
         if opcode.name.endswith("PUT") and int(argument or 0) > len(pickled):
             raise pickle.UnpicklingError(f"it numbers an object {argument}, beyond its own length")
-    return _DataUnpickler(io.BytesIO(pickled), encoding="bytes").load()
+    return _DataUnpickler(pickled).load()

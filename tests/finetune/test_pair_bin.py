@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,53 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, monkeypatch):
 def test_a_pickle_built_to_break_the_reader_is_refused(tmp_path, content):
     with pytest.raises(DataError, match=r"b\.bin: cannot be read as a verification set"):
         open_pair_bin(write(tmp_path / "b.bin", content))
+
+
+LARGE = bytes(1 << 20)
+
+
+def encoded_again(count: int) -> bytes:
+    """A set in an old protocol whose images are one text, made bytes `count` times."""
+    text = b"X" + struct.pack("<I", len(LARGE)) + LARGE + b"q\x01"
+    again = b"c_codecs\nencode\nh\x01X\x06\x00\x00\x00latin1\x86R"
+    return b"\x80\x02(" + text + b"0(" + count * again + b"l(" + count // 2 * b"\x88" + b"lt."
+
+
+REPEATED = {
+    "an array": ([np.frombuffer(LARGE, np.uint8)] * 4000, [True] * 2000),
+    "bytes": ([LARGE] * 4000, [True] * 2000),
+    "a text": encoded_again(4000),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_small_file_that_names_a_large_image_thousands_of_times_is_refused_within_its_size(tmp_path, name):
+    path = write(tmp_path / "r.bin", REPEATED[name])
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"r\.bin: .*(times its own size|more bytes than it holds)"):
+        open_pair_bin(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * path.stat().st_size
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_an_image_in_many_pairs_is_held_once(tmp_path, kind):
+    """Also where every pair has an array of its own over the same bytes."""
+    raw = kind(LARGE)
+    arrays = [Call(np._core.numeric._frombuffer, raw, np.dtype("u1"), (len(raw),), "C") for _ in range(200)]
+    dataset = open_pair_bin(write(tmp_path / "v.bin", (arrays, [True] * 100), 5))
+    assert dataset.images.read(0) == LARGE
+    assert len({id(dataset.images.read(index)) for index in range(200)}) == 1
+
+
+def test_memory_that_runs_out_while_images_are_read_is_told(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("rtool.finetune.data.pair_bin._raw_image", fail)
+    with pytest.raises(DataError, match=r"v\.bin: .*exhaust memory"):
+        open_pair_bin(write(tmp_path / "v.bin", FORMS["bytes"]))
 
 
 @pytest.mark.parametrize(
