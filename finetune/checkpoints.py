@@ -3,12 +3,14 @@
     checkpoints/step-00000240.rtool/   the bundle; training.safetensors, training.json
     checkpoints/last.rtool             link to the newest
     checkpoints/best.rtool             link to the best by the chosen metric
+    checkpoints/abandoned-00000480.rtool   was the best of what a run gave up by going on from an older one
 
 A checkpoint is written under a hidden name, flushed and renamed, gets a hidden name again before it is deleted, and a
 link is replaced in one step: a kill at any moment leaves complete checkpoints only. Nothing is pickled.
 
 One is proven when a step was taken after it. When a run diverges, the newest proven one is where to go on from: the
-step after it is the one that did the damage, and all that were saved later hold it.
+step after it is the one that did the damage, and all that were saved later hold it. That is so along one line of
+steps only, so those later than the one a run goes on from are given up first.
 """
 
 from __future__ import annotations
@@ -30,8 +32,10 @@ from .disk_space import out_of_space_named
 
 __all__ = [
     "Progress",
+    "best_step",
     "check_checkpoint",
     "clear_partial",
+    "give_up_later",
     "go_back_to_proven",
     "load_progress",
     "load_shards",
@@ -89,7 +93,7 @@ def save_checkpoint(
             is left of this one.
     """
     folder.mkdir(exist_ok=True)
-    name = _free_name(folder, progress.step)
+    name = _free_name(folder, f"step-{progress.step:08d}")
     final, temporary = folder / name, folder / f".{name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     with out_of_space_named(folder, f"saving step {progress.step}"), _removed_on_failure(temporary):
@@ -215,6 +219,44 @@ def go_back_to_proven(folder: Path, progress: Progress) -> Path | None:
     return proven
 
 
+def give_up_later(folder: Path, resumed: Path, measured: Mapping[int, float]) -> list[str]:
+    """Make the checkpoint a run goes on from the newest, and say what became of each later one.
+
+    They are deleted; the one that `best` points at is renamed, and `best` put on the best of those that are left. A
+    kill in between leaves `last` where it belongs, and the rest to the next start.
+
+    Args:
+        resumed: Has been loaded whole, by all processes: until then a later one may be the way out.
+        measured: The chosen metric by step.
+    """
+    _link(folder / "last.rtool", os.path.relpath(resumed.resolve(), folder.resolve()))
+    here = [_number(path) for path in _all(folder) if path.resolve() == resumed.resolve()]
+    place = here[0] if here else (load_progress(resumed).step, 1)
+    link = folder / "best.rtool"
+    best, told = link.resolve(), []
+    for path in [path for path in _all(folder) if _number(path) > place]:
+        if path.resolve() == best:
+            aside = _free_name(folder, f"abandoned-{_number(path)[0]:08d}")
+            os.replace(path, folder / aside)
+            told.append(f"{path.name}, the best until now, renamed {aside}")
+        else:
+            _delete(path)
+            told.append(f"{path.name} deleted")
+    if not link.exists():
+        left = [path for path in _all(folder) if _number(path)[0] in measured]
+        if left:
+            _link(link, max(left, key=lambda path: measured[_number(path)[0]]).name)
+        else:
+            link.unlink(missing_ok=True)
+    return told
+
+
+def best_step(folder: Path) -> int | None:
+    """The step of the checkpoint that `best` points at; None when there is none."""
+    link = folder / "best.rtool"
+    return _number(link.resolve())[0] if link.exists() else None
+
+
 def _newest_proven(folder: Path, progress: Progress) -> Path | None:
     return next((path for path in reversed(_all(folder)) if _number(path)[0] < progress.last_taken), None)
 
@@ -255,12 +297,12 @@ def _damage(checkpoint: Path) -> str | None:
     return None
 
 
-def _free_name(folder: Path, step: int) -> str:
+def _free_name(folder: Path, stem: str) -> str:
     """A name of its own: a run that was stopped may come to the same step again, and must not touch what it has."""
-    name, number = f"step-{step:08d}.rtool", 1
+    name, number = f"{stem}.rtool", 1
     while (folder / name).exists():
         number += 1
-        name = f"step-{step:08d}-{number}.rtool"
+        name = f"{stem}-{number}.rtool"
     return name
 
 

@@ -24,6 +24,8 @@ from ..errors import DataError, GateError
 from .assembly import assemble_learner
 from .checkpoints import (
     Progress,
+    best_step,
+    give_up_later,
     go_back_to_proven,
     load_shards,
     load_training_state,
@@ -111,8 +113,9 @@ class Trainer:
         )
         if progress.global_batch != now.global_batch:
             self._log(f"batches of {now.global_batch} images from here on, {progress.global_batch} before")
+        barrier()  # one that cannot load it fails here, before what it may need instead is gone
         if self._folder is not None:
-            self._folder.forget_after(progress.step)
+            self._give_up_later(self._folder, checkpoint)
 
     def run(self, asked_before: Sequence[str] = ()) -> Outcome:
         """Train until the last epoch, or until SIGTERM or Ctrl-C, which save and stop.
@@ -163,6 +166,17 @@ class Trainer:
                 )
             finally:
                 self._learner.train()
+
+    def _give_up_later(self, folder: RunFolder, checkpoint: Path) -> None:
+        """Drop what was saved and measured after a checkpoint; the best to beat is the best of what is left."""
+        rows = [row for row in read_metrics(folder.path) if row.get(self._metric) is not None]
+        measured = {row["step"]: row[self._metric] for row in rows if row["kind"] == "evaluation"}
+        for told in give_up_later(self._checkpoints, checkpoint, measured):
+            self._log(f"given up for {checkpoint.name}: {told}")
+        step = best_step(self._checkpoints)
+        best = None if step is None else measured.get(step, self._progress.best)
+        self._progress = replace(self._progress, best=best)
+        folder.forget_after(self._progress.step)
 
     def _request_stop(self, signal_name: str) -> None:
         self._stopped_by = self._stopped_by or signal_name

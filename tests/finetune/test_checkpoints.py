@@ -1,4 +1,4 @@
-"""Checkpoint folders: what is kept, what a kill leaves, shards of several processes, and going back after a damage."""
+"""Checkpoint folders: what is kept and given up, what a kill leaves, shards of processes, going back after a damage."""
 
 import os
 import re
@@ -11,8 +11,10 @@ from rtool.errors import InputError, PlatformError
 from rtool.finetune import checkpoints
 from rtool.finetune.checkpoints import (
     Progress,
+    best_step,
     check_checkpoint,
     clear_partial,
+    give_up_later,
     go_back_to_proven,
     load_shards,
     prune_checkpoints,
@@ -127,3 +129,100 @@ def test_without_another_checkpoint_a_damaged_one_asks_for_a_new_run(tmp_path):
     os.truncate(checkpoint / "training.safetensors", 5)
     with pytest.raises(InputError, match=r"training.safetensors: missing or damaged .*; start a new run"):
         check_checkpoint(checkpoint)
+
+
+def branched(folder: Path, *, best: int) -> Path:
+    """Checkpoints at steps 4, 8, 8 again, 12 and 16; the first at step 8 is returned."""
+    paths = [save(folder, Progress(step=step), best=step == best) for step in (4, 8, 8, 12, 16)]
+    return paths[1]
+
+
+def state(folder: Path) -> dict[str, str]:
+    return {path.name: os.readlink(path) if path.is_symlink() else "" for path in folder.iterdir()}
+
+
+LEFT = {"step-00000004.rtool": "", "step-00000008.rtool": "", "last.rtool": "step-00000008.rtool"}
+
+
+@pytest.mark.parametrize(
+    ("best", "measured", "left"),
+    [
+        (4, {4: 0.5, 8: 0.4}, {"best.rtool": "step-00000004.rtool"}),
+        (4, {}, {"best.rtool": "step-00000004.rtool"}),
+        (12, {4: 0.5, 8: 0.4, 12: 0.9}, {"best.rtool": "step-00000004.rtool", "abandoned-00000012.rtool": ""}),
+        (16, {4: 0.5, 8: 0.6, 16: 0.9}, {"best.rtool": "step-00000008.rtool", "abandoned-00000016.rtool": ""}),
+        (16, {12: 0.8, 16: 0.9}, {"abandoned-00000016.rtool": ""}),
+        (0, {}, {}),
+    ],
+)
+def test_what_is_later_than_the_checkpoint_gone_on_from_is_given_up(tmp_path, best, measured, left):
+    resumed = branched(tmp_path, best=best)
+    told = give_up_later(tmp_path, resumed, measured)
+    assert state(tmp_path) == LEFT | left
+    assert [line.split(".rtool")[0] for line in told] == ["step-00000008-2", "step-00000012", "step-00000016"]
+    assert best_step(tmp_path) == (int(left["best.rtool"][5:13]) if "best.rtool" in left else None)
+    assert give_up_later(tmp_path, resumed, measured) == []
+    assert state(tmp_path) == LEFT | left
+
+
+def test_the_best_of_two_branches_given_up_are_both_kept(tmp_path):
+    first = save(tmp_path, Progress(step=4))
+    for _ in range(2):
+        save(tmp_path, Progress(step=8), best=True)
+        give_up_later(tmp_path, first, {})
+    aside = ["abandoned-00000008-2.rtool", "abandoned-00000008.rtool"]
+    assert names(tmp_path) == [*aside, "last.rtool", "step-00000004.rtool"]
+
+
+@pytest.mark.parametrize("function", ["os.replace", "shutil.rmtree", "os.symlink"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_while_giving_up_leaves_a_run_that_can_go_on(tmp_path, monkeypatch, function, after):
+    measured = {4: 0.5, 8: 0.4, 12: 0.9}
+    kills = 0
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        resumed = branched(folder, best=12)
+        with monkeypatch.context() as patch:
+            kill_at(patch, function, number, after)
+            try:
+                give_up_later(folder, resumed, measured)
+            except KeyboardInterrupt:
+                kills += 1
+        last = (folder / "last.rtool").resolve()
+        check_checkpoint(last)
+        clear_partial(folder)  # as every start does
+        give_up_later(folder, resumed, measured)
+        assert state(folder) == LEFT | {"best.rtool": "step-00000004.rtool", "abandoned-00000012.rtool": ""}
+    assert kills == {"os.replace": 5, "shutil.rmtree": 2, "os.symlink": 2}[function]
+
+
+def kill_at(patch: pytest.MonkeyPatch, function: str, number: int, after: bool) -> None:
+    """Have the call of that number fail, before or after it has done its work, as a kill would."""
+    module, name = function.split(".")
+    original = getattr(getattr(checkpoints, module), name)
+    calls = []
+
+    def killed(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) - 1 != number:
+            return original(*arguments, **options)
+        if after:
+            original(*arguments, **options)
+        raise KeyboardInterrupt
+
+    patch.setattr(getattr(checkpoints, module), name, killed)
+
+
+def test_a_run_that_branched_and_diverged_goes_back_to_its_own_checkpoint(tmp_path):
+    """12 is damaged; gone on from 8, the run saves step 9 and the step after 10 does the damage."""
+    for step in (4, 8, 12):
+        save(tmp_path, Progress(step=step))
+    resumed = tmp_path / "step-00000008.rtool"
+    give_up_later(tmp_path, resumed, {})
+    for step in (9, 10):
+        progress = Progress(step=step)
+        save(tmp_path, progress)
+        prune_checkpoints(tmp_path, 2, progress)
+    assert go_back_to_proven(tmp_path, Progress(step=21, skipped_in_a_row=10)).name == "step-00000010.rtool"
+    assert names(tmp_path) == ["last.rtool", "step-00000009.rtool", "step-00000010.rtool"]

@@ -11,6 +11,7 @@ import yaml
 
 from rtool.errors import ConfigError, InputError
 from rtool.finetune import training
+from rtool.finetune.checkpoints import check_checkpoint
 from rtool.finetune.config import ModelConfig
 from rtool.finetune.config_files import load_config
 from rtool.finetune.finetuning import finetune
@@ -156,6 +157,45 @@ def test_a_checkpoint_can_be_named_to_go_on_from(recipe):
     checkpoint = run / "checkpoints" / "step-00000008.rtool"
     with opened_run(load_config(recipe, ["epochs=4"]), checkpoint) as found:
         assert found == (run, checkpoint)
+
+
+def test_gone_on_from_an_older_checkpoint_a_run_forgets_the_later_ones(recipe):
+    """They were of another branch, and better: the best to beat is the best of what is left."""
+    run = run_of(recipe)
+    finetune(recipe, ["epochs=3", "checkpoints.keep=9"], resume=run, quiet=True)
+    rows = read_metrics(run)
+    for row in rows:
+        if row["kind"] == "evaluation":
+            row["mAP"] = {4: 0.0, 8: 0.01, 12: 2.0}[row["step"]]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checkpoints = run / "checkpoints"
+    (checkpoints / "best.rtool").unlink()
+    (checkpoints / "best.rtool").symlink_to("step-00000012.rtool")
+    os.truncate(checkpoints / "step-00000012.rtool" / "training.safetensors", 100)
+    result = finetune(recipe, ["epochs=3"], resume=checkpoints / "step-00000008.rtool", quiet=True)
+    evaluations = {row["step"]: row["mAP"] for row in read_metrics(run) if row["kind"] == "evaluation"}
+    assert sorted(evaluations) == [4, 8, 12]
+    assert result.best_metric == max(evaluations.values()) == evaluations[12] > 0.01
+    assert result.best == checkpoints / "best.rtool"
+    assert result.best.resolve() == result.last == checkpoints.resolve() / "step-00000012.rtool"
+    check_checkpoint(result.last)
+    told = "given up for step-00000008.rtool: step-00000012.rtool, the best until now, renamed abandoned-00000012.rtool"
+    assert told in (run / "log.txt").read_text()
+
+
+def test_later_checkpoints_stand_until_the_older_one_is_loaded(recipe, monkeypatch):
+    run = run_of(recipe)
+    finetune(recipe, ["epochs=2"], resume=run, quiet=True)
+    before = sorted(path.name for path in (run / "checkpoints").iterdir())
+
+    def fail(self, tensors):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(training.Stepper, "load", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        finetune(recipe, ["epochs=2"], resume=run / "checkpoints" / "step-00000004.rtool", quiet=True)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
+    assert (run / "checkpoints" / "last.rtool").resolve().name == "step-00000008.rtool"
 
 
 def test_what_a_kill_left_half_done_is_cleared_away(recipe):
