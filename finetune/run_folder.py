@@ -60,14 +60,21 @@ def create_run_folder(config: FinetuneConfig) -> Path:
 
 
 def renew_config(run: Path, config: FinetuneConfig) -> None:
-    """Put the configuration a run goes on with into its folder; another one stays as config-1.yaml, ..."""
+    """Put the configuration a run goes on with into its folder; another one stays as config-1.yaml, ...
+
+    Raises:
+        PlatformError: the disk is full; config.yaml is as it was.
+    """
     path, text = run / "config.yaml", dump_config(config)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        number = 1
-        while (run / f"config-{number}.yaml").exists():
-            number += 1
-        os.replace(path, run / f"config-{number}.yaml")
-    path.write_text(text, encoding="utf-8")
+    before = path.read_text(encoding="utf-8") if path.exists() else text
+    with out_of_space_named(run, "writing config.yaml"):
+        if before != text:
+            number = 1
+            while (run / f"config-{number}.yaml").exists():
+                number += 1
+            _write_whole(run / f"config-{number}.yaml", before)
+        if before != text or not path.exists():
+            _write_whole(path, text)
 
 
 def find_unfinished(config: FinetuneConfig) -> Path | None:
@@ -139,9 +146,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps beyond `step`, which a resumed run makes again."""
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        replacement = self.path / ".metrics.jsonl"
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(replacement, self.path / "metrics.jsonl")
+        _write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def write_environment(self, details: Mapping[str, Any]) -> None:
         """Write env.json; a resumed run adds to it as env-2.json, ..."""
@@ -152,9 +157,8 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json."""
-        temporary = self.path / ".result.json"
-        temporary.write_text(json.dumps(_finite_or_null(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / "result.json")
+        text = json.dumps(_finite_or_null(result), indent=2, allow_nan=False) + "\n"
+        _write_whole(self.path / "result.json", text)
         write_csv(read_metrics(self.path), self.path / "metrics.csv")
 
 
@@ -170,6 +174,20 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: a full disk or a kill leaves the one that was there."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # some file systems find out only now that they are full
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _finite_or_null(value: Any) -> Any:

@@ -2,18 +2,20 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rtool.errors import ConfigError, InputError
+from rtool.errors import ConfigError, InputError, PlatformError
 from rtool.finetune import training
 from rtool.finetune.checkpoints import check_checkpoint
 from rtool.finetune.config import ModelConfig
-from rtool.finetune.config_files import load_config
+from rtool.finetune.config_files import dump_config, load_config
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.networks import load_network
 from rtool.finetune.resuming import opened_run
@@ -103,6 +105,68 @@ def test_other_changes_are_taken_over(recipe, change):
     with opened_run(config, run_of(recipe)) as (run, checkpoint):
         assert load_config(run / "config.yaml") == config
         assert checkpoint == (run / "checkpoints" / "last.rtool").resolve()
+
+
+def files_of(run: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in run.glob("*config*")}
+
+
+@pytest.fixture
+def full_disk():
+    """No byte can be written to a file within the context."""
+
+    @contextmanager
+    def full():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
+
+
+def test_a_full_disk_leaves_the_configuration_as_it_was(recipe, full_disk):
+    run = run_of(recipe)
+    before = files_of(run)
+    config = load_config(recipe, ["epochs=2"])
+    message = "size limit of this process .* while writing config.yaml; .* --resume auto$"
+    with full_disk(), pytest.raises(PlatformError, match=message), opened_run(config, run):
+        pass
+    assert files_of(run) == before
+    with opened_run(config, run):
+        assert files_of(run) == {"config.yaml": dump_config(config), "config-1.yaml": before["config.yaml"]}
+
+
+def test_an_unchanged_configuration_is_not_written(recipe, full_disk):
+    run = run_of(recipe)
+    (run / "result.json").unlink()
+    with full_disk(), opened_run(load_config(run / "config.yaml"), run):
+        pass
+    assert list(files_of(run)) == ["config.yaml"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_kill_while_the_configuration_is_renewed_leaves_the_one_before(recipe, monkeypatch, number):
+    run = run_of(recipe)
+    before = (run / "config.yaml").read_text()
+    config = load_config(recipe, ["epochs=2"])
+    original, calls = os.replace, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) > number:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt), opened_run(config, run):
+            pass
+    assert (run / "config.yaml").read_text() == before
+    with opened_run(config, run):
+        assert (run / "config.yaml").read_text() == dump_config(config)
 
 
 def test_training_data_of_other_identities_are_refused(recipe):
