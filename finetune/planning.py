@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from torch import nn
 
-from ..errors import DataError
+from ..errors import DataError, InputError
 from .assembly import check_batch
 from .config import FinetuneConfig, PartialFCLoss
 from .data.samplers import plan_epoch
@@ -20,6 +21,7 @@ from .memory_estimate import estimate_memory
 from .networks import check_restorable, load_network
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
+from .reach import hold_unreached
 from .stepping import autocast_dtype
 
 __all__ = ["RunPlan", "plan_run"]
@@ -56,11 +58,13 @@ class RunPlan:
 
 
 def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
-    """Resolve model, data and plan of a run; reads labels only and writes nothing.
+    """Resolve model, data and plan of a run; reads labels only and leaves nothing behind.
 
     Raises:
         RtoolError: whatever would stop the run before its first step.
     """
+    output = config.output / config.name
+    _check_folder(output)
     processes = count_processes(nproc, config.device)
     device = resolve_device(config.device, processes=processes)
     network = load_network(config.model)
@@ -74,10 +78,12 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         build_head(loss, network.dimension, _STAND_IN if isinstance(loss, PartialFCLoss) else train.identity_count)
         for loss in config.losses
     )
+    hold_unreached(network, config.model.output)
     autocast = autocast_dtype(config.precision, device)
     learner = Learner(network.module, heads, output=config.model.output, autocast=autocast)
     check_freezing(learner, config.model.freeze)
     check_batch(config, learner)
+    learner.train()  # the estimate is of a step
     build_optimizer(config.optimizer, network.module, heads)
     data = config.data
     plan = plan_epoch(
@@ -122,8 +128,34 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
             processes=processes,
             autocast=autocast,
         ),
-        output=config.output / config.name,
+        output=output,
     )
+
+
+def _check_folder(folder: Path) -> None:
+    """Make a folder where the first one on the way to `folder` would be, and remove it: permissions do not tell, as of
+    a read-only disk or to root.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    nearest = folder
+    try:
+        nearest = _nearest_existing(folder)
+        with TemporaryDirectory(dir=nearest, prefix=".rtool-"):
+            pass
+    except OSError as error:
+        reason = f"{nearest}: {error.strerror}"
+        raise InputError(f"{folder}: cannot create the run folder ({reason}); set output=DIR") from error
+
+
+def _nearest_existing(path: Path) -> Path:
+    """`path` or the nearest of its parents; a link to nowhere is there, for no folder can be made in its place."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return _nearest_existing(path.parent)
+    return path
 
 
 def _count(module: nn.Module) -> int:

@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from torch import nn
 
 from rtool.cli import main
 from rtool.errors import ConfigError, DataError, InputError
 from rtool.finetune.config import PartialFCLoss
 from rtool.finetune.config_files import load_config
+from rtool.finetune.finetuning import finetune
 from rtool.finetune.launching import count_processes
 from rtool.finetune.memory_estimate import estimate_memory
 from rtool.finetune.networks import load_network
 from rtool.finetune.planning import plan_run
+from rtool.finetune.run_folder import create_run_folder
 
 
 def test_the_plan_tells_shapes_counts_and_how_it_will_be_measured(write_recipe, tmp_path, capsys):
@@ -37,11 +40,47 @@ def test_the_plan_tells_shapes_counts_and_how_it_will_be_measured(write_recipe, 
         ("model.options={embedding_size: 0}", InputError, "embedding_size takes a whole number from 1 on"),
         ("optimizer.accumulate=99", DataError, "fewer than optimizer.accumulate 99"),
         ("losses=[{kind: pcb, parts: 7}]", ConfigError, "7 parts does not divide"),
+        ("output=/proc/nowhere", InputError, r"/proc/nowhere/tiny: cannot create the run folder \(/proc: .*output=DIR"),
     ],
 )
 def test_what_would_stop_the_run_is_refused(write_recipe, override, error, message):
     with pytest.raises(error, match=message):
         plan_run(load_config(write_recipe(), [override]))
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "link", "link/below", "n" * 300])
+def test_a_folder_that_cannot_be_made_is_refused_as_a_run_would(write_recipe, tmp_path, output):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    config = load_config(write_recipe(), [f"output={tmp_path / output}"])
+    for refusing in (plan_run, create_run_folder):
+        with pytest.raises(InputError, match="cannot create the run folder"):
+            refusing(config)
+
+
+def test_a_folder_that_can_be_made_is_not(write_recipe, tmp_path):
+    plan = plan_run(load_config(write_recipe(), [f"output={tmp_path / 'a' / 'b'}"]))
+    assert plan.output == tmp_path / "a" / "b" / "tiny"
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_layers_that_the_output_does_not_depend_on_are_nothing_to_train(write_recipe, tmp_path):
+    class TwoOutputs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.classes = nn.Linear(3 * 32 * 16, 8), nn.Linear(8, 5)
+
+        def forward(self, images):
+            embedding = self.embedding(images.flatten(1))
+            return embedding, self.classes(embedding)
+
+    path = tmp_path / "two.onnx"
+    torch.onnx.export(TwoOutputs(), torch.zeros(2, 3, 32, 16), str(path), dynamo=False, output_names=["e", "c"])
+    recipe = write_recipe(model={"reference": str(path), "size": [32, 16]}, losses=[{"kind": "triplet"}])
+    frozen = "model.freeze={'[!c]*': null}"
+    for refusing in (lambda: plan_run(load_config(recipe, [frozen])), lambda: finetune(recipe, [frozen], quiet=True)):
+        with pytest.raises(ConfigError, match="would train nothing"):
+            refusing()
 
 
 def test_a_step_of_partial_fc_is_one_batch(write_recipe):
