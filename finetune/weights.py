@@ -63,11 +63,11 @@ def load_weights(module: nn.Module, path: Path, may_lack: Sequence[str] = ()) ->
     Tensors that a pattern in `may_lack` names keep their values where the file lacks them.
 
     Raises:
-        InputError: the file cannot be read, lacks or misfits tensors of the network, has none of them, or holds values
-            that are not finite.
+        InputError: the file cannot be read, lacks or misfits tensors of the network, has none of them or two for the
+            same place, or holds values that are not finite.
     """
     own = module.state_dict()
-    tensors = _named_as(own, _read(path))
+    tensors = _named_as(own, _read(path), path)
     absent = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
     missing = [name for name in absent if not any(matches(name, pattern) for pattern in may_lack)]
     wrong = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
@@ -115,9 +115,23 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _named_as(own: Container[str], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the network's names; one that has a name of the network already goes before others."""
-    renamed = {_without_prefixes(name, own): value for name, value in tensors.items() if name not in own}
+def _named_as(own: Container[str], tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors under the network's names; one that has a name of the network already goes before others.
+
+    Raises:
+        InputError: two others have the same name of the network without their prefixes.
+    """
+    given: dict[str, str] = {}
+    for name in tensors:
+        if name in own:
+            continue
+        bare = _without_prefixes(name, own)
+        if bare in given and bare in own and bare not in tensors:
+            raise InputError(
+                f"{path}: '{given[bare]}' and '{name}' are both {bare} of the network; take a file with one of them"
+            )
+        given[bare] = name
+    renamed = {bare: tensors[name] for bare, name in given.items()}
     return {**renamed, **{name: value for name, value in tensors.items() if name in own}}
 
 

@@ -56,6 +56,18 @@ def test_a_network_whose_own_names_begin_like_a_wrapper_takes_its_own_weights(tm
     assert torch.equal(target[own][0].weight, source[own][0].weight)
 
 
+def test_two_tensors_for_one_place_are_refused_unless_one_has_its_very_name(tmp_path):
+    state = network().state_dict()
+    others = {"model.3.bias": torch.full((2,), 7.0), "module.3.bias": torch.full((2,), 8.0)}
+    torch.save({**{name: value for name, value in state.items() if name != "3.bias"}, **others}, tmp_path / "two.pth")
+    with pytest.raises(InputError, match=r"'model\.3\.bias' and 'module\.3\.bias' are both 3\.bias of the network"):
+        load_weights(network(), tmp_path / "two.pth")
+    torch.save({**others, **state}, tmp_path / "own.pth")
+    target = network()
+    load_weights(target, tmp_path / "own.pth")
+    assert torch.equal(target[3].bias, state["3.bias"])
+
+
 def test_a_checkpoint_of_arcface_torch_is_recognised(tmp_path):
     state = network().state_dict()
     content = {"epoch": 3, "state_dict_backbone": state, "state_dict_softmax_fc": {"weight": torch.ones(2)}}
