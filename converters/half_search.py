@@ -9,7 +9,6 @@ which ONNX Runtime's CPU kernels would hide.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from .half_emulation import emulate_half
 from .half_preparation import prepare_for_half
 from .parity import Parity, measure_parity
 from .precision_search import named_nodes, return_blocks
-from .runners import OnnxRunner, batches_of, run_in_batches
+from .runners import ALL, OnnxRunner, batches_of, run_in_batches
 
 __all__ = ["HalfSearch", "search_half"]
 
@@ -37,8 +36,6 @@ LARGEST_SHARE = 0.1
 """More than this share of the nodes returned to float32 is no float16 model any more."""
 FEW_NODES = 4
 """Always allowed: one operation that overflows and its neighbours are more than a tenth of a small graph."""
-_ALL = sys.maxsize
-"""Images a run where the batch is open; a fixed one is filled from them, run by run."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def search_half(
     prepared = named_nodes(prepare_for_half(model))
     refuse_unknown_nodes(keep, model, prepared)
     # What the preparation computed wrong would go unseen beside a reference of the prepared model.
-    expected = run_in_batches(OnnxRunner(model), inputs, _ALL) if reference is None else tuple(reference)
+    expected = run_in_batches(OnnxRunner(model), inputs, ALL) if reference is None else tuple(reference)
     search = _Search(prepared, tuple(inputs), keep_io_types, dtype, expected, tuple(uncounted))
     best = search.attempt(tuple(keep))
     if best.parity.min_cosine < min_cosine:
@@ -126,7 +123,7 @@ class _Search:
         half = narrow_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
         runner = OnnxRunner(emulate_half(half.model))
         arrays = [array.astype(spec.dtype, copy=False) for array, spec in zip(self.inputs, runner.inputs, strict=True)]
-        return HalfSearch(half, kept, measure_parity(self.expected, run_in_batches(runner, arrays, _ALL)), self.trials)
+        return HalfSearch(half, kept, measure_parity(self.expected, run_in_batches(runner, arrays, ALL)), self.trials)
 
     def counted(self, trial: HalfSearch) -> tuple[int, int]:
         """How many nodes the network has, subgraphs included, and how many of them were returned to float32."""
@@ -160,7 +157,7 @@ def _values_beyond(model: onnx.ModelProto, inputs: Sequence[NDArray[Any]], limit
     runner = OnnxRunner(watched)
     return {
         name
-        for fed, _ in batches_of(runner, inputs, _ALL)
+        for fed, _ in batches_of(runner, inputs, ALL)
         for name, array in zip(names, runner.run(*fed), strict=True)
         if array.size and array.dtype.kind == "f" and not float(np.abs(array).max()) <= limit
     }

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import version_converter
 
 from ..errors import InputError
@@ -54,9 +52,14 @@ def narrow_to_half(
     if dtype == "bfloat16":
         model = _at_opset(model, _BFLOAT16_OPSET)
     embedded = [node.name for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)]
-    inputs = [_full_batch(model, array) for array in log.inputs]
     found = search_half(
-        model, inputs, keep=tuple(keep), uncounted=embedded, keep_io_types=keep_io_types, dtype=dtype, min_cosine=gate
+        model,
+        log.inputs,
+        keep=tuple(keep),
+        uncounted=embedded,
+        keep_io_types=keep_io_types,
+        dtype=dtype,
+        min_cosine=gate,
     )
     narrow = found.half.model
     if dtype == "float16":
@@ -64,7 +67,7 @@ def narrow_to_half(
     kept = tuple(entry for entry in found.half.kept if entry.node not in embedded)
     detail = f"{found.half.casts} Casts added, {len(kept)} nodes kept in float32{_searched(found.trials)}"
     if found.half.flushed:
-        detail += f", {found.half.flushed} weights too small for {dtype} became 0"
+        detail += f", {found.half.flushed} weights too small for {dtype} became 0 (the measured cosine includes it)"
     log.check_model("fp16" if dtype == "float16" else "bf16", emulate_half(narrow), min_cosine=gate, detail=detail)
     return narrow, kept
 
@@ -116,12 +119,6 @@ def read_kept_nodes(path: Path) -> tuple[str, ...]:
         return tuple(names)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected an export's manifest or a JSON list of node names ({error})") from error
-
-
-def _full_batch(model: onnx.ModelProto, array: NDArray[Any]) -> NDArray[Any]:
-    """`array`, with as many rows as a model of fixed batch takes."""
-    size = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
-    return np.resize(array, (size, *array.shape[1:])) if size else array
 
 
 def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

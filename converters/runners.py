@@ -6,6 +6,7 @@ Importing this module loads neither torch nor ONNX Runtime. Triton has a runner 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-__all__ = ["OnnxRunner", "Runner", "TorchRunner", "batches_of", "open_runner", "run_in_batches"]
+__all__ = ["ALL", "OnnxRunner", "Runner", "TorchRunner", "batches_of", "open_runner", "run_in_batches"]
 
+ALL = sys.maxsize
+"""As a size of batches: all images in one run, where the model takes any number."""
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ORT_TYPES = {
     "tensor(float)": "float32",

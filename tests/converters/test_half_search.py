@@ -107,7 +107,7 @@ def network_of(nodes, weights, batch: str | int = "n") -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def squared(layers: int, norms: int = 0) -> onnx.ModelProto:
+def squared(layers: int, norms: int = 0, batch: str | int = "n") -> onnx.ModelProto:
     """x*x overflows and its root does not; then unit gain, with norms that a rule keeps in float32."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"], name="matmul"),
@@ -121,12 +121,21 @@ def squared(layers: int, norms: int = 0) -> onnx.ModelProto:
             nodes.append(helper.make_node("Div", [f"v{index}", f"n{index}"], [last], name=f"div{index}"))
         else:
             nodes.append(helper.make_node("Relu", [f"v{index}"], [last], name=f"relu{index}"))
-    return network_of(nodes, {"w": 30 * np.random.default_rng(0).standard_normal((WIDTH, WIDTH))})
+    return network_of(nodes, {"w": 30 * np.random.default_rng(0).standard_normal((WIDTH, WIDTH))}, batch)
 
 
 def test_a_small_network_may_keep_a_few_nodes_beyond_a_tenth():
     result = search_half(squared(3), [inputs()])
     assert result.kept == ("square", "root")
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 3, 16])
+def test_an_image_that_overflows_is_found_behind_the_first_batch(batch):
+    images = 1e-3 * inputs()
+    images[5] *= 1e3
+    result = search_half(squared(3, batch=batch), [images])
+    assert result.kept == ("square", "root")
+    assert result.parity.min_cosine >= 0.9999
 
 
 def test_a_list_with_the_nodes_a_rule_keeps_gives_the_same_model_however_many_they_are():
