@@ -155,12 +155,14 @@ def _prove(
     sizes = PROVED_BATCHES if batch == "dynamic" else (batch,)
     reference = OnnxRunner(source)
     images = _images(reference, max(sizes), inputs)
-    singles = _one_by_one(reference, images)
+    batched = _batched(reference)
+    singles = [_single(reference, images, batched, index) for index in range(max(sizes))]
+    rows = [np.concatenate(outputs) for outputs in zip(*singles, strict=True)]
     try:
         candidate = OnnxRunner(rewritten)
         for size in sizes:
-            got = candidate.run(*(array[:size] for array in images))
-            expected = [output[:size] for output in singles]
+            got = candidate.run(*(array[:size] if cut else array for array, cut in zip(images, batched, strict=True)))
+            expected = [output[:size] for output in rows]
             parity = measure_parity(expected, got)
             if not parity.max_rel <= tolerance:
                 raise InputError(f"max relative error {parity.max_rel:.3g} > {tolerance:g} at batch {size}")
@@ -175,19 +177,29 @@ def _images(runner: OnnxRunner, count: int, inputs: Sequence[NDArray[Any]] | Non
     """Random inputs of `count` images; sizes that `runner` leaves open are those of `inputs`."""
     specs: list[TensorSpec] = []
     shapes = [spec.shape for spec in runner.inputs] if inputs is None else [array.shape for array in inputs]
-    for spec, given in zip(runner.inputs, shapes, strict=True):
+    for spec, given, cut in zip(runner.inputs, shapes, _batched(runner), strict=True):
         sizes = [size if isinstance(size, int) else known for size, known in zip(spec.shape, given, strict=True)]
-        specs.append(replace(spec, shape=("batch", *sizes[1:]) if sizes else ()))
+        specs.append(replace(spec, shape=("batch", *sizes[1:]) if cut else tuple(sizes)))
     return probe_inputs(specs, count)
 
 
-def _one_by_one(runner: OnnxRunner, images: tuple[NDArray[Any], ...]) -> list[NDArray[Any]]:
-    """The source's outputs for each image alone; where its batch is fixed, for a batch full of that image."""
-    rows = []
-    for index in range(len(images[0])):
-        single = [np.repeat(array[index : index + 1], runner.batch or 1, axis=0) for array in images]
-        outputs = runner.run(*single)
-        if not all(output.ndim for output in outputs):
-            raise InputError("batch: an output is a single number for all images, so images have none of their own")
-        rows.append([output[:1] for output in outputs])
-    return [np.concatenate(outputs) for outputs in zip(*rows, strict=True)]
+def _batched(runner: OnnxRunner) -> list[bool]:
+    """Which inputs have a row per image: those without a fixed size of their own."""
+    shapes = [spec.shape for spec in runner.inputs]
+    first = next(shape[0] for shape in shapes if shape)
+    return [bool(shape) and (not isinstance(shape[0], int) or shape[0] == first) for shape in shapes]
+
+
+def _single(
+    runner: OnnxRunner, images: tuple[NDArray[Any], ...], batched: list[bool], index: int
+) -> list[NDArray[Any]]:
+    """The source's outputs for one image alone; where its batch is fixed, for a batch full of that image."""
+    outputs = runner.run(
+        *(
+            np.repeat(array[index : index + 1], runner.batch or 1, axis=0) if cut else array
+            for array, cut in zip(images, batched, strict=True)
+        )
+    )
+    if not all(output.ndim for output in outputs):
+        raise InputError("batch: an output is a single number for all images, so images have none of their own")
+    return [output[:1] for output in outputs]

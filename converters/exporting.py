@@ -25,7 +25,7 @@ from .embedding import embed_preprocessing
 from .export_manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .export_options import Format, Precision, check_options, chosen_precision
 from .export_source import PROBES, ExportSource, measured_on, open_export_source
-from .export_steps import StepLog, rows_of, unit_length
+from .export_steps import StepLog, unit_length
 from .fold import FoldReport, KeptBatchNorm, fold_batchnorm
 from .half import KeptNode, Narrow
 from .image_digest import describe_images
@@ -34,7 +34,7 @@ from .metadata_stripping import strip_metadata as without_traces
 from .narrowing import narrow_to_half, narrow_to_int8
 from .preprocessing import Preprocessing
 from .reexport import OPSET, torch_to_onnx
-from .runners import TorchRunner, run_in_batches
+from .runners import ALL, OnnxRunner, TorchRunner, batches_of, run_in_batches
 from .simplification import Simplifier, simplify
 from .source_files import files_of
 from .targets import check_precision, find_target, pin_to_target
@@ -230,8 +230,7 @@ class _OnnxExport:
         """Simplify, unless the graph is the source's own and nobody asked."""
         if method == "none" or (method == "auto" and self.untouched):
             return
-        fixed, count = _fixed_batch(self.model), max((len(array) for array in self.log.inputs if array.ndim), default=0)
-        inputs = [rows_of(array, fixed, count) for array in self.log.inputs] if fixed else self.log.inputs
+        inputs, _ = batches_of(OnnxRunner(self.model), self.log.inputs, ALL)[0]
         result = simplify(self.model, "onnxslim" if method == "auto" else method, inputs=inputs)
         self.model = result.model
         self.unfolded = still_there(self.unfolded, self.model)
@@ -314,12 +313,6 @@ def _folded(
     detail = f"{len(folds.folded)} BatchNorms folded, {len(folds.kept)} kept"
     log.check("fold", _outputs(origin, traced, log.inputs), max_rel=tolerance, detail=detail)
     return traced, folds
-
-
-def _fixed_batch(model: onnx.ModelProto) -> int:
-    """The number of images every call takes; 0 where it is open."""
-    dims = model.graph.input[0].type.tensor_type.shape.dim
-    return int(dims[0].dim_value) if dims else 0
 
 
 def _stem(name: str) -> str:

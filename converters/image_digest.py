@@ -17,12 +17,16 @@ __all__ = ["combined_digest", "describe_images", "row_digests"]
 
 
 def row_digests(arrays: Sequence[NDArray[Any]]) -> list[bytes]:
-    """The sha256 of every row of a batch: dtype, shape and bytes of that row of each array [N, ...]."""
+    """The sha256 of every row of a batch: dtype, shape and bytes of that row of each array [N, ...].
+
+    An array of another height than the first has no row per image: it is part of every row, whole.
+    """
     digests = []
-    for index in range(len(arrays[0])):
+    count = _count(arrays)
+    for index in range(count):
         digest = hashlib.sha256()
         for array in arrays:
-            row = np.ascontiguousarray(array[index])
+            row = np.ascontiguousarray(array[index] if array.ndim and len(array) == count else array)
             digest.update(f"{row.dtype.str}{row.shape}".encode())
             digest.update(row.data if row.ndim else row.tobytes())
         digests.append(digest.digest())
@@ -37,4 +41,9 @@ def combined_digest(digests: Iterable[bytes]) -> str:
 def describe_images(images: NDArray[Any] | Sequence[NDArray[Any]], *, random: bool) -> dict[str, Any]:
     """What provenance says of the images something was measured on: how many, their digest, whether made up."""
     arrays = [images] if isinstance(images, np.ndarray) else list(images)
-    return {"images": len(arrays[0]), "sha256": combined_digest(row_digests(arrays)), "random": random}
+    return {"images": _count(arrays), "sha256": combined_digest(row_digests(arrays)), "random": random}
+
+
+def _count(arrays: Sequence[NDArray[Any]]) -> int:
+    """The height of the first array that has one."""
+    return next((len(array) for array in arrays if array.ndim), 0)

@@ -326,6 +326,38 @@ def test_an_output_for_all_images_together_is_refused():
         set_batch(model, "dynamic")
 
 
+def two_inputs(first: str | int) -> onnx.ModelProto:
+    """Embeddings against a gallery [8, 5] that is an input without a row per image."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["e"]), helper.make_node("MatMul", ["e", "gallery"], ["y"])]
+    shapes = {"x": [first, 6], "gallery": [8, 5], "y": [first, 5]}
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    weight = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    graph = helper.make_graph(nodes, "g", infos[:2], infos[2:], [numpy_helper.from_array(weight, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def weight_as_first_input() -> onnx.ModelProto:
+    """As files before IR version 4 list them."""
+    model = two_inputs("n")
+    model.graph.input.insert(0, helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 8]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("source", "batch"),
+    [(two_inputs(4), 2), (two_inputs(4), "dynamic"), (two_inputs("n"), 3), (weight_as_first_input(), 2)],
+)
+@pytest.mark.parametrize("fp16", [False, True])
+def test_an_input_without_a_row_per_image_stays_whole(source, batch, fp16, tmp_path):
+    onnx.save(source, tmp_path / "in.onnx")
+    result = export(tmp_path / "in.onnx", tmp_path / "out.onnx", batch=batch, fp16=fp16)
+    assert {"batch", "simplify"} <= {step.name for step in result.steps}
+    written = onnx.load(tmp_path / "out.onnx")
+    weights = {tensor.name for tensor in written.graph.initializer}
+    firsts = [value.type.tensor_type.shape.dim[0] for value in written.graph.input if value.name not in weights]
+    assert [dim.dim_value or dim.dim_param for dim in firsts] == ["batch" if batch == "dynamic" else batch, 8]
+
+
 def test_an_export_names_the_model_and_only_rtool_speaks(tmp_path, capfd):
     nodes, weights, _ = ROWS["a slice of all images"]
     path = tmp_path / "sliced.onnx"
