@@ -91,6 +91,11 @@ def calibrate(
                     progress(calibration.images)
                 if state is not None and calibration.batches % _SAVE_EVERY == 0:
                     save_state(calibration, state, digest)
+        if seen < resumed:
+            raise InputError(
+                f"{state}: was begun with more images: it holds {resumed}, and only {seen} were given; give those "
+                "again, or remove it to start afresh"
+            )
         _check(calibration, taken)
     except RtoolError:
         if state is not None and not resumed:

@@ -79,6 +79,20 @@ def test_a_batch_interrupted_between_two_layers_counts_once(model_file, tmp_path
         assert torch.equal(tensor, norms(resumed)[name]), name
 
 
+def test_fewer_images_than_were_measured_before_the_interruption_are_refused(model_file, tmp_path):
+    state, images = tmp_path / "state", batches(8, 8, 8, 8)
+
+    def interrupted():
+        yield from images[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_batchnorm(onnx_to_torch(model_file), interrupted(), state=state)
+    with pytest.raises(InputError, match="it holds 24, and only 16 were given"):
+        restore_batchnorm(onnx_to_torch(model_file), images[:2], state=state)
+    assert restore_batchnorm(onnx_to_torch(model_file), images, state=state).images == 32
+
+
 @pytest.mark.parametrize(("sizes", "measured"), [((8, 8, 1), True), ((1,) * 9, False)])
 def test_drift_is_measured_on_a_full_batch_or_said_not_to_be(model_file, sizes, measured):
     drift = restore_batchnorm(onnx_to_torch(model_file), batches(*sizes)).train_drift
