@@ -34,6 +34,7 @@ from .provenance import chain_of_bundle
 from .record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
 from .source import generate_source
 from .stripping import fill_weights, strip_weights
+from .weight_readers import fixed_reads, stored_origins
 
 __all__ = ["Bundle", "bundle_to_onnx", "is_bundle", "load_bundle", "save_bundle"]
 
@@ -97,7 +98,7 @@ def save_bundle(
     }
     with replace_folder(Path(path), may_replace=is_bundle if overwrite else None) as folder:
         if record is not None and source is not None:
-            stripped = strip_weights(_source_proto(source), record.parameters)
+            stripped = _stripped(_source_proto(source), record)
             (folder / _GRAPH).write_bytes(stripped.SerializeToString())
         save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
         (folder / _SOURCE).write_text(generate_source(module), encoding="utf-8")
@@ -239,6 +240,12 @@ def _understood(file: Path) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: not as rtool writes it ({error!r}); make the bundle again") from error
+
+
+def _stripped(proto: onnx.ModelProto, record: ConversionRecord) -> onnx.ModelProto:
+    """The graph without its weights; one that is also a fixed argument, which training left alone, stays for that."""
+    fixed = fixed_reads(proto, record, stored_origins(proto.graph))
+    return strip_weights(proto, {name: s for name, s in record.parameters.items() if s.value not in fixed})
 
 
 def _source_proto(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:

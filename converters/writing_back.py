@@ -6,7 +6,8 @@ did not change keeps its encoding; an untrained round trip gives back the same b
 
 Exporters and simplifiers merge weights that happen to be equal, also those of one node (the beta and the running mean
 of a fresh BatchNorm are both zeros). Where such copies were trained apart, each place that reads one gets an
-initializer of its own; this is the only case in which a node's input is renamed.
+initializer of its own; so does a trained weight that is also a fixed argument, as the bound of a Clip, which keeps
+what it was. These are the only cases in which a node's input is renamed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from .record import ConversionRecord, ParameterSource, record_of
 from .source_files import files_of
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
 from .topology import unplaced_parameter
+from .weight_readers import WeightReaders, accounted_reads, fixed_reads, stored_origins
 
 __all__ = ["NoPlaceError", "check_source", "own_copy", "write_back"]
 
@@ -128,10 +130,11 @@ def _folded_tensors(module: fx.GraphModule, record: ConversionRecord) -> dict[st
 
 def _write(proto: onnx.ModelProto, record: ConversionRecord, tensors: Mapping[str, torch.Tensor]) -> None:
     stored = dict(weight_tensors(proto.graph))
-    origins = _origins(proto.graph, stored)
+    origins = stored_origins(proto.graph)
     computed = {name: source for name, source in record.parameters.items() if source.value not in origins}
+    fixed = fixed_reads(proto, record, origins | {source.value: source.value for source in computed.values()})
     if computed:
-        _replace_computed(proto, record, computed, tensors)
+        _replace_computed(proto, record, computed, tensors, fixed)
     mapped = [(name, source) for name, source in record.parameters.items() if name not in computed]
     written: dict[str, bytes] = {}
     # Weights themselves first, then what Identity nodes call them.
@@ -140,21 +143,12 @@ def _write(proto: onnx.ModelProto, record: ConversionRecord, tensors: Mapping[st
         target = stored[origin]
         data = _source_bytes(tensors[name], source, target, name)
         before = written.get(origin, _current_bytes(target))
-        if source.value == origin and origin not in written:
+        if source.value == origin and origin not in written and (data == before or origin not in fixed):
             if data != before:
                 _replace_data(target, data)
             written[origin] = data
         elif data != before:
-            _give_own_initializer(proto, record, name, source.value, target, data)
-
-
-def _origins(graph: onnx.GraphProto, stored: Mapping[str, onnx.TensorProto]) -> dict[str, str]:
-    """The stored weight behind every name of it: its own, and those Identity nodes give it."""
-    origins = {name: name for name in stored}
-    for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in origins:
-            origins[node.output[0]] = origins[node.input[0]]
-    return origins
+            _give_own_initializer(proto, record, name, source.value, target, data, fixed.get(origin, Counter()))
 
 
 def _source_bytes(tensor: torch.Tensor, source: ParameterSource, target: onnx.TensorProto, parameter: str) -> bytes:
@@ -192,13 +186,15 @@ def _give_own_initializer(
     value: str,
     merged: onnx.TensorProto,
     data: bytes,
+    fixed: Counter[str],
 ) -> None:
     """Part one use of a merged weight from the others: a new initializer, read where the parameter is."""
-    places = _places(proto, record, parameter, value)
+    places = _places(proto, record, parameter, value, fixed)
     if not places:
+        also = f" (also as a fixed argument of node {next(iter(fixed))!r})" if fixed else ""
         raise NoPlaceError(
-            f"{record.source}: weight '{merged.name}' is shared, its copy {parameter!r} was trained to other values, "
-            f"and where it is read cannot be told; {_ANEW}"
+            f"{record.source}: weight '{merged.name}' is shared{also}, its copy {parameter!r} was trained to other "
+            f"values, and where it is read cannot be told; {_ANEW}"
         )
     own = proto.graph.initializer.add(name=f"{value}.{parameter}", data_type=merged.data_type)
     own.dims.extend(merged.dims)
@@ -208,26 +204,32 @@ def _give_own_initializer(
 
 
 def _places(
-    proto: onnx.ModelProto, record: ConversionRecord, parameter: str, value: str
+    proto: onnx.ModelProto, record: ConversionRecord, parameter: str, value: str, fixed: Counter[str]
 ) -> list[tuple[onnx.NodeProto, int]]:
     """Nodes of the source, and which of their inputs, where `value` is read as `parameter`; none where it cannot be
-    told.
+    told. `fixed` counts what nodes read of it as a fixed argument.
     """
-    reading = [(node, index) for node in proto.graph.node for index, name in enumerate(node.input) if name == value]
+    names = set(accounted_reads(record, parameter))
+    readers = WeightReaders(proto.graph)
+    reading = readers.of(value, names)
     sharing = [name for name, source in record.parameters.items() if source.value == value]
-    if len(sharing) == 1:
-        return reading
+    if len(sharing) == 1 and not fixed:
+        return [(read.node, read.index) for read in reading]
+    called = Counter(node.name for node in readers.nodes)
+    if any(not name or called[name] > 1 or name in fixed for name in names):
+        return []  # which of the nodes of one name, of none, or which of its inputs cannot be told
+    if fixed and any(output.name == value for output in proto.graph.output):
+        return []
+    own = [read for read in reading if names.intersection(read.users)]
+    if any(not names.issuperset(read.users) for read in own):
+        return []  # a node in between serves other readers too
+    places = [(read.node, read.index) for read in own]
     owner, _, leaf = parameter.rpartition(".")
-    names = {*record.nodes.get(owner, ()), *record.nodes.get(parameter, ())}
-    called = Counter(node.name for node in proto.graph.node)
-    if any(not name or called[name] > 1 for name in names):
-        return []  # which of the nodes of one name, or of none, cannot be told
-    own = [(node, index) for node, index in reading if node.name in names]
     if sum(name.rpartition(".")[0] == owner for name in sharing) == 1:
-        return own
-    if any(node.op_type not in _NATIVE for node, _ in own):
+        return places
+    if any(node.op_type not in _NATIVE for node, _ in places):
         return []  # one layer for several nodes, two of which may read the same weight
-    return [(node, index) for node, index in own if index == _INPUT_OF.get(leaf)]
+    return [(node, index) for node, index in places if index == _INPUT_OF.get(leaf)]
 
 
 def _replace_computed(
@@ -235,6 +237,7 @@ def _replace_computed(
     record: ConversionRecord,
     computed: Mapping[str, ParameterSource],
     tensors: Mapping[str, torch.Tensor],
+    fixed: Collection[str],
 ) -> None:
     """Weights that nodes of the source compute (a Cast, a DequantizeLinear): where training changed one, the node
     gives way to an initializer of the same name.
@@ -244,7 +247,7 @@ def _replace_computed(
     for name in changed:
         value = computed[name].value
         producer = next((node for node in proto.graph.node if list(node.output) == [value]), None)
-        if producer is None or computed[name].transform == "reshape":
+        if producer is None or computed[name].transform == "reshape" or value in fixed:
             raise NoPlaceError(
                 f"{record.source}: weight '{value}' is computed by a node of the source graph, so the trained "
                 f"{name!r} has no place in it; {_ANEW}"
