@@ -1,8 +1,9 @@
 """Constants that 16 bits round to 0 where 0 means a division by zero, and the nodes that must stay wide for them.
 
 `x / max(norm, 1e-12)` gives 0 for a row of zeros; in float16 the bound is 0, and 0 / 0 is NaN. So the node that applies
-such a bound or adds such an epsilon stays in float32, and so does everything up to the division. Only chains that end
-in a division are kept: elsewhere a vanished 1e-12 is an error of 1e-12.
+such a bound, adds such an epsilon or chooses it by a comparison (which stays too) is kept in float32, and so is
+everything up to the division. Only chains that end in a division are kept: elsewhere a vanished 1e-12 is an error of
+1e-12.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from numpy.typing import NDArray
 __all__ = ["nodes_guarding_divisions"]
 
 _CARRIES = frozenset(
-    {"Abs", "Cast", "Clip", "Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "Mean", "Reshape", "Slice"}
-    | {"Sqrt", "Squeeze", "Sum", "Tile", "Transpose", "Unsqueeze"}
+    {"Abs", "Add", "Cast", "Clip", "Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "Mean", "Min", "Neg"}
+    | {"Reshape", "Slice", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where"}
 )
-"""Operators whose output is as tiny as their input (or its root)."""
+"""Operators whose output may be as tiny as their input (or its root)."""
+
+_GUARDS = {"Add": 0, "Max": 1, "Min": -1, "Sub": 0, "Where": 0}
+"""Operators that keep a value from 0 by a constant, and the sign it must have; 0 for either."""
 
 Vanishes = Callable[[NDArray[Any]], NDArray[np.bool_]]
 """Which elements of a float32 array are not 0 and would be 0 in 16 bits."""
@@ -38,21 +42,36 @@ def nodes_guarding_divisions(model: ir.Model, vanishes: Vanishes) -> dict[ir.Nod
         chain = _up_to_division(node.outputs[0], {}, huge=False)
         if chain:
             reason = "a constant that keeps a divisor from 0 would be 0"
-            found.update(dict.fromkeys((node, *chain), reason))
+            found.update(dict.fromkeys((node, *_comparison(node), *chain), reason))
     return found
 
 
 def _has_guard(node: ir.Node, vanishes: Vanishes) -> bool:
-    """Whether the node applies a lower bound, or adds an epsilon, that would vanish whole."""
+    """Whether the node applies a bound, adds an epsilon, or puts one in the place of 0, that would vanish whole."""
     if node.op_type == "Clip":
-        bound = node.attributes.get_float("min", None) if "min" in node.attributes else None
-        candidates = [np.float32(bound)] if bound is not None else [_array(value) for value in node.inputs[1:2]]
-    elif node.op_type in ("Max", "Add"):
-        candidates = [_array(value) for value in node.inputs]
+        bounds = [(1, _bound(node, 1, "min")), (-1, _bound(node, 2, "max"))]
+    elif node.op_type in _GUARDS:
+        bounds = [(_GUARDS[node.op_type], _array(value)) for value in node.inputs]
     else:
         return False
-    arrays = [np.asarray(array) for array in candidates if array is not None]
-    return any(array.size and bool((vanishes(array) & (array > 0)).all()) for array in arrays)
+    return any(
+        array is not None and array.size and bool((vanishes(array) & (sign * array >= 0)).all())
+        for sign, array in bounds
+    )
+
+
+def _bound(node: ir.Node, index: int, attribute: str) -> NDArray[Any] | None:
+    """A bound of Clip: an attribute up to opset 10, an input since."""
+    if attribute in node.attributes:
+        return np.asarray(node.attributes[attribute].as_float(), np.float32)
+    return _array(node.inputs[index]) if index < len(node.inputs) else None
+
+
+def _comparison(node: ir.Node) -> list[ir.Node]:
+    """What decides whether a Where takes the epsilon: in 16 bits more is 0 than what it would replace."""
+    condition = node.inputs[0] if node.op_type == "Where" else None
+    producer = None if condition is None else condition.producer()
+    return [] if producer is None else [producer]
 
 
 _Walked = dict[tuple[ir.Value, bool], set[ir.Node]]

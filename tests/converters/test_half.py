@@ -374,13 +374,44 @@ def normalising(bound: str, epsilon: float = 1e-12) -> onnx.ModelProto:
             helper.make_node("Pow", ["c", "minus_one"], ["r"], name="power"),
             helper.make_node("Mul", ["e", "r"], ["y"], name="mul"),
         ],
+        "where": [
+            helper.make_node("Equal", ["n", "zero"], ["z"], name="comparison"),
+            helper.make_node("Where", ["z", "eps", "n"], ["c"], name="guard"),
+            helper.make_node("Div", ["e", "c"], ["y"], name="div"),
+        ],
+        "min": [
+            helper.make_node("Neg", ["n"], ["m"], name="neg"),
+            helper.make_node("Min", ["m", "minus_eps"], ["c"], name="guard"),
+            helper.make_node("Div", ["e", "c"], ["y"], name="div"),
+        ],
+        "clip from above": [
+            helper.make_node("Neg", ["n"], ["m"], name="neg"),
+            helper.make_node("Clip", ["m", "", "minus_eps"], ["c"], name="guard"),
+            helper.make_node("Div", ["e", "c"], ["y"], name="div"),
+        ],
+        "sub": [
+            helper.make_node("Sub", ["n", "minus_eps"], ["c"], name="guard"),
+            helper.make_node("Div", ["e", "c"], ["y"], name="div"),
+        ],
+        "carried": [
+            helper.make_node("Max", ["n", "eps"], ["c"], name="guard"),
+            helper.make_node("Sub", ["c", "zero"], ["c1"], name="less nothing"),
+            helper.make_node("Add", ["c1", "zero"], ["c2"], name="and nothing"),
+            helper.make_node("Neg", ["c2"], ["c3"], name="neg"),
+            helper.make_node("IsNaN", ["c3"], ["is_nan"], name="isnan"),
+            helper.make_node("Where", ["is_nan", "zero", "c3"], ["c4"], name="unless not a number"),
+            helper.make_node("Div", ["e", "c4"], ["y"], name="div"),
+        ],
     }
     weights = {"w": values(8, 8), "eps": np.float32(epsilon), "minus_one": np.float32(-1)}
+    weights |= {"minus_eps": np.float32(-epsilon), "zero": np.float32(0)}
     opset = 10 if bound == "attribute" else 17
     return model_of([*head, *tails[bound]], [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], weights, opset)
 
 
-@pytest.mark.parametrize("bound", ["clip", "attribute", "max", "add", "power"])
+@pytest.mark.parametrize(
+    "bound", ["clip", "attribute", "max", "add", "power", "where", "min", "clip from above", "sub", "carried"]
+)
 def test_a_row_of_zeros_stays_a_row_of_zeros_behind_a_normalisation(bound):
     model = normalising(bound)
     result = to_half(model)
@@ -393,6 +424,25 @@ def test_a_row_of_zeros_stays_a_row_of_zeros_behind_a_normalisation(bound):
     for narrow in (result.model, emulate_half(result.model)):
         got = run(narrow, inputs)[0]
         assert np.abs(got - expected).max() <= 2e-3
+
+
+def test_what_a_where_compares_is_compared_before_it_is_rounded():
+    """A square sum of 1e-10 is no 0 in float32; in float16 it is, and the epsilon in its place a million times less."""
+    nodes = [
+        helper.make_node("ReduceSumSquare", ["x"], ["n"], axes=[1], keepdims=1, name="norm"),
+        helper.make_node("Equal", ["n", "zero"], ["z"], name="comparison"),
+        helper.make_node("Where", ["z", "eps", "n"], ["c"], name="guard"),
+        helper.make_node("Div", ["m", "c"], ["y"], name="div"),
+    ]
+    weights = {"zero": np.float32(0), "eps": np.float32(1e-16)}
+    square = helper.make_node("Mul", ["x", "x"], ["m"], name="square")
+    model = model_of([square, *nodes], [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], weights)
+    assert {"norm", "comparison", "guard", "div"} == {entry.node for entry in to_half(model).kept}
+    inputs = 1e-3 * values(3, 8)
+    inputs[1] = np.float32([0] * 7 + [1e-5])
+    (expected,) = run(model, inputs)
+    got = run(emulate_half(to_half(model, keep=["square"]).model), inputs)[0]
+    assert np.abs(got - expected).max() <= 1e-6
 
 
 def test_a_bound_that_float16_holds_costs_nothing():
