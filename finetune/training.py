@@ -36,7 +36,7 @@ from .checkpoints import (
 from .collectives import all_reduce_sum, barrier, gather_numbers, rank, world_size
 from .config import FinetuneConfig
 from .data.decoding import check_unreadable
-from .data.loading import Batch, EpochSamples, iterate_batches
+from .data.loading import Batch, EpochSamples, iterate_batches, lost_workers_named
 from .data.samplers import plan_epoch
 from .evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
 from .evaluation_plan import plan_evaluation
@@ -124,7 +124,7 @@ class Trainer:
             asked_before: Signals that came before now.
         """
         finished = True
-        with on_stop_signal(self._request_stop):
+        with on_stop_signal(self._request_stop), lost_workers_named():
             for name in asked_before:
                 self._request_stop(name)
             if self._lacks_evaluation():

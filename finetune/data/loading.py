@@ -6,7 +6,10 @@ its identity where there is one, so that ranks stay in step; its number is hande
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ...errors import DataError, RtoolError
+from ...errors import DataError, PlatformError, RtoolError
 from ..child_processes import serve_parent, signals_held
 from ..config import AugmentConfig
 from .augmentation import augment, sample_generator
@@ -24,13 +27,23 @@ from .dataset import Dataset
 from .decoding import Resize, check_unreadable, read_image
 from .image_files import UnreadableImageError
 
-__all__ = ["Batch", "EpochSamples", "TrainingPixels", "iterate_batches"]
+__all__ = ["Batch", "EpochSamples", "TrainingPixels", "iterate_batches", "lost_workers_named"]
 
 Key = tuple[int, int]
 """Place in the epoch's plan, and image number."""
 
 Sample = tuple[NDArray[np.uint8], int, tuple[int, ...]]
 """Pixels [H, W, C], label, and the images that could not be read on the way."""
+
+_LOST = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)\.|exited unexpectedly(.*))")
+"""What torch says of a worker that is gone: the name of a signal, or an exit code, or neither."""
+_OUT_OF_MEMORY = "the machine may be out of memory; lower data.workers or data.memory_gb"
+_FOR_WANT_OF_MEMORY: dict[str | None, str] = {
+    signal.strsignal(signal.SIGKILL): f"was killed (signal 9); {_OUT_OF_MEMORY}",
+    signal.strsignal(signal.SIGBUS): "found no shared memory; make /dev/shm larger, or lower data.workers",
+    None: f"ended unexpectedly; {_OUT_OF_MEMORY}",
+}
+"""By the name of the signal that ended a worker; None when torch has not heard it."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,28 @@ def iterate_batches(
     )
     with signals_held():
         return _raising(iter(loader))
+
+
+@contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """Turn the loss of a batch worker into a `PlatformError`; all that is done between two batches stands within.
+
+    torch looks after its workers in a signal handler, so its error comes out of whatever runs at that moment.
+
+    Raises:
+        PlatformError: a worker was killed for want of memory, or ended without a reason that is known.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Who waits for a batch raises anew, and the signal is in the cause.
+        found = [match for text in (error, error.__cause__) if (match := _LOST.search(str(text)))]
+        if not found:
+            raise
+        ended = next((match[1] or match[2] for match in found if match[1] or match[2]), None)
+        if ended not in _FOR_WANT_OF_MEMORY:  # a crash, which is nobody's memory
+            raise
+        raise PlatformError(f"a batch worker {_FOR_WANT_OF_MEMORY[ended]}, and go on with --resume auto") from error
 
 
 def _raising(batches: Iterator[Batch | RtoolError]) -> Iterator[Batch]:

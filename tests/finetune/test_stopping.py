@@ -126,6 +126,23 @@ def test_batch_workers_do_not_hold_the_run_of_a_parent_that_was_killed(recipe):
         pass
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_batch_worker_that_is_killed_is_told_as_want_of_memory(recipe, processes):
+    process = started(recipe, *WORKING, "--nproc", str(processes))
+    try:
+        trainer = process.pid if processes == 1 else trainers(process.pid)[-1]
+        os.kill(children(trainer)[-1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 2, errors
+    told = (
+        "a batch worker was killed (signal 9); the machine may be out of memory; lower data.workers or data.memory_gb"
+    )
+    assert told in errors
+    assert "bug in rtool" not in errors
+
+
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     asked = []
@@ -194,6 +211,11 @@ def children(pid: int) -> list[int]:
         if parent == pid:
             found.append(int(path.parent.name))
     return found
+
+
+def trainers(launcher: int) -> list[int]:
+    """The training processes among what `launcher` started."""
+    return [pid for pid in children(launcher) if b"rtool.finetune.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_no_progress_draws_no_bar_on_a_terminal(recipe, monkeypatch):
