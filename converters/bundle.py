@@ -34,6 +34,7 @@ from .provenance import chain_of_bundle
 from .record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
 from .source import generate_source
 from .stripping import fill_weights, strip_weights
+from .topology import difference_from_conversion
 from .weight_readers import fixed_reads, stored_origins
 
 __all__ = ["Bundle", "bundle_to_onnx", "is_bundle", "load_bundle", "save_bundle"]
@@ -81,11 +82,18 @@ def save_bundle(
         overwrite: replace a bundle (never anything else) that is already there.
 
     Raises:
-        InputError: `path` exists, or `source` and `architecture` do not fit `module`.
+        InputError: `path` exists, `source` and `architecture` do not fit `module`, or the converted module was edited,
+            so that its source graph no longer is what it computes.
     """
     record = module.meta.get("rtool") if isinstance(module, fx.GraphModule) else None
     if (record is None) == (architecture is None) or (record is None) != (source is None):
         raise InputError("save_bundle: give `source` for a converted module, `architecture` for one from the zoo")
+    edit = difference_from_conversion(module) if isinstance(module, fx.GraphModule) and record is not None else ""
+    if edit:
+        raise InputError(
+            f"{path}: the module was edited: {edit}; a bundle holds the source graph, which lacks that: `export` makes "
+            "a new graph of the module, and its state_dict can be saved"
+        )
     preprocessing = preprocessing or (record.preprocessing if record is not None else None)
     tensors, tied = _unique_tensors(module)
     info = {

@@ -16,6 +16,7 @@ from torch import fx
 
 from ..errors import InputError, RtoolError
 from .batchnorm_names import stated_folds
+from .graph_steps import graph_steps
 from .input_normalisation import InputNormalisation, find_input_normalisation
 from .lift import lift_patterns
 from .loading import load_onnx, source_of
@@ -76,6 +77,7 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
         outputs=outputs,
         parameters=_sources_in_order(module, builder),
         nodes={path: tuple(names) for path, names in builder.node_names.items()},
+        steps=graph_steps(module),
         preprocessing=_own_preprocessing(normalisation, loaded.graph),
         folded=stated_folds(loaded.metadata_props),
         earlier=chain_of_metadata(loaded.metadata_props),

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from ..errors import InputError
 from .bundle import source_graph
+from .graph_steps import root_hooks
 from .half_weights import refuse_half_weights
 from .image_size import check_image_size, image_shape, listed
 from .loading import parse_model
@@ -98,6 +99,11 @@ def _of_module(
         inputs = _image_spec(preprocessing)
         return ExportSource(name, copy.deepcopy(model).eval(), preprocessing, inputs, None, None, ())
     assert isinstance(model, fx.GraphModule)
+    if root_hooks(model):
+        raise InputError(
+            f"export: the module of {record.source} has a forward hook of its own, which its graph does not show; "
+            "remove the hook, or put what it does into the graph"
+        )
     graph = Path(source) if isinstance(source, str) else source
     if isinstance(graph, Path):
         check_source(record, graph)

@@ -17,6 +17,8 @@ from .provenance import ChainLink
 if TYPE_CHECKING:
     from torch import nn  # serving takes TensorSpec from here and must not load torch
 
+    from .graph_steps import GraphStep
+
 __all__ = ["ConversionRecord", "ParameterSource", "RestoredBatchNorm", "TensorSpec", "record_of", "source_link"]
 
 Dim = int | str | None
@@ -76,6 +78,8 @@ class ConversionRecord:
     """Parameters that shall not train, whatever a configuration says."""
     folded: dict[str, str] = field(default_factory=dict)
     """Weight value -> path of the BatchNorm folded into it, where the file's own metadata says so."""
+    steps: tuple[GraphStep, ...] | None = None
+    """What the fx graph did when it was converted, which tells an edit; None where nobody noted it."""
     preprocessing: Preprocessing | None = None
     earlier: tuple[ChainLink, ...] = ()
     """Where the source came from, as far as the file itself tells."""

@@ -33,7 +33,7 @@ from .loading import load_onnx, parse_model
 from .record import ConversionRecord, ParameterSource, record_of
 from .source_files import files_of
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
-from .topology import unplaced_parameter
+from .topology import difference_from_conversion
 from .weight_readers import WeightReaders, accounted_reads, fixed_reads, stored_origins
 
 __all__ = ["NoPlaceError", "check_source", "own_copy", "write_back"]
@@ -66,14 +66,19 @@ def write_back(
     Neither `module` nor `source` is changed.
 
     Raises:
-        InputError: `source` is another model, `module` has parts that the source graph has no place for, or `output`
-            is the source file or holds weights of it.
+        InputError: `source` is another model, `module` was edited or has parts that the source graph has no place
+            for, or `output` is the source file or holds weights of it.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if output is not None:
         check_file_output(Path(output), sources=files_of(path) if path is not None else ())
     record = record_of(module)
     check_source(record, path)
+    edit = difference_from_conversion(module)
+    if edit:
+        raise NoPlaceError(
+            f"{record.source}: the module was edited: {edit}; undo what was added for training, or {_ANEW}"
+        )
     proto = own_copy(source)
     tensors = _folded_tensors(module, record)
     _write(proto, record, tensors)
@@ -121,9 +126,6 @@ def _folded_tensors(module: fx.GraphModule, record: ConversionRecord) -> dict[st
         if kept:
             reasons = "; ".join(f"{entry.batchnorm!r}: {entry.reason}" for entry in kept[:3])
             raise NoPlaceError(f"{record.source}: restored BatchNorms cannot be folded ({reasons}); {_ANEW}")
-    unplaced = unplaced_parameter(module)
-    if unplaced:
-        raise NoPlaceError(f"{record.source}: {unplaced}; remove layers that were added for training, or {_ANEW}")
     tensors = module.state_dict()
     return {name: tensors[name].detach().cpu() for name in record.parameters}
 
