@@ -23,6 +23,7 @@ from .preprocessing import Preprocessing
 from .preprocessing_guess import find_preprocessing
 from .probing import probe_inputs, probe_pixels
 from .provenance import ChainLink
+from .quantised_weights import refuse_quantised_weights
 from .record import ConversionRecord, Dim, TensorSpec
 from .reference import Model, load_model
 from .taken_batch import runnable_batch
@@ -79,8 +80,8 @@ def open_export_source(
     """Open a model reference, or take a module and the ONNX model it was converted from.
 
     Raises:
-        InputError: the reference is no model, exported already, or in half precision; the preprocessing is of another
-            size than the model; a converted module comes without its source, or with another one.
+        InputError: the reference is no model, exported already, in half precision or quantised; the preprocessing is
+            of another size than the model; a converted module comes without its source, or with another one.
     """
     origin = (
         _of_module(model, source, preprocessing) if isinstance(model, nn.Module) else _of_file(model, preprocessing)
@@ -129,6 +130,9 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportSo
     opened = load_model(model)
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
+    if opened.kind == "onnx" and opened.path is not None:
+        advice = "export the float32 model it was made from, with --int8"
+        refuse_quantised_weights(parse_model(opened.path), opened.name, advice)
     known = preprocessing or opened.preprocessing or _found(opened)
     return ExportSource(
         name=opened.name,

@@ -117,8 +117,18 @@ def _check_batch(signature: GraphSignature, wanted: int | Literal["dynamic"] | N
     has = f"batch {found} baked in" if found is not None else "an open batch"
     raise InputError(
         f"{signature.path}: --batch {wanted} was asked for, but the graph has {has}; "
-        f"run `rtool export {signature.path} --batch {wanted} -o OUT.onnx` and deploy that"
+        f"run `{_export_again(signature)} --batch {wanted} -o OUT.onnx` and deploy that"
     )
+
+
+def _export_again(signature: GraphSignature) -> str:
+    """The command that makes such a file; narrow ones are made from their source, as only that can be exported."""
+    steps = signature.metadata.get("rtool.steps", "")
+    precision = next((name for name in ("fp16", "bf16", "int8") if f'"name": "{name}"' in steps), None)
+    if precision is None:
+        return f"rtool export {signature.path}"
+    source = signature.metadata.get("rtool.model", "SOURCE")
+    return f"rtool export {source} --{precision}{' --calibrate IMAGES' if precision == 'int8' else ''}"
 
 
 def _check_keep(keep: int | None) -> None:

@@ -221,3 +221,11 @@ def test_torch_files_of_others_have_no_history(tmp_path):
     torch.export.save(program, tmp_path / "other.pt2")
     found = inspect(tmp_path / "other.pt2")
     assert (found.chain, found.preprocessing) == ((), None)
+
+
+def test_a_quantised_file_is_no_start_of_an_export(model_file, tmp_path):
+    images = np.random.default_rng(0).standard_normal((128, 3, 16, 8)).astype(np.float32)
+    small = export(model_file, tmp_path / "int8.onnx", int8=True, inputs=images, min_cosine=0.5).path
+    with pytest.raises(InputError, match=r"quantised .* export the float32 model"):
+        export(small, tmp_path / "again.onnx", batch=4)
+    assert not (tmp_path / "again.onnx").exists()

@@ -252,6 +252,24 @@ def test_a_graph_with_another_batch_is_refused_with_the_way_out(root, onnx_files
 
 
 @pytest.mark.parametrize(
+    ("precision", "command"),
+    [
+        ("fp16", r"rtool export reid\.rtool --fp16 --batch 8"),
+        ("int8", r"rtool export reid\.rtool --int8 --calibrate IMAGES --batch 8"),
+    ],
+)
+def test_a_narrow_graph_with_another_batch_is_to_be_made_from_its_source(
+    root, onnx_files, tmp_path, precision, command
+):
+    model = onnx.load(onnx_files["reid"])
+    stated = {"rtool.model": "reid.rtool", "rtool.steps": json.dumps([{"name": "write-back"}, {"name": precision}])}
+    onnx.helper.set_model_props(model, stated)
+    onnx.save(model, tmp_path / "narrow.onnx")
+    with pytest.raises(InputError, match=command):
+        deploy(tmp_path / "narrow.onnx", name="m", repository=root, batch=8)
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "empty file"),
