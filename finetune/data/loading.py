@@ -190,12 +190,18 @@ def lost_workers_named() -> Iterator[None]:
 
 
 def _raising(batches: Iterator[Batch | RtoolError]) -> Iterator[Batch]:
-    for batch in batches:
-        if isinstance(batch, RtoolError):
-            # Kept alive by the traceback, the workers would be waited for seconds when it is collected.
-            del batches
-            raise batch
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, RtoolError):
+                # Kept alive by the traceback, the workers would be waited for seconds when it is collected.
+                del batches
+                raise batch
+            yield batch
+    except (ConnectionError, EOFError) as error:
+        if str(error).startswith("Caught "):  # in a worker, which lives
+            raise
+        # The sockets of a process that is killed are closed before it counts as dead and torch hears of it.
+        raise PlatformError(f"a batch worker {_FOR_WANT_OF_MEMORY[None]}, and go on with --resume auto") from error
 
 
 def _collate_or_pass(samples: Sequence[Sample] | RtoolError) -> Batch | RtoolError:

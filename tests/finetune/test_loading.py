@@ -10,6 +10,7 @@ from PIL import Image
 
 from rtool.errors import PlatformError
 from rtool.finetune.config import AugmentConfig
+from rtool.finetune.data import loading
 from rtool.finetune.data.dataset import Dataset
 from rtool.finetune.data.image_files import EncodedImages
 from rtool.finetune.data.loading import EpochSamples, TrainingPixels, iterate_batches, lost_workers_named
@@ -44,6 +45,26 @@ def test_a_worker_that_crashed_and_other_errors_stay_what_they_are(message, caus
     with pytest.raises(RuntimeError) as raised, lost_workers_named():
         raise RuntimeError(message) from cause
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (EOFError(), PlatformError),
+        (ConnectionResetError("reset by peer"), PlatformError),
+        (EOFError("Caught EOFError in DataLoader worker process 0."), EOFError),
+    ],
+)
+def test_a_connection_that_breaks_off_is_a_worker_that_was_killed(monkeypatch, error, kind):
+    """Seen before the process counts as dead, so torch does not say it."""
+
+    def broken_off(*_, **__):
+        raise error
+        yield
+
+    monkeypatch.setattr(loading, "DataLoader", broken_off)
+    with pytest.raises(kind):
+        next(iterate_batches(None, np.zeros((1, 1), np.int64), slice(None), workers=1))
 
 
 def kill_this_process(image: Image.Image) -> np.ndarray:
