@@ -136,10 +136,9 @@ def test_a_batch_worker_that_is_killed_is_told_as_want_of_memory(recipe, process
     finally:
         process.kill()
     assert process.returncode == 2, errors
-    told = (
-        "a batch worker was killed (signal 9); the machine may be out of memory; lower data.workers or data.memory_gb"
-    )
-    assert told in errors
+    # torch does not hear of the signal where the connection breaks off first
+    assert "a batch worker was killed (signal 9);" in errors or "a batch worker ended unexpectedly;" in errors
+    assert "the machine may be out of memory; lower data.workers or data.memory_gb" in errors
     assert "bug in rtool" not in errors
 
 
