@@ -38,7 +38,7 @@ def build_optimizer(
         {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
         for (lr, decay), parameters in groups.items()
     ]
-    # A few launches instead of hundreds: a GPU waits for them, since a step looks at its gradient first.
+    # Fewer launches: a step looks at its gradient first, so a GPU may have nothing to do meanwhile.
     fused = all(parameter.is_cuda for parameters in groups.values() for parameter in parameters) or None
     optimizer: torch.optim.Optimizer
     if config.kind == "sgd":
