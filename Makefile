@@ -55,8 +55,8 @@ bench-damage: $(STAMP)
 # Write-back, restore, fold, latency and fp16 on eight networks, int8 on three, the worth of restoring; an hour on 2 cores.
 bench-export: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.export_bench
-	$(BIN)/python -m rtool.benchmarks.int8_bench demo osnet_x1_0 iresnet50
 	$(BIN)/python -m rtool.benchmarks.restoring_value
+	$(BIN)/python -m rtool.benchmarks.int8_bench demo osnet_x1_0 iresnet50
 
 # Steps, data wait, PartialFC and quality; an hour on 2 cores. NAMES="step partial_fc" measures some,
 # NAMES="quality --seeds 0 --att-faces FOLDER" one seed, real faces included.

@@ -36,7 +36,7 @@ from ..converters.preprocessing import Preprocessing
 from ..converters.probing import probe_pixels
 from ..converters.runners import OnnxRunner, run_in_batches
 from ..converters.zoo.registry import ZOO, architecture_preprocessing
-from ..errors import InputError
+from ..errors import GateError, InputError
 from ..finetune import open_dataset
 from ..finetune.data.decoding import Pixels, read_pixels
 from ..finetune.embedders import open_embedder
@@ -96,6 +96,8 @@ def measure_demo_model(methods: Sequence[CalibrationMethod] = get_args(Calibrati
 def measure_network(network: str, files: Path) -> dict[str, Any]:
     """The graph that the export benchmark left of `network`, calibrated and measured on smooth random images.
 
+    Where the gate cannot be held, the row says so and has no figures: nobody would get that file.
+
     Raises:
         InputError: there is none.
     """
@@ -105,7 +107,10 @@ def measure_network(network: str, files: Path) -> dict[str, Any]:
     model, preprocessing = onnx.load(source), architecture_preprocessing(network)
     pixels = probe_pixels(preprocessing, _CALIBRATED + _MEASURED, seed=0)
     images = preprocessing.normalise(pixels)
-    found = search_int8(model, images[:_CALIBRATED])
+    try:
+        found = search_int8(model, images[:_CALIBRATED])
+    except GateError as error:
+        return {"network": network, "refused": str(error)}
     expected = run_in_batches(OnnxRunner(model), images[_CALIBRATED:], 8)
     parity = measure_parity(expected, run_in_batches(OnnxRunner(found.model), images[_CALIBRATED:], 8))
     with tempfile.TemporaryDirectory() as folder:
@@ -167,11 +172,16 @@ def _sizes(model: onnx.ModelProto) -> dict[str, int]:
 def _missed(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     missed = []
     for name, row in rows.items():
+        if "refused" in row:
+            missed.append(f"{name}: refused by the gate")
+            continue
         for method, figures in row.get("methods", {"": row}).items():
             label = f"{name} {method}".strip()
             missed += [f"{label}: file <= {_LARGEST}"] if figures["size"] > _LARGEST else []
             missed += [f"{label}: cosine >= {_COSINE}"] if figures["held_out_cosine"] < _COSINE else []
-    ratios = [rows[name]["latency"]["ratios"]["int8"]["float32"][0] for name in _FAST if name in rows]
+    ratios = [
+        rows[name]["latency"]["ratios"]["int8"]["float32"][0] for name in _FAST if "latency" in rows.get(name, {})
+    ]
     return [*missed, *([f"latency <= {_LATENCY} for one of {_FAST}"] if ratios and min(ratios) > _LATENCY else [])]
 
 

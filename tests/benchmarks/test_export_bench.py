@@ -8,7 +8,7 @@ import pytest
 from rtool.benchmarks import export_bench, int8_bench
 from rtool.benchmarks.export_latency import ratio_with_interval
 from rtool.benchmarks.restoring_value import summarise
-from rtool.errors import InputError
+from rtool.errors import GateError, InputError
 
 
 def times(sets: int, rounds: int, seed: int, *, of_set: float = 0.0) -> np.ndarray:
@@ -82,3 +82,16 @@ def test_the_gain_of_restoring_is_over_the_better_fused_rate_of_as_many_seeds():
     assert summary["variants"]["restored, learning rate 0.0015"]["mAP_standard_deviation"] == pytest.approx(0.0707)
     measured["fused, learning rate 0.0005"] = runs(0.8, 0.8)
     assert not summarise(measured)["restored_beats_fused"]
+
+
+def test_a_network_that_the_gate_refuses_is_a_miss_and_not_the_end(monkeypatch, tmp_path):
+    def refuse(*_: object) -> None:
+        raise GateError("int8: min cosine 0.5")
+
+    (tmp_path / "osnet_x1_0").mkdir()
+    (tmp_path / "osnet_x1_0" / "exported.onnx").write_bytes(b"")
+    monkeypatch.setattr(int8_bench.onnx, "load", lambda _: None)
+    monkeypatch.setattr(int8_bench, "search_int8", refuse)
+    row = int8_bench.measure_network("osnet_x1_0", tmp_path)
+    assert row == {"network": "osnet_x1_0", "refused": "int8: min cosine 0.5"}
+    assert int8_bench._missed({"osnet_x1_0": row}) == ["osnet_x1_0: refused by the gate"]
