@@ -8,8 +8,7 @@ Every command is one call of the same name here: `rtool.onnx2torch("model.onnx")
 from __future__ import annotations
 
 from .lazy import lazy_exports
-
-__version__ = "0.1.0"
+from .version import __version__
 
 _PUBLIC: dict[str, str] = {
     "RtoolError": ".errors",

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.record import TensorSpec
+from ..converters.reference import open_runner as open_local_runner
 from ..converters.runners import Runner
-from ..converters.runners import open_runner as open_local_runner
 from ..errors import InputError
 
 __all__ = ["common_batch", "open_runner", "random_inputs"]

@@ -17,13 +17,14 @@ from torch.nn import functional as F
 
 from ..converters import build_architecture, export, onnx_to_torch, restore_batchnorm
 from ..converters.preprocessing import Preprocessing
+from ..finetune.autocast import autocast_dtype
 from ..finetune.config import FinetuneConfig
 from ..finetune.data.loading import Batch
 from ..finetune.heads import build_head
 from ..finetune.learner import Learner
 from ..finetune.margin_losses import cosine_logits, margin_logits
 from ..finetune.networks import images_to_tensor
-from ..finetune.stepping import Stepper, autocast_dtype
+from ..finetune.stepping import Stepper
 
 __all__ = ["StepPair", "build_as_trained", "build_step_pair"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import click
 
-from .. import __version__
 from ..errors import RtoolError
+from ..version import __version__
 from .bench import bench
 from .convert import inspect_command, onnx2torch_command, ops_command
 from .deploy import deploy_command, serve_command

@@ -32,7 +32,7 @@ _PUBLIC = {
     "load_model": ".reference",
     "onnx2torch": ".bundling",
     "onnx_to_torch": ".conversion",
-    "open_runner": ".runners",
+    "open_runner": ".reference",
     "operators": ".operator_table",
     "run_in_batches": ".runners",
     "save_bundle": ".bundle",

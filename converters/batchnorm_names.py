@@ -8,19 +8,14 @@ iResNet), `downsample.0` -> `downsample.1`.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from itertools import count
 
 from torch import nn
 
 from .names import safe_path
 
-__all__ = ["FOLDED_KEY", "batchnorm_path", "stated_folds"]
-
-FOLDED_KEY = "rtool.folded_batchnorms"
-"""Model metadata: JSON of weight initializer -> path of the BatchNorm folded into it."""
+__all__ = ["batchnorm_path"]
 
 _NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)$")
 
@@ -32,15 +27,6 @@ def batchnorm_path(root: nn.Module, layer: str, scope: str = "") -> str:
     free = (path for path in candidates if _is_free(root, path))
     numbered = (f"{layer}_bn{number}" for number in count(2))
     return next(free, None) or next(path for path in numbered if _is_free(root, path))
-
-
-def stated_folds(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a model's metadata says of folded BatchNorms; empty where it says nothing that can be read."""
-    try:
-        stated = json.loads(metadata.get(FOLDED_KEY, "{}"))
-    except json.JSONDecodeError:
-        return {}
-    return {str(weight): str(name) for weight, name in stated.items()} if isinstance(stated, dict) else {}
 
 
 def _guesses(layer: str) -> list[str]:

@@ -15,19 +15,18 @@ import onnx_ir as ir
 from torch import fx
 
 from ..errors import InputError, RtoolError
-from .batchnorm_names import stated_folds
 from .graph_steps import graph_steps
 from .input_normalisation import InputNormalisation, find_input_normalisation
 from .lift import lift_patterns
 from .loading import load_onnx, source_of
 from .lowering.graph_builder import GraphBuilder
 from .lowering.lower import lower
+from .metadata import stated_folds
 from .normalise import fold_typed_constants, normalise
 from .preprocessing import Preprocessing
 from .provenance import chain_of_metadata
 from .record import ConversionRecord, ParameterSource, TensorSpec
-from .shapes import infer_shapes
-from .validation import model_problem
+from .shapes import infer_shapes, model_problem
 
 __all__ = ["onnx_to_torch", "tensor_specs"]
 

@@ -16,10 +16,10 @@ from typing import Any
 import onnx
 
 from .atomic_file import write_together
-from .batchnorm_names import FOLDED_KEY
 from .export_steps import ExportStep
 from .fold import FoldReport, KeptBatchNorm
 from .half import KeptNode
+from .metadata import FOLDED_KEY
 from .preprocessing import Preprocessing
 from .preprocessing_guess import METADATA_KEY
 from .provenance import CHAIN_KEY, ChainLink, to_json, tool_versions

@@ -18,7 +18,6 @@ from torch import nn
 
 from ..errors import InputError, RtoolError, UnsupportedOperatorsError
 from .architecture_guess import guess_architecture
-from .batchnorm_names import stated_folds
 from .bundle import is_bundle, load_bundle, source_graph
 from .conversion import onnx_to_torch, tensor_specs
 from .fold import KeptBatchNorm, fold_batchnorm
@@ -26,6 +25,7 @@ from .graph_costs import Costs, graph_costs
 from .input_normalisation import find_input_normalisation
 from .loading import load_onnx, source_of
 from .lowering.lower import lower
+from .metadata import stated_folds
 from .names import is_generated
 from .normalise import normalise
 from .preprocessing import Preprocessing

@@ -20,14 +20,16 @@ from torch.export import ExportedProgram
 from ..errors import InputError, nearest
 from .bundle import is_bundle, load_bundle
 from .conversion import onnx_to_torch
+from .loading import read_model_bytes
 from .preprocessing import Preprocessing
 from .preprocessing_guess import METADATA_KEY, find_preprocessing
 from .provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
 from .record import ConversionRecord, TensorSpec
+from .runners import OnnxRunner, Runner, TorchRunner
 from .taken_batch import runnable_batch
 from .zoo.registry import ZOO, architecture_preprocessing, build_architecture
 
-__all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "resolve_run_folder"]
+__all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]
 
 Kind = Literal["onnx", "bundle", "torchscript", "exported", "zoo"]
 
@@ -122,6 +124,25 @@ def load_model(reference: str | Path) -> Model:
     raise InputError(
         f"{path}: expected an .onnx file, a bundle, a run folder, TorchScript (.pt) or an exported program (.pt2); "
         "a state_dict (.pth) alone has no graph: give its .onnx with `rtool onnx2torch model.onnx --weights`"
+    )
+
+
+def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
+    """A runner for an ONNX file, bundle, run folder, `.pt`, `.pt2` or zoo name.
+
+    An ONNX file runs in ONNX Runtime, everything else in torch.
+
+    Raises:
+        InputError: the reference names nothing that can be opened.
+        PlatformError: `device` cannot be used here.
+    """
+    path = Path(reference)
+    if path.suffix == ".onnx":
+        read_model_bytes(path)
+        return OnnxRunner(path, device, threads)
+    model = load_model(reference)
+    return TorchRunner(
+        model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
     )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-__all__ = ["ALL", "OnnxRunner", "Runner", "TorchRunner", "batches_of", "open_runner", "run_in_batches"]
+__all__ = ["ALL", "OnnxRunner", "Runner", "TorchRunner", "batches_of", "run_in_batches"]
 
 ALL = sys.maxsize
 """As a size of batches: all images in one run, where the model takes any number."""
@@ -165,29 +165,6 @@ class TorchRunner:
             raise InputError(f"{self.name}: torch refused inputs of shape {shapes} ({reason})") from error
         results = result if isinstance(result, tuple | list) else (result,)
         return tuple(tensor.cpu().numpy() for tensor in results)
-
-
-def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
-    """A runner for an ONNX file, bundle, run folder, `.pt`, `.pt2` or zoo name.
-
-    An ONNX file runs in ONNX Runtime, everything else in torch.
-
-    Raises:
-        InputError: the reference names nothing that can be opened.
-        PlatformError: `device` cannot be used here.
-    """
-    from .loading import read_model_bytes
-
-    path = Path(reference)
-    if path.suffix == ".onnx":
-        read_model_bytes(path)
-        return OnnxRunner(path, device, threads)
-    from .reference import load_model
-
-    model = load_model(reference)
-    return TorchRunner(
-        model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
-    )
 
 
 def run_in_batches(

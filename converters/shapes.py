@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 
-__all__ = ["infer_node", "infer_shapes", "skeleton"]
+__all__ = ["infer_node", "infer_shapes", "model_problem", "skeleton"]
 
 _SMALL = 2048
 """Bytes; constants up to this size may be shapes and take part in inference."""
+_ANY_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 
 
 def infer_shapes(model: ir.Model, label: str) -> None:
@@ -102,3 +103,19 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
         graph.output.append(onnx.ValueInfoProto(name=value.name or ""))
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.graph.opset_imports.items()]
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def model_problem(model: ir.Model) -> str | None:
+    """What onnx's own checker has against a model (its weights left out), or None."""
+    try:
+        proto = skeleton(model)
+        for output, value in zip(proto.graph.output, model.graph.outputs, strict=True):
+            # The skeleton leaves output types to inference, the checker demands some.
+            stated = ir.serde.serialize_value(value).type
+            output.type.CopyFrom(stated if stated.WhichOneof("value") else _ANY_TENSOR)
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.shape.SetInParent()
+        onnx.checker.check_model(proto)
+    except Exception as error:  # what cannot be serialised fails before the checker is reached
+        return str(error).strip().splitlines()[0]
+    return None

@@ -14,14 +14,12 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import InputError
-from .shapes import skeleton
 
-__all__ = ["check_external_data", "check_proto", "model_problem"]
+__all__ = ["check_external_data", "check_proto"]
 
 _COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 _LARGE, _ABSURD = 1 << 20, 1 << 31
 """Bytes; protobuf holds no more than 2 GiB. No graph input has as many elements either."""
-_ANY_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 _ONNX_DOMAINS = ("", "ai.onnx")
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 _TYPED_FIELDS = {
@@ -172,22 +170,6 @@ def _check_external_entries(tensor: onnx.TensorProto, label: str) -> None:
             raise InputError(
                 f"{label}: external data {entry.key} is {entry.value!r}; the file is damaged, fetch it again"
             )
-
-
-def model_problem(model: ir.Model) -> str | None:
-    """What onnx's own checker has against a model (its weights left out), or None."""
-    try:
-        proto = skeleton(model)
-        for output, value in zip(proto.graph.output, model.graph.outputs, strict=True):
-            # The skeleton leaves output types to inference, the checker demands some.
-            stated = ir.serde.serialize_value(value).type
-            output.type.CopyFrom(stated if stated.WhichOneof("value") else _ANY_TENSOR)
-            if output.type.HasField("tensor_type"):
-                output.type.tensor_type.shape.SetInParent()
-        onnx.checker.check_model(proto)
-    except Exception as error:  # what cannot be serialised fails before the checker is reached
-        return str(error).strip().splitlines()[0]
-    return None
 
 
 def check_external_data(model: ir.Model, name: str, path: Path | None) -> None:

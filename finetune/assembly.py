@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from .autocast import autocast_dtype
 from .config import FinetuneConfig
 from .heads import build_head
 from .learner import Learner, check_freezing
 from .networks import Network
 from .prepared_data import PreparedData
 from .reach import hold_unreached
-from .stepping import autocast_dtype
 
 __all__ = ["assemble_learner", "check_batch"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.preprocessing import Preprocessing
-from ..converters.reference import load_model
-from ..converters.runners import OnnxRunner, Runner, TorchRunner, open_runner, run_in_batches
+from ..converters.reference import load_model, open_runner
+from ..converters.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ..errors import InputError
 from .model_preprocessing import PreprocessingName, choose_preprocessing
 

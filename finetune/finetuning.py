@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from ..errors import GateError, InputError, PlatformError, RtoolError
+from .autocast import autocast_dtype
 from .collectives import rank, world_size
 from .config import FinetuneConfig
 from .config_files import load_config
@@ -37,7 +38,6 @@ from .progress_display import ProgressDisplay
 from .resuming import last_checkpoint, opened_run
 from .run_folder import RunFolder, read_metrics
 from .run_report import write_run_report
-from .stepping import autocast_dtype
 from .tracking import open_trackers
 from .training import Outcome, Trainer
 

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .choices import MarginGradient, Mining
 from .config_section import Count, NotNegative, Positive, Section, Share
-from .margin_losses import MarginGradient
-from .pair_losses import Mining
 
 __all__ = [
     "AdaFaceLoss",

@@ -9,15 +9,14 @@ gradient is a choice.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MarginGradient", "adaface_logits", "circle_logits", "cosine_logits", "margin_logits"]
+from .choices import MarginGradient
 
-MarginGradient = Literal["straight_through", "exact"]
+__all__ = ["adaface_logits", "circle_logits", "cosine_logits", "margin_logits"]
 
 _EDGE = 1e-6
 """How far a cosine stays from +-1 where acos has no finite slope."""

@@ -6,15 +6,13 @@ al. 2020) and center loss (Wen et al. 2016). Anchors without a positive or witho
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Mining", "center_loss", "circle_pair_loss", "moved_centers", "pairwise_distances", "triplet_loss"]
+from .choices import Mining
 
-Mining = Literal["hard", "weighted"]
+__all__ = ["center_loss", "circle_pair_loss", "moved_centers", "pairwise_distances", "triplet_loss"]
 
 
 def pairwise_distances(embeddings: Tensor) -> Tensor:

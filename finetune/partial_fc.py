@@ -21,8 +21,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .choices import MarginGradient
 from .collectives import gather_rows, gather_rows_summing, rank, world_size
-from .margin_losses import MarginGradient, margin_logits
+from .margin_losses import margin_logits
 
 __all__ = ["PartialFC", "shard_bounds"]
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import DataError, InputError
 from .assembly import check_batch
+from .autocast import autocast_dtype
 from .config import FinetuneConfig, PartialFCLoss
 from .data.samplers import plan_epoch
 from .evaluation_plan import plan_evaluation
@@ -22,7 +23,6 @@ from .networks import check_restorable, load_network
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
 from .reach import hold_unreached
-from .stepping import autocast_dtype
 
 __all__ = ["RunPlan", "plan_run"]
 

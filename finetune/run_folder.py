@@ -29,8 +29,8 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..errors import InputError
+from ..version import __version__
 from .config import FinetuneConfig
 from .config_files import dump_config
 from .disk_space import out_of_space_named

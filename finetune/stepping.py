@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..converters.preprocessing import Preprocessing
 from ..errors import ConfigError
+from .autocast import autocast_dtype
 from .averaging import WeightAverage
 from .collectives import all_reduce_sum, world_size
 from .config import FinetuneConfig
@@ -26,18 +27,7 @@ from .networks import images_to_tensor
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
 from .partial_fc import PartialFC
 
-__all__ = ["Stepper", "autocast_dtype"]
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype the backbone computes in, None for float32.
-
-    Processors without float16 arithmetic emulate it and are many times slower than in float32; most of today's have
-    bfloat16. So `half` is float16 on a GPU and bfloat16 on a processor.
-    """
-    if precision == "half":
-        return torch.bfloat16 if device.type == "cpu" else torch.float16
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+__all__ = ["Stepper"]
 
 
 class Stepper:

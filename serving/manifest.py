@@ -30,7 +30,7 @@ def make_manifest(
     provenance: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The manifest of one version as JSON data; `published` is the file it has, made from that of `signature`."""
-    from .. import __version__
+    from ..version import __version__
 
     batch = signature.batch if signature.batch is not None else "dynamic"
     command = ["rtool", "deploy", str(signature.path), "--name", name, "--batch", str(batch)]
@@ -61,7 +61,7 @@ def packer_manifest(
     name: str, version: int, *, target: str, batch: int, previous: int | None, digests: Mapping[str, str]
 ) -> dict[str, Any]:
     """The manifest of a packer version: whose rows it packs, and the digests of its files."""
-    from .. import __version__
+    from ..version import __version__
 
     return {
         "format": _FORMAT,

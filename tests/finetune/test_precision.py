@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from rtool.converters.preprocessing import Preprocessing
+from rtool.finetune.autocast import autocast_dtype
 from rtool.finetune.config import FinetuneConfig
 from rtool.finetune.data.loading import Batch
 from rtool.finetune.heads import build_head
 from rtool.finetune.learner import Learner
-from rtool.finetune.stepping import Stepper, autocast_dtype
+from rtool.finetune.stepping import Stepper
 
 CPU = torch.device("cpu")
 HALVINGS = 16

@@ -1,0 +1,11 @@
+"""Words that a configuration and a loss function share, so that reading a configuration loads no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["MarginGradient", "Mining"]
+
+MarginGradient = Literal["straight_through", "exact"]
+
+Mining = Literal["hard", "weighted"]
