@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.parity import Parity, measure_parity
-from ..converters.preprocessing import Preprocessing
+from ..converters.records.preprocessing import Preprocessing
 from ..converters.runners import Runner
 from ..errors import InputError
 from .runners import common_batch, open_runner, random_inputs

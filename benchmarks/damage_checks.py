@@ -25,7 +25,7 @@ from torch import fx
 from ..converters.bundle import source_graph
 from ..converters.bundling import onnx2torch
 from ..converters.parity import Parity, measure_parity
-from ..converters.record import TensorSpec, record_of
+from ..converters.records.record import TensorSpec, record_of
 from ..converters.reference import load_model
 from ..errors import InputError, RtoolError
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..converters.preprocessing import ARCFACE, Preprocessing
+from ..converters.records.preprocessing import ARCFACE, Preprocessing
 from ..finetune import load_config, open_dataset
 from ..finetune.config import FinetuneConfig
 from ..finetune.data.loading import EpochSamples, TrainingPixels, iterate_batches

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.record import TensorSpec
+from ..converters.records.record import TensorSpec
 from ..errors import InputError, PlatformError
 from .machine import describe_machine
 from .runners import random_inputs

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from ..converters.conversion import onnx_to_torch
 from ..converters.lowering.values import torch_tensor
-from ..converters.record import record_of
+from ..converters.records.record import record_of
 from ..errors import RtoolError
 from .onnx_cases import Case, cases_on_disk, folder_cases, node_cases, with_initializers
 from .onnx_revisions import revision_cases

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.record import TensorSpec
+from ..converters.records.record import TensorSpec
 from ..converters.reference import open_runner as open_local_runner
 from ..converters.runners import Runner
 from ..errors import InputError

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..converters import build_architecture, export, onnx_to_torch, restore_batchnorm
-from ..converters.preprocessing import Preprocessing
+from ..converters.records.preprocessing import Preprocessing
 from ..finetune.autocast import autocast_dtype
 from ..finetune.config import FinetuneConfig
 from ..finetune.data.loading import Batch

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..converters import export, onnx2torch
-from ..converters.preprocessing import Preprocessing
+from ..converters.records.preprocessing import Preprocessing
 from ..errors import InputError
 from ..finetune import load_config, open_dataset
 from ..finetune.config import FinetuneConfig

@@ -14,8 +14,8 @@ from .output import Output, examples, output_options
 if TYPE_CHECKING:
     from ..converters.bundling import OnnxToTorchResult
     from ..converters.inspection import Inspection
-    from ..converters.preprocessing import Preprocessing
-    from ..converters.record import TensorSpec
+    from ..converters.records.preprocessing import Preprocessing
+    from ..converters.records.record import TensorSpec
     from ..converters.restore import RestoreReport
 
 __all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing"]
@@ -147,8 +147,8 @@ def read_preprocessing(text: str | None) -> Preprocessing | None:
     """What `--preprocessing` names: imagenet, arcface or a JSON file; None where it was not given."""
     if text is None:
         return None
-    from ..converters.preprocessing import Preprocessing
-    from ..converters.preprocessing_guess import PREPROCESSINGS
+    from ..converters.records.preprocessing import Preprocessing
+    from ..converters.records.preprocessing_guess import PREPROCESSINGS
     from ..errors import nearest
 
     if text in PREPROCESSINGS:
@@ -226,7 +226,7 @@ def _weight_tables(result: OnnxToTorchResult) -> list[Any]:
 
 
 def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
-    from ..converters.preprocessing_guess import describe
+    from ..converters.records.preprocessing_guess import describe
 
     rows: list[tuple[str, Any]] = [
         ("file", f"{found.name} ({found.kind}, {found.size_bytes / 1e6:.2f} MB)"),

@@ -13,7 +13,7 @@ from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
     from ..converters.export_manifest import ExportResult
-    from ..converters.preprocessing import Preprocessing
+    from ..converters.records.preprocessing import Preprocessing
 
 __all__ = ["export_command"]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from ..lazy import lazy_exports
 
 _PUBLIC = {
-    "ARCFACE": ".preprocessing",
-    "IMAGENET": ".preprocessing",
-    "ConversionRecord": ".record",
+    "ARCFACE": ".records.preprocessing",
+    "IMAGENET": ".records.preprocessing",
+    "ConversionRecord": ".records.record",
     "Parity": ".parity",
     "ZOO": ".zoo.registry",
     "architecture_preprocessing": ".zoo.registry",
     "build_architecture": ".zoo.registry",
     "fold_batchnorm": ".fold",
-    "ParameterSource": ".record",
-    "Preprocessing": ".preprocessing",
+    "ParameterSource": ".records.record",
+    "Preprocessing": ".records.preprocessing",
     "assert_parity": ".parity",
     "measure_parity": ".parity",
     "insert_batchnorms": ".restore",
@@ -50,7 +50,7 @@ _PUBLIC = {
     "pin_to_target": ".targets",
     "search_half": ".half_search",
     "strip_metadata": ".metadata_stripping",
-    "record_of": ".record",
+    "record_of": ".records.record",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -22,7 +22,7 @@ from .batch_constants import Batch, follow_batch
 from .constants import fold_constants
 from .parity import measure_parity
 from .probing import probe_inputs
-from .record import TensorSpec
+from .records.record import TensorSpec
 from .runners import OnnxRunner
 
 __all__ = ["PROVED_BATCHES", "Batch", "set_batch"]

@@ -29,9 +29,9 @@ from ..errors import InputError
 from .conversion import onnx_to_torch
 from .folders import replace_folder
 from .loading import load_onnx
-from .preprocessing import Preprocessing
-from .provenance import chain_of_bundle
-from .record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
+from .records.preprocessing import Preprocessing
+from .records.provenance import chain_of_bundle
+from .records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
 from .source import generate_source
 from .stripping import fill_weights, strip_weights
 from .topology import difference_from_conversion

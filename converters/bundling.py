@@ -23,12 +23,12 @@ from .conversion import onnx_to_torch
 from .folders import check_output
 from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from .half_weights import refuse_half_weights
-from .image_size import check_image_size
 from .parity import Parity, measure_parity
-from .preprocessing import Preprocessing
-from .preprocessing_guess import FoundPreprocessing, find_preprocessing
-from .provenance import ChainLink, to_json, tool_versions
-from .record import ConversionRecord, TensorSpec
+from .records.image_size import check_image_size
+from .records.preprocessing import Preprocessing
+from .records.preprocessing_guess import FoundPreprocessing, find_preprocessing
+from .records.provenance import ChainLink, to_json, tool_versions
+from .records.record import ConversionRecord, TensorSpec
 from .restore import RestoreReport, restore_batchnorm, restored_link
 from .runners import OnnxRunner, TorchRunner
 from .writing_back import own_copy

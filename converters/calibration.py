@@ -23,9 +23,9 @@ from ..errors import InputError, RtoolError
 from .affine import Layer, output_channels
 from .calibration_state import load_state, model_digest, save_state
 from .channel_statistics import ChannelStatistics
-from .image_digest import row_digests
 from .observations import Calibration, Observation
-from .record import ConversionRecord
+from .records.image_digest import row_digests
+from .records.record import ConversionRecord
 from .taken_batch import runnable_batch
 
 __all__ = ["FEWEST_IMAGES", "TOLERATED_UNCERTAINTY", "Batch", "calibrate"]

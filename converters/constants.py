@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ..errors import InputError
 from .constant_size import refuse_absurd_size
-from .record import ParameterSource
+from .records.record import ParameterSource
 from .runners import OnnxRunner
 
 __all__ = [

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .preprocessing import Preprocessing
+from .records.preprocessing import Preprocessing
 
 __all__ = ["EMBEDDED_PREFIX", "embed_preprocessing"]
 

@@ -19,11 +19,11 @@ from .atomic_file import write_together
 from .export_steps import ExportStep
 from .fold import FoldReport, KeptBatchNorm
 from .half import KeptNode
-from .metadata import FOLDED_KEY
-from .preprocessing import Preprocessing
-from .preprocessing_guess import METADATA_KEY
-from .provenance import CHAIN_KEY, ChainLink, to_json, tool_versions
-from .record import ConversionRecord
+from .records.metadata import FOLDED_KEY
+from .records.preprocessing import Preprocessing
+from .records.preprocessing_guess import METADATA_KEY
+from .records.provenance import CHAIN_KEY, ChainLink, to_json, tool_versions
+from .records.record import ConversionRecord
 
 __all__ = ["ExportResult", "describe_export", "manifest_path", "metadata_of", "write_export"]
 

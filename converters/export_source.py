@@ -15,16 +15,16 @@ from torch import fx, nn
 
 from ..errors import InputError
 from .bundle import source_graph
-from .graph_steps import root_hooks
 from .half_weights import refuse_half_weights
-from .image_size import check_image_size, image_shape, listed
 from .loading import parse_model
-from .preprocessing import Preprocessing
-from .preprocessing_guess import find_preprocessing
 from .probing import probe_inputs, probe_pixels
-from .provenance import ChainLink
 from .quantised_weights import refuse_quantised_weights
-from .record import ConversionRecord, Dim, TensorSpec
+from .records.graph_steps import root_hooks
+from .records.image_size import check_image_size, image_shape, listed
+from .records.preprocessing import Preprocessing
+from .records.preprocessing_guess import find_preprocessing
+from .records.provenance import ChainLink
+from .records.record import ConversionRecord, Dim, TensorSpec
 from .reference import Model, load_model
 from .taken_batch import runnable_batch
 from .topology import difference_from_source, unplaced_parameter

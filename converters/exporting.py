@@ -28,11 +28,11 @@ from .export_source import PROBES, ExportSource, measured_on, open_export_source
 from .export_steps import StepLog, unit_length
 from .fold import FoldReport, KeptBatchNorm, fold_batchnorm
 from .half import KeptNode, Narrow
-from .image_digest import describe_images
 from .int8_ranges import CalibrationMethod
 from .metadata_stripping import strip_metadata as without_traces
 from .narrowing import narrow_to_half, narrow_to_int8
-from .preprocessing import Preprocessing
+from .records.image_digest import describe_images
+from .records.preprocessing import Preprocessing
 from .reexport import OPSET, torch_to_onnx
 from .runners import ALL, OnnxRunner, TorchRunner, batches_of, run_in_batches
 from .simplification import Simplifier, simplify

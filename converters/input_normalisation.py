@@ -13,8 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .constants import FIXED_KEY, LITERAL_KEY
-from .preprocessing import Preprocessing
-from .preprocessing_guess import FoundPreprocessing
+from .records.preprocessing import Preprocessing
+from .records.preprocessing_guess import FoundPreprocessing
 
 __all__ = ["InputNormalisation", "find_input_normalisation"]
 

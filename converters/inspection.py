@@ -25,13 +25,13 @@ from .graph_costs import Costs, graph_costs
 from .input_normalisation import find_input_normalisation
 from .loading import load_onnx, source_of
 from .lowering.lower import lower
-from .metadata import stated_folds
 from .names import is_generated
 from .normalise import normalise
-from .preprocessing import Preprocessing
-from .preprocessing_guess import find_preprocessing
-from .provenance import ChainLink, chain_of_bundle, chain_of_metadata
-from .record import ConversionRecord, TensorSpec, source_link
+from .records.metadata import stated_folds
+from .records.preprocessing import Preprocessing
+from .records.preprocessing_guess import find_preprocessing
+from .records.provenance import ChainLink, chain_of_bundle, chain_of_metadata
+from .records.record import ConversionRecord, TensorSpec, source_link
 from .reference import TORCH_SUFFIXES, load_model
 from .shapes import infer_shapes
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .metadata import FOLDED_KEY
+from .records.metadata import FOLDED_KEY
 from .short_names import shorten_values, shorten_weights
 
 __all__ = ["compact_quantised"]

@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .file_digest import OpenFile
+from .records.file_digest import OpenFile
 
 __all__ = ["FileTensor", "MappedModel", "open_mapped"]
 

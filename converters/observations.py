@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .channel_statistics import ChannelStatistics
-from .image_digest import combined_digest
+from .records.image_digest import combined_digest
 
 __all__ = ["Calibration", "Observation"]
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .preprocessing import Preprocessing
-from .record import TensorSpec
+from .records.preprocessing import Preprocessing
+from .records.record import TensorSpec
 
 __all__ = ["probe_inputs", "probe_pixels"]
 

@@ -21,10 +21,10 @@ from ..errors import InputError, nearest
 from .bundle import is_bundle, load_bundle
 from .conversion import onnx_to_torch
 from .loading import read_model_bytes
-from .preprocessing import Preprocessing
-from .preprocessing_guess import METADATA_KEY, find_preprocessing
-from .provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
-from .record import ConversionRecord, TensorSpec
+from .records.preprocessing import Preprocessing
+from .records.preprocessing_guess import METADATA_KEY, find_preprocessing
+from .records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
+from .records.record import ConversionRecord, TensorSpec
 from .runners import OnnxRunner, Runner, TorchRunner
 from .taken_batch import runnable_batch
 from .zoo.registry import ZOO, architecture_preprocessing, build_architecture

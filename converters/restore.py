@@ -33,8 +33,8 @@ from .names import is_generated
 from .observations import Calibration, Observation
 from .optional_bias import let_bias_be_missing
 from .original_names import OriginalNetwork, find_original
-from .provenance import ChainLink
-from .record import ConversionRecord, RestoredBatchNorm
+from .records.provenance import ChainLink
+from .records.record import ConversionRecord, RestoredBatchNorm
 from .taken_batch import runnable_batch
 
 __all__ = ["RestoreReport", "SkippedLayer", "insert_batchnorms", "restore_batchnorm", "restored_link"]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, PlatformError
-from .record import TensorSpec
+from .records.record import TensorSpec
 
 if TYPE_CHECKING:
     import onnx

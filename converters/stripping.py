@@ -16,7 +16,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from ..errors import InputError
-from .record import ParameterSource
+from .records.record import ParameterSource
 
 __all__ = ["fill_weights", "inverse_transform", "strip_weights", "weight_tensors"]
 

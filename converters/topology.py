@@ -12,8 +12,8 @@ import onnx
 from torch import fx
 
 from .conversion import onnx_to_torch
-from .graph_steps import GraphStep, first_difference, graph_steps
-from .record import record_of
+from .records.graph_steps import GraphStep, first_difference, graph_steps
+from .records.record import record_of
 
 __all__ = ["difference_from_conversion", "difference_from_source", "unplaced_parameter"]
 

@@ -9,7 +9,7 @@ from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .fold import KeptBatchNorm, fold_batchnorm
-from .record import ConversionRecord
+from .records.record import ConversionRecord
 
 __all__ = ["left_in_source", "still_there"]
 

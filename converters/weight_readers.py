@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from .record import ConversionRecord
+from .records.record import ConversionRecord
 from .stripping import weight_tensors
 
 __all__ = ["WeightRead", "WeightReaders", "accounted_reads", "fixed_reads", "stored_origins"]

@@ -30,7 +30,7 @@ from .atomic_file import check_file_output, serialised, write_atomically
 from .conversion import onnx_to_torch
 from .fold import fold_batchnorm
 from .loading import load_onnx, parse_model
-from .record import ConversionRecord, ParameterSource, record_of
+from .records.record import ConversionRecord, ParameterSource, record_of
 from .source_files import files_of
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
 from .topology import difference_from_conversion

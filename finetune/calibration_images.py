@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..converters.preprocessing import Preprocessing
+from ..converters.records.preprocessing import Preprocessing
 from .data.decoding import stream_pixels
 from .data.sources import open_dataset
 from .progress_display import ProgressDisplay

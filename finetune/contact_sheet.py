@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ..converters.preprocessing import Preprocessing
+from ..converters.records.preprocessing import Preprocessing
 from .config import FinetuneConfig
 from .data.loading import EpochSamples, TrainingPixels, iterate_batches
 from .data.samplers import plan_epoch

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.preprocessing import Preprocessing
+from ..converters.records.preprocessing import Preprocessing
 from ..converters.reference import load_model, open_runner
 from ..converters.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ..errors import InputError

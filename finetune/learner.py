@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..converters.record import ConversionRecord
+from ..converters.records.record import ConversionRecord
 from ..errors import ConfigError, InputError
 from .name_patterns import check_patterns, matches
 from .partial_fc import PartialFC

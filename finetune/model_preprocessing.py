@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ..converters.preprocessing import ARCFACE, IMAGENET, Preprocessing
-from ..converters.record import TensorSpec
+from ..converters.records.preprocessing import ARCFACE, IMAGENET, Preprocessing
+from ..converters.records.record import TensorSpec
 from ..errors import InputError
 
 __all__ = ["PreprocessingName", "choose_preprocessing"]

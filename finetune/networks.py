@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..converters.bundle import save_bundle
-from ..converters.preprocessing import Preprocessing
-from ..converters.provenance import ChainLink, chain_of_bundle, to_json
-from ..converters.record import record_of
+from ..converters.records.preprocessing import Preprocessing
+from ..converters.records.provenance import ChainLink, chain_of_bundle, to_json
+from ..converters.records.record import record_of
 from ..converters.reference import Model, load_model
 from ..converters.restore import restore_batchnorm, restored_link
 from ..converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture

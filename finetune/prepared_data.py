@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.preprocessing import Preprocessing
+from ..converters.records.preprocessing import Preprocessing
 from ..errors import DataError
 from .collectives import rank
 from .config import FinetuneConfig

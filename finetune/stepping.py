@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..converters.preprocessing import Preprocessing
+from ..converters.records.preprocessing import Preprocessing
 from ..errors import ConfigError
 from .autocast import autocast_dtype
 from .averaging import WeightAverage

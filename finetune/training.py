@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..converters.provenance import ChainLink, tool_versions
+from ..converters.records.provenance import ChainLink, tool_versions
 from ..errors import DataError, GateError
 from .assembly import assemble_learner
 from .checkpoints import (

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
-from ..converters.record import TensorSpec
+from ..converters.records.record import TensorSpec
 from ..errors import InputError, PlatformError, RtoolError, nearest
 
 __all__ = ["TritonClient", "TritonReference", "TritonRunner"]

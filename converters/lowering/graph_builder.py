@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from ..constants import source_of_constant
 from ..names import classes_of, is_generated, parameter_path, safe_path, scope_of, tells_scope
-from ..record import ParameterSource, Transform
+from ..records.record import ParameterSource, Transform
 from .values import torch_tensor
 
 __all__ = ["GraphBuilder", "Weight"]

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import InputError, nearest
-from ..preprocessing import ARCFACE, IMAGENET, Preprocessing
+from ..records.preprocessing import ARCFACE, IMAGENET, Preprocessing
 from .iresnet import IResNet
 from .mobilefacenet import MobileFaceNet
 from .osnet import OSNet

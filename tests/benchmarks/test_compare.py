@@ -11,8 +11,8 @@ from rtool.benchmarks import latency, parity
 from rtool.benchmarks.compare import compare_runners
 from rtool.benchmarks.runners import common_batch, random_inputs
 from rtool.converters import export
-from rtool.converters.preprocessing import Preprocessing
-from rtool.converters.record import TensorSpec
+from rtool.converters.records.preprocessing import Preprocessing
+from rtool.converters.records.record import TensorSpec
 from rtool.errors import InputError, PlatformError
 
 

@@ -14,7 +14,7 @@ FACES = "synthetic-faces:identities=6,images=6,seed=2,size=32x32"
 def model(tmp_path_factory):
     """A bundle of a zoo network with fresh weights."""
     from rtool.converters import build_architecture, save_bundle
-    from rtool.converters.preprocessing import Preprocessing
+    from rtool.converters.records.preprocessing import Preprocessing
 
     path = tmp_path_factory.mktemp("model") / "m.rtool"
     architecture = {"name": "osnet_x0_25", "options": {}}

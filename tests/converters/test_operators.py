@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rtool.converters.conversion import onnx_to_torch
 from rtool.converters.parity import assert_parity
-from rtool.converters.record import record_of
+from rtool.converters.records.record import record_of
 from rtool.errors import UnsupportedOperatorsError
 
 RANDOM = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from rtool.converters import fold_batchnorm, insert_batchnorms, restore_batchnorm
-from rtool.converters.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
+from rtool.converters.records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import InputError
 

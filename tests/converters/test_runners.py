@@ -16,7 +16,7 @@ from rtool.converters import (
     open_runner,
     run_in_batches,
 )
-from rtool.converters.record import TensorSpec
+from rtool.converters.records.record import TensorSpec
 from rtool.errors import InputError
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from rtool.converters.preprocessing import Preprocessing
+from rtool.converters.records.preprocessing import Preprocessing
 from rtool.finetune.config import AdaFaceLoss, ArcFaceLoss, CenterLoss, FinetuneConfig, TripletLoss
 from rtool.finetune.data.loading import Batch
 from rtool.finetune.heads import build_head

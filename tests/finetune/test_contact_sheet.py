@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rtool.cli.main import run
-from rtool.converters.preprocessing import Preprocessing
+from rtool.converters.records.preprocessing import Preprocessing
 from rtool.finetune.config import FinetuneConfig
 from rtool.finetune.contact_sheet import draw_batch
 from rtool.finetune.data.loading import TrainingPixels

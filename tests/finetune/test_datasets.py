@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtool.converters.preprocessing import IMAGENET
+from rtool.converters.records.preprocessing import IMAGENET
 from rtool.errors import DataError, InputError
 from rtool.finetune.data.decoding import first_images, read_pixels
 from rtool.finetune.data.image_files import EncodedImages

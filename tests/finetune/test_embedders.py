@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rtool.converters import Preprocessing
-from rtool.converters.record import TensorSpec
+from rtool.converters.records.record import TensorSpec
 from rtool.errors import InputError
 from rtool.finetune.embedders import open_embedder
 

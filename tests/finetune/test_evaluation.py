@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters.preprocessing import ARCFACE, IMAGENET, Preprocessing
-from rtool.converters.record import TensorSpec
+from rtool.converters.records.preprocessing import ARCFACE, IMAGENET, Preprocessing
+from rtool.converters.records.record import TensorSpec
 from rtool.errors import ConfigError, GateError, InputError
 from rtool.finetune.data.sources import open_dataset
 from rtool.finetune.evaluation import evaluate, evaluate_embeddings

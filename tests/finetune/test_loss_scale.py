@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from rtool.converters.preprocessing import Preprocessing
+from rtool.converters.records.preprocessing import Preprocessing
 from rtool.finetune.config import FinetuneConfig
 from rtool.finetune.data.loading import Batch
 from rtool.finetune.heads import build_head

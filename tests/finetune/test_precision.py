@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rtool.converters.preprocessing import Preprocessing
+from rtool.converters.records.preprocessing import Preprocessing
 from rtool.finetune.autocast import autocast_dtype
 from rtool.finetune.config import FinetuneConfig
 from rtool.finetune.data.loading import Batch

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from rtool.converters.preprocessing import Preprocessing
+from rtool.converters.records.preprocessing import Preprocessing
 from rtool.finetune import prepared_data
 from rtool.finetune.config import FinetuneConfig
 from rtool.finetune.evaluation import evaluate_embeddings, evaluate_pixels

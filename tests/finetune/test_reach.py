@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rtool.converters.preprocessing import Preprocessing
+from rtool.converters.records.preprocessing import Preprocessing
 from rtool.finetune.networks import Network
 from rtool.finetune.reach import hold_unreached
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rtool.converters.file_digest import FileDigest, OpenFile
+from rtool.converters.records.file_digest import FileDigest, OpenFile
 from rtool.errors import InputError
 
 

@@ -11,7 +11,7 @@ import weakref
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = ["FileDigest", "OpenFile"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import InputError, nearest
+from ...errors import InputError, nearest
 
 __all__ = ["ARCFACE", "IMAGENET", "Preprocessing"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..version import __version__
+from ...version import __version__
 
 __all__ = ["CHAIN_KEY", "ChainLink", "chain_of_bundle", "chain_of_metadata", "to_json", "tool_versions"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import InputError
+from ...errors import InputError
 from .file_digest import FileDigest
 from .preprocessing import Preprocessing
 from .provenance import ChainLink

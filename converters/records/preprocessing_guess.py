@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import InputError
+from ...errors import InputError
 from .preprocessing import ARCFACE, IMAGENET, Preprocessing
 from .record import TensorSpec
 

@@ -1,0 +1,1 @@
+"""What is known of a model, as plain data: the conversion record, preprocessing, provenance, `rtool.*` metadata."""
