@@ -19,7 +19,7 @@ _PUBLIC = {
     "measure_parity": ".parity",
     "insert_batchnorms": ".restore",
     "restore_batchnorm": ".restore",
-    "load_onnx": ".loading",
+    "load_onnx": ".files.loading",
     "Bundle": ".bundle",
     "Model": ".reference",
     "OnnxRunner": ".runners",

@@ -27,8 +27,8 @@ from torch import fx, nn
 
 from ..errors import InputError
 from .conversion import onnx_to_torch
-from .folders import replace_folder
-from .loading import load_onnx
+from .files.folders import replace_folder
+from .files.loading import load_onnx
 from .records.preprocessing import Preprocessing
 from .records.provenance import chain_of_bundle
 from .records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
@@ -282,7 +282,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
 
 
 def _read_graph(folder: Path) -> onnx.ModelProto:
-    from .loading import parse_model
+    from .files.loading import parse_model
 
     return parse_model(folder / _GRAPH)
 

@@ -20,7 +20,7 @@ from .batch import Batch, set_batch
 from .batch_of_file import only_batch
 from .bundle import is_bundle, save_bundle
 from .conversion import onnx_to_torch
-from .folders import check_output
+from .files.folders import check_output
 from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from .half_weights import refuse_half_weights
 from .parity import Parity, measure_parity

@@ -15,9 +15,9 @@ import onnx_ir as ir
 from torch import fx
 
 from ..errors import InputError, RtoolError
+from .files.loading import load_onnx, source_of
 from .input_normalisation import InputNormalisation, find_input_normalisation
 from .lift import lift_patterns
-from .loading import load_onnx, source_of
 from .lowering.graph_builder import GraphBuilder
 from .lowering.lower import lower
 from .normalise import fold_typed_constants, normalise

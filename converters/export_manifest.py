@@ -15,8 +15,8 @@ from typing import Any
 
 import onnx
 
-from .atomic_file import write_together
 from .export_steps import ExportStep
+from .files.atomic_file import write_together
 from .fold import FoldReport, KeptBatchNorm
 from .half import KeptNode
 from .records.metadata import FOLDED_KEY

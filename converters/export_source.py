@@ -15,8 +15,8 @@ from torch import fx, nn
 
 from ..errors import InputError
 from .bundle import source_graph
+from .files.loading import parse_model
 from .half_weights import refuse_half_weights
-from .loading import parse_model
 from .probing import probe_inputs, probe_pixels
 from .quantised_weights import refuse_quantised_weights
 from .records.graph_steps import root_hooks

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from ..errors import InputError
-from .atomic_file import check_file_output, serialised
 from .batch import Batch, set_batch
 from .embedding import embed_preprocessing
 from .export_manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .export_options import Format, Precision, check_options, chosen_precision
 from .export_source import PROBES, ExportSource, measured_on, open_export_source
 from .export_steps import StepLog, unit_length
+from .files.atomic_file import check_file_output, serialised
+from .files.model_files import files_of
 from .fold import FoldReport, KeptBatchNorm, fold_batchnorm
 from .half import KeptNode, Narrow
 from .int8_ranges import CalibrationMethod
@@ -36,7 +37,6 @@ from .records.preprocessing import Preprocessing
 from .reexport import OPSET, torch_to_onnx
 from .runners import ALL, OnnxRunner, TorchRunner, batches_of, run_in_batches
 from .simplification import Simplifier, simplify
-from .source_files import files_of
 from .targets import check_precision, find_target, pin_to_target
 from .torch_formats import Traced, trace_program, trace_script
 from .unfolded import left_in_source, still_there

@@ -20,10 +20,10 @@ from ..errors import InputError, RtoolError, UnsupportedOperatorsError
 from .architecture_guess import guess_architecture
 from .bundle import is_bundle, load_bundle, source_graph
 from .conversion import onnx_to_torch, tensor_specs
+from .files.loading import load_onnx, source_of
 from .fold import KeptBatchNorm, fold_batchnorm
 from .graph_costs import Costs, graph_costs
 from .input_normalisation import find_input_normalisation
-from .loading import load_onnx, source_of
 from .lowering.lower import lower
 from .names import is_generated
 from .normalise import normalise

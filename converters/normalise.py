@@ -12,7 +12,7 @@ from onnx_ir.passes import InvariantError, PassError
 
 from ..errors import InputError
 from .constants import fold_constants
-from .loading import source_of
+from .files.loading import source_of
 
 __all__ = ["fold_typed_constants", "normalise"]
 

@@ -22,8 +22,8 @@ def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
     """
     import onnx
 
-    from ..converters.atomic_file import serialised
-    from ..converters.loading import read_model_bytes
+    from ..converters.files.atomic_file import serialised
+    from ..converters.files.loading import read_model_bytes
     from ..converters.metadata_stripping import strip_metadata
 
     model = onnx.ModelProto.FromString(read_model_bytes(signature.path))

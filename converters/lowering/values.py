@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from ...errors import InputError
-from ..mapped_weights import FileTensor
+from ..files.mapped_weights import FileTensor
 
 __all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor", "without_kernels"]
 

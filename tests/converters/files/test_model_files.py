@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from rtool.converters.source_files import files_of
+from rtool.converters.files.model_files import files_of
 
 
 def external(name, location, folder):

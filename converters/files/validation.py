@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = ["check_external_data", "check_proto"]
 

@@ -15,9 +15,9 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from ..errors import InputError
+from ...errors import InputError
+from ..records.file_digest import FileDigest, OpenFile
 from .mapped_weights import MappedModel, open_mapped
-from .records.file_digest import FileDigest, OpenFile
 from .validation import check_external_data, check_proto
 
 __all__ = ["ModelSource", "load_onnx", "parse_model", "read_model_bytes", "source_of"]

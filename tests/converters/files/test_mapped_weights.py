@@ -9,8 +9,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters.conversion import onnx_to_torch
-from rtool.converters.loading import load_onnx, source_of
-from rtool.converters.mapped_weights import FileTensor, open_mapped
+from rtool.converters.files.loading import load_onnx, source_of
+from rtool.converters.files.mapped_weights import FileTensor, open_mapped
 from rtool.errors import InputError
 
 LARGE = np.random.default_rng(0).standard_normal((520, 520)).astype(np.float32)

@@ -25,8 +25,8 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .records.file_digest import OpenFile
+from ...errors import InputError
+from ..records.file_digest import OpenFile
 
 __all__ = ["FileTensor", "MappedModel", "open_mapped"]
 

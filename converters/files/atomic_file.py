@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import EncodeError
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = ["check_file_output", "serialised", "write_atomically", "write_together"]
 
