@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.parity import Parity, measure_parity
 from ..converters.records.preprocessing import Preprocessing
-from ..converters.runners import Runner
+from ..converters.runtime.parity import Parity, measure_parity
+from ..converters.runtime.runners import Runner
 from ..errors import InputError
 from .runners import common_batch, open_runner, random_inputs
 

@@ -71,7 +71,7 @@ def _converted(tool: str, path: Path, images: Any, expected: Any) -> dict[str, A
 
 
 def _by_onnxruntime(path: Path, images: Any) -> Any:
-    from ..converters.runners import OnnxRunner
+    from ..converters.runtime.runners import OnnxRunner
 
     return OnnxRunner(onnx.load(path)).run(images)[0]
 

@@ -24,9 +24,9 @@ from torch import fx
 
 from ..converters.bundle import source_graph
 from ..converters.bundling import onnx2torch
-from ..converters.parity import Parity, measure_parity
 from ..converters.records.record import TensorSpec, record_of
 from ..converters.reference import load_model
+from ..converters.runtime.parity import Parity, measure_parity
 from ..errors import InputError, RtoolError
 
 __all__ = ["Attempt", "Judgement", "attempt", "convert", "judge", "largest_value"]

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..converters.runners import OnnxRunner
+from ..converters.runtime.runners import OnnxRunner
 
 __all__ = ["Latencies", "measure_latencies", "ratio_with_interval"]
 

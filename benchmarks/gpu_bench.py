@@ -27,10 +27,10 @@ import torch
 from ..converters import export, onnx_to_torch
 from ..converters.half_emulation import emulate_half
 from ..converters.half_search import search_half
-from ..converters.parity import measure_parity
-from ..converters.probing import probe_pixels
 from ..converters.records.preprocessing import ARCFACE, IMAGENET
-from ..converters.runners import OnnxRunner, run_in_batches
+from ..converters.runtime.parity import measure_parity
+from ..converters.runtime.probing import probe_pixels
+from ..converters.runtime.runners import OnnxRunner, run_in_batches
 from .machine import describe_machine
 from .partial_fc_step import measure_partial_fc_on_gpu
 from .timing import latency

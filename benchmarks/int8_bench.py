@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 
 from ..converters.int8_ranges import CalibrationMethod
 from ..converters.int8_search import search_int8
-from ..converters.parity import measure_parity
-from ..converters.probing import probe_pixels
 from ..converters.records.preprocessing import Preprocessing
-from ..converters.runners import OnnxRunner, run_in_batches
+from ..converters.runtime.parity import measure_parity
+from ..converters.runtime.probing import probe_pixels
+from ..converters.runtime.runners import OnnxRunner, run_in_batches
 from ..converters.zoo.registry import ZOO, architecture_preprocessing
 from ..errors import GateError, InputError
 from ..finetune import open_dataset

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from ..converters.conversion import onnx_to_torch
-from ..converters.parity import measure_parity
-from ..converters.probing import probe_pixels
-from ..converters.runners import OnnxRunner
+from ..converters.runtime.parity import measure_parity
+from ..converters.runtime.probing import probe_pixels
+from ..converters.runtime.runners import OnnxRunner
 from ..converters.zoo.registry import architecture_preprocessing, build_architecture
 from ..errors import RtoolError
 

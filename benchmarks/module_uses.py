@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, fx, nn
 
-from ..converters.parity import measure_parity
+from ..converters.runtime.parity import measure_parity
 
 __all__ = ["USES", "USE_BOUNDS", "try_uses"]
 

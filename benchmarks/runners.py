@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..converters.records.record import TensorSpec
 from ..converters.reference import open_runner as open_local_runner
-from ..converters.runners import Runner
+from ..converters.runtime.runners import Runner
 from ..errors import InputError
 
 __all__ = ["common_batch", "open_runner", "random_inputs"]

@@ -20,10 +20,10 @@ from ..errors import InputError
 from .batch_axes import Sizes
 from .batch_constants import Batch, follow_batch
 from .constants import fold_constants
-from .parity import measure_parity
-from .probing import probe_inputs
 from .records.record import TensorSpec
-from .runners import OnnxRunner
+from .runtime.parity import measure_parity
+from .runtime.probing import probe_inputs
+from .runtime.runners import OnnxRunner
 
 __all__ = ["PROVED_BATCHES", "Batch", "set_batch"]
 

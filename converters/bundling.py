@@ -17,20 +17,20 @@ from torch import Tensor, fx
 
 from ..errors import GateError, InputError
 from .batch import Batch, set_batch
-from .batch_of_file import only_batch
 from .bundle import is_bundle, save_bundle
 from .conversion import onnx_to_torch
 from .files.folders import check_output
 from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from .half_weights import refuse_half_weights
-from .parity import Parity, measure_parity
 from .records.image_size import check_image_size
 from .records.preprocessing import Preprocessing
 from .records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from .records.provenance import ChainLink, to_json, tool_versions
 from .records.record import ConversionRecord, TensorSpec
 from .restore import RestoreReport, restore_batchnorm, restored_link
-from .runners import OnnxRunner, TorchRunner
+from .runtime.batch_by_numbers import only_batch
+from .runtime.parity import Parity, measure_parity
+from .runtime.runners import OnnxRunner, TorchRunner
 from .writing_back import own_copy
 
 __all__ = ["BatchParity", "OnnxToTorchResult", "onnx2torch", "preprocessing_of"]

@@ -26,7 +26,7 @@ from .channel_statistics import ChannelStatistics
 from .observations import Calibration, Observation
 from .records.image_digest import row_digests
 from .records.record import ConversionRecord
-from .taken_batch import runnable_batch
+from .runtime.batch_by_shapes import runnable_batch
 
 __all__ = ["FEWEST_IMAGES", "TOLERATED_UNCERTAINTY", "Batch", "calibrate"]
 

@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from ..errors import InputError
 from .constant_size import refuse_absurd_size
 from .records.record import ParameterSource
-from .runners import OnnxRunner
+from .runtime.runners import OnnxRunner
 
 __all__ = [
     "FIXED_KEY",

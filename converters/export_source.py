@@ -17,7 +17,6 @@ from ..errors import InputError
 from .bundle import source_graph
 from .files.loading import parse_model
 from .half_weights import refuse_half_weights
-from .probing import probe_inputs, probe_pixels
 from .quantised_weights import refuse_quantised_weights
 from .records.graph_steps import root_hooks
 from .records.image_size import check_image_size, image_shape, listed
@@ -26,7 +25,8 @@ from .records.preprocessing_guess import find_preprocessing
 from .records.provenance import ChainLink
 from .records.record import ConversionRecord, Dim, TensorSpec
 from .reference import Model, load_model
-from .taken_batch import runnable_batch
+from .runtime.batch_by_shapes import runnable_batch
+from .runtime.probing import probe_inputs, probe_pixels
 from .topology import difference_from_source, unplaced_parameter
 from .writing_back import check_source
 

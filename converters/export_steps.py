@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import GateError
-from .parity import Parity, measure_parity
-from .runners import OnnxRunner, run_in_batches
+from .runtime.parity import Parity, measure_parity
+from .runtime.runners import OnnxRunner, run_in_batches
 
 __all__ = ["ExportStep", "StepLog", "rows_of", "unit_length"]
 

@@ -35,7 +35,7 @@ from .narrowing import narrow_to_half, narrow_to_int8
 from .records.image_digest import describe_images
 from .records.preprocessing import Preprocessing
 from .reexport import OPSET, torch_to_onnx
-from .runners import ALL, OnnxRunner, TorchRunner, batches_of, run_in_batches
+from .runtime.runners import ALL, OnnxRunner, TorchRunner, batches_of, run_in_batches
 from .simplification import Simplifier, simplify
 from .targets import check_precision, find_target, pin_to_target
 from .torch_formats import Traced, trace_program, trace_script

@@ -22,9 +22,9 @@ from ..errors import GateError
 from .half import HalfModel, Narrow, narrow_prepared, refuse_unknown_nodes
 from .half_emulation import emulate_half
 from .half_preparation import prepare_for_half
-from .parity import Parity, measure_parity
 from .precision_search import named_nodes, return_blocks
-from .runners import ALL, OnnxRunner, batches_of, run_in_batches
+from .runtime.parity import Parity, measure_parity
+from .runtime.runners import ALL, OnnxRunner, batches_of, run_in_batches
 
 __all__ = ["HalfSearch", "search_half"]
 

@@ -30,7 +30,7 @@ from .equalisation import equalise_channels
 from .int8_compaction import compact_quantised
 from .int8_ranges import CalibrationMethod, measure_ranges
 from .precision_search import named_nodes
-from .runners import OnnxRunner
+from .runtime.runners import OnnxRunner
 
 __all__ = ["Quantiser", "calibrated", "check_slots", "to_int8", "unprofitable_nodes"]
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ..errors import GateError
 from .int8 import calibrated, check_slots
 from .int8_ranges import CalibrationMethod
-from .parity import Parity, measure_parity
 from .precision_search import return_blocks
-from .runners import OnnxRunner, run_in_batches
+from .runtime.parity import Parity, measure_parity
+from .runtime.runners import OnnxRunner, run_in_batches
 
 __all__ = ["Int8Search", "search_int8"]
 

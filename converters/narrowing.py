@@ -18,7 +18,7 @@ from .half_emulation import emulate_half
 from .half_search import search_half
 from .int8_ranges import CalibrationMethod
 from .int8_search import search_int8
-from .runners import OnnxRunner
+from .runtime.runners import OnnxRunner
 
 __all__ = ["HALF_COSINE", "INT8_COSINE", "narrow_to_half", "narrow_to_int8", "read_kept_nodes"]
 

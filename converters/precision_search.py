@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import onnx
 
 from ..errors import InputError
-from .parity import Parity
+from .runtime.parity import Parity
 
 __all__ = ["Trial", "named_nodes", "return_blocks"]
 

@@ -25,8 +25,8 @@ from .records.preprocessing import Preprocessing
 from .records.preprocessing_guess import METADATA_KEY, find_preprocessing
 from .records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
 from .records.record import ConversionRecord, TensorSpec
-from .runners import OnnxRunner, Runner, TorchRunner
-from .taken_batch import runnable_batch
+from .runtime.batch_by_shapes import runnable_batch
+from .runtime.runners import OnnxRunner, Runner, TorchRunner
 from .zoo.registry import ZOO, architecture_preprocessing, build_architecture
 
 __all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]

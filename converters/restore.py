@@ -35,7 +35,7 @@ from .optional_bias import let_bias_be_missing
 from .original_names import OriginalNetwork, find_original
 from .records.provenance import ChainLink
 from .records.record import ConversionRecord, RestoredBatchNorm
-from .taken_batch import runnable_batch
+from .runtime.batch_by_shapes import runnable_batch
 
 __all__ = ["RestoreReport", "SkippedLayer", "insert_batchnorms", "restore_batchnorm", "restored_link"]
 

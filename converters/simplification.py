@@ -16,9 +16,9 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
-from .parity import Parity, measure_parity
-from .probing import probe_inputs
-from .runners import OnnxRunner
+from .runtime.parity import Parity, measure_parity
+from .runtime.probing import probe_inputs
+from .runtime.runners import OnnxRunner
 
 __all__ = ["Simplification", "Simplifier", "simplify"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..converters.records.preprocessing import Preprocessing
 from ..converters.reference import load_model, open_runner
-from ..converters.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
+from ..converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ..errors import InputError
 from .model_preprocessing import PreprocessingName, choose_preprocessing
 

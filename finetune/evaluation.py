@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.runners import Runner
+from ..converters.runtime.runners import Runner
 from ..errors import ConfigError, InputError
 from .data.dataset import Dataset
 from .data.decoding import Pixels, Resize, stream_pixels, unreadable_note

@@ -12,7 +12,7 @@ from contextlib import suppress
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from ..converters.parity import assert_parity
+from ..converters.runtime.parity import assert_parity
 from ..errors import InputError, PlatformError
 from .client import TritonClient
 from .config_plan import device_of

@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 
 from rtool.converters import bundle_to_onnx, load_bundle, onnx_to_torch, save_bundle
 from rtool.converters.half_preparation import prepare_for_half
-from rtool.converters.runners import OnnxRunner
+from rtool.converters.runtime.runners import OnnxRunner
 from rtool.errors import InputError
 
 WEIGHT = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from rtool.converters import Preprocessing, export, inspect, onnx2torch, onnx_to_torch
-from rtool.converters.runners import OnnxRunner
+from rtool.converters.runtime.runners import OnnxRunner
 from rtool.errors import InputError
 
 SIZE = Preprocessing(16, 8)

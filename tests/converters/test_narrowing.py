@@ -11,7 +11,7 @@ from rtool.converters.embedding import embed_preprocessing
 from rtool.converters.export_steps import StepLog, unit_length
 from rtool.converters.narrowing import narrow_to_half, read_kept_nodes
 from rtool.converters.records.preprocessing import Preprocessing
-from rtool.converters.runners import OnnxRunner
+from rtool.converters.runtime.runners import OnnxRunner
 from rtool.errors import InputError
 
 

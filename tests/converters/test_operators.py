@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtool.converters.conversion import onnx_to_torch
-from rtool.converters.parity import assert_parity
 from rtool.converters.records.record import record_of
+from rtool.converters.runtime.parity import assert_parity
 from rtool.errors import UnsupportedOperatorsError
 
 RANDOM = np.random.default_rng(0)

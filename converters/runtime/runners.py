@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, PlatformError
-from .records.record import TensorSpec
+from ...errors import InputError, PlatformError
+from ..records.record import TensorSpec
 
 if TYPE_CHECKING:
     import onnx

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GateError, InputError
+from ...errors import GateError, InputError
 
 __all__ = ["Parity", "assert_parity", "measure_parity"]
 

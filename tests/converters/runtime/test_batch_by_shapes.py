@@ -8,10 +8,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtool.cli.main import run
 from rtool.converters import load_bundle, onnx2torch, onnx_to_torch
-from rtool.converters.batch_of_file import only_batch
 from rtool.converters.bundle import bundle_to_onnx
 from rtool.converters.reference import load_model
-from rtool.converters.runners import OnnxRunner, TorchRunner, run_in_batches
+from rtool.converters.runtime.batch_by_numbers import only_batch
+from rtool.converters.runtime.runners import OnnxRunner, TorchRunner, run_in_batches
 from rtool.errors import InputError
 from rtool.finetune.config import ModelConfig
 from rtool.finetune.networks import load_network
