@@ -17,7 +17,6 @@ import onnx_ir as ir
 from torch import nn
 
 from ..errors import InputError, RtoolError, UnsupportedOperatorsError
-from .architecture_guess import guess_architecture
 from .bundle import is_bundle, load_bundle, source_graph
 from .conversion import onnx_to_torch, tensor_specs
 from .files.loading import load_onnx, source_of
@@ -34,6 +33,7 @@ from .records.provenance import ChainLink, chain_of_bundle, chain_of_metadata
 from .records.record import ConversionRecord, TensorSpec, source_link
 from .reference import TORCH_SUFFIXES, load_model
 from .shapes import infer_shapes
+from .zoo.architecture_guess import guess_architecture
 
 __all__ = ["BatchNorms", "Inspection", "inspect"]
 
