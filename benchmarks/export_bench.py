@@ -36,11 +36,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..converters.conversion import onnx_to_torch
 from ..converters.half_search import search_half
+from ..converters.passes.simplification import Simplifier, simplify
 from ..converters.restore import restore_batchnorm
 from ..converters.runtime.parity import measure_parity
 from ..converters.runtime.probing import probe_pixels
 from ..converters.runtime.runners import OnnxRunner, TorchRunner
-from ..converters.simplification import Simplifier, simplify
 from ..converters.writing_back import write_back
 from ..converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from ..errors import GateError, InputError

@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from torch import Tensor, fx
 
 from ..errors import GateError, InputError
-from .batch import Batch, set_batch
 from .bundle import is_bundle, save_bundle
 from .conversion import onnx_to_torch
 from .files.folders import check_output
 from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from .half_weights import refuse_half_weights
+from .passes.batch import Batch, set_batch
 from .records.image_size import check_image_size
 from .records.preprocessing import Preprocessing
 from .records.preprocessing_guess import FoundPreprocessing, find_preprocessing

@@ -16,17 +16,17 @@ from torch import fx
 
 from ..errors import InputError, RtoolError
 from .files.loading import load_onnx, source_of
-from .input_normalisation import InputNormalisation, find_input_normalisation
 from .lift import lift_patterns
 from .lowering.graph_builder import GraphBuilder
 from .lowering.lower import lower
 from .normalise import fold_typed_constants, normalise
+from .passes.input_normalisation import InputNormalisation, find_input_normalisation
+from .passes.shape_inference import infer_shapes, model_problem
 from .records.graph_steps import graph_steps
 from .records.metadata import stated_folds
 from .records.preprocessing import Preprocessing
 from .records.provenance import chain_of_metadata
 from .records.record import ConversionRecord, ParameterSource, TensorSpec
-from .shapes import infer_shapes, model_problem
 
 __all__ = ["onnx_to_torch", "tensor_specs"]
 

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from ..errors import InputError
-from .batch import Batch, set_batch
-from .embedding import embed_preprocessing
 from .export_manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .export_options import Format, Precision, check_options, chosen_precision
 from .export_source import PROBES, ExportSource, measured_on, open_export_source
@@ -30,14 +28,16 @@ from .files.model_files import files_of
 from .fold import FoldReport, KeptBatchNorm, fold_batchnorm
 from .half import KeptNode, Narrow
 from .int8_ranges import CalibrationMethod
-from .metadata_stripping import strip_metadata as without_traces
 from .narrowing import narrow_to_half, narrow_to_int8
+from .passes.batch import Batch, set_batch
+from .passes.metadata_stripping import strip_metadata as without_traces
+from .passes.preprocessing_embedding import embed_preprocessing
+from .passes.simplification import Simplifier, simplify
+from .passes.targets import check_precision, find_target, pin_to_target
 from .records.image_digest import describe_images
 from .records.preprocessing import Preprocessing
 from .reexport import OPSET, torch_to_onnx
 from .runtime.runners import ALL, OnnxRunner, TorchRunner, batches_of, run_in_batches
-from .simplification import Simplifier, simplify
-from .targets import check_precision, find_target, pin_to_target
 from .torch_formats import Traced, trace_program, trace_script
 from .unfolded import left_in_source, still_there
 from .writing_back import NoPlaceError, write_back

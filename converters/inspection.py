@@ -21,18 +21,18 @@ from .bundle import is_bundle, load_bundle, source_graph
 from .conversion import onnx_to_torch, tensor_specs
 from .files.loading import load_onnx, source_of
 from .fold import KeptBatchNorm, fold_batchnorm
-from .graph_costs import Costs, graph_costs
-from .input_normalisation import find_input_normalisation
 from .lowering.lower import lower
 from .names import is_generated
 from .normalise import normalise
+from .passes.graph_costs import Costs, graph_costs
+from .passes.input_normalisation import find_input_normalisation
+from .passes.shape_inference import infer_shapes
 from .records.metadata import stated_folds
 from .records.preprocessing import Preprocessing
 from .records.preprocessing_guess import find_preprocessing
 from .records.provenance import ChainLink, chain_of_bundle, chain_of_metadata
 from .records.record import ConversionRecord, TensorSpec, source_link
 from .reference import TORCH_SUFFIXES, load_model
-from .shapes import infer_shapes
 from .zoo.architecture_guess import guess_architecture
 
 __all__ = ["BatchNorms", "Inspection", "inspect"]

@@ -11,13 +11,13 @@ import onnx
 from onnx import version_converter
 
 from ..errors import InputError
-from .embedding import EMBEDDED_PREFIX
 from .export_steps import StepLog
 from .half import KeptNode, Narrow
 from .half_emulation import emulate_half
 from .half_search import search_half
 from .int8_ranges import CalibrationMethod
 from .int8_search import search_int8
+from .passes.preprocessing_embedding import EMBEDDED_PREFIX
 from .runtime.runners import OnnxRunner
 
 __all__ = ["HALF_COSINE", "INT8_COSINE", "narrow_to_half", "narrow_to_int8", "read_kept_nodes"]

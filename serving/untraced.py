@@ -24,7 +24,7 @@ def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
 
     from ..converters.files.atomic_file import serialised
     from ..converters.files.loading import read_model_bytes
-    from ..converters.metadata_stripping import strip_metadata
+    from ..converters.passes.metadata_stripping import strip_metadata
 
     model = onnx.ModelProto.FromString(read_model_bytes(signature.path))
     stripped = strip_metadata(model)

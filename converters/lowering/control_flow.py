@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..constants import LITERAL_KEY, constant_tensor
+from ..passes.constant_folding import LITERAL_KEY, constant_tensor
 from .graph_builder import Weight
 from .operation import Lowered, Op, Result
 from .registry import lowers

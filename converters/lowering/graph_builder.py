@@ -16,8 +16,8 @@ import onnx_ir as ir
 import torch
 from torch import fx, nn
 
-from ..constants import source_of_constant
 from ..names import classes_of, is_generated, parameter_path, safe_path, scope_of, tells_scope
+from ..passes.constant_folding import source_of_constant
 from ..records.record import ParameterSource, Transform
 from .values import torch_tensor
 

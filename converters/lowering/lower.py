@@ -14,8 +14,8 @@ import onnx_ir as ir
 from torch import fx
 
 from ...errors import InputError, UnsupportedNode, UnsupportedOperatorsError
-from ..constants import LITERAL_KEY, evaluate
-from ..shapes import infer_node
+from ..passes.constant_folding import LITERAL_KEY, evaluate
+from ..passes.shape_inference import infer_node
 from . import families
 from .conformance import schema_problem
 from .graph_builder import GraphBuilder, Weight

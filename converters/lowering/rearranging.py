@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..constants import constant_tensor
 from ..exact.detection import non_maximum_suppression
+from ..passes.constant_folding import constant_tensor
 from .graph_builder import Weight
 from .operation import Lowered, Op
 from .registry import lowers

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters.embedding import embed_preprocessing
 from rtool.converters.export_steps import StepLog, unit_length
 from rtool.converters.narrowing import narrow_to_half, read_kept_nodes
+from rtool.converters.passes.preprocessing_embedding import embed_preprocessing
 from rtool.converters.records.preprocessing import Preprocessing
 from rtool.converters.runtime.runners import OnnxRunner
 from rtool.errors import InputError

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = ["infer_node", "infer_shapes", "model_problem", "skeleton"]
 

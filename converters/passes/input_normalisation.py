@@ -12,9 +12,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .constants import FIXED_KEY, LITERAL_KEY
-from .records.preprocessing import Preprocessing
-from .records.preprocessing_guess import FoundPreprocessing
+from ..records.preprocessing import Preprocessing
+from ..records.preprocessing_guess import FoundPreprocessing
+from .constant_folding import FIXED_KEY, LITERAL_KEY
 
 __all__ = ["InputNormalisation", "find_input_normalisation"]
 

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import rtool.converters.simplification as simplification
+import rtool.converters.passes.simplification as simplification
 from rtool.converters import simplify
 from rtool.errors import InputError
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from ..errors import InputError, nearest
+from ...errors import InputError, nearest
 
 __all__ = ["TARGETS", "Target", "check_precision", "find_target", "pin_to_target"]
 

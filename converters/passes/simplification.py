@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 import onnx
 from numpy.typing import NDArray
 
-from ..errors import InputError, nearest
-from .runtime.parity import Parity, measure_parity
-from .runtime.probing import probe_inputs
-from .runtime.runners import OnnxRunner
+from ...errors import InputError, nearest
+from ..runtime.parity import Parity, measure_parity
+from ..runtime.probing import probe_inputs
+from ..runtime.runners import OnnxRunner
 
 __all__ = ["Simplification", "Simplifier", "simplify"]
 

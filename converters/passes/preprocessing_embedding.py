@@ -13,8 +13,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .records.preprocessing import Preprocessing
+from ...errors import InputError
+from ..records.preprocessing import Preprocessing
 
 __all__ = ["EMBEDDED_PREFIX", "embed_preprocessing"]
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import export, exporting, pin_to_target, strip_metadata
-from rtool.converters.targets import TARGETS, check_precision
+from rtool.converters.passes.targets import TARGETS, check_precision
 from rtool.errors import InputError
 
 

@@ -16,14 +16,14 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ...errors import InputError
+from ..records.record import TensorSpec
+from ..runtime.parity import measure_parity
+from ..runtime.probing import probe_inputs
+from ..runtime.runners import OnnxRunner
 from .batch_axes import Sizes
 from .batch_constants import Batch, follow_batch
-from .constants import fold_constants
-from .records.record import TensorSpec
-from .runtime.parity import measure_parity
-from .runtime.probing import probe_inputs
-from .runtime.runners import OnnxRunner
+from .constant_folding import fold_constants
 
 __all__ = ["PROVED_BATCHES", "Batch", "set_batch"]
 

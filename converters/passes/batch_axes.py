@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .constants import evaluate
+from .constant_folding import evaluate
 
 __all__ = ["BatchAxes", "BatchAxis", "Sizes", "aligned_axis"]
 
