@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..converters.conversion import onnx_to_torch
-from ..converters.half_search import search_half
 from ..converters.passes.simplification import Simplifier, simplify
+from ..converters.precision.half_search import search_half
 from ..converters.restore import restore_batchnorm
 from ..converters.runtime.parity import measure_parity
 from ..converters.runtime.probing import probe_pixels

@@ -29,8 +29,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ..converters.int8_ranges import CalibrationMethod
-from ..converters.int8_search import search_int8
+from ..converters.precision.int8_ranges import CalibrationMethod
+from ..converters.precision.int8_search import search_int8
 from ..converters.records.preprocessing import Preprocessing
 from ..converters.runtime.parity import measure_parity
 from ..converters.runtime.probing import probe_pixels

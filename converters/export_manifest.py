@@ -18,7 +18,7 @@ import onnx
 from .export_steps import ExportStep
 from .files.atomic_file import write_together
 from .fold import FoldReport, KeptBatchNorm
-from .half import KeptNode
+from .precision.half import KeptNode
 from .records.metadata import FOLDED_KEY
 from .records.preprocessing import Preprocessing
 from .records.preprocessing_guess import METADATA_KEY

@@ -26,14 +26,14 @@ from .export_steps import StepLog, unit_length
 from .files.atomic_file import check_file_output, serialised
 from .files.model_files import files_of
 from .fold import FoldReport, KeptBatchNorm, fold_batchnorm
-from .half import KeptNode, Narrow
-from .int8_ranges import CalibrationMethod
 from .narrowing import narrow_to_half, narrow_to_int8
 from .passes.batch import Batch, set_batch
 from .passes.metadata_stripping import strip_metadata as without_traces
 from .passes.preprocessing_embedding import embed_preprocessing
 from .passes.simplification import Simplifier, simplify
 from .passes.targets import check_precision, find_target, pin_to_target
+from .precision.half import KeptNode, Narrow
+from .precision.int8_ranges import CalibrationMethod
 from .records.image_digest import describe_images
 from .records.preprocessing import Preprocessing
 from .reexport import OPSET, torch_to_onnx

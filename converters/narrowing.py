@@ -12,12 +12,12 @@ from onnx import version_converter
 
 from ..errors import InputError
 from .export_steps import StepLog
-from .half import KeptNode, Narrow
-from .half_emulation import emulate_half
-from .half_search import search_half
-from .int8_ranges import CalibrationMethod
-from .int8_search import search_int8
 from .passes.preprocessing_embedding import EMBEDDED_PREFIX
+from .precision.half import KeptNode, Narrow
+from .precision.half_emulation import emulate_half
+from .precision.half_search import search_half
+from .precision.int8_ranges import CalibrationMethod
+from .precision.int8_search import search_int8
 from .runtime.runners import OnnxRunner
 
 __all__ = ["HALF_COSINE", "INT8_COSINE", "narrow_to_half", "narrow_to_int8", "read_kept_nodes"]

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rtool.converters import bundle_to_onnx, load_bundle, onnx_to_torch, save_bundle
-from rtool.converters.half_preparation import prepare_for_half
+from rtool.converters.precision.half_preparation import prepare_for_half
 from rtool.converters.runtime.runners import OnnxRunner
 from rtool.errors import InputError
 

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from onnx import version_converter
 from onnx_ir.passes.common import IdentityEliminationPass, LiftConstantsToInitializersPass
 
-from ..errors import GateError, InputError, nearest
-from .equalisation import equalise_channels
+from ...errors import GateError, InputError, nearest
+from ..runtime.runners import OnnxRunner
+from .block_search import named_nodes
+from .channel_equalisation import equalise_channels
 from .int8_compaction import compact_quantised
 from .int8_ranges import CalibrationMethod, measure_ranges
-from .precision_search import named_nodes
-from .runtime.runners import OnnxRunner
 
 __all__ = ["Quantiser", "calibrated", "check_slots", "to_int8", "unprofitable_nodes"]
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rtool.converters.int8_ranges import cut_by_entropy, cut_by_percentile, measure_ranges
+from rtool.converters.precision.int8_ranges import cut_by_entropy, cut_by_percentile, measure_ranges
 
 
 def doubling(batch: int | str) -> onnx.ModelProto:

@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from rtool.converters import half_search, search_half, to_half
+from rtool.converters import search_half, to_half
+from rtool.converters.precision import half_search
 from rtool.errors import GateError
 
 WIDTH = 16

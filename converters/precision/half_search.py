@@ -18,13 +18,13 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..errors import GateError
+from ...errors import GateError
+from ..runtime.parity import Parity, measure_parity
+from ..runtime.runners import ALL, OnnxRunner, batches_of, run_in_batches
+from .block_search import named_nodes, return_blocks
 from .half import HalfModel, Narrow, narrow_prepared, refuse_unknown_nodes
 from .half_emulation import emulate_half
 from .half_preparation import prepare_for_half
-from .precision_search import named_nodes, return_blocks
-from .runtime.parity import Parity, measure_parity
-from .runtime.runners import ALL, OnnxRunner, batches_of, run_in_batches
 
 __all__ = ["HalfSearch", "search_half"]
 

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from rtool.converters.half import to_half
-from rtool.converters.half_emulation import emulate_half
+from rtool.converters.precision.half import to_half
+from rtool.converters.precision.half_emulation import emulate_half
 from rtool.errors import InputError
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16

@@ -8,10 +8,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rtool.converters.export_steps import StepLog
-from rtool.converters.int8 import check_slots, to_int8, unprofitable_nodes
-from rtool.converters.int8_compaction import compact_quantised
-from rtool.converters.int8_search import search_int8
 from rtool.converters.narrowing import narrow_to_int8, read_kept_nodes
+from rtool.converters.precision.int8 import check_slots, to_int8, unprofitable_nodes
+from rtool.converters.precision.int8_compaction import compact_quantised
+from rtool.converters.precision.int8_search import search_int8
 from rtool.errors import GateError, InputError
 
 SHAPE = (3, 12, 12)

@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..errors import GateError
+from ...errors import GateError
+from ..runtime.parity import Parity, measure_parity
+from ..runtime.runners import OnnxRunner, run_in_batches
+from .block_search import return_blocks
 from .int8 import calibrated, check_slots
 from .int8_ranges import CalibrationMethod
-from .precision_search import return_blocks
-from .runtime.parity import Parity, measure_parity
-from .runtime.runners import OnnxRunner, run_in_batches
 
 __all__ = ["Int8Search", "search_int8"]
 

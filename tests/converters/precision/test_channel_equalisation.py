@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters.equalisation import equalise_channels
-from rtool.converters.int8 import to_int8
+from rtool.converters.precision.channel_equalisation import equalise_channels
+from rtool.converters.precision.int8 import to_int8
 
 SHAPE = (3, 10, 10)
 WIDTH = 8

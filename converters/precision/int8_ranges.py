@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from .runtime.runners import OnnxRunner
+from ..runtime.runners import OnnxRunner
 
 __all__ = ["CalibrationMethod", "cut_by_entropy", "cut_by_percentile", "measure_ranges"]
 

@@ -15,8 +15,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 
+from ..passes.constant_folding import constant_tensor, evaluate
 from .half_rules import is_control_flow
-from .passes.constant_folding import constant_tensor, evaluate
 
 __all__ = ["prepare_for_half"]
 

@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 
 import onnx
 
-from ..errors import InputError
-from .runtime.parity import Parity
+from ...errors import InputError
+from ..runtime.parity import Parity
 
 __all__ = ["Trial", "named_nodes", "return_blocks"]
 

@@ -22,11 +22,11 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..errors import GateError, InputError
+from ...errors import GateError, InputError
+from ..passes.short_names import shorten_values
 from .half_epsilons import nodes_guarding_divisions
 from .half_preparation import prepare_for_half
 from .half_rules import OVERFLOWING, NodeTypes, is_control_flow, node_types
-from .passes.short_names import shorten_values
 
 __all__ = ["HalfModel", "KeptNode", "narrow_prepared", "refuse_unknown_nodes", "to_half"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .passes.short_names import shorten_values, shorten_weights
-from .records.metadata import FOLDED_KEY
+from ..passes.short_names import shorten_values, shorten_weights
+from ..records.metadata import FOLDED_KEY
 
 __all__ = ["compact_quantised"]
 

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .runtime.runners import OnnxRunner
+from ..runtime.runners import OnnxRunner
 
 __all__ = ["equalise_channels"]
 
