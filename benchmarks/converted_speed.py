@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..converters.conversion import onnx_to_torch
+from ..converters.lowering.conversion import onnx_to_torch
 from .folded_networks import exported, fold_by_hand, images_for, randomised
 
 __all__ = ["NETWORKS", "measure_speed", "missed_speed", "ratio_of", "speed", "table_of_speed"]

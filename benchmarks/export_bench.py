@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..converters.conversion import onnx_to_torch
+from ..converters.lowering.conversion import onnx_to_torch
 from ..converters.passes.simplification import Simplifier, simplify
 from ..converters.precision.half_search import search_half
 from ..converters.restore import restore_batchnorm

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from ..converters.conversion import onnx_to_torch
+from ..converters.lowering.conversion import onnx_to_torch
 from .machine import describe_machine
 from .matrix_cells import (
     EXPORTERS,

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from ..converters.conversion import onnx_to_torch
+from ..converters.lowering.conversion import onnx_to_torch
 from ..converters.runtime.parity import measure_parity
 from ..converters.runtime.probing import probe_pixels
 from ..converters.runtime.runners import OnnxRunner

@@ -31,7 +31,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from ..converters.conversion import onnx_to_torch
+from ..converters.lowering.conversion import onnx_to_torch
 from ..converters.lowering.values import torch_tensor
 from ..converters.records.record import record_of
 from ..errors import RtoolError

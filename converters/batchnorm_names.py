@@ -13,7 +13,7 @@ from itertools import count
 
 from torch import nn
 
-from .names import safe_path
+from .lowering.names import safe_path
 
 __all__ = ["batchnorm_path"]
 

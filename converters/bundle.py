@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
 from ..errors import InputError
-from .conversion import onnx_to_torch
 from .files.folders import replace_folder
 from .files.loading import load_onnx
+from .lowering.conversion import onnx_to_torch
 from .records.preprocessing import Preprocessing
 from .records.provenance import chain_of_bundle
 from .records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec

@@ -17,10 +17,10 @@ from torch import Tensor, fx
 
 from ..errors import GateError, InputError
 from .bundle import is_bundle, save_bundle
-from .conversion import onnx_to_torch
 from .files.folders import check_output
 from .fused_weights import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from .half_weights import refuse_half_weights
+from .lowering.conversion import onnx_to_torch
 from .passes.batch import Batch, set_batch
 from .records.image_size import check_image_size
 from .records.preprocessing import Preprocessing

@@ -18,12 +18,12 @@ from torch import nn
 
 from ..errors import InputError, RtoolError, UnsupportedOperatorsError
 from .bundle import is_bundle, load_bundle, source_graph
-from .conversion import onnx_to_torch, tensor_specs
 from .files.loading import load_onnx, source_of
 from .fold import KeptBatchNorm, fold_batchnorm
+from .lowering.canonical_form import normalise
+from .lowering.conversion import onnx_to_torch, tensor_specs
 from .lowering.lower import lower
-from .names import is_generated
-from .normalise import normalise
+from .lowering.names import is_generated
 from .passes.graph_costs import Costs, graph_costs
 from .passes.input_normalisation import find_input_normalisation
 from .passes.shape_inference import infer_shapes

@@ -19,8 +19,8 @@ from torch.export import ExportedProgram
 
 from ..errors import InputError, nearest
 from .bundle import is_bundle, load_bundle
-from .conversion import onnx_to_torch
 from .files.loading import read_model_bytes
+from .lowering.conversion import onnx_to_torch
 from .records.preprocessing import Preprocessing
 from .records.preprocessing_guess import METADATA_KEY, find_preprocessing
 from .records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata

@@ -29,7 +29,7 @@ from .affine import Layer
 from .batchnorm_names import batchnorm_path
 from .calibration import TOLERATED_UNCERTAINTY, Batch, calibrate
 from .exact_scale import exact_scale
-from .names import is_generated
+from .lowering.names import is_generated
 from .observations import Calibration, Observation
 from .optional_bias import let_bias_be_missing
 from .original_names import OriginalNetwork, find_original

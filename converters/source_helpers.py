@@ -15,7 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from . import exact
+from .lowering import exact
 
 __all__ = ["helper_sources"]
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..errors import InputError
+from .lowering import exact
 
 __all__ = ["constructor", "expression", "member"]
 
@@ -87,7 +88,7 @@ def function_name(function: Any) -> str:
                 return f"{prefix}.{candidate}"
     if getattr(function, "__objclass__", None) is not None:
         return f"torch.Tensor.{name}"
-    if inspect.isfunction(function) and function.__module__.startswith(__package__ or ""):
+    if inspect.isfunction(function) and function.__module__.startswith(exact.__name__ + "."):
         return name
     raise InputError(f"model.py: no name for the function {function!r}; report this model")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from torch import fx
 
-from .conversion import onnx_to_torch
+from .lowering.conversion import onnx_to_torch
 from .records.graph_steps import GraphStep, first_difference, graph_steps
 from .records.record import record_of
 

@@ -26,11 +26,11 @@ from onnx_ir.tensor_adapters import TorchTensor
 from torch import fx
 
 from ..errors import InputError
-from .conversion import onnx_to_torch
 from .files.atomic_file import check_file_output, serialised, write_atomically
 from .files.loading import load_onnx, parse_model
 from .files.model_files import files_of
 from .fold import fold_batchnorm
+from .lowering.conversion import onnx_to_torch
 from .records.record import ConversionRecord, ParameterSource, record_of
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
 from .topology import difference_from_conversion

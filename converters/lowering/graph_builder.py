@@ -16,9 +16,9 @@ import onnx_ir as ir
 import torch
 from torch import fx, nn
 
-from ..names import classes_of, is_generated, parameter_path, safe_path, scope_of, tells_scope
 from ..passes.constant_folding import source_of_constant
 from ..records.record import ParameterSource, Transform
+from .names import classes_of, is_generated, parameter_path, safe_path, scope_of, tells_scope
 from .values import torch_tensor
 
 __all__ = ["GraphBuilder", "Weight"]

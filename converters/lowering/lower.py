@@ -17,10 +17,10 @@ from ...errors import InputError, UnsupportedNode, UnsupportedOperatorsError
 from ..passes.constant_folding import LITERAL_KEY, evaluate
 from ..passes.shape_inference import infer_node
 from . import families
-from .conformance import schema_problem
 from .graph_builder import GraphBuilder, Weight
 from .operation import Environment, Op, RefusedError
 from .registry import REGISTRY, Lowering
+from .schema_check import schema_problem
 from .shape_numbers import on_shape_numbers
 from .values import Integers, torch_dtype
 

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from ..names import is_generated
 from ..passes.constant_folding import FIXED_KEY, LITERAL_KEY, source_of_constant
 from .graph_builder import GraphBuilder, Weight
+from .names import is_generated
 from .values import SYMBOL_KEY, Dim, Integers, dims_of, torch_dtype
 
 __all__ = ["Lowered", "Op", "RefusedError"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rtool.converters import onnx_to_torch
-from rtool.converters.exact.axes import reshape_to
+from rtool.converters.lowering.exact.axes import reshape_to
 from rtool.converters.source import generate_source
 from rtool.converters.source_helpers import helper_sources
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters.conversion import onnx_to_torch
 from rtool.converters.files.loading import load_onnx, source_of
 from rtool.converters.files.mapped_weights import FileTensor, open_mapped
+from rtool.converters.lowering.conversion import onnx_to_torch
 from rtool.errors import InputError
 
 LARGE = np.random.default_rng(0).standard_normal((520, 520)).astype(np.float32)

@@ -1,0 +1,136 @@
+"""ONNX model in, trainable torch module out: load, normalise, infer shapes, lower, wrap.
+
+The result is an `fx.GraphModule` over native modules in eval mode. Its `meta["rtool"]` is a `ConversionRecord` that
+ties every parameter to the source value it was made from. A model is converted exactly or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from torch import fx
+
+from ...errors import InputError, RtoolError
+from ..files.loading import load_onnx, source_of
+from ..passes.input_normalisation import InputNormalisation, find_input_normalisation
+from ..passes.shape_inference import infer_shapes, model_problem
+from ..records.graph_steps import graph_steps
+from ..records.metadata import stated_folds
+from ..records.preprocessing import Preprocessing
+from ..records.provenance import chain_of_metadata
+from ..records.record import ConversionRecord, ParameterSource, TensorSpec
+from .canonical_form import fold_typed_constants, normalise
+from .graph_builder import GraphBuilder
+from .lower import lower
+from .pattern_fusion import lift_patterns
+
+__all__ = ["onnx_to_torch", "tensor_specs"]
+
+
+def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Sequence[str] = ()) -> fx.GraphModule:
+    """Convert a model; every float weight becomes an `nn.Parameter`.
+
+    The module takes and returns tensors in graph order: one output a tensor, several a tuple. Parameters whose path
+    matches a pattern in `freeze` (`"conv1.*"`) do not require gradients. `model` is not changed.
+
+    Raises:
+        InputError: `model` is not a usable ONNX model, or a pattern matches nothing.
+        UnsupportedOperatorsError: listing every node that cannot be converted exactly.
+    """
+    loaded = load_onnx(model, mapped=True)
+    try:
+        return _convert(loaded, freeze)
+    except RtoolError:
+        raise
+    except Exception as error:
+        # Damaged files break the pipeline in ways nobody can list; a valid one that does is our bug and says so.
+        problem = model_problem(load_onnx(model))
+        if problem is None:
+            raise
+        raise InputError(f"{source_of(loaded).name}: not valid ONNX ({problem}); export the model again") from error
+
+
+def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
+    source = source_of(loaded)
+    outputs = tensor_specs(loaded.graph.outputs)
+    normalise(loaded)
+    infer_shapes(loaded, source.name)
+    fold_typed_constants(loaded, source.name)
+    lift_patterns(loaded.graph)
+    normalisation = find_input_normalisation(loaded.graph)
+    if normalisation is not None:
+        normalisation.keep_fixed()
+    builder = lower(loaded, source.name)
+    _release_weights(loaded.graph)
+    module = fx.GraphModule(builder.root, builder.graph, class_name=_class_name(source.name))
+    module.meta["rtool"] = ConversionRecord(
+        source=source.name,
+        digest=source.digest,
+        opset=loaded.graph.opset_imports.get("", 0),
+        producer=" ".join(filter(None, (loaded.producer_name, loaded.producer_version))),
+        inputs=tensor_specs(loaded.graph.inputs),
+        outputs=outputs,
+        parameters=_sources_in_order(module, builder),
+        nodes={path: tuple(names) for path, names in builder.node_names.items()},
+        steps=graph_steps(module),
+        preprocessing=_own_preprocessing(normalisation, loaded.graph),
+        folded=stated_folds(loaded.metadata_props),
+        earlier=chain_of_metadata(loaded.metadata_props),
+    )
+    _freeze(module, freeze, source.name)
+    return module.eval()
+
+
+def _own_preprocessing(found: InputNormalisation | None, graph: ir.Graph) -> Preprocessing | None:
+    """What remains to be done outside a graph that normalises its own input."""
+    shape = graph.inputs[0].shape if found is not None else None
+    if found is None or shape is None or not isinstance(shape[2], int) or not isinstance(shape[3], int):
+        return None
+    return found.preprocessing(shape[2], shape[3]).preprocessing
+
+
+def _release_weights(graph: ir.Graph) -> None:
+    """Let go of the file's bytes now: the IR is full of cycles and would hold them until the next collection."""
+    for value in graph.initializers.values():
+        value.const_value = None
+
+
+def _sources_in_order(module: fx.GraphModule, builder: GraphBuilder) -> dict[str, ParameterSource]:
+    return {name: builder.parameter_sources[name] for name in module.state_dict() if name in builder.parameter_sources}
+
+
+def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Names, NumPy types and shapes of graph inputs or outputs."""
+    return tuple(
+        TensorSpec(
+            value.name or "",
+            value.dtype.numpy().name if value.dtype is not None else "float32",
+            () if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape),
+        )
+        for value in values
+    )
+
+
+def _freeze(module: fx.GraphModule, patterns: Sequence[str], label: str) -> None:
+    record: ConversionRecord = module.meta["rtool"]
+    for pattern in patterns:
+        matched = [name for name, _ in module.named_parameters() if fnmatchcase(name, pattern)]
+        if not matched:
+            raise InputError(
+                f"{label}: freeze pattern {pattern!r} matches no parameter; names look like "
+                f"{', '.join(name for name, _ in list(module.named_parameters())[:3])}"
+            )
+        record.frozen = (*record.frozen, *(name for name in matched if name not in record.frozen))
+    for name in record.frozen:
+        module.get_parameter(name).requires_grad_(False)
+
+
+def _class_name(source: str) -> str:
+    """A class name for the module: `osnet_x0_25.onnx` -> `OsnetX025`."""
+    stem = Path(source).stem if source != "<memory>" else "Model"
+    words = "".join(word[:1].upper() + word[1:] for word in "".join(c if c.isalnum() else " " for c in stem).split())
+    return words if words[:1].isalpha() and words.isascii() else f"Model{words}" if words.isascii() else "Model"

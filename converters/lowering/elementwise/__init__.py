@@ -1,0 +1,1 @@
+"""Operators that work entry by entry: activations, arithmetic, logic, types."""

@@ -1,0 +1,44 @@
+"""Element types: casts."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..exact.quantisation import cast_to_float8
+from ..operation import Lowered, Op
+from ..registry import lowers
+from ..values import torch_dtype
+
+__all__: list[str] = []
+
+_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
+_FLOAT8 = (
+    ir.DataType.FLOAT8E4M3FN,
+    ir.DataType.FLOAT8E4M3FNUZ,
+    ir.DataType.FLOAT8E5M2,
+    ir.DataType.FLOAT8E5M2FNUZ,
+)
+
+
+@lowers("Cast", since=6, seen=25)
+def cast(op: Op) -> Lowered:
+    """Convert the element type; numbers from shapes stay numbers between integer types."""
+    return _converted(op, ir.DataType(op.attr_int("to")))
+
+
+@lowers("CastLike", since=15, seen=25)
+def cast_like(op: Op) -> Lowered:
+    """Convert to the element type of the second input."""
+    return _converted(op, op.dtype(1))
+
+
+def _converted(op: Op, target: ir.DataType) -> Lowered:
+    known = op.known(0)
+    if known is not None and target in _INTEGERS:
+        return known
+    dtype = torch_dtype(target)
+    if dtype is None:
+        raise op.refuse(f"torch has no element type for {target.name}")
+    if target in _FLOAT8 and op.dtype(0) not in _FLOAT8:
+        return op.call(cast_to_float8, op.x(0), dtype, bool(op.attr_int("saturate", 1)))
+    return op.method("to", op.x(0), dtype)

@@ -1,0 +1,1 @@
+"""Operators that become torch layers or their functions: convolutions, pooling, normalisations, attention."""

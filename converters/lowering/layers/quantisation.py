@@ -1,0 +1,114 @@
+"""Quantised models: linear quantisation and its inverse, integer matrix products and convolutions."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import fx
+
+from ..exact.quantisation import (
+    cast_to_float8,
+    dequantize,
+    dynamic_quantize,
+    integer_convolution,
+    integer_matmul,
+    quantize,
+    requantize,
+    spread,
+)
+from ..operation import Lowered, Op
+from ..registry import lowers
+from ..values import torch_dtype
+from .windows import window_of
+
+__all__: list[str] = []
+
+
+def _optional(op: Op, index: int) -> fx.Node | None:
+    return op.x(index) if op.has(index) else None
+
+
+def _known_dtype(op: Op, dtype: ir.DataType) -> torch.dtype:
+    found = torch_dtype(dtype)
+    if found is None:
+        raise op.refuse(f"torch has no element type for {dtype.name}")
+    return found
+
+
+def _axis(op: Op) -> int:
+    """Axis of the scales; meaningless, and out of range by default, when there is one scale."""
+    rank = op.rank(0)
+    axis = op.attr_int("axis", 1)
+    return axis % rank if rank else 0
+
+
+@lowers("QuantizeLinear", since=10, seen=28)
+def quantize_linear(op: Op) -> Lowered:
+    """Levels of a scale, saturated."""
+    target = ir.DataType(op.attr_int("output_dtype", 0) or int(ir.DataType.UINT8))
+    target = op.dtype(2) if op.has(2) else target
+    dtype = _known_dtype(op, target)
+    stated = op.attr_int("precision", 0)
+    precision = _known_dtype(op, ir.DataType(stated) if stated else op.dtype(1))
+    axis, block = _axis(op), op.attr_int("block_size", 0)
+    if dtype.is_floating_point:
+        scale = op.call(spread, op.x(1), op.x(0), axis, block)
+        ratio = op.call(operator.truediv, op.method("to", op.x(0), precision), op.method("to", scale, precision))
+        return op.call(cast_to_float8, ratio, dtype, bool(op.attr_int("saturate", 1)))
+    return op.call(quantize, op.x(0), op.x(1), _optional(op, 2), axis, block, precision, dtype)
+
+
+@lowers("DequantizeLinear", since=10, seen=28)
+def dequantize_linear(op: Op) -> Lowered:
+    """Numbers from levels."""
+    stated = op.attr_int("output_dtype", 0)
+    dtype = _known_dtype(op, ir.DataType(stated) if stated else op.dtype(1))
+    return op.call(dequantize, op.x(0), op.x(1), _optional(op, 2), _axis(op), op.attr_int("block_size", 0), dtype)
+
+
+@lowers("DynamicQuantizeLinear", since=11, seen=11)
+def dynamic_quantize_linear(op: Op) -> Lowered:
+    """Quantise by the range at hand."""
+    found = op.call(dynamic_quantize, op.x(0))
+    return [op.call(operator.getitem, found, index) if op.uses_output(index) else None for index in range(3)]
+
+
+@lowers("MatMulInteger", since=10, seen=10)
+def matmul_integer(op: Op) -> Lowered:
+    """Product of integers."""
+    return op.call(integer_matmul, op.x(0), op.x(1), _optional(op, 2), _optional(op, 3))
+
+
+@lowers("QLinearMatMul", since=10, seen=21)
+def qlinear_matmul(op: Op) -> Lowered:
+    """Product of levels, as levels."""
+    total = op.call(integer_matmul, op.x(0), op.x(3), op.x(2), op.x(5))
+    return op.call(requantize, total, op.x(1), op.x(4), op.x(6), op.x(7), -1)
+
+
+def _convolution(op: Op, weight: int, zeros: tuple[int, int], bias: int) -> fx.Node:
+    shape = op.shape(weight)
+    if shape is None or len(shape) - 2 not in (1, 2, 3) or not all(isinstance(dim, int) for dim in shape[2:]):
+        raise op.refuse("the kernel size is unknown; give the weight a fixed shape")
+    window = window_of(op, [int(dim) for dim in shape[2:] if isinstance(dim, int)])
+    if window.same:
+        raise op.refuse("auto_pad on unknown sizes; export with explicit pads")
+    arguments: list[Any] = [op.x(0), op.x(weight), *(_optional(op, index) for index in (*zeros, bias))]
+    geometry = (window.stride, window.torch_pads, window.dilation, op.attr_int("group", 1))
+    return op.call(integer_convolution, *arguments, *geometry)
+
+
+@lowers("ConvInteger", since=10, seen=10)
+def conv_integer(op: Op) -> Lowered:
+    """Convolution of integers."""
+    return _convolution(op, 1, (2, 3), 4)
+
+
+@lowers("QLinearConv", since=10, seen=10)
+def qlinear_conv(op: Op) -> Lowered:
+    """Convolution of levels, as levels."""
+    total = _convolution(op, 3, (2, 5), 8)
+    return op.call(requantize, total, op.x(1), op.x(4), op.x(6), op.x(7), 1)

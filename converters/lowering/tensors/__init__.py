@@ -1,0 +1,1 @@
+"""Operators that move, choose, count or reduce entries, and control flow."""

@@ -1,0 +1,169 @@
+"""Control flow that is decided when the model is converted: branches taken, loops of known length unrolled.
+
+A branch or body is lowered node by node like the rest of the graph, once for every iteration, so that what torch sees
+is a plain graph. A condition or length that is known only at run time is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ...passes.constant_folding import LITERAL_KEY, constant_tensor
+from ..graph_builder import Weight
+from ..operation import Lowered, Op, Result
+from ..registry import lowers
+
+__all__ = ["lower_copy"]
+
+_LARGEST = 20_000
+"""Nodes; an unrolled loop beyond this is refused rather than waited for."""
+
+
+@lowers("If", since=1, seen=25)
+def if_(op: Op) -> Lowered:
+    """The branch that the constant condition chooses."""
+    condition = op.constant(0)
+    if condition is None:
+        raise op.refuse("its condition is known only at run time; export the branch that is needed")
+    branch = _graph(op, "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")
+    return _results(op, lower_copy(op, branch, [], "taken"))
+
+
+@lowers("Loop", since=1, seen=25)
+def loop(op: Op) -> Lowered:
+    """As many copies of the body as the constant trip count says, or until its condition is constantly false."""
+    count, first = op.constant(0), op.constant(1)
+    if (op.has(0) and count is None) or (op.has(1) and first is None) or (not op.has(0) and not op.has(1)):
+        raise op.refuse("its trip count or condition is known only at run time; export it unrolled")
+    body, states = _graph(op, "body"), [op.value(index) for index in range(2, op.count)]
+    limit = _LARGEST if count is None else int(count.reshape(-1)[0])
+    running, iteration = first is None or bool(first.reshape(-1)[0]), 0
+    collected: list[list[ir.Value]] = [[] for _ in body.outputs[1 + len(states) :]]
+    while running and iteration < limit:
+        _check_size(op, body, iteration + 1)
+        inputs = [_constant(np.array(iteration)), _constant(np.array(True)), *states]
+        goes_on, *values = lower_copy(op, body, inputs, str(iteration))
+        states = values[: len(states)]
+        for pieces, value in zip(collected, values[len(states) :], strict=True):
+            pieces.append(value)
+        running, iteration = _is_true(op, goes_on), iteration + 1
+    return _results(op, [*states, *(_stacked(op, pieces, 0) for pieces in collected)])
+
+
+@lowers("Scan", since=9, seen=25)
+def scan(op: Op) -> Lowered:
+    """A copy of the body for every entry along the scanned axes."""
+    body, scanned = _graph(op, "body"), op.attr_int("num_scan_inputs")
+    first = op.count - scanned
+    states, sequences = ([op.value(i) for i in indices] for indices in (range(first), range(first, op.count)))
+    outputs = len(body.outputs) - first
+    axes = op.attr_ints("scan_input_axes", [0] * scanned) or []
+    backwards = op.attr_ints("scan_input_directions", [0] * scanned) or []
+    length = _length(op, first, axes)
+    _check_size(op, body, length)
+    collected: list[list[ir.Value]] = [[] for _ in range(outputs)]
+    for step in range(length):
+        places = [length - 1 - step if reverse else step for reverse in backwards]
+        entries = [_entry(op, *chosen) for chosen in zip(sequences, axes, places, strict=True)]
+        values = lower_copy(op, body, [*states, *entries], str(step))
+        states = values[:first]
+        for pieces, value in zip(collected, values[first:], strict=True):
+            pieces.append(value)
+    out_axes = op.attr_ints("scan_output_axes", [0] * outputs) or []
+    reversed_ = op.attr_ints("scan_output_directions", [0] * outputs) or []
+    ordered = [pieces[::-1] if reverse else pieces for pieces, reverse in zip(collected, reversed_, strict=True)]
+    return _results(op, [*states, *(_stacked(op, p, axis) for p, axis in zip(ordered, out_axes, strict=True))])
+
+
+def _graph(op: Op, name: str) -> ir.Graph:
+    graph = op.raw_attribute(name)
+    if not isinstance(graph, ir.Graph):
+        raise op.refuse(f"its {name} is missing; export the model again")
+    return graph
+
+
+def _length(op: Op, first: int, axes: Sequence[int]) -> int:
+    sizes = {op.size(first + position, axis) for position, axis in enumerate(axes)}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if not isinstance(size, int) or size < 1:
+        raise op.refuse("the length of what it scans is known only at run time; give the graph inputs fixed sizes")
+    return size
+
+
+def _check_size(op: Op, body: ir.Graph, iterations: int) -> None:
+    if iterations * max(len(body), 1) > _LARGEST:
+        raise op.refuse(f"unrolled it would have more than {_LARGEST} nodes; export it without the loop")
+
+
+def lower_copy(op: Op, graph: ir.Graph, inputs: Sequence[ir.Value], suffix: str) -> list[ir.Value]:
+    """Lower a copy of `graph` that reads `inputs`; returns the values that stand for its outputs."""
+    copy = graph.clone(allow_outer_scope_values=True)
+    if len(copy.inputs) != len(inputs):
+        raise op.refuse(f"{len(inputs)} values for the {len(copy.inputs)} inputs of its body; export the model again")
+    for own, given in zip(list(copy.inputs), inputs, strict=True):
+        own.replace_all_uses_with(given, replace_graph_outputs=True)
+    for node in copy:
+        for value in node.outputs:
+            value.name = f"{value.name}_{suffix}" if value.name else value.name
+        if node.op_type == "Constant":
+            _make_constant(node.outputs[0], constant_tensor(node))
+        else:
+            op.lower_node(node)
+    return list(copy.outputs)
+
+
+def _make_constant(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
+    value.const_value, value.type = tensor, ir.TensorType(tensor.dtype)
+    value.shape = ir.Shape(tensor.shape.numpy())
+    value.meta[LITERAL_KEY] = True
+    return value
+
+
+def _constant(array: NDArray[Any]) -> ir.Value:
+    return _make_constant(ir.Value(name=f"constant_{array.dtype}"), ir.tensor(array))
+
+
+def _is_true(op: Op, value: ir.Value) -> bool:
+    known = Op(ir.Node("", "Identity", inputs=[value]), op.opset, op.builder, op.environment).constant(0)
+    if known is None:
+        raise op.refuse("whether it goes on is known only at run time; export it unrolled")
+    return bool(known.reshape(-1)[0])
+
+
+def _emit(op: Op, kind: str, inputs: Sequence[ir.Value], **attributes: int | list[int]) -> ir.Value:
+    node = ir.node(kind, list(inputs), attributes, name=op.node.name, metadata_props=dict(op.node.metadata_props))
+    node.outputs[0].name = f"{op.node.name}_{kind}"
+    op.lower_node(node)
+    return node.outputs[0]
+
+
+def _entry(op: Op, sequence: ir.Value, axis: int, place: int) -> ir.Value:
+    return _emit(op, "Gather", [sequence, _constant(np.array(place))], axis=axis)
+
+
+def _stacked(op: Op, pieces: Sequence[ir.Value], axis: int) -> ir.Value:
+    if not pieces:
+        raise op.refuse("it runs zero times, and the shape of its output is unknown; export it without the loop")
+    if op.opset < 13:
+        rows = [_emit(op, "Unsqueeze", [piece], axes=[axis]) for piece in pieces]
+    else:
+        rows = [_emit(op, "Unsqueeze", [piece, _constant(np.array([axis]))]) for piece in pieces]
+    return _emit(op, "Concat", rows, axis=axis)
+
+
+def _results(op: Op, values: Sequence[ir.Value]) -> list[Result]:
+    return list(_each_result(op, values))
+
+
+def _each_result(op: Op, values: Sequence[ir.Value]) -> Iterator[Result]:
+    for output, value in zip(op.node.outputs, values, strict=False):
+        known = op.environment.get(value)
+        if known is None and value.const_value is None:
+            raise op.refuse("a node inside it cannot be converted, or an output of it is a sequence")
+        output.type, output.shape = value.type, value.shape
+        yield known if known is not None else op.builder.attribute(Weight(value), op.node, trainable=False)
