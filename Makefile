@@ -38,30 +38,30 @@ typecheck: $(STAMP)
 
 # Conformance of the converters: every ONNX node case, a minute. The other benchmarks take longer and stand alone.
 bench: $(STAMP)
-	$(BIN)/python -m rtool.benchmarks.onnx_conformance
+	$(BIN)/python -m rtool.benchmarks.conversion.onnx_conformance
 
 # Coverage, time, memory and speed beside the rivals, which get .peers; half an hour on 2 cores. PARTS="nodes" measures some.
 bench-converters: $(STAMP)
-	$(BIN)/python -m rtool.benchmarks.converters_bench $(PARTS)
+	$(BIN)/python -m rtool.benchmarks.conversion.converters_bench $(PARTS)
 
 # Every exporter, opset, batch and network beside its original; three quarters of an hour on 2 cores.
 bench-matrix: $(STAMP)
-	$(BIN)/python -m rtool.benchmarks.export_matrix --missing
+	$(BIN)/python -m rtool.benchmarks.conversion.export_matrix --missing
 
 # 2,000 damaged files through Python, 100 through the commands; a quarter of an hour on 2 cores.
 bench-damage: $(STAMP)
-	$(BIN)/python -m rtool.benchmarks.damage --cli 100
+	$(BIN)/python -m rtool.benchmarks.robustness.damage --cli 100
 
 # Write-back, restore, fold, latency and fp16 on eight networks, int8 on three, the worth of restoring; an hour on 2 cores.
 bench-export: $(STAMP)
-	$(BIN)/python -m rtool.benchmarks.export_bench
-	$(BIN)/python -m rtool.benchmarks.restoring_value
-	$(BIN)/python -m rtool.benchmarks.int8_bench demo osnet_x1_0 iresnet50
+	$(BIN)/python -m rtool.benchmarks.export.export_bench
+	$(BIN)/python -m rtool.benchmarks.export.restoring_value
+	$(BIN)/python -m rtool.benchmarks.export.int8_bench demo osnet_x1_0 iresnet50
 
 # Steps, data wait, PartialFC and quality; an hour on 2 cores. NAMES="step partial_fc" measures some,
 # NAMES="quality --seeds 0 --att-faces FOLDER" one seed, real faces included.
 bench-finetune: $(STAMP)
-	$(BIN)/python -m rtool.benchmarks.finetune_bench $(NAMES)
+	$(BIN)/python -m rtool.benchmarks.training.finetune_bench $(NAMES)
 
 clean:
 	rm -rf .venv .peers .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs

@@ -5,11 +5,11 @@ from __future__ import annotations
 from ..lazy import lazy_exports
 
 _PUBLIC = {
-    "demo": ".whole_flow",
+    "demo": ".whole_flow.flow",
     "describe_machine": ".machine",
     "doctor": ".machine",
     "latency": ".timing",
-    "open_runner": ".runners",
+    "open_runner": ".references",
     "parity": ".compare",
     "load_test": ".load",
 }

@@ -13,7 +13,7 @@ from ..converters.records.preprocessing import Preprocessing
 from ..converters.runtime.parity import Parity, measure_parity
 from ..converters.runtime.runners import Runner
 from ..errors import InputError
-from .runners import common_batch, open_runner, random_inputs
+from .references import common_batch, open_runner, random_inputs
 
 __all__ = ["ParityReport", "compare_runners", "parity"]
 
@@ -142,7 +142,7 @@ def _images(
 
 def _preprocessing(runners: Sequence[Runner], references: Sequence[str | Path]) -> Preprocessing:
     """That of the first model that has or suggests one; files before served models, which cannot state theirs."""
-    from ..finetune.embedders import open_embedder
+    from ..finetune.evaluation.embedders import open_embedder
 
     local = [reference for reference in references if not str(reference).startswith("triton://")]
     refusals: list[InputError] = []

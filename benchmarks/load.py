@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..converters.records.record import TensorSpec
 from ..errors import InputError, PlatformError
 from .machine import describe_machine
-from .runners import random_inputs
+from .references import random_inputs
 
 __all__ = ["LoadReport", "load_test"]
 

@@ -126,7 +126,7 @@ def _onnxruntime() -> Check:
 
 
 def _triton() -> Check:
-    from ..serving.embedded import triton_status
+    from ..serving.server.embedded import triton_status
 
     found, advice = triton_status()
     return Check("triton", True, found, advice)

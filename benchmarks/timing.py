@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .machine import describe_machine
-from .runners import common_batch, open_runner, random_inputs
+from .references import common_batch, open_runner, random_inputs
 
 __all__ = ["LatencyReport", "LatencyRow", "latency", "time_in_turns"]
 

@@ -12,11 +12,11 @@ from ..errors import InputError
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
-    from ..converters.bundling import OnnxToTorchResult
-    from ..converters.inspection import Inspection
+    from ..converters.batchnorm.restore import RestoreReport
+    from ..converters.bundles.inspection import Inspection
+    from ..converters.bundles.onnx_to_bundle import OnnxToTorchResult
     from ..converters.records.preprocessing import Preprocessing
     from ..converters.records.record import TensorSpec
-    from ..converters.restore import RestoreReport
 
 __all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing"]
 
@@ -85,9 +85,9 @@ def onnx2torch_command(
     An interrupted calibration goes on where it stopped when the same command is given again.
     """
     from ..converters import onnx2torch
-    from ..converters.bundling import preprocessing_of
-    from ..finetune.calibration_images import CalibrationImages
-    from ..finetune.progress_display import ProgressDisplay
+    from ..converters.bundles.onnx_to_bundle import preprocessing_of
+    from ..finetune.runs.calibration_images import CalibrationImages
+    from ..finetune.runs.progress_display import ProgressDisplay
 
     if calibrate and not restore_bn:
         raise InputError(f"--calibrate {calibrate}: is for restoring BatchNorm; add --restore-bn, or leave it out")

@@ -13,9 +13,9 @@ from ..errors import InputError, PlatformError
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
-    from ..serving.deployed import DeployResult
-    from ..serving.server import TritonServer
-    from ..serving.validation import Problem
+    from ..serving.repository.deployed import DeployResult
+    from ..serving.repository.validation import Problem
+    from ..serving.server.server import TritonServer
 
 __all__ = ["deploy_command", "serve_command"]
 
@@ -76,10 +76,10 @@ def deploy_command(
     The version appears at once or not at all, after it was checked and run. Settings of the version served so far are
     kept, hand edits included, unless one of them is given here.
     """
-    from ..serving.model_config import ServingSettings
-    from ..serving.packing import deploy_packer
-    from ..serving.publishing import deploy as publish
-    from ..serving.rolling_back import rollback as take_back
+    from ..serving.publishing.packing import deploy_packer
+    from ..serving.publishing.publishing import deploy as publish
+    from ..serving.publishing.rolling_back import rollback as take_back
+    from ..serving.repository.model_config import ServingSettings
 
     if rollback:
         if model is not None:
@@ -167,7 +167,8 @@ def serve_command(
 
     Takes the tritonserver on PATH, else an embedded one, fetched on first use (55 MB). Ports may be 0: a free one.
     """
-    from ..serving import foreground, server, validation
+    from ..serving.repository import validation
+    from ..serving.server import foreground, server
 
     if check:
         _check(validation.validate_repository(repository, models or None, config_name=config_name), output)
@@ -251,9 +252,9 @@ def _run_container(
 ) -> None:
     import shlex
 
-    from ..serving.container import container_command, run_container
-    from ..serving.devices import gpu_present
-    from ..serving.validation import servable_models
+    from ..serving.repository.devices import gpu_present
+    from ..serving.repository.validation import servable_models
+    from ..serving.server.container import container_command, run_container
 
     command = container_command(
         repository,

@@ -12,7 +12,7 @@ from .convert import read_batch, read_preprocessing
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
-    from ..converters.export_manifest import ExportResult
+    from ..converters.exporting.manifest import ExportResult
     from ..converters.records.preprocessing import Preprocessing
 
 __all__ = ["export_command"]
@@ -100,7 +100,7 @@ def export_command(
 ) -> None:
     """Write MODEL as one deployable file: BatchNorm folded, trained weights in the source graph."""
     from ..converters import export
-    from ..converters.narrowing import read_kept_nodes
+    from ..converters.exporting.narrowing import read_kept_nodes
 
     chosen = read_preprocessing(preprocessing)
     result = export(
@@ -119,9 +119,9 @@ def _pixels(model: str, spec: str, chosen: Preprocessing | None, limit: int) -> 
     """uint8 pixels [N, H, W, C] of images spread over the data set, sized for the model."""
     import numpy as np
 
-    from ..converters.export_source import open_export_source
+    from ..converters.exporting.origin import open_export_source
     from ..finetune.data.decoding import read_pixels
-    from ..finetune.data.sources import open_dataset
+    from ..finetune.data.formats.sources import open_dataset
 
     preprocessing = open_export_source(model, None, chosen).preprocessing
     if preprocessing is None:

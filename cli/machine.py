@@ -44,7 +44,7 @@ def doctor_command(output: Output) -> None:
 def demo_command(output: Output, folder: Path, seed: int) -> None:
     """Run the whole flow on built-in data: fused ONNX file in, better model served by Triton out."""
     from ..benchmarks import demo
-    from ..benchmarks.demo_summary import summary_tables
+    from ..benchmarks.whole_flow.summary import summary_tables
 
     result = demo(folder, seed=seed, progress=lambda line: click.echo(line, err=True))
     output.emit(result.summary, tables=summary_tables(result.summary), artefact=result.report)

@@ -11,7 +11,7 @@ from ..errors import InputError
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
-    from ..finetune.planning import RunPlan
+    from ..finetune.training.planning import RunPlan
 
 
 __all__ = ["config_group", "evaluate_command", "finetune_command"]
@@ -65,10 +65,10 @@ def finetune_command(
 
     KEY=VALUE changes a field of the configuration, such as optimizer.lr=1e-4 or losses.0.margin=soft.
     """
-    from ..finetune.config_files import load_config
+    from ..finetune.config.files import load_config
     from ..finetune.finetuning import finetune
-    from ..finetune.launching import is_first_rank
-    from ..finetune.planning import plan_run
+    from ..finetune.processes.launching import is_first_rank
+    from ..finetune.training.planning import plan_run
 
     processes = _processes(nproc)
     if show_batch is not None:
@@ -153,7 +153,7 @@ def evaluate_command(
     synthetic-people:identities=60,seed=2,cameras=7.
     """
     from ..benchmarks import open_runner
-    from ..finetune.evaluation import evaluate
+    from ..finetune.evaluation.evaluation import evaluate
 
     result = evaluate(
         open_runner(model) if model.startswith("triton://") else model,
@@ -194,8 +194,8 @@ def config_group() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the values alone.")
 def config_show_command(config: Path | None, overrides: tuple[str, ...], losses: bool, as_json: bool) -> None:
     """Print every field with its value and meaning: of CONFIG, or the defaults."""
-    from ..finetune.config_files import load_config
-    from ..finetune.config_pages import commented_config, config_template, loss_reference
+    from ..finetune.config.files import load_config
+    from ..finetune.config.pages import commented_config, config_template, loss_reference
 
     resolved = load_config(config, overrides) if config is not None else config_template()
     if as_json:
@@ -213,7 +213,7 @@ def config_show_command(config: Path | None, overrides: tuple[str, ...], losses:
 @output_options
 def config_init_command(output: Output, path: Path) -> None:
     """Write a commented configuration to PATH, to be edited."""
-    from ..finetune.config_pages import commented_config
+    from ..finetune.config.pages import commented_config
 
     _write_new(path, commented_config())
     output.emit({"config": path}, artefact=path)
@@ -231,8 +231,8 @@ def config_init_command(output: Output, path: Path) -> None:
 @output_options
 def config_convert_command(output: Output, params: Path, path: Path | None) -> None:
     """Read the params.json of an older re-ID trainer, and write a configuration."""
-    from ..finetune.config_pages import commented_config
-    from ..finetune.params_json import convert_params
+    from ..finetune.config.pages import commented_config
+    from ..finetune.config.params_json import convert_params
 
     config, unused = convert_params(params)
     written = path or params.with_suffix(".yaml")
@@ -271,8 +271,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _show_batch(
     output: Output, config: Path, overrides: tuple[str, ...], path: Path, processes: int | Literal["auto"]
 ) -> None:
-    from ..finetune.config_files import load_config
-    from ..finetune.contact_sheet import draw_first_batch
+    from ..finetune.config.files import load_config
+    from ..finetune.training.contact_sheet import draw_first_batch
 
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")

@@ -10,16 +10,16 @@ from ..lazy import lazy_exports
 
 _PUBLIC: dict[str, str] = {
     "Dataset": ".data.dataset",
-    "FinetuneConfig": ".config",
+    "FinetuneConfig": ".config.config",
     "FinetuneResult": ".finetuning",
-    "RetrievalResult": ".retrieval",
-    "VerificationResult": ".verification",
-    "evaluate": ".evaluation",
-    "evaluate_embeddings": ".evaluation",
-    "load_config": ".config_files",
-    "open_dataset": ".data.sources",
-    "synthetic_faces": ".data.synthetic_faces",
-    "synthetic_people": ".data.synthetic_people",
+    "RetrievalResult": ".evaluation.retrieval",
+    "VerificationResult": ".evaluation.verification",
+    "evaluate": ".evaluation.evaluation",
+    "evaluate_embeddings": ".evaluation.evaluation",
+    "load_config": ".config.files",
+    "open_dataset": ".data.formats.sources",
+    "synthetic_faces": ".data.synthetic.synthetic_faces",
+    "synthetic_people": ".data.synthetic.synthetic_people",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

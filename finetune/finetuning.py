@@ -16,14 +16,13 @@ import torch
 from PIL import Image
 
 from ..errors import GateError, InputError, PlatformError, RtoolError
-from .autocast import autocast_dtype
-from .collectives import rank, world_size
-from .config import FinetuneConfig
-from .config_files import load_config
-from .contact_sheet import draw_batch
-from .disk_space import out_of_space_named
-from .interruption import on_stop_signal
-from .launching import (
+from .config.config import FinetuneConfig
+from .config.files import load_config
+from .network.autocast import autocast_dtype
+from .network.networks import Network, load_network, restore_batchnorms
+from .processes.collectives import rank, world_size
+from .processes.interruption import on_stop_signal
+from .processes.launching import (
     check_launcher,
     count_processes,
     failure_reported,
@@ -32,14 +31,15 @@ from .launching import (
     resolve_device,
     under_torchrun,
 )
-from .networks import Network, load_network, restore_batchnorms
-from .prepared_data import PreparedData, prepare_data
-from .progress_display import ProgressDisplay
-from .resuming import last_checkpoint, opened_run
-from .run_folder import RunFolder, read_metrics
-from .run_report import write_run_report
-from .tracking import open_trackers
-from .training import Outcome, Trainer
+from .runs.disk_space import out_of_space_named
+from .runs.progress_display import ProgressDisplay
+from .runs.resuming import last_checkpoint, opened_run
+from .runs.run_folder import RunFolder, read_metrics
+from .runs.run_report import write_run_report
+from .runs.tracking import open_trackers
+from .training.contact_sheet import draw_batch
+from .training.prepared_data import PreparedData, prepare_data
+from .training.training import Outcome, Trainer
 
 __all__ = ["FinetuneResult", "finetune", "train_in_folder"]
 

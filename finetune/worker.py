@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from ..errors import RtoolError
-from .child_processes import end_with_parent
-from .config_files import load_config
+from .config.files import load_config
 from .finetuning import train_in_folder
+from .processes.child_processes import end_with_parent
 
 __all__ = ["main"]
 

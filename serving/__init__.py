@@ -5,21 +5,21 @@ from __future__ import annotations
 from ..lazy import lazy_exports
 
 _PUBLIC: dict[str, str] = {
-    "DeployResult": ".deployed",
-    "Problem": ".validation",
-    "ServeResult": ".foreground",
-    "ServingSettings": ".model_config",
+    "DeployResult": ".repository.deployed",
+    "Problem": ".repository.validation",
+    "ServeResult": ".server.foreground",
+    "ServingSettings": ".repository.model_config",
     "TritonClient": ".client",
     "TritonRunner": ".client",
-    "TritonServer": ".server",
-    "deploy": ".publishing",
-    "deploy_packer": ".packing",
-    "find_triton": ".embedded",
-    "rollback": ".rolling_back",
-    "serve": ".foreground",
-    "triton_status": ".embedded",
-    "validate_model": ".validation",
-    "validate_repository": ".validation",
+    "TritonServer": ".server.server",
+    "deploy": ".publishing.publishing",
+    "deploy_packer": ".publishing.packing",
+    "find_triton": ".server.embedded",
+    "rollback": ".publishing.rolling_back",
+    "serve": ".server.foreground",
+    "triton_status": ".server.embedded",
+    "validate_model": ".repository.validation",
+    "validate_repository": ".repository.validation",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -7,7 +7,7 @@ from ...lazy import lazy_exports
 _PUBLIC: dict[str, str] = {
     "Dataset": ".dataset",
     "first_images": ".decoding",
-    "open_dataset": ".sources",
+    "open_dataset": ".formats.sources",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ..config import AugmentConfig
+from ..config.config import AugmentConfig
 
 __all__ = [
     "augment",

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ...errors import DataError, PlatformError, RtoolError
-from ..child_processes import serve_parent, signals_held
-from ..config import AugmentConfig
+from ..config.config import AugmentConfig
+from ..processes.child_processes import serve_parent, signals_held
 from .augmentation import augment, sample_generator
 from .dataset import Dataset
 from .decoding import Resize, check_unreadable, read_image

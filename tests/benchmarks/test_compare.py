@@ -9,7 +9,7 @@ from PIL import Image
 
 from rtool.benchmarks import latency, parity
 from rtool.benchmarks.compare import compare_runners
-from rtool.benchmarks.runners import common_batch, random_inputs
+from rtool.benchmarks.references import common_batch, random_inputs
 from rtool.converters import export
 from rtool.converters.records.preprocessing import Preprocessing
 from rtool.converters.records.record import TensorSpec

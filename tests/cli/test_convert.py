@@ -87,8 +87,8 @@ def restoring(model, target, images=96):
 
 
 def test_an_interrupted_calibration_is_gone_on_with(fused_path, tmp_path, monkeypatch, capsys):
-    from rtool.converters.bundle import load_bundle
-    from rtool.finetune import calibration_images
+    from rtool.converters.bundles.bundle import load_bundle
+    from rtool.finetune.runs import calibration_images
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "imagenet16.json").write_text('{"height": 16, "width": 8}')

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import nn
 
 from rtool.cli.main import run
-from rtool.finetune.checkpoints import load_training_state
-from rtool.finetune.data.recordio import Record, pack_record, write_records
+from rtool.finetune.data.formats.recordio import Record, pack_record, write_records
 from rtool.finetune.finetuning import finetune
-from rtool.finetune.run_folder import run_locked
+from rtool.finetune.runs.checkpoints import load_training_state
+from rtool.finetune.runs.run_folder import run_locked
 
 
 @pytest.fixture

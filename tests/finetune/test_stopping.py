@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from rtool.cli.main import run
-from rtool.finetune import training
-from rtool.finetune.checkpoints import load_progress
 from rtool.finetune.finetuning import finetune
-from rtool.finetune.interruption import on_stop_signal
-from rtool.finetune.prepared_data import prepare_data
-from rtool.finetune.run_folder import run_locked
+from rtool.finetune.processes.interruption import on_stop_signal
+from rtool.finetune.runs.checkpoints import load_progress
+from rtool.finetune.runs.run_folder import run_locked
+from rtool.finetune.training.training import training
+from rtool.finetune.training.training.prepared_data import prepare_data
 
 
 @pytest.fixture

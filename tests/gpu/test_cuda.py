@@ -17,7 +17,7 @@ from rtool import export, onnx2torch
 from rtool.benchmarks import parity
 from rtool.converters import onnx_to_torch
 from rtool.finetune.finetuning import finetune
-from rtool.finetune.partial_fc import PartialFC
+from rtool.finetune.losses.partial_fc import PartialFC
 
 pytestmark = pytest.mark.gpu
 

@@ -1,5 +1,5 @@
-"""ONNX's Attention in full: caches, per-sample lengths, sliding windows, soft caps, rows without any allowed key; rotary
-embeddings and cache updates.
+"""ONNX's Attention in full: caches, per-sample lengths, sliding windows, soft caps, rows without any allowed key;
+rotary embeddings and cache updates.
 
 `F.scaled_dot_product_attention` is used instead wherever it means the same. Shapes: B batch, H query heads, G key
 heads, L queries, S keys, D and E head sizes.

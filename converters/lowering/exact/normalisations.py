@@ -1,5 +1,5 @@
-"""Layer and RMS normalisation with the precision, broadcasting and extra results ONNX allows; Hardmax, and normalisations over
-norms, moments and neighbouring channels.
+"""Layer and RMS normalisation with the precision, broadcasting and extra results ONNX allows; Hardmax,
+and normalisations over norms, moments and neighbouring channels.
 
 Imports only torch: its source is copied into generated model files.
 """

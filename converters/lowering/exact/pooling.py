@@ -1,5 +1,5 @@
-"""Pooling that torch's own cannot do: unequal paddings with any `count_include_pad`, and any window: dilated, rounded up,
-over any number of axes.
+"""Pooling that torch's own cannot do: unequal paddings with any `count_include_pad`, and any window:
+dilated, rounded up, over any number of axes.
 
 Windows are reduced one axis after the other, as sums over strided slices. Lists have one entry per spatial axis; a
 window that would start in the padding after the input is left out.

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import onnx2torch, onnx_to_torch
-from rtool.converters.source import generate_source
+from rtool.converters.bundles.codegen.module_source import generate_source
 from rtool.errors import InputError, UnsupportedOperatorsError
 
 REFUSED = (InputError, UnsupportedOperatorsError)

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from rtool.benchmarks.onnx_cases import cases_on_disk, node_cases, with_initializers
-from rtool.benchmarks.onnx_conformance import run_suite
-from rtool.benchmarks.onnx_revisions import revision_cases
+from rtool.benchmarks.conversion.onnx_cases import cases_on_disk, node_cases, with_initializers
+from rtool.benchmarks.conversion.onnx_conformance import run_suite
+from rtool.benchmarks.conversion.onnx_revisions import revision_cases
 
 PER_OPERATOR = 2
 

@@ -6,7 +6,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters import export, exporting, pin_to_target, strip_metadata
+from rtool.converters import export, pin_to_target, strip_metadata
+from rtool.converters.exporting.pipeline import pipeline as exporting
 from rtool.converters.passes.targets import TARGETS, check_precision
 from rtool.errors import InputError
 

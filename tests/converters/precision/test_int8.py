@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from rtool.converters.export_steps import StepLog
-from rtool.converters.narrowing import narrow_to_int8, read_kept_nodes
+from rtool.converters.exporting.pipeline.narrowing import narrow_to_int8, read_kept_nodes
+from rtool.converters.exporting.pipeline.step_log import StepLog
 from rtool.converters.precision.int8 import check_slots, to_int8, unprofitable_nodes
 from rtool.converters.precision.int8_compaction import compact_quantised
 from rtool.converters.precision.int8_search import search_int8

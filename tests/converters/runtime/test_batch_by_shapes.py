@@ -8,13 +8,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtool.cli.main import run
 from rtool.converters import load_bundle, onnx2torch, onnx_to_torch
-from rtool.converters.bundle import bundle_to_onnx
-from rtool.converters.reference import load_model
+from rtool.converters.bundles.bundle import bundle_to_onnx
+from rtool.converters.bundles.reference import load_model
 from rtool.converters.runtime.batch_by_numbers import only_batch
 from rtool.converters.runtime.runners import OnnxRunner, TorchRunner, run_in_batches
 from rtool.errors import InputError
-from rtool.finetune.config import ModelConfig
-from rtool.finetune.networks import load_network
+from rtool.finetune.config.config.config import ModelConfig
+from rtool.finetune.network.networks import load_network
 
 EXPORTS = [("ts", 11, True), ("ts", 17, False), ("dy", 18, False), ("dy", 20, True)]
 

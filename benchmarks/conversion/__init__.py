@@ -1,0 +1,1 @@
+"""Study: the converter beside its rivals, node by node, exporter by exporter."""

@@ -1,0 +1,14 @@
+"""Where the package, its examples and the dated results lie, for every benchmark, whichever folder it is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["DEMO_MODEL", "EXAMPLES", "PACKAGE", "RESULTS"]
+
+PACKAGE = Path(__file__).resolve().parent.parent
+EXAMPLES = PACKAGE / "examples"
+DEMO_MODEL = EXAMPLES / "models" / "osnet_x0_25_synthetic.onnx"
+"""The small OSNet that the project's own commands trained."""
+RESULTS = Path(__file__).resolve().parent / "results"
+"""Dated figures. They are committed, and not part of the wheel."""

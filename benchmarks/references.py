@@ -1,0 +1,71 @@
+"""Open any model reference as something that takes and returns NumPy arrays, a Triton model included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..converters.bundles.reference import open_runner as open_local_runner
+from ..converters.records.record import TensorSpec
+from ..converters.runtime.runners import Runner
+from ..errors import InputError
+
+__all__ = ["common_batch", "open_runner", "random_inputs"]
+
+
+def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
+    """A runner for `reference`: local files and zoo names on `device`, or `triton://host:port/model[/version]`.
+
+    Raises:
+        InputError: the reference names nothing that can be opened.
+        PlatformError: a GPU was asked for and cannot be used.
+    """
+    if str(reference).startswith("triton://"):
+        from ..serving.client import TritonRunner
+
+        return TritonRunner.from_reference(str(reference))
+    return open_local_runner(reference, device=device, threads=threads)
+
+
+def common_batch(runners: Sequence[Runner], wanted: int) -> int:
+    """The batch all `runners` can take: the baked one where a model has one, else `wanted`.
+
+    Raises:
+        InputError: two models have different batches baked in, or `wanted` is not positive.
+    """
+    if wanted < 1:
+        raise InputError(f"batch: expected 1 or more, got {wanted}")
+    fixed = {runner.batch for runner in runners if runner.batch is not None}
+    if len(fixed) > 1:
+        described = ", ".join(f"{runner.name}: {runner.batch}" for runner in runners if runner.batch is not None)
+        raise InputError(f"the models have different batches baked in ({described}); export one with --batch dynamic")
+    return fixed.pop() if fixed else wanted
+
+
+def random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> tuple[NDArray[np.generic], ...]:
+    """Seeded inputs for `specs`: standard normal floats, uniform integers over 0..255 (0..9 for other widths).
+
+    Raises:
+        InputError: a dimension beyond the batch is not a number.
+    """
+    generator = np.random.default_rng(seed)
+    arrays: list[NDArray[np.generic]] = []
+    for spec in specs:
+        rest = spec.shape[1:]
+        if not all(isinstance(dim, int) for dim in rest):
+            raise InputError(
+                f"input '{spec.name}' has shape {list(spec.shape)}: only the batch may be open; "
+                "give real inputs with --data"
+            )
+        shape = (batch, *(int(dim) for dim in rest if dim is not None))
+        dtype = np.dtype(spec.dtype)
+        if dtype.kind == "f":
+            arrays.append(generator.standard_normal(shape).astype(dtype))
+        elif dtype.kind in "iu":
+            arrays.append(generator.integers(0, 256 if dtype == np.uint8 else 10, shape).astype(dtype))
+        else:
+            raise InputError(f"input '{spec.name}' is {spec.dtype}: random values make no sense; use --data")
+    return tuple(arrays)

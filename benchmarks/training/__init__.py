@@ -1,0 +1,1 @@
+"""Study: training step, data wait, PartialFC, quality."""

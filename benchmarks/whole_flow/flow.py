@@ -1,0 +1,264 @@
+"""`rtool demo`: the whole flow on built-in data, every arrow real and measured.
+
+A fused ONNX file, trained on people seen by one set of cameras, is made trainable, fine-tuned on people seen by
+another set, exported and served by a real Triton beside its old self. It calls what a user would call; the
+recipe is `examples/demo.yaml`, and the quality is measured on the data its `evaluate` names.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...converters import export, onnx2torch
+from ...converters.records.preprocessing import Preprocessing
+from ...errors import InputError
+from ...finetune import load_config, open_dataset
+from ...finetune.config.config import FinetuneConfig
+from ...finetune.data.decoding import Pixels, read_pixels
+from ...finetune.evaluation.embedders import open_embedder
+from ...finetune.evaluation.evaluation import embed_images, evaluate_pixels
+from ...finetune.evaluation.retrieval import RetrievalResult
+from ...finetune.finetuning import finetune
+from ...serving import TritonServer, deploy
+from ..compare import compare_runners
+from ..load import LoadReport, load_test
+from ..machine import describe_machine
+from ..places import DEMO_MODEL, EXAMPLES
+from ..references import open_runner
+from ..timing import LatencyRow, latency
+from .rank_figure import Figure, Gallery, rank_figure
+from .report import render_report
+from .summary import DemoSummary, Hop, Quality
+
+__all__ = ["DemoResult", "demo"]
+
+_RECIPE = EXAMPLES / "demo.yaml"
+_MODEL = "osnet_x0_25_b16"
+_BATCH = 16
+_EXACT = 1e-5
+_HALF_COSINE = 0.9999
+_REQUIRED_GAIN = 0.15
+_MARKER = "summary.json"
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """The summary, and where it and the page were written."""
+
+    summary: DemoSummary
+    summary_file: Path
+    report: Path
+
+
+def demo(
+    folder: str | Path = "runs/demo",
+    *,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    progress: Callable[[str], None] | None = None,
+) -> DemoResult:
+    """Run the flow into `folder`, replacing an earlier demo there; `overrides` change the recipe.
+
+    `progress` is told the name of each step as it starts.
+
+    Raises:
+        InputError: `folder` holds something that is not a demo.
+        PlatformError: no Triton can run here.
+    """
+    flow = _Flow(_fresh_folder(Path(folder)), progress or (lambda _: None))
+    target = flow.folder
+    restored = target / "restored.rtool"
+    own = [f"model.reference={restored}", "model.restore_bn=false", f"output={target / 'training'}", f"seed={seed}"]
+    config = load_config(_RECIPE, [*own, *overrides])
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with flow.step("convert the fused ONNX file"):
+        bundle = onnx2torch(DEMO_MODEL, target / "source.rtool").output
+    with flow.step("draw people under the target cameras"):
+        crops = _read_target(config, bundle)
+    with flow.step("restore BatchNorm"):
+        onnx2torch(DEMO_MODEL, restored, restore_bn=True, calibrate=_calibration(config, crops.preprocessing))
+    flow.hop("fused ONNX to torch", DEMO_MODEL, bundle, crops.batch, max_rel=_EXACT)
+    flow.hop("fused to restored BatchNorm", bundle, restored, crops.batch, max_rel=_EXACT)
+    with flow.step("fine-tune on the target cameras"):
+        run = finetune(
+            config.model_copy(update={"model": config.model.model_copy(update={"reference": str(restored)})})
+        )
+    trained = run.best or run.last
+    with flow.step("evaluate before and after"):
+        before, after = _quality(DEMO_MODEL, crops), _quality(trained, crops)
+        figures = _figures(DEMO_MODEL, trained, crops)
+    with flow.step("export fp32 and fp16 at batch 16"):
+        fp32 = export(trained, target / "finetuned.onnx", batch=_BATCH).path
+        fp16 = export(trained, target / "finetuned_fp16.onnx", batch=_BATCH, fp16=True).path
+    flow.hop("trained module to fp32 ONNX", trained, fp32, crops.batch, max_rel=_EXACT)
+    flow.hop("fp32 ONNX to fp16 ONNX", fp32, fp16, crops.batch, min_cosine=_HALF_COSINE)
+    with flow.step("publish to the Triton repository"):
+        repository = _publish(target / "model_repository", fp32, fp16, crops)
+    with flow.step("measure latency in process"):
+        rows = _latency({"source": DEMO_MODEL, "fine-tuned fp32": fp32, "fine-tuned fp16": fp16})
+    with flow.step("serve with Triton"):
+        load = _serve(flow, repository, fp32, fp16, crops)
+    for name, path in (("bundle", bundle), ("restored bundle", restored), ("run", run.run_dir), ("fp32 model", fp32),
+                       ("fp16 model", fp16), ("Triton repository", repository)):  # fmt: skip
+        flow.artefacts[name] = str(path)
+    summary = DemoSummary(
+        source=DEMO_MODEL.name,
+        hops=tuple(flow.hops),
+        before=before,
+        after=after,
+        latency=rows,
+        serving=load,
+        seconds=flow.seconds,
+        artefacts=flow.artefacts,
+        machine=describe_machine(),
+        required_gain=_REQUIRED_GAIN,
+    )
+    return _write(summary, figures, target)
+
+
+@dataclass
+class _Flow:
+    """Where the demo writes, and what its steps measured so far."""
+
+    folder: Path
+    progress: Callable[[str], None]
+    hops: list[Hop] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    artefacts: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.progress(f"• {name}")
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def hop(
+        self,
+        name: str,
+        reference: str | Path,
+        candidate: str | Path,
+        batch: NDArray[np.float32],
+        *,
+        max_rel: float | None = None,
+        min_cosine: float | None = None,
+    ) -> None:
+        report = compare_runners(
+            open_runner(reference),
+            open_runner(candidate),
+            [batch],
+            described="real crops",
+            max_rel=max_rel,
+            min_cosine=min_cosine,
+        )
+        self.hops.append(Hop.from_report(name, report))
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """The target data: pixels as read, the model's preprocessing, and one normalised batch for parity."""
+
+    pixels: Pixels
+    preprocessing: Preprocessing
+
+    @property
+    def batch(self) -> NDArray[np.float32]:
+        return self.preprocessing.normalise(self.pixels.values[:_BATCH])
+
+
+def _fresh_folder(folder: Path) -> Path:
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARKER).is_file():
+            raise InputError(f"{folder}: is not empty and holds no demo ({_MARKER}); name another folder with --output")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Written first, so that a demo that was interrupted can be run again in the same place.
+    (folder / _MARKER).write_text("{}\n", encoding="utf-8")
+    return folder
+
+
+def _read_target(config: FinetuneConfig, bundle: Path) -> _Crops:
+    if config.data.evaluate is None:
+        raise InputError(f"{_RECIPE.name}: data.evaluate must name the data the demo is measured on")
+    preprocessing = open_embedder(bundle).preprocessing
+    return _Crops(read_pixels(open_dataset(config.data.evaluate), preprocessing.resize), preprocessing)
+
+
+def _calibration(config: FinetuneConfig, preprocessing: Preprocessing) -> list[Tensor]:
+    """Training images, as the batches that measure the restored BatchNorms' statistics."""
+    dataset = open_dataset(config.data.train)
+    count = min(config.model.calibration_images, len(dataset))
+    chosen = np.random.default_rng(config.seed).choice(len(dataset), count, replace=False)
+    pixels = read_pixels(dataset.subset(np.sort(chosen)), preprocessing.resize).values
+    starts = range(0, count, _BATCH)
+    return [torch.from_numpy(preprocessing.normalise(pixels[start : start + _BATCH])) for start in starts]
+
+
+def _quality(model: Path, crops: _Crops) -> Quality:
+    result = evaluate_pixels(open_embedder(model).embed, crops.pixels, "retrieval")
+    if not isinstance(result, RetrievalResult):
+        raise TypeError(f"the retrieval protocol gave a {type(result).__name__}")
+    return Quality(result.mAP, result.rank1)
+
+
+def _figures(before: Path, after: Path, crops: _Crops, *, queries: int = 4, shown: int = 10) -> list[Figure]:
+    """Queries drawn at random, with the images that each model finds nearest to them."""
+    dataset = crops.pixels.dataset
+    gallery = Gallery(crops.pixels.values, dataset.identities, dataset.cameras)
+    embeddings = [
+        embed_images(open_embedder(model).embed, crops.pixels.values, flip=False, batch=64) for model in (before, after)
+    ]
+    picked = np.random.default_rng(0).choice(len(dataset), queries, replace=False)
+    captions = ("Before: the source model's nearest images from other cameras.", "After fine-tuning: the same queries.")
+    return [
+        rank_figure(gallery, rows, picked.tolist(), shown=shown, caption=f"{caption} Green frames are right.")
+        for rows, caption in zip(embeddings, captions, strict=True)
+    ]
+
+
+def _publish(repository: Path, fp32: Path, fp16: Path, crops: _Crops) -> Path:
+    """Version 1 is the source model, version 2 the fine-tuned one beside it; fp16 is a model of its own."""
+    warmup = {"images": crops.batch}
+    deploy(DEMO_MODEL, name=_MODEL, repository=repository, batch=_BATCH, warmup=warmup)
+    deploy(fp32, name=_MODEL, repository=repository, batch=_BATCH, warmup=warmup, also_serve=(1,))
+    deploy(fp16, name=f"{_MODEL}_fp16", repository=repository, batch=_BATCH, warmup=warmup)
+    return repository
+
+
+def _latency(models: dict[str, Path]) -> tuple[LatencyRow, ...]:
+    report = latency([str(path) for path in models.values()], batch=_BATCH, rounds=20)
+    return tuple(LatencyRow(**{**asdict(row), "model": name}) for row, name in zip(report.rows, models, strict=True))
+
+
+def _serve(flow: _Flow, repository: Path, fp32: Path, fp16: Path, crops: _Crops) -> LoadReport:
+    with TritonServer(repository, log=flow.folder / "triton.log") as server:
+        served: tuple[tuple[str, Path, str], ...] = (
+            ("source ONNX to Triton version 1", DEMO_MODEL, f"{_MODEL}/1"),
+            ("fp32 ONNX to Triton version 2", fp32, f"{_MODEL}/2"),
+            ("fp16 ONNX to Triton", fp16, f"{_MODEL}_fp16"),
+        )
+        for name, path, model in served:
+            flow.hop(name, path, f"triton://{server.url}/{model}", crops.batch, max_rel=0.0)
+        return load_test(server.url, _MODEL, concurrency=2, window=1.0, max_windows=6)
+
+
+def _write(summary: DemoSummary, figures: Sequence[Figure], folder: Path) -> DemoResult:
+    numbers: dict[str, Any] = {**asdict(summary), "gain": summary.gain, "passed": summary.passed}
+    summary_file, report = folder / _MARKER, folder / "report.html"
+    page = render_report(summary, figures, title="rtool demo: from a fused ONNX file to Triton", command="rtool demo")
+    report.write_text(page, encoding="utf-8")
+    summary_file.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    return DemoResult(summary, summary_file, report)

@@ -1,0 +1,22 @@
+"""The demo's page: one self-contained HTML file, a view of the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .rank_figure import Figure
+from .summary import DemoSummary
+
+__all__ = ["render_report"]
+
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+def render_report(summary: DemoSummary, figures: Sequence[Figure], *, title: str, command: str) -> str:
+    """The page as HTML text; every value is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(summary=summary, figures=figures, title=title, command=command)

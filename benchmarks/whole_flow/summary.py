@@ -1,0 +1,92 @@
+"""What the demo measured: the one source of its table on the terminal, its JSON and its page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..compare import ParityReport
+    from ..load import LoadReport
+    from ..timing import LatencyRow
+
+__all__ = ["DemoSummary", "Hop", "Quality", "summary_tables"]
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One arrow of the flow, compared on the same inputs before and after it."""
+
+    name: str
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+    tolerance: str
+    passed: bool
+
+    @classmethod
+    def from_report(cls, name: str, report: ParityReport) -> Hop:
+        """The hop measured by `report`, its tolerances written out."""
+        asked = []
+        if report.max_rel is not None:
+            asked.append("identical" if report.max_rel == 0 else f"relative error <= {report.max_rel:g}")
+        if report.min_cosine is not None:
+            asked.append(f"cosine >= {report.min_cosine:g}")
+        numbers = report.parity
+        return cls(name, numbers.max_abs, numbers.max_rel, numbers.min_cosine, ", ".join(asked), report.passed)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Retrieval on the target cameras, both in 0..1."""
+
+    mean_average_precision: float
+    rank1: float
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """All figures of one run. `seconds` is the time each step took."""
+
+    source: str
+    hops: tuple[Hop, ...]
+    before: Quality
+    after: Quality
+    latency: tuple[LatencyRow, ...]
+    serving: LoadReport
+    seconds: dict[str, float]
+    artefacts: dict[str, str]
+    machine: dict[str, object]
+    required_gain: float
+
+    @property
+    def gain(self) -> float:
+        """Mean average precision won by fine-tuning, 0..1."""
+        return self.after.mean_average_precision - self.before.mean_average_precision
+
+    @property
+    def passed(self) -> bool:
+        """Every hop within tolerance, and fine-tuning worth at least `required_gain`."""
+        return all(hop.passed for hop in self.hops) and self.gain >= self.required_gain
+
+
+def summary_tables(summary: DemoSummary) -> list[Table]:
+    """The summary as rich tables: hops, quality, speed."""
+    from rich.table import Table
+
+    hops = Table("hop", "max relative error", "min cosine", "tolerance", "verdict", title="Parity at every hop")
+    for hop in summary.hops:
+        verdict = "[green]passed[/]" if hop.passed else "[red]FAILED[/]"
+        hops.add_row(hop.name, f"{hop.max_rel:.2e}", f"{hop.min_cosine:.7f}", hop.tolerance, verdict)
+    quality = Table("model", "mAP", "rank-1", title="Retrieval under the target cameras")
+    for name, value in (("before", summary.before), ("after fine-tuning", summary.after)):
+        quality.add_row(name, f"{value.mean_average_precision:.1%}", f"{value.rank1:.1%}")
+    quality.add_row("gain", f"{100 * summary.gain:+.1f} points", "")
+    speed = Table("model", "p50 ms", "p99 ms", "crops/s", title="Speed at batch 16")
+    for row in summary.latency:
+        speed.add_row(row.model, f"{row.p50:.1f}", f"{row.p99:.1f}", f"{row.samples_per_second:.0f}")
+    load = summary.serving
+    speed.add_row(f"Triton, {load.mode}", f"{load.p50:.1f}", f"{load.p99:.1f}", f"{load.crops_per_second:.0f}")
+    return [hops, quality, speed]

@@ -1,0 +1,1 @@
+"""Fold BatchNorm away, restore it behind fused layers, calibrate what was restored."""

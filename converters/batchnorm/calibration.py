@@ -1,0 +1,221 @@
+"""Run calibration images through a network and watch what its layers write. Streamed, and resumable.
+
+Nothing is kept but running statistics per channel and a digest an image, so any number of images fits in memory. A
+batch counts whole or, when it is interrupted, not at all. A model that takes batches of one size only gets those,
+however the images come.
+
+With a state file the statistics are saved as they grow, and when the run is interrupted; a second run with the same
+model and the same batches in the same order goes on where the first stopped. The state file is removed when the last
+batch is in, or when the images or the model turn out to be unusable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...errors import InputError, RtoolError
+from ..records.image_digest import row_digests
+from ..records.record import ConversionRecord
+from ..runtime.batch_by_shapes import runnable_batch
+from .affine import Layer, output_channels
+from .calibration_state import load_state, model_digest, save_state
+from .channel_statistics import ChannelStatistics
+from .observations import Calibration, Observation
+
+__all__ = ["FEWEST_IMAGES", "TOLERATED_UNCERTAINTY", "Batch", "calibrate"]
+
+Batch = Tensor | tuple[Tensor, ...]
+"""What the network is called with: one tensor, or one per graph input."""
+
+FEWEST_IMAGES = 8
+"""Below, not even the size of a variance is known: with one value an image, as behind a Linear, its relative standard
+error sqrt(2 / (n - 1)) is over a half."""
+TOLERATED_UNCERTAINTY = 0.1
+"""Standard deviations by which a mean may be off, as its standard error; one value an image needs 100 images."""
+_SAVE_EVERY = 4
+"""Batches between two saves of the state."""
+
+
+def calibrate(
+    module: nn.Module,
+    layers: Mapping[str, Layer],
+    batches: Iterable[Batch],
+    *,
+    state: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Observe `layers` (by path) of `module` in eval mode over `batches`; modes and gradients are left as found.
+
+    A model that takes batches of one size only gets those; images that do not fill the last one are left out.
+    `progress` is called with the number of images seen, after every batch.
+
+    Raises:
+        InputError: too few images, a batch the model cannot take, non-finite activations, or a state file of another
+            model or of other images.
+    """
+    calibration = Calibration({path: Observation(_empty(layer)) for path, layer in layers.items()})
+    digest = model_digest(module) if state is not None else ""
+    if state is not None and state.exists():
+        load_state(calibration, state, digest)
+    done, resumed = calibration.batches, calibration.images
+    taken = _only_batch(module)
+    observed: dict[str, Observation] = {}
+    try:
+        with _evaluating(module), _watching(layers, observed), torch.no_grad():
+            seen = 0
+            for index, inputs in enumerate(_in_batches(batches, taken)):
+                largest = inputs if len(inputs[0]) >= _size(calibration.largest) else calibration.largest
+                digests = row_digests([tensor.numpy(force=True) for tensor in inputs])
+                seen += len(digests)
+                if index < done:
+                    _check_same(calibration, digests, seen, state)
+                    calibration.largest = largest
+                    continue
+                observed.clear()
+                _run(module, inputs)
+                # One assignment: an interruption comes before this batch counts, or after, never between its layers.
+                calibration = Calibration(
+                    {path: before.followed_by(observed.get(path)) for path, before in calibration.layers.items()},
+                    calibration.images + len(inputs[0]),
+                    calibration.batches + 1,
+                    calibration.digests + digests,
+                    largest,
+                )
+                if progress is not None:
+                    progress(calibration.images)
+                if state is not None and calibration.batches % _SAVE_EVERY == 0:
+                    save_state(calibration, state, digest)
+        if seen < resumed:
+            raise InputError(
+                f"{state}: was begun with more images: it holds {resumed}, and only {seen} were given; give those "
+                "again, or remove it to start afresh"
+            )
+        _check(calibration, taken)
+    except RtoolError:
+        if state is not None and not resumed:
+            state.unlink(missing_ok=True)
+        raise
+    except BaseException:
+        if state is not None and calibration.batches > done:
+            save_state(calibration, state, digest)
+        raise
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return calibration
+
+
+def _only_batch(module: nn.Module) -> int | None:
+    record = getattr(module, "meta", {}).get("rtool")
+    if not isinstance(module, fx.GraphModule) or not isinstance(record, ConversionRecord):
+        return None
+    return runnable_batch(module, record.inputs)
+
+
+def _empty(layer: Layer) -> ChannelStatistics:
+    return ChannelStatistics.empty(output_channels(layer))
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in training.items():
+            child.training = mode
+
+
+@contextmanager
+def _watching(layers: Mapping[str, Layer], observed: dict[str, Observation]) -> Iterator[None]:
+    """Collect in `observed` what the layers write."""
+
+    def watch(path: str, layer: Layer) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            observation = observed.setdefault(path, Observation(_empty(layer)))
+            observation.rank = output.ndim
+            observation.single_position = inputs[0].ndim > 2 and inputs[0].shape[2:].numel() == 1
+            if output.ndim == 2 or not isinstance(layer, nn.Linear):
+                observation.statistics.update(output)
+
+        return layer.register_forward_hook(hook)
+
+    handles = [watch(path, layer) for path, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _in_batches(batches: Iterable[Batch], size: int | None) -> Iterator[tuple[Tensor, ...]]:
+    """Batches as tuples; where `size` is a number, cut and joined to exactly that, a rest left out."""
+    waiting: tuple[Tensor, ...] = ()
+    for batch in batches:
+        inputs = batch if isinstance(batch, tuple) else (batch,)
+        if size is None:
+            yield inputs
+            continue
+        waiting = tuple(torch.cat(pair) for pair in zip(waiting, inputs, strict=True)) if waiting else inputs
+        while len(waiting[0]) >= size:
+            yield tuple(tensor[:size] for tensor in waiting)
+            waiting = tuple(tensor[size:] for tensor in waiting)
+
+
+def _size(inputs: tuple[Tensor, ...]) -> int:
+    return len(inputs[0]) if inputs else 0
+
+
+def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    record = getattr(module, "meta", {}).get("rtool")
+    if isinstance(record, ConversionRecord):
+        _check_shapes(record, inputs)
+    # Called as `module(...)`, a converted module that raises prints its generated code on the terminal.
+    call = module.forward if isinstance(module, fx.GraphModule) else module
+    try:
+        call(*inputs)
+    except (RuntimeError, ValueError) as error:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
+        raise InputError(f"calibration: the model cannot take a batch of shape {shapes}: {error}") from error
+
+
+def _check_shapes(record: ConversionRecord, inputs: tuple[Tensor, ...]) -> None:
+    for spec, tensor in zip(record.inputs, inputs, strict=False):
+        fixed = [(axis, size) for axis, size in enumerate(spec.shape) if axis > 0 and isinstance(size, int)]
+        if tensor.ndim != len(spec.shape) or any(tensor.shape[axis] != size for axis, size in fixed):
+            raise InputError(
+                f"calibration: input {spec.name!r} of {record.source} is {list(spec.shape)}, the images come as "
+                f"{list(tensor.shape)}; set the preprocessing's size to the model's"
+            )
+
+
+def _check_same(calibration: Calibration, digests: list[bytes], seen: int, state: Path | None) -> None:
+    """Batches that were calibrated before the interruption must come again."""
+    if calibration.digests[seen - len(digests) : seen] != digests:
+        raise InputError(f"{state}: was begun with other images; give those again, or remove it to start afresh")
+
+
+def _check(calibration: Calibration, taken: int | None) -> None:
+    if calibration.images == 0 and taken is not None:
+        raise InputError(f"calibration: the model takes batches of {taken} only, and there are not as many images")
+    if calibration.images == 0:
+        raise InputError("calibration: no images; name a folder or data set with some, 256 or more are good")
+    if calibration.images < FEWEST_IMAGES:
+        number = f"{calibration.images} images are" if calibration.images > 1 else "1 image is"
+        raise InputError(
+            f"calibration: {number} too few for a variance; give at least {FEWEST_IMAGES}, 256 or more are good"
+        )
+    for path, observation in calibration.layers.items():
+        finite = observation.statistics.mean.isfinite() & observation.statistics.squares.isfinite()
+        if not bool(finite.all()):
+            channel = int((~finite).nonzero()[0])
+            raise InputError(
+                f"calibration: layer {path!r} writes non-finite values in channel {channel}; "
+                "the weights or the images hold NaN or infinity"
+            )

@@ -1,0 +1,34 @@
+"""Which BatchNorms an exported file still has, and why: nothing stays in it without a word."""
+
+from __future__ import annotations
+
+import copy
+
+import onnx
+from torch import fx
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..records.record import ConversionRecord
+from .fold import KeptBatchNorm, fold_batchnorm
+
+__all__ = ["left_in_source", "still_there"]
+
+_UNTOUCHED = "it is a node of the source graph, which write-back leaves as it is; --simplifier onnxslim folds it"
+
+
+def left_in_source(module: fx.GraphModule) -> tuple[KeptBatchNorm, ...]:
+    """The BatchNorms of a converted module's source graph (restored ones are none of it), each with its reason."""
+    record = module.meta.get("rtool")
+    restored = {entry.module for entry in record.restored} if isinstance(record, ConversionRecord) else set()
+    own = [path for path, layer in module.named_modules() if isinstance(layer, _BatchNorm) and path not in restored]
+    if not own:
+        return ()
+    report = fold_batchnorm(copy.deepcopy(module), only=own)
+    return (*report.kept, *(KeptBatchNorm(entry.batchnorm, _UNTOUCHED) for entry in report.folded))
+
+
+def still_there(kept: tuple[KeptBatchNorm, ...], simplified: onnx.ModelProto) -> tuple[KeptBatchNorm, ...]:
+    """Those of `kept` that a simplified graph may still have."""
+    if all(node.op_type != "BatchNormalization" for node in simplified.graph.node):
+        return ()
+    return tuple(entry for entry in kept if entry.reason != _UNTOUCHED)

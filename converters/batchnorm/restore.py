@@ -1,0 +1,360 @@
+"""Put BatchNorm back behind the layers that an exporter fused it into, without changing the function.
+
+A fused network trains badly: nothing normalises its activations any more. For every output channel of a fused
+layer, mean mu and variance var are measured on calibration images, and a BatchNorm with running statistics
+(mu, var), gamma = sqrt(var + eps) and beta = mu is put behind it: the identity in eval mode (rounding aside), a real
+BatchNorm in training. gamma is never below sqrt(eps), so that a dead channel stays harmless.
+
+Only layers that can have had one get it: with a bias (fusing always leaves one), not a gate on 1 x 1 maps, not in
+front of another BatchNorm, a Linear only where its matrix output leads straight to an output of the network, and
+not where the file's own names say that layer's bias is original. Where the layers are those of an architecture of
+the zoo, it says which had one, and what it was called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from ...errors import InputError
+from ..lowering.names import is_generated
+from ..records.provenance import ChainLink
+from ..records.record import ConversionRecord, RestoredBatchNorm
+from ..runtime.batch_by_shapes import runnable_batch
+from .affine import Layer
+from .batchnorm_names import batchnorm_path
+from .calibration import TOLERATED_UNCERTAINTY, Batch, calibrate
+from .exact_scale import exact_scale
+from .observations import Calibration, Observation
+from .optional_bias import let_bias_be_missing
+from .original_names import OriginalNetwork, find_original
+
+__all__ = ["RestoreReport", "SkippedLayer", "insert_batchnorms", "restore_batchnorm", "restored_link"]
+
+EPS = 1e-5
+
+_BATCHNORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+"""Spatial axes -> BatchNorm class; a Linear counts as one, on matrices."""
+_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU)
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A Conv or Linear (a module path) that got no BatchNorm, and why."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What was restored, on how many images, and how much training-mode statistics move the output."""
+
+    restored: tuple[RestoredBatchNorm, ...]
+    skipped: tuple[SkippedLayer, ...]
+    images: int
+    images_sha256: str
+    """Of the set of calibration images, whatever their order, see `image_digest`."""
+    dead_channels: int
+    """Channels that never varied over the calibration images."""
+    uncertainty: float
+    """Standard error of the means in standard deviations, in the layer where it is largest."""
+    uncertain_layer: str
+    """That layer; "" when nothing was restored."""
+    train_drift: float | None
+    """Largest change of the output on one full calibration batch, relative to its largest value, when the restored
+    BatchNorms normalise by that batch instead of by the running statistics; None where every batch was one image."""
+    architecture: str | None = None
+    """The architecture of the zoo that the layers are of, which gave the BatchNorms' names."""
+
+    @property
+    def few_images(self) -> bool:
+        """Whether there were too few calibration images for good statistics."""
+        return self.uncertainty > TOLERATED_UNCERTAINTY
+
+    @property
+    def warning(self) -> str:
+        """What to tell about too small a sample; "" when it is large enough."""
+        if not self.few_images:
+            return ""
+        enough = math.ceil(self.images * (self.uncertainty / TOLERATED_UNCERTAINTY) ** 2)
+        return (
+            f"{self.images} calibration images are few: means of {self.uncertain_layer!r} are known to "
+            f"{self.uncertainty:.2g} standard deviations; about {enough} images bring that to {TOLERATED_UNCERTAINTY:g}"
+        )
+
+
+def restore_batchnorm(
+    module: fx.GraphModule,
+    batches: Iterable[Batch],
+    *,
+    eps: float = EPS,
+    state: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> RestoreReport:
+    """Put a BatchNorm behind every layer of `module` that lost one, in place.
+
+    Where nothing was lost, the report has the reason for every layer and `module` stays as it is. A state_dict of the
+    unfused original loads into the result by name: a bias it lacks is taken as zero.
+
+    Args:
+        module: a converted network; its function in eval mode stays what it was.
+        batches: preprocessed calibration images [N, C, H, W]; read once, one batch at a time.
+        eps: epsilon of the new BatchNorms, where the architecture does not tell its own.
+        state: file that keeps the statistics of an interrupted calibration, see `calibration`.
+        progress: called with the number of images seen, after every batch.
+
+    Raises:
+        InputError: too few images, images of the wrong size, or non-finite activations.
+    """
+    skipped: dict[str, str] = {}
+    original = find_original(module)
+    candidates = _candidates(module, skipped, original)
+    layers = {path: module.get_submodule(path) for path in candidates}
+    calibration = Calibration()  # where no layer is left to measure, no image need be read
+    if layers:
+        calibration = calibrate(module, layers, batches, state=state, progress=progress)  # type: ignore[arg-type]
+    restored = []
+    for path, node in candidates.items():
+        observation = calibration.layers[path]
+        reason = _reason_after_calibration(module, node, observation, original)
+        if reason:
+            skipped[path] = reason
+            continue
+        entry = _entry(module, path, node, observation, original, eps)
+        _set_identity(_insert(module, entry), observation)
+        restored.append(entry)
+    _finish(module, restored)
+    uncertain = max(restored, key=lambda entry: _uncertainty(calibration, entry), default=None)
+    return RestoreReport(
+        restored=tuple(restored),
+        skipped=tuple(SkippedLayer(path, reason) for path, reason in skipped.items()),
+        images=calibration.images,
+        images_sha256=calibration.sha256,
+        dead_channels=sum(int((calibration.layers[entry.after].statistics.squares == 0).sum()) for entry in restored),
+        uncertainty=_uncertainty(calibration, uncertain) if uncertain is not None else 0.0,
+        uncertain_layer=uncertain.after if uncertain is not None else "",
+        train_drift=_train_drift(module, restored, calibration),
+        architecture=original.name if original is not None else None,
+    )
+
+
+def _uncertainty(calibration: Calibration, entry: RestoredBatchNorm) -> float:
+    return calibration.layers[entry.after].statistics.uncertainty
+
+
+def _entry(
+    module: fx.GraphModule,
+    path: str,
+    node: fx.Node,
+    observation: Observation,
+    original: OriginalNetwork | None,
+    eps: float,
+) -> RestoredBatchNorm:
+    """Name and eps of the BatchNorm behind the layer at `path`: the original's where it is known."""
+    known = original.batchnorms.get(path) if original is not None else None
+    stated = _stated_fold(module, path) or (known.path if known is not None else "") or node.meta.get("scope", "")
+    name = batchnorm_path(module, path, stated)
+    channels = len(observation.statistics.mean)
+    return RestoredBatchNorm(name, path, channels, known.eps if known is not None else eps)
+
+
+def restored_link(report: RestoreReport, **facts: Any) -> ChainLink:
+    """What the provenance of a model says of a restoration; `facts` are added."""
+    detail = f"{len(report.restored)} BatchNorms, calibrated on {report.images} images"
+    own = {
+        "batchnorms": len(report.restored),
+        "images": report.images,
+        "images_sha256": report.images_sha256,
+        "uncertainty": report.uncertainty,
+        "train_drift": report.train_drift,
+        "warning": report.warning,
+    }
+    return ChainLink("BatchNorm restored", detail, {**own, **facts})
+
+
+def insert_batchnorms(module: fx.GraphModule, restored: Iterable[RestoredBatchNorm]) -> None:
+    """Put fresh BatchNorms where `restored` says, in place; their tensors are loaded by the caller.
+
+    Raises:
+        InputError: a layer the entries name is not in `module`.
+    """
+    entries = list(restored)
+    for entry in entries:
+        _insert(module, entry)
+    _finish(module, entries)
+
+
+def _candidates(
+    module: fx.GraphModule, skipped: dict[str, str], original: OriginalNetwork | None
+) -> dict[str, fx.Node]:
+    """Layers that may have lost a BatchNorm, as far as the graph and the names tell, by module path."""
+    calls: dict[str, list[fx.Node]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and isinstance(module.get_submodule(node.target), _ConvNd | nn.Linear):
+            calls.setdefault(node.target, []).append(node)
+    candidates = {}
+    for path, nodes in calls.items():
+        reason = _reason_before_calibration(module, path, nodes, original)
+        if reason:
+            skipped[path] = reason
+        else:
+            candidates[path] = nodes[0]
+    return candidates
+
+
+def _reason_before_calibration(
+    module: fx.GraphModule, path: str, nodes: list[fx.Node], original: OriginalNetwork | None
+) -> str:
+    if getattr(module.get_submodule(path), "bias", None) is None:
+        return "it has no bias, so nothing was fused into it"
+    if len(nodes) > 1:
+        return f"it is called {len(nodes)} times"
+    if _followed_by_batchnorm(module, nodes[0]):
+        return "a BatchNorm follows it"
+    if original is not None and path in original.layers and path not in original.batchnorms:
+        return f"{original.name} has no BatchNorm behind it"
+    if not _stated_fold(module, path) and _bias_is_original(module.meta.get("rtool"), path):
+        return "the file says that its bias is its own"
+    return ""
+
+
+def _reason_after_calibration(
+    module: fx.GraphModule, node: fx.Node, observation: Observation, original: OriginalNetwork | None
+) -> str:
+    layer = module.get_submodule(str(node.target))
+    if observation.single_position:
+        return "its maps are 1 x 1, as in a gate"
+    if isinstance(layer, nn.Linear):
+        if observation.rank != 2:
+            return "it works on sequences"
+        if _takes_single_images(module):
+            return "the model takes one image at a time, which has no spread in training"
+        known = original is not None and node.target in original.batchnorms
+        if not known and not _leads_to_output(module, node):
+            return "its output is mixed with others"
+    return ""
+
+
+def _takes_single_images(module: fx.GraphModule) -> bool:
+    record = module.meta.get("rtool")
+    return isinstance(record, ConversionRecord) and runnable_batch(module, record.inputs) == 1
+
+
+def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
+    return any(
+        user.op == "call_module"
+        and (
+            isinstance(follower := module.get_submodule(str(user.target)), _BatchNorm)
+            or (isinstance(follower, _TRANSPARENT) and _followed_by_batchnorm(module, user))
+        )
+        for user in node.users
+    )
+
+
+def _stated_fold(module: fx.GraphModule, path: str) -> str:
+    """The BatchNorm that the file's metadata says was folded into the layer at `path`, or ""."""
+    record = module.meta.get("rtool")
+    if not isinstance(record, ConversionRecord) or f"{path}.weight" not in record.parameters:
+        return ""
+    return record.folded.get(record.parameters[f"{path}.weight"].value, "")
+
+
+def _bias_is_original(record: ConversionRecord | None, path: str) -> bool:
+    """Whether weight and bias carry names of the original model; fused ones are renamed by every exporter."""
+    if record is None or f"{path}.bias" not in record.parameters:
+        return False
+    weight, bias = (record.parameters[f"{path}.{name}"].value for name in ("weight", "bias"))
+    return not (is_generated(weight) or is_generated(bias) or bias.endswith("_bias"))
+
+
+def _leads_to_output(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether nothing but activations and norms stand between `node` and an output of the graph."""
+    for user in node.users:
+        if user.op == "output":
+            return True
+        is_activation = user.op == "call_module" and isinstance(
+            module.get_submodule(str(user.target)), (*_TRANSPARENT, *_ACTIVATIONS)
+        )
+        normalises = user.op == "call_function" and getattr(user.target, "__name__", "") in ("normalize", "relu")
+        if (is_activation or normalises) and _leads_to_output(module, user):
+            return True
+    return False
+
+
+def _insert(module: fx.GraphModule, entry: RestoredBatchNorm) -> _BatchNorm:
+    """A fresh BatchNorm at `entry.module`, behind the one call of `entry.after`."""
+    calls = [node for node in module.graph.nodes if node.op == "call_module" and node.target == entry.after]
+    if len(calls) != 1:
+        raise InputError(f"restored BatchNorm {entry.module!r}: no single layer {entry.after!r} in the model")
+    layer = module.get_submodule(entry.after)
+    assert isinstance(layer, _ConvNd | nn.Linear)
+    batchnorm = _class_for(layer)(entry.channels, eps=entry.eps, device=layer.weight.device, dtype=layer.weight.dtype)
+    batchnorm.train(module.training)
+    module.add_submodule(entry.module, batchnorm)
+    with module.graph.inserting_after(calls[0]):
+        node = module.graph.call_module(entry.module, (calls[0],))
+    calls[0].replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+    return batchnorm
+
+
+def _class_for(layer: Layer) -> type[_BatchNorm]:
+    return nn.BatchNorm1d if isinstance(layer, nn.Linear) else _BATCHNORMS[len(layer.kernel_size)]
+
+
+@torch.no_grad()
+def _set_identity(batchnorm: _BatchNorm, observation: Observation) -> None:
+    """Running statistics as observed; gamma and beta that undo them."""
+    assert batchnorm.running_mean is not None
+    assert batchnorm.running_var is not None
+    variance, gamma = exact_scale(observation.statistics.variance.to(batchnorm.weight.dtype), batchnorm.eps)
+    batchnorm.running_mean.copy_(observation.statistics.mean)
+    batchnorm.running_var.copy_(variance)
+    batchnorm.weight.copy_(gamma)
+    batchnorm.bias.copy_(batchnorm.running_mean)
+
+
+def _finish(module: fx.GraphModule, restored: list[RestoredBatchNorm]) -> None:
+    module.graph.lint()
+    module.recompile()
+    let_bias_be_missing(module, (entry.after for entry in restored))
+    record = module.meta.get("rtool")
+    if isinstance(record, ConversionRecord):
+        known = {entry.module for entry in record.restored}
+        record.restored += tuple(entry for entry in restored if entry.module not in known)
+
+
+@torch.no_grad()
+def _train_drift(module: fx.GraphModule, restored: list[RestoredBatchNorm], calibration: Calibration) -> float | None:
+    """Relative change of the output when the restored BatchNorms use the statistics of one batch, the largest."""
+    if not restored:
+        return 0.0
+    if len(calibration.largest[0]) < 2:
+        return None
+    batchnorms = [module.get_submodule(entry.module) for entry in restored]
+    training = {child: child.training for child in module.modules()}
+    expected = _first(module.eval()(*calibration.largest))
+    saved = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in batchnorms]  # type: ignore[operator]
+    for layer in batchnorms:
+        layer.train()
+        layer.momentum = 0.0  # type: ignore[assignment]  # keep the running statistics
+    drifted = _first(module(*calibration.largest))
+    for layer, (momentum, tracked) in zip(batchnorms, saved, strict=True):
+        layer.momentum = momentum
+        layer.num_batches_tracked.copy_(tracked)  # type: ignore[operator]
+    for child, mode in training.items():
+        child.training = mode
+    return float((drifted - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def _first(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

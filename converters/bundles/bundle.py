@@ -1,0 +1,305 @@
+"""Bundles: a converted model as a folder of four plain files, written atomically and loaded without running code.
+
+    NAME.rtool/
+      graph.onnx           the source graph, its weights stripped (absent for models from the zoo)
+      weights.safetensors  every parameter and buffer under its torch name
+      model.py             readable source that imports only torch; never executed by rtool
+      bundle.json          mapping parameter -> source value, preprocessing, provenance, restored BatchNorms
+
+A training checkpoint is a bundle. A model from the zoo has `architecture` in `bundle.json` instead of a graph.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import fx, nn
+
+from ...errors import InputError
+from ..files.folders import replace_folder
+from ..files.loading import load_onnx
+from ..lowering.conversion import onnx_to_torch
+from ..records.preprocessing import Preprocessing
+from ..records.provenance import chain_of_bundle
+from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
+from ..weights.module_edits import difference_from_conversion
+from ..weights.stripping import fill_weights, strip_weights
+from ..weights.weight_readers import fixed_reads, stored_origins
+from .codegen.module_source import generate_source
+
+__all__ = ["Bundle", "bundle_to_onnx", "is_bundle", "load_bundle", "save_bundle"]
+
+FORMAT = 1
+_GRAPH, _WEIGHTS, _SOURCE, _INFO = "graph.onnx", "weights.safetensors", "model.py", "bundle.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle; `module` is in eval mode, `record` is None for a model from the zoo."""
+
+    path: Path
+    module: nn.Module
+    record: ConversionRecord | None
+    preprocessing: Preprocessing | None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The whole of `bundle.json`."""
+
+
+def is_bundle(path: str | Path) -> bool:
+    """Whether `path` is a folder that claims to be a bundle."""
+    return (Path(path) / _INFO).is_file()
+
+
+def save_bundle(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    source: onnx.ModelProto | ir.Model | str | Path | None = None,
+    architecture: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write `module` as a bundle: beside `path` first, then renamed to it.
+
+    Args:
+        module: a converted module, or one from the zoo.
+        path: the folder to make.
+        source: for a converted module the graph it came from: the ONNX model, its file, or a bundle made from it.
+        architecture: for a model from the zoo `{"name": ..., "options": {...}}`.
+        preprocessing: stored with the model; default is the record's.
+        provenance: plain data on how this model came to be.
+        overwrite: replace a bundle (never anything else) that is already there.
+
+    Raises:
+        InputError: `path` exists, `source` and `architecture` do not fit `module`, or the converted module was edited,
+            so that its source graph no longer is what it computes.
+    """
+    record = module.meta.get("rtool") if isinstance(module, fx.GraphModule) else None
+    if (record is None) == (architecture is None) or (record is None) != (source is None):
+        raise InputError("save_bundle: give `source` for a converted module, `architecture` for one from the zoo")
+    edit = difference_from_conversion(module) if isinstance(module, fx.GraphModule) and record is not None else ""
+    if edit:
+        raise InputError(
+            f"{path}: the module was edited: {edit}; a bundle holds the source graph, which lacks that: `export` makes "
+            "a new graph of the module, and its state_dict can be saved"
+        )
+    preprocessing = preprocessing or (record.preprocessing if record is not None else None)
+    tensors, tied = _unique_tensors(module)
+    info = {
+        "format": FORMAT,
+        "architecture": dict(architecture) if architecture is not None else None,
+        **_record_to_dict(record),
+        "tied": tied,
+        "preprocessing": preprocessing.to_dict() if preprocessing is not None else None,
+        "provenance": dict(provenance or {}),
+    }
+    with replace_folder(Path(path), may_replace=is_bundle if overwrite else None) as folder:
+        if record is not None and source is not None:
+            stripped = _stripped(_source_proto(source), record)
+            (folder / _GRAPH).write_bytes(stripped.SerializeToString())
+        save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+        (folder / _SOURCE).write_text(generate_source(module), encoding="utf-8")
+        (folder / _INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    return Path(path)
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Rebuild the module of a bundle from its graph and weights.
+
+    Raises:
+        InputError: not a bundle, of a newer format, or its files do not fit together.
+    """
+    folder = Path(path)
+    info = _read_info(folder)
+    tensors = _read_weights(folder, info)
+    with _understood(folder / _INFO):
+        preprocessing = Preprocessing.from_dict(info["preprocessing"]) if info.get("preprocessing") else None
+    if info.get("architecture"):
+        module: nn.Module = _build_architecture(folder, info["architecture"])
+        record = None
+    else:
+        module = _rebuild(folder, info, tensors)
+        record = module.meta["rtool"]
+        record.preprocessing, record.chain = preprocessing, chain_of_bundle(info)
+    _load_tensors(module, tensors, folder)
+    return Bundle(folder, module.eval(), record, preprocessing, info)
+
+
+def bundle_to_onnx(path: str | Path) -> onnx.ModelProto:
+    """The source graph with the bundle's weights in it; restored BatchNorms are folded first.
+
+    The weights of a bundle that was not trained come back bit for bit.
+
+    Raises:
+        InputError: not a bundle, or a bundle of a model from the zoo, which has no source graph.
+    """
+    from ..weights.writing_back import write_back
+
+    bundle = load_bundle(path)
+    if bundle.record is None or not isinstance(bundle.module, fx.GraphModule):
+        raise InputError(f"{path}: a bundle of a model from the zoo has no source graph; use `rtool export`")
+    return write_back(bundle.module, source_graph(path))
+
+
+def source_graph(path: str | Path) -> onnx.ModelProto:
+    """The graph of a bundle with its stripped weights filled in from the (possibly trained) parameters."""
+    folder = Path(path)
+    info = _read_info(folder)
+    proto = _read_graph(folder)
+    fill_weights(proto, _mapping(folder, info), _read_weights(folder, info), str(folder))
+    return proto
+
+
+def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.GraphModule:
+    from ..batchnorm.restore import insert_batchnorms
+
+    proto = _read_graph(folder)
+    fill_weights(proto, _mapping(folder, info), tensors, str(folder))
+    module = onnx_to_torch(proto)
+    record: ConversionRecord = module.meta["rtool"]
+    with _understood(folder / _INFO):
+        record.source, record.digest = info["source"]["name"], info["source"]["sha256"]
+        record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])
+        record.frozen = tuple(info.get("frozen", ()))
+        for name in record.frozen:
+            module.get_parameter(name).requires_grad_(False)
+    if record.restored:
+        insert_batchnorms(module, record.restored)
+    return module
+
+
+def _build_architecture(folder: Path, architecture: Mapping[str, Any]) -> nn.Module:
+    from ..zoo.registry import build_architecture
+
+    name = architecture.get("name") if isinstance(architecture, dict) else None
+    if not isinstance(name, str):
+        raise InputError(f"{folder / _INFO}: architecture needs a name, got {architecture}")
+    with _understood(folder / _INFO):
+        return build_architecture(name, **architecture.get("options", {}))
+
+
+def _load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    missing, unexpected = set(module.state_dict()) - set(tensors), set(tensors) - set(module.state_dict())
+    if missing or unexpected:
+        raise InputError(
+            f"{folder / _WEIGHTS}: does not fit the graph: missing {sorted(missing)[:3]}, unexpected "
+            f"{sorted(unexpected)[:3]}; the bundle's files come from different models"
+        )
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise InputError(f"{folder / _WEIGHTS}: does not fit the graph ({error})") from error
+
+
+def _unique_tensors(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The state of `module` with every tied tensor once, and which names share which."""
+    tensors: dict[str, torch.Tensor] = {}
+    tied: dict[str, str] = {}
+    first: dict[tuple[int, torch.Size], str] = {}
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and key in first:
+            tied[name] = first[key]
+            continue
+        first[key] = name
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors, tied
+
+
+def _record_to_dict(record: ConversionRecord | None) -> dict[str, Any]:
+    if record is None:
+        return {}
+    return {
+        "source": {
+            "name": record.source,
+            "sha256": record.sha256,
+            "opset": record.opset,
+            "producer": record.producer,
+        },
+        "inputs": [asdict(spec) for spec in record.inputs],
+        "outputs": [asdict(spec) for spec in record.outputs],
+        "mapping": {name: asdict(source) for name, source in record.parameters.items()},
+        "nodes": {name: list(nodes) for name, nodes in record.nodes.items()},
+        "restored": [asdict(entry) for entry in record.restored],
+        "frozen": list(record.frozen),
+    }
+
+
+def _mapping(folder: Path, info: Mapping[str, Any]) -> dict[str, ParameterSource]:
+    with _understood(folder / _INFO):
+        return {name: ParameterSource(**entry) for name, entry in info["mapping"].items()}
+
+
+@contextmanager
+def _understood(file: Path) -> Iterator[None]:
+    """What a damaged or edited `bundle.json` breaks while it is read becomes a message."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: not as rtool writes it ({error!r}); make the bundle again") from error
+
+
+def _stripped(proto: onnx.ModelProto, record: ConversionRecord) -> onnx.ModelProto:
+    """The graph without its weights; one that is also a fixed argument, which training left alone, stays for that."""
+    fixed = fixed_reads(proto, record, stored_origins(proto.graph))
+    return strip_weights(proto, {name: s for name, s in record.parameters.items() if s.value not in fixed})
+
+
+def _source_proto(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:
+    """The source graph as a proto of our own, which may be stripped."""
+    if isinstance(source, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return copy
+    if isinstance(source, str | Path) and is_bundle(source):
+        return _read_graph(Path(source))
+    return ir.to_proto(load_onnx(source))
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    file = folder / _INFO
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: expected a bundle, got a folder without {_INFO}; run `rtool onnx2torch`") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); make the bundle again") from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        found = info.get("format") if isinstance(info, dict) else type(info).__name__
+        raise InputError(f"{file}: expected bundle format {FORMAT}, got {found}; update rtool")
+    return info
+
+
+def _read_graph(folder: Path) -> onnx.ModelProto:
+    from ..files.loading import parse_model
+
+    return parse_model(folder / _GRAPH)
+
+
+def _read_weights(folder: Path, info: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    file = folder / _WEIGHTS
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); make the bundle again") from error
+    with _understood(folder / _INFO):
+        for name, first in info.get("tied", {}).items():
+            if first in tensors:
+                tensors[name] = tensors[first]
+    return tensors
+
+
+def specs_from_info(info: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs stated in `bundle.json`."""
+    return tuple(TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in info.get(key, ()))

@@ -1,0 +1,1 @@
+"""Writes `model.py`, the readable source of a converted module."""

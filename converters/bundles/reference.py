@@ -1,0 +1,231 @@
+"""Opens whatever a command accepts as MODEL: an ONNX file, a bundle, a run folder, `.pt`, `.pt2` or a zoo name.
+
+Nothing is unpickled: a `.pt` must be TorchScript, a `.pt2` an exported program.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+
+from ...errors import InputError, nearest
+from ..files.loading import read_model_bytes
+from ..lowering.conversion import onnx_to_torch
+from ..records.preprocessing import Preprocessing
+from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
+from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
+from ..records.record import ConversionRecord, TensorSpec
+from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.runners import OnnxRunner, Runner, TorchRunner
+from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
+from .bundle import is_bundle, load_bundle
+
+__all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]
+
+Kind = Literal["onnx", "bundle", "torchscript", "exported", "zoo"]
+
+_TORCHSCRIPT = (".pt", ".ts", ".torchscript")
+TORCH_SUFFIXES = (*_TORCHSCRIPT, ".pt2")
+"""Files that torch opens."""
+
+_METADATA = (METADATA_KEY, CHAIN_KEY)
+"""What `export` writes into torch files, and is read back."""
+
+_CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
+
+
+_TIME = re.compile(r"\d{8}-\d{6}")
+"""What the name of a run folder begins with."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model; `module` is in eval mode."""
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing | None
+    kind: Kind
+    path: Path | None = None
+    exported_inputs: tuple[TensorSpec, ...] = ()
+    """What an exported program says of its inputs."""
+    chain: tuple[ChainLink, ...] = ()
+    """Where it comes from, as far as it tells."""
+
+    @property
+    def record(self) -> ConversionRecord | None:
+        """The record of a converted model; None for zoo models and torch files."""
+        record = getattr(self.module, "meta", {}).get("rtool")
+        return record if isinstance(record, ConversionRecord) else None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, where they are known."""
+        if self.record is not None:
+            return self.record.inputs
+        if self.exported_inputs:
+            return self.exported_inputs
+        if self.preprocessing is None:
+            return ()
+        size = self.preprocessing
+        return (TensorSpec("images", "float32", ("batch", size.channels, size.height, size.width)),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs, where they are known."""
+        return () if self.record is None else self.record.outputs
+
+    @cached_property
+    def batch(self) -> int | None:
+        """The only batch the model takes: of an exported program, or of a graph with a constant that holds it."""
+        if isinstance(self.module, fx.GraphModule) and self.record is not None:
+            return runnable_batch(self.module, self.record.inputs)
+        first = self.exported_inputs[0].shape[:1] if self.exported_inputs else ()
+        return next((size for size in first if isinstance(size, int)), None)
+
+
+def load_model(reference: str | Path) -> Model:
+    """Open a model reference.
+
+    Raises:
+        InputError: it names nothing that exists, or a file that is not what its name says.
+    """
+    path = Path(reference)
+    name = str(reference)
+    if name in ZOO:
+        chain = chain_of_bundle({"architecture": {"name": name}})
+        preprocessing = architecture_preprocessing(name)
+        return Model(name, build_architecture(name).eval(), preprocessing, "zoo", chain=chain)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.suffix == ".onnx":
+        module = onnx_to_torch(path)
+        record: ConversionRecord = module.meta["rtool"]
+        return Model(path.name, module, record.preprocessing, "onnx", path, chain=record.chain)
+    if not path.exists():
+        raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
+    if path.suffix in _TORCHSCRIPT:
+        script, stated = _load_torchscript(path)
+        found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
+        return Model(path.name, script, found, "torchscript", path, chain=chain)
+    if path.suffix == ".pt2":
+        program, stated = _load_exported(path)
+        found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
+        return Model(path.name, program.module(), found, "exported", path, _exported_inputs(program), chain)
+    raise InputError(
+        f"{path}: expected an .onnx file, a bundle, a run folder, TorchScript (.pt) or an exported program (.pt2); "
+        "a state_dict (.pth) alone has no graph: give its .onnx with `rtool onnx2torch model.onnx --weights`"
+    )
+
+
+def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
+    """A runner for an ONNX file, bundle, run folder, `.pt`, `.pt2` or zoo name.
+
+    An ONNX file runs in ONNX Runtime, everything else in torch.
+
+    Raises:
+        InputError: the reference names nothing that can be opened.
+        PlatformError: `device` cannot be used here.
+    """
+    path = Path(reference)
+    if path.suffix == ".onnx":
+        read_model_bytes(path)
+        return OnnxRunner(path, device, threads)
+    model = load_model(reference)
+    return TorchRunner(
+        model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
+    )
+
+
+def resolve_run_folder(path: Path) -> Path | None:
+    """The best checkpoint of a run folder, else its last; None when `path` is no run folder."""
+    return next((path / name for name in _CHECKPOINTS if is_bundle(path / name)), None)
+
+
+def _from_folder(path: Path) -> Model:
+    checkpoint = path if is_bundle(path) else resolve_run_folder(path)
+    if checkpoint is None:
+        raise InputError(
+            f"{path}: expected a bundle (with bundle.json) or a run folder (with checkpoints/best.rtool), found "
+            f"{_listing(path)}; give the .onnx file itself or convert it with `rtool onnx2torch`"
+        )
+    bundle = load_bundle(checkpoint)
+    chain = chain_of_bundle(bundle.metadata)
+    return Model(_name_of(checkpoint), bundle.module, bundle.preprocessing, "bundle", checkpoint, chain=chain)
+
+
+def _name_of(bundle: Path) -> str:
+    """The bundle's own name; of a checkpoint, which is called `best` in every run, that of the run.
+
+    A run lies in `output/NAME/TIME/`.
+    """
+    folder = bundle.absolute().parent
+    if folder.name != "checkpoints":
+        return bundle.name
+    run = folder.parent.resolve()
+    return run.parent.name if _TIME.match(run.name) and run.parent.name else run.name
+
+
+def _listing(path: Path) -> str:
+    names: Sequence[str] = sorted(entry.name for entry in path.iterdir())
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+
+
+def _preprocessing(path: Path, stated: Mapping[str, str]) -> Preprocessing | None:
+    try:
+        found = find_preprocessing((), stated)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return found.preprocessing if found is not None else None
+
+
+def _stated(files: Mapping[str, str | bytes]) -> dict[str, str]:
+    """Metadata of a torch file: torch gives text or bytes, and nothing for what is not there."""
+    texts = {key: data.decode(errors="replace") if isinstance(data, bytes) else data for key, data in files.items()}
+    return {key: text for key, text in texts.items() if text}
+
+
+def _load_torchscript(path: Path) -> tuple[nn.Module, dict[str, str]]:
+    files: dict[str, str | bytes] = dict.fromkeys(_METADATA, "")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=files)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: expected TorchScript, got something else; save it with torch.jit.save "
+            "(pickled modules are never opened)"
+        ) from error
+    return module.eval(), _stated(files)
+
+
+def _load_exported(path: Path) -> tuple[ExportedProgram, dict[str, str]]:
+    files: dict[str, str | bytes] = dict.fromkeys(_METADATA, "")
+    try:
+        program = torch.export.load(path, extra_files=files)
+    except Exception as error:  # zip, version and schema problems have no common base
+        raise InputError(f"{path}: expected an exported program, got something else ({error})") from error
+    return program, _stated(files)
+
+
+def _exported_inputs(program: ExportedProgram) -> tuple[TensorSpec, ...]:
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    specs = []
+    for name in program.graph_signature.user_inputs:
+        value = values.get(str(name))
+        if not isinstance(value, torch.Tensor):
+            return ()
+        sizes = (size if isinstance(size, int) else str(size) for size in value.shape[1:])
+        first = value.shape[:1]
+        batch = tuple(size if isinstance(size, int) else "batch" for size in first)
+        specs.append(TensorSpec(str(name), str(value.dtype).removeprefix("torch."), (*batch, *sizes)))
+    return tuple(specs)

@@ -1,0 +1,1 @@
+"""`export`: from an origin through measured steps to a file and its manifest."""

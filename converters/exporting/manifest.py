@@ -1,0 +1,164 @@
+"""What an export leaves beside the weights: provenance in the model's own metadata, and a manifest file.
+
+The metadata travels with the file (keys `rtool.*`); nodes are never touched by it. The manifest says the same and
+more as JSON, and holds the sha256 of the file as written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ..batchnorm.fold import FoldReport, KeptBatchNorm
+from ..files.atomic_file import write_together
+from ..precision.half import KeptNode
+from ..records.metadata import FOLDED_KEY
+from ..records.preprocessing import Preprocessing
+from ..records.preprocessing_guess import METADATA_KEY
+from ..records.provenance import CHAIN_KEY, ChainLink, to_json, tool_versions
+from ..records.record import ConversionRecord
+from .step_log import ExportStep
+
+__all__ = ["ExportResult", "describe_export", "manifest_path", "metadata_of", "write_export"]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A written export."""
+
+    path: Path
+    manifest: Path
+    format: str
+    model: str
+    """What was exported: a bundle, file, zoo name or class."""
+    source: str | None
+    """The ONNX file the model was once converted from."""
+    source_sha256: str | None
+    steps: tuple[ExportStep, ...]
+    measured_on: dict[str, Any]
+    """Number and sha256 of the images every step was measured on (and int8 calibrated), whether they were random."""
+    chain: tuple[ChainLink, ...]
+    """Where the file comes from, this export last."""
+    kept_batchnorms: tuple[dict[str, str], ...]
+    kept_in_float32: tuple[dict[str, str], ...]
+    preprocessing: dict[str, Any] | None
+    versions: dict[str, str]
+    opset: int | None
+    ir_version: int | None
+    nodes: int | None
+    size_bytes: int = 0
+    sha256: str = ""
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of an export lies: `model.onnx` has `model.onnx.manifest.json`, `model.pt2` its own."""
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def describe_export(
+    model: onnx.ModelProto | None,
+    path: Path,
+    *,
+    name: str,
+    record: ConversionRecord | None,
+    steps: tuple[ExportStep, ...],
+    measured_on: Mapping[str, Any],
+    chain: tuple[ChainLink, ...],
+    folds: FoldReport | None,
+    unfolded: tuple[KeptBatchNorm, ...],
+    kept: tuple[KeptNode, ...],
+    preprocessing: Preprocessing | None,
+) -> ExportResult:
+    """Collect what is known, and put it into the metadata of `model` (in place); `chain` ends before this export."""
+    versions = tool_versions()
+    result = ExportResult(
+        path=path,
+        manifest=manifest_path(path),
+        format=path.suffix.lstrip("."),
+        model=name,
+        source=record.source if record is not None else None,
+        source_sha256=record.sha256 if record is not None else None,
+        steps=steps,
+        measured_on=dict(measured_on),
+        chain=(*chain, _exported_link(steps, measured_on, path, versions)),
+        kept_batchnorms=tuple(asdict(entry) for entry in unfolded),
+        kept_in_float32=tuple(asdict(entry) for entry in kept),
+        preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
+        versions=versions,
+        opset=next((entry.version for entry in model.opset_import if not entry.domain), None) if model else None,
+        ir_version=model.ir_version if model else None,
+        nodes=len(model.graph.node) if model else None,
+    )
+    if model is not None:
+        _state_in_metadata(model, result, folds, record)
+    return result
+
+
+def _exported_link(
+    steps: tuple[ExportStep, ...], measured_on: Mapping[str, Any], path: Path, versions: dict[str, str]
+) -> ChainLink:
+    worst = min((step.min_cosine for step in steps), default=1.0)
+    detail = f"as {path.name}: {', '.join(step.name for step in steps)}; min cosine {worst:.6f}"
+    parity = [
+        {"step": s.name, "max_rel": s.max_rel, "min_cosine": s.min_cosine, "rank_agreement": s.rank_agreement}
+        for s in steps
+    ]
+    facts = {"file": path.name, "parity": parity, "measured_on": dict(measured_on), "versions": versions}
+    return ChainLink("exported", detail, facts)
+
+
+def write_export(result: ExportResult, data: bytes) -> ExportResult:
+    """Write the file whose bytes are `data`, and its manifest: both or neither.
+
+    Raises:
+        InputError: one of them cannot be written; nothing is left behind.
+    """
+    complete = replace(result, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    content = asdict(complete)
+    content["path"], content["manifest"] = complete.path.name, complete.manifest.name
+    write_together({complete.path: data, complete.manifest: (json.dumps(content, indent=2) + "\n").encode()})
+    return complete
+
+
+def metadata_of(result: ExportResult) -> dict[str, str]:
+    """What the file itself says of where it comes from, by key."""
+    stated = {
+        "rtool.version": result.versions["rtool"],
+        "rtool.model": result.model,
+        "rtool.source": result.source or "",
+        "rtool.source_sha256": result.source_sha256 or "",
+        "rtool.steps": json.dumps([asdict(step) for step in result.steps]),
+        CHAIN_KEY: json.dumps(to_json(result.chain)),
+        METADATA_KEY: json.dumps(result.preprocessing) if result.preprocessing is not None else "",
+    }
+    return {key: value for key, value in stated.items() if value}
+
+
+def _state_in_metadata(
+    model: onnx.ModelProto, result: ExportResult, folds: FoldReport | None, record: ConversionRecord | None
+) -> None:
+    stated = metadata_of(result)
+    if folds is not None:
+        # A file that says which layers had a BatchNorm can be made trainable again as it was.
+        stated[FOLDED_KEY] = json.dumps(_folded_behind(folds, record))
+    survives = {entry.key: entry.value for entry in model.metadata_props}
+    kept = {key: value for key, value in survives.items() if not key.startswith("rtool.") or key == FOLDED_KEY}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {**kept, **stated})
+
+
+def _folded_behind(folds: FoldReport, record: ConversionRecord | None) -> dict[str, str]:
+    """Weight -> BatchNorm that stood behind its layer, here or already when the source was exported."""
+    earlier = {} if record is None else record.folded
+    known = {
+        name: earlier[source.value]
+        for name, source in (record.parameters.items() if record is not None else ())
+        if source.value in earlier
+    }
+    return known | {f"{entry.into}.weight": entry.batchnorm for entry in folds.folded if entry.place == "behind"}

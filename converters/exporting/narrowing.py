@@ -1,0 +1,133 @@
+"""The last steps of an export: float16, bfloat16 or int8, measured with real rounding and repaired where need be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import version_converter
+
+from ...errors import InputError
+from ..passes.preprocessing_embedding import EMBEDDED_PREFIX
+from ..precision.half import KeptNode, Narrow
+from ..precision.half_emulation import emulate_half
+from ..precision.half_search import search_half
+from ..precision.int8_ranges import CalibrationMethod
+from ..precision.int8_search import search_int8
+from ..runtime.runners import OnnxRunner
+from .step_log import StepLog
+
+__all__ = ["HALF_COSINE", "INT8_COSINE", "narrow_to_half", "narrow_to_int8", "read_kept_nodes"]
+
+HALF_COSINE = {"float16": 0.9999, "bfloat16": 0.999}
+"""Smallest cosine between an embedding in float32 and in 16 bits; bfloat16 has 8 bits of mantissa, float16 has 11."""
+INT8_COSINE = 0.99
+"""The same for int8."""
+_BFLOAT16_OPSET = 22
+"""The first opset whose Conv takes bfloat16."""
+
+
+def narrow_to_half(
+    model: onnx.ModelProto,
+    log: StepLog,
+    *,
+    dtype: Narrow = "float16",
+    keep_io_types: bool = True,
+    keep: Collection[str] = (),
+    min_cosine: float | None = None,
+) -> tuple[onnx.ModelProto, tuple[KeptNode, ...]]:
+    """Narrow to 16 bits, embedded preprocessing excepted; nodes that lose the gate go back to float32.
+
+    A float16 file must load in ONNX Runtime. Its CPU has no bfloat16 kernels, so a bfloat16 file passes the checker and
+    is measured by `half_emulation` alone, whose numbers tests hold to those of ONNX's reference evaluator on the file.
+
+    Raises:
+        GateError: the gate cannot be held.
+        InputError: a node to keep does not exist, or the opset cannot be raised for bfloat16.
+    """
+    gate = HALF_COSINE[dtype] if min_cosine is None else min_cosine
+    if dtype == "bfloat16":
+        model = _at_opset(model, _BFLOAT16_OPSET)
+    embedded = [node.name for node in model.graph.node if node.name.startswith(EMBEDDED_PREFIX)]
+    found = search_half(
+        model,
+        log.inputs,
+        keep=tuple(keep),
+        uncounted=embedded,
+        keep_io_types=keep_io_types,
+        dtype=dtype,
+        min_cosine=gate,
+    )
+    narrow = found.half.model
+    if dtype == "float16":
+        OnnxRunner(narrow)  # must load; its CPU kernels do not round, so it is measured below
+    kept = tuple(entry for entry in found.half.kept if entry.node not in embedded)
+    detail = f"{found.half.casts} Casts added, {len(kept)} nodes kept in float32{_searched(found.trials)}"
+    if found.half.flushed:
+        detail += f", {found.half.flushed} weights too small for {dtype} became 0 (the measured cosine includes it)"
+    log.check_model("fp16" if dtype == "float16" else "bf16", emulate_half(narrow), min_cosine=gate, detail=detail)
+    return narrow, kept
+
+
+def narrow_to_int8(
+    model: onnx.ModelProto,
+    log: StepLog,
+    *,
+    method: CalibrationMethod = "minmax",
+    keep: Collection[str] = (),
+    min_cosine: float | None = None,
+) -> tuple[onnx.ModelProto, tuple[KeptNode, ...]]:
+    """Quantise on the images of `log`; nodes that lose the gate go back to float32.
+
+    Raises:
+        GateError: the gate cannot be held, or an embedding depends on its neighbours in the batch.
+        InputError: the model cannot be quantised.
+    """
+    gate = INT8_COSINE if min_cosine is None else min_cosine
+    images = log.inputs[0]
+    if images.dtype != np.float32:
+        raise InputError("int8: quantise without --embed-preprocessing; pixels are not what the network calibrates on")
+    found = search_int8(model, images, method=method, keep=tuple(keep), min_cosine=gate, reference=log.expected)
+    small = f", {len(found.unprofitable)} too small to gain" if found.unprofitable else ""
+    detail = f"{method}, {len(found.kept)} nodes kept in float32{small}{_searched(found.trials)}"
+    log.check_model("int8", found.model, min_cosine=gate, detail=detail)
+    types = {node.name: node.op_type for node in model.graph.node}
+    reasons = dict.fromkeys(found.unprofitable, "int8 would make the file larger")
+    reasons |= dict.fromkeys(found.kept, "loses the gate in int8")
+    return found.model, tuple(KeptNode(name, types.get(name, ""), reason) for name, reason in reasons.items())
+
+
+def _searched(trials: int) -> str:
+    return f", found in {trials} trials" if trials > 1 else ""
+
+
+def read_kept_nodes(path: Path) -> tuple[str, ...]:
+    """Names of nodes to keep in float32: from the manifest of an earlier export, or a JSON list.
+
+    Raises:
+        InputError: the file is neither.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = content["kept_in_float32"] if isinstance(content, dict) else content
+        names = [entry["node"] if isinstance(entry, dict) else entry for entry in entries]
+        if not isinstance(entries, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its entries are no names")
+        return tuple(names)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected an export's manifest or a JSON list of node names ({error})") from error
+
+
+def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    current: Sequence[int] = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if current[0] >= opset:
+        return model
+    try:
+        return version_converter.convert_version(model, opset)
+    except RuntimeError as error:
+        raise InputError(
+            f"bf16: needs opset {opset}, and opset {current[0]} cannot be raised to it ({error}); use --fp16"
+        ) from error

@@ -1,0 +1,213 @@
+"""What an export starts from: the opened model, the graph it came from, and the inputs it is measured on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from ...errors import InputError
+from ..bundles.bundle import source_graph
+from ..bundles.reference import Model, load_model
+from ..files.loading import parse_model
+from ..records.graph_steps import root_hooks
+from ..records.image_size import check_image_size, image_shape, listed
+from ..records.preprocessing import Preprocessing
+from ..records.preprocessing_guess import find_preprocessing
+from ..records.provenance import ChainLink
+from ..records.record import ConversionRecord, Dim, TensorSpec
+from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.probing import probe_inputs, probe_pixels
+from ..weights.module_edits import difference_from_source, unplaced_parameter
+from ..weights.unfit_weights import refuse_half_weights, refuse_quantised_weights
+from ..weights.writing_back import check_source
+
+__all__ = ["PROBES", "ExportSource", "measured_on", "open_export_source"]
+
+PROBES = 16
+"""Random images measured on when none are given."""
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What is exported: the module, its preprocessing, and the graph it came from, if any."""
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing | None
+    inputs: tuple[TensorSpec, ...]
+    graph: onnx.ModelProto | Path | None
+    path: Path | None
+    chain: tuple[ChainLink, ...]
+    batch: int | None = None
+    """The only batch the module takes; None when it takes any."""
+    changed: str = ""
+    """Why the module is no longer what its source graph computes; "" where it is, or where it never had one."""
+
+    @property
+    def measured_batch(self) -> int | None:
+        """The batch at which module and source can be compared, where the source states one."""
+        first = self.inputs[0].shape[:1] if self.inputs else ()
+        return self.batch or next((size for size in first if isinstance(size, int)), None)
+
+    def output_names(self, count: int) -> tuple[str, ...]:
+        """Names for the `count` outputs of an export anew."""
+        names = tuple(spec.name for spec in self.record.outputs) if self.record is not None else ("embedding",)
+        return names if len(names) == count else tuple(f"output_{index}" for index in range(count))
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names for the inputs of an export anew."""
+        return tuple(spec.name for spec in self.inputs) or ("images",)
+
+    @property
+    def record(self) -> ConversionRecord | None:
+        """The record of a converted module."""
+        return _record(self.module)
+
+
+def open_export_source(
+    model: str | Path | nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
+) -> ExportSource:
+    """Open a model reference, or take a module and the ONNX model it was converted from.
+
+    Raises:
+        InputError: the reference is no model, exported already, in half precision or quantised; the preprocessing is
+            of another size than the model; a converted module comes without its source, or with another one.
+    """
+    origin = (
+        _of_module(model, source, preprocessing) if isinstance(model, nn.Module) else _of_file(model, preprocessing)
+    )
+    refuse_half_weights(origin.module, origin.name, "export the float32 model it was made from, with --fp16")
+    check_image_size(origin.name, origin.inputs, origin.preprocessing)
+    return origin
+
+
+def _of_module(
+    model: nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
+) -> ExportSource:
+    record = _record(model)
+    if record is None:
+        name = type(model).__name__.lower()
+        inputs = _image_spec(preprocessing)
+        return ExportSource(name, copy.deepcopy(model).eval(), preprocessing, inputs, None, None, ())
+    assert isinstance(model, fx.GraphModule)
+    if root_hooks(model):
+        raise InputError(
+            f"export: the module of {record.source} has a forward hook of its own, which its graph does not show; "
+            "remove the hook, or put what it does into the graph"
+        )
+    graph = Path(source) if isinstance(source, str) else source
+    if isinstance(graph, Path):
+        check_source(record, graph)
+    changed = unplaced_parameter(model) if graph is None else difference_from_source(model, graph)
+    if graph is None and not changed:
+        raise InputError(
+            "export: give `source`, the ONNX model this module was converted from: its weights go back into that graph"
+        )
+    return ExportSource(
+        name=record.source,
+        module=copy.deepcopy(model).eval(),
+        preprocessing=preprocessing or record.preprocessing,
+        inputs=record.inputs,
+        graph=None if changed else graph,
+        path=graph if isinstance(graph, Path) else None,
+        chain=record.chain,
+        batch=runnable_batch(model, record.inputs),
+        changed=changed,
+    )
+
+
+def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportSource:
+    opened = load_model(model)
+    if opened.kind in ("torchscript", "exported"):
+        raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
+    if opened.kind == "onnx" and opened.path is not None:
+        advice = "export the float32 model it was made from, with --int8"
+        refuse_quantised_weights(parse_model(opened.path), opened.name, advice)
+    known = preprocessing or opened.preprocessing or _found(opened)
+    return ExportSource(
+        name=opened.name,
+        module=opened.module,
+        preprocessing=known,
+        inputs=opened.inputs if opened.record is not None else _image_spec(known),
+        graph=_source_graph(opened),
+        path=opened.path,
+        chain=opened.chain,
+        batch=opened.batch,
+    )
+
+
+def _found(model: Model) -> Preprocessing | None:
+    """What an ONNX file states about its preprocessing, or what the shape of its input suggests."""
+    if model.kind != "onnx" or model.path is None:
+        return None
+    metadata = {entry.key: entry.value for entry in parse_model(model.path).metadata_props}
+    found = find_preprocessing(model.inputs, metadata)
+    return found.preprocessing if found is not None else None
+
+
+def _source_graph(model: Model) -> onnx.ModelProto | Path | None:
+    if model.record is None or model.path is None:
+        return None
+    return source_graph(model.path) if model.kind == "bundle" else model.path
+
+
+def _image_spec(preprocessing: Preprocessing | None) -> tuple[TensorSpec, ...]:
+    if preprocessing is None:
+        return ()
+    return (TensorSpec("images", "float32", ("batch", *image_shape(preprocessing))),)
+
+
+def measured_on(
+    origin: ExportSource, given: NDArray[Any] | None
+) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
+    """Pixels (where known) and the arrays the network takes.
+
+    Raises:
+        InputError: neither inputs nor a preprocessing are known, or the inputs given are none or of another shape.
+    """
+    preprocessing = origin.preprocessing
+    if given is not None:
+        return _given(origin, given)
+    if preprocessing is None or len(origin.inputs) != 1 or len(origin.inputs[0].shape) != 4:
+        if not origin.inputs:
+            raise InputError(f"{origin.name}: its inputs are not known; give inputs or a preprocessing")
+        return None, probe_inputs(origin.inputs, PROBES)
+    pixels = probe_pixels(preprocessing, PROBES)
+    return pixels, (preprocessing.normalise(pixels),)
+
+
+def _given(origin: ExportSource, given: NDArray[Any]) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
+    if given.ndim == 0 or len(given) == 0:
+        raise InputError("export: the inputs hold no image, so nothing would be measured; give one or more")
+    spec = origin.inputs[0] if origin.inputs else None
+    if given.dtype != np.uint8 or (spec is not None and spec.dtype == "uint8"):
+        if spec is not None:
+            _check_shape(f"{origin.name}: input {spec.name!r}", spec.shape, given.shape)
+        return None, (np.ascontiguousarray(given, dtype=None if spec is None else spec.dtype),)
+    preprocessing = origin.preprocessing
+    if preprocessing is None:
+        raise InputError(f"{origin.name}: pixels were given, but its preprocessing is not known; state it")
+    shape = ("batch", preprocessing.height, preprocessing.width, preprocessing.channels)
+    _check_shape(f"{origin.name}: pixels", shape, given.shape)
+    return given, (preprocessing.normalise(given),)
+
+
+def _check_shape(label: str, expected: Sequence[Dim], got: Sequence[int]) -> None:
+    """All but the batch must be as expected, where that is a number."""
+    fixed = zip(expected[1:], got[1:], strict=False)
+    if len(expected) != len(got) or any(isinstance(size, int) and size != found for size, found in fixed):
+        raise InputError(f"{label}: expected {listed(('batch', *expected[1:]))}, got {listed(got)}")
+
+
+def _record(module: nn.Module) -> ConversionRecord | None:
+    record = getattr(module, "meta", {}).get("rtool")
+    return record if isinstance(record, ConversionRecord) else None

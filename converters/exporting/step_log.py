@@ -1,0 +1,133 @@
+"""The measured steps of an export: every one compares what the model is now with what the module computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ...errors import GateError
+from ..runtime.parity import Parity, measure_parity
+from ..runtime.runners import OnnxRunner, run_in_batches
+
+__all__ = ["ExportStep", "StepLog", "rows_of", "unit_length"]
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class ExportStep:
+    """One step: what it did, how far the outputs are from the module's, and what was allowed."""
+
+    name: str
+    detail: str
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+    rank_agreement: float
+    gate: str
+
+
+@dataclass
+class StepLog:
+    """Collects steps; `expected` are the module's outputs for `inputs`, one array each."""
+
+    inputs: tuple[NDArray[Any], ...]
+    expected: tuple[NDArray[Any], ...]
+    steps: list[ExportStep] = field(default_factory=list)
+
+    def check(
+        self,
+        name: str,
+        outputs: Sequence[NDArray[Any]],
+        *,
+        max_rel: float | None = None,
+        min_cosine: float | None = None,
+        detail: str = "",
+    ) -> Parity:
+        """Measure `outputs` and note the step.
+
+        Raises:
+            GateError: a tolerance is missed.
+        """
+        parity = measure_parity(self.expected, outputs)
+        gates = []
+        if max_rel is not None:
+            gates.append((f"max relative error {parity.max_rel:.3g}", f"<= {max_rel:g}", parity.max_rel <= max_rel))
+        if min_cosine is not None:
+            gates.append((f"min cosine {parity.min_cosine:.8f}", f">= {min_cosine:g}", parity.min_cosine >= min_cosine))
+        missed = [f"{value}, must be {bound}" for value, bound, held in gates if not held]
+        if missed:
+            raise GateError(
+                f"export step '{name}': {'; '.join(missed)} (against the module, {detail or 'on its inputs'})"
+            )
+        gate = ", ".join(f"{value.rsplit(' ', 1)[0]} {bound}" for value, bound, _ in gates)
+        self.steps.append(
+            ExportStep(name, detail, parity.max_abs, parity.max_rel, parity.min_cosine, parity.rank_agreement, gate)
+        )
+        return parity
+
+    def check_model(
+        self,
+        name: str,
+        model: onnx.ModelProto,
+        *,
+        max_rel: float | None = None,
+        min_cosine: float | None = None,
+        detail: str = "",
+    ) -> Parity:
+        """`check` of what ONNX Runtime computes with `model`."""
+        runner = OnnxRunner(model, name=name)
+        outputs = run_in_batches(runner, _typed(runner, self.inputs), _BATCH)
+        return self.check(name, outputs, max_rel=max_rel, min_cosine=min_cosine, detail=detail)
+
+    def check_batches(self, name: str, model: onnx.ModelProto, sizes: Sequence[int], *, max_rel: float) -> None:
+        """Hold `model` to the tolerance at several batch sizes, without a step of its own.
+
+        Where there are fewer inputs than a batch needs, they are repeated.
+
+        Raises:
+            GateError: it misses at one of them.
+        """
+        runner = OnnxRunner(model, name=name)
+        count = max((len(array) for array in self.inputs if array.ndim), default=0)
+        for size in sizes:
+            got = runner.run(*(rows_of(array, size, count) for array in self.inputs))
+            expected = [rows_of(output, max(size, count), count) for output in self.expected]
+            # One row may be all but zero: errors count relative to the outputs of all inputs, as in every step.
+            parity = measure_parity(expected, [_with_rows(*pair) for pair in zip(got, expected, strict=True)])
+            if not parity.max_rel <= max_rel:
+                raise GateError(
+                    f"export step '{name}': max relative error {parity.max_rel:.3g} at batch {size}, "
+                    f"must be <= {max_rel:g}"
+                )
+
+
+def _with_rows(rows: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
+    """`rows`, and what `whole` has behind them."""
+    return np.concatenate([rows, whole[len(rows) :]]) if rows.ndim else rows
+
+
+def rows_of(array: NDArray[Any], size: int, count: int) -> NDArray[Any]:
+    """`size` rows of `array`, from the start again where it has fewer; all of it where `count` is not its height."""
+    if not array.ndim or len(array) != count:
+        return array
+    return array[np.arange(size) % count]
+
+
+def _typed(runner: OnnxRunner, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """A file with half precision at its inputs is fed what the module is, rounded."""
+    types = [spec.dtype for spec in runner.inputs]
+    return [array.astype(dtype, copy=False) for array, dtype in zip(arrays, types, strict=False)]
+
+
+def unit_length(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """Every matrix with rows of L2 norm 1 (rows of zeros stay), as `embed_preprocessing` makes them."""
+    return tuple(
+        output / np.maximum(np.linalg.norm(output, axis=1, keepdims=True), 1e-12) if output.ndim == 2 else output
+        for output in outputs
+    )

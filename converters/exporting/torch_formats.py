@@ -1,0 +1,107 @@
+"""The two torch file formats: exported programs (.pt2) and TorchScript (.pt, legacy), both traced.
+
+Either keeps metadata in files of its own inside the archive, one per key; `reference` reads those back.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from ...errors import InputError
+
+__all__ = ["Traced", "TracedProgram", "TracedScript", "trace_program", "trace_script"]
+
+
+class Traced(Protocol):
+    """A traced module that can be written, and read back."""
+
+    def serialised(self, metadata: Mapping[str, str]) -> bytes:
+        """The bytes of the file."""
+
+    def reloaded(self) -> nn.Module:
+        """The module that those bytes load to."""
+
+
+class TracedProgram:
+    """A module traced by torch.export."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self._program = program
+
+    def serialised(self, metadata: Mapping[str, str]) -> bytes:
+        """The bytes of a .pt2."""
+        file = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.export.save(self._program, file, extra_files=dict(metadata))
+        return file.getvalue()
+
+    def reloaded(self) -> nn.Module:
+        """The module that those bytes load to."""
+        return torch.export.load(io.BytesIO(self.serialised({}))).module()
+
+
+class TracedScript:
+    """A module traced by TorchScript."""
+
+    def __init__(self, traced: torch.jit.ScriptModule) -> None:
+        self._traced = traced
+
+    def serialised(self, metadata: Mapping[str, str]) -> bytes:
+        """The bytes of a .pt."""
+        file = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(self._traced, file, _extra_files=dict(metadata))
+        return file.getvalue()
+
+    def reloaded(self) -> nn.Module:
+        """The module that those bytes load to."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.load(io.BytesIO(self.serialised({})))  # type: ignore[no-untyped-call, no-any-return]
+
+
+def trace_program(module: nn.Module, example: Sequence[Tensor], *, batch: int | None = None) -> TracedProgram:
+    """Trace with a dynamic batch, or with the only `batch` the module takes.
+
+    Raises:
+        InputError: torch.export cannot trace the module.
+    """
+    shapes = None
+    tensors = tuple(tensor[:batch] if tensor.ndim else tensor for tensor in example)
+    if batch is None:
+        symbol = torch.export.Dim("batch", min=1)
+        tensors = tuple(tensor[:1].expand(2, *tensor.shape[1:]).contiguous() for tensor in example)
+        shapes = tuple({0: symbol} for _ in tensors)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return TracedProgram(torch.export.export(module.eval(), tensors, dynamic_shapes=shapes))
+    except Exception as error:  # torch.export's failures have no common base
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{type(module).__name__}: torch.export cannot trace it ({reason}); export to onnx") from error
+
+
+def trace_script(module: nn.Module, example: Sequence[Tensor], *, batch: int | None = None) -> TracedScript:
+    """Trace on `example`, or on as many of its rows as the only `batch` the module takes.
+
+    Raises:
+        InputError: the module cannot be traced.
+    """
+    tensors = tuple(tensor[:batch] if tensor.ndim else tensor for tensor in example)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(module.eval(), tensors, check_trace=False)  # type: ignore[no-untyped-call]
+            return TracedScript(traced)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{type(module).__name__}: cannot be traced ({reason}); export to onnx or pt2") from error

@@ -1,0 +1,46 @@
+"""Whether a converted module still computes what its source graph does, weights aside: what write-back relies on.
+
+A module may be edited like any `torch.fx.GraphModule`: layers added, replaced, called in another order. Its fx graph
+is compared, node by node, with what it was when it was converted, or with that of a fresh conversion of the source.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from torch import fx
+
+from ..lowering.conversion import onnx_to_torch
+from ..records.graph_steps import GraphStep, first_difference, graph_steps
+from ..records.record import record_of
+
+__all__ = ["difference_from_conversion", "difference_from_source", "unplaced_parameter"]
+
+
+def unplaced_parameter(module: fx.GraphModule) -> str:
+    """A parameter that the source graph has no place for, or one of its own that `module` lacks; "" where none is."""
+    record = record_of(module)
+    restored = tuple(f"{entry.module}." for entry in record.restored)
+    own = (name for name, _ in module.named_parameters() if not name.startswith(restored))
+    added = [name for name in own if name not in record.parameters]
+    if added:
+        return f"the source graph has no place for {added[0]!r} (and {len(added) - 1} more)"
+    there = module.state_dict()
+    missing = [name for name in record.parameters if name not in there]
+    return f"the module no longer has {missing[0]!r} (and {len(missing) - 1} more)" if missing else ""
+
+
+def difference_from_conversion(module: fx.GraphModule) -> str:
+    """The first thing in which `module` is not what it was converted to, weights aside; "" where there is none."""
+    steps = record_of(module).steps
+    return unplaced_parameter(module) or ("" if steps is None else first_difference(_steps(module), steps))
+
+
+def difference_from_source(module: fx.GraphModule, source: onnx.ModelProto | Path) -> str:
+    """The first thing in which `module` is not what `source` converts to, weights aside; "" where there is none."""
+    return unplaced_parameter(module) or first_difference(_steps(module), _steps(onnx_to_torch(source)))
+
+
+def _steps(module: fx.GraphModule) -> tuple[GraphStep, ...]:
+    return graph_steps(module, {entry.module for entry in record_of(module).restored})

@@ -1,0 +1,270 @@
+"""The configuration of a fine-tuning run: frozen models, every field documented once; this is the reference page.
+
+Unknown keys are refused. Reading files, overrides and messages is `config_files`' business.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .losses import (
+    AdaFaceLoss,
+    ArcFaceLoss,
+    CenterLoss,
+    CircleLoss,
+    CirclePairLoss,
+    CosFaceLoss,
+    LossConfig,
+    PartialFCLoss,
+    PartsLoss,
+    SoftmaxLoss,
+    TripletLoss,
+)
+from .section import Count, NotNegative, Positive, Section, Share
+
+__all__ = [
+    "AdaFaceLoss",
+    "ArcFaceLoss",
+    "AugmentConfig",
+    "CenterLoss",
+    "CheckpointConfig",
+    "CircleLoss",
+    "CirclePairLoss",
+    "CosFaceLoss",
+    "DataConfig",
+    "EvaluationConfig",
+    "FinetuneConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PartialFCLoss",
+    "PartsLoss",
+    "ScheduleConfig",
+    "Section",
+    "SoftmaxLoss",
+    "TrackingConfig",
+    "TripletLoss",
+]
+
+
+class ModelConfig(Section):
+    """Which network is trained."""
+
+    reference: str
+    """Any model reference: an .onnx file, a bundle, a run folder or a zoo name."""
+    restore_bn: bool = False
+    """Put BatchNorm back behind fused Conv and Linear layers, calibrated on training images."""
+    calibration_images: Count = 256
+    """Training images that calibrate restored BatchNorms."""
+    preprocessing: Literal["auto", "imagenet", "arcface"] = "auto"
+    """Normalisation of pixels; auto: the model's own, else arcface for square inputs and imagenet for others."""
+    size: tuple[Count, Count] | None = None
+    """Height and width of the network input; by default the model's own."""
+    output: Annotated[int, Field(ge=0)] = 0
+    """Which output is the embedding, for networks with several."""
+    weights: Path | None = None
+    """A .safetensors or .pth state_dict loaded by name over the reference's weights."""
+    weights_may_lack: tuple[str, ...] = ()
+    """Patterns of tensor names that `weights` need not have, such as [fc*] for an ImageNet file."""
+    options: dict[str, int | float | bool | str] = Field(default_factory=dict)
+    """Arguments of a zoo architecture, such as {dropout: 0.4}."""
+    freeze: dict[str, NotNegative | None] = Field(default_factory=dict)
+    """Parameter or module name pattern (`conv1*`) -> epoch at which it thaws; null keeps it frozen throughout."""
+    channels_last: bool = True
+    """Keep images and weights in NHWC memory order, which is faster for convolutions on most devices."""
+    compile: bool = False
+    """Run the backbone through torch.compile."""
+
+
+class DataConfig(Section):
+    """Which images are trained and evaluated on, and how batches are made of them."""
+
+    train: str
+    """A folder (one sub-folder an identity, Market-1501, DukeMTMC or MSMT17 layout, train.rec or .tar shards), a .csv
+    or .jsonl manifest, a .rec or .tar file, or a generator such as `synthetic-people:identities=150,seed=1`."""
+    evaluate: str | None = None
+    """Held-out data in the same notation, or pairs of a .bin file; by default some training identities are held out."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of identities held out when `evaluate` is not given."""
+    batch: Count = 64
+    """Images a step on each process."""
+    sampler: Literal["random", "pk", "pk_cameras"] = "random"
+    """pk: several images of each identity in a batch, as pair losses need; pk_cameras: from different cameras."""
+    images_per_identity: Annotated[int, Field(ge=2)] = 4
+    """K of the pk samplers; `batch` is a multiple of it."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Worker processes that decode and augment; 0 works in the training process."""
+    memory_gb: NotNegative = 2.0
+    """Keep decoded images in memory while they fit into this, training images first; others are decoded at each use."""
+
+
+class AugmentConfig(Section):
+    """Random changes of training images; each is drawn from a generator seeded by epoch and sample."""
+
+    flip: Share = 0.5
+    """Probability of mirroring left and right."""
+    pad_crop: Annotated[int, Field(ge=0)] = 0
+    """Pad by so many pixels on each side, then crop back at a random place."""
+    random_crop: Share = 0.0
+    """Probability of keeping only a rectangle (20 to 100 % of the area) and filling the rest."""
+    low_resolution: Share = 0.0
+    """Probability of shrinking to 20 to 100 % and enlarging back."""
+    photometric: Share = 0.0
+    """Probability of changing brightness, contrast and saturation by factors from 0.5 to 1.5."""
+    colour: Share = 0.0
+    """Probability of scaling each colour channel by its own factor."""
+    blur: Share = 0.0
+    """Probability of Gaussian blur."""
+    grey: Share = 0.0
+    """Probability of taking the colour away."""
+    erasing: Share = 0.0
+    """Probability of erasing a rectangle (2 to 40 % of the area, aspect 0.3 to 3.3) with the model's mean colour."""
+
+
+class OptimizerConfig(Section):
+    """How parameters move."""
+
+    kind: Literal["sgd", "adamw"] = "adamw"
+    """Stochastic gradient descent, or AdamW."""
+    lr: Positive = 1e-3
+    """Peak learning rate of the backbone."""
+    head_lr: Positive | None = None
+    """Peak learning rate of heads; by default `lr`."""
+    momentum: Share = 0.9
+    """Of SGD."""
+    weight_decay: NotNegative = 5e-4
+    """Of weights, not of norms and biases."""
+    clip: Positive | None = None
+    """Largest gradient norm."""
+    lr_multipliers: dict[str, NotNegative] = Field(default_factory=dict)
+    """Parameter or module name pattern, as in `model.freeze` -> factor of `lr`; the last match counts."""
+    decay_norms: bool = False
+    """Apply weight decay to norms and biases as well."""
+    accumulate: Count = 1
+    """Batches whose gradients are averaged for one step."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an average of the weights that is evaluated and saved instead of them; 0 keeps none."""
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves over the run."""
+
+    kind: Literal["cosine", "multistep", "polynomial", "constant"] = "cosine"
+    """Shape after the warm-up."""
+    moves: Literal["step", "epoch"] = "step"
+    """How often the rate moves after the warm-up; epoch: at the start of each one. The warm-up rises at every step."""
+    warmup_epochs: NotNegative = 0.0
+    """Linear rise from zero."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """The rise in optimizer steps, instead of `warmup_epochs`."""
+    milestones: tuple[Positive, ...] = ()
+    """Epochs after which multistep multiplies by `gamma`."""
+    milestone_steps: tuple[Count, ...] = ()
+    """Optimizer steps after which it does so too."""
+    gamma: Positive = 0.1
+    """Factor of multistep."""
+    power: Positive = 1.0
+    """Exponent of polynomial."""
+    final: Share = 0.0
+    """Share of the peak rate that cosine and polynomial end at."""
+
+
+class EvaluationConfig(Section):
+    """How held-out data are measured."""
+
+    protocol: Literal["retrieval", "verification"] | None = None
+    """By default retrieval for data with cameras, else verification."""
+    every: Count = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    flip: bool = True
+    """Add the embedding of the mirror image."""
+    batch: Count = 64
+    """Images embedded at a time."""
+    metric: str | None = None
+    """Metric that chooses the best checkpoint. Of retrieval mAP (the default), rank1, rank5, rank10 or mINP; of
+    verification accuracy (the default), tar_at_far_1e2, _1e3 or _1e4, val_at_far_1e3 or, without fixed pairs, rank1."""
+    rerank: bool = False
+    """Rank the gallery by k-reciprocal re-ranking; takes memory for all pairs of held-out images."""
+
+
+class CheckpointConfig(Section):
+    """What is kept on disk."""
+
+    every_steps: Count | None = None
+    """Steps between checkpoints within an epoch; each epoch ends with one in any case."""
+    keep: Count = 2
+    """Newest checkpoints kept, beside the best and the newest after which a step was taken; so 1 keeps 2."""
+
+
+class TrackingConfig(Section):
+    """Where numbers go beside metrics.jsonl."""
+
+    tensorboard: bool = True
+    """Write TensorBoard events into tb/."""
+    wandb: str | None = None
+    """Project on Weights & Biases; needs the wandb package."""
+
+
+class FinetuneConfig(Section):
+    """One fine-tuning run."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "finetune"
+    """Folder below `output`."""
+    output: Path = Path("runs")
+    """Where run folders go: output/name/time."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds weights, order and augmentation."""
+    epochs: Count = 10
+    """Passes over the training data."""
+    steps_per_epoch: Count | None = None
+    """Cut an epoch after so many steps."""
+    log_every: Count = 20
+    """Steps between lines of the log and records of the losses."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; a device that is absent is refused."""
+    precision: Literal["fp32", "bf16", "fp16", "half"] = "fp32"
+    """Arithmetic of the backbone; heads and losses stay in fp32. half: fp16 on a GPU and bf16 on a processor."""
+    threads: Count | None = None
+    """Processor threads of each process; by default the machine's cores shared between processes."""
+    model: ModelConfig
+    """Which network is trained."""
+    data: DataConfig
+    """Images and batches."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of training images."""
+    losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)]
+    """Terms of the weighted sum that is minimised."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How parameters move."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How the learning rate moves."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How held-out data are measured."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """What is kept on disk."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where numbers go."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_are_defaults(cls, data: object) -> object:
+        """`optimizer:` with all its lines commented out is None in YAML."""
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key not in _SECTIONS}
+
+    @model_validator(mode="after")
+    def _partial_fc_steps_at_every_batch(self) -> FinetuneConfig:
+        if self.optimizer.accumulate > 1 and any(isinstance(loss, PartialFCLoss) for loss in self.losses):
+            raise ValueError("optimizer.accumulate: partial_fc updates its rows at every batch; set it to 1")
+        return self
+
+
+_SECTIONS = frozenset(
+    name
+    for name, field in FinetuneConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+)

@@ -1,0 +1,175 @@
+"""Read a configuration file and `key=value` overrides; say what is wrong in one message, with the nearest names.
+
+Files are YAML. An override names a field by its path (`optimizer.lr=1e-4`, `losses.0.margin=soft`) and its value is
+read as YAML, then checked against the field's type like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ...errors import ConfigError, InputError, nearest
+from .config import FinetuneConfig
+
+__all__ = ["dump_config", "load_config"]
+
+
+def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = ()) -> FinetuneConfig:
+    """The configuration in a file (or as it is), with overrides applied and checked.
+
+    Raises:
+        InputError: the file is missing or no YAML.
+        ConfigError: unknown keys and wrong values, all of them in one message.
+    """
+    if isinstance(config, FinetuneConfig):
+        source, data = "config", config.model_dump(mode="json")
+    else:
+        source, data = str(config), _read_yaml(Path(config))
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return FinetuneConfig.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in _without_echoes(error.errors())]
+        message = lines[0] if len(lines) == 1 else "\n".join(["", *(f"  {line}" for line in lines)])
+        raise ConfigError(f"{source}: {message}") from error
+
+
+def dump_config(config: FinetuneConfig) -> str:
+    """The resolved configuration as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as text; this loader reads it as the number everybody means. A key given twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """As the base class, which would let the last of equal keys win."""
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            if name in seen and key.tag != _MERGE:
+                raise yaml.constructor.ConstructorError(problem=f"key '{key.value}' twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+"""`<<`, whose keys may be overridden beside it."""
+
+_Loader.yaml_implicit_resolvers = {
+    key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        found = "an empty file" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: expected keys and values, got {found}")
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one `key.path=value` in the raw data. Keys that do not exist are left for validation to refuse."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override '{override}': expected key=value, such as optimizer.lr=1e-4")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not YAML: {error}") from error
+    *parents, last = path.split(".")
+    place: Any = data
+    for key in parents:
+        place = _child(place, key, override)
+    if isinstance(place, list):
+        place[_position(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _child(place: Any, key: str, override: str) -> Any:
+    """The section or list under a key; an empty section is made."""
+    if isinstance(place, list):
+        child = place[_position(place, key, override)]
+    else:
+        if place.get(key) is None:
+            place[key] = {}
+        child = place[key]
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"override '{override}': {key} is a value ({child!r}), not a section")
+    return child
+
+
+def _position(place: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(place):
+        raise ConfigError(f"override '{override}': expected a number from 0 to {len(place) - 1}, got '{key}'")
+    return int(key)
+
+
+def _without_echoes(problems: Iterable[Any]) -> Iterator[Any]:
+    """Leave out that a list whose items are wrong is too short, which pydantic says as if they were not there."""
+    known = list(problems)
+    for problem in known:
+        place = problem["loc"]
+        inside = any(other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in known)
+        if not (problem["type"] == "too_short" and inside):
+            yield problem
+
+
+def _explain(problem: Any) -> str:
+    location = problem["loc"]
+    name = ".".join(str(part) for part in location)
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown key '{name}'; {nearest(str(location[-1]), _fields_at(location[:-1]))}"
+        case "missing":
+            return f"'{name}' is missing"
+        case "union_tag_not_found":
+            return f"'{name}': each loss needs a kind, such as kind: arcface"
+        case "union_tag_invalid":
+            kinds = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+            return f"'{name}': unknown kind '{problem['ctx']['tag']}'; {nearest(problem['ctx']['tag'], kinds)}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return f"'{name}': expected a section of keys and values, got {problem['input']!r}"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+    return f"'{name}': {problem['msg'].lower()}, got {problem['input']!r}"
+
+
+def _fields_at(location: Sequence[str | int]) -> list[str]:
+    """Field names of the section at a place such as ("losses", 0, "triplet")."""
+    found: list[type[BaseModel]] = [FinetuneConfig]
+    for part in location:
+        if isinstance(part, int):
+            continue
+        fields = [owner.model_fields[part] for owner in found if part in owner.model_fields]
+        deeper = [model for field in fields for model in _models(field.annotation)]
+        found = deeper or [model for model in found if _kind_of(model) == part]
+    return [field for model in found for field in model.model_fields]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
+
+
+def _kind_of(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation)[0] if field is not None else None

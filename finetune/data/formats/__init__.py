@@ -1,0 +1,1 @@
+"""Data sets on disk, one format per file, and the table that recognises them."""

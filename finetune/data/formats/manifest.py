@@ -1,0 +1,143 @@
+"""A manifest: one line an image, in CSV with a header or in JSON lines.
+
+    path,identity,camera,query
+    crops/0001.jpg,alice,3,0
+
+`path` (relative to the manifest) and `identity` (any text, or a number from 0 on) are needed; `camera` (a number from 0
+on) and `query` (0 or 1, no or yes, false or true) are optional, for all lines or none. Lines without text are skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....errors import DataError, InputError, nearest
+from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
+from ..image_files import FileImages, printable
+
+__all__ = ["open_manifest"]
+
+_COLUMNS = ("path", "identity", "camera", "query")
+_ANSWERS = {"1": True, "1.0": True, "yes": True, "true": True, "0": False, "0.0": False, "no": False, "false": False}
+_NEGATIVE = re.compile(r"\s*-\d+(\.0*)?\s*")
+
+Row = tuple[int, dict[str, Any]]
+"""Line number, and fields."""
+
+
+def open_manifest(path: Path) -> Dataset:
+    """Read a `.csv` or `.jsonl` manifest.
+
+    Raises:
+        InputError: the file is missing.
+        DataError: columns are missing or unknown, a line does not parse, or there are fewer than two identities.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest")
+    text = _read_text(path)
+    rows = list(_csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text))
+    for line, row in rows:
+        if row.keys() != rows[0][1].keys():
+            raise DataError(f"{path}: line {line} has the fields {sorted(row)}, the first has {sorted(rows[0][1])}")
+        try:
+            _check(row)
+        except ValueError as error:
+            raise DataError(f"{path}: line {line}: {error}") from error
+    images = [row for _, row in rows]
+    identities = encode_identities([str(row["identity"]) for row in images])
+    if not identities.any():
+        raise DataError(f"{path}: {len(rows)} images of {min(1, len(rows))} identity; at least 2 are needed")
+    return Dataset(
+        name=printable(path),
+        images=FileImages(tuple(path.parent / row["path"] for row in images)),
+        identities=identities,
+        cameras=np.array([_camera(row.get("camera", UNKNOWN_CAMERA)) for row in images], dtype=np.int64),
+        names=tuple(printable(row["path"]) for row in images),
+        is_query=np.array([_is_query(row["query"]) for row in images]) if "query" in images[0] else None,
+    )
+
+
+def _read_text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line} is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = list(reader.fieldnames or ())
+        for name in names:
+            _check_known(path, name)
+            if names.count(name) > 1:
+                raise DataError(f"{path}: column '{name}' stands there twice")
+        for row in reader:
+            if None in row:
+                raise DataError(f"{path}: line {reader.line_num} has more cells than the header ({', '.join(names)})")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.reader.line_num}: {error}; is a quotation mark missing?") from error
+
+
+def _json_rows(path: Path, text: str) -> Iterator[Row]:
+    # Only at line feeds: str.splitlines would also break at the separators that JSON allows inside of text.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: line {number} is no JSON object: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: line {number}: expected a JSON object, got {type(row).__name__}")
+        for name in row:
+            _check_known(path, name)
+        yield number, row
+
+
+def _check_known(path: Path, name: str) -> None:
+    if name not in _COLUMNS:
+        raise DataError(f"{path}: unknown column '{name}'; {nearest(name, _COLUMNS)}")
+
+
+def _check(row: dict[str, Any]) -> None:
+    """Raise ValueError with what is wrong."""
+    path, identity = row.get("path"), row.get("identity")
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"expected a path, got {path!r}")
+    if isinstance(identity, bool) or not isinstance(identity, str | int) or not str(identity).strip():
+        raise ValueError(f"expected an identity, text or a number, got {identity!r}")
+    if _NEGATIVE.fullmatch(str(identity)):
+        raise ValueError(f"identity {identity} is negative; leave out images of no identity, or name theirs")
+    if "camera" in row:
+        _camera(row["camera"], least=0)
+    if "query" in row:
+        _is_query(row["query"])
+
+
+def _camera(value: object, *, least: int = UNKNOWN_CAMERA) -> int:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = float("nan")
+    if not (least <= number <= MOST_CAMERA and number.is_integer()):
+        raise ValueError(f"camera must be a number from 0 on, got {value!r}")
+    return int(number)
+
+
+def _is_query(value: object) -> bool:
+    answer = _ANSWERS.get(str(value).strip().lower())
+    if answer is None:
+        raise ValueError(f"query must be 0 or 1, got {value!r}")
+    return answer

@@ -1,0 +1,72 @@
+"""MSMT17: `list_{train,val,query,gallery}.txt` with lines `path identity`; the camera is the third `_` field.
+
+Wei et al., "Person transfer GAN", CVPR 2018: 32 621 training images, 11 659 queries, 82 161 gallery images, 15 cameras.
+Images lie in `train/` and `test/`, or in `mask_train_v2/` and `mask_test_v2/` of the second version. Training takes
+the train and the val list together, as the published results do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ....errors import DataError, InputError
+from ..dataset import Dataset, encode_identities
+from ..image_files import FileImages, printable
+
+__all__ = ["is_msmt17", "open_msmt17"]
+
+_MOST_DIGITS = 10
+_FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
+
+
+def is_msmt17(root: Path) -> bool:
+    """Whether `root` holds the lists."""
+    return (root / "list_train.txt").is_file()
+
+
+def open_msmt17(root: Path, subset: str = "train") -> Dataset:
+    """The training images, or queries and gallery together with their roles.
+
+    Raises:
+        InputError: a list or folder is missing.
+        DataError: a line has another form.
+    """
+    folder = next((root / name for name in _FOLDERS[subset] if (root / name).is_dir()), None)
+    if folder is None:
+        raise InputError(f"{root}: expected the images in {' or '.join(_FOLDERS[subset])}, found neither")
+    lists = ("list_train.txt", "list_val.txt") if subset == "train" else ("list_query.txt", "list_gallery.txt")
+    entries = [(name, line) for name in lists for line in _lines(root / name)]
+    paths: list[Path] = []
+    identities: list[int] = []
+    cameras: list[int] = []
+    for name, line in entries:
+        path, _, identity = line.rpartition(" ")
+        fields = Path(path).name.split("_")
+        if not _is_number(identity) or len(fields) < 3 or not _is_number(fields[2]):
+            raise DataError(
+                f"{root / name}: expected lines like 0000/0000_000_01_0303morning_0015_0.jpg 0, got '{printable(line)}'"
+            )
+        paths.append(folder / path)
+        identities.append(int(identity))
+        cameras.append(int(fields[2]))
+    return Dataset(
+        name=f"{printable(root)} ({subset})",
+        images=FileImages(tuple(paths)),
+        identities=encode_identities(identities),
+        cameras=np.array(cameras, dtype=np.int64),
+        names=tuple(printable(path.relative_to(root)) for path in paths),
+        is_query=np.array([name == "list_query.txt" for name, _ in entries]) if subset == "test" else None,
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")  # as Python reads the names of files
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < _MOST_DIGITS

@@ -1,0 +1,109 @@
+"""A data set from the one word a command line or a configuration gives: `open_dataset("...")`.
+
+synthetic-people:identities=150,images=12,seed=1,cameras=7,views=6,size=128x64,shift=1.0
+synthetic-faces:identities=50,images=10,seed=2,size=64x64
+a folder in Market-1501 layout, or one sub-folder an identity
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ....errors import InputError, nearest
+from ..dataset import Dataset
+from ..synthetic.synthetic_faces import synthetic_faces
+from ..synthetic.synthetic_people import synthetic_people
+from .image_folder import open_image_folder
+from .manifest import open_manifest
+from .market1501 import is_market1501, open_market1501
+from .msmt17 import is_msmt17, open_msmt17
+from .pair_bin import open_pair_bin
+from .record_dataset import open_record_dataset
+from .tar_shards import open_tar_shards
+
+__all__ = ["Subset", "open_dataset"]
+
+Subset = Literal["train", "test"]
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+_PEOPLE: Mapping[str, Callable[[str], Any]] = {
+    "identities": int,
+    "images": int,
+    "seed": int,
+    "cameras": int,
+    "views": int,
+    "size": _size,
+    "shift": float,
+}
+_FACES = {key: _PEOPLE[key] for key in ("identities", "images", "seed", "size")}
+
+_FILES: Mapping[str, Callable[[Path], Dataset]] = {
+    ".bin": open_pair_bin,
+    ".csv": open_manifest,
+    ".jsonl": open_manifest,
+    ".rec": open_record_dataset,
+}
+
+_GENERATORS: Mapping[str, tuple[Callable[..., Dataset], Mapping[str, Callable[[str], Any]]]] = {
+    "synthetic-people": (synthetic_people, _PEOPLE),
+    "synthetic-faces": (synthetic_faces, _FACES),
+}
+
+
+def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
+    """Open `spec`; `subset` chooses a side of layouts that have fixed ones (Market-1501, MSMT17).
+
+    Raises:
+        InputError: nothing of that name, or a generator option that does not exist or parse.
+        DataError: the layout is wrong, or there are fewer than two identities.
+    """
+    name, _, options = str(spec).partition(":")
+    if name in _GENERATORS:
+        generate, types = _GENERATORS[name]
+        return generate(**_parse_options(str(spec), options, types))
+    root = Path(spec).expanduser()
+    if not root.exists():
+        raise InputError(
+            f"{spec}: no such folder, and no generator either (known: {', '.join(sorted(_GENERATORS))}:key=value,...)"
+        )
+    return _open_folder(root, subset) if root.is_dir() else _open_file(root)
+
+
+def _open_folder(root: Path, subset: Subset) -> Dataset:
+    if is_market1501(root):
+        return open_market1501(root, subset)
+    if is_msmt17(root):
+        return open_msmt17(root, subset)
+    if (root / "train.rec").is_file():
+        return open_record_dataset(root / "train.rec")
+    shards = sorted(root.glob("*.tar"))
+    return open_tar_shards(shards) if shards else open_image_folder(root)
+
+
+def _open_file(path: Path) -> Dataset:
+    if path.suffix == ".tar":
+        return open_tar_shards([path])
+    if path.suffix not in _FILES:
+        raise InputError(f"{path}: expected a folder, or a file ending in {', '.join(sorted([*_FILES, '.tar']))}")
+    return _FILES[path.suffix](path)
+
+
+def _parse_options(spec: str, text: str, types: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
+        if key not in types:
+            raise InputError(f"{spec}: unknown option '{key}'; {nearest(key, types)}")
+        try:
+            options[key] = types[key](value)
+        except ValueError as error:
+            expected = "HEIGHTxWIDTH" if key == "size" else types[key].__name__
+            raise InputError(f"{spec}: {key} must be {expected}, got '{value}'") from error
+    return options

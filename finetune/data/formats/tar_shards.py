@@ -1,0 +1,115 @@
+"""WebDataset shards: uncompressed tar files whose members share a key, `KEY.jpg` with `KEY.cls` or `KEY.json`.
+
+`.cls` holds the identity; `.json` an object with `identity` and optionally `camera`. Members are indexed once and read
+by position, so that identities can be sampled; the webdataset package, which streams, is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ....errors import DataError, InputError
+from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
+from ..image_files import EncodedImages, printable
+from .image_folder import IMAGE_SUFFIXES
+from .positional_files import PositionalFiles
+
+__all__ = ["open_tar_shards"]
+
+
+class _Member(NamedTuple):
+    shard: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _ReadMember:
+    """The bytes of the image of a number."""
+
+    files: PositionalFiles
+    images: list[_Member]
+
+    def __call__(self, index: int) -> bytes:
+        return _read(self.files, self.images[index])
+
+
+def open_tar_shards(shards: Sequence[Path]) -> Dataset:
+    """Index `shards` and read their labels.
+
+    Raises:
+        InputError: there is no shard.
+        DataError: a shard is damaged or compressed, a label is missing, or there are fewer than two identities.
+    """
+    if not shards:
+        raise InputError("no .tar shards there")
+    files = PositionalFiles(shards)
+    images: list[_Member] = []
+    labels: list[dict[str, Any]] = []
+    names: list[str] = []
+    for number, path in enumerate(shards):
+        for key, members in _members(path, number).items():
+            image = next((m for suffix, m in members.items() if suffix in IMAGE_SUFFIXES), None)
+            if image is not None:
+                images.append(image)
+                labels.append(_label(f"{path}: {key}", files, members))
+                names.append(printable(f"{path.name}:{key}"))
+    identities = encode_identities([str(label["identity"]) for label in labels])
+    if not images or identities.max() == 0:
+        raise DataError(f"{shards[0]}: {len(images)} images of {min(1, len(images))} identity; at least 2 are needed")
+    return Dataset(
+        name=printable(shards[0].parent if len(shards) > 1 else shards[0]),
+        images=EncodedImages(len(images), _ReadMember(files, images)),
+        identities=identities,
+        cameras=np.array([int(label.get("camera", UNKNOWN_CAMERA)) for label in labels], dtype=np.int64),
+        names=tuple(names),
+    )
+
+
+def _members(path: Path, number: int) -> dict[str, dict[str, _Member]]:
+    found: dict[str, dict[str, _Member]] = defaultdict(dict)
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for entry in tar:
+                if entry.isfile():
+                    folder, _, name = entry.name.rpartition("/")
+                    key, _, suffix = name.partition(".")
+                    found[f"{folder}/{key}" if folder else key][f".{suffix.lower()}"] = _Member(
+                        number, entry.offset_data, entry.size
+                    )
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as an uncompressed tar file: {error}") from error
+    return found
+
+
+def _label(place: str, files: PositionalFiles, members: dict[str, _Member]) -> dict[str, Any]:
+    try:
+        if ".cls" in members:
+            return {"identity": _read(files, members[".cls"]).decode().strip()}
+        label = json.loads(_read(files, members[".json"]))
+        return {"identity": label["identity"], "camera": _camera(label.get("camera", UNKNOWN_CAMERA))}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{place}: no label; expected KEY.cls with text in UTF-8, or KEY.json with an identity and perhaps a camera"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read: {error}") from error
+
+
+def _camera(value: Any) -> int:
+    number = int(value)
+    if number != float(value) or not UNKNOWN_CAMERA <= number <= MOST_CAMERA:
+        raise ValueError(f"no camera number: {value}")
+    return number
+
+
+def _read(files: PositionalFiles, member: _Member) -> bytes:
+    return files.read(member.shard, member.size, member.offset)

@@ -1,0 +1,1 @@
+"""Drawn people and faces, the data of the demo and the tests."""

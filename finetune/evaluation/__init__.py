@@ -1,0 +1,1 @@
+"""Retrieval and verification of any model on any data set."""

@@ -1,0 +1,209 @@
+"""Evaluate a model on a data set: embed every image (and its mirror image), then retrieval or verification metrics.
+
+`evaluate_embeddings` takes any function from pixels to embeddings, so that a torch module in training, an ONNX file
+and a served model are all measured by the same code; `evaluate` takes a model reference.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...converters.runtime.runners import Runner
+from ...errors import ConfigError, InputError
+from ..data.dataset import Dataset
+from ..data.decoding import Pixels, Resize, stream_pixels, unreadable_note
+from ..data.formats.sources import Subset, open_dataset
+from ..network.model_preprocessing import PreprocessingName
+from .embedders import Embed, open_embedder
+from .plan import EvaluationPlan, Protocol, plan_evaluation
+from .retrieval import RetrievalResult, measure_retrieval
+from .unit_embeddings import refuse_non_finite, unit_rows
+from .verification import VerificationResult, measure_verification, roc_curve, scored_pairs
+
+__all__ = [
+    "EvaluationResult",
+    "embed_images",
+    "evaluate",
+    "evaluate_embeddings",
+    "evaluate_pixels",
+]
+
+Floats = NDArray[np.float32]
+EvaluationResult = RetrievalResult | VerificationResult
+
+
+def evaluate_embeddings(
+    embed: Embed,
+    dataset: Dataset,
+    protocol: Protocol | None = None,
+    *,
+    resize: Resize,
+    flip: bool = True,
+    batch: int = 64,
+    rerank: bool = False,
+    roc: Path | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> EvaluationResult:
+    """Measure `embed` on `dataset`; `resize` brings an image to the pixels it wants (`Preprocessing.resize`).
+
+    Args:
+        protocol: By default what the data set's labels allow, see `choose_protocol`.
+        flip: Add the embedding of the mirror image.
+        batch: Images embedded at a time.
+        rerank: Rank the gallery by k-reciprocal re-ranking.
+        roc: A CSV file to write the ROC of a verification into.
+        tell: Called with a line about images that could not be read.
+
+    Raises:
+        ConfigError: re-ranking of a verification, or the ROC of a retrieval.
+        DataError: the data set does not fit the protocol, or over 1 % of its images cannot be read.
+        GateError: embeddings are not finite.
+    """
+    plan = plan_evaluation(dataset, protocol, rerank=rerank)
+    if roc is not None and plan.protocol != "verification":
+        raise ConfigError(f"{roc}: a ROC is of a verification, and {dataset.name} is measured by {plan.protocol}")
+    dataset, embeddings = _embed_streamed(embed, dataset, resize, flip=flip, batch=batch, tell=tell)
+    plan = plan_evaluation(dataset, protocol, rerank=rerank)
+    if roc is not None:
+        _write_roc(roc, plan, embeddings, dataset)
+    return _measure(plan, embeddings, dataset)
+
+
+def _embed_streamed(
+    embed: Embed,
+    dataset: Dataset,
+    resize: Resize,
+    *,
+    flip: bool,
+    batch: int,
+    tell: Callable[[str], object] | None,
+) -> tuple[Dataset, Floats]:
+    """The readable part of `dataset` and its embeddings; one batch of images is held at a time."""
+    rows, chosen = [], []
+    for positions, pixels in stream_pixels(dataset, resize, batch):
+        rows.append(embed_images(embed, pixels, flip=flip, batch=batch))
+        chosen.append(positions)
+    readable = np.concatenate(chosen)
+    if len(readable) < len(dataset):
+        if tell is not None:
+            lost = np.setdiff1d(np.arange(len(dataset)), readable)
+            tell(unreadable_note(dataset.name, (dataset.names[index] for index in lost)))
+        dataset = dataset.subset(readable)
+    return dataset, np.concatenate(rows)
+
+
+def evaluate_pixels(
+    embed: Embed,
+    pixels: Pixels,
+    protocol: Protocol | None = None,
+    *,
+    flip: bool = True,
+    batch: int = 64,
+    rerank: bool = False,
+) -> EvaluationResult:
+    """As `evaluate_embeddings`, on images already read."""
+    plan = plan_evaluation(pixels.dataset, protocol, rerank=rerank)
+    return _measure(plan, embed_images(embed, pixels.values, flip=flip, batch=batch), pixels.dataset)
+
+
+def _measure(plan: EvaluationPlan, embeddings: Floats, dataset: Dataset) -> EvaluationResult:
+    if plan.protocol == "retrieval":
+        query, gallery = plan.query, plan.gallery
+        return measure_retrieval(
+            embeddings[query],
+            embeddings[gallery],
+            dataset.identities[query],
+            dataset.identities[gallery],
+            dataset.cameras[query],
+            dataset.cameras[gallery],
+            rerank=plan.rerank,
+        )
+    return measure_verification(embeddings, dataset.identities, plan.pairs, known_identities=dataset.pairs is None)
+
+
+def _write_roc(path: Path, plan: EvaluationPlan, embeddings: Floats, dataset: Dataset) -> None:
+    """False and true accept rates as CSV, over the pairs that TAR@FAR is taken over."""
+    known = dataset.pairs is None
+    points = roc_curve(*scored_pairs(unit_rows(embeddings), dataset.identities, plan.pairs, known_identities=known))
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("far", "tar"), *points])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def embed_images(embed: Embed, pixels: NDArray[np.uint8], *, flip: bool, batch: int) -> Floats:
+    """Embeddings [N, D] of uint8 [N, H, W, C]; with `flip`, the sum with those of the mirrored images.
+
+    Raises:
+        GateError: some are not finite.
+    """
+    rows = []
+    for start in range(0, len(pixels), batch):
+        part = pixels[start : start + batch]
+        embeddings = embed(part)
+        if flip:
+            embeddings = embeddings + embed(np.ascontiguousarray(part[:, :, ::-1]))
+        refuse_non_finite(embeddings)
+        rows.append(embeddings)
+    return np.concatenate(rows)
+
+
+def evaluate(
+    reference: str | Path | Runner,
+    data: str | Path,
+    *,
+    protocol: Protocol | None = None,
+    subset: Subset = "test",
+    flip: bool = True,
+    batch: int = 64,
+    output: int = 0,
+    device: str = "cpu",
+    preprocessing: PreprocessingName = "auto",
+    size: tuple[int, int] | None = None,
+    rerank: bool = False,
+    roc: Path | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> EvaluationResult:
+    """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
+
+    An ONNX file runs in ONNX Runtime (a fixed batch is padded), everything else in torch; a runner that is open
+    already, such as a served model's, is measured as it is.
+
+    Args:
+        data: What `open_dataset` takes.
+        subset: The side of a data set with fixed sides.
+        output: Which output is the embedding.
+        preprocessing: Normalisation, for models that do not say.
+        size: Height and width, for models that do not say.
+        rerank: Rank the gallery by k-reciprocal re-ranking.
+        roc: A CSV file to write the ROC of a verification into.
+        tell: Called with a line about each thing left out of the data set.
+
+    Raises:
+        ConfigError: re-ranking of a verification, or the ROC of a retrieval.
+        InputError: the model or the data set does not exist, or the size is unknown.
+        DataError: the data set does not fit the protocol, or cannot be read.
+        GateError: embeddings are not finite.
+    """
+    dataset = open_dataset(data, subset)
+    model = open_embedder(reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size)
+    if tell is not None:
+        for note in dataset.notes:
+            tell(f"{dataset.name}: {note}")
+    return evaluate_embeddings(
+        model.embed,
+        dataset,
+        protocol,
+        resize=model.preprocessing.resize,
+        flip=flip,
+        batch=batch,
+        rerank=rerank,
+        roc=roc,
+        tell=tell,
+    )

@@ -1,0 +1,109 @@
+"""How a data set will be measured, decided from its labels alone, so that what cannot work is refused before training.
+
+The protocol follows from the labels unless it is named; metrics are the fields of its result that are better when
+larger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, DataError, nearest
+from ..data.dataset import Dataset
+from ..data.splits import draw_pairs, has_cameras, query_and_gallery
+from .retrieval import RETRIEVAL_METRICS, has_match
+from .verification import FOLDS, VERIFICATION_METRICS
+
+__all__ = ["EvaluationPlan", "Protocol", "choose_protocol", "plan_evaluation"]
+
+Protocol = Literal["retrieval", "verification"]
+Indices = NDArray[np.int64]
+
+
+def _none() -> Indices:
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Which images of a data set meet which. Query and gallery of retrieval, or the pairs [P, 3] of verification."""
+
+    protocol: Protocol
+    metrics: tuple[str, ...]
+    """What is measured, the usual one first."""
+    rerank: bool = False
+    query: Indices = field(default_factory=_none)
+    gallery: Indices = field(default_factory=_none)
+    pairs: Indices = field(default_factory=_none)
+
+    def metric(self, name: str | None) -> str:
+        """`name`, or the usual metric.
+
+        Raises:
+            ConfigError: it is not measured; lists what is.
+        """
+        if name is None:
+            return self.metrics[0]
+        if name not in self.metrics:
+            raise ConfigError(
+                f"evaluation.metric: {self.protocol} of these data has no '{name}'; {nearest(name, self.metrics)}"
+            )
+        return name
+
+
+def choose_protocol(dataset: Dataset) -> Protocol:
+    """Retrieval for images with cameras or fixed queries, verification for the rest."""
+    if dataset.pairs is None and (dataset.is_query is not None or has_cameras(dataset)):
+        return "retrieval"
+    return "verification"
+
+
+def plan_evaluation(dataset: Dataset, protocol: Protocol | None = None, *, rerank: bool = False) -> EvaluationPlan:
+    """Decide what is compared with what; nothing is decoded.
+
+    Raises:
+        ConfigError: re-ranking of pairs.
+        DataError: the labels do not fit the protocol.
+    """
+    chosen = protocol or choose_protocol(dataset)
+    if chosen == "retrieval":
+        return _plan_retrieval(dataset, rerank)
+    if rerank:
+        raise ConfigError(
+            f"evaluation.rerank: {dataset.name} is measured by verification, which ranks nothing; leave re-ranking out"
+        )
+    return _plan_verification(dataset)
+
+
+def _plan_retrieval(dataset: Dataset, rerank: bool) -> EvaluationPlan:
+    if dataset.pairs is not None:
+        raise DataError(
+            f"{dataset.name}: lists pairs and knows no identities, so nothing can be retrieved from it; use the "
+            "verification protocol"
+        )
+    query, gallery = query_and_gallery(dataset)
+    identities, cameras = dataset.identities, dataset.cameras
+    if not has_match(identities[query], identities[gallery], cameras[query], cameras[gallery]):
+        raise DataError(
+            f"{dataset.name}: no query has an image of the same identity from another camera in the gallery; retrieval "
+            "needs identities seen by several cameras, or use the verification protocol"
+        )
+    return EvaluationPlan("retrieval", RETRIEVAL_METRICS, rerank, query, gallery)
+
+
+def _plan_verification(dataset: Dataset) -> EvaluationPlan:
+    if dataset.pairs is None:
+        return EvaluationPlan("verification", VERIFICATION_METRICS, pairs=draw_pairs(dataset.identities))
+    same = int((dataset.pairs[:, 2] == 1).sum())
+    different = len(dataset.pairs) - same
+    if len(dataset.pairs) < FOLDS or not same or not different:
+        raise DataError(
+            f"{dataset.name}: {same} pairs of one person and {different} of two; verification needs both, and at least "
+            f"{FOLDS} pairs for {FOLDS} folds"
+        )
+    metrics = tuple(name for name in VERIFICATION_METRICS if name != "rank1")
+    return EvaluationPlan("verification", metrics, pairs=dataset.pairs)

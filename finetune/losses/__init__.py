@@ -1,0 +1,1 @@
+"""The losses, pure functions over tensors, and the heads that own their parameters."""

@@ -1,0 +1,109 @@
+"""Classification logits with margins, as pure functions of cosines; embeddings and class weights are unit vectors.
+
+Each returns logits whose softmax cross-entropy is the loss. Sources: ArcFace (Deng et al. 2019, combined margin m1, m2,
+m3), CosFace and AM-softmax (Wang et al. 2018), AdaFace (Kim et al. 2022), circle loss, class form (Sun et al. 2020).
+insightface drops m2 as soon as m3 > 0, and its gradient ignores the angle; here all three margins count and the
+gradient is a choice.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config.choices import MarginGradient
+
+__all__ = ["adaface_logits", "circle_logits", "cosine_logits", "margin_logits"]
+
+_EDGE = 1e-6
+"""How far a cosine stays from +-1 where acos has no finite slope."""
+
+
+def cosine_logits(embeddings: Tensor, weight: Tensor) -> Tensor:
+    """Cosines [N, C] of embeddings [N, D] and class weights [C, D], float32 whatever the autocast."""
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return F.linear(F.normalize(embeddings.float()), F.normalize(weight.float()))
+
+
+def margin_logits(
+    cosine: Tensor,
+    labels: Tensor,
+    *,
+    scale: float = 64.0,
+    m1: float = 1.0,
+    m2: float = 0.5,
+    m3: float = 0.0,
+    gradient: MarginGradient = "exact",
+    filter_above: float | None = None,
+) -> Tensor:
+    """z_j = s cos t_j, and z_y = s (cos(min(m1 t_y + m2, pi)) - m3) for the labelled class.
+
+    Args:
+        cosine: [N, C].
+        labels: int64 [N]; a negative label has no class here (another shard's) and gets no margin.
+        scale: s.
+        m1: Factor of the angle (SphereFace).
+        m2: Added to the angle (ArcFace).
+        m3: Subtracted from the cosine (CosFace).
+        gradient: "exact", or "straight_through": dz_y / dcos t_y = s, as arcface_torch trains.
+        filter_above: Zero the cosines of other classes above this value, which are likely label noise.
+    """
+    rows = torch.nonzero(labels >= 0).squeeze(1)
+    target = cosine[rows, labels[rows]]
+    if gradient == "straight_through":
+        with torch.no_grad():
+            shift = _with_margin(target, m1, m2, m3) - target
+        target = target + shift
+    else:
+        target = _with_margin(target, m1, m2, m3)
+    if filter_above is not None:
+        cosine = torch.where(cosine > filter_above, torch.zeros_like(cosine), cosine)
+    return scale * cosine.index_put((rows, labels[rows]), target)
+
+
+def _with_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
+    if m1 == 1.0 and m2 == 0.0:
+        return cosine - m3
+    angle = torch.acos(cosine.clamp(-1 + _EDGE, 1 - _EDGE))
+    return torch.cos((m1 * angle + m2).clamp(max=math.pi)) - m3
+
+
+def adaface_logits(
+    cosine: Tensor,
+    labels: Tensor,
+    quality: Tensor,
+    *,
+    scale: float = 64.0,
+    margin: float = 0.4,
+    edge: float = 1e-3,
+) -> Tensor:
+    """z_y = s [cos(clip(t_y - m k, e, pi - e)) - (m + m k)] with the image quality k in -1..1.
+
+    Args:
+        cosine: [N, C].
+        labels: int64 [N].
+        quality: k [N], detached: clip(h (norm - mean) / (deviation + e), -1, 1).
+        scale: s.
+        margin: m.
+        edge: e.
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    angle = torch.acos(cosine[rows, labels].clamp(-1 + edge, 1 - edge))
+    angle = (angle - margin * quality).clamp(edge, math.pi - edge)
+    return scale * cosine.index_put((rows, labels), torch.cos(angle) - margin * (1 + quality))
+
+
+def circle_logits(cosine: Tensor, labels: Tensor, *, scale: float = 64.0, margin: float = 0.35) -> Tensor:
+    """z_y = s a_p (cos t_y - 1 + m), z_j = s a_n (cos t_j - m).
+
+    a_p = [1 + m - cos t_y]+ and a_n = [cos t_j + m]+ are detached.
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    fixed = cosine.detach()
+    negative = (fixed + margin).clamp(min=0) * (cosine - margin)
+    target = cosine[rows, labels]
+    positive = (1 + margin - target.detach()).clamp(min=0) * (target - 1 + margin)
+    return scale * negative.index_put((rows, labels), positive)

@@ -1,0 +1,85 @@
+"""Losses over the pairs of a batch, as pure functions of embeddings [N, D] and labels [N].
+
+Batch-hard triplet (Hermans et al. 2017), its weighted form (Ristani and Tomasi 2018), circle loss in pair form (Sun et
+al. 2020) and center loss (Wen et al. 2016). Anchors without a positive or without a negative in the batch do not count.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config.choices import Mining
+
+__all__ = ["center_loss", "circle_pair_loss", "moved_centers", "pairwise_distances", "triplet_loss"]
+
+
+def pairwise_distances(embeddings: Tensor) -> Tensor:
+    """d_ij = sqrt(max(|a - b|^2, 1e-12)): [N, N]. The floor keeps the gradient of equal rows finite."""
+    squares = embeddings.square().sum(dim=1)
+    squared = squares[:, None] + squares[None, :] - 2 * embeddings @ embeddings.T
+    return squared.clamp(min=1e-12).sqrt()
+
+
+def triplet_loss(embeddings: Tensor, labels: Tensor, *, margin: float | None = 0.3, mining: Mining = "hard") -> Tensor:
+    """mean_a [m + d_ap - d_an]+, or with `margin=None` the soft form mean_a log(1 + exp(d_ap - d_an)).
+
+    `hard`: d_ap is the largest positive and d_an the smallest negative distance; `weighted`: averages with softmax(d)
+    over the positives and softmin(d) over the negatives. Zero, still attached to the graph, without a valid anchor.
+    """
+    distances = pairwise_distances(embeddings)
+    positive, negative = _pair_masks(labels)
+    anchors = positive.any(dim=1) & negative.any(dim=1)
+    if not anchors.any():
+        return embeddings.sum() * 0.0
+    distances, positive, negative = distances[anchors], positive[anchors], negative[anchors]
+    if mining == "hard":
+        furthest = distances.masked_fill(~positive, float("-inf")).amax(dim=1)
+        closest = distances.masked_fill(~negative, float("inf")).amin(dim=1)
+    else:
+        furthest = (distances * distances.masked_fill(~positive, float("-inf")).softmax(dim=1)).sum(dim=1)
+        closest = (distances * (-distances).masked_fill(~negative, float("-inf")).softmax(dim=1)).sum(dim=1)
+    gap = furthest - closest
+    return F.softplus(gap).mean() if margin is None else F.relu(gap + margin).mean()
+
+
+def circle_pair_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.25, scale: float = 64.0) -> Tensor:
+    """mean_a softplus(LSE_p(-g a_p (s_p - 1 + m)) + LSE_n(g a_n (s_n - m))) over cosines s.
+
+    a_p = [1 + m - s_p]+ and a_n = [s_n + m]+ are detached.
+    """
+    unit = F.normalize(embeddings)
+    similar = unit @ unit.T
+    positive, negative = _pair_masks(labels)
+    anchors = positive.any(dim=1) & negative.any(dim=1)
+    if not anchors.any():
+        return embeddings.sum() * 0.0
+    fixed = similar.detach()
+    towards = -scale * (1 + margin - fixed).clamp(min=0) * (similar - 1 + margin)
+    apart = scale * (fixed + margin).clamp(min=0) * (similar - margin)
+    pulled = towards.masked_fill(~positive, float("-inf"))[anchors].logsumexp(dim=1)
+    pushed = apart.masked_fill(~negative, float("-inf"))[anchors].logsumexp(dim=1)
+    return F.softplus(pulled + pushed).mean()
+
+
+def center_loss(embeddings: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
+    """mean_i 1/2 |z_i - c_y|^2 with centers [C, D], which `moved_centers` moves."""
+    return 0.5 * (embeddings - centers[labels]).square().sum(dim=1).mean()
+
+
+def moved_centers(embeddings: Tensor, labels: Tensor, centers: Tensor, *, alpha: float = 0.5) -> Tensor:
+    """c_j + alpha sum_{i: y_i = j} (z_i - c_j) / (1 + n_j) with n_j rows of class j; others stay: [C, D].
+
+    Wen et al. 2016, equation 4: a rate of its own, whatever weight the loss and rate the optimizer has.
+    """
+    pulls = torch.zeros_like(centers).index_add_(0, labels, embeddings - centers[labels])
+    counts = torch.bincount(labels, minlength=len(centers))
+    return centers + alpha * pulls / (1 + counts)[:, None]
+
+
+def _pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Same identity and another image; another identity: bool [N, N] each."""
+    same = labels[:, None] == labels[None, :]
+    other_image = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return same & other_image, ~same

@@ -1,0 +1,187 @@
+"""PartialFC: margin softmax over millions of identities, classes sharded over ranks and sampled, updates row-sparse.
+
+Source: An et al., "Killing two birds with one stone", CVPR 2022 (arcface_torch's v2). Each rank owns a contiguous part
+of the class weights. All ranks' embeddings meet every shard; softmax is taken over all shards with two all-reduces.
+With a sampling rate below 1, a shard uses the classes in the batch and random others, one at least. With fewer classes
+than ranks some shards are empty; they take part in everything all the same.
+
+arcface_torch indexes a dense parameter, so momentum and weight decay touch every row and memory is three times the
+weights. Here the sampled rows alone are a leaf of autograd; gradient, momentum and decay touch only them, and `step`
+writes them back. Weights and momentum are outside DDP and outside the optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config.choices import MarginGradient
+from ..processes.collectives import gather_rows, gather_rows_summing, rank, world_size
+from .margin_losses import margin_logits
+
+__all__ = ["PartialFC", "shard_bounds"]
+
+_FLOOR = 1e-30
+"""Smallest probability whose logarithm is taken; a dead run shows the loss -log of it, 69.0776."""
+
+
+def shard_bounds(classes: int, shard: int, shards: int) -> tuple[int, int]:
+    """First and last-plus-one class of a shard; the first classes % shards of them hold one more."""
+    size, larger = divmod(classes, shards)
+    start = shard * size + min(shard, larger)
+    return start, start + size + (shard < larger)
+
+
+class PartialFC(nn.Module):
+    """One rank's shard. `forward` gives the loss over all ranks; after `backward`, `step` updates the used rows."""
+
+    def __init__(
+        self,
+        dimension: int,
+        classes: int,
+        *,
+        rate: float = 1.0,
+        scale: float = 64.0,
+        margins: tuple[float, float, float] = (1.0, 0.5, 0.0),
+        gradient: MarginGradient = "exact",
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.classes, self.rate = classes, rate
+        self._scale, self._margins, self._gradient = scale, margins, gradient
+        self._start, end = shard_bounds(classes, rank(), world_size())
+        self._generator = torch.Generator().manual_seed(seed * 65_537 + rank())
+        size = end - self._start
+        weight = torch.empty(size, dimension).normal_(0, 0.01, generator=self._generator)
+        # Plain tensors: DDP would make the shards of all ranks alike, as it does with parameters and buffers.
+        self.weight = weight.to(device)
+        self.momentum = torch.zeros_like(self.weight)
+        self._rows: Tensor | None = None
+        self._sampled: Tensor | None = None
+
+    @property
+    def rows_used(self) -> Tensor | None:
+        """Positions within this shard of the rows of the last forward pass; None when all were used."""
+        return self._rows
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The mean margin softmax loss over the embeddings of all ranks: a scalar, alike on every rank.
+
+        Args:
+            embeddings: [n, D] of this rank; every rank holds the same number.
+            labels: int64 [n] over all classes.
+        """
+        embeddings = gather_rows_summing(embeddings.float())
+        labels = gather_rows(labels) - self._start
+        labels = torch.where((labels >= 0) & (labels < len(self.weight)), labels, -1)
+        labels = self._sample(labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            cosine = F.linear(F.normalize(embeddings), F.normalize(self._sampled_leaf()))
+            m1, m2, m3 = self._margins
+            logits = margin_logits(cosine, labels, scale=self._scale, m1=m1, m2=m2, m3=m3, gradient=self._gradient)
+        loss: Tensor = _ShardedCrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
+        return loss
+
+    @torch.no_grad()
+    def step(self, lr: float, *, momentum: float, weight_decay: float) -> None:
+        """SGD on the rows of the last forward pass: g + wd w into the momentum, w - lr momentum. Others rest."""
+        leaf = self._sampled
+        if leaf is None or leaf.grad is None:
+            return
+        gradient = leaf.grad.add(leaf, alpha=weight_decay)
+        if self._rows is None:
+            self.momentum.mul_(momentum).add_(gradient)
+            self.weight.sub_(self.momentum, alpha=lr)
+        else:
+            velocity = self.momentum[self._rows].mul_(momentum).add_(gradient)
+            self.momentum[self._rows] = velocity
+            self.weight[self._rows] = leaf - lr * velocity
+        self._sampled = None
+
+    def gradient(self) -> Tensor | None:
+        """Gradient of the rows of the last forward pass, before `step`."""
+        return self._sampled.grad if self._sampled is not None else None
+
+    def scale_gradient(self, factor: Tensor | float) -> None:
+        """Multiply the gradient, as clipping and loss scaling do."""
+        if self._sampled is not None and self._sampled.grad is not None:
+            self._sampled.grad.mul_(factor)
+
+    def shard_state(self) -> dict[str, Tensor]:
+        """The shard for a checkpoint; `load_shards` takes any number of them."""
+        return {
+            "weight": self.weight.cpu(),
+            "momentum": self.momentum.cpu(),
+            "generator": self._generator.get_state(),
+        }
+
+    @torch.no_grad()
+    def load_shards(self, shards: list[Mapping[str, Any]]) -> None:
+        """Take this rank's classes out of the shards of a run on `len(shards)` ranks, in rank order."""
+        start, end = self._start, self._start + len(self.weight)
+        for number, shard in enumerate(shards):
+            low, high = shard_bounds(self.classes, number, len(shards))
+            first, last = max(low, start), min(high, end)
+            if first < last:
+                for name, own in (("weight", self.weight), ("momentum", self.momentum)):
+                    own[first - start : last - start] = shard[name][first - low : last - low].to(own.device)
+        if len(shards) == world_size():
+            self._generator.set_state(shards[rank()]["generator"])
+
+    def _sample(self, labels: Tensor) -> Tensor:
+        """Choose the rows of this step; labels become positions among them, -1 for other shards' classes."""
+        self._rows = None
+        if self.rate >= 1.0 or not self.training:
+            return labels
+        positives = torch.unique(labels[labels >= 0])
+        least = min(1, len(self.weight))
+        count = max(int(self.rate * len(self.weight)), len(positives), least)
+        priority = torch.rand(len(self.weight), generator=self._generator).to(labels.device)
+        priority[positives] = 2.0
+        self._rows = priority.topk(count).indices.sort().values
+        return torch.where(labels >= 0, torch.searchsorted(self._rows, labels.clamp(min=0)), labels)
+
+    def _sampled_leaf(self) -> Tensor:
+        rows = self.weight if self._rows is None else self.weight[self._rows]
+        self._sampled = rows.detach().requires_grad_(torch.is_grad_enabled())
+        return self._sampled
+
+
+class _ShardedCrossEntropy(torch.autograd.Function):
+    """-mean log softmax at the label, where each rank holds the logits of its classes; labels -1 lie elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        largest = logits.new_full((len(logits), 1), -math.inf)
+        if logits.shape[1]:
+            largest = logits.amax(dim=1, keepdim=True)
+        _reduce(largest, dist.ReduceOp.MAX)
+        probabilities = (logits - largest).exp_()
+        total = probabilities.sum(dim=1, keepdim=True)
+        _reduce(total, dist.ReduceOp.SUM)
+        probabilities.div_(total)
+        here = torch.nonzero(labels >= 0).squeeze(1)
+        at_label = logits.new_zeros(len(logits))
+        at_label[here] = probabilities[here, labels[here]]
+        _reduce(at_label, dist.ReduceOp.SUM)
+        ctx.save_for_backward(probabilities, here, labels[here])
+        return -at_label.clamp(min=_FLOOR).log().mean()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        probabilities, here, labels = ctx.saved_tensors
+        result = probabilities.clone()
+        result[here, labels] -= 1
+        return result.mul_(gradient / len(result)), None
+
+
+def _reduce(values: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+    if world_size() > 1:
+        dist.all_reduce(values, operation)

@@ -1,0 +1,1 @@
+"""The network being trained: backbone, heads, weights, preprocessing, memory."""

@@ -1,0 +1,105 @@
+"""Backbone and losses as one module, so that DDP sees every parameter; and freezing of parts of the backbone.
+
+The backbone runs in the configured precision, heads and losses in float32. A frozen BatchNorm keeps its running
+statistics too: leaving it in training mode is a well-known way to ruin a fine-tuned model. What the network itself
+holds fixed, such as the last scale of an iresnet or what `rtool onnx2torch --freeze` froze, never thaws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ...converters.records.record import ConversionRecord
+from ...errors import ConfigError, InputError
+from ..config.name_patterns import check_patterns, matches
+from ..losses.partial_fc import PartialFC
+
+__all__ = ["Learner", "check_freezing", "embedding_of"]
+
+_BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Learner(nn.Module):
+    """`forward(images, labels)` gives the unweighted losses, one a head: [H]."""
+
+    def __init__(self, backbone: nn.Module, heads: nn.ModuleList, *, output: int, autocast: torch.dtype | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = heads
+        self.autocast = autocast
+        fixed = _cancelled_biases(backbone)
+        self._output = output
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Losses [H] of normalised images [N, C, H, W] with int64 labels [N]."""
+        with torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            embeddings = (self._compiled or self._embed)(images)
+        return torch.stack([head(embeddings, labels) for head in self.heads])
+
+    def compile_backbone(self) -> None:
+        """Run the backbone through torch.compile from now on, in training; heads draw, gather and branch.
+
+        What is compiled is a function, not a module: parameters keep their names.
+        """
+        self._compiled = torch.compile(self._embed)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return embedding_of(self.backbone(images), self._output)
+
+    def freeze(self, patterns: Mapping[str, float | None], epoch: int) -> None:
+        """Freeze what `patterns` (pattern -> epoch of thawing) hold at `epoch`, and thaw the rest."""
+        held = [pattern for pattern, until in patterns.items() if until is None or epoch < until]
+        for name, parameter in self.backbone.named_parameters():
+            learns = name in self._may_learn and not any(matches(name, pattern) for pattern in held)
+            parameter.requires_grad_(learns)
+            if not learns:
+                parameter.grad = None
+
+    def train(self, mode: bool = True) -> Learner:
+        """Training mode, except for BatchNorms none of whose parameters learns."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, _BATCHNORMS) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
+
+
+def embedding_of(outputs: Tensor | tuple[Tensor, ...], index: int) -> Tensor:
+    """The embedding among a network's outputs, as [N, D].
+
+    Raises:
+        InputError: there is no output `index`.
+    """
+    if isinstance(outputs, Tensor):
+        outputs = (outputs,)
+    if index >= len(outputs):
+        raise InputError(f"model.output {index}: the network has {len(outputs)} outputs; count from 0")
+    return outputs[index].flatten(1)
+
+
+def check_freezing(learner: Learner, freeze: Mapping[str, float | None]) -> None:
+    """Refuse patterns that match nothing, and those that leave nothing to train. The learner is left frozen as at the
+    start, when most is.
+
+    Raises:
+        ConfigError: naming the pattern and near names, or the way out.
+    """
+    check_patterns("model.freeze", freeze, (name for name, _ in learner.backbone.named_parameters()))
+    learner.freeze(freeze, 0)
+    learns = any(parameter.requires_grad for parameter in learner.parameters())
+    if not learns and not any(isinstance(head, PartialFC) for head in learner.heads):
+        raise ConfigError(
+            "model.freeze: the whole network is frozen and no loss has weights of its own, so the first epoch would "
+            "train nothing; leave some layers out, or add a loss such as arcface"
+        )
+
+
+def _cancelled_biases(backbone: nn.Module) -> set[str]:
+    """Biases of layers before a restored BatchNorm, which subtracts them again: their gradient is 0 and costs time."""
+    record = getattr(backbone, "meta", {}).get("rtool")
+    return {f"{entry.after}.bias" for entry in record.restored} if isinstance(record, ConversionRecord) else set()

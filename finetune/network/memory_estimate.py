@@ -1,0 +1,74 @@
+"""About how many bytes a step needs on each process: weights, gradients, states and activations; not the data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config.config import FinetuneConfig, PartialFCLoss
+from .networks import Network, images_to_tensor
+
+__all__ = ["estimate_memory"]
+
+_FLOAT = 4
+_STATES = {"sgd": 1, "adamw": 2}
+_PROBES = (2, 4)
+"""Images of the passes that measure activations: what grows between them is an image's, the rest is there once."""
+
+
+def estimate_memory(
+    config: FinetuneConfig,
+    network: Network,
+    head_parameters: int,
+    *,
+    identities: int,
+    processes: int,
+    autocast: torch.dtype | None,
+) -> int:
+    """Bytes of one process; `head_parameters` are those that every process has, without PartialFC."""
+    copies = 2 + _STATES[config.optimizer.kind] + (1 if config.optimizer.ema else 0)
+    weights = _FLOAT * copies * (sum(p.numel() for p in network.module.parameters()) + head_parameters)
+    few, more = (_activation_bytes(config, network, images, autocast) for images in _PROBES)
+    an_image = (more - few) / (_PROBES[1] - _PROBES[0])
+    activations = few + an_image * (config.data.batch - _PROBES[0])
+    shards = sum(
+        _shard_bytes(loss, network.dimension, identities, processes, config.data.batch)
+        for loss in config.losses
+        if isinstance(loss, PartialFCLoss)
+    )
+    return int(weights + max(few, activations) + shards)
+
+
+def _shard_bytes(loss: PartialFCLoss, dimension: int, identities: int, processes: int, batch: int) -> int:
+    """Rows and their momentum; of those a step uses a copy, its unit vectors and two gradients; and logits four times.
+
+    Every process meets the embeddings of all.
+    """
+    rows = math.ceil(identities / processes)
+    used = math.ceil(loss.rate * rows)
+    return _FLOAT * (2 * rows * dimension + 4 * used * dimension + 4 * used * batch * processes)
+
+
+def _activation_bytes(config: FinetuneConfig, network: Network, images: int, autocast: torch.dtype | None) -> int:
+    """Bytes autograd keeps for the backward pass of some images, parameters not counted."""
+    own = {parameter.data_ptr() for parameter in network.module.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    def same(value: Any) -> Any:
+        return value
+
+    size = network.preprocessing
+    pixels = torch.zeros(images, size.height, size.width, size.channels, dtype=torch.uint8)
+    inputs = images_to_tensor(pixels, size, torch.device("cpu"), config.model.channels_last)
+    narrow = torch.autocast("cpu", dtype=autocast, enabled=autocast is not None)
+    with torch.autograd.graph.saved_tensors_hooks(count, same), narrow:
+        network.module(inputs)
+    return sum(kept.values())

@@ -1,0 +1,190 @@
+"""The network of a run: any model reference as a trainable module, with its preprocessing and a way to save it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from ...converters.batchnorm.restore import restore_batchnorm, restored_link
+from ...converters.bundles.bundle import save_bundle
+from ...converters.bundles.reference import Model, load_model
+from ...converters.records.preprocessing import Preprocessing
+from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
+from ...converters.records.record import record_of
+from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
+from ...errors import ConfigError, InputError
+from ..config.config import ModelConfig
+from ..data.loading import TrainingPixels
+from .learner import embedding_of
+from .model_preprocessing import choose_preprocessing
+from .weights import load_weights
+
+_CALIBRATION_BATCH = 32
+
+__all__ = ["Network", "check_restorable", "images_to_tensor", "load_network", "restore_batchnorms"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module from normalised images to embeddings [N, dimension], what it expects, and how it becomes a bundle."""
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    dimension: int
+    save: Callable[[Path, nn.Module, ChainLink | None], Any]
+    """Writes a bundle; the link says of its provenance how it was trained."""
+    notes: tuple[str, ...] = ()
+    """Lines for the log: what was loaded into it."""
+
+
+def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> Tensor:
+    """Pixels uint8 [N, H, W, C] (RGB or grey) as float32 network input, as `Preprocessing.normalise`."""
+    values = pixels.to(device, non_blocking=True).float()
+    if preprocessing.channel_order == "bgr":
+        values = values.flip(3)
+    values = (values - _on_device(preprocessing.mean, device)) / _on_device(preprocessing.std, device)
+    if preprocessing.layout == "nhwc":
+        return values
+    values = values.permute(0, 3, 1, 2)  # in memory still NHWC, which is what channels_last means
+    return values if channels_last else values.contiguous()
+
+
+@cache
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Made once: a copy to a GPU from ordinary memory waits for it."""
+    return torch.tensor(values, device=device)
+
+
+def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network:
+    """The network `config` names, or the one in a checkpoint that a run goes on from. Fresh weights are drawn from
+    torch's global generator.
+
+    Raises:
+        InputError: no such model, one that cannot be trained, a size it cannot take, or no output of that number.
+    """
+    if checkpoint is None and config.reference in ZOO:
+        model, identity = _from_zoo(config)
+    else:
+        if config.options and config.reference not in ZOO:
+            raise InputError(f"model.options: only zoo architectures take options, got {config.reference}")
+        model = load_model(checkpoint or config.reference)
+        identity = _identity(model)
+        if model.batch is not None:
+            raise InputError(
+                f"{model.name}: takes batches of {model.batch} only, so it cannot be trained; open the batch of its "
+                "file with `rtool onnx2torch model.onnx --batch dynamic` and give that bundle"
+            )
+    inputs = model.record.inputs if model.record is not None else ()
+    preprocessing = choose_preprocessing(
+        model.name,
+        model.preprocessing,
+        inputs,
+        name=config.preprocessing,
+        size=config.size,
+    )
+    notes: tuple[str, ...] = ()
+    if config.weights is not None and checkpoint is None:
+        loaded = load_weights(model.module, config.weights, config.weights_may_lack)
+        notes = (f"model.weights {config.weights}: {loaded}",)
+    chain = _earlier(model.chain, resumed=checkpoint is not None)
+    if model.record is not None:
+        model.record.chain = chain
+
+    def save(path: Path, module: nn.Module, trained: ChainLink | None = None) -> Path:
+        known = model.record.chain if model.record is not None else chain
+        links = known if trained is None else (*known, trained)
+        provenance = {"trained_from": Path(config.reference).name, "chain": to_json(links)}
+        return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
+
+    dimension = _dimension(model, preprocessing, config.output)
+    return Network(model.name, model.module, preprocessing, dimension, save, notes)
+
+
+def check_restorable(network: Network) -> fx.GraphModule:
+    """The network's module, which came from an ONNX file and so may have lost its BatchNorms.
+
+    Raises:
+        ConfigError: it did not.
+    """
+    if not isinstance(network.module, fx.GraphModule):
+        raise ConfigError(f"model.restore_bn: {network.name} has its BatchNorms; set it to false")
+    return network.module
+
+
+def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:
+    """Put BatchNorm back into the network, calibrated on `count` evenly spaced training images; a line for the log.
+
+    Raises:
+        ConfigError: no layer lost one.
+    """
+    module = check_restorable(network)
+    chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
+    images = torch.from_numpy(np.stack([pixels.read(int(index))[0] for index in chosen]))
+    batches = [
+        images_to_tensor(images[start : start + _CALIBRATION_BATCH], network.preprocessing, torch.device("cpu"), False)
+        for start in range(0, len(images), _CALIBRATION_BATCH)
+    ]
+    report = restore_batchnorm(module, batches)
+    if not report.restored:
+        reasons = "; ".join(sorted({entry.reason for entry in report.skipped})) or "no Conv"
+        raise ConfigError(f"model.restore_bn: {network.name} has no layer that lost one ({reasons}); set it to false")
+    record = record_of(module)
+    record.chain = (*record.chain, restored_link(report))
+    note = f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {report.images} images"
+    return f"{note}; {report.warning}" if report.warning else note
+
+
+def _earlier(chain: tuple[ChainLink, ...], *, resumed: bool) -> tuple[ChainLink, ...]:
+    """What came before this run: a checkpoint that it goes on from is part of it."""
+    return chain[:-1] if resumed and chain and chain[-1].step == "trained" else chain
+
+
+def _from_zoo(config: ModelConfig) -> tuple[Model, dict[str, Any]]:
+    """A zoo model with fresh weights, and what its bundle says it is."""
+    name = config.reference
+    options: dict[str, Any] = dict(config.options)
+    if config.size is not None:
+        options["input_size"] = config.size
+    module = build_architecture(name, **options)
+    identity = {"architecture": {"name": name, "options": options}}
+    preprocessing = architecture_preprocessing(name, input_size=config.size)
+    return Model(name, module, preprocessing, "zoo", chain=chain_of_bundle(identity)), identity
+
+
+def _identity(model: Model) -> dict[str, Any]:
+    """The arguments of `save_bundle` that say where a model comes from; graphs are read now, files may change."""
+    if model.path is None or model.kind in ("torchscript", "exported"):
+        raise InputError(
+            f"{model.name}: a {model.kind} file has no graph to write back; train its .onnx, a bundle or a zoo name"
+        )
+    if model.kind == "onnx":
+        return {"source": onnx.load(str(model.path), load_external_data=False)}
+    info = json.loads((model.path / "bundle.json").read_text(encoding="utf-8"))
+    if info.get("architecture"):
+        return {"architecture": info["architecture"]}
+    return {"source": onnx.load(str(model.path / "graph.onnx"), load_external_data=False)}
+
+
+@torch.no_grad()
+def _dimension(model: Model, preprocessing: Preprocessing, output: int) -> int:
+    """Length of the embedding, from one pass of two black images."""
+    pixels = torch.zeros(2, preprocessing.height, preprocessing.width, preprocessing.channels, dtype=torch.uint8)
+    model.module.eval()
+    try:
+        outputs = model.module(images_to_tensor(pixels, preprocessing, torch.device("cpu"), False))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{model.name}: does not take images of {preprocessing.height}x{preprocessing.width} "
+            f"({str(error).splitlines()[0]}); set model.size"
+        ) from error
+    return embedding_of(outputs, output).shape[1]

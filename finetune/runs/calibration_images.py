@@ -1,0 +1,50 @@
+"""Images that calibrate restored BatchNorms, from a data set, a batch at a time, with a word on how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...converters.records.preprocessing import Preprocessing
+from ..data.decoding import stream_pixels
+from ..data.formats.sources import open_dataset
+from .progress_display import ProgressDisplay
+
+__all__ = ["CalibrationImages"]
+
+_BATCH = 32
+_LINES = 4
+"""Lines a calibration prints where there is no bar."""
+
+
+class CalibrationImages:
+    """Iterate for preprocessed batches float32 [<= 32, C, H, W]; nothing is opened before, and one batch is held."""
+
+    def __init__(
+        self, spec: str, limit: int, preprocessing: Callable[[], Preprocessing], display: ProgressDisplay
+    ) -> None:
+        """`limit` images spread evenly over the data set `spec` names; `preprocessing` is asked when they are read."""
+        self._spec, self._limit, self._preprocessing, self._display = spec, limit, preprocessing, display
+        self._total = limit
+        self._seen = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        preprocessing = self._preprocessing()
+        dataset = open_dataset(self._spec)
+        self._total = min(self._limit, len(dataset))
+        chosen = np.linspace(0, len(dataset) - 1, self._total).astype(np.int64)
+        for _, pixels in stream_pixels(dataset.subset(chosen), preprocessing.resize, _BATCH):
+            yield torch.from_numpy(preprocessing.normalise(pixels))
+
+    def show(self, seen: int) -> None:
+        """Tell that `seen` images are in: on the bar, or a line every quarter."""
+        text = f"calibrated on {seen} of {self._total} images"
+        if self._seen == 0 and seen > _BATCH:
+            self._display.line(f"going on from an interrupted calibration: {text}")
+        elif not self._display.has_bar and seen * _LINES // self._total > self._seen * _LINES // self._total:
+            self._display.line(text)
+        self._display.update(seen, self._total, "calibrating")
+        self._seen = seen

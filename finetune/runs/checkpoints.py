@@ -1,0 +1,333 @@
+"""Checkpoints: each is a bundle, readable by every command, plus the state that resuming needs.
+
+    checkpoints/step-00000240.rtool/   the bundle; training.safetensors, training.json
+    checkpoints/last.rtool             link to the newest
+    checkpoints/best.rtool             link to the best by the chosen metric
+    checkpoints/abandoned-00000480.rtool   was the best of what a run gave up by going on from an older one
+
+A checkpoint is written under a hidden name, flushed and renamed, gets a hidden name again before it is deleted, and a
+link is replaced in one step: a kill at any moment leaves complete checkpoints only. Nothing is pickled.
+
+One is proven when a step was taken after it. When a run diverges, the newest proven one is where to go on from: the
+step after it is the one that did the damage, and all that were saved later hold it. That is so along one line of
+steps only, so those later than the one a run goes on from are given up first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...errors import InputError, PlatformError
+from .disk_space import out_of_space_named
+
+__all__ = [
+    "Progress",
+    "best_step",
+    "check_checkpoint",
+    "clear_partial",
+    "give_up_later",
+    "go_back_to_proven",
+    "load_progress",
+    "load_shards",
+    "load_training_state",
+    "prune_checkpoints",
+    "save_checkpoint",
+    "stage_shard",
+]
+
+_STATE = "training.json"
+_TENSORS = "training.safetensors"
+_BUNDLE_TENSORS = "weights.safetensors"
+_HIDDEN = (".step-*.partial", ".shards-*", ".*.link")
+"""What a kill may leave behind."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    epoch: int = 0
+    batch: int = 0
+    """Rows of the epoch's plan already used."""
+    step: int = 0
+    """Optimizer steps taken."""
+    world_size: int = 1
+    best: float | None = None
+    skipped: int = 0
+    """Steps left out because a gradient was not finite."""
+    skipped_in_a_row: int = 0
+    """The last so many steps were."""
+    batches: int = 0
+    """Rows of an epoch's plan; `batch` counts up to it."""
+    global_batch: int = 0
+    """Images in a row, of all processes."""
+
+    @property
+    def last_taken(self) -> int:
+        """The number of the last step that moved the weights."""
+        return self.step - self.skipped_in_a_row
+
+
+def save_checkpoint(
+    folder: Path,
+    progress: Progress,
+    tensors: Mapping[str, Tensor],
+    save_bundle: Callable[[Path], object],
+    *,
+    best: bool,
+) -> Path:
+    """Write the checkpoint of `progress` and point `last` (and `best`) at it; shards staged before are taken in.
+
+    Raises:
+        PlatformError: the disk is full, or shards of processes are missing; earlier checkpoints are intact, and nothing
+            is left of this one.
+    """
+    folder.mkdir(exist_ok=True)
+    name = _free_name(folder, f"step-{progress.step:08d}")
+    final, temporary = folder / name, folder / f".{name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    with out_of_space_named(folder, f"saving step {progress.step}"), _removed_on_failure(temporary):
+        save_bundle(temporary)
+        save_file(dict(tensors), temporary / _TENSORS)
+        shards = sorted(_staging(folder, progress).glob("shard-*.safetensors"))
+        if len(shards) not in (0, progress.world_size):
+            raise PlatformError(
+                f"{folder}: step {progress.step} has shards of {len(shards)} processes, expected "
+                f"{progress.world_size}; `output` must be a folder that all nodes share"
+            )
+        for shard in shards:
+            os.replace(shard, temporary / shard.name)
+        (temporary / _STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
+        _flush(temporary)
+        os.replace(temporary, final)
+        # `last` is what a run goes on from: when it moves first, a kill before the other loses the best one.
+        if best:
+            _link(folder / "best.rtool", name)
+        _link(folder / "last.rtool", name)
+    return final
+
+
+def stage_shard(folder: Path, progress: Progress, rank: int, tensors: Mapping[str, Tensor]) -> None:
+    """Leave what one rank alone holds where the checkpoint of `progress`, written by rank 0 afterwards, takes it in."""
+    staging = _staging(folder, progress)
+    with out_of_space_named(folder, f"saving step {progress.step}"):
+        staging.mkdir(parents=True, exist_ok=True)
+        save_file(dict(tensors), staging / f"shard-{rank:05d}.safetensors")
+
+
+def load_shards(checkpoint: Path) -> list[dict[str, Tensor]]:
+    """The shards of all ranks of the run that wrote a checkpoint, in rank order; none when no loss is sharded.
+
+    Raises:
+        InputError: some are missing, or there are some of another run.
+    """
+    paths = sorted(checkpoint.glob("shard-*.safetensors"))
+    processes = load_progress(checkpoint).world_size
+    if len(paths) not in (0, processes):
+        raise InputError(f"{checkpoint}: has {len(paths)} shards, expected one of each of {processes} processes")
+    return [load_file(path) for path in paths]
+
+
+def load_training_state(checkpoint: Path) -> tuple[Progress, dict[str, Tensor]]:
+    """The training state beside a bundle.
+
+    Raises:
+        InputError: the folder is a plain bundle.
+    """
+    return load_progress(checkpoint), load_file(checkpoint / _TENSORS)
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """How far the run had come.
+
+    Raises:
+        InputError: the folder is a plain bundle, or its record is damaged.
+    """
+    path = checkpoint / _STATE
+    if not path.is_file():
+        raise InputError(f"{checkpoint}: no {_STATE}; this is a bundle, not a checkpoint to resume from")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        progress = Progress(**values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error})") from error
+    missing = sorted({field.name for field in fields(Progress)} - values.keys())
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; another version of rtool wrote it, or it is damaged")
+    return progress
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Read what a damaged file shows without reading its tensors.
+
+    Raises:
+        InputError: naming the file, and the newest other checkpoint of the run that is whole.
+    """
+    damage = _damage(checkpoint)
+    if damage is None:
+        return
+    others = [path for path in reversed(_all(checkpoint.parent)) if path != checkpoint and _damage(path) is None]
+    way_out = f"go on from the one before with --resume {others[0]}" if others else "start a new run"
+    raise InputError(f"{damage}; {way_out}")
+
+
+def prune_checkpoints(folder: Path, keep: int, progress: Progress) -> None:
+    """Delete all but the newest `keep` checkpoints, the newest proven one and those that `last` and `best` point at."""
+    kept = {(folder / link).resolve() for link in ("last.rtool", "best.rtool")}
+    proven = _newest_proven(folder, progress)
+    if proven is not None:
+        kept.add(proven.resolve())
+    for path in _all(folder)[:-keep]:
+        if path.resolve() not in kept:
+            _delete(path)
+    clear_partial(folder)
+
+
+def clear_partial(folder: Path) -> None:
+    """Delete what a kill left half written or half deleted. The folder need not exist."""
+    for pattern in _HIDDEN:
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def go_back_to_proven(folder: Path, progress: Progress) -> Path | None:
+    """Point `last` at the newest proven checkpoint, delete later ones unless best, and return it; without one, take
+    `last` away.
+    """
+    proven = _newest_proven(folder, progress)
+    if proven is None:
+        (folder / "last.rtool").unlink(missing_ok=True)
+        return None
+    _link(folder / "last.rtool", proven.name)
+    best = (folder / "best.rtool").resolve()
+    for path in _all(folder):
+        if _number(path) > _number(proven) and path.resolve() != best:
+            _delete(path)
+    return proven
+
+
+def give_up_later(folder: Path, resumed: Path, measured: Mapping[int, float]) -> list[str]:
+    """Make the checkpoint a run goes on from the newest, and say what became of each later one.
+
+    They are deleted; the one that `best` points at is renamed, and `best` put on the best of those that are left. A
+    kill in between leaves `last` where it belongs, and the rest to the next start.
+
+    Args:
+        resumed: Has been loaded whole, by all processes: until then a later one may be the way out.
+        measured: The chosen metric by step.
+    """
+    _link(folder / "last.rtool", os.path.relpath(resumed.resolve(), folder.resolve()))
+    here = [_number(path) for path in _all(folder) if path.resolve() == resumed.resolve()]
+    place = here[0] if here else (load_progress(resumed).step, 1)
+    link = folder / "best.rtool"
+    best, told = link.resolve(), []
+    for path in [path for path in _all(folder) if _number(path) > place]:
+        if path.resolve() == best:
+            aside = _free_name(folder, f"abandoned-{_number(path)[0]:08d}")
+            os.replace(path, folder / aside)
+            told.append(f"{path.name}, the best until now, renamed {aside}")
+        else:
+            _delete(path)
+            told.append(f"{path.name} deleted")
+    if not link.exists():
+        left = [path for path in _all(folder) if _number(path)[0] in measured]
+        if left:
+            _link(link, max(left, key=lambda path: measured[_number(path)[0]]).name)
+        else:
+            link.unlink(missing_ok=True)
+    return told
+
+
+def best_step(folder: Path) -> int | None:
+    """The step of the checkpoint that `best` points at; None when there is none."""
+    link = folder / "best.rtool"
+    return _number(link.resolve())[0] if link.exists() else None
+
+
+def _newest_proven(folder: Path, progress: Progress) -> Path | None:
+    return next((path for path in reversed(_all(folder)) if _number(path)[0] < progress.last_taken), None)
+
+
+def _all(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*.rtool"), key=_number)
+
+
+def _delete(checkpoint: Path) -> None:
+    """Hide it first: half of one must not stand under its name."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.partial")
+    os.replace(checkpoint, hidden)
+    shutil.rmtree(hidden)
+
+
+def _number(checkpoint: Path) -> tuple[int, int]:
+    """The step in a checkpoint's name, and which of several at that step it is."""
+    _, step, *again = checkpoint.stem.split("-")
+    return int(step), int(again[0]) if again else 1
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, named; lengths and heads are read, no tensors."""
+    try:
+        progress = load_progress(checkpoint)
+    except InputError as error:
+        return str(error)
+    shards = sorted(checkpoint.glob("shard-*.safetensors"))
+    if len(shards) not in (0, progress.world_size):
+        return f"{checkpoint}: has {len(shards)} shards, expected one of each of {progress.world_size} processes"
+    for path in (checkpoint / _BUNDLE_TENSORS, checkpoint / _TENSORS, *shards):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"{path}: missing or damaged ({error})"
+    return None
+
+
+def _free_name(folder: Path, stem: str) -> str:
+    """A name of its own: a run that was stopped may come to the same step again, and must not touch what it has."""
+    name, number = f"{stem}.rtool", 1
+    while (folder / name).exists():
+        number += 1
+        name = f"{stem}-{number}.rtool"
+    return name
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _staging(folder: Path, progress: Progress) -> Path:
+    return folder / f".shards-{progress.step:08d}"
+
+
+def _link(link: Path, target: str) -> None:
+    temporary = link.with_name(f".{link.name}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

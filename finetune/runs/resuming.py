@@ -1,0 +1,106 @@
+"""Which run to train in: a new one, or one to go on with, held against other runs; and whether it can be gone on with.
+
+What may change from one start to the next: epochs, rates, batches, processes, precision, augmentation, freezing,
+logging. What may not is what a checkpoint is made of; a change of it is refused by name before anything is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import ConfigError, InputError
+from ..config.config import FinetuneConfig, PartsLoss
+from ..config.files import load_config
+from .checkpoints import check_checkpoint, clear_partial, load_progress
+from .run_folder import create_run_folder, find_unfinished, renew_config, run_locked
+
+__all__ = ["last_checkpoint", "opened_run"]
+
+_FIXED: dict[str, Callable[[FinetuneConfig], Any]] = {
+    "model.reference": lambda config: config.model.reference,
+    "model.options": lambda config: config.model.options,
+    "model.output": lambda config: config.model.output,
+    "model.weights": lambda config: config.model.weights,
+    "model.restore_bn": lambda config: config.model.restore_bn,
+    "losses": lambda config: [_shape(loss) for loss in config.losses],
+    "optimizer.kind": lambda config: config.optimizer.kind,
+    "optimizer.ema": lambda config: "an average" if config.optimizer.ema else "no average",
+    "evaluation.protocol": lambda config: config.evaluation.protocol,
+    "evaluation.metric": lambda config: config.evaluation.metric,
+}
+"""By field, what must be as it was: a checkpoint holds it, or a number in it is compared with later ones."""
+
+
+@contextmanager
+def opened_run(
+    config: FinetuneConfig, resume: Literal["auto"] | str | Path | None
+) -> Iterator[tuple[Path, Path | None]]:
+    """The run folder to train in, locked within the context, and the checkpoint to go on from.
+
+    Raises:
+        InputError: what `resume` names is no run, has no whole checkpoint, has done its epochs, or is being written.
+        ConfigError: the configuration does not fit the run.
+    """
+    found = _find(config, resume)
+    if found is None:
+        run = create_run_folder(config)
+        with run_locked(run):
+            yield run, None
+        return
+    run, checkpoint = found
+    with run_locked(run):
+        check_checkpoint(checkpoint)
+        _check_epochs(run, checkpoint, config)
+        _check_config(run, config)
+        clear_partial(run / "checkpoints")
+        renew_config(run, config)
+        yield run, checkpoint
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The newest checkpoint itself, not the link, which the resumed run moves."""
+    return (run / "checkpoints" / "last.rtool").resolve()
+
+
+def _find(config: FinetuneConfig, resume: str | Path | None) -> tuple[Path, Path] | None:
+    """The run and the checkpoint that `resume` means; None starts a new one."""
+    if resume is None:
+        return None
+    if resume == "auto":
+        unfinished = find_unfinished(config)
+        return None if unfinished is None else (unfinished, last_checkpoint(unfinished))
+    named = Path(resume)
+    if named.suffix == ".rtool" and named.parent.name == "checkpoints" and named.exists():
+        return named.parent.parent, named.resolve()
+    if not last_checkpoint(named).exists():
+        raise InputError(
+            f"{named}: no checkpoints/last.rtool to resume from; name a run folder, one of its checkpoints, or use "
+            "--resume auto"
+        )
+    return named, last_checkpoint(named)
+
+
+def _check_epochs(run: Path, checkpoint: Path, config: FinetuneConfig) -> None:
+    """Refuse a run that has nothing left to do; one that was killed before its result was written has."""
+    done = load_progress(checkpoint).epoch
+    if done >= config.epochs and (run / "result.json").exists():
+        raise InputError(f"{run}: has done {done} epochs of {config.epochs}; raise epochs to go on, or start a new run")
+
+
+def _check_config(run: Path, config: FinetuneConfig) -> None:
+    path = run / "config.yaml"
+    if not path.exists():
+        return
+    before = load_config(path)
+    for field, value in _FIXED.items():
+        was, now = value(before), value(config)
+        if was != now:
+            raise ConfigError(f"{field}: {run} was trained with {was}, got {now}; put it back, or start a new run")
+
+
+def _shape(loss: Any) -> str:
+    """What of a loss decides which weights it has."""
+    return f"{loss.kind} of {loss.parts} parts" if isinstance(loss, PartsLoss) else str(loss.kind)

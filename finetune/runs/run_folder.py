@@ -1,0 +1,209 @@
+"""The folder of one run: `output/name/time/` with configuration, environment, log and metrics.
+
+    config.yaml     the resolved configuration
+    env.json        command, versions, machine, processes, device
+    log.txt         what was printed
+    metrics.csv     the same as a table; tb/ the same for TensorBoard
+    report.html     the whole run on one page
+    metrics.jsonl   one JSON object a line: {"kind": "train"|"evaluation", "step", "epoch", ...}
+    checkpoints/    see `checkpoints`
+    result.json     written last, with the outcome; `finished` is false when the run was stopped
+
+Nothing is ever overwritten; `run_locked` keeps a second run out. A number that is none is null in all of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+from ...version import __version__
+from ..config.config import FinetuneConfig
+from ..config.files import dump_config
+from .disk_space import out_of_space_named
+from .progress_display import ProgressDisplay
+from .tracking import Tracker, write_csv
+
+__all__ = ["RunFolder", "create_run_folder", "find_unfinished", "read_metrics", "renew_config", "run_locked"]
+
+
+def create_run_folder(config: FinetuneConfig) -> Path:
+    """A new folder named by the time; a number is added when that second is taken."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    parent = config.output / config.name
+    number, path = 1, parent / stamp
+    try:
+        parent.mkdir(parents=True, exist_ok=True)  # not with the folder: a link to nowhere would be taken for it
+        while path.exists():
+            number += 1
+            path = parent / f"{stamp}-{number}"
+        path.mkdir()
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise InputError(f"{path}: cannot create the run folder ({reason}); set output=DIR") from error
+    with out_of_space_named(path):
+        (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    return path
+
+
+def renew_config(run: Path, config: FinetuneConfig) -> None:
+    """Put the configuration a run goes on with into its folder; another one stays as config-1.yaml, ...
+
+    Raises:
+        PlatformError: the disk is full; config.yaml is as it was.
+    """
+    path, text = run / "config.yaml", dump_config(config)
+    before = path.read_text(encoding="utf-8") if path.exists() else text
+    with out_of_space_named(run, "writing config.yaml"):
+        if before != text:
+            number = 1
+            while (run / f"config-{number}.yaml").exists():
+                number += 1
+            _write_whole(run / f"config-{number}.yaml", before)
+        if before != text or not path.exists():
+            _write_whole(path, text)
+
+
+def find_unfinished(config: FinetuneConfig) -> Path | None:
+    """The newest run of this name that has a checkpoint and did not finish."""
+    runs = sorted((config.output / config.name).glob("*/checkpoints/last.rtool"), reverse=True)
+    for checkpoint in runs:
+        run = checkpoint.parent.parent
+        result = run / "result.json"
+        if not result.exists() or not json.loads(result.read_text(encoding="utf-8"))["finished"]:
+            return run
+    return None
+
+
+@contextmanager
+def run_locked(run: Path) -> Iterator[None]:
+    """Hold a run within the context.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    with (run / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{run}: another run is writing here; wait until it ends, or start a new one without --resume"
+            ) from error
+        yield
+
+
+@dataclass
+class RunFolder:
+    """An open run folder on the process that writes it. Use as a context manager, with the run locked."""
+
+    path: Path
+    display: ProgressDisplay = field(default_factory=ProgressDisplay)
+    trackers: list[Tracker] = field(default_factory=list)
+
+    def __enter__(self) -> RunFolder:
+        (self.path / "result.json").unlink(missing_ok=True)  # of the run that is resumed
+        self.display.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.display.__exit__(None, None, None)
+        for tracker in self.trackers:
+            tracker.close()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    def log(self, line: str, *, routine: bool = False) -> None:
+        """Append to log.txt, and print on stderr; routine lines are not printed where a bar tells the same."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        if not (routine and self.display.has_bar):
+            self.display.line(line)
+
+    def record(self, **values: Any) -> None:
+        """Append one object to metrics.jsonl."""
+        values = _finite_or_null(values)
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values, allow_nan=False) + "\n")
+        for tracker in self.trackers:
+            tracker.add(values)
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps beyond `step`, which a resumed run makes again."""
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        _write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write_environment(self, details: Mapping[str, Any]) -> None:
+        """Write env.json; a resumed run adds to it as env-2.json, ..."""
+        number = 1
+        while (path := self.path / ("env.json" if number == 1 else f"env-{number}.json")).exists():
+            number += 1
+        path.write_text(json.dumps({**_environment(), **details}, indent=2) + "\n", encoding="utf-8")
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json."""
+        text = json.dumps(_finite_or_null(result), indent=2, allow_nan=False) + "\n"
+        _write_whole(self.path / "result.json", text)
+        write_csv(read_metrics(self.path), self.path / "metrics.csv")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All records of a run; a last line cut short by a kill is left out."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: a full disk or a kill leaves the one that was there."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # some file systems find out only now that they are full
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _finite_or_null(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite_or_null(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "rtool": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

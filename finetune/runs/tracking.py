@@ -1,0 +1,102 @@
+"""Scalars of a run beside metrics.jsonl: a CSV table, TensorBoard events, and wandb where asked for.
+
+Each tracker takes the records of metrics.jsonl as they come. The JSON lines stay the source; these are views.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...errors import PlatformError
+from ..config.config import TrackingConfig
+
+__all__ = ["Tracker", "flatten_record", "open_trackers", "write_csv"]
+
+
+class Tracker(Protocol):
+    """Something that takes records."""
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """One record of metrics.jsonl."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def open_trackers(config: TrackingConfig, run: Path, step: int, settings: Mapping[str, Any]) -> list[Tracker]:
+    """The trackers a configuration asks for; `step` is where the run goes on.
+
+    Raises:
+        PlatformError: wandb is asked for and not installed.
+    """
+    trackers: list[Tracker] = []
+    if config.tensorboard:
+        trackers.append(_TensorBoard(run / "tb", step))
+    if config.wandb is not None:
+        trackers.append(_Wandb(config.wandb, run, settings))
+    return trackers
+
+
+def flatten_record(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a record as `losses/arcface`, `lr`, ...; step, epoch, texts and nulls left out."""
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}/{name}", float(number)) for name, number in value.items() if number is not None)
+        elif isinstance(value, int | float) and key not in ("step", "epoch"):
+            yield key, float(value)
+
+
+def write_csv(records: list[dict[str, Any]], path: Path) -> None:
+    """All records as one table, a column for every number that occurs."""
+    rows = [{"kind": r["kind"], "step": r["step"], "epoch": r["epoch"], **dict(flatten_record(r))} for r in records]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Events after `step` come from before a kill and are made again.
+        self._writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        for name, value in flatten_record(record):
+            self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, project: str, run: Path, settings: Mapping[str, Any]) -> None:
+        try:
+            wandb = import_module("wandb")
+        except ImportError as error:
+            raise PlatformError(
+                "tracking.wandb: wandb is not installed; pip install wandb, or set it to null"
+            ) from error
+        # One id for the life of a run folder, so that a resumed run goes on in the same place.
+        self._run: Any = wandb.init(
+            project=project,
+            id=f"{run.parent.name}-{run.name}",
+            name=run.name,
+            dir=run,
+            config=dict(settings),
+            resume="allow",
+        )
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self._run.log(
+            {f"{record['kind']}/{name}": value for name, value in flatten_record(record)}, step=record["step"]
+        )
+
+    def close(self) -> None:
+        self._run.finish()

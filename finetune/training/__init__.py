@@ -1,0 +1,1 @@
+"""The training loop: plan, assembly, step, optimizers, schedules."""

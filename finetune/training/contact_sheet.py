@@ -1,0 +1,74 @@
+"""A contact sheet: the images of a batch as the network will see them, augmented, in a grid with their identities."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ...converters.records.preprocessing import Preprocessing
+from ..config.config import FinetuneConfig
+from ..data.loading import EpochSamples, TrainingPixels, iterate_batches
+from ..data.samplers import plan_epoch
+from ..network.networks import load_network
+from ..processes.launching import count_processes
+from .prepared_data import open_training_data
+
+__all__ = ["contact_sheet", "draw_batch", "draw_first_batch"]
+
+_CAPTION = 12
+_LEAST_HEIGHT = 96
+_MOST_IMAGES = 64
+
+
+def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Image.Image:
+    """The first training batch of a run of `nproc` processes, without training."""
+    ranks = count_processes(nproc, config.device)
+    preprocessing = load_network(config.model).preprocessing
+    train, _ = open_training_data(config)
+    return draw_batch(config, TrainingPixels(train, preprocessing.resize, None), preprocessing, ranks=ranks)
+
+
+def draw_batch(
+    config: FinetuneConfig, pixels: TrainingPixels, preprocessing: Preprocessing, *, ranks: int
+) -> Image.Image:
+    """The first batch of the first epoch of `pixels`, augmented: of all `ranks` processes together, 64 images at most.
+
+    Raises:
+        DataError: the data set cannot fill it, or too many of its images cannot be read.
+    """
+    data = config.data
+    plan = plan_epoch(
+        data.sampler,
+        pixels.dataset.identities,
+        pixels.dataset.cameras,
+        batch=data.batch,
+        images_per_identity=data.images_per_identity,
+        ranks=ranks,
+        seed=config.seed,
+        epoch=0,
+    )[:1, :_MOST_IMAGES]
+    fill = preprocessing.mean[::-1] if preprocessing.channel_order == "bgr" else preprocessing.mean
+    samples = EpochSamples(pixels, config.augment, fill, config.seed, 0)
+    batch = next(iterate_batches(samples, plan, slice(None), workers=0))
+    return contact_sheet(batch.pixels.numpy(), [str(label) for label in batch.labels.tolist()])
+
+
+def contact_sheet(pixels: NDArray[np.uint8], captions: list[str]) -> Image.Image:
+    """Images uint8 [N, H, W, C] in a grid about as wide as high, small ones enlarged, each with its caption."""
+    count, height, width, _ = pixels.shape
+    zoom = max(1, math.ceil(_LEAST_HEIGHT / height))
+    tall, wide = height * zoom, width * zoom
+    columns = min(count, max(1, round(math.sqrt(count * tall / wide))))
+    rows = math.ceil(count / columns)
+    sheet = Image.new("RGB", (columns * (wide + 2), rows * (tall + _CAPTION + 2)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
+        left, top = number % columns * (wide + 2), number // columns * (tall + _CAPTION + 2)
+        picture = Image.fromarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
+        sheet.paste(picture.resize((wide, tall), Image.Resampling.NEAREST), (left, top + _CAPTION))
+        draw.text((left + 2, top), caption, fill="black")
+    return sheet

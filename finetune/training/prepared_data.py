@@ -1,0 +1,94 @@
+"""The data of a run, ready for the loop: training images, and held-out images for the evaluations between epochs.
+
+Both are kept decoded while they fit into `data.memory_gb` together, training images first; what does not fit is
+decoded at each use. Only the rank that evaluates reads held-out images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...converters.records.preprocessing import Preprocessing
+from ...errors import DataError
+from ..config.config import FinetuneConfig
+from ..data.dataset import Dataset
+from ..data.decoding import Pixels, Resize, read_pixels, unreadable_note
+from ..data.formats.sources import open_dataset
+from ..data.loading import TrainingPixels
+from ..data.splits import split_by_identity
+from ..processes.collectives import rank
+
+__all__ = ["HeldOutImages", "PreparedData", "open_training_data", "prepare_data"]
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """Images to evaluate on: in memory (`pixels`), or decoded at each evaluation."""
+
+    dataset: Dataset
+    resize: Resize
+    pixels: Pixels | None
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """`notes` are lines for the log: what was left out, and why."""
+
+    train: TrainingPixels
+    held_out: HeldOutImages
+    notes: tuple[str, ...]
+
+
+def open_training_data(config: FinetuneConfig) -> tuple[Dataset, Dataset]:
+    """Training and held-out data sets, nothing decoded.
+
+    Raises:
+        DataError: too few identities in either.
+        InputError: a data set does not exist.
+    """
+    train = open_dataset(config.data.train)
+    if config.data.evaluate is not None:
+        held_out = open_dataset(config.data.evaluate, "test")
+    else:
+        train, held_out = split_by_identity(train, config.data.holdout, config.seed)
+    if train.identity_count < 2:
+        raise DataError(f"{train.name}: one identity; training needs at least 2")
+    return train, held_out
+
+
+def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> PreparedData:
+    """Open both data sets and read what fits into memory at the model's size.
+
+    Raises:
+        DataError: over 1 % of the images of a data set cannot be read.
+    """
+    train, held_out = open_training_data(config)
+    opened = (train,) if config.data.evaluate is None else (train, held_out)
+    notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
+    if config.data.evaluate == config.data.train and held_out.names == train.names:
+        notes.append("data.evaluate is data.train: these metrics are of the training images; null holds some out")
+    image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
+    room = int(config.data.memory_gb * 1e9 / image_bytes)
+    values: NDArray[np.uint8] | None = None
+    if len(train) <= room:
+        room -= len(train)
+        read = read_pixels(train, preprocessing.resize)
+        train, values = read.dataset, read.values
+        notes += _unreadable_notes(read)
+    pixels: Pixels | None = None
+    if len(held_out) <= room and rank() == 0:
+        pixels = read_pixels(held_out, preprocessing.resize)
+        held_out = pixels.dataset
+        notes += _unreadable_notes(pixels)
+    return PreparedData(
+        TrainingPixels(train, preprocessing.resize, values),
+        HeldOutImages(held_out, preprocessing.resize, pixels),
+        tuple(notes),
+    )
+
+
+def _unreadable_notes(pixels: Pixels) -> list[str]:
+    return [unreadable_note(pixels.dataset.name, pixels.unreadable)] if pixels.unreadable else []

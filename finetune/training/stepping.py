@@ -1,0 +1,206 @@
+"""One optimizer step: forward, backward over a group of batches, clip, move, average. Single process or DDP.
+
+A step whose gradient is not finite is left out, and the BatchNorm statistics its forward pass spoiled are put back.
+`state` and `load` carry everything a later step depends on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ...converters.records.preprocessing import Preprocessing
+from ...errors import ConfigError
+from ..config.config import FinetuneConfig
+from ..data.loading import Batch
+from ..losses.partial_fc import PartialFC
+from ..network.autocast import autocast_dtype
+from ..network.learner import Learner
+from ..network.networks import images_to_tensor
+from ..processes.collectives import all_reduce_sum, world_size
+from .averaging import WeightAverage
+from .loss_scale import LossScale
+from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
+
+__all__ = ["Stepper"]
+
+
+class Stepper:
+    """Owns optimizer, scaler and average of a learner on one process."""
+
+    def __init__(
+        self, config: FinetuneConfig, learner: Learner, preprocessing: Preprocessing, device: torch.device
+    ) -> None:
+        self._config, self._learner, self._preprocessing, self._device = config, learner, preprocessing, device
+        self._optimizer, self._named = build_optimizer(config.optimizer, learner.backbone, learner.heads)
+        scaled = autocast_dtype(config.precision, device) is torch.float16
+        self._scale = LossScale(enabled=scaled)
+        self._average = WeightAverage(learner.backbone, config.optimizer.ema) if config.optimizer.ema else None
+        self._loss_weights = torch.tensor([loss.weight for loss in config.losses], device=device)
+        self._buffers = [buffer for buffer in learner.buffers() if buffer.is_floating_point()]
+        self._buffer_backup = [buffer.clone() for buffer in self._buffers]
+        self._shards = [head for head in learner.heads if isinstance(head, PartialFC)]
+        self._model: nn.Module = learner
+        self.stop_asked = False
+        """Whether any process was asked to stop before the last step; alike on all of them."""
+        if config.model.compile:
+            learner.compile_backbone()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first group, as used last."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze and thaw; wrap the learner anew, for DDP looks at what learns when it is built."""
+        self._learner.freeze(self._config.model.freeze, epoch)
+        self._learner.train()
+        self._model = self._learner
+        if world_size() > 1 and any(parameter.requires_grad for parameter in self._learner.parameters()):
+            devices = [self._device] if self._device.type == "cuda" else None
+            self._model = DistributedDataParallel(self._model, device_ids=devices)
+
+    def step(self, group: list[Batch], rate: float, *, stop: bool = False) -> tuple[Tensor, bool]:
+        """Train on a group of batches at `rate` times the peak learning rates; `stop` is shared as `stop_asked`.
+
+        Returns:
+            The mean unweighted losses [H] of this process, and whether the gradient was finite and the step taken.
+        """
+        set_learning_rates(self._optimizer, rate)
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._buffers:
+            torch._foreach_copy_(self._buffer_backup, self._buffers)
+        total = torch.zeros_like(self._loss_weights)
+        for number, batch in enumerate(group):
+            images = images_to_tensor(batch.pixels, self._preprocessing, self._device, self._config.model.channels_last)
+            with self._synchronised(number == len(group) - 1):
+                losses = self._model(images, batch.labels.to(self._device, non_blocking=True))
+                loss = (losses * self._loss_weights).sum() / len(group)
+                (loss * self._scale.value).backward()
+            total += losses.detach() / len(group)
+        return total, self._update(rate, stop)
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """The backbone holds what is evaluated and saved inside this context: the average, when one is kept."""
+        return nullcontext() if self._average is None else self._average.applied_to(self._learner.backbone)
+
+    def state(self) -> dict[str, Tensor]:
+        """Heads, optimizer, scaler, and the backbone itself when its average is saved in its place."""
+        tensors = {f"heads/{name}": value for name, value in self._learner.heads.state_dict().items()}
+        tensors.update({f"optimizer/{k}": v for k, v in optimizer_state(self._optimizer, self._named).items()})
+        if self._scale.enabled:
+            tensors["scaler"] = self._scale.state()
+        if self._average is not None:
+            tensors.update({f"average/{name}": value for name, value in self._average.tensors.items()})
+            tensors.update({f"backbone/{name}": value for name, value in self._learner.backbone.state_dict().items()})
+        # Copies: the caller may save them while the average stands in the backbone.
+        return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+    def shard_state(self) -> dict[str, Tensor]:
+        """What this rank alone holds: its shards of PartialFC heads, by head number."""
+        return {
+            f"{number}/{name}": value.clone()
+            for number, shard in enumerate(self._shards)
+            for name, value in shard.shard_state().items()
+        }
+
+    def load_shards(self, ranks: list[dict[str, Tensor]]) -> None:
+        """Take this rank's classes out of the saved shards of all ranks, however many there were.
+
+        Raises:
+            ConfigError: they were of another number of classes.
+        """
+        for number, shard in enumerate(self._shards):
+            rows = sum(len(tensors[f"{number}/weight"]) for tensors in ranks)
+            if rows != shard.classes:
+                raise _misfit("partial_fc", f"{rows} classes", f"{shard.classes}")
+            shard.load_shards([_below(tensors, f"{number}/") for tensors in ranks])
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`.
+
+        Raises:
+            ConfigError: heads were of another number of classes.
+        """
+        saved = _below(tensors, "heads/")
+        for name, value in self._learner.heads.state_dict().items():
+            was, now = list(saved[name].shape), list(value.shape)
+            if was != now:
+                raise _misfit(name, f"shape {was}", f"{now}")
+        self._learner.heads.load_state_dict(saved)
+        load_optimizer_state(self._optimizer, self._named, _below(tensors, "optimizer/"))
+        if "scaler" in tensors:
+            self._scale.load(tensors["scaler"])
+        if self._average is not None:
+            self._average.load(_below(tensors, "average/"))
+            self._learner.backbone.load_state_dict(_below(tensors, "backbone/"))
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        """All-reduce gradients with the last batch of a group only."""
+        if last or not isinstance(self._model, DistributedDataParallel):
+            return nullcontext()
+        return self._model.no_sync()
+
+    def _update(self, rate: float, stop: bool) -> bool:
+        parameters = [parameter for parameter in self._learner.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self._scale.unscale(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients).to(self._device)
+        shard_squares, stopping = self._shared(stop)
+        if self._shards:
+            norm = (norm.square() + shard_squares).sqrt()
+        # One fetch a step: each waits for all that the device has been given to do.
+        norm_value, stop_value = torch.stack([norm, stopping]).tolist()
+        finite, self.stop_asked = math.isfinite(norm_value), stop_value > 0
+        if finite:
+            if self._config.optimizer.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self._config.optimizer.clip, norm)
+                factor = (self._config.optimizer.clip / (norm + 1e-6)).clamp(max=1.0)
+                for shard in self._shards:
+                    shard.scale_gradient(factor)
+            self._optimizer.step()
+            self._step_shards(rate)
+            if self._average is not None:
+                self._average.update(self._learner.backbone)
+        elif self._buffers:
+            torch._foreach_copy_(self._buffers, self._buffer_backup)
+        self._scale.update(finite=finite)
+        return finite
+
+    def _shared(self, stop: bool) -> tuple[Tensor, Tensor]:
+        """Sums over all ranks: the squared gradients of shards, with the loss scale taken out, and who must stop."""
+        squares = torch.zeros((), device=self._device)
+        for shard in self._shards:
+            shard.scale_gradient(1 / self._scale.value)
+            gradient = shard.gradient()
+            if gradient is not None:
+                squares += gradient.square().sum()
+        stopping = torch.full((), float(stop), device=self._device)
+        shard_squares, stopping = all_reduce_sum(torch.stack([squares, stopping]))
+        return shard_squares, stopping
+
+    def _step_shards(self, rate: float) -> None:
+        """Row-sparse SGD at the rate of heads."""
+        optimizer = self._config.optimizer
+        for shard in self._shards:
+            shard.step(
+                (optimizer.head_lr or optimizer.lr) * rate,
+                momentum=optimizer.momentum,
+                weight_decay=optimizer.weight_decay,
+            )
+
+
+def _misfit(what: str, was: str, now: str) -> ConfigError:
+    return ConfigError(
+        f"data.train: {what} of the losses has {was} in the checkpoint and {now} here, so the training data have "
+        "another number of identities; put them back, or start a new run"
+    )
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

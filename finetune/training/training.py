@@ -1,0 +1,396 @@
+"""The training loop: epochs of steps, evaluations and checkpoints; resumable at any step.
+
+Everything a step depends on is a function of the configuration and of `Progress` (order, augmentation, rates) or is in
+the checkpoint (weights, optimizer, scaler, average, generators), so a resumed run repeats the uninterrupted one bit
+for bit. Rank 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...converters.records.provenance import ChainLink, tool_versions
+from ...errors import DataError, GateError
+from ..config.config import FinetuneConfig
+from ..data.decoding import check_unreadable
+from ..data.loading import Batch, EpochSamples, iterate_batches, lost_workers_named
+from ..data.samplers import plan_epoch
+from ..evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
+from ..evaluation.plan import plan_evaluation
+from ..network.learner import embedding_of
+from ..network.networks import Network, images_to_tensor
+from ..processes.collectives import all_reduce_sum, barrier, gather_numbers, rank, world_size
+from ..processes.interruption import on_stop_signal
+from ..runs.checkpoints import (
+    Progress,
+    best_step,
+    give_up_later,
+    go_back_to_proven,
+    load_shards,
+    load_training_state,
+    prune_checkpoints,
+    save_checkpoint,
+    stage_shard,
+)
+from ..runs.run_folder import RunFolder, read_metrics
+from .assembly import assemble_learner
+from .generators import generator_states, load_generator_states, seed_generators
+from .metering import Meter
+from .prepared_data import PreparedData
+from .schedules import learning_rate_factor
+from .stepping import Stepper
+
+__all__ = ["Outcome", "Trainer"]
+
+_MOST_SKIPPED_IN_A_ROW = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: finished, or stopped by a signal or an error."""
+
+    finished: bool
+    stopped_by: str | None
+    progress: Progress
+    images_per_second: float
+
+
+class Trainer:
+    """One run on one process. Build it on every rank, then call `run` on every rank; rank 0 has the folder."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        network: Network,
+        data: PreparedData,
+        folder: RunFolder | None,
+        checkpoints: Path,
+        device: torch.device,
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._config, self._network, self._data = config, network, data
+        self._folder, self._device = folder, device
+        self._evaluated: tuple[int, dict[str, Any]] = (-1, {})
+        self._stopped_by: str | None = None
+        self._unreadable: set[int] = set()
+        self._met_unreadable: set[int] = set()
+        self._total = Meter(len(config.losses), device)
+        evaluation = config.evaluation
+        plan = plan_evaluation(data.held_out.dataset, evaluation.protocol, rerank=evaluation.rerank)
+        self._metric = plan.metric(evaluation.metric)
+        self._learner, self.notes = assemble_learner(config, network, data, device)
+        self._stepper = Stepper(config, self._learner, network.preprocessing, device)
+        batches, global_batch = self._plan(0).shape
+        self.steps_per_epoch: int = batches // config.optimizer.accumulate
+        self._progress = Progress(world_size=world_size(), batches=batches, global_batch=global_batch)
+        seed_generators(config.seed)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self._progress.step
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint; with another number of processes or batch size, at the same share of the epoch."""
+        progress, tensors = load_training_state(checkpoint)
+        self._stepper.load(tensors)
+        self._stepper.load_shards(load_shards(checkpoint))
+        load_generator_states(tensors, self._device)
+        now, accumulate = self._progress, self._config.optimizer.accumulate
+        batch = progress.batch * now.batches // progress.batches // accumulate * accumulate if progress.batch else 0
+        self._progress = replace(
+            progress, world_size=now.world_size, batches=now.batches, global_batch=now.global_batch, batch=batch
+        )
+        if progress.global_batch != now.global_batch:
+            self._log(f"batches of {now.global_batch} images from here on, {progress.global_batch} before")
+        barrier()  # one that cannot load it fails here, before what it may need instead is gone
+        if self._folder is not None:
+            self._give_up_later(self._folder, checkpoint)
+
+    def run(self, asked_before: Sequence[str] = ()) -> Outcome:
+        """Train until the last epoch, or until SIGTERM or Ctrl-C, which save and stop.
+
+        Args:
+            asked_before: Signals that came before now.
+        """
+        finished = True
+        with on_stop_signal(self._request_stop), lost_workers_named():
+            for name in asked_before:
+                self._request_stop(name)
+            if self._lacks_evaluation():
+                self._finish_epoch()
+            while finished and self._progress.epoch < self._config.epochs:
+                finished = self._run_epoch()
+                if finished:
+                    self._progress = replace(self._progress, epoch=self._progress.epoch + 1, batch=0)
+                    self._finish_epoch()
+                else:
+                    self._save(best=False)
+        return self.outcome(None if finished else self._stopped_by or "a signal to another process")
+
+    def outcome(self, stopped_by: str | None) -> Outcome:
+        """How it stands; `stopped_by` None when it has finished."""
+        return Outcome(stopped_by is None, stopped_by, self._progress, self._total.images_per_second)
+
+    def evaluate(self) -> EvaluationResult:
+        """Measure the held-out data with the weights as they are (the average, when one is kept)."""
+        evaluation = self._config.evaluation
+        with self._stepper.evaluated():
+            self._learner.eval()
+            try:
+                held_out, rerank = self._data.held_out, evaluation.rerank
+                flip, batch = evaluation.flip, evaluation.batch
+                if held_out.pixels is not None:
+                    return evaluate_pixels(
+                        self._embed, held_out.pixels, evaluation.protocol, flip=flip, batch=batch, rerank=rerank
+                    )
+                return evaluate_embeddings(
+                    self._embed,
+                    held_out.dataset,
+                    evaluation.protocol,
+                    resize=held_out.resize,
+                    flip=flip,
+                    batch=batch,
+                    rerank=rerank,
+                    tell=self._log,
+                )
+            finally:
+                self._learner.train()
+
+    def _give_up_later(self, folder: RunFolder, checkpoint: Path) -> None:
+        """Drop what was saved and measured after a checkpoint; the best to beat is the best of what is left."""
+        rows = [row for row in read_metrics(folder.path) if row.get(self._metric) is not None]
+        measured = {row["step"]: row[self._metric] for row in rows if row["kind"] == "evaluation"}
+        for told in give_up_later(self._checkpoints, checkpoint, measured):
+            self._log(f"given up for {checkpoint.name}: {told}")
+        step = best_step(self._checkpoints)
+        best = None if step is None else measured.get(step, self._progress.best)
+        self._progress = replace(self._progress, best=best)
+        folder.forget_after(self._progress.step)
+
+    def _request_stop(self, signal_name: str) -> None:
+        self._stopped_by = self._stopped_by or signal_name
+
+    def _plan(self, epoch: int) -> NDArray[np.int64]:
+        """The plan of an epoch, whole optimizer steps only."""
+        data, dataset = self._config.data, self._data.train.dataset
+        plan = plan_epoch(
+            data.sampler,
+            dataset.identities,
+            dataset.cameras,
+            batch=data.batch,
+            images_per_identity=data.images_per_identity,
+            ranks=world_size(),
+            seed=self._config.seed,
+            epoch=epoch,
+        )
+        accumulate = self._config.optimizer.accumulate
+        steps = min(len(plan) // accumulate, self._config.steps_per_epoch or len(plan))
+        if steps == 0:
+            raise DataError(
+                f"{dataset.name}: an epoch has {len(plan)} batches, fewer than optimizer.accumulate {accumulate}"
+            )
+        return plan[: steps * accumulate]
+
+    def _run_epoch(self) -> bool:
+        """The rest of the current epoch; False when stopped before its end."""
+        epoch = self._progress.epoch
+        self._stepper.begin_epoch(epoch)
+        plan = self._plan(epoch)
+        batches = self._batches(plan, epoch)
+        meter = Meter(len(self._config.losses), self._device)
+        accumulate = self._config.optimizer.accumulate
+        while self._progress.batch < len(plan):
+            started = time.perf_counter()
+            group = [next(batches) for _ in range(accumulate)]
+            waited = time.perf_counter() - started
+            losses, taken = self._step(group)
+            images = len(group) * plan.shape[1]
+            for each in (meter, self._total):
+                each.add(losses, images, waited, time.perf_counter() - started, taken=taken)
+            ends = self._progress.batch == len(plan)
+            if ends or self._progress.step % self._config.log_every == 0:
+                self._report(meter)
+            if not ends and self._should_stop():
+                if meter.steps:
+                    self._report(meter)
+                return False
+            every = self._config.checkpoints.every_steps
+            if not ends and every and self._progress.step % every == 0:
+                self._save(best=False)
+        return True
+
+    def _batches(self, plan: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
+        """The batches of this rank from the present place in the epoch on."""
+        preprocessing = self._network.preprocessing
+        fill = preprocessing.mean[::-1] if preprocessing.channel_order == "bgr" else preprocessing.mean
+        samples = EpochSamples(self._data.train, self._config.augment, fill, self._config.seed, epoch)
+        width = plan.shape[1] // world_size()
+        columns = slice(rank() * width, (rank() + 1) * width)
+        pin = self._device.type == "cuda"
+        return iterate_batches(samples, plan, columns, self._config.data.workers, first=self._progress.batch, pin=pin)
+
+    def _step(self, group: list[Batch]) -> tuple[Tensor, bool]:
+        """Train on a group and move on: the mean losses [H] of this process, and whether the step was taken."""
+        self._met_unreadable.update(index for batch in group for index in batch.unreadable)
+        progress, config = self._progress, self._config
+        rate = learning_rate_factor(config.schedule, self._place, self.steps_per_epoch, config.epochs)
+        losses, taken = self._stepper.step(group, rate, stop=self._stopped_by is not None)
+        self._progress = replace(
+            progress,
+            batch=progress.batch + len(group),
+            step=progress.step + 1,
+            skipped=progress.skipped + (not taken),
+            skipped_in_a_row=0 if taken else progress.skipped_in_a_row + 1,
+        )
+        if not taken:
+            self._log(f"step {self._progress.step}: gradient not finite, step skipped")
+        if self._progress.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
+            self._stop_diverged()
+        return losses, taken
+
+    @property
+    def _place(self) -> int:
+        """Steps of the present plan that are behind; those taken, unless the run was resumed with other batches."""
+        in_epoch = self._progress.batch // self._config.optimizer.accumulate
+        return self._progress.epoch * self.steps_per_epoch + min(in_epoch, self.steps_per_epoch)
+
+    def _stop_diverged(self) -> NoReturn:
+        """Leave `last` where going on makes sense, and say so; alike on every rank, for any may be the one heard."""
+        if rank() == 0:
+            go_back_to_proven(self._checkpoints, self._progress)
+        barrier()
+        last = self._checkpoints / "last.rtool"
+        kept = f"{last.resolve().name}, from before, is kept to go on from" if last.exists() else "start a new run"
+        raise GateError(
+            f"{_MOST_SKIPPED_IN_A_ROW} steps in a row had no finite gradient; lower optimizer.lr, set optimizer.clip, "
+            f"or use precision=bf16; {kept}"
+        )
+
+    def _share_unreadable(self) -> None:
+        """Count and name the unreadable images that any process met, and stop when there are too many. A collective."""
+        dataset = self._data.train.dataset
+        for index in sorted(gather_numbers(self._met_unreadable, self._device) - self._unreadable):
+            self._log(f"unreadable image replaced by another: {dataset.names[index]}")
+            self._unreadable.add(index)
+        self._met_unreadable.clear()
+        check_unreadable(dataset.name, (dataset.names[i] for i in sorted(self._unreadable)), len(dataset))
+
+    def _should_stop(self) -> bool:
+        """Whether any process was asked to stop; several share it with every step, so that all stop at the same one."""
+        return self._stepper.stop_asked if world_size() > 1 else self._stopped_by is not None
+
+    def _evaluation_is_due(self) -> bool:
+        epoch = self._progress.epoch
+        return epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
+
+    def _lacks_evaluation(self) -> bool:
+        """Whether the run was resumed from the end of an epoch whose evaluation failed. A collective: rank 0 knows."""
+        progress = self._progress
+        if progress.step == 0 or progress.batch or not self._evaluation_is_due():
+            return False
+        lacks = 0.0
+        if rank() == 0:
+            rows = read_metrics(self._checkpoints.parent)
+            lacks = float(not any(row["kind"] == "evaluation" and row["step"] == progress.step for row in rows))
+        return bool(all_reduce_sum(torch.tensor(lacks, device=self._device)) > 0)
+
+    def _finish_epoch(self) -> None:
+        """Evaluate when it is due, on rank 0, and save; an epoch whose evaluation fails is saved all the same."""
+        epoch = self._progress.epoch
+        if not self._evaluation_is_due() or rank() != 0:
+            self._save(best=False)
+            return
+        try:
+            result = self.evaluate()
+        except GateError:  # what has diverged is not worth going on from
+            raise
+        except Exception:
+            self._save(best=False)
+            raise
+        values = asdict(result)
+        metric = float(values[self._metric])
+        # a best that is not a number, as older runs may have, is beaten by any
+        best = math.isfinite(metric) and (self._progress.best is None or not metric <= self._progress.best)
+        if best:
+            self._progress = replace(self._progress, best=metric)
+        self._evaluated = (self._progress.step, values)
+        self._record(kind="evaluation", **values)
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if isinstance(value, float))
+        self._log(f"epoch {epoch}: {shown}")
+        self._save(best=best)
+
+    def _save(self, *, best: bool) -> None:
+        """Write a checkpoint. A collective: every rank calls it."""
+        generators = generator_states(self._device)
+        shard = self._stepper.shard_state()
+        if shard:
+            stage_shard(self._checkpoints, self._progress, rank(), shard)
+            barrier()
+        if self._folder is None:
+            return
+        tensors = {**self._stepper.state(), **generators}
+        with self._stepper.evaluated():
+            save_checkpoint(
+                self._checkpoints,
+                self._progress,
+                tensors,
+                lambda path: self._network.save(path, self._learner.backbone, self._link()),
+                best=best,
+            )
+        prune_checkpoints(self._checkpoints, self._config.checkpoints.keep, self._progress)
+
+    def _link(self) -> ChainLink:
+        """What the provenance of a checkpoint says of this run; metrics only where it was evaluated as it is."""
+        progress, (step, values) = self._progress, self._evaluated
+        metrics = values if step == progress.step else {}
+        shown = "".join(f", {name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+        facts = {"run": self._config.name, "epochs": progress.epoch, "steps": progress.step, "metrics": metrics}
+        detail = f"run {self._config.name}, {progress.epoch} epochs, {progress.step} steps{shown}"
+        return ChainLink("trained", detail, facts | {"best_metric": progress.best, "versions": tool_versions()})
+
+    @torch.no_grad()
+    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        images = images_to_tensor(
+            torch.from_numpy(pixels), self._network.preprocessing, self._device, self._config.model.channels_last
+        )
+        embeddings = embedding_of(self._learner.backbone(images), self._config.model.output)
+        array: NDArray[np.float32] = embeddings.float().cpu().numpy()
+        return array
+
+    def _report(self, meter: Meter) -> None:
+        """Log and record the means since the last report, losses over all ranks. A collective."""
+        self._share_unreadable()
+        losses = (all_reduce_sum(meter.mean_losses) / world_size()).tolist()
+        names = [loss.kind for loss in self._config.losses]
+        parts = {f"{name}_{i}" if names.count(name) > 1 else name: losses[i] for i, name in enumerate(names)}
+        rate, wait, lr = meter.images_per_second, meter.data_wait, self._stepper.learning_rate
+        self._record(kind="train", losses=parts, lr=lr, images_per_second=rate, data_wait=wait)
+        steps = self._config.epochs * self.steps_per_epoch
+        steps_left = steps - self._place
+        seconds_left = steps_left * meter.seconds / max(meter.steps, 1)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
+        line = f"{shown}  lr {lr:.2e}  {rate:.0f} images/s  data wait {wait:.1%}"
+        if self._folder is not None:
+            place = f"epoch {self._progress.epoch + 1}/{self._config.epochs}  step {self._progress.step}"
+            self._folder.log(f"{place}  {line}  {seconds_left:.0f} s left", routine=True)
+            self._folder.display.update(self._place, steps, line)
+        meter.reset()
+
+    def _record(self, *, kind: str, **values: object) -> None:
+        if self._folder is not None:
+            self._folder.record(kind=kind, step=self._progress.step, epoch=self._progress.epoch, **values)
+
+    def _log(self, line: str) -> None:
+        if self._folder is not None:
+            self._folder.log(line)

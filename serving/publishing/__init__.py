@@ -1,0 +1,1 @@
+"""Publish a version into a repository, roll it out and back."""

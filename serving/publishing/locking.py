@@ -1,0 +1,54 @@
+"""One process at a time: an advisory lock on a file, for publishers and for the Triton cache.
+
+The lock belongs to the open file, so the operating system drops it when its holder dies. The file itself is empty and
+stays: removing it would let two processes hold locks on different files of the same name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import PlatformError
+
+__all__ = ["exclusive"]
+
+_POLL_SECONDS = 0.02
+
+
+@contextmanager
+def exclusive(path: Path, *, timeout: float, purpose: str) -> Iterator[None]:
+    """Hold the lock file `path` (created if absent) for the duration of the block.
+
+    Raises:
+        PlatformError: another process held the lock for `timeout` seconds, or the file cannot be created.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise PlatformError(f"{path}: cannot create the lock file ({error.strerror}); check its folder") from error
+    try:
+        _acquire(descriptor, path, timeout, purpose)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, timeout: float, purpose: str) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise PlatformError(
+                    f"{path}: another process has held this lock for {timeout:g} s while {purpose}; "
+                    "wait for it to finish, or end it, and try again"
+                ) from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return

@@ -1,0 +1,247 @@
+"""The file operations of publishing, in the order that keeps a repository loadable after a crash at any of them.
+
+1. stage the version folder in `.REPOSITORY.rtool-staging/`, beside the repository and on the same file system, and
+   write it through to the disk;
+2. put the warm-up files in place: their names hold a digest, so none is overwritten;
+3. keep the configurations that serve now under `history/`;
+4. rename the version folder into place;
+5. replace `configs/*.pbtxt`, then `config.pbtxt`, each by one rename.
+
+A new model is staged whole and appears by one rename. Source: POSIX rename(2), and the protocol of the reference
+notes: a server that looks at any moment sees the old model or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ..repository.manifest import manifest_text
+from ..repository.repository import CONFIG_FILE, LOCK_FILE, MANIFEST_FILE, ModelFolder
+from ..repository.warmup import WarmupFile
+from .locking import exclusive
+
+__all__ = [
+    "Publication",
+    "current_texts",
+    "prune",
+    "publish",
+    "publishing",
+    "remember_configs",
+    "replace_configs",
+    "withdraw",
+]
+
+_LOCK_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One version to publish. `configs` maps paths below the model folder to their texts, `config.pbtxt` among them.
+
+    `files` maps names in the version folder to what is copied there, `digests` some of them to their sha256.
+    """
+
+    folder: ModelFolder
+    version: int
+    files: Mapping[str, Path]
+    digests: Mapping[str, str]
+    configs: Mapping[str, str]
+    warmup: Sequence[WarmupFile]
+    manifest: Mapping[str, Any]
+
+
+@contextmanager
+def publishing(repository: Path) -> Iterator[Path]:
+    """Hold the repository for one publisher; yields an empty staging folder that is gone afterwards.
+
+    Raises:
+        InputError: the repository cannot be created or written.
+        PlatformError: another publisher held it for 300 s.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{repository}: cannot be created ({error.strerror}); choose another --repository") from error
+    staging = _staging_folder(repository)
+    with exclusive(repository / LOCK_FILE, timeout=_LOCK_SECONDS, purpose="publishing"):
+        shutil.rmtree(staging, ignore_errors=True)  # whatever a crashed publisher left
+        folder = staging / uuid.uuid4().hex
+        try:
+            folder.mkdir(parents=True)
+            yield folder
+        except OSError as error:
+            place = error.filename or repository
+            raise InputError(f"{place}: cannot be written ({error.strerror}); check space and permissions") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _staging_folder(repository: Path) -> Path:
+    """A hidden folder beside the repository: inside it, Triton would take it for a model.
+
+    Raises:
+        InputError: the repository is the root of its file system, so that nothing beside it can be renamed into it.
+    """
+    real = repository.resolve()
+    if not real.name or real.stat().st_dev != real.parent.stat().st_dev:
+        raise InputError(
+            f"{repository}: is the root of a file system (a mounted volume?), and a version is staged beside it to "
+            f"appear by one rename; publish into a folder below it, e.g. --repository {repository / 'models'}"
+        )
+    return real.with_name(f".{real.name}.rtool-staging")
+
+
+def publish(publication: Publication, staging: Path) -> None:
+    """Publish, in the order above; call it inside `publishing`.
+
+    Raises:
+        InputError: the model file changed while it was copied.
+    """
+    folder = publication.folder
+    staged = ModelFolder(staging / folder.name)
+    _stage_version(publication, staged)
+    if not folder.path.exists():
+        _write_warmup(staged, publication.warmup, staging)
+        replace_configs(staged, publication.configs, staging)
+        _sync_tree(staged.path)
+        _rename(staged.path, folder.path)
+        return
+    _write_warmup(folder, publication.warmup, staging)
+    _sync_tree(staged.path)
+    target = folder.version_path(publication.version)
+    if target.is_dir():  # a placeholder: it has no weights, so nothing can be serving it
+        _rename(target, staging / "placeholder")
+    _rename(staged.version_path(publication.version), target)
+    replace_configs(folder, publication.configs, staging)
+
+
+def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | None, staging: Path) -> None:
+    """Undo a publish: put `configs` back and take the version away, or the whole model where there were none."""
+    if configs is None:
+        _rename(folder.path, staging / "withdrawn")
+        return
+    replace_configs(folder, configs, staging)
+    _rename(folder.version_path(version), staging / "withdrawn")
+
+
+def prune(folder: ModelFolder, needed: Collection[int | None], keep: int, staging: Path) -> tuple[int, ...]:
+    """Remove versions neither `needed` nor among the newest `keep`, and warm-up files that nothing names any more.
+
+    Returns the versions removed. Each leaves by one rename, so a server never sees half of one.
+    """
+    versions = folder.versions()
+    removed = tuple(version for version in versions[:-keep] if version not in needed)
+    for version in removed:
+        _rename(folder.version_path(version), staging / f"removed-{version}")
+        shutil.rmtree(folder.history_path(version), ignore_errors=True)
+    texts = "".join(path.read_text() for path in folder.path.rglob("*.pbtxt"))
+    for path in (folder.path / "warmup").glob("*"):
+        if f'"{path.name}"' not in texts:
+            path.unlink()
+    return removed
+
+
+def _stage_version(publication: Publication, staged: ModelFolder) -> None:
+    target = staged.version_path(publication.version)
+    target.mkdir(parents=True)
+    for name, source in publication.files.items():
+        shutil.copyfile(source, target / name)
+    for name, digest in publication.digests.items():
+        with (target / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise InputError(f"{publication.files[name]}: changed while it was being published; try again later")
+    (target / MANIFEST_FILE).write_text(manifest_text(publication.manifest))
+
+
+def _write_warmup(folder: ModelFolder, files: Sequence[WarmupFile], staging: Path) -> None:
+    for file in files:
+        path = folder.path / "warmup" / file.file_name
+        if not path.is_file() or path.stat().st_size != len(file.data):
+            path.parent.mkdir(exist_ok=True)
+            _write_atomically(path, file.data, staging)
+
+
+def current_texts(folder: ModelFolder) -> dict[str, str]:
+    """The configurations a model has now: path below its folder -> text."""
+    paths = [folder.config_path, *sorted((folder.path / "configs").glob("*.pbtxt"))]
+    return {str(path.relative_to(folder.path)): path.read_text() for path in paths if path.is_file()}
+
+
+def remember_configs(folder: ModelFolder, version: int, staging: Path) -> None:
+    """Keep the configurations that serve now as those of `version`, for a later rollback."""
+    texts = current_texts(folder)
+    if not texts:
+        return
+    kept = staging / "history"
+    for name, text in texts.items():
+        path = kept / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    _sync_tree(kept)
+    target = folder.history_path(version)
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():
+        _rename(target, staging / "outdated")
+    _rename(kept, target)
+
+
+def replace_configs(folder: ModelFolder, configs: Mapping[str, str], staging: Path) -> None:
+    """Replace every configuration by one rename each, `config.pbtxt` last."""
+    for name in sorted(configs, key=lambda name: name == CONFIG_FILE):
+        path = folder.path / name
+        path.parent.mkdir(exist_ok=True)
+        _write_atomically(path, configs[name].encode(), staging)
+    _make_newest(folder.config_path)
+
+
+def _make_newest(path: Path) -> None:
+    """Date a file after everything else in its folder: Triton ignores a load request when nothing is newer than before.
+
+    Files copied from another machine can be dated in the future (server issue 7013).
+    """
+    newest = max((entry.stat().st_mtime_ns for entry in path.parent.rglob("*") if entry != path), default=0)
+    own = path.stat()
+    if own.st_mtime_ns <= newest:
+        os.utime(path, ns=(own.st_atime_ns, newest + 1_000_000))
+
+
+def _write_atomically(path: Path, data: bytes, staging: Path) -> None:
+    scratch = staging / uuid.uuid4().hex
+    with scratch.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+    _sync_folder(path.parent)
+
+
+def _rename(source: Path, target: Path) -> None:
+    os.rename(source, target)
+    _sync_folder(target.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse to sync a folder; the rename stays atomic
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

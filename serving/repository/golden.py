@@ -1,0 +1,40 @@
+"""The outputs a served model must reproduce: in-process ONNX Runtime on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+
+__all__ = ["golden_outputs"]
+
+
+def golden_outputs(
+    model: Path, inputs: Mapping[str, NDArray[Any]], *, threads: int | None = None, outputs: Sequence[str] | None = None
+) -> tuple[NDArray[Any], ...]:
+    """Run an ONNX file on the CPU; `threads` as the `intra_op_thread_count` of its configuration.
+
+    Raises:
+        InputError: ONNX Runtime cannot open or run it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        results = session.run(list(outputs) if outputs is not None else None, dict(inputs))
+    except Exception as error:  # onnxruntime raises a dozen unrelated types
+        raise InputError(f"{model}: ONNX Runtime cannot run it ({_first_line(error)}); export it again") from error
+    return tuple(np.asarray(result) for result in results)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

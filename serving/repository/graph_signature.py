@@ -1,0 +1,155 @@
+"""What a Triton configuration must agree with: the inputs and outputs of an ONNX graph, its opset and IR version."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+
+__all__ = ["GraphSignature", "GraphTensor", "read_signature"]
+
+Dim = int | str | None
+
+_TRITON_TYPES = {
+    1: "TYPE_FP32",
+    2: "TYPE_UINT8",
+    3: "TYPE_INT8",
+    4: "TYPE_UINT16",
+    5: "TYPE_INT16",
+    6: "TYPE_INT32",
+    7: "TYPE_INT64",
+    8: "TYPE_STRING",
+    9: "TYPE_BOOL",
+    10: "TYPE_FP16",
+    11: "TYPE_FP64",
+    12: "TYPE_UINT32",
+    13: "TYPE_UINT64",
+    16: "TYPE_BF16",
+}
+"""ONNX element type (onnx.TensorProto.DataType) -> Triton data type."""
+
+_NUMPY_TYPES = {
+    "TYPE_BOOL": "bool",
+    "TYPE_FP16": "float16",
+    "TYPE_FP32": "float32",
+    "TYPE_FP64": "float64",
+} | {f"TYPE_{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """One graph input or output: `data_type` as Triton names it, `shape` with numbers, symbols or None."""
+
+    name: str
+    data_type: str
+    shape: tuple[Dim, ...]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape as a configuration writes it: -1 for what is not a number."""
+        return tuple(dim if isinstance(dim, int) else -1 for dim in self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The NumPy type.
+
+        Raises:
+            InputError: a type that NumPy has not (BF16) or that has no fixed size (STRING).
+        """
+        if self.data_type not in _NUMPY_TYPES:
+            raise InputError(f"tensor {self.name!r}: {self.data_type} cannot be served; cast it inside the graph")
+        return np.dtype(_NUMPY_TYPES[self.data_type])
+
+
+@dataclass(frozen=True)
+class GraphSignature:
+    """Inputs (without initializers) and outputs of a graph, in graph order."""
+
+    path: Path
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+    opset: int
+    ir_version: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The file's own metadata, where `rtool export` states preprocessing and provenance."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size baked into the graph, None when every input and output leaves it open.
+
+        Raises:
+            InputError: the inputs disagree, or a tensor has no batch axis.
+        """
+        sizes = {tensor.name: tensor.dims[0] if tensor.dims else 0 for tensor in (*self.inputs, *self.outputs)}
+        if all(size == -1 for size in sizes.values()):
+            return None
+        of_inputs = {sizes[tensor.name] for tensor in self.inputs}
+        if len(of_inputs) == 1 and min(of_inputs) > 0:
+            return of_inputs.pop()
+        listed = ", ".join(f"{name}: {'open' if size == -1 else size or 'scalar'}" for name, size in sizes.items())
+        raise InputError(
+            f"{self.path}: inputs and outputs disagree on the batch axis ({listed}); export it again with one batch, "
+            "e.g. `rtool export MODEL --batch 16`"
+        )
+
+
+def read_signature(path: str | Path) -> GraphSignature:
+    """Read the signature of an ONNX file; the weights are parsed but not checked.
+
+    Raises:
+        InputError: the file is missing, not ONNX, or has inputs or outputs Triton cannot describe.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from ...converters.files.loading import read_model_bytes
+
+    path = Path(path)
+    try:
+        model = onnx.ModelProto.FromString(read_model_bytes(path))
+    except DecodeError as error:
+        raise InputError(f"{path}: expected an ONNX model, got bytes that are not one or are cut short") from error
+    if not model.graph.output:
+        raise InputError(f"{path}: expected an ONNX model, found no graph outputs; export it again")
+    external = {
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    if external:
+        raise InputError(
+            f"{path}: keeps weights in other files ({', '.join(sorted(external))}), and a version is published as one "
+            f"file; save it whole: onnx.save(onnx.load({str(path)!r}), 'whole.onnx')"
+        )
+    weights = {initializer.name for initializer in model.graph.initializer}
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return GraphSignature(
+        path,
+        tuple(_tensor(path, value) for value in model.graph.input if value.name not in weights),
+        tuple(_tensor(path, value) for value in model.graph.output),
+        opset,
+        model.ir_version,
+        {entry.key: entry.value for entry in model.metadata_props},
+    )
+
+
+def _tensor(path: Path, value: object) -> GraphTensor:
+    import onnx
+
+    if not isinstance(value, onnx.ValueInfoProto) or not value.type.HasField("tensor_type"):
+        raise InputError(f"{path}: {getattr(value, 'name', '?')!r} is not a tensor; Triton serves tensors only")
+    kind = value.type.tensor_type
+    if kind.elem_type not in _TRITON_TYPES:
+        raise InputError(f"{path}: {value.name!r} has ONNX type {kind.elem_type}, which Triton cannot serve")
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim)
+    return GraphTensor(value.name, _TRITON_TYPES[kind.elem_type], shape)

@@ -1,0 +1,98 @@
+"""The manifest beside a published model: what it is, where it came from, and the command that makes it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .graph_signature import GraphSignature, GraphTensor
+
+__all__ = ["make_manifest", "manifest_text", "packer_manifest"]
+
+_FORMAT = 1
+_DEFAULT_REPOSITORY = Path("model_repository")
+_STATED = ("preprocessing", "source", "source_sha256", "steps", "chain")
+"""Keys `rtool.*` of a file's metadata that matter beside a served model."""
+
+
+def make_manifest(
+    name: str,
+    version: int,
+    signature: GraphSignature,
+    *,
+    published: GraphSignature,
+    repository: Path,
+    previous: int | None,
+    provenance: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The manifest of one version as JSON data; `published` is the file it has, made from that of `signature`."""
+    from ...version import __version__
+
+    batch = signature.batch if signature.batch is not None else "dynamic"
+    command = ["rtool", "deploy", str(signature.path), "--name", name, "--batch", str(batch)]
+    if repository != _DEFAULT_REPOSITORY:
+        command += ["--repository", str(repository)]
+    return {
+        "format": _FORMAT,
+        "name": name,
+        "version": version,
+        "previous_version": previous,
+        "sha256": published.sha256,
+        "bytes": published.path.stat().st_size,
+        "given_sha256": signature.sha256,
+        "opset": signature.opset,
+        "ir_version": signature.ir_version,
+        "batch": batch,
+        "inputs": [_tensor(tensor) for tensor in signature.inputs],
+        "outputs": [_tensor(tensor) for tensor in signature.outputs],
+        "stated": _stated(signature.metadata),
+        "command": shlex.join(command),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rtool": __version__,
+        "provenance": dict(provenance or {}),
+    }
+
+
+def packer_manifest(
+    name: str, version: int, *, target: str, batch: int, previous: int | None, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    """The manifest of a packer version: whose rows it packs, and the digests of its files."""
+    from ...version import __version__
+
+    return {
+        "format": _FORMAT,
+        "name": name,
+        "version": version,
+        "previous_version": previous,
+        "target": target,
+        "target_batch": batch,
+        "sha256": dict(digests),
+        "command": shlex.join(["rtool", "deploy", "--packer-for", target, "--name", name]),
+        "rtool": __version__,
+    }
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The manifest as it is written."""
+    return json.dumps(manifest, indent=2) + "\n"
+
+
+def _stated(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the export wrote into the file about where it comes from and what it expects."""
+    found: dict[str, Any] = {}
+    for name in _STATED:
+        text = metadata.get(f"rtool.{name}")
+        if text:
+            try:
+                found[name] = json.loads(text)
+            except ValueError:
+                found[name] = text  # a plain string
+    return found
+
+
+def _tensor(tensor: GraphTensor) -> dict[str, Any]:
+    return {"name": tensor.name, "data_type": tensor.data_type, "shape": list(tensor.shape)}

@@ -1,0 +1,128 @@
+"""Warm-up requests made of real bytes, so that the first user's request is not the one that pays for start-up.
+
+Triton's own `random_data` fills tensors with random bytes, which read as NaN and denormals for floats. The bytes here
+are a smooth picture, the same on every machine, that compresses to almost nothing in a git repository; a caller may
+give crops of his own instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from .graph_signature import GraphSignature, GraphTensor
+
+__all__ = ["WarmupFile", "example_array", "read_examples", "warmup_files"]
+
+
+_SHIFT = 7
+"""Elements between the pictures of neighbouring rows; prime, so that rows of the usual sizes differ."""
+
+
+@dataclass(frozen=True)
+class WarmupFile:
+    """The bytes for one input of a warm-up request; the name holds a digest, so a new version never overwrites it."""
+
+    input: str
+    data_type: str
+    dims: tuple[int, ...]
+    data: bytes
+
+    @property
+    def file_name(self) -> str:
+        """The name under `warmup/`."""
+        stem = "".join(letter if letter.isalnum() else "_" for letter in self.input)
+        return f"{stem}-{hashlib.sha256(self.data).hexdigest()[:8]}.bin"
+
+
+def warmup_files(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None = None) -> list[WarmupFile]:
+    """One file per input: the whole batch where it is baked in, one row where it is open.
+
+    `examples` maps input names to arrays with a batch axis; it must cover every input. Without it, inputs with open
+    axes beyond the batch cannot be made up and the result is empty.
+
+    Raises:
+        InputError: an example is missing or does not fit its input.
+    """
+    batch = signature.batch
+    if examples is None:
+        if any(-1 in tensor.dims[1:] for tensor in signature.inputs):
+            return []
+        examples = {tensor.name: example_array(tensor, batch or 1) for tensor in signature.inputs}
+    files = []
+    for tensor in signature.inputs:
+        array = _fitting(tensor, examples, batch)
+        dims = array.shape if batch is not None else array.shape[1:] or (1,)
+        files.append(WarmupFile(tensor.name, tensor.data_type, tuple(dims), array.tobytes()))
+    return files
+
+
+def example_array(tensor: GraphTensor, rows: int) -> NDArray[Any]:
+    """Smooth pictures for one input: 0..255 for integers of 8 bits, -1..1 for floats, else zeros.
+
+    Each row is the one before it, shifted, so that a server that mixes rows up is found out.
+
+    Raises:
+        InputError: an axis beyond the batch is open, or the type has no NumPy counterpart.
+    """
+    shape = tensor.dims[1:]
+    if -1 in shape:
+        raise InputError(
+            f"input {tensor.name!r}: dims {list(tensor.dims)} leave more than the batch open; give examples"
+        )
+    dtype = tensor.dtype
+    wave = np.zeros(shape)
+    for axis, size in enumerate(shape):
+        phase = np.arange(size) * (2 * np.pi * (axis + 1) / max(size, 1))
+        wave = wave + np.sin(phase).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    levels = np.round(127.5 * (1 + wave / max(len(shape), 1)))
+    if dtype.kind == "f":
+        row = (levels / 127.5 - 1).astype(dtype)
+    elif dtype in (np.dtype(np.uint8), np.dtype(np.int8)):
+        row = np.clip(levels, 0, 127 if dtype.kind == "i" else 255).astype(dtype)
+    else:
+        row = np.zeros(shape, dtype)
+    return np.stack([np.roll(row.reshape(-1), _SHIFT * index).reshape(shape) for index in range(rows)])
+
+
+def read_examples(path: Path, signature: GraphSignature) -> dict[str, NDArray[Any]]:
+    """Arrays from a `.npz` file by input name, or from a `.npy` file for a model with one input.
+
+    Raises:
+        InputError: the file is missing, holds no plain arrays, or does not tell which input it is for.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected a .npy or .npz file of plain arrays ({error})") from error
+    if not isinstance(loaded, np.ndarray):
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    if len(signature.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in signature.inputs)
+        raise InputError(f"{path}: one array for the inputs {names}; save them by name with numpy.savez")
+    return {signature.inputs[0].name: loaded}
+
+
+def _fitting(tensor: GraphTensor, examples: Mapping[str, NDArray[Any]], batch: int | None) -> NDArray[Any]:
+    if tensor.name not in examples:
+        raise InputError(
+            f"warm-up: no example for input {tensor.name!r}; given: {', '.join(sorted(examples)) or 'none'}"
+        )
+    array = np.asarray(examples[tensor.name])
+    rows = batch or 1
+    expected = (rows, *tensor.dims[1:])
+    fits = array.ndim == len(expected) and all(w in (-1, g) for w, g in zip(expected[1:], array.shape[1:], strict=True))
+    if array.dtype != tensor.dtype or not fits or len(array) < rows:
+        raise InputError(
+            f"warm-up: input {tensor.name!r} expects {tensor.dtype} {list(expected)}, "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    return np.ascontiguousarray(array[:rows])

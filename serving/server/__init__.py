@@ -1,0 +1,1 @@
+"""A running Triton: found, started, watched, stopped."""

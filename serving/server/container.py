@@ -1,0 +1,58 @@
+"""The command that serves a repository from NVIDIA's container image, for production.
+
+The image has the C++ back ends and the security fixes of 2025, and needs docker and, for GPU configurations, the
+NVIDIA container toolkit. The ports are published on 127.0.0.1 only; put your own gateway in front of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import PlatformError
+
+__all__ = ["IMAGE", "container_command", "run_container"]
+
+IMAGE = "nvcr.io/nvidia/tritonserver:25.09-py3"
+
+
+def container_command(
+    repository: Path,
+    *,
+    models: Sequence[str],
+    control: str = "none",
+    config_name: str | None = None,
+    ports: tuple[int, int, int] = (8000, 8001, 8002),
+    gpu: bool = False,
+    image: str = IMAGE,
+) -> list[str]:
+    """`docker run ...`; `ports` are http, grpc, metrics on this machine. The repository is mounted read-only."""
+    command = ["docker", "run", "--rm", "--init", "--shm-size=1g"]
+    command += ["--gpus=all"] if gpu else []
+    for outside, inside in zip(ports, (8000, 8001, 8002), strict=True):
+        command.append(f"--publish=127.0.0.1:{outside}:{inside}")
+    command += [f"--volume={repository.absolute()}:/models:ro", image, "tritonserver", "--model-repository=/models"]
+    command += ["--disable-auto-complete-config", f"--model-control-mode={control}"]
+    if control == "explicit":
+        command += [f"--load-model={name}" for name in models]
+    if config_name is not None:
+        command.append(f"--model-config-name={config_name}")
+    return command
+
+
+def run_container(command: Sequence[str]) -> int:
+    """Run the command in the foreground and return its exit code; Ctrl-C reaches the container.
+
+    Raises:
+        PlatformError: there is no docker on this machine.
+    """
+    if shutil.which(command[0]) is None:
+        raise PlatformError(f"{command[0]} is not on PATH; install it, or run the printed command where it is")
+    process = subprocess.Popen(list(command))
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # docker got the same Ctrl-C and is stopping the container

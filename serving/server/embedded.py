@@ -1,0 +1,168 @@
+"""Which Triton this machine runs: the `tritonserver` on PATH, else the embedded one from the cache or the index.
+
+The embedded server has only a Python back end, so a back-end folder is composed from Triton's own
+`python/` with the stub of this Python version, and `onnxruntime/model.py`, ours. Symbolic links will not do: Triton
+refuses a library that lies outside the back-end folder.
+
+The embedded build is Triton 2.51 (24.10), which lacks the security fixes of 2025: it binds to 127.0.0.1 only and
+serves development and tests. Production runs a 25.09+ image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import tempfile
+from ctypes.util import find_library
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import PlatformError
+from ..publishing.locking import exclusive
+from .pytriton_wheel import TRITON_VERSION, fetch_wheel, unpacked_folder
+
+__all__ = ["Triton", "compose_backends", "find_triton", "triton_status"]
+
+_CONTAINER = "serve the repository with a 25.09+ container (`rtool serve --container`)"
+_OURS = Path(__file__).resolve().parent.parent / "backends"
+_OUR_FILES = {"onnxruntime_backend.py": "model.py", "triton_tensors.py": "triton_tensors.py"}
+_COMPOSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Triton:
+    """A `tritonserver` that can be started. `root` is the unpacked wheel, None for one on PATH."""
+
+    binary: Path
+    root: Path | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is the build that rtool fetches itself."""
+        return self.root is not None
+
+    def environment(self) -> dict[str, str]:
+        """The process environment the server is started with."""
+        environment = dict(os.environ)
+        if self.root is not None:
+            folders = [self.root / "nvidia_pytriton.libs", _python_library_folder(), environment.get("LD_LIBRARY_PATH")]
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(str(folder) for folder in folders if folder)
+            # The stub embeds an isolated interpreter that ignores PYTHONPATH and PYTHONHOME and finds its
+            # site-packages through the first `python3` on PATH: it has to be ours.
+            environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+        return environment
+
+
+def find_triton(*, fetch: bool = True) -> Triton:
+    """The server to run; fetches the embedded one on first use, unless `fetch` is off and it is only talked about.
+
+    Raises:
+        PlatformError: nothing on PATH, and no embedded build for this platform and Python, or it cannot be fetched.
+    """
+    if found := shutil.which("tritonserver"):
+        return Triton(Path(found))
+    if problem := _why_not_embedded():
+        raise PlatformError(f"no tritonserver on PATH, and {problem}")
+    root = fetch_wheel() if fetch else unpacked_folder()
+    return Triton(root / "pytriton/tritonserver/bin/tritonserver", root)
+
+
+def triton_status() -> tuple[str, str]:
+    """(what would be used, advice) for `rtool doctor`; fetches and starts nothing."""
+    if found := shutil.which("tritonserver"):
+        return f"tritonserver on PATH ({found})", ""
+    if problem := _why_not_embedded():
+        return "none", problem
+    folder = unpacked_folder()
+    if folder.is_dir():
+        return f"embedded {TRITON_VERSION} ({folder})", "for development; production: a 25.09+ image"
+    return f"embedded {TRITON_VERSION}, fetched on first use (55 MB)", "run `rtool serve` once to fetch it"
+
+
+def compose_backends(triton: Triton) -> Path:
+    """The back-end folder of the embedded server; made on first use, beside the unpacked wheel.
+
+    Its name holds the Python version and a digest of our files, so that other versions of rtool have their own.
+
+    Raises:
+        PlatformError: the unpacked wheel is incomplete, or the cache cannot be written.
+    """
+    if triton.root is None:
+        raise PlatformError(f"{triton.binary}: brings its own back ends; only the embedded server's are composed")
+    digest = hashlib.sha256(b"".join((_OURS / name).read_bytes() for name in _OUR_FILES)).hexdigest()
+    target = triton.root.with_name(f"backends-{_python_version()}-{triton.root.name[-12:]}-{digest[:12]}")
+    if not target.is_dir():
+        with exclusive(target.parent / ".lock", timeout=_COMPOSE_SECONDS, purpose="composing Triton's back ends"):
+            if not target.is_dir():
+                _compose(triton.root, target)
+    return target
+
+
+def _compose(root: Path, target: Path) -> None:
+    server = root / "pytriton/tritonserver"
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".compose-"))
+    try:
+        shutil.copytree(server / "backends/python", scratch / "backends/python")
+        shutil.copy2(_stub(server), scratch / "backends/python")
+        (scratch / "backends/onnxruntime").mkdir()
+        for name, file in _OUR_FILES.items():
+            shutil.copyfile(_OURS / name, scratch / "backends/onnxruntime" / file)
+        os.rename(scratch / "backends", target)
+    except OSError as error:
+        raise PlatformError(
+            f"{root}: the unpacked Triton is incomplete ({error}); delete this folder and try again"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _stub(server: Path) -> Path:
+    return server / "python_backend_stubs" / _python_version() / "triton_python_backend_stub"
+
+
+def _python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _why_not_embedded() -> str:
+    """Why the embedded build cannot run here, with the way out; empty when it can."""
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        return f"the embedded Triton needs Linux x86_64, this is {system} {machine}; {_CONTAINER}"
+    library, version = platform.libc_ver()
+    if library != "glibc" or _numbers(version) < (2, 35):
+        return f"the embedded Triton needs glibc 2.35, this is {library or 'another libc'} {version}; {_CONTAINER}"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return (
+            f"the embedded Triton has stubs up to Python 3.13, this is {_python_version()}; use Python 3.11 to 3.13, "
+            f"or {_CONTAINER}"
+        )
+    if not _has_python_library():
+        return (
+            f"the embedded Triton needs lib{_library_name()}, which this Python lacks; install it (Debian: apt install "
+            f"libpython{_python_version()}) or {_CONTAINER}"
+        )
+    return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _library_name() -> str:
+    return f"python{_python_version()}.so.1.0"
+
+
+def _python_library_folder() -> Path | None:
+    """Where this Python's own shared library lies; relocated builds state a LIBDIR that does not exist."""
+    stated = Path(str(sysconfig.get_config_var("LIBDIR")))
+    folders = (stated, Path(sys.base_prefix) / "lib")
+    return next((folder for folder in folders if (folder / f"lib{_library_name()}").is_file()), None)
+
+
+def _has_python_library() -> bool:
+    return _python_library_folder() is not None or find_library(f"python{_python_version()}") is not None

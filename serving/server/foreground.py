@@ -1,0 +1,108 @@
+"""`rtool serve`: a Triton in the foreground until Ctrl-C or SIGTERM.
+
+A handler turns SIGTERM into the KeyboardInterrupt that Ctrl-C raises, so that both end the same way: the server gets
+SIGTERM, time to finish its requests, and is gone when this returns.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from ...errors import PlatformError
+from .server import Control, TritonServer
+
+__all__ = ["ServeResult", "serve"]
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """Where the server listened, what it served, and for how long. Times in seconds."""
+
+    url: str
+    http_url: str
+    metrics_url: str
+    models: tuple[str, ...]
+    ready_seconds: float
+    served_seconds: float
+
+
+def serve(
+    repository: str | Path = "model_repository",
+    *,
+    models: Sequence[str] | None = None,
+    control: Control = "explicit",
+    config_name: str | None = None,
+    http_port: int = 8000,
+    grpc_port: int = 8001,
+    metrics_port: int = 8002,
+    timeout: float = 120.0,
+    log: str | Path | None = None,
+    on_ready: Callable[[TritonServer], None] | None = None,
+) -> ServeResult:
+    """Serve `repository` until this process is asked to stop; arguments as of `TritonServer`.
+
+    `on_ready` is called once, with the running server.
+
+    Raises:
+        InputError: the repository or a model cannot be served.
+        PlatformError: no Triton, a port in use, not ready in time, or the server ended by itself.
+    """
+    server = TritonServer(
+        repository,
+        models=models,
+        control=control,
+        config_name=config_name,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        startup_timeout=timeout,
+        log=log,
+    )
+    with _terminate_like_ctrl_c(), server:
+        began = time.monotonic()
+        with suppress(KeyboardInterrupt):
+            if on_ready is not None:
+                on_ready(server)
+            _wait_for_the_end(server)
+        return ServeResult(
+            url=server.url,
+            http_url=server.http_url,
+            metrics_url=server.metrics_url,
+            models=server.models,
+            ready_seconds=server.ready_seconds,
+            served_seconds=time.monotonic() - began,
+        )
+
+
+def _wait_for_the_end(server: TritonServer) -> None:
+    while (code := server.process.exit_code()) is None:
+        time.sleep(_POLL_SECONDS)
+    raise PlatformError(
+        f"{server.repository}: Triton ended by itself with exit code {code}; the end of its log:\n"
+        f"{server.process.tail()}"
+    )
+
+
+@contextmanager
+def _terminate_like_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers; its own decide there
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,292 @@
+"""A Triton server as a context manager: free loopback ports, ready when entered, gone when left.
+
+    with TritonServer("model_repository") as server:
+        client = TritonClient(server.url, "osnet_x0_25_b16")
+
+Binds to 127.0.0.1 only. Not done: TLS, several hosts, restart after a crash.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from ...errors import InputError, PlatformError
+from ..repository.repository import model_folders
+from ..repository.validation import require_valid, servable_models
+from .embedded import Triton, compose_backends, find_triton
+from .process import ChildProcess
+
+__all__ = ["Control", "TritonServer", "dry_run", "server_command"]
+
+Control = Literal["explicit", "none", "poll"]
+
+_HOST = "127.0.0.1"
+_SHARED_MEMORY = Path("/dev/shm")
+_PORT_NAMES = ("http", "grpc", "metrics")
+_ATTEMPTS = 3
+
+
+class TritonServer:
+    """One server on one repository.
+
+    `control="explicit"` loads the models named, or all that have weights, and answers load requests (deploy --url
+    needs it); "none" loads everything and stays as it is; "poll" looks for changes every `poll_seconds`.
+    `config_name` picks `configs/<name>.pbtxt` (cpu, gpu) where a model has it. Port 0 takes a free one.
+    """
+
+    def __init__(
+        self,
+        repository: str | Path,
+        *,
+        models: Sequence[str] | None = None,
+        control: Control = "explicit",
+        config_name: str | None = None,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        poll_seconds: int = 1,
+        startup_timeout: float = 120.0,
+        stop_timeout: float = 15.0,
+        log: str | Path | None = None,
+        triton: Triton | None = None,
+    ) -> None:
+        self.repository = Path(repository)
+        self.control: Control = control
+        self.config_name = config_name
+        self.models = _models_to_serve(self.repository, models, control)
+        self.ready_seconds = 0.0
+        self.asked_ports = (http_port, grpc_port, metrics_port)
+        self._ports = self.asked_ports
+        self._poll_seconds = poll_seconds
+        self._startup_timeout = startup_timeout
+        self._stop_timeout = stop_timeout
+        self._log = Path(log) if log is not None else None
+        self._triton = triton
+        self._process: ChildProcess | None = None
+        self._scratch: Path | None = None
+        self._memory_prefix = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """host:port of the gRPC endpoint, as `TritonClient` and `triton://` references take it."""
+        return f"{_HOST}:{self._ports[1]}"
+
+    @property
+    def http_url(self) -> str:
+        """host:port of the HTTP endpoint."""
+        return f"{_HOST}:{self._ports[0]}"
+
+    @property
+    def metrics_url(self) -> str:
+        """host:port of the Prometheus endpoint (`/metrics`)."""
+        return f"{_HOST}:{self._ports[2]}"
+
+    @property
+    def process(self) -> ChildProcess:
+        """The running server process.
+
+        Raises:
+            PlatformError: the server was not started.
+        """
+        if self._process is None:
+            raise PlatformError("the Triton server is not running; enter its `with` block first")
+        return self._process
+
+    def start(self) -> None:
+        """Start and wait until every model is ready.
+
+        Raises:
+            InputError: the repository or a model in it is not valid, or a model fails to load.
+            PlatformError: no Triton, a port in use, or not ready in time.
+        """
+        if self._process is not None:
+            raise PlatformError(f"{self.repository}: this Triton server already runs on {self.url}")
+        require_valid(self.repository, self.models, config_name=self.config_name, whole=self.control != "explicit")
+        triton = self._triton or find_triton()
+        for attempt in range(_ATTEMPTS):
+            self._ports = choose_ports(self.asked_ports)
+            last = attempt + 1 == _ATTEMPTS or 0 not in self.asked_ports
+            try:
+                self._start_once(triton)
+            except BaseException as error:
+                self.stop()
+                if last or "already in use" not in str(error):
+                    raise
+                continue  # somebody took a free port between our look and Triton's bind
+            return
+
+    def _start_once(self, triton: Triton) -> None:
+        began = time.monotonic()
+        self._scratch = Path(tempfile.mkdtemp(prefix="rtool-triton-"))
+        self._memory_prefix = f"rtool_{os.getpid()}_{uuid.uuid4().hex[:8]}_"
+        command = server_command(
+            triton,
+            self.repository,
+            models=self.models,
+            control=self.control,
+            ports=self._ports,
+            backends=compose_backends(triton) if triton.embedded else None,
+            config_name=self.config_name,
+            poll_seconds=self._poll_seconds,
+            memory_prefix=self._memory_prefix,
+        )
+        log = self._log or self._scratch / "triton.log"
+        self._process = ChildProcess(command, triton.environment(), log)
+        self._wait_ready(began)
+        self.ready_seconds = time.monotonic() - began
+
+    def _wait_ready(self, began: float) -> None:
+        while not _is_ready(self._ports[0]):
+            code = self.process.exit_code()
+            if code is not None:
+                raise _startup_error(self.repository, self.process, f"Triton ended with exit code {code}")
+            if time.monotonic() - began > self._startup_timeout:
+                reason = f"Triton was not ready within {self._startup_timeout:g} s"
+                raise _startup_error(self.repository, self.process, reason)
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop the server and remove its temporary files; harmless when it does not run."""
+        if self._process is not None:
+            self._process.stop(self._stop_timeout)
+            self._process = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+        if self._memory_prefix and _SHARED_MEMORY.is_dir():
+            for region in _SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
+                region.unlink(missing_ok=True)
+
+
+def _models_to_serve(repository: Path, models: Sequence[str] | None, control: Control) -> tuple[str, ...]:
+    if control == "explicit":
+        return tuple(models) if models is not None else servable_models(repository)
+    if models is not None:
+        raise InputError(f"--control {control} serves the whole repository; name models with --control explicit only")
+    return tuple(folder.name for folder in model_folders(repository))
+
+
+def server_command(
+    triton: Triton,
+    repository: Path,
+    *,
+    models: Sequence[str],
+    control: Control,
+    ports: tuple[int, int, int],
+    backends: Path | None,
+    config_name: str | None = None,
+    poll_seconds: int = 1,
+    memory_prefix: str = "",
+) -> list[str]:
+    """The `tritonserver` command line; `ports` are http, grpc, metrics."""
+    command = [str(triton.binary), f"--model-repository={repository.absolute()}"]
+    if backends is not None:
+        command.append(f"--backend-directory={backends}")
+    for name, port in zip(_PORT_NAMES, ports, strict=True):
+        command += [f"--{name}-address={_HOST}", f"--{name}-port={port}"]
+    command += ["--disable-auto-complete-config", f"--model-control-mode={control}"]
+    if control == "explicit":
+        command += [f"--load-model={name}" for name in models]
+    if control == "poll":
+        command.append(f"--repository-poll-secs={poll_seconds}")
+    if config_name is not None:
+        command.append(f"--model-config-name={config_name}")
+    if memory_prefix and triton.embedded:
+        command.append(f"--backend-config=python,shm-region-prefix-name={memory_prefix}")
+    return command
+
+
+def choose_ports(asked: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The ports asked for, checked to be free, with a free one in place of every 0.
+
+    Raises:
+        InputError: a port number outside 0..65535, or the same one twice.
+        PlatformError: a port is in use or may not be bound.
+    """
+    fixed = [port for port in asked if port]
+    if len(set(fixed)) != len(fixed) or any(not 0 <= port <= 65535 for port in asked):
+        raise InputError(f"ports {', '.join(map(str, asked))}: expected three different numbers from 0 to 65535")
+    sockets: list[socket.socket] = []
+    try:
+        for name, port in zip(_PORT_NAMES, asked, strict=True):
+            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sockets.append(probe)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError as error:
+                raise PlatformError(
+                    f"{name} port {port} on {_HOST}: {error.strerror}; end the program that uses it, or choose "
+                    f"another with --{name}-port (0 takes a free one)"
+                ) from error
+        http_port, grpc_port, metrics_port = (probe.getsockname()[1] for probe in sockets)
+    finally:
+        for probe in sockets:
+            probe.close()
+    return http_port, grpc_port, metrics_port
+
+
+def _is_ready(port: int) -> bool:
+    with (
+        closing(http.client.HTTPConnection(_HOST, port, timeout=2)) as connection,
+        suppress(OSError, http.client.HTTPException),
+    ):
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    return False
+
+
+def _startup_error(repository: Path, process: ChildProcess, reason: str) -> InputError | PlatformError:
+    complaints = process.complaints()
+    kind = InputError if "failed to load" in complaints or "load failed" in complaints else PlatformError
+    way_out = "\nServe the CPU configurations with --config-name cpu." if "no GPUs are available" in complaints else ""
+    return kind(f"{repository}: {reason}; its log says:\n{complaints}{way_out}")
+
+
+def dry_run(server: TritonServer) -> str:
+    """The command line `server` would start, as a shell reads it; fetches and starts nothing.
+
+    Raises:
+        PlatformError: there is no Triton for this machine.
+    """
+    triton = find_triton(fetch=False)
+    backends = triton.root.with_name("backends-...") if triton.root is not None else None
+    command = server_command(
+        triton,
+        server.repository,
+        models=server.models,
+        control=server.control,
+        ports=server.asked_ports,
+        backends=backends,
+        config_name=server.config_name,
+    )
+    environment = triton.environment()
+    inherited = os.pathsep + os.environ.get("PATH", "")
+    changed = [
+        f"LD_LIBRARY_PATH={environment['LD_LIBRARY_PATH']}",
+        f"PATH={environment['PATH'].removesuffix(inherited)}:$PATH",
+    ]
+    if not triton.embedded:
+        changed = []
+    return " \\\n  ".join([*changed, *(shlex.quote(part) for part in command)])

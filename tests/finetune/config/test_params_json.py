@@ -1,0 +1,203 @@
+"""Older trainers' params.json, in sections and flat, and the pages the configuration prints of itself."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from rtool.converters.zoo.registry import build_architecture
+from rtool.errors import ConfigError, InputError
+from rtool.finetune.config.config.config import FinetuneConfig
+from rtool.finetune.config.config.pages import commented_config, loss_reference
+from rtool.finetune.config.config.params_json import convert_params
+from rtool.finetune.network.learner import Learner, check_freezing
+from rtool.finetune.training.training.optimizers import build_optimizer
+
+SECTIONS = {
+    "batch_sampling_params": {"K": 4, "P": 16, "class_balanced": True},
+    "batches_dir": "/data/market",
+    "data_augmentation": {"mirror": True, "random_erasing": True, "rotation": 0},
+    "epochs": 60,
+    "evaluation_params": {"type": "market_evaluate", "epoch": 20},
+    "fine_tune": True,
+    "img_h": 384,
+    "img_w": 128,
+    "lr": {"base_lr": 0.01, "decay_gamma": 0.1, "decay_step": 20, "fc_lr": 0.1},
+    "model_params": {"model": "resnet_50", "pcb_n_parts": 6},
+    "pretrain_snapshot": "old.pth",
+    "tri_loss_params": {"margin": "soft_margin", "lambda_tri": 10, "lambda_cls": 2},
+}
+FLAT = {
+    "batch_size": 32,
+    "base_lr": 0.02,
+    "fc_lr": 0.2,
+    "tri_loss_margin": 0.3,
+    "tri_loss_lambda_tri": 1,
+    "tri_loss_lambda_cls": 1,
+    "pretrain_snapshot": "fused.onnx",
+}
+
+
+def convert(tmp_path, content):
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps(content))
+    return convert_params(path)
+
+
+def test_settings_in_sections_are_carried_over(tmp_path):
+    config, unused = convert(tmp_path, SECTIONS)
+    assert (config.data.batch, config.data.sampler, config.data.images_per_identity) == (64, "pk", 4)
+    assert (config.optimizer.lr, config.optimizer.head_lr) == (0.01, 0.1)
+    assert config.schedule.milestones == (20, 40)
+    assert (config.model.reference, config.model.size, str(config.model.weights)) == ("pcb", (384, 128), "old.pth")
+    assert config.model.freeze == {"conv1": None, "bn1": None, "layer?": None}
+    assert config.optimizer.lr_multipliers == {"conv5": 10}
+    classify, triplet = config.losses
+    assert (classify.kind, classify.parts, classify.weight) == ("pcb", 6, 12)
+    assert (triplet.kind, triplet.margin, triplet.weight) == ("triplet", "soft", 10)
+    assert (config.augment.flip, config.augment.erasing, config.evaluation.every) == (0.5, 0.5, 20)
+    assert unused == ("augmentation_rotation", "evaluation_type")
+
+
+def test_flat_settings_are_carried_over(tmp_path):
+    config, unused = convert(tmp_path, FLAT)
+    assert config.model.reference == "fused.onnx"
+    assert [loss.kind for loss in config.losses] == ["softmax", "triplet"]
+    assert config.losses[1].margin == 0.3
+    assert unused == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "frozen", "fresh"),
+    [
+        ({"pcb_n_parts": 6}, {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}, "conv5"),
+        ({}, {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}, "fc"),
+        ({"model": "osnet"}, {"conv1", "conv2", "conv3", "conv4", "conv5"}, "fc"),
+    ],
+)
+def test_the_stem_alone_is_frozen_and_what_lies_above_it_has_its_own_rate(tmp_path, settings, frozen, fresh):
+    config, _ = convert(tmp_path, {**FLAT, "pretrain_snapshot": "", "fine_tune": True, **settings})
+    with torch.device("meta"):
+        backbone = build_architecture(config.model.reference, **config.model.options)
+    learner = Learner(backbone, nn.ModuleList([nn.Linear(1, 1)]), output=0, autocast=None)
+    check_freezing(learner, config.model.freeze)
+    learner.freeze(config.model.freeze, 0)
+    names = dict(backbone.named_parameters())
+    assert {name.split(".")[0] for name, parameter in names.items() if not parameter.requires_grad} == frozen
+    assert {name.split(".")[0] for name, parameter in names.items() if parameter.requires_grad} == {fresh}
+    optimizer, named = build_optimizer(config.optimizer, backbone, learner.heads)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in named.items():
+        expected = 0.2 if name.startswith(("heads.", f"backbone.{fresh}.")) else 0.02
+        assert rates[id(parameter)] == pytest.approx(expected), name
+    assert all(group["weight_decay"] == 5e-4 for group in optimizer.param_groups)  # the older trainers decay all
+
+
+def test_a_network_from_onnx_is_a_stem_as_a_whole(tmp_path):
+    config, _ = convert(tmp_path, {**FLAT, "fine_tune": True})
+    assert (config.model.freeze, config.optimizer.lr_multipliers) == ({"*": None}, {})
+    assert convert(tmp_path, FLAT)[0].model.freeze == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "left_out"),
+    [
+        ("sgd", "sgd", ()),
+        ("SGD", "sgd", ()),
+        ("nesterov", "sgd", ("optimizer nesterov (its momentum is sgd's ordinary one)",)),
+        ("Adam", "adamw", ("optimizer adam (its weight decay is adamw's, beside the gradient)",)),
+        ("adamw", "adamw", ()),
+    ],
+)
+def test_optimizers_keep_their_kind_and_what_differs_is_told(tmp_path, name, kind, left_out):
+    config, unused = convert(tmp_path, {**FLAT, "optimizer": name})
+    assert (config.optimizer.kind, unused) == (kind, left_out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"decay_step": "20", "epochs": 60}, (20, 40)),
+        ({"decay_step": 20, "max_epoch": 50.0}, (20, 40)),
+        ({"decay_step": 20, "epochs": 20}, ()),
+        ({"decay_step": 2.5, "epochs": 6}, (2.5, 5)),
+        ({"decay_step": ["20", 50], "epochs": "60"}, (20, 50)),
+    ],
+)
+def test_the_rate_falls_at_the_steps_however_they_are_written(tmp_path, settings, expected):
+    assert convert(tmp_path, {**FLAT, **settings})[0].schedule.milestones == expected
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path):
+    content = {"batch_sampling_params": {"class_balanced": True, "P": "8", "K": "4"}, "pcb_n_parts": "6", **FLAT}
+    content |= {"pretrain_snapshot": None, "tri_loss_lambda_cls": "1", "tri_loss_margin": 0}
+    config, _ = convert(tmp_path, content)
+    assert (config.data.batch, config.data.images_per_identity) == (32, 4)
+    assert config.losses[0].weight == 6
+    assert config.losses[1].margin == "soft"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "rmsprop"}, "'optimizer': expected one of sgd, nesterov, adam, adamw, got 'rmsprop'"),
+        ({"model": ["a"]}, r"'model': expected a text, got \['a'\]"),
+        ({"pretrain_snapshot": 5}, "'pretrain_snapshot': expected a text, got 5"),
+        ({"decay_step": "x"}, "'decay_step': expected a finite number, got 'x'"),
+        ({"decay_step": [20, -1]}, "'decay_step': expected epochs above 0"),
+        ({"epochs": 2.5}, "'epochs': expected a whole number"),
+        ({"base_lr": math.nan}, "'base_lr': expected a finite number, got nan"),
+        ({"lr": {"base_lr": 0}}, r"optimizer\.lr"),
+        ({"fine_tune": "yes"}, "'fine_tune': expected true or false, got 'yes'"),
+        ({"tri_loss_margin": "hard"}, "'tri_loss_margin': expected a finite number"),
+        ({"batch_sampling_params": {"class_balanced": True, "P": [8]}}, "'batch_sampling_P': expected a finite number"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=rf"params\.json: .*{message}"):
+        convert(tmp_path, {**{name: value for name, value in FLAT.items() if name not in settings}, **settings})
+
+
+def test_values_that_make_no_configuration_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr"):
+        convert(tmp_path, {"base_lr": -1})
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match="not a JSON file"):
+        convert_params(tmp_path / "bad.json")
+
+
+def test_the_commented_configuration_reads_back_and_explains_every_field():
+    text = commented_config()
+    config = FinetuneConfig.model_validate(yaml.safe_load(text))
+    assert config.losses[0].kind == "arcface"
+    for section in (config, config.data, config.model, config.optimizer):
+        for name, field in type(section).model_fields.items():
+            assert field.description, name
+            assert all(f"# {line}" in text for line in field.description.splitlines())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "One of cosine, multistep, polynomial, constant.",
+        "One of sgd, adamw.",
+        "One of retrieval, verification.",
+        "One of random, pk, pk_cameras.",
+        "One of fp32, bf16, fp16, half.",
+        "rank10 or mINP",
+        ".bin file",
+        "or .jsonl manifest",
+        "MSMT17",
+    ],
+)
+def test_the_commented_configuration_tells_the_words_a_field_takes(words):
+    assert words in commented_config()
+
+
+def test_the_loss_reference_lists_every_kind_once():
+    kinds = [entry["kind"] for entry in yaml.safe_load(loss_reference())]
+    assert sorted(kinds) == sorted(set(kinds))
+    assert {"arcface", "adaface", "partial_fc", "pcb", "triplet", "circle_pair"} <= set(kinds)

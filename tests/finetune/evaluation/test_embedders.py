@@ -1,0 +1,55 @@
+"""Whatever runs a model, pixels go in and embeddings come out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from rtool.converters import Preprocessing
+from rtool.converters.records.record import TensorSpec
+from rtool.errors import InputError
+from rtool.finetune.evaluation.evaluation.embedders import open_embedder
+
+
+@dataclass
+class Sums:
+    """A served model that adds up what it is given."""
+
+    inputs: tuple[TensorSpec, ...]
+    name: str = "served"
+    batch: int | None = None
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def run(self, *arrays):
+        return (arrays[0].reshape(len(arrays[0]), -1).astype(np.float64).sum(axis=1, keepdims=True),)
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [
+        (TensorSpec("x", "float32", ("N", 3, 8, 4)), (8, 4)),
+        (TensorSpec("x", "uint8", (16, 8, 4, 3)), (8, 4)),  # the preprocessing is in the graph
+        (TensorSpec("x", "float32", ("N", 1, 6, 6)), (6, 6)),
+    ],
+)
+def test_the_image_size_is_read_from_either_layout(spec, size):
+    preprocessing = open_embedder(Sums((spec,))).preprocessing
+    assert (preprocessing.height, preprocessing.width) == size
+
+
+def test_a_model_that_takes_uint8_gets_the_pixels_as_they_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 4, 3), dtype=np.uint8)
+    embedder = open_embedder(Sums((TensorSpec("x", "uint8", ("N", 8, 4, 3)),)))
+    np.testing.assert_allclose(embedder.embed(pixels)[:, 0], pixels.astype(float).sum(axis=(1, 2, 3)))
+
+
+def test_a_model_that_takes_floats_gets_them_normalised():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 4, 3), dtype=np.uint8)
+    embedder = open_embedder(Sums((TensorSpec("x", "float32", ("N", 3, 8, 4)),)), preprocessing="imagenet")
+    expected = Preprocessing(8, 4).normalise(pixels).astype(float).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(embedder.embed(pixels)[:, 0], expected, rtol=1e-5)
+
+
+def test_a_model_without_a_size_asks_for_one():
+    with pytest.raises(InputError, match="size"):
+        open_embedder(Sums((TensorSpec("x", "float32", ("N", 3, "H", "W")),)))

@@ -1,0 +1,126 @@
+"""Evaluation of any embedding function and of any model reference, fixed-batch ONNX files included."""
+
+import csv
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rtool.converters.records.preprocessing import ARCFACE, IMAGENET, Preprocessing
+from rtool.converters.records.record import TensorSpec
+from rtool.errors import ConfigError, GateError, InputError
+from rtool.finetune.data.formats.sources import open_dataset
+from rtool.finetune.evaluation.evaluation.evaluation import evaluate, evaluate_embeddings
+from rtool.finetune.network.model_preprocessing import choose_preprocessing
+
+PEOPLE = "synthetic-people:identities=6,images=8,seed=2,size=16x8"
+FACES = "synthetic-faces:identities=6,images=6,seed=2,size=16x16"
+
+
+def linear_model(path, batch, size):
+    """Flatten and multiply, as a model with its batch fixed or free."""
+    height, width = size
+    weight = np.random.default_rng(0).normal(size=(3 * height * width, 8)).astype("f4")
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, height, width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return weight
+
+
+@pytest.mark.parametrize("batch", ["n", 16])
+def test_an_onnx_file_with_free_or_fixed_batch_gives_what_its_formula_gives(tmp_path, batch):
+    weight = linear_model(tmp_path / "m.onnx", batch, (16, 8))
+    preprocessing = Preprocessing(16, 8)
+
+    def by_hand(pixels):
+        return preprocessing.normalise(pixels).reshape(len(pixels), -1) @ weight
+
+    expected = evaluate_embeddings(by_hand, open_dataset(PEOPLE), resize=preprocessing.resize)
+    assert evaluate(tmp_path / "m.onnx", PEOPLE) == expected
+    assert expected.protocol == "retrieval"
+
+
+def test_data_without_cameras_are_verified(tmp_path):
+    linear_model(tmp_path / "m.onnx", "n", (16, 16))
+    result = evaluate(tmp_path / "m.onnx", FACES)
+    assert result.protocol == "verification"
+    assert result.pairs % 20 == 0
+
+
+def test_flipping_adds_the_mirror_image():
+    calls = []
+
+    def embed(pixels):
+        calls.append(pixels)
+        return pixels.reshape(len(pixels), -1).astype("f4")
+
+    evaluate_embeddings(embed, open_dataset(FACES), resize=np.asarray, batch=100)
+    assert (calls[1] == calls[0][:, :, ::-1]).all()
+    calls.clear()
+    evaluate_embeddings(embed, open_dataset(FACES), resize=np.asarray, batch=100, flip=False)
+    assert len(calls) == 1
+
+
+FREE = (TensorSpec("x", "float32", ("n", 3, None, None)),)
+SQUARE = (TensorSpec("x", "float32", ("n", 3, 64, 64)),)
+TALL = (TensorSpec("x", "float32", (16, 3, 256, 128)),)
+
+
+@pytest.mark.parametrize(
+    ("own", "inputs", "options", "expected"),
+    [
+        (None, TALL, {}, IMAGENET),
+        (None, SQUARE, {}, Preprocessing(64, 64, ARCFACE.mean, ARCFACE.std)),
+        (None, FREE, {"size": (112, 112)}, ARCFACE),
+        (None, FREE, {"size": (112, 112), "name": "imagenet"}, Preprocessing(112, 112)),
+        (IMAGENET, FREE, {}, IMAGENET),
+    ],
+)
+def test_preprocessing_is_the_models_own_or_follows_its_input(own, inputs, options, expected):
+    assert choose_preprocessing("m", own, inputs, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [(FREE, {}, "give one"), (TALL, {"size": (64, 64)}, "takes images of 256x128")],
+)
+def test_a_size_that_is_unknown_or_wrong_is_refused(inputs, options, message):
+    with pytest.raises(InputError, match=message):
+        choose_preprocessing("m", None, inputs, **options)
+
+
+def test_what_a_model_makes_of_nothing_is_refused_at_once(tmp_path):
+    calls = []
+
+    def embed(pixels):
+        calls.append(len(pixels))
+        return np.full((len(pixels), 4), np.nan, dtype="f4")
+
+    with pytest.raises(GateError, match="8 of 8 embeddings hold NaN"):
+        evaluate_embeddings(embed, open_dataset(FACES), resize=np.asarray, batch=8, flip=False)
+    assert calls == [8]
+
+
+def test_the_roc_is_written_over_the_pairs_of_tar(tmp_path):
+    linear_model(tmp_path / "m.onnx", "n", (16, 16))
+    result = evaluate(tmp_path / "m.onnx", FACES, roc=tmp_path / "roc.csv")
+    with (tmp_path / "roc.csv").open() as file:
+        points = [(float(row["far"]), float(row["tar"])) for row in csv.DictReader(file)]
+    assert {round(far, 6): tar for far, tar in points}[0.01] == pytest.approx(result.tar_at_far_1e2)
+    linear_model(tmp_path / "p.onnx", "n", (16, 8))
+    with pytest.raises(ConfigError, match="a ROC is of a verification"):
+        evaluate(tmp_path / "p.onnx", PEOPLE, roc=tmp_path / "other.csv")
+
+
+def test_re_ranking_is_for_retrieval(tmp_path):
+    linear_model(tmp_path / "p.onnx", "n", (16, 8))
+    assert evaluate(tmp_path / "p.onnx", PEOPLE, rerank=True).reranked
+    linear_model(tmp_path / "m.onnx", "n", (16, 16))
+    with pytest.raises(ConfigError, match="leave re-ranking out"):
+        evaluate(tmp_path / "m.onnx", FACES, rerank=True)

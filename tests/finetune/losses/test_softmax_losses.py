@@ -1,0 +1,51 @@
+"""Softmax with label smoothing, and over parts, against their formulas in NumPy; the heads compute the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from rtool.finetune.losses.heads import LinearHead, PartsHead
+from rtool.finetune.losses.softmax_losses import parts_loss, softmax_loss
+
+LABELS = np.array([0, 2, 4, 4, 1, 3])
+
+
+def by_formula(logits, smoothing):
+    total = 0.0
+    for row, label in zip(logits, LABELS, strict=True):
+        log_share = row - np.log(np.exp(row).sum())
+        wanted = np.full(len(row), smoothing / len(row))
+        wanted[label] += 1 - smoothing
+        total -= (wanted * log_share).sum()
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_softmax_with_smoothing_follows_its_formula(smoothing):
+    logits = np.random.default_rng(0).normal(size=(6, 5))
+    got = softmax_loss(torch.tensor(logits), torch.tensor(LABELS), smoothing=smoothing)
+    assert got.item() == pytest.approx(by_formula(logits, smoothing))
+
+
+def test_the_loss_over_parts_is_the_mean_of_theirs():
+    logits = np.random.default_rng(1).normal(size=(3, 6, 5))
+    got = parts_loss(list(torch.tensor(logits)), torch.tensor(LABELS), smoothing=0.2)
+    assert got.item() == pytest.approx(np.mean([by_formula(part, 0.2) for part in logits]))
+
+
+def test_the_heads_classify_the_embedding_and_its_equal_slices():
+    torch.manual_seed(0)
+    embeddings, labels = torch.randn(6, 12), torch.tensor(LABELS)
+    linear, parts = LinearHead(12, 5, 0.1), PartsHead(12, 5, 3, 0.1)
+    for head in (linear, *parts.classifiers):
+        torch.nn.init.normal_(head.weight)
+        torch.nn.init.normal_(head.bias)
+    x = embeddings.numpy().astype("f8")
+
+    def logits(head, rows):
+        return rows @ head.weight.detach().numpy().T.astype("f8") + head.bias.detach().numpy()
+
+    assert linear(embeddings, labels).item() == pytest.approx(by_formula(logits(linear, x), 0.1), rel=1e-5)
+    slices = [logits(head, x[:, 4 * n : 4 * n + 4]) for n, head in enumerate(parts.classifiers)]
+    expected = np.mean([by_formula(part, 0.1) for part in slices])
+    assert parts(embeddings, labels).item() == pytest.approx(expected, rel=1e-5)

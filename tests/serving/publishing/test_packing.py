@@ -1,0 +1,104 @@
+"""A packer serves single rows by a model with a baked batch: the same numbers, in the right hands."""
+
+import http.client
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtool.errors import InputError
+from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback, validate_repository
+from rtool.serving.publishing.publishing.rollout import load_on_server, unload_from_server
+from rtool.serving.repository.repository.validation import placeholders, servable_models
+
+
+@pytest.fixture
+def crops() -> np.ndarray:
+    return np.random.default_rng(7).normal(size=(75, 3, 8, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def expected(onnx_files, run_local, crops) -> np.ndarray:
+    padded = np.concatenate([crops, crops[:5]])
+    return np.concatenate([run_local(onnx_files["reid"], padded[i : i + 16])[0] for i in range(0, 80, 16)])[:75]
+
+
+def packer_rows(url: str) -> dict[str, float]:
+    host, port = url.split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=5)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    found = [line for line in lines if line.startswith("rtool_packer_rows{")]
+    return {
+        kind: sum(float(line.split()[-1]) for line in found if f'kind="{kind}"' in line) for kind in ("real", "padded")
+    }
+
+
+def test_single_crops_are_packed_and_answered_identically(server, crops, expected):
+    before = packer_rows(server.metrics_url)
+    with TritonClient(server.url, "packer") as client:
+        assert (client.batch, client.max_batch) == (None, 16)
+        got = client.embed(crops)
+    np.testing.assert_array_equal(got, expected)
+    after = packer_rows(server.metrics_url)
+    assert after["real"] - before["real"] == len(crops)
+    assert after["padded"] - before["padded"] < len(crops) * 15  # joined, not padded one by one
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_a_request_may_hold_several_rows(server, crops, expected, rows):
+    with TritonClient(server.url, "packer") as client:
+        np.testing.assert_array_equal(client.run(crops[:rows])[0], expected[:rows])
+
+
+def test_clients_at_once_each_get_their_own_rows(server, crops, expected):
+    with TritonClient(server.url, "packer") as client, ThreadPoolExecutor(12) as pool:
+        spans = [(start, start + 1 + start % 5) for start in range(70)]
+        answers = list(pool.map(lambda span: client.run(crops[span[0] : span[1]])[0], spans))
+    for (start, end), answer in zip(spans, answers, strict=True):
+        np.testing.assert_array_equal(answer, expected[start:end])
+
+
+def test_a_target_that_is_gone_is_an_error_for_the_client_not_the_end_of_the_server(server, repository, onnx_files):
+    row = np.zeros((1, 3, 8, 4), np.float32)
+    deploy(onnx_files["reid"], name="target", repository=repository, device="cpu", url=server.url)
+    deploy_packer("target", name="orphan", repository=repository)
+    load_on_server(server.url, "orphan")
+    with TritonClient(server.url, "orphan") as client:
+        unload_from_server(server.url, "target")
+        with pytest.raises(InputError, match="target"):
+            client.run(row)
+        load_on_server(server.url, "target")
+        assert client.run(row)[0].shape == (1, 8)
+
+
+def test_an_open_batch_needs_no_packer(tmp_path, onnx_files):
+    deploy(onnx_files["face"], name="face", repository=tmp_path / "models", device="cpu")
+    with pytest.raises(InputError, match="an open batch needs no packer"):
+        deploy_packer("face", name="packer", repository=tmp_path / "models")
+    with pytest.raises(InputError, match="no such file"):
+        deploy_packer("nothing", name="packer", repository=tmp_path / "models")
+
+
+def test_a_packer_waits_for_the_weights_of_its_target(tmp_path: Path, onnx_files):
+    root = tmp_path / "models"
+    deploy(onnx_files["reid"], name="reid", repository=root, device="cpu")
+    deploy_packer("reid", name="packer", repository=root)
+    assert validate_repository(root) == ()
+    with pytest.raises(InputError, match="'reid' must be served too"):
+        TritonServer(root, models=["packer"]).start()
+    (root / "reid/1/model.onnx").unlink()
+    assert [problem.path.parent.name for problem in placeholders(root)] == ["packer", "1"]
+    with pytest.raises(InputError, match="no model with weights"):
+        servable_models(root)
+
+
+def test_a_packer_is_updated_and_rolled_back_like_a_model(tmp_path, onnx_files):
+    root = tmp_path / "models"
+    deploy(onnx_files["reid"], name="reid", repository=root, device="cpu")
+    deploy_packer("reid", name="packer", repository=root)
+    assert deploy_packer("reid", name="packer", repository=root, max_delay=9).version == 2
+    assert rollback("packer", repository=root).served == (1,)
+    assert validate_repository(root) == ()

@@ -1,0 +1,186 @@
+"""A real Triton is ready when entered, gone when left, and explains itself when it cannot start."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtool.errors import GateError, InputError, PlatformError
+from rtool.serving import TritonClient, TritonServer, deploy, rollback
+from rtool.serving.server.server.process import ChildProcess
+from rtool.serving.server.server.server import choose_ports
+
+
+@pytest.fixture
+def root(tmp_path: Path, onnx_files) -> Path:
+    deploy(onnx_files["reid"], name="live", repository=tmp_path / "models", device="cpu")
+    return tmp_path / "models"
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_a_published_version_reaches_a_running_server_and_can_be_taken_back(
+    server, repository, onnx_files, make_model, run_local, tmp_path
+):
+    crops = np.random.default_rng(0).normal(size=(16, 3, 8, 4)).astype(np.float32)
+    second = make_model("reid", tmp_path / "second.onnx", seed=9, features=11)
+    deploy(onnx_files["reid"], name="live", repository=repository, device="cpu", url=server.url)
+    assert deploy(second, name="live", repository=repository, url=server.url).version == 2
+    with TritonClient(server.url, "live") as client:  # no version: the highest that is ready
+        np.testing.assert_array_equal(client.run(crops)[0], run_local(second, crops)[0])
+    with pytest.raises(InputError, match="versions ready: 2"):
+        TritonClient(server.url, "live", 1)
+    assert rollback("live", repository=repository, url=server.url).version == 1
+    with TritonClient(server.url, "live") as client:
+        np.testing.assert_array_equal(client.run(crops)[0], run_local(onnx_files["reid"], crops)[0])
+
+
+def test_a_version_the_server_does_not_reproduce_is_taken_back(server, repository, onnx_files, make_model, tmp_path):
+    noisy = make_model("noisy", tmp_path / "noisy.onnx")
+    deploy(onnx_files["reid"], name="steady", repository=repository, device="cpu", url=server.url)
+    config = (repository / "steady/config.pbtxt").read_text()
+    with pytest.raises(GateError, match=r"version 2 failed .* version 1 is served again: parity: max relative"):
+        deploy(noisy, name="steady", repository=repository, url=server.url)
+    with pytest.raises(GateError, match="it was taken out again"):
+        deploy(noisy, name="new", repository=repository, url=server.url)
+    assert not (repository / "new").exists()
+    assert not (repository / "steady/2").exists()
+    assert (repository / "steady/config.pbtxt").read_text() == config
+    with TritonClient(server.url, "steady") as client:
+        assert client.run(np.zeros((16, 3, 8, 4), np.float32))[0].shape == (16, 8)
+
+
+def test_two_versions_are_served_side_by_side(server, repository, onnx_files, make_model, run_local, tmp_path):
+    second = make_model("reid", tmp_path / "second.onnx", seed=9)
+    deploy(onnx_files["reid"], name="pair", repository=repository, device="cpu")
+    deploy(second, name="pair", repository=repository, also_serve=[1], url=server.url)
+    crops = np.random.default_rng(0).normal(size=(16, 3, 8, 4)).astype(np.float32)
+    for version, model in ((1, onnx_files["reid"]), (2, second)):
+        with TritonClient(server.url, "pair", version) as client:
+            np.testing.assert_array_equal(client.run(crops)[0], run_local(model, crops)[0])
+
+
+def test_nothing_is_left_when_the_server_stops_or_its_owner_is_killed(root, tmp_path):
+    code = f"""
+import sys, time
+from rtool.serving import TritonServer
+with TritonServer({str(root)!r}) as server:
+    print(server.process.pid, server.url, flush=True)
+    time.sleep(60)
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # a killed process leaves its log behind
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    pid = int(owner.stdout.readline().split()[0])
+    group = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and group_of(int(p.name)) == pid]
+    assert len(group) >= 2  # the server and the stub of its model
+    owner.kill()
+    owner.wait()
+    assert wait_until(lambda: not any(alive(member) for member in group))
+
+
+def group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_a_port_in_use_is_named_with_the_way_out(root):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PlatformError, match=rf"grpc port {port} on 127\.0\.0\.1.*--grpc-port"):
+            TritonServer(root, grpc_port=port).start()
+
+
+def test_a_free_port_that_is_taken_meanwhile_is_tried_again(root, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        lost = (choose_ports((0, 0, 0))[0], taken.getsockname()[1], choose_ports((0, 0, 0))[2])
+        answers = iter([lost, choose_ports((0, 0, 0))])
+        monkeypatch.setattr("rtool.serving.server.server.choose_ports", lambda _: next(answers))
+        with TritonServer(root) as server, TritonClient(server.url, "live") as client:
+            assert client.batch == 16
+
+
+@pytest.mark.parametrize("ports", [(70000, 0, 0), (8000, 8000, 0), (-1, 0, 0)])
+def test_impossible_ports_are_refused(ports):
+    with pytest.raises(InputError, match="three different numbers"):
+        choose_ports(ports)
+
+
+def test_a_model_that_fails_to_load_shows_the_end_of_the_log(root):
+    path = root / "live/config.pbtxt"
+    path.write_text(path.read_text().replace("count: 1", "count: 1 gpus: [7]"))
+    server = TritonServer(root)
+    with pytest.raises(InputError, match=r"Triton ended with exit code 1; its log says:\n(.*\n)*.*live"):
+        server.start()
+    with pytest.raises(PlatformError, match="not running"):
+        _ = server.process
+
+
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path):
+    script = "trap '' TERM; echo ready; while true; do sleep 0.1; done"
+    child = ChildProcess(["/bin/sh", "-c", script], os.environ, tmp_path / "log")
+    assert wait_until(lambda: "ready" in child.tail())
+    child.stop(grace=0.2)
+    assert child.exit_code() == -signal.SIGKILL
+
+
+def test_a_log_that_is_continued_reports_only_its_own_run(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("error: of an earlier run\n")
+    child = ChildProcess(["/bin/sh", "-c", "echo 'error: of this one'"], os.environ, log)
+    assert wait_until(lambda: child.exit_code() is not None)
+    assert child.complaints() == "  error: of this one"
+    assert log.read_text() == "error: of an earlier run\nerror: of this one\n"
+
+
+def test_serve_announces_its_addresses_and_ends_cleanly_on_sigterm(root):
+    command = [sys.executable, "-m", "rtool", "serve", str(root)]
+    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    serving = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with serving:
+        lines = [serving.stdout.readline() for _ in range(5)]
+        serving.send_signal(signal.SIGTERM)
+        assert serving.wait(30) == 0
+        assert serving.stderr.read() == ""
+    assert lines[0].startswith("ready in ")
+    assert "triton://127.0.0.1:" in lines[1]
+
+
+def test_serve_as_json_says_where_it_listens_while_it_runs(root):
+    command = [sys.executable, "-m", "rtool", "serve", str(root), "--json"]
+    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
+        lines = []
+        while not lines or lines[-1] != "}\n":
+            lines.append(serving.stdout.readline())
+            assert lines[-1], serving.stderr.read()
+        ready = json.loads("".join(lines))
+        with TritonClient(ready["url"], ready["models"][0]) as client:
+            assert client.batch == 16
+        serving.send_signal(signal.SIGTERM)
+        assert serving.wait(30) == 0
+        assert serving.stdout.read() == ""
