@@ -9,7 +9,6 @@ _PUBLIC = {
     "describe_machine": ".machine",
     "doctor": ".machine",
     "latency": ".timing",
-    "open_runner": ".references",
     "parity": ".compare",
     "load_test": ".load",
 }

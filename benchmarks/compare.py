@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.bundles.reference import open_runner
 from ..converters.records.preprocessing import Preprocessing
 from ..converters.runtime.parity import Parity, measure_parity
 from ..converters.runtime.runners import Runner
 from ..errors import InputError
-from .references import common_batch, open_runner, random_inputs
+from .references import common_batch, random_inputs
 
 __all__ = ["ParityReport", "compare_runners", "parity"]
 

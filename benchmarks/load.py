@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.records.record import TensorSpec
+from ..converters.runtime.triton import TritonRunner
 from ..errors import InputError, PlatformError
 from .machine import describe_machine
 from .references import random_inputs
@@ -90,8 +91,6 @@ def load_test(
     """
     if concurrency < 1 or rows < 1 or max_windows < 1 or window <= 0 or (rate is not None and rate <= 0):
         raise InputError("bench serving: concurrency, rows, windows, window length and rate must be positive")
-    from ..serving.client import TritonRunner
-
     runner = TritonRunner.from_reference(f"triton://{url}/{model}")
     rows = runner.batch or rows
     inputs = random_inputs(runner.inputs, rows, seed)

@@ -1,33 +1,17 @@
-"""Open any model reference as something that takes and returns NumPy arrays, a Triton model included."""
+"""What two models can be measured on: a batch that both support, and random inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.bundles.reference import open_runner as open_local_runner
 from ..converters.records.record import TensorSpec
 from ..converters.runtime.runners import Runner
 from ..errors import InputError
 
-__all__ = ["common_batch", "open_runner", "random_inputs"]
-
-
-def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
-    """A runner for `reference`: local files and zoo names on `device`, or `triton://host:port/model[/version]`.
-
-    Raises:
-        InputError: the reference names nothing that can be opened.
-        PlatformError: a GPU was asked for and cannot be used.
-    """
-    if str(reference).startswith("triton://"):
-        from ..serving.client import TritonRunner
-
-        return TritonRunner.from_reference(str(reference))
-    return open_local_runner(reference, device=device, threads=threads)
+__all__ = ["common_batch", "random_inputs"]
 
 
 def common_batch(runners: Sequence[Runner], wanted: int) -> int:

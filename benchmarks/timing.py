@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.bundles.reference import open_runner
 from ..errors import InputError
 from .machine import describe_machine
-from .references import common_batch, open_runner, random_inputs
+from .references import common_batch, random_inputs
 
 __all__ = ["LatencyReport", "LatencyRow", "latency", "time_in_turns"]
 

@@ -152,11 +152,10 @@ def evaluate_command(
     file (.csv or .jsonl manifest, .rec records, .bin verification pairs, .tar) or a generator such as
     synthetic-people:identities=60,seed=2,cameras=7.
     """
-    from ..benchmarks import open_runner
     from ..finetune.evaluation.evaluation import evaluate
 
     result = evaluate(
-        open_runner(model) if model.startswith("triton://") else model,
+        model,
         data,
         protocol=protocol,
         flip=not no_flip,

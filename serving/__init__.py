@@ -10,7 +10,6 @@ _PUBLIC: dict[str, str] = {
     "ServeResult": ".server.foreground",
     "ServingSettings": ".repository.model_config",
     "TritonClient": ".client",
-    "TritonRunner": ".client",
     "TritonServer": ".server.server",
     "deploy": ".publishing.publishing",
     "deploy_packer": ".publishing.packing",

@@ -2,116 +2,36 @@
 
     client = TritonClient("127.0.0.1:8001", "osnet_x0_25_b16")
     (embedding,) = client.run(batch)            # one request
-    embeddings = client.embed(crops)            # any number of rows, packed to what the model takes
+    embeddings = client.embed(crops)            # any number of rows, packed to the batch that the model supports
 
-How rows travel: a model with a baked batch gets full batches, the tail padded by repeating its last row; a model with
-an open batch gets one row a request, many in flight, which the server's dynamic batcher joins. Not done here: shared
+A model with a fixed batch gets full batches; the last one is padded by repeating its last row. A model with a dynamic
+batch gets one row per request, many in flight, which the server's dynamic batcher joins. Not done here: shared
 memory, TLS, retries.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient import grpc as triton
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
-from ..converters.records.record import TensorSpec
-from ..errors import InputError, PlatformError, RtoolError, nearest
+from ..converters.runtime.triton import Arrays, TritonModel
+from ..errors import InputError
 
-__all__ = ["TritonClient", "TritonReference", "TritonRunner"]
-
-Arrays = tuple[NDArray[Any], ...]
+__all__ = ["TritonClient", "pad_rows"]
 
 _WINDOW = 32
 """Requests in flight; twice the largest batch and more keeps the batcher fed."""
 
 
-class TritonClient:
-    """One model on one server. `url` is host:port of gRPC; `version` None takes the highest that is ready.
+class TritonClient(TritonModel):
+    """One model on one server. `url` is host:port of gRPC; `version` None means the highest that is ready.
 
     Safe to use from several threads. `timeout` in seconds bounds every request.
     """
-
-    def __init__(self, url: str, model: str, version: int | None = None, *, timeout: float = 30.0) -> None:
-        if not re.fullmatch(r"[^\s/]+:\d{1,5}", url):
-            raise InputError(f"Triton URL {url!r}: expected host:port of the gRPC endpoint, e.g. 127.0.0.1:8001")
-        self.url, self.model, self.version, self.timeout = url, model, version, timeout
-        self._client = triton.InferenceServerClient(url)
-        try:
-            metadata = self._client.get_model_metadata(model, self._version, client_timeout=timeout)
-            config = self._client.get_model_config(model, self._version, client_timeout=timeout).config
-        except InferenceServerException as error:
-            problem = self._explain(error, opening=True)
-            self._client.close()
-            raise problem from error
-        # One value a row travels as a row of one, because Triton has no empty dims; callers see the graph's shape.
-        self._single = {
-            entry.name
-            for entry in (*config.input, *config.output)
-            if entry.HasField("reshape") and not entry.reshape.shape
-        }
-        self.inputs = tuple(_spec(tensor, self._single) for tensor in metadata.inputs)
-        self.outputs = tuple(_spec(tensor, self._single) for tensor in metadata.outputs)
-        self.max_batch = int(config.max_batch_size)
-        """Largest batch of an open model; 0 when the batch is baked in."""
-        self.batch = _baked_batch(self.inputs) if self.max_batch == 0 else None
-        """The baked batch; None when it is open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
-
-    def run(self, *arrays: NDArray[Any]) -> Arrays:
-        """Send one request with `arrays` in graph order; the outputs come back in graph order.
-
-        Raises:
-            InputError: number, type or shape do not fit the model, or the server refuses the request.
-            PlatformError: the server does not answer in time.
-        """
-        return self.submit(*arrays).result()
-
-    def submit(self, *arrays: NDArray[Any]) -> Future[Arrays]:
-        """Like `run`, without waiting.
-
-        Raises:
-            InputError: number, type or shape do not fit the model.
-        """
-        tensors = [self._tensor(spec, array) for spec, array in zip(self.inputs, self._checked(arrays), strict=True)]
-        future: Future[Arrays] = Future()
-
-        def done(result: Any, error: InferenceServerException | None) -> None:
-            if error is not None:
-                future.set_exception(self._explain(error))
-                return
-            try:
-                future.set_result(tuple(self._array(spec, result) for spec in self.outputs))
-            except Exception as failure:
-                future.set_exception(failure)
-
-        try:
-            self._client.async_infer(
-                self.model, tensors, done, model_version=self._version, client_timeout=self.timeout
-            )
-        except InferenceServerException as error:
-            raise self._explain(error) from error
-        return future
 
     def run_rows(self, *arrays: NDArray[Any], window: int = _WINDOW) -> Arrays:
         """Outputs for any number of rows (axis 0), sent as the model likes it; see the module's text.
@@ -147,123 +67,8 @@ class TritonClient:
         embeddings: NDArray[Any] = self.run_rows(images, window=window)[0]
         return embeddings
 
-    @property
-    def _version(self) -> str:
-        return "" if self.version is None else str(self.version)
-
-    def _checked(self, arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        problems = []
-        if len(arrays) != len(self.inputs):
-            problems.append(f"expected {len(self.inputs)} inputs, got {len(arrays)}")
-        for spec, array in zip(self.inputs, arrays, strict=False):
-            fits = array.ndim == len(spec.shape) and all(
-                not isinstance(want, int) or want == got for want, got in zip(spec.shape, array.shape, strict=True)
-            )
-            if str(array.dtype) != spec.dtype or not fits:
-                wanted = [dim if isinstance(dim, int) else "any" for dim in spec.shape]
-                problems.append(
-                    f"input {spec.name!r} expected {spec.dtype} {wanted}, got {array.dtype} {list(array.shape)}"
-                )
-            elif self.max_batch and len(array) > self.max_batch:
-                problems.append(f"input {spec.name!r} has {len(array)} rows, the model takes up to {self.max_batch}")
-        if problems:
-            raise InputError(f"model {self.model!r} on {self.url}: {'; '.join(problems)}")
-        return arrays
-
-    def _tensor(self, spec: TensorSpec, array: NDArray[Any]) -> Any:
-        array = array[:, None] if spec.name in self._single else array
-        tensor = triton.InferInput(spec.name, list(array.shape), np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(np.ascontiguousarray(array))
-        return tensor
-
-    def _array(self, spec: TensorSpec, result: Any) -> NDArray[Any]:
-        array: NDArray[Any] = result.as_numpy(spec.name)
-        return array[:, 0] if spec.name in self._single else array
-
-    def _explain(self, error: InferenceServerException, *, opening: bool = False) -> RtoolError:
-        place = f"model {self.model!r} on {self.url}"
-        status, message = str(error.status() or ""), error.message()
-        if "UNAVAILABLE" in status and not message.startswith("Request for unknown model"):
-            return PlatformError(f"{place}: the server does not answer ({message}); start one with `rtool serve`")
-        if "DEADLINE_EXCEEDED" in status:
-            return PlatformError(f"{place}: no answer within {self.timeout:g} s; check its load, or raise the timeout")
-        if opening and (hint := self._known_models()):
-            return InputError(f"{place}: {message}; {hint}")
-        return InputError(f"{place}: {message}")
-
-    def _known_models(self) -> str:
-        try:
-            index = self._client.get_model_repository_index(client_timeout=self.timeout).models
-        except InferenceServerException:
-            return ""
-        ready = [(entry.name, entry.version) for entry in index if entry.state == "READY"]
-        versions = [version for name, version in ready if name == self.model]
-        if versions:
-            return f"versions ready: {', '.join(versions)}"
-        return nearest(self.model, {name for name, _ in ready}) if ready else "no model is ready"
-
-
-@dataclass(frozen=True)
-class TritonReference:
-    """A model reference of the form `triton://host:port/model[/version]`."""
-
-    url: str
-    model: str
-    version: int | None
-
-    @classmethod
-    def parse(cls, reference: str) -> Self:
-        """Take a reference apart.
-
-        Raises:
-            InputError: it has another form.
-        """
-        found = re.fullmatch(r"triton://([^/\s]+:\d{1,5})/([A-Za-z0-9._-]+)(?:/([1-9]\d*))?", reference)
-        if found is None:
-            raise InputError(f"{reference}: expected triton://host:port/model or triton://host:port/model/version")
-        url, model, version = found.groups()
-        return cls(url, model, int(version) if version else None)
-
-
-class TritonRunner:
-    """A model on a Triton in the shape of `converters.runners.Runner`: name, inputs, outputs, batch, `run`."""
-
-    def __init__(self, client: TritonClient) -> None:
-        self.client = client
-        self.name = f"triton://{client.url}/{client.model}" + (f"/{client.version}" if client.version else "")
-        self.inputs = client.inputs
-        self.outputs = client.outputs
-        self.batch = client.batch
-
-    @classmethod
-    def from_reference(cls, reference: str, *, timeout: float = 30.0) -> Self:
-        """Open `triton://host:port/model[/version]`.
-
-        Raises:
-            InputError: another form, or the server has no such model.
-            PlatformError: no server answers.
-        """
-        parsed = TritonReference.parse(reference)
-        return cls(TritonClient(parsed.url, parsed.model, parsed.version, timeout=timeout))
-
-    def run(self, *arrays: NDArray[Any]) -> Arrays:
-        """One request; arrays and outputs in graph order."""
-        return self.client.run(*arrays)
-
 
 def pad_rows(array: NDArray[Any], size: int) -> NDArray[Any]:
     """`array` with its last row repeated up to `size` rows: a real row, so that no activation is out of range."""
     missing = size - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
-
-
-def _spec(tensor: Any, single: Collection[str]) -> TensorSpec:
-    dtype = np.dtype(triton_to_np_dtype(tensor.datatype))
-    dims = tensor.shape[:1] if tensor.name in single else tensor.shape
-    return TensorSpec(tensor.name, dtype.name, tuple(dim if dim >= 0 else None for dim in dims))
-
-
-def _baked_batch(inputs: Sequence[TensorSpec]) -> int | None:
-    firsts = {spec.shape[0] if spec.shape else None for spec in inputs}
-    first = firsts.pop() if len(firsts) == 1 else None
-    return first if isinstance(first, int) else None

@@ -6,6 +6,7 @@ import pkgutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,33 +17,173 @@ ROOT = Path(rtool.__file__).resolve().parent
 ROOMS = ("cli", "benchmarks", "serving", "finetune", "converters")
 FOUNDATION = {"errors", "lazy", "version"}
 
+# What is inside a room, from the ground up, one tuple per storey: a sub-room imports from storeys below its own, never
+# from one beside or above it; files of one storey may import each other. What is not named here comes last.
+STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "converters": (
+        ("records",),
+        ("files", "runtime", "zoo"),
+        ("passes",),
+        ("precision", "lowering"),
+        ("batchnorm",),
+        ("weights",),
+        ("bundles",),
+        ("exporting",),
+    ),
+    "converters/lowering": (
+        ("exact",),
+        (
+            "graph_builder",
+            "names",
+            "operation",
+            "refusals",
+            "registry",
+            "schema_check",
+            "shape_numbers",
+            "subgraphs",
+            "values",
+        ),
+        ("elementwise", "layers", "tensors"),
+    ),
+    "finetune": (
+        ("config", "processes"),
+        ("data",),
+        ("losses",),
+        ("network",),
+        ("evaluation", "runs"),
+        ("distillation", "matching"),
+        ("training",),
+        ("search",),
+        ("finetuning",),
+        ("worker",),
+    ),
+    "serving": (("client", "repository"), ("publishing",), ("server",), ("gallery",)),
+    "benchmarks": (
+        ("places", "machine", "references"),
+        ("compare", "load", "timing"),
+        ("conversion", "export", "robustness", "serving_drills", "training", "whole_flow"),
+    ),
+}
+MOST_FILES = 15
+TABLES = {f"rtool{room}" for room in ("", ".converters", ".finetune", ".finetune.data", ".serving", ".benchmarks")}
+"""Packages whose `__init__` is a table of public names, loaded on use; nothing is imported through them inside."""
+
 
 def source_files() -> list[Path]:
     return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """First names below the package that a file imports, relatively or absolutely, anywhere in it."""
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("rtool", *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+@cache
+def known_modules() -> frozenset[str]:
+    return frozenset(map(module_name, [*source_files(), *ROOT.glob("*.py")]))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Modules of the package that a file imports, anywhere in it: inside functions, and for type checkers too."""
     package = ("rtool", *path.relative_to(ROOT).parts[:-1])
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
-            full = (*base, *(node.module or "").split("."))
-            names = [".".join((*filter(None, full), alias.name)) for alias in node.names]
+            full = ".".join((*base, *filter(None, (node.module or "").split("."))))
+            found |= {name if (name := f"{full}.{alias.name}") in known_modules() else full for alias in node.names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        found |= {name.split(".")[1] for name in names if name.startswith("rtool.") and "." in name}
-    return found
+            found |= {alias.name for alias in node.names}
+    return frozenset(name for name in found if name == "rtool" or name.startswith("rtool."))
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_never_point_back_up_the_house(path: Path):
     room = path.relative_to(ROOT).parts[0]
     allowed = set(ROOMS[ROOMS.index(room) :]) | FOUNDATION
-    assert imported_rooms(path) <= allowed
+    assert {name.split(".")[1] for name in imports(path) if "." in name} <= allowed
+
+
+def storey(folder: str, module: str) -> tuple[str, int] | None:
+    """The room of `folder` in which `module` lies, and its height; None for what lies elsewhere or has no place."""
+    prefix = f"rtool.{folder.replace('/', '.')}."
+    if not module.startswith(prefix):
+        return None
+    room = module.removeprefix(prefix).split(".")[0]
+    height = next((index for index, rooms in enumerate(STOREYS[folder]) if room in rooms), None)
+    return (room, len(STOREYS[folder]) if height is None else height)
+
+
+@pytest.mark.parametrize("folder", STOREYS)
+def test_rooms_import_only_from_the_storeys_below(folder: str):
+    wrong = []
+    for path in source_files():
+        own = storey(folder, module_name(path))
+        if own is None or path.name == "__init__.py":
+            continue
+        for imported in sorted(imports(path)):
+            other = storey(folder, imported)
+            if other is None or other[0] == own[0]:
+                continue
+            files = all((ROOT / folder / f"{room}.py").exists() for room in (own[0], other[0]))
+            if other[1] > own[1] or (other[1] == own[1] and not files):
+                wrong.append(f"{path.relative_to(ROOT)} imports {imported}")
+    assert not wrong
+
+
+def test_every_folder_has_its_storey():
+    for folder in STOREYS:
+        named = {room for rooms in STOREYS[folder] for room in rooms}
+        found = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+        if folder == "serving":
+            found -= {"backends"}  # run inside the server, import nothing of ours
+        assert found <= named, folder
+
+
+def test_no_module_is_in_a_circle():
+    graph = {module_name(path): imports(path) - TABLES for path in source_files()}
+    order: list[str] = []
+    state: dict[str, str] = {}
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        if state.get(name) == "done" or name not in graph:
+            return
+        assert state.get(name) != "open", " -> ".join((*trail[trail.index(name) :], name))
+        state[name] = "open"
+        for imported in sorted(graph[name]):
+            visit(imported, (*trail, name))
+        state[name] = "done"
+        order.append(name)
+
+    for name in graph:
+        visit(name, ())
+    assert len(order) == len(graph)
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in source_files()}), ids=str)
+def test_a_room_holds_at_most_fifteen_files(folder: Path):
+    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_FILES
+
+
+def test_no_function_is_longer_than_sixty_lines_and_no_file_than_four_hundred():
+    long = []
+    for path in source_files():
+        text = path.read_text()
+        if text.count("\n") > 400:
+            long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
+        long += [
+            f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60
+        ]
+    assert not long
+
+
+def test_a_test_lies_where_what_it_tests_lies():
+    folders = {path.parent.relative_to(ROOT) for path in source_files()} | {Path("gpu"), Path(".")}
+    tests = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert tests <= folders
 
 
 def packages_in_tree() -> set[str]:

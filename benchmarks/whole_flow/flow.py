@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...converters import export, onnx2torch
+from ...converters.bundles.reference import open_runner
 from ...converters.records.preprocessing import Preprocessing
 from ...errors import InputError
 from ...finetune import load_config, open_dataset
@@ -36,7 +37,6 @@ from ..compare import compare_runners
 from ..load import LoadReport, load_test
 from ..machine import describe_machine
 from ..places import DEMO_MODEL, EXAMPLES
-from ..references import open_runner
 from ..timing import LatencyRow, latency
 from .rank_figure import Figure, Gallery, rank_figure
 from .report import render_report

@@ -26,6 +26,7 @@ from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of
 from ..records.record import ConversionRecord, TensorSpec
 from ..runtime.batch_by_shapes import runnable_batch
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
+from ..runtime.triton import TritonRunner
 from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from .bundle import is_bundle, load_bundle
 
@@ -128,14 +129,16 @@ def load_model(reference: str | Path) -> Model:
 
 
 def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
-    """A runner for an ONNX file, bundle, run folder, `.pt`, `.pt2` or zoo name.
+    """A runner for an ONNX file, bundle, run folder, `.pt`, `.pt2`, zoo name or `triton://host:port/model[/version]`.
 
-    An ONNX file runs in ONNX Runtime, everything else in torch.
+    An ONNX file runs in ONNX Runtime, a served model where it is served, everything else in torch on `device`.
 
     Raises:
         InputError: the reference names nothing that can be opened.
-        PlatformError: `device` cannot be used here.
+        PlatformError: `device` cannot be used here, or no server answers.
     """
+    if str(reference).startswith("triton://"):
+        return TritonRunner.from_reference(str(reference))
     path = Path(reference)
     if path.suffix == ".onnx":
         read_model_bytes(path)

@@ -41,7 +41,9 @@ def open_embedder(
     preprocessing: PreprocessingName = "auto",
     size: tuple[int, int] | None = None,
 ) -> Embedder:
-    """Open `reference`: ONNX files in ONNX Runtime, everything else in torch. A runner is taken as it is.
+    """Open `reference`: ONNX files in ONNX Runtime, `triton://` on its server, everything else in torch.
+
+    A runner is used as it is.
 
     Raises:
         InputError: it does not exist, does not say its input size, or has no such output.
@@ -50,7 +52,7 @@ def open_embedder(
     runner: Runner
     if not isinstance(reference, str | Path):
         runner = reference
-    elif Path(reference).suffix == ".onnx":
+    elif Path(reference).suffix == ".onnx" or str(reference).startswith("triton://"):
         runner = open_runner(reference, device=device)
         own = _stored_preprocessing(runner)
     else:

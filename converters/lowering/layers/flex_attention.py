@@ -9,7 +9,7 @@ from torch import fx
 from ..exact.attention import flex_mix, flex_scores
 from ..operation import Lowered, Op
 from ..registry import lowers
-from ..tensors.control_flow import lower_copy
+from ..subgraphs import lower_copy
 from ..values import torch_dtype
 
 __all__: list[str] = []

@@ -13,12 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...passes.constant_folding import LITERAL_KEY, constant_tensor
 from ..graph_builder import Weight
 from ..operation import Lowered, Op, Result
 from ..registry import lowers
+from ..subgraphs import lower_copy, make_constant
 
-__all__ = ["lower_copy"]
+__all__: list[str] = []
 
 _LARGEST = 20_000
 """Nodes; an unrolled loop beyond this is refused rather than waited for."""
@@ -100,32 +100,8 @@ def _check_size(op: Op, body: ir.Graph, iterations: int) -> None:
         raise op.refuse(f"unrolled it would have more than {_LARGEST} nodes; export it without the loop")
 
 
-def lower_copy(op: Op, graph: ir.Graph, inputs: Sequence[ir.Value], suffix: str) -> list[ir.Value]:
-    """Lower a copy of `graph` that reads `inputs`; returns the values that stand for its outputs."""
-    copy = graph.clone(allow_outer_scope_values=True)
-    if len(copy.inputs) != len(inputs):
-        raise op.refuse(f"{len(inputs)} values for the {len(copy.inputs)} inputs of its body; export the model again")
-    for own, given in zip(list(copy.inputs), inputs, strict=True):
-        own.replace_all_uses_with(given, replace_graph_outputs=True)
-    for node in copy:
-        for value in node.outputs:
-            value.name = f"{value.name}_{suffix}" if value.name else value.name
-        if node.op_type == "Constant":
-            _make_constant(node.outputs[0], constant_tensor(node))
-        else:
-            op.lower_node(node)
-    return list(copy.outputs)
-
-
-def _make_constant(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
-    value.const_value, value.type = tensor, ir.TensorType(tensor.dtype)
-    value.shape = ir.Shape(tensor.shape.numpy())
-    value.meta[LITERAL_KEY] = True
-    return value
-
-
 def _constant(array: NDArray[Any]) -> ir.Value:
-    return _make_constant(ir.Value(name=f"constant_{array.dtype}"), ir.tensor(array))
+    return make_constant(ir.Value(name=f"constant_{array.dtype}"), ir.tensor(array))
 
 
 def _is_true(op: Op, value: ir.Value) -> bool:

@@ -1,0 +1,37 @@
+"""Lowers a graph that stands in a node's attribute: the body of a loop, a branch, a function of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ..passes.constant_folding import LITERAL_KEY, constant_tensor
+from .operation import Op
+
+__all__ = ["lower_copy", "make_constant"]
+
+
+def lower_copy(op: Op, graph: ir.Graph, inputs: Sequence[ir.Value], suffix: str) -> list[ir.Value]:
+    """Lower a copy of `graph` that reads `inputs`; returns the values that stand for its outputs."""
+    copy = graph.clone(allow_outer_scope_values=True)
+    if len(copy.inputs) != len(inputs):
+        raise op.refuse(f"{len(inputs)} values for the {len(copy.inputs)} inputs of its body; export the model again")
+    for own, given in zip(list(copy.inputs), inputs, strict=True):
+        own.replace_all_uses_with(given, replace_graph_outputs=True)
+    for node in copy:
+        for value in node.outputs:
+            value.name = f"{value.name}_{suffix}" if value.name else value.name
+        if node.op_type == "Constant":
+            make_constant(node.outputs[0], constant_tensor(node))
+        else:
+            op.lower_node(node)
+    return list(copy.outputs)
+
+
+def make_constant(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
+    """`value`, known to be `tensor` from now on."""
+    value.const_value, value.type = tensor, ir.TensorType(tensor.dtype)
+    value.shape = ir.Shape(tensor.shape.numpy())
+    value.meta[LITERAL_KEY] = True
+    return value
