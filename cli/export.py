@@ -100,7 +100,7 @@ def export_command(
 ) -> None:
     """Write MODEL as one deployable file: BatchNorm folded, trained weights in the source graph."""
     from ..converters import export
-    from ..converters.exporting.narrowing import read_kept_nodes
+    from ..converters.exporting.reduced_precision import read_float32_nodes
 
     chosen = read_preprocessing(preprocessing)
     result = export(
@@ -109,7 +109,7 @@ def export_command(
         batch=read_batch(batch),
         preprocessing=chosen,
         inputs=_pixels(model, calibrate, chosen, calibration_images) if calibrate else None,
-        keep_float32=read_kept_nodes(keep_file) if keep_file else (),
+        keep_float32=read_float32_nodes(keep_file) if keep_file else (),
         **options,
     )
     output.emit(result, _rows(result), artefact=result.path, tables=() if output.as_json else (_steps(result),))
@@ -119,11 +119,11 @@ def _pixels(model: str, spec: str, chosen: Preprocessing | None, limit: int) -> 
     """uint8 pixels [N, H, W, C] of images spread over the data set, sized for the model."""
     import numpy as np
 
-    from ..converters.exporting.origin import open_export_source
+    from ..converters.exporting.origin import open_origin
     from ..finetune.data.decoding import read_pixels
     from ..finetune.data.formats.sources import open_dataset
 
-    preprocessing = open_export_source(model, None, chosen).preprocessing
+    preprocessing = open_origin(model, None, chosen).preprocessing
     if preprocessing is None:
         raise InputError(f"{model}: its preprocessing is not known; state it with --preprocessing")
     dataset = open_dataset(spec)

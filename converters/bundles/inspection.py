@@ -193,7 +193,7 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
     work = model.clone()
     try:
         normalise(work)
-        baked = _baked_batch(work.graph)
+        baked = _fixed_batch(work.graph)
         costs: Costs | None = _costs(work, name)
         architecture = guess_architecture(work.graph, operators)
     except RtoolError as error:
@@ -260,7 +260,7 @@ def _batch(inputs: tuple[TensorSpec, ...]) -> int | str:
     return first[0] if first and isinstance(first[0], int) else "dynamic"
 
 
-def _baked_batch(graph: ir.Graph) -> tuple[str, ...]:
+def _fixed_batch(graph: ir.Graph) -> tuple[str, ...]:
     """Graph inputs with a fixed batch, and nodes that write that number down again."""
     places = []
     batches = set()

@@ -17,7 +17,7 @@ import onnx
 
 from ..batchnorm.fold import FoldReport, KeptBatchNorm
 from ..files.atomic_file import write_together
-from ..precision.half import KeptNode
+from ..precision.half import Float32Node
 from ..records.metadata import FOLDED_KEY
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY
@@ -71,8 +71,8 @@ def describe_export(
     measured_on: Mapping[str, Any],
     chain: tuple[ChainLink, ...],
     folds: FoldReport | None,
-    unfolded: tuple[KeptBatchNorm, ...],
-    kept: tuple[KeptNode, ...],
+    kept_batchnorms: tuple[KeptBatchNorm, ...],
+    kept: tuple[Float32Node, ...],
     preprocessing: Preprocessing | None,
 ) -> ExportResult:
     """Collect what is known, and put it into the metadata of `model` (in place); `chain` ends before this export."""
@@ -87,7 +87,7 @@ def describe_export(
         steps=steps,
         measured_on=dict(measured_on),
         chain=(*chain, _exported_link(steps, measured_on, path, versions)),
-        kept_batchnorms=tuple(asdict(entry) for entry in unfolded),
+        kept_batchnorms=tuple(asdict(entry) for entry in kept_batchnorms),
         kept_in_float32=tuple(asdict(entry) for entry in kept),
         preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
         versions=versions,

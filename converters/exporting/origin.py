@@ -29,14 +29,14 @@ from ..weights.module_edits import difference_from_source, unplaced_parameter
 from ..weights.unfit_weights import refuse_half_weights, refuse_quantised_weights
 from ..weights.writing_back import check_source
 
-__all__ = ["PROBES", "ExportSource", "measured_on", "open_export_source"]
+__all__ = ["PROBES", "ExportOrigin", "measured_on", "open_origin"]
 
 PROBES = 16
 """Random images measured on when none are given."""
 
 
 @dataclass(frozen=True)
-class ExportSource:
+class ExportOrigin:
     """What is exported: the module, its preprocessing, and the graph it came from, if any."""
 
     name: str
@@ -73,9 +73,9 @@ class ExportSource:
         return _record(self.module)
 
 
-def open_export_source(
+def open_origin(
     model: str | Path | nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
-) -> ExportSource:
+) -> ExportOrigin:
     """Open a model reference, or take a module and the ONNX model it was converted from.
 
     Raises:
@@ -92,12 +92,12 @@ def open_export_source(
 
 def _of_module(
     model: nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
-) -> ExportSource:
+) -> ExportOrigin:
     record = _record(model)
     if record is None:
         name = type(model).__name__.lower()
         inputs = _image_spec(preprocessing)
-        return ExportSource(name, copy.deepcopy(model).eval(), preprocessing, inputs, None, None, ())
+        return ExportOrigin(name, copy.deepcopy(model).eval(), preprocessing, inputs, None, None, ())
     assert isinstance(model, fx.GraphModule)
     if root_hooks(model):
         raise InputError(
@@ -112,7 +112,7 @@ def _of_module(
         raise InputError(
             "export: give `source`, the ONNX model this module was converted from: its weights go back into that graph"
         )
-    return ExportSource(
+    return ExportOrigin(
         name=record.source,
         module=copy.deepcopy(model).eval(),
         preprocessing=preprocessing or record.preprocessing,
@@ -125,7 +125,7 @@ def _of_module(
     )
 
 
-def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportSource:
+def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportOrigin:
     opened = load_model(model)
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
@@ -133,7 +133,7 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportSo
         advice = "export the float32 model it was made from, with --int8"
         refuse_quantised_weights(parse_model(opened.path), opened.name, advice)
     known = preprocessing or opened.preprocessing or _found(opened)
-    return ExportSource(
+    return ExportOrigin(
         name=opened.name,
         module=opened.module,
         preprocessing=known,
@@ -167,7 +167,7 @@ def _image_spec(preprocessing: Preprocessing | None) -> tuple[TensorSpec, ...]:
 
 
 def measured_on(
-    origin: ExportSource, given: NDArray[Any] | None
+    origin: ExportOrigin, given: NDArray[Any] | None
 ) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
     """Pixels (where known) and the arrays the network takes.
 
@@ -185,7 +185,7 @@ def measured_on(
     return pixels, (preprocessing.normalise(pixels),)
 
 
-def _given(origin: ExportSource, given: NDArray[Any]) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
+def _given(origin: ExportOrigin, given: NDArray[Any]) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
     if given.ndim == 0 or len(given) == 0:
         raise InputError("export: the inputs hold no image, so nothing would be measured; give one or more")
     spec = origin.inputs[0] if origin.inputs else None

@@ -28,16 +28,16 @@ from ..passes.metadata_stripping import strip_metadata as without_traces
 from ..passes.preprocessing_embedding import embed_preprocessing
 from ..passes.simplification import Simplifier, simplify
 from ..passes.targets import check_precision, find_target, pin_to_target
-from ..precision.half import KeptNode, Narrow
+from ..precision.half import Float32Node, HalfType
 from ..precision.int8_ranges import CalibrationMethod
 from ..records.image_digest import describe_images
 from ..records.preprocessing import Preprocessing
 from ..runtime.runners import ALL, OnnxRunner, TorchRunner, batches_of, run_in_batches
 from ..weights.writing_back import NoPlaceError, write_back
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
-from .narrowing import narrow_to_half, narrow_to_int8
 from .options import Format, Precision, check_options, chosen_precision
-from .origin import PROBES, ExportSource, measured_on, open_export_source
+from .origin import PROBES, ExportOrigin, measured_on, open_origin
+from .reduced_precision import convert_to_half, convert_to_int8
 from .reexport import OPSET, torch_to_onnx
 from .step_log import StepLog, unit_length
 from .torch_formats import Traced, trace_program, trace_script
@@ -122,7 +122,7 @@ def export(
     check_options(format, precision, options, calibrated=inputs is not None)
     if target is not None:
         check_precision(target, precision)
-    origin = open_export_source(model, source, preprocessing)
+    origin = open_origin(model, source, preprocessing)
     path = Path(output) if output is not None else Path(_stem(origin.name) + _suffix(format, precision))
     sources = files_of(origin.path) if origin.path is not None else ()
     for file in (path, manifest_path(path)):
@@ -145,9 +145,9 @@ def export(
         builder.embed(pixels)
     builder.simplify(simplifier)
     if precision == "int8":
-        builder.narrow(precision, method=calibration, keep=keep_float32, min_cosine=min_cosine)
+        builder.reduce(precision, method=calibration, keep=keep_float32, min_cosine=min_cosine)
     elif precision is not None:
-        builder.narrow(precision, keep_io_types=keep_io_types, keep=keep_float32, min_cosine=min_cosine)
+        builder.reduce(precision, keep_io_types=keep_io_types, keep=keep_float32, min_cosine=min_cosine)
     builder.finish(target=target, strip=strip_metadata)
     return builder.write(path)
 
@@ -155,12 +155,12 @@ def export(
 class _OnnxExport:
     """The ONNX model as it goes through the steps."""
 
-    def __init__(self, origin: ExportSource, log: StepLog, tolerance: float, measured: Mapping[str, Any]) -> None:
+    def __init__(self, origin: ExportOrigin, log: StepLog, tolerance: float, measured: Mapping[str, Any]) -> None:
         self.origin, self.log, self.tolerance, self.measured = origin, log, tolerance, measured
         self.model = onnx.ModelProto()
         self.folds: FoldReport | None = None
-        self.unfolded: tuple[KeptBatchNorm, ...] = ()
-        self.kept: tuple[KeptNode, ...] = ()
+        self.kept_batchnorms: tuple[KeptBatchNorm, ...] = ()
+        self.kept: tuple[Float32Node, ...] = ()
         self.embedded = False
         self.untouched = False
 
@@ -173,20 +173,20 @@ class _OnnxExport:
                 return
             except NoPlaceError as error:
                 reason = str(error)
-        self._export_anew(opset, reason, fold_padded=fold_padded)
+        self._reexport(opset, reason, fold_padded=fold_padded)
 
     def _write_back(self, graph: onnx.ModelProto | Path) -> None:
         assert isinstance(self.origin.module, fx.GraphModule)
         self.model = write_back(self.origin.module, graph)
         self.untouched = True
-        self.unfolded = left_in_source(self.origin.module)
+        self.kept_batchnorms = left_in_source(self.origin.module)
         self.log.check_model("write-back", self.model, max_rel=self.tolerance, detail="into the source graph")
 
-    def _export_anew(self, opset: int, reason: str, *, fold_padded: bool) -> None:
+    def _reexport(self, opset: int, reason: str, *, fold_padded: bool) -> None:
         """`reason` is why the weights do not go back into the source graph; "" where there is none, or by request."""
         origin, batch = self.origin, self.origin.batch
         module, self.folds = _folded(origin, self.log, self.tolerance, padded=fold_padded)
-        self.unfolded = self.folds.kept if self.folds is not None else ()
+        self.kept_batchnorms = self.folds.kept if self.folds is not None else ()
         example = [torch.from_numpy(array[: batch or 1] if array.ndim else array) for array in self.log.inputs]
         self.model = torch_to_onnx(
             module,
@@ -233,19 +233,19 @@ class _OnnxExport:
         inputs, _ = batches_of(OnnxRunner(self.model), self.log.inputs, ALL)[0]
         result = simplify(self.model, "onnxslim" if method == "auto" else method, inputs=inputs)
         self.model = result.model
-        self.unfolded = still_there(self.unfolded, self.model)
+        self.kept_batchnorms = still_there(self.kept_batchnorms, self.model)
         detail = f"{result.method}: {result.nodes_before} -> {result.nodes_after} nodes"
         if result.rolled_back:
             detail = f"rolled back ({result.rolled_back})"
         self.log.check_model("simplify", self.model, max_rel=self.tolerance, detail=detail)
 
-    def narrow(self, precision: Precision, **options: Any) -> None:
+    def reduce(self, precision: Precision, **options: Any) -> None:
         """Convert to 16 bits, or quantise to 8."""
         if precision == "int8":
-            self.model, self.kept = narrow_to_int8(self.model, self.log, **options)
+            self.model, self.kept = convert_to_int8(self.model, self.log, **options)
         else:
-            dtype: Narrow = "float16" if precision == "fp16" else "bfloat16"
-            self.model, self.kept = narrow_to_half(self.model, self.log, dtype=dtype, **options)
+            dtype: HalfType = "float16" if precision == "fp16" else "bfloat16"
+            self.model, self.kept = convert_to_half(self.model, self.log, dtype=dtype, **options)
 
     def finish(self, *, target: str | None, strip: bool) -> None:
         """Pin to a target, and remove exporters' traces; neither touches the arithmetic."""
@@ -266,14 +266,14 @@ class _OnnxExport:
             measured_on=self.measured,
             chain=self.origin.chain,
             folds=self.folds,
-            unfolded=self.unfolded,
+            kept_batchnorms=self.kept_batchnorms,
             kept=self.kept,
             preprocessing=preprocessing,
         )
         return write_export(result, serialised(self.model, str(path)))
 
 
-def _refuse_non_finite(origin: ExportSource, log: StepLog) -> None:
+def _refuse_non_finite(origin: ExportOrigin, log: StepLog) -> None:
     """NaN agrees with NaN in every comparison, so it is refused before the first."""
     if all(np.isfinite(output).all() for output in log.expected if output.dtype.kind == "f"):
         return
@@ -283,7 +283,7 @@ def _refuse_non_finite(origin: ExportSource, log: StepLog) -> None:
 
 
 def _outputs(
-    origin: ExportSource, module: nn.Module, arrays: tuple[NDArray[Any], ...], *, anew: bool = False
+    origin: ExportOrigin, module: nn.Module, arrays: tuple[NDArray[Any], ...], *, anew: bool = False
 ) -> tuple[NDArray[Any], ...]:
     """What `module` gives, at the batch of the source; with `anew`, at any that it takes itself."""
     batch = origin.batch if anew else origin.measured_batch
@@ -301,7 +301,7 @@ def _traced(module: nn.Module) -> fx.GraphModule | None:
 
 
 def _folded(
-    origin: ExportSource, log: StepLog, tolerance: float, *, padded: bool
+    origin: ExportOrigin, log: StepLog, tolerance: float, *, padded: bool
 ) -> tuple[nn.Module, FoldReport | None]:
     """A copy of the module with BatchNorm folded, measured; the module itself where fx cannot trace it."""
     traced = _traced(origin.module)
@@ -325,7 +325,7 @@ def _suffix(format: Format, precision: Precision | None) -> str:
 
 
 def _export_torch(
-    origin: ExportSource,
+    origin: ExportOrigin,
     path: Path,
     format: Format,
     log: StepLog,
@@ -350,7 +350,7 @@ def _export_torch(
         measured_on=measured,
         chain=origin.chain,
         folds=folds,
-        unfolded=folds.kept if folds is not None else (),
+        kept_batchnorms=folds.kept if folds is not None else (),
         kept=(),
         preprocessing=origin.preprocessing,
     )

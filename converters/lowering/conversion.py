@@ -26,7 +26,7 @@ from ..records.record import ConversionRecord, ParameterSource, TensorSpec
 from .canonical_form import fold_typed_constants, normalise
 from .graph_builder import GraphBuilder
 from .lower import lower
-from .pattern_fusion import lift_patterns
+from .pattern_fusion import fuse_patterns
 
 __all__ = ["onnx_to_torch", "tensor_specs"]
 
@@ -60,7 +60,7 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
     normalise(loaded)
     infer_shapes(loaded, source.name)
     fold_typed_constants(loaded, source.name)
-    lift_patterns(loaded.graph)
+    fuse_patterns(loaded.graph)
     normalisation = find_input_normalisation(loaded.graph)
     if normalisation is not None:
         normalisation.keep_fixed()

@@ -24,7 +24,7 @@ from .values import torch_tensor
 __all__ = ["GraphBuilder", "Weight"]
 
 _FX_NODE = "pkg.torch.onnx.fx_node"
-LIFTED_KEY = "rtool.lifted_from"
+FUSED_KEY = "rtool.fused_from"
 _REWRITE_RULE = "pkg.onnxscript.rewriter.rule_name"
 
 
@@ -243,8 +243,8 @@ def _without_random_start(factory: type[nn.Module]) -> type[nn.Module]:
 
 def source_names(node: ir.Node) -> Sequence[str]:
     """Names of the source nodes that a node of the normalised graph stands for."""
-    lifted = node.meta.get(LIFTED_KEY)
-    return lifted if isinstance(lifted, tuple) else (node.name or "",)
+    fused = node.meta.get(FUSED_KEY)
+    return fused if isinstance(fused, tuple) else (node.name or "",)
 
 
 def _alias_owner(value: ir.Value, source: ir.Node) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 
 from . import families
-from .registry import LIFTED_DOMAIN, REGISTRY, Lowering
+from .registry import FUSED_DOMAIN, REGISTRY, Lowering
 
 __all__ = ["OperatorRow", "operators"]
 
@@ -28,7 +28,7 @@ def operators() -> tuple[OperatorRow, ...]:
     families.load()
     rows: dict[tuple[str, str], list[Lowering]] = {}
     for row in REGISTRY.rows():
-        if row.domain != LIFTED_DOMAIN:
+        if row.domain != FUSED_DOMAIN:
             rows.setdefault((row.domain, row.operator), []).append(row)
     return tuple(
         OperatorRow(operator, domain or "ai.onnx", _ranges(found), any(row.trainable for row in found))

@@ -1,7 +1,7 @@
 """Lifts what exporters took apart: MatMul + Add to Linear, and the formulas of LayerNorm, GELU and attention.
 
-Works on the normalised graph, in place, after shapes are inferred. A pattern is lifted only where nothing else uses
-its inner values and its constants are the right ones; the lifted operators live in a domain of their own and are
+Works on the normalised graph, in place, after shapes are inferred. A pattern is fused only where nothing else uses
+its inner values and its constants are the right ones; the fused operators live in a domain of their own and are
 registered like all others.
 """
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .graph_builder import LIFTED_KEY
-from .registry import LIFTED_DOMAIN
+from .graph_builder import FUSED_KEY
+from .registry import FUSED_DOMAIN
 from .values import dims_of
 
-__all__ = ["lift_patterns"]
+__all__ = ["fuse_patterns"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Match:
     attributes: Sequence[ir.Attr] = ()
 
 
-def lift_patterns(graph: ir.Graph) -> None:
+def fuse_patterns(graph: ir.Graph) -> None:
     """Replace every match, in graph order."""
     for operator, finders in _FINDERS.items():
         for node in [node for node in graph if node.op_type == operator and node.domain == ""]:
@@ -44,11 +44,11 @@ def lift_patterns(graph: ir.Graph) -> None:
 def _replace(graph: ir.Graph, match: Match) -> None:
     last = match.nodes[-1]
     # Named after the first node: its scope is that of the layer, also where an exporter fused the last one away.
-    lifted = ir.Node(LIFTED_DOMAIN, match.operator, match.inputs, match.attributes, name=last.name)
-    lifted.metadata_props.update(last.metadata_props)
-    lifted.meta[LIFTED_KEY] = tuple(node.name or "" for node in match.nodes)
+    fused = ir.Node(FUSED_DOMAIN, match.operator, match.inputs, match.attributes, name=last.name)
+    fused.metadata_props.update(last.metadata_props)
+    fused.meta[FUSED_KEY] = tuple(node.name or "" for node in match.nodes)
     ir.convenience.replace_nodes_and_values(
-        graph, last, list(reversed(match.nodes)), [lifted], [last.outputs[0]], [lifted.outputs[0]]
+        graph, last, list(reversed(match.nodes)), [fused], [last.outputs[0]], [fused.outputs[0]]
     )
 
 

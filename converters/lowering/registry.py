@@ -29,9 +29,9 @@ from .refusals import why_not
 if TYPE_CHECKING:
     from .operation import Lowered, Op
 
-__all__ = ["LIFTED_DOMAIN", "REGISTRY", "Lowering", "Registry", "lowers"]
+__all__ = ["FUSED_DOMAIN", "REGISTRY", "Lowering", "Registry", "lowers"]
 
-LIFTED_DOMAIN = "rtool"
+FUSED_DOMAIN = "rtool"
 """Domain of the operators that `lift.py` makes of patterns; they have no ONNX schema and never appear in files."""
 
 LowerFunction = Callable[["Op"], "Lowered"]
@@ -122,7 +122,7 @@ def _range_text(row: Lowering) -> str:
 @cache
 def _unread_change(operator: str, seen: int, opset: int, domain: str) -> str | None:
     """Why the schema in force at `opset` may mean something else than the one read, or None."""
-    if domain == LIFTED_DOMAIN:
+    if domain == FUSED_DOMAIN:
         return None
     newest = onnx.defs.onnx_opset_version()
     if domain == "" and opset > newest:

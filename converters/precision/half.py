@@ -28,9 +28,9 @@ from .half_epsilons import nodes_guarding_divisions
 from .half_preparation import prepare_for_half
 from .half_rules import OVERFLOWING, NodeTypes, is_control_flow, node_types
 
-__all__ = ["HalfModel", "KeptNode", "narrow_prepared", "refuse_unknown_nodes", "to_half"]
+__all__ = ["Float32Node", "HalfModel", "convert_prepared", "refuse_unknown_nodes", "to_half"]
 
-Narrow = Literal["float16", "bfloat16"]
+HalfType = Literal["float16", "bfloat16"]
 
 _TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _LARGEST = {"float16": 65504.0, "bfloat16": float(np.finfo(np.float32).max)}
@@ -38,7 +38,7 @@ _NUMPY = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 
 @dataclass(frozen=True)
-class KeptNode:
+class Float32Node:
     """A node that stays in float32, and why."""
 
     node: str
@@ -51,7 +51,7 @@ class HalfModel:
     """The narrow model, what stayed wide, and what the rounding did."""
 
     model: onnx.ModelProto
-    kept: tuple[KeptNode, ...]
+    kept: tuple[Float32Node, ...]
     casts: int
     """Cast nodes that were added."""
     flushed: int
@@ -65,7 +65,7 @@ def to_half(
     *,
     keep_io_types: bool = True,
     keep: Collection[str] = (),
-    dtype: Narrow = "float16",
+    dtype: HalfType = "float16",
 ) -> HalfModel:
     """Convert a copy of `model`.
 
@@ -81,11 +81,11 @@ def to_half(
     """
     prepared = prepare_for_half(model)
     refuse_unknown_nodes(keep, model, prepared)
-    return narrow_prepared(prepared, keep_io_types=keep_io_types, keep=keep, dtype=dtype)
+    return convert_prepared(prepared, keep_io_types=keep_io_types, keep=keep, dtype=dtype)
 
 
-def narrow_prepared(
-    prepared: onnx.ModelProto, *, keep_io_types: bool, keep: Collection[str], dtype: Narrow
+def convert_prepared(
+    prepared: onnx.ModelProto, *, keep_io_types: bool, keep: Collection[str], dtype: HalfType
 ) -> HalfModel:
     """`to_half` of a model that `prepare_for_half` made; names in `keep` that it lacks are passed over."""
     source = ir.from_proto(onnx.shape_inference.infer_shapes(prepared))
@@ -123,8 +123,8 @@ class _Conversion:
     model: ir.Model
     keep_io_types: bool
     keep: frozenset[str]
-    dtype: Narrow
-    kept: list[KeptNode] = field(default_factory=list)
+    dtype: HalfType
+    kept: list[Float32Node] = field(default_factory=list)
     casts: int = 0
     flushed: int = 0
     returned: list[str] = field(default_factory=list)
@@ -188,7 +188,7 @@ class _Conversion:
         if types is None or reason is not None or wish is not None:
             types = NodeTypes((False,) * len(node.inputs), (False,) * len(node.outputs))
             if (reason or wish) and any(_is_float(value) for value in (*node.inputs, *node.outputs)):
-                self.kept.append(KeptNode(node.name or "", node.op_type, reason or wish or ""))
+                self.kept.append(Float32Node(node.name or "", node.op_type, reason or wish or ""))
                 if wish:
                     self.returned.append(node.name or "")
         self.plans[node] = types
@@ -262,7 +262,7 @@ class _Conversion:
         if narrowed and node.op_type == "ConstantOfShape":
             attribute = node.attributes.get("value")
             filling = ir.tensor(np.zeros(1, np.float32)) if attribute is None else attribute.as_tensor()
-            node.attributes["value"] = ir.AttrTensor("value", self._narrowed(filling))
+            node.attributes["value"] = ir.AttrTensor("value", self._rounded(filling))
 
     def _rewrite_outputs(self, graph: ir.Graph) -> None:
         wanted = self._interface_type(graph)
@@ -310,7 +310,7 @@ class _Conversion:
             return self.constants[key]
         assert value.const_value is not None
         original = value.meta.setdefault("rtool.float32", value.const_value)
-        tensor = original if wanted == ir.DataType.FLOAT else self._narrowed(original)
+        tensor = original if wanted == ir.DataType.FLOAT else self._rounded(original)
         if "rtool.typed" not in value.meta:
             value.meta["rtool.typed"] = True
             value.const_value = tensor
@@ -331,7 +331,7 @@ class _Conversion:
         self.constants[(twin, wanted)] = twin
         return twin
 
-    def _narrowed(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    def _rounded(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         wide: NDArray[np.float32] = tensor.numpy()
         with np.errstate(over="ignore"):  # only bounds of Clip may become infinite, see _is_idle_bound
             narrow = wide.astype(_NUMPY[self.dtype])

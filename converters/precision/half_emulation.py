@@ -33,7 +33,7 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 narrow[value] = value.dtype
         _widen_attributes(node)
     for value, dtype in narrow.items():
-        _round(value, dtype, is_narrow=value in emulated.graph.inputs or _is_cast(value.producer()))
+        _round(value, dtype, is_half=value in emulated.graph.inputs or _is_cast(value.producer()))
     result = ir.to_proto(emulated)
     del result.graph.value_info[:]
     return result
@@ -60,19 +60,19 @@ def _is_cast(node: ir.Node | None) -> bool:
     return node is not None and node.op_type == "Cast"
 
 
-def _round(value: ir.Value, dtype: ir.DataType, *, is_narrow: bool) -> None:
-    """Let the consumers of `value` (which `is_narrow` already, or is not) read it rounded but stored in float32."""
+def _round(value: ir.Value, dtype: ir.DataType, *, is_half: bool) -> None:
+    """Let the consumers of `value` (which `is_half` already, or is not) read it rounded but stored in float32."""
     graph, producer = value.graph, value.producer()
     assert graph is not None
     rounded = _cast(value, dtype)
     wide = _cast(rounded.outputs[0], ir.DataType.FLOAT)
     value.replace_all_uses_with(wide.outputs[0], replace_graph_outputs=True)
     rounded.replace_input_with(0, value)
-    if is_narrow:
+    if is_half:
         wide.replace_input_with(0, value)
     else:
         value.dtype = ir.DataType.FLOAT
-    added = [wide] if is_narrow else [rounded, wide]
+    added = [wide] if is_half else [rounded, wide]
     first = next(iter(graph), None)
     if producer is not None:
         graph.insert_after(producer, added)

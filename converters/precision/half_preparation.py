@@ -37,7 +37,7 @@ def prepare_for_half(model: onnx.ModelProto) -> onnx.ModelProto:
         InlinePass()(graph)
     for part in (graph.graph, *graph.graph.subgraphs()):
         _drop_identities(part)
-        _lift_float_constants(part)
+        _store_float_constants(part)
     _fold_weights(graph)
     return ir.to_proto(graph)
 
@@ -68,7 +68,7 @@ def _drop_identities(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _lift_float_constants(graph: ir.Graph) -> None:
+def _store_float_constants(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "Constant" or node.outputs[0].is_graph_output():
             continue

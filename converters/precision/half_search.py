@@ -22,7 +22,7 @@ from ...errors import GateError
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import ALL, OnnxRunner, batches_of, run_in_batches
 from .block_search import named_nodes, return_blocks
-from .half import HalfModel, Narrow, narrow_prepared, refuse_unknown_nodes
+from .half import HalfModel, HalfType, convert_prepared, refuse_unknown_nodes
 from .half_emulation import emulate_half
 from .half_preparation import prepare_for_half
 
@@ -56,7 +56,7 @@ def search_half(
     keep: Sequence[str] = (),
     uncounted: Collection[str] = (),
     keep_io_types: bool = True,
-    dtype: Narrow = "float16",
+    dtype: HalfType = "float16",
     reference: Sequence[NDArray[Any]] | None = None,
 ) -> HalfSearch:
     """Narrow `model` so that its outputs for `inputs` keep `min_cosine` with those of float32.
@@ -107,7 +107,7 @@ class _Search:
         model: onnx.ModelProto,
         inputs: tuple[NDArray[Any], ...],
         keep_io_types: bool,
-        dtype: Narrow,
+        dtype: HalfType,
         expected: tuple[NDArray[Any], ...],
         uncounted: tuple[str, ...],
     ) -> None:
@@ -120,7 +120,7 @@ class _Search:
         """Narrow all but `kept`, and measure."""
         self.trials += 1
         keep = (*kept, *self.uncounted)
-        half = narrow_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
+        half = convert_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
         runner = OnnxRunner(emulate_half(half.model))
         arrays = [array.astype(spec.dtype, copy=False) for array, spec in zip(self.inputs, runner.inputs, strict=True)]
         return HalfSearch(half, kept, measure_parity(self.expected, run_in_batches(runner, arrays, ALL)), self.trials)

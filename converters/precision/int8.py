@@ -67,7 +67,7 @@ def to_int8(
             that cannot be quantised.
     """
     with calibrated(model, images, method=method) as quantiser:
-        quantiser.check_kept(keep)
+        quantiser.check_float32_nodes(keep)
         return quantiser.quantise(keep)
 
 
@@ -112,7 +112,7 @@ class Quantiser:
     unprofitable: frozenset[str]
     """Nodes that always stay in float32, see `unprofitable_nodes`."""
 
-    def check_kept(self, keep: Collection[str]) -> None:
+    def check_float32_nodes(self, keep: Collection[str]) -> None:
         """Refuse a list that names no nodes of this model, or leaves nothing to quantise.
 
         Raises:

@@ -68,7 +68,7 @@ def search_int8(
     expected = tuple(reference) if reference is not None else run_in_batches(OnnxRunner(model), images, _BATCH)
     trials = 0
     with calibrated(model, images, method=method) as quantiser:
-        quantiser.check_kept(keep)
+        quantiser.check_float32_nodes(keep)
         names = [name for name in quantiser.operators if name not in quantiser.unprofitable]
         unprofitable = tuple(name for name in quantiser.operators if name in quantiser.unprofitable)
 

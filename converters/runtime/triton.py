@@ -56,7 +56,7 @@ class TritonModel:
         self.outputs = tuple(_spec(tensor, self._single) for tensor in metadata.outputs)
         self.max_batch = int(config.max_batch_size)
         """Largest batch of an open model; 0 when the batch is baked in."""
-        self.batch = _baked_batch(self.inputs) if self.max_batch == 0 else None
+        self.batch = _fixed_batch(self.inputs) if self.max_batch == 0 else None
         """The baked batch; None when it is open."""
 
     def __enter__(self) -> Self:
@@ -231,7 +231,7 @@ def _spec(tensor: Any, single: Collection[str]) -> TensorSpec:
     return TensorSpec(tensor.name, dtype.name, tuple(dim if dim >= 0 else None for dim in dims))
 
 
-def _baked_batch(inputs: Sequence[TensorSpec]) -> int | None:
+def _fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
     firsts = {spec.shape[0] if spec.shape else None for spec in inputs}
     first = firsts.pop() if len(firsts) == 1 else None
     return first if isinstance(first, int) else None

@@ -43,7 +43,7 @@ def deploy_packer(
     if name == target:
         raise InputError(f"packer {name!r}: needs a name other than its target's")
     target_config = read_config(target_folder.config_path)
-    batch = _baked_batch(target_folder, target_config)
+    batch = _fixed_batch(target_folder, target_config)
     with publishing(root) as staging:
         previous = newest_served(folder)
         version = max(folder.versions(), default=0) + 1
@@ -73,7 +73,7 @@ def deploy_packer(
     )
 
 
-def _baked_batch(target: ModelFolder, config: Any) -> int:
+def _fixed_batch(target: ModelFolder, config: Any) -> int:
     firsts = {entry.dims[0] for entry in (*config.input, *config.output) if entry.dims}
     if config.max_batch_size > 0 or len(firsts) != 1 or min(firsts) < 2:
         raise InputError(

@@ -13,14 +13,14 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from rtool.converters.records.preprocessing import Preprocessing
-from rtool.finetune.config.config.config import AdaFaceLoss, ArcFaceLoss, CenterLoss, FinetuneConfig, TripletLoss
+from rtool.finetune.config.config import AdaFaceLoss, ArcFaceLoss, CenterLoss, FinetuneConfig, TripletLoss
 from rtool.finetune.data.loading import Batch
 from rtool.finetune.losses.heads import build_head
 from rtool.finetune.losses.partial_fc import PartialFC, shard_bounds
 from rtool.finetune.network.learner import Learner
 from rtool.finetune.network.networks import Network
 from rtool.finetune.network.reach import hold_unreached
-from rtool.finetune.training.training.stepping import Stepper
+from rtool.finetune.training.stepping import Stepper
 
 LOSSES = (
     ArcFaceLoss(kind="arcface", scale=16.0),

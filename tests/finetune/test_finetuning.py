@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 
 from rtool.converters.bundles.reference import load_model
 from rtool.errors import ConfigError, DataError, GateError, InputError, PlatformError
-from rtool.finetune.config.config.files import load_config
+from rtool.finetune.config.files import load_config
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.runs.checkpoints import load_shards, load_training_state
 from rtool.finetune.runs.run_folder import read_metrics
-from rtool.finetune.training.training.training import Trainer
+from rtool.finetune.training.training import Trainer
 
 BASE = {
     "name": "tiny",
@@ -97,7 +97,7 @@ def test_a_run_leaves_configuration_environment_log_metrics_and_checkpoints(conf
 
 
 def test_the_saved_model_is_the_one_that_was_evaluated(config):
-    from rtool.finetune.evaluation.evaluation.evaluation import evaluate
+    from rtool.finetune.evaluation.evaluation import evaluate
 
     result = finetune(config, quiet=True)
     again = evaluate(result.last, BASE["data"]["evaluate"])
@@ -137,7 +137,7 @@ def test_resuming_equals_the_uninterrupted_run_bit_for_bit(config, tmp_path, ext
 
 def stop_after(step: int, config: Path, overrides: list[str]) -> None:
     """Send SIGTERM to this process in the middle of a run, as a scheduler would."""
-    from rtool.finetune.training.training import training
+    from rtool.finetune.training import training
 
     original = training.Trainer._report
 

@@ -15,8 +15,8 @@ from rtool.finetune.finetuning import finetune
 from rtool.finetune.processes.interruption import on_stop_signal
 from rtool.finetune.runs.checkpoints import load_progress
 from rtool.finetune.runs.run_folder import run_locked
-from rtool.finetune.training.training import training
-from rtool.finetune.training.training.prepared_data import prepare_data
+from rtool.finetune.training import training
+from rtool.finetune.training.prepared_data import prepare_data
 
 
 @pytest.fixture

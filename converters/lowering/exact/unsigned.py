@@ -34,7 +34,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.view(torch.int64) if x.dtype == torch.uint64 else x.to(torch.int64)
 
 
-def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+def _wrap(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.view(torch.uint64) if dtype == torch.uint64 else x.to(dtype)
 
 
@@ -45,17 +45,17 @@ def _ordered(x: Tensor) -> Tensor:
 
 def unsigned_add(a: Tensor, b: Tensor) -> Tensor:
     """Sum, wrapped."""
-    return _narrow(_wide(a) + _wide(b), a.dtype)
+    return _wrap(_wide(a) + _wide(b), a.dtype)
 
 
 def unsigned_sub(a: Tensor, b: Tensor) -> Tensor:
     """Difference, wrapped."""
-    return _narrow(_wide(a) - _wide(b), a.dtype)
+    return _wrap(_wide(a) - _wide(b), a.dtype)
 
 
 def unsigned_mul(a: Tensor, b: Tensor) -> Tensor:
     """Product, wrapped."""
-    return _narrow(_wide(a) * _wide(b), a.dtype)
+    return _wrap(_wide(a) * _wide(b), a.dtype)
 
 
 def unsigned_greater(a: Tensor, b: Tensor) -> Tensor:
@@ -82,32 +82,32 @@ def unsigned_div(a: Tensor, b: Tensor) -> Tensor:
     """Quotient, rounded down."""
     wide_a, wide_b = _wide(a), _wide(b)
     if a.dtype != torch.uint64:
-        return _narrow(torch.div(wide_a, wide_b, rounding_mode="trunc"), a.dtype)
+        return _wrap(torch.div(wide_a, wide_b, rounding_mode="trunc"), a.dtype)
     # A signed division of half the dividend gives the quotient but for its last bit.
     half = torch.div((wide_a >> 1) & ~_TOP_BIT, wide_b, rounding_mode="trunc") << 1
     rest = wide_a - half * wide_b
     small = half + ((rest ^ _TOP_BIT) >= (wide_b ^ _TOP_BIT)).to(torch.int64)
     large = (_ordered(a) >= _ordered(b)).to(torch.int64)
-    return _narrow(torch.where(wide_b < 0, large, small), a.dtype)
+    return _wrap(torch.where(wide_b < 0, large, small), a.dtype)
 
 
 def unsigned_remainder(a: Tensor, b: Tensor) -> Tensor:
     """What division leaves."""
-    return _narrow(_wide(a) - _wide(unsigned_div(a, b)) * _wide(b), a.dtype)
+    return _wrap(_wide(a) - _wide(unsigned_div(a, b)) * _wide(b), a.dtype)
 
 
 def unsigned_invert(a: Tensor) -> Tensor:
     """Every bit flipped."""
-    return _narrow(~_wide(a), a.dtype)
+    return _wrap(~_wide(a), a.dtype)
 
 
 def unsigned_shift_left(a: Tensor, b: Tensor) -> Tensor:
     """Bits moved up, zeros moved in."""
-    return _narrow(_wide(a) << _wide(b), a.dtype)
+    return _wrap(_wide(a) << _wide(b), a.dtype)
 
 
 def unsigned_shift_right(a: Tensor, b: Tensor) -> Tensor:
     """Bits moved down, zeros moved in."""
     wide_a, wide_b = _wide(a), _wide(b)
     shifted = ((wide_a >> 1) & ~_TOP_BIT) >> (wide_b - 1).clamp(min=0)
-    return _narrow(torch.where(wide_b == 0, wide_a, shifted), a.dtype)
+    return _wrap(torch.where(wide_b == 0, wide_a, shifted), a.dtype)

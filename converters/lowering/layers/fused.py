@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..operation import Lowered, Op
-from ..registry import LIFTED_DOMAIN, lowers
+from ..registry import FUSED_DOMAIN, lowers
 from ..values import Dim
 from .normalisations import layer_normalization
 
@@ -25,14 +25,14 @@ def _changes_last_axis(op: Op, last: Dim) -> None:
         op.set_output_shape([*shape[:-1], last])
 
 
-@lowers("LayerNormalization", seen=1, trainable=True, domain=LIFTED_DOMAIN)
+@lowers("LayerNormalization", seen=1, trainable=True, domain=FUSED_DOMAIN)
 def layer_norm(op: Op) -> Lowered:
     """`nn.LayerNorm` over the last axis."""
     _keeps_shape(op)
     return layer_normalization(op)
 
 
-@lowers("Linear", seen=1, trainable=True, domain=LIFTED_DOMAIN)
+@lowers("Linear", seen=1, trainable=True, domain=FUSED_DOMAIN)
 def linear(op: Op) -> Lowered:
     """`x @ W + b`; ONNX stores W as [inputs, outputs]."""
     shape = op.shape(1) or ()
@@ -42,14 +42,14 @@ def linear(op: Op) -> Lowered:
     return op.module(nn.Linear, options, op.x(0), weights=weights)
 
 
-@lowers("Gelu", seen=1, domain=LIFTED_DOMAIN)
+@lowers("Gelu", seen=1, domain=FUSED_DOMAIN)
 def gelu(op: Op) -> Lowered:
     """The exact GELU."""
     _keeps_shape(op)
     return op.call(F.gelu, op.x(0))
 
 
-@lowers("Attention", seen=1, domain=LIFTED_DOMAIN)
+@lowers("Attention", seen=1, domain=FUSED_DOMAIN)
 def attention(op: Op) -> Lowered:
     """Scaled dot-product attention over [N, heads, tokens, features]."""
     values = op.shape(2)

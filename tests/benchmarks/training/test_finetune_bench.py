@@ -8,7 +8,7 @@ from rtool.benchmarks.training import finetune_bench, finetune_quality
 from rtool.benchmarks.training.finetune_quality import combine_seeds, measure_quality, quality_recipes
 from rtool.benchmarks.training.partial_fc_step import memory_on_gpus, scaled_by_rows
 from rtool.errors import InputError
-from rtool.finetune.config.config.files import load_config
+from rtool.finetune.config.files import load_config
 
 
 @pytest.fixture

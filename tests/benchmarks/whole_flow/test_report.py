@@ -10,9 +10,9 @@ from PIL import Image
 
 from rtool.benchmarks.load import LoadReport
 from rtool.benchmarks.timing import LatencyRow
-from rtool.benchmarks.whole_flow.flow.rank_figure import Figure, Gallery, rank_figure
-from rtool.benchmarks.whole_flow.flow.report import render_report
-from rtool.benchmarks.whole_flow.flow.summary import DemoSummary, Hop, Quality, summary_tables
+from rtool.benchmarks.whole_flow.rank_figure import Figure, Gallery, rank_figure
+from rtool.benchmarks.whole_flow.report import render_report
+from rtool.benchmarks.whole_flow.summary import DemoSummary, Hop, Quality, summary_tables
 
 
 def make_summary(**changes) -> DemoSummary:

@@ -50,7 +50,7 @@ def with_relu(module):
         (with_relu, True, "has 'relu' where its source returns"),
     ],
 )
-def test_an_edited_module_is_exported_anew_and_says_why(edit, has_source, reason, model_file, tmp_path, run_onnx):
+def test_an_edited_module_is_re_exported_and_says_why(edit, has_source, reason, model_file, tmp_path, run_onnx):
     module = edit(onnx_to_torch(model_file))
     result = export(module, tmp_path / "out.onnx", source=model_file if has_source else None, simplifier="none")
     assert [step.name for step in result.steps] == ["fold", "re-export"]
@@ -64,7 +64,7 @@ def test_an_edited_module_is_exported_anew_and_says_why(edit, has_source, reason
         assert np.abs(got - expected).max() <= 1e-5
 
 
-def test_a_trained_weight_without_a_place_in_the_source_graph_is_exported_anew(tmp_path, run_onnx):
+def test_a_trained_weight_without_a_place_in_the_source_graph_is_re_exported(tmp_path, run_onnx):
     """The slopes are stored in float16 and cast by a node, in another shape than torch keeps them."""
     nodes = [helper.make_node("Cast", ["half"], ["s"], to=1, name="c"), helper.make_node("PRelu", ["x", "s"], ["y"])]
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, 4, 4]) for name in "xy"]

@@ -120,7 +120,7 @@ def test_embedded_preprocessing_takes_pixels(trained, tmp_path):
     assert np.allclose(np.linalg.norm(got, axis=1), 1, atol=1e-3)
 
 
-def test_a_zoo_model_is_folded_and_exported_anew(tmp_path):
+def test_a_zoo_model_is_folded_and_re_exported(tmp_path):
     result = export("osnet_x0_25", tmp_path / "out.onnx", inputs=images(4), preprocessing=PREPROCESSING)
     assert [step.name for step in result.steps] == ["fold", "re-export", "simplify"]
     model = onnx.load(result.path)

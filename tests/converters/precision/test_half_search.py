@@ -33,14 +33,14 @@ def inputs() -> np.ndarray:
     return 20 * np.random.default_rng(1).standard_normal((8, WIDTH)).astype(np.float32)
 
 
-def run_narrow(model: onnx.ModelProto) -> np.ndarray:
+def run_half(model: onnx.ModelProto) -> np.ndarray:
     """What a float16 model gives when every node's output really is rounded, node by node in NumPy."""
     return np.asarray(ReferenceEvaluator(model).run(None, {"x": inputs()})[0], np.float32)
 
 
 @np.errstate(all="ignore")
 def cosine(model: onnx.ModelProto, reference: onnx.ModelProto) -> float:
-    a, b = run_narrow(reference), run_narrow(model)
+    a, b = run_half(reference), run_half(model)
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 

@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from rtool.converters.exporting.pipeline.narrowing import narrow_to_int8, read_kept_nodes
-from rtool.converters.exporting.pipeline.step_log import StepLog
+from rtool.converters.exporting.reduced_precision import convert_to_int8, read_float32_nodes
+from rtool.converters.exporting.step_log import StepLog
 from rtool.converters.precision.int8 import check_slots, to_int8, unprofitable_nodes
 from rtool.converters.precision.int8_compaction import compact_quantised
 from rtool.converters.precision.int8_search import search_int8
@@ -113,7 +113,7 @@ def test_a_gate_that_cannot_be_held_is_an_error():
     model, calibration = network(), images(16)
     log = StepLog((calibration,), (run(model, calibration),))
     with pytest.raises(GateError, match=r"with \d of 7 nodes in float32, must be >= 1\.1"):
-        narrow_to_int8(model, log, min_cosine=1.1)
+        convert_to_int8(model, log, min_cosine=1.1)
 
 
 def with_an_outlier() -> onnx.ModelProto:
@@ -199,10 +199,10 @@ def test_kept_nodes_are_read_from_a_manifest_or_a_list(tmp_path):
     (tmp_path / "list.json").write_text('["a", "b"]')
     (tmp_path / "m.json").write_text('{"kept_in_float32": [{"node": "a", "operator": "Conv", "reason": ""}]}')
     (tmp_path / "bad.json").write_text("{}")
-    assert read_kept_nodes(tmp_path / "list.json") == ("a", "b")
-    assert read_kept_nodes(tmp_path / "m.json") == ("a",)
+    assert read_float32_nodes(tmp_path / "list.json") == ("a", "b")
+    assert read_float32_nodes(tmp_path / "m.json") == ("a",)
     with pytest.raises(InputError, match="manifest or a JSON list"):
-        read_kept_nodes(tmp_path / "bad.json")
+        read_float32_nodes(tmp_path / "bad.json")
 
 
 def small_layers() -> onnx.ModelProto:
@@ -240,7 +240,7 @@ def test_what_stays_in_float32_because_it_is_small_is_told_apart_from_what_loses
     next(node for node in model.graph.node if node.name == "pool").input[0] = "masked"
     calibration = images(16)
     log = StepLog((calibration,), (run(model, calibration),))
-    _, kept = narrow_to_int8(model, log, min_cosine=0.9)
+    _, kept = convert_to_int8(model, log, min_cosine=0.9)
     assert [(entry.node, entry.operator, entry.reason) for entry in kept] == [
         ("spatial", "Conv", "int8 would make the file larger")
     ]

@@ -13,7 +13,7 @@ from rtool.converters.bundles.reference import load_model
 from rtool.converters.runtime.batch_by_numbers import only_batch
 from rtool.converters.runtime.runners import OnnxRunner, TorchRunner, run_in_batches
 from rtool.errors import InputError
-from rtool.finetune.config.config.config import ModelConfig
+from rtool.finetune.config.config import ModelConfig
 from rtool.finetune.network.networks import load_network
 
 EXPORTS = [("ts", 11, True), ("ts", 17, False), ("dy", 18, False), ("dy", 20, True)]

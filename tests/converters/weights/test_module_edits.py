@@ -83,7 +83,7 @@ def test_an_edit_is_found_and_told(edit, model_file):
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
-def test_an_edited_module_is_exported_anew_and_never_saved_as_its_source(edit, model_file, tmp_path):
+def test_an_edited_module_is_re_exported_and_never_saved_as_its_source(edit, model_file, tmp_path):
     module = onnx_to_torch(model_file)
     edit(module)
     with pytest.raises(NoPlaceError, match=rf"edited: .*{EDITS[edit]}.*export"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rtool.errors import ConfigError, InputError
-from rtool.finetune.config.config.files import dump_config, load_config
+from rtool.finetune.config.files import dump_config, load_config
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 MINIMAL = """

@@ -10,11 +10,11 @@ from torch import nn
 
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import ConfigError, InputError
-from rtool.finetune.config.config.config import FinetuneConfig
-from rtool.finetune.config.config.pages import commented_config, loss_reference
-from rtool.finetune.config.config.params_json import convert_params
+from rtool.finetune.config.config import FinetuneConfig
+from rtool.finetune.config.pages import commented_config, loss_reference
+from rtool.finetune.config.params_json import convert_params
 from rtool.finetune.network.learner import Learner, check_freezing
-from rtool.finetune.training.training.optimizers import build_optimizer
+from rtool.finetune.training.optimizers import build_optimizer
 
 SECTIONS = {
     "batch_sampling_params": {"K": 4, "P": 16, "class_balanced": True},

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rtool.finetune.config.config.config import AugmentConfig
+from rtool.finetune.config.config import AugmentConfig
 from rtool.finetune.data import augmentation as a
 from rtool.finetune.data.formats.sources import open_dataset
 from rtool.finetune.data.loading import EpochSamples, TrainingPixels, iterate_batches

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rtool.errors import PlatformError
-from rtool.finetune.config.config.config import AugmentConfig
+from rtool.finetune.config.config import AugmentConfig
 from rtool.finetune.data import loading
 from rtool.finetune.data.dataset import Dataset
 from rtool.finetune.data.image_files import EncodedImages

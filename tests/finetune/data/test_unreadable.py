@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rtool.errors import DataError
-from rtool.finetune.config.config.config import AugmentConfig
+from rtool.finetune.config.config import AugmentConfig
 from rtool.finetune.data.dataset import Dataset
 from rtool.finetune.data.image_files import EncodedImages
 from rtool.finetune.data.loading import EpochSamples, TrainingPixels, iterate_batches

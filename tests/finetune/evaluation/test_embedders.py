@@ -8,7 +8,7 @@ import pytest
 from rtool.converters import Preprocessing
 from rtool.converters.records.record import TensorSpec
 from rtool.errors import InputError
-from rtool.finetune.evaluation.evaluation.embedders import open_embedder
+from rtool.finetune.evaluation.embedders import open_embedder
 
 
 @dataclass

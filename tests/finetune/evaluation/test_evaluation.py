@@ -11,7 +11,7 @@ from rtool.converters.records.preprocessing import ARCFACE, IMAGENET, Preprocess
 from rtool.converters.records.record import TensorSpec
 from rtool.errors import ConfigError, GateError, InputError
 from rtool.finetune.data.formats.sources import open_dataset
-from rtool.finetune.evaluation.evaluation.evaluation import evaluate, evaluate_embeddings
+from rtool.finetune.evaluation.evaluation import evaluate, evaluate_embeddings
 from rtool.finetune.network.model_preprocessing import choose_preprocessing
 
 PEOPLE = "synthetic-people:identities=6,images=8,seed=2,size=16x8"

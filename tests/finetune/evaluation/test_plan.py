@@ -6,7 +6,7 @@ from PIL import Image
 
 from rtool.errors import ConfigError, DataError
 from rtool.finetune.data.dataset import Dataset
-from rtool.finetune.evaluation.evaluation.plan import plan_evaluation
+from rtool.finetune.evaluation.plan import plan_evaluation
 
 
 class Undecodable:

@@ -5,7 +5,7 @@ import pytest
 
 from rtool.errors import DataError, GateError
 from rtool.finetune.data.splits import draw_pairs
-from rtool.finetune.evaluation.evaluation.verification import (
+from rtool.finetune.evaluation.verification import (
     fold_accuracies,
     fold_true_accepts,
     measure_verification,

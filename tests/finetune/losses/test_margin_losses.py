@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rtool.finetune.config.config.config import AdaFaceLoss
+from rtool.finetune.config.config import AdaFaceLoss
 from rtool.finetune.losses.heads import AdaFaceHead
 from rtool.finetune.losses.margin_losses import adaface_logits, circle_logits, cosine_logits, margin_logits
 

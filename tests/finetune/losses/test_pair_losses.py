@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rtool.finetune.config.config.config import CenterLoss
+from rtool.finetune.config.config import CenterLoss
 from rtool.finetune.losses.heads import build_head
 from rtool.finetune.losses.pair_losses import center_loss, circle_pair_loss, moved_centers, triplet_loss
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import ConfigError
-from rtool.finetune.config.config.config import ArcFaceLoss, PartialFCLoss, TripletLoss
+from rtool.finetune.config.config import ArcFaceLoss, PartialFCLoss, TripletLoss
 from rtool.finetune.losses.heads import build_head
 from rtool.finetune.network.learner import Learner, check_freezing
 

@@ -12,15 +12,15 @@ import pytest
 import yaml
 
 from rtool.errors import ConfigError, InputError, PlatformError
-from rtool.finetune.config.config.config import ModelConfig
-from rtool.finetune.config.config.files import dump_config, load_config
+from rtool.finetune.config.config import ModelConfig
+from rtool.finetune.config.files import dump_config, load_config
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.network.networks import load_network
 from rtool.finetune.runs.checkpoints import check_checkpoint
 from rtool.finetune.runs.resuming import opened_run
 from rtool.finetune.runs.run_folder import read_metrics, run_locked
-from rtool.finetune.training.training import training
-from rtool.finetune.training.training.schedules import learning_rate_factor
+from rtool.finetune.training import training
+from rtool.finetune.training.schedules import learning_rate_factor
 
 
 @pytest.fixture(scope="module")

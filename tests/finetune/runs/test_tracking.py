@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from rtool.errors import PlatformError
-from rtool.finetune.config.config.config import TrackingConfig
+from rtool.finetune.config.config import TrackingConfig
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.runs.run_folder import read_metrics
 from rtool.finetune.runs.tracking import flatten_record, open_trackers
@@ -47,7 +47,7 @@ def calls(monkeypatch):
 
 
 def test_wandb_is_given_the_configuration_every_number_and_the_end(calls, tmp_path):
-    from rtool.finetune.config.config.config import FinetuneConfig
+    from rtool.finetune.config.config import FinetuneConfig
 
     config = FinetuneConfig.model_validate({**CONFIG, "output": tmp_path})
     run = finetune(config, quiet=True).run_dir

@@ -6,10 +6,10 @@ from PIL import Image
 
 from rtool.cli.main import run
 from rtool.converters.records.preprocessing import Preprocessing
-from rtool.finetune.config.config.config import FinetuneConfig
+from rtool.finetune.config.config import FinetuneConfig
 from rtool.finetune.data.formats.sources import open_dataset
 from rtool.finetune.data.loading import TrainingPixels
-from rtool.finetune.training.training.contact_sheet import draw_batch
+from rtool.finetune.training.contact_sheet import draw_batch
 
 
 @pytest.mark.parametrize(("order", "mean"), [("rgb", (200.0, 100.0, 0.0)), ("bgr", (0.0, 100.0, 200.0))])

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from rtool.converters.records.preprocessing import Preprocessing
-from rtool.finetune.config.config.config import FinetuneConfig
+from rtool.finetune.config.config import FinetuneConfig
 from rtool.finetune.data.loading import Batch
 from rtool.finetune.losses.heads import build_head
 from rtool.finetune.network.learner import Learner
-from rtool.finetune.training.training.stepping import Stepper
+from rtool.finetune.training.stepping import Stepper
 
 
 @pytest.fixture

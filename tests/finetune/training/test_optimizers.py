@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from rtool.errors import ConfigError
-from rtool.finetune.config.config.config import OptimizerConfig, ScheduleConfig
-from rtool.finetune.training.training.averaging import WeightAverage
-from rtool.finetune.training.training.optimizers import (
+from rtool.finetune.config.config import OptimizerConfig, ScheduleConfig
+from rtool.finetune.training.averaging import WeightAverage
+from rtool.finetune.training.optimizers import (
     build_optimizer,
     load_optimizer_state,
     optimizer_state,
     set_learning_rates,
 )
-from rtool.finetune.training.training.schedules import learning_rate_factor
+from rtool.finetune.training.schedules import learning_rate_factor
 
 
 def network():

@@ -6,14 +6,14 @@ from torch import nn
 
 from rtool.cli import main
 from rtool.errors import ConfigError, DataError, InputError
-from rtool.finetune.config.config.config import PartialFCLoss
-from rtool.finetune.config.config.files import load_config
+from rtool.finetune.config.config import PartialFCLoss
+from rtool.finetune.config.files import load_config
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.network.memory_estimate import estimate_memory
 from rtool.finetune.network.networks import load_network
 from rtool.finetune.processes.launching import count_processes
 from rtool.finetune.runs.run_folder import create_run_folder
-from rtool.finetune.training.training.planning import plan_run
+from rtool.finetune.training.planning import plan_run
 
 
 def test_the_plan_tells_shapes_counts_and_how_it_will_be_measured(write_recipe, tmp_path, capsys):

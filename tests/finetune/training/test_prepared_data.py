@@ -4,11 +4,11 @@ import pytest
 from PIL import Image
 
 from rtool.converters.records.preprocessing import Preprocessing
-from rtool.finetune.config.config.config import FinetuneConfig
-from rtool.finetune.evaluation.evaluation.evaluation import evaluate_embeddings, evaluate_pixels
+from rtool.finetune.config.config import FinetuneConfig
+from rtool.finetune.evaluation.evaluation import evaluate_embeddings, evaluate_pixels
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.runs.run_folder import read_metrics
-from rtool.finetune.training.training import prepared_data
+from rtool.finetune.training import prepared_data
 
 SIZE = Preprocessing(8, 4)
 IMAGE_GB = 8 * 4 * 3 / 1e9

@@ -9,8 +9,8 @@ import pytest
 
 from rtool.errors import InputError
 from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback, validate_repository
-from rtool.serving.publishing.publishing.rollout import load_on_server, unload_from_server
-from rtool.serving.repository.repository.validation import placeholders, servable_models
+from rtool.serving.publishing.rollout import load_on_server, unload_from_server
+from rtool.serving.repository.validation import placeholders, servable_models
 
 
 @pytest.fixture

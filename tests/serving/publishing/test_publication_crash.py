@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rtool.serving import deploy, validate_repository
-from rtool.serving.repository.repository.model_config import read_config, served_versions
-from rtool.serving.repository.repository.validation import servable_models
+from rtool.serving.repository.model_config import read_config, served_versions
+from rtool.serving.repository.validation import servable_models
 
 
 class Crash(BaseException):

@@ -14,8 +14,8 @@ from tritonclient.grpc import model_config_pb2
 
 import rtool
 from rtool.serving import deploy, validate_repository
-from rtool.serving.repository.repository.config_rules import check_settings, check_warmup
-from rtool.serving.repository.repository.validation import placeholders, servable_models
+from rtool.serving.repository.config_rules import check_settings, check_warmup
+from rtool.serving.repository.validation import placeholders, servable_models
 
 COMMITTED = Path(rtool.__file__).parent / "model_repository"
 MODELS = sorted(path.parent.name for path in COMMITTED.glob("*/config.pbtxt"))

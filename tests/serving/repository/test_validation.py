@@ -6,7 +6,7 @@ import pytest
 
 from rtool.errors import InputError
 from rtool.serving import TritonServer, deploy, validate_model, validate_repository
-from rtool.serving.repository.repository.validation import placeholders, servable_models
+from rtool.serving.repository.validation import placeholders, servable_models
 
 
 @pytest.fixture

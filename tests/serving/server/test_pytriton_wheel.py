@@ -11,8 +11,8 @@ import pytest
 
 from rtool.errors import PlatformError
 from rtool.serving import find_triton, triton_status
-from rtool.serving.server.server import embedded, pytriton_wheel
-from rtool.serving.server.server.pytriton_wheel import fetch_wheel, unpack_wheel
+from rtool.serving.server import embedded, pytriton_wheel
+from rtool.serving.server.pytriton_wheel import fetch_wheel, unpack_wheel
 
 SERVER = "pytriton/tritonserver/bin/tritonserver"
 

@@ -14,8 +14,8 @@ import pytest
 
 from rtool.errors import GateError, InputError, PlatformError
 from rtool.serving import TritonClient, TritonServer, deploy, rollback
-from rtool.serving.server.server.process import ChildProcess
-from rtool.serving.server.server.server import choose_ports
+from rtool.serving.server.process import ChildProcess
+from rtool.serving.server.server import choose_ports
 
 
 @pytest.fixture

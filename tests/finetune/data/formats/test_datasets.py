@@ -262,7 +262,7 @@ def test_camera_sets_change_the_pictures_and_not_the_people():
 
 
 def test_raw_pixels_of_synthetic_people_do_not_tell_them_apart():
-    from rtool.finetune.evaluation.evaluation.evaluation import evaluate_embeddings
+    from rtool.finetune.evaluation.evaluation import evaluate_embeddings
 
     dataset = open_dataset("synthetic-people:identities=30,images=8,seed=5,cameras=0,size=64x32")
     result = evaluate_embeddings(

@@ -14,7 +14,7 @@ from rtool.errors import DataError
 from rtool.finetune.data.formats.pair_bin import open_pair_bin
 from rtool.finetune.data.formats.sources import open_dataset
 from rtool.finetune.data.image_files import UnreadableImageError
-from rtool.finetune.evaluation.evaluation.evaluation import evaluate_embeddings
+from rtool.finetune.evaluation.evaluation import evaluate_embeddings
 
 
 def jpeg(value: int) -> bytes:

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters.exporting.pipeline.narrowing import narrow_to_half, read_kept_nodes
-from rtool.converters.exporting.pipeline.step_log import StepLog, unit_length
+from rtool.converters.exporting.reduced_precision import convert_to_half, read_float32_nodes
+from rtool.converters.exporting.step_log import StepLog, unit_length
 from rtool.converters.passes.preprocessing_embedding import embed_preprocessing
 from rtool.converters.records.preprocessing import Preprocessing
 from rtool.converters.runtime.runners import OnnxRunner
@@ -20,7 +20,7 @@ def test_what_is_no_list_of_names_is_refused(content, tmp_path):
     path = tmp_path / "list.json"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="JSON list of node names"):
-        read_kept_nodes(path)
+        read_float32_nodes(path)
 
 
 def network(weight: np.ndarray) -> onnx.ModelProto:
@@ -49,7 +49,7 @@ def test_a_small_network_is_narrowed_behind_its_embedded_preprocessing(dtype):
     pixels = np.random.default_rng(1).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
     raw = OnnxRunner(network(weights())).run(preprocessing.normalise(pixels))
     log = StepLog((pixels,), unit_length(raw))
-    narrow, kept = narrow_to_half(embed_preprocessing(network(weights()), preprocessing), log, dtype=dtype)
+    narrow, kept = convert_to_half(embed_preprocessing(network(weights()), preprocessing), log, dtype=dtype)
     assert kept == ()
     assert log.steps[-1].detail == "2 Casts added, 0 nodes kept in float32"
     assert narrow.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
@@ -60,5 +60,5 @@ def test_weights_that_vanish_are_told():
     weight[0, :2] = 1e-9
     images = np.random.default_rng(1).standard_normal((4, 3, 4, 4)).astype(np.float32)
     log = StepLog((images,), OnnxRunner(network(weight)).run(images))
-    narrow_to_half(network(weight), log)
+    convert_to_half(network(weight), log)
     assert log.steps[-1].detail.endswith(", 2 weights too small for float16 became 0 (the measured cosine includes it)")

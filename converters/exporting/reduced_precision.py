@@ -12,7 +12,7 @@ from onnx import version_converter
 
 from ...errors import InputError
 from ..passes.preprocessing_embedding import EMBEDDED_PREFIX
-from ..precision.half import KeptNode, Narrow
+from ..precision.half import Float32Node, HalfType
 from ..precision.half_emulation import emulate_half
 from ..precision.half_search import search_half
 from ..precision.int8_ranges import CalibrationMethod
@@ -20,7 +20,7 @@ from ..precision.int8_search import search_int8
 from ..runtime.runners import OnnxRunner
 from .step_log import StepLog
 
-__all__ = ["HALF_COSINE", "INT8_COSINE", "narrow_to_half", "narrow_to_int8", "read_kept_nodes"]
+__all__ = ["HALF_COSINE", "INT8_COSINE", "convert_to_half", "convert_to_int8", "read_float32_nodes"]
 
 HALF_COSINE = {"float16": 0.9999, "bfloat16": 0.999}
 """Smallest cosine between an embedding in float32 and in 16 bits; bfloat16 has 8 bits of mantissa, float16 has 11."""
@@ -30,15 +30,15 @@ _BFLOAT16_OPSET = 22
 """The first opset whose Conv takes bfloat16."""
 
 
-def narrow_to_half(
+def convert_to_half(
     model: onnx.ModelProto,
     log: StepLog,
     *,
-    dtype: Narrow = "float16",
+    dtype: HalfType = "float16",
     keep_io_types: bool = True,
     keep: Collection[str] = (),
     min_cosine: float | None = None,
-) -> tuple[onnx.ModelProto, tuple[KeptNode, ...]]:
+) -> tuple[onnx.ModelProto, tuple[Float32Node, ...]]:
     """Narrow to 16 bits, embedded preprocessing excepted; nodes that lose the gate go back to float32.
 
     A float16 file must load in ONNX Runtime. Its CPU has no bfloat16 kernels, so a bfloat16 file passes the checker and
@@ -72,14 +72,14 @@ def narrow_to_half(
     return narrow, kept
 
 
-def narrow_to_int8(
+def convert_to_int8(
     model: onnx.ModelProto,
     log: StepLog,
     *,
     method: CalibrationMethod = "minmax",
     keep: Collection[str] = (),
     min_cosine: float | None = None,
-) -> tuple[onnx.ModelProto, tuple[KeptNode, ...]]:
+) -> tuple[onnx.ModelProto, tuple[Float32Node, ...]]:
     """Quantise on the images of `log`; nodes that lose the gate go back to float32.
 
     Raises:
@@ -97,14 +97,14 @@ def narrow_to_int8(
     types = {node.name: node.op_type for node in model.graph.node}
     reasons = dict.fromkeys(found.unprofitable, "int8 would make the file larger")
     reasons |= dict.fromkeys(found.kept, "loses the gate in int8")
-    return found.model, tuple(KeptNode(name, types.get(name, ""), reason) for name, reason in reasons.items())
+    return found.model, tuple(Float32Node(name, types.get(name, ""), reason) for name, reason in reasons.items())
 
 
 def _searched(trials: int) -> str:
     return f", found in {trials} trials" if trials > 1 else ""
 
 
-def read_kept_nodes(path: Path) -> tuple[str, ...]:
+def read_float32_nodes(path: Path) -> tuple[str, ...]:
     """Names of nodes to keep in float32: from the manifest of an earlier export, or a JSON list.
 
     Raises:
