@@ -26,8 +26,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from ...errors import InputError
 from ..lowering.names import is_generated
+from ..records.node_facts import facts_of
 from ..records.provenance import ChainLink
-from ..records.record import ConversionRecord, RestoredBatchNorm
+from ..records.record import ConversionRecord, RestoredBatchNorm, record_of
 from ..runtime.batch_by_shapes import runnable_batch
 from .affine import Layer
 from .batchnorm_names import batchnorm_path
@@ -162,7 +163,7 @@ def _entry(
 ) -> RestoredBatchNorm:
     """Name and eps of the BatchNorm behind the layer at `path`: the original's where it is known."""
     known = original.batchnorms.get(path) if original is not None else None
-    stated = _stated_fold(module, path) or (known.path if known is not None else "") or node.meta.get("scope", "")
+    stated = _stated_fold(module, path) or (known.path if known is not None else "") or facts_of(node).scope
     name = batchnorm_path(module, path, stated)
     channels = len(observation.statistics.mean)
     return RestoredBatchNorm(name, path, channels, known.eps if known is not None else eps)
@@ -223,7 +224,7 @@ def _reason_before_calibration(
         return "a BatchNorm follows it"
     if original is not None and path in original.layers and path not in original.batchnorms:
         return f"{original.name} has no BatchNorm behind it"
-    if not _stated_fold(module, path) and _bias_is_original(module.meta.get("rtool"), path):
+    if not _stated_fold(module, path) and _bias_is_original(record_of(module), path):
         return "the file says that its bias is its own"
     return ""
 
@@ -246,8 +247,8 @@ def _reason_after_calibration(
 
 
 def _takes_single_images(module: fx.GraphModule) -> bool:
-    record = module.meta.get("rtool")
-    return isinstance(record, ConversionRecord) and runnable_batch(module, record.inputs) == 1
+    record = record_of(module)
+    return record is not None and runnable_batch(module, record.inputs) == 1
 
 
 def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -263,8 +264,8 @@ def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
 
 def _stated_fold(module: fx.GraphModule, path: str) -> str:
     """The BatchNorm that the file's metadata says was folded into the layer at `path`, or ""."""
-    record = module.meta.get("rtool")
-    if not isinstance(record, ConversionRecord) or f"{path}.weight" not in record.parameters:
+    record = record_of(module)
+    if record is None or f"{path}.weight" not in record.parameters:
         return ""
     return record.folded.get(record.parameters[f"{path}.weight"].value, "")
 
@@ -327,8 +328,8 @@ def _finish(module: fx.GraphModule, restored: list[RestoredBatchNorm]) -> None:
     module.graph.lint()
     module.recompile()
     let_bias_be_missing(module, (entry.after for entry in restored))
-    record = module.meta.get("rtool")
-    if isinstance(record, ConversionRecord):
+    record = record_of(module)
+    if record is not None:
         known = {entry.module for entry in record.restored}
         record.restored += tuple(entry for entry in restored if entry.module not in known)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ...converters.records.record import ConversionRecord
+from ...converters.records.record import record_of
 from ...errors import ConfigError, InputError
 from ..config.name_patterns import check_patterns, matches
 from ..losses.partial_fc import PartialFC
@@ -101,5 +101,5 @@ def check_freezing(learner: Learner, freeze: Mapping[str, float | None]) -> None
 
 def _cancelled_biases(backbone: nn.Module) -> set[str]:
     """Biases of layers before a restored BatchNorm, which subtracts them again: their gradient is 0 and costs time."""
-    record = getattr(backbone, "meta", {}).get("rtool")
-    return {f"{entry.after}.bias" for entry in record.restored} if isinstance(record, ConversionRecord) else set()
+    record = record_of(backbone)
+    return set() if record is None else {f"{entry.after}.bias" for entry in record.restored}

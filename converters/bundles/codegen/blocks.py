@@ -15,6 +15,8 @@ from itertools import groupby
 
 from torch import fx, nn
 
+from ...records.node_facts import facts_of
+
 __all__ = ["Block", "Call", "build_blocks"]
 
 _CALL_INDEX = re.compile(r"_\d+$")
@@ -79,7 +81,7 @@ def _all_owners(graph: fx.Graph, containers: set[str]) -> dict[fx.Node, str]:
     """The container of every node; one that nothing is said about goes with its users when they agree."""
     owners = {node: _owner(node, containers) for node in graph.nodes}
     for node in reversed(graph.nodes):
-        if node.meta.get("unscoped") and not _uses_weights(node):
+        if not facts_of(node).has_scope and not _uses_weights(node):
             of_users = {owners[user] for user in node.users}
             owners[node] = of_users.pop() if len(of_users) == 1 else ""
     return owners
@@ -89,7 +91,7 @@ def _owner(node: fx.Node, containers: set[str]) -> str:
     """The container a node belongs to."""
     if node.op in ("call_module", "get_attr"):
         return str(node.target).rpartition(".")[0]
-    path = str(node.meta.get("scope", ""))
+    path = facts_of(node).scope
     while path and path not in containers:
         parent, _, name = path.rpartition(".")
         called_again = f"{parent}.{_CALL_INDEX.sub('', name)}".lstrip(".")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from ...records.node_facts import facts_of
 from .blocks import Block, Call
 from .parameters import Chain, Group, Part, Use, key_of, layer_parts, numbers_of
 from .text import constructor, expression, member
@@ -192,9 +193,9 @@ class ClassWriter:
     def _stated_class(self, block: Block) -> str | None:
         """The class name a dynamo export tells for this path."""
         for node in _all_nodes(block):
-            name = node.meta.get("classes", {}).get(block.path)
+            name = facts_of(node).classes.get(block.path)
             if name and name.isidentifier() and name not in dir(nn):
-                return str(name)
+                return name
         return None
 
 
