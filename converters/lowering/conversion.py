@@ -15,7 +15,8 @@ import onnx_ir as ir
 from torch import fx
 
 from ...errors import InputError, RtoolError
-from ..files.loading import load_onnx, source_of
+from ..files.loading import load_onnx
+from ..files.model_file import ModelFile, source_of
 from ..passes.input_normalisation import InputNormalisation, find_input_normalisation
 from ..passes.shape_inference import infer_shapes, model_problem
 from ..records.graph_steps import graph_steps
@@ -31,27 +32,34 @@ from .pattern_fusion import fuse_patterns
 __all__ = ["onnx_to_torch", "tensor_specs"]
 
 
-def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Sequence[str] = ()) -> fx.GraphModule:
+def onnx_to_torch(
+    model: str | Path | onnx.ModelProto | ir.Model | ModelFile, *, freeze: Sequence[str] = ()
+) -> fx.GraphModule:
     """Convert a model; every float weight becomes an `nn.Parameter`.
 
-    The module takes and returns tensors in graph order: one output a tensor, several a tuple. Parameters whose path
-    matches a pattern in `freeze` (`"conv1.*"`) do not require gradients. `model` is not changed.
+    The module takes and returns tensors in graph order: a single output is returned as a tensor, several as a tuple.
+    Parameters whose path matches a pattern in `freeze` (`"conv1.*"`) do not require gradients. `model` is not changed.
 
     Raises:
-        InputError: `model` is not a usable ONNX model, or a pattern matches nothing.
+        InputError: `model` is not a usable ONNX model, its file changed while it was read, or a pattern matches
+            nothing.
         UnsupportedOperatorsError: listing every node that cannot be converted exactly.
     """
-    loaded = load_onnx(model, mapped=True)
+    file = ModelFile.mapped(model) if isinstance(model, str | Path) else model
+    loaded = load_onnx(file)
     try:
-        return _convert(loaded, freeze)
+        module = _convert(loaded, freeze)
     except RtoolError:
         raise
     except Exception as error:
         # Damaged files break the pipeline in ways nobody can list; a valid one that does is our bug and says so.
-        problem = model_problem(load_onnx(model))
+        problem = model_problem(load_onnx(file))
         if problem is None:
             raise
         raise InputError(f"{source_of(loaded).name}: not valid ONNX ({problem}); export the model again") from error
+    if isinstance(file, ModelFile):
+        file.check_unchanged()
+    return module
 
 
 def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:

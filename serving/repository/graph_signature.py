@@ -114,7 +114,7 @@ def read_signature(path: str | Path) -> GraphSignature:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from ...converters.files.loading import read_model_bytes
+    from ...converters.files.model_bytes import read_model_bytes
 
     path = Path(path)
     try:
