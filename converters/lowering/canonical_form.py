@@ -30,7 +30,7 @@ def normalise(model: ir.Model) -> None:
         model.graph.sort()
     except ValueError as error:
         raise InputError(f"{label}: the graph has a cycle; export the model again") from error
-    _drop_pseudo_inputs(model.graph)
+    passes.RemoveInitializersFromInputsPass()(model)  # old files list every initializer among the inputs
     fold_constants(model, label)
     passes.RemoveUnusedNodesPass()(model)
     _drop_unused_inputs(model.graph)
@@ -62,13 +62,6 @@ def fold_typed_constants(model: ir.Model, label: str) -> None:
     if changed:
         fold_constants(model, label)
         passes.RemoveUnusedNodesPass()(model)
-
-
-def _drop_pseudo_inputs(graph: ir.Graph) -> None:
-    """Old files list every initializer among the inputs."""
-    kept = [value for value in graph.inputs if value.name not in graph.initializers]
-    graph.inputs.clear()
-    graph.inputs.extend(kept)
 
 
 def _drop_unused_inputs(graph: ir.Graph) -> None:

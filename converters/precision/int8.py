@@ -23,9 +23,10 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import version_converter
-from onnx_ir.passes.common import IdentityEliminationPass, LiftConstantsToInitializersPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from ...errors import GateError, InputError, nearest
+from ..passes.identities import drop_identities
 from ..runtime.runners import OnnxRunner
 from .block_search import named_nodes
 from .channel_equalisation import equalise_channels
@@ -240,7 +241,7 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
             raise InputError(f"int8: opset {opset} cannot be raised to {_OPSET} ({error}); export it anew") from error
     graph = ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
     LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(graph)
-    IdentityEliminationPass()(graph)
+    drop_identities(graph)
     _fold_beta(graph.graph)
     return onnx.shape_inference.infer_shapes(ir.to_proto(graph))
 

@@ -101,7 +101,7 @@ def test_the_command_says_what_to_do_about_a_baked_batch(exported, tmp_path, cap
     onnx.save(exported("vit", "ts", 17, 4)[1], path)
     assert run(["onnx2torch", str(path), "-o", str(tmp_path / "a.rtool")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "batches of 4 only; --batch dynamic opens it" in shown
+    assert "batches of 4 only; --batch dynamic makes it dynamic" in shown
     assert run(["onnx2torch", str(path), "-o", str(tmp_path / "b.rtool"), "--batch", "dynamic"]) == 0
     assert "batches of" not in capsys.readouterr().out
     assert run(["onnx2torch", str(path), "-o", str(tmp_path / "c.rtool"), "--batch", "some"]) == 2
