@@ -1,11 +1,12 @@
-"""One ONNX model as one value, read once: what every step of a command works on.
+"""One ONNX model as one value that is read once, for all steps of a command.
 
-A command opens a model file here, once, and hands the value on; so all of its steps see the same version of the file,
-whatever happens to that file meanwhile. Weights in other files (external data) are not held in memory: those files are
-watched, and a step that read from one that has changed since stops with "changed while reading".
+A command opens a model file here, once, and passes the value on. So all of its steps use the same version of the file,
+even if another program replaces the file meanwhile. Weights in other files (external data) are not read into memory;
+instead the size and time of change of those files are compared after use, and a difference stops the command with
+"changed while reading".
 
-The protobuf is parsed once, without the bytes of large weights (`outline`); `ir_model` and `proto` make what may be
-edited from it. Structure is checked in `validation.py`, when a graph is first made; meaning (shapes, operators) later.
+The protobuf is parsed once, without the bytes of large weights (`outline`); `ir_model` and `proto` make editable copies
+of it. `validation` checks the structure when the first copy is made; shapes and operators are checked later.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class ModelSource:
 
     @property
     def sha256(self) -> str | None:
-        """Of the file; that of a file which was not read whole is worked out when first asked for.
+        """Of the file, as hexadecimal digits; computed on first use for a file that was not read completely.
 
         Raises:
             InputError: the file was written to since it was read.
@@ -54,25 +55,25 @@ class ModelSource:
 
 
 def source_of(model: ir.Model) -> ModelSource:
-    """Where an onnx-ir model was loaded from."""
+    """The source that an onnx-ir model was loaded from."""
     source = model.meta.get(_META_KEY)
     return source if isinstance(source, ModelSource) else ModelSource()
 
 
 def attach_source(model: ir.Model, source: ModelSource) -> None:
-    """Note where `model` was loaded from, in place."""
+    """Record the source that `model` was loaded from, in place."""
     model.meta[_META_KEY] = source
 
 
 class ModelFile:
-    """An ONNX model and what is known about its file. Make one with `read`, `mapped`, `of` or `in_memory`."""
+    """An ONNX model and its file. To make one, call `read`, `mapped`, `of` or `in_memory`."""
 
     def __init__(self, source: ModelSource, outline: Outline, content: Content | None, size: int) -> None:
         self._source = source
         self.name, self.path = source.name, source.path
-        """The file's name, or "<memory>", and where it is; None of a model in memory."""
+        """The file's name, or "<memory>", and its path, or None for a model in memory."""
         self.size = size
-        """Bytes of the file itself; 0 of a model in memory."""
+        """Size of the file itself in bytes; 0 for a model in memory."""
         self._outline = outline
         self._content = content
         self._external = tuple(sorted(_external_locations(outline.proto)))
@@ -81,7 +82,7 @@ class ModelFile:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """The model in a file, whose bytes are read now, once, and held.
+        """The model in a file; the bytes are read into memory, once.
 
         Raises:
             InputError: the file is missing, a folder, empty, a web page, a git-lfs pointer, truncated, or not ONNX.
@@ -91,9 +92,9 @@ class ModelFile:
 
     @classmethod
     def mapped(cls, path: str | Path) -> Self:
-        """`read`, except that large weights stay in the file, which stays open, until something asks for them.
+        """`read`, except that large weights stay in the file until they are used; the file stays open.
 
-        For those who are done with the model before the file can change: half the time and memory of a conversion.
+        It halves the time and the memory of a conversion, and suits callers that use the model at once.
 
         Raises:
             InputError: as `read`.
@@ -108,13 +109,13 @@ class ModelFile:
 
     @classmethod
     def in_memory(cls, proto: onnx.ModelProto, source: ModelSource | None = None) -> Self:
-        """A model that is no file, or no longer the one in the file that `source` names. `proto` is never edited."""
+        """A model that is not in a file, or one made from the file that `source` names. `proto` is never edited."""
         known = source or ModelSource()
         return cls(ModelSource(known.name, None, known.digest), Outline(proto, {}), None, 0)
 
     @classmethod
     def of(cls, model: str | Path | bytes | onnx.ModelProto | ModelFile) -> ModelFile:
-        """Whatever names or holds an ONNX model.
+        """The model in a path, bytes, a proto or another `ModelFile`.
 
         Raises:
             InputError: as `read`.
@@ -132,19 +133,19 @@ class ModelFile:
 
     @cached_property
     def source(self) -> ModelSource:
-        """Where the model comes from, with the digest of the file as it was read."""
+        """Name, path and digest of the file, as it was read."""
         if self.path is None or not isinstance(self._content, HeldBytes):
             return self._source
         return ModelSource(self.name, self.path, hashlib.sha256(self._content.data).hexdigest())
 
     @property
     def is_named(self) -> bool:
-        """Whether the model is, or comes from, a file."""
+        """Whether the model is in a file, or was made from one."""
         return self.name != _MEMORY
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Path or name, for messages."""
         return str(self.path or self.name)
 
     @property
@@ -159,13 +160,13 @@ class ModelFile:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file itself, then those beside it that hold weights; none of a model in memory."""
+        """The file itself, then the files with external data; empty for a model in memory."""
         if self.path is None:
             return ()
         return (self.path, *(self.path.parent / location for location in self._external))
 
     def ir_model(self) -> ir.Model:
-        """A fresh onnx-ir model, which may be edited freely. Weights are read when they are asked for.
+        """A new onnx-ir model, which may be edited freely. Its weights are read on use.
 
         Raises:
             InputError: the graph is malformed, or external data is missing, of another size or outside the folder.
@@ -189,7 +190,7 @@ class ModelFile:
         return model
 
     def proto(self) -> onnx.ModelProto:
-        """A fresh copy with all weights inside, which may be edited.
+        """A new proto that includes all weights, and may be edited freely.
 
         Raises:
             InputError: as `ir_model`, or a file changed since it was opened.
@@ -206,7 +207,7 @@ class ModelFile:
         return proto
 
     def for_onnxruntime(self) -> bytes | str:
-        """What ONNX Runtime opens: the bytes; of a model with external data its path, so call `check_unchanged` then.
+        """The bytes for ONNX Runtime; with external data the path, so call `check_unchanged` after loading it.
 
         Raises:
             InputError: as `ir_model`, where there is external data.
@@ -218,7 +219,7 @@ class ModelFile:
         return self.outline.SerializeToString() if self._content is None else self._content.read_all()
 
     def check_unchanged(self) -> None:
-        """Make sure that what was read from files since they were opened is of one version of them.
+        """Check that no file of the model changed since it was opened.
 
         Raises:
             InputError: one was replaced or written to meanwhile.
@@ -231,7 +232,7 @@ class ModelFile:
 
 
 def parse_model(path: Path) -> onnx.ModelProto:
-    """The proto in a file, as it is there: a bundle's graph, whose weights lie elsewhere.
+    """The proto in a file, without any checks: for the graph of a bundle, which has no weights.
 
     Raises:
         InputError: as `ModelFile.read`.
@@ -262,7 +263,7 @@ def _parsed(data: bytes, label: str) -> onnx.ModelProto:
 
 
 def _external_locations(proto: onnx.ModelProto) -> set[str]:
-    """Names of the files that hold weights, or constants in nodes, those of subgraphs and functions too."""
+    """Names of the files with external data of weights and of constants in nodes, subgraphs and functions."""
     tensors = [tensor for graph in _graphs(proto.graph) for tensor in graph.initializer]
     nodes = [node for graph in _graphs(proto.graph) for node in graph.node]
     nodes += [node for function in proto.functions for node in function.node]
@@ -285,7 +286,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """What moves when a file is replaced or written to; None where there is none."""
+    """What changes when a file is replaced or written to; None for a missing file."""
     try:
         status = path.stat()
     except (OSError, ValueError):  # a name may hold a NUL, which the structural check refuses

@@ -1,7 +1,7 @@
 """Structural checks on an ONNX proto before anything is built from it: names, opsets, sizes of weights.
 
-A file that fails here would otherwise crash, hang or give wrong numbers further on. Operators and shapes are not
-looked at. External data may only lie inside the folder of the model.
+A file that fails here would otherwise crash, hang or give wrong numbers later. Operators and shapes are not checked.
+External data must be inside the folder of the model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["check_external_data", "check_proto"]
 
 _COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 _LARGE, _ABSURD = 1 << 20, 1 << 31
-"""Bytes; protobuf holds no more than 2 GiB. No graph input has as many elements either."""
+"""Bytes; protobuf holds at most 2 GiB. Also the limit on the elements of a graph input."""
 _ONNX_DOMAINS = ("", "ai.onnx")
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 _TYPED_FIELDS = {
@@ -173,7 +173,7 @@ def _check_external_entries(tensor: onnx.TensorProto, label: str) -> None:
 
 
 def check_external_data(model: ir.Model, name: str, path: Path | None) -> None:
-    """Check that external weights lie inside the model's folder, exist and have the right size.
+    """Check that external weights are inside the model's folder, exist and have the right size.
 
     Raises:
         InputError: naming the weight and the data file.
