@@ -51,7 +51,7 @@ def test_unknown_names_are_refused(tmp_path, capsys):
 
 def test_every_recipe_is_an_example_with_fields_that_exist(tmp_path):
     for recipe in quality_recipes(tmp_path).values():
-        load_config(finetune_quality._EXAMPLES / recipe.example, recipe.overrides)
+        load_config(finetune_quality.EXAMPLES / recipe.example, recipe.overrides)
 
 
 def test_a_dense_layer_that_does_not_fit_is_computed_by_its_rows_and_marked():
