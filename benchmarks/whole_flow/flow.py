@@ -194,7 +194,7 @@ def _load_recipe(folder: Path, seed: int, overrides: Sequence[str]) -> FinetuneC
         f"output={folder / 'training'}",
         f"seed={seed}",
     ]
-    config = load_config(_RECIPE, [*own, *overrides])
+    config: FinetuneConfig = load_config(_RECIPE, [*own, *overrides])
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     return config
