@@ -24,11 +24,12 @@ from torch import Tensor
 from ...converters import export, onnx2torch
 from ...converters.bundles.reference import open_runner
 from ...converters.records.preprocessing import Preprocessing
+from ...converters.runtime.runners import Runner
 from ...errors import InputError
 from ...finetune import load_config, open_dataset
 from ...finetune.config.config import FinetuneConfig
 from ...finetune.data.decoding import Pixels, read_pixels
-from ...finetune.evaluation.embedders import open_embedder
+from ...finetune.evaluation.embedders import Embedder, open_embedder
 from ...finetune.evaluation.evaluation import embed_images, evaluate_pixels
 from ...finetune.evaluation.retrieval import RetrievalResult
 from ...finetune.finetuning import finetune
@@ -83,8 +84,9 @@ def demo(
     crops = _make_trainable(flow, config)
     trained = _fine_tune(flow, config)
     with flow.step("evaluate before and after"):
-        before, after = _quality(DEMO_MODEL, crops), _quality(trained, crops)
-        figures = _figures(DEMO_MODEL, trained, crops)
+        source, tuned = open_embedder(DEMO_MODEL), open_embedder(trained)
+        before, after = _quality(source, crops), _quality(tuned, crops)
+        figures = _figures((source, tuned), crops)
     fp32, fp16 = _export(flow, trained, crops)
     with flow.step("publish to the Triton repository"):
         repository = _publish(flow.folder / "model_repository", fp32, fp16, crops)
@@ -117,6 +119,8 @@ class _Flow:
     hops: list[Hop] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     artefacts: dict[str, str] = field(default_factory=dict)
+    runners: dict[str, Runner] = field(default_factory=dict)
+    """Every file that a hop compared: what one hop arrives at, the next starts from."""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -124,6 +128,15 @@ class _Flow:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+
+    def runner(self, reference: str | Path) -> Runner:
+        """The model behind a reference; a file is opened once, a served model per hop, as its server stops."""
+        name = str(reference)
+        if name.startswith("triton://"):
+            return open_runner(name)
+        if name not in self.runners:
+            self.runners[name] = open_runner(name)
+        return self.runners[name]
 
     def hop(
         self,
@@ -136,8 +149,8 @@ class _Flow:
         min_cosine: float | None = None,
     ) -> None:
         report = compare_runners(
-            open_runner(reference),
-            open_runner(candidate),
+            self.runner(reference),
+            self.runner(candidate),
             [batch],
             described="real crops",
             max_rel=max_rel,
@@ -235,20 +248,18 @@ def _export(flow: _Flow, trained: Path, crops: _Crops) -> tuple[Path, Path]:
     return fp32, fp16
 
 
-def _quality(model: Path, crops: _Crops) -> Quality:
-    result = evaluate_pixels(open_embedder(model).embed, crops.pixels, "retrieval")
+def _quality(model: Embedder, crops: _Crops) -> Quality:
+    result = evaluate_pixels(model.embed, crops.pixels, "retrieval")
     if not isinstance(result, RetrievalResult):
         raise TypeError(f"the retrieval protocol gave a {type(result).__name__}")
     return Quality(result.mAP, result.rank1)
 
 
-def _figures(before: Path, after: Path, crops: _Crops, *, queries: int = 4, shown: int = 10) -> list[Figure]:
+def _figures(models: Sequence[Embedder], crops: _Crops, *, queries: int = 4, shown: int = 10) -> list[Figure]:
     """Queries drawn at random, with the images that each model finds nearest to them."""
     dataset = crops.pixels.dataset
     gallery = Gallery(crops.pixels.values, dataset.identities, dataset.cameras)
-    embeddings = [
-        embed_images(open_embedder(model).embed, crops.pixels.values, flip=False, batch=64) for model in (before, after)
-    ]
+    embeddings = [embed_images(model.embed, crops.pixels.values, flip=False, batch=64) for model in models]
     picked = np.random.default_rng(0).choice(len(dataset), queries, replace=False)
     captions = ("Before: the source model's nearest images from other cameras.", "After fine-tuning: the same queries.")
     return [

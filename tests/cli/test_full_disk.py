@@ -71,9 +71,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     )
     assert done.returncode == 0, done.stderr
     results = map(json.loads, done.stdout.splitlines())
-    return {
-        name: Ended(code, message, folders[name]) for name, (code, message) in zip(CASES, results, strict=True)
-    }
+    return {name: Ended(code, message, folders[name]) for name, (code, message) in zip(CASES, results, strict=True)}
 
 
 @pytest.mark.parametrize("command", ["export", "onnx2torch", "deploy"])
