@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import nn
 
+from ...converters.weights.state_dict_loading import WeightMatch
 from ...errors import DataError, InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
 from ..data.samplers import plan_epoch
@@ -55,6 +56,8 @@ class RunPlan:
     memory: int
     """Weights, gradients, optimizer state and activations of one batch; not the data."""
     output: Path
+    weights: WeightMatch | None
+    """What `model.weights` would load."""
 
 
 def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
@@ -129,6 +132,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
             autocast=autocast,
         ),
         output=output,
+        weights=network.weights,
     )
 
 
