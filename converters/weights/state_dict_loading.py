@@ -24,6 +24,7 @@ __all__ = [
     "MatchedWeight",
     "StateDictOrigin",
     "WeightMatch",
+    "cancelled_biases",
     "is_unfused",
     "load_fused_weights",
     "load_named_weights",
@@ -118,7 +119,7 @@ def load_named_weights(
         InputError: the file holds no state_dict, does not fit, has no tensor of the module, or holds NaN or infinity.
     """
     state, own = _read(weights), module.state_dict()
-    optional = _optional_biases(module)
+    optional = cancelled_biases(module)
     required = {name for name in own if not (is_counter(name) or name in optional or may_lack(name))}
     named = names_of_module(state, own, required)
     misshapen = [name for name in own if name in named.tensors and named.tensors[name].shape != own[name].shape]
@@ -136,8 +137,8 @@ def _read(weights: str | Path | StateDictFile) -> StateDictFile:
     return weights if isinstance(weights, StateDictFile) else read_state_dict(weights)
 
 
-def _optional_biases(module: nn.Module) -> set[str]:
-    """Biases that fusing gave to layers before a restored BatchNorm."""
+def cancelled_biases(module: nn.Module) -> set[str]:
+    """Biases of layers before a restored BatchNorm, which subtracts them again: their value and gradient are nothing."""
     record = getattr(module, "meta", {}).get("rtool")
     return {f"{entry.after}.bias" for entry in record.restored} if isinstance(record, ConversionRecord) else set()
 
