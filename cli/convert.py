@@ -190,6 +190,7 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         by_name = sum(entry.how == "name" for entry in result.weights.matched)
         matched = len(result.weights.matched)
         rows.append(("weights loaded", f"{matched}: {by_name} by name, {matched - by_name} by shape and order"))
+        rows.append(("weights file", str(result.weights.origin)))
     rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
     return rows
 

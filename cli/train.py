@@ -286,6 +286,7 @@ def _show_batch(
 def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
     return [
         ("model", f"{plan.model}, {plan.parameters:,} parameters, heads {plan.head_parameters:,}"),
+        *([("weights", str(plan.weights))] if plan.weights is not None else []),
         ("input", "x".join(map(str, plan.input)) + f" -> {plan.embedding}"),
         ("train", f"{plan.train_images} images of {plan.train_identities} identities"),
         ("held out", f"{plan.held_out_images} images of {plan.held_out_identities} identities"),
