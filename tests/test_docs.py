@@ -1,4 +1,4 @@
-"""What the Markdown says is so: links lead somewhere, the map lists the files, claims and figures are those measured."""
+"""What the Markdown says is so: links lead somewhere, the map lists the files, figures are those measured."""
 
 import re
 from pathlib import Path

@@ -36,6 +36,10 @@ def ops(operator: str | None = None) -> OperatorTable:
 
     Raises:
         InputError: `operator` cannot be converted.
+
+    Examples:
+        >>> rtool.ops("Conv").operators[0].opsets
+        '1-28'
     """
     families.load()
     rows: dict[tuple[str, str], list[Lowering]] = {}

@@ -44,6 +44,11 @@ def show(
     Raises:
         InputError: the file is missing.
         ConfigError: unknown keys and wrong values, all of them in one message.
+
+    Examples:
+        >>> page = rtool.config.show(overrides=["epochs=3"])
+        >>> page.config.epochs, page.text.splitlines()[1]
+        (3, 'name: finetune')
     """
     resolved = load_config(config_template() if config is None else config, overrides)
     return ConfigPage(resolved, loss_reference() if losses else commented_config(resolved))
