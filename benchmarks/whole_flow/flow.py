@@ -35,7 +35,7 @@ from ...finetune.evaluation.retrieval import RetrievalResult
 from ...finetune.finetuning import finetune
 from ...serving import TritonServer, deploy
 from ..compare import compare_runners
-from ..load import LoadReport, load_test
+from ..load import LoadReport, serving
 from ..machine import describe_machine
 from ..places import DEMO_MODEL, EXAMPLES
 from ..timing import LatencyRow, latency
@@ -291,7 +291,7 @@ def _serve(flow: _Flow, repository: Path, fp32: Path, fp16: Path, crops: _Crops)
         )
         for name, path, model in served:
             flow.hop(name, path, f"triton://{server.url}/{model}", crops.batch, max_rel=0.0)
-        return load_test(server.url, _MODEL, concurrency=2, window=1.0, max_windows=6)
+        return serving(server.url, _MODEL, concurrency=2, window=1.0, max_windows=6)
 
 
 def _write(summary: DemoSummary, figures: Sequence[Figure], folder: Path) -> DemoResult:

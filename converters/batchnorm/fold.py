@@ -71,6 +71,12 @@ def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = Non
 
     With `padded`, one before a zero-padded layer leaves a `ChannelOffset` at its path. The function of the module in
     eval mode is unchanged up to one rounding of each weight and offset.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> _ = rtool.converters.restore_batchnorm(module, [torch.rand(128, 3, 16, 8)])
+        >>> [(entry.batchnorm, entry.into) for entry in rtool.converters.fold_batchnorm(module).folded]
+        [('bn', 'conv')]
     """
     folded: list[FoldedBatchNorm] = []
     kept: list[KeptBatchNorm] = []

@@ -115,6 +115,12 @@ def restore_batchnorm(
 
     Raises:
         InputError: too few images, images of the wrong size, or non-finite activations.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> report = rtool.converters.restore_batchnorm(module, [torch.rand(128, 3, 16, 8)])
+        >>> [(entry.module, entry.after) for entry in report.restored], report.images
+        ([('bn', 'conv')], 128)
     """
     skipped: dict[str, str] = {}
     original = find_original(module)

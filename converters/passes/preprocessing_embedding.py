@@ -33,6 +33,12 @@ def embed_preprocessing(
 
     Raises:
         InputError: the input is not one float image of the preprocessing's size.
+
+    Examples:
+        >>> pixels = rtool.converters.Preprocessing(height=16, width=8)
+        >>> onnx.save(rtool.converters.embed_preprocessing(onnx.load("model.onnx"), pixels), "pixels.onnx")
+        >>> rtool.inspect("pixels.onnx").inputs[0].dtype
+        'uint8'
     """
     graph_model = ir.from_proto(model)
     graph = graph_model.graph

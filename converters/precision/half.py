@@ -78,6 +78,11 @@ def to_half(
     Raises:
         InputError: a name in `keep` does not exist, or a value's type cannot be inferred.
         GateError: the result does not pass `onnx.checker`.
+
+    Examples:
+        >>> half = rtool.converters.to_half(onnx.load("model.onnx"))
+        >>> half.casts, [node.op_type for node in half.model.graph.node]
+        (2, ['Cast', 'Conv', 'Relu', 'ReduceMean', 'Cast'])
     """
     prepared = prepare_for_half(model)
     refuse_unknown_nodes(keep, model, prepared)

@@ -46,6 +46,12 @@ def measure_parity(reference: Arrays, candidate: Arrays) -> Parity:
 
     Raises:
         InputError: the numbers or shapes of outputs differ.
+
+    Examples:
+        >>> reference = np.eye(2, dtype=np.float32)
+        >>> parity = rtool.converters.measure_parity([reference], [1.5 * reference])
+        >>> parity.max_abs, parity.max_rel, parity.min_cosine
+        (0.5, 0.5, 1.0)
     """
     if len(reference) != len(candidate):
         raise InputError(f"parity: {len(reference)} reference outputs against {len(candidate)}")

@@ -98,6 +98,11 @@ def build_architecture(name: str, *, input_size: tuple[int, int] | None = None, 
 
     Raises:
         InputError: an unknown name or option, whose nearest known ones are listed, or a value it does not take.
+
+    Examples:
+        >>> network = rtool.converters.build_architecture("osnet_x0_25").eval()
+        >>> network(torch.zeros(1, 3, 128, 64)).shape
+        torch.Size([1, 512])
     """
     architecture = _architecture(name)
     for option in options:

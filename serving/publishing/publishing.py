@@ -59,6 +59,11 @@ def deploy(
         InputError: the file, the name or the combination cannot be served; nothing was changed.
         GateError: the running server does not reproduce the model; the previous version is served again.
         PlatformError: another publisher held the repository too long, or the server does not answer.
+
+    Examples:
+        >>> result = rtool.deploy("model.onnx", name="network", batch="dynamic")
+        >>> str(result.path), result.served
+        ('model_repository/network/1', (1,))
     """
     check_model_name(name)
     _check_keep(keep)

@@ -69,7 +69,7 @@ def test_bad_files_end_with_one_message_and_exit_code_2(tmp_path, capsys, conten
 
 def test_ops_lists_operators_and_their_opsets(capsys):
     assert run(["ops", "Conv", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["operators"]
     assert rows[0]["operator"] == "Conv"
     assert rows[0]["trainable"]
     assert run(["ops", "Convv"]) == 2

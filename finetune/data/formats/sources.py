@@ -69,6 +69,11 @@ def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
     Raises:
         InputError: nothing of that name, or a generator option that does not exist or parse.
         DataError: the layout is wrong, or there are fewer than two identities.
+
+    Examples:
+        >>> dataset = rtool.finetune.open_dataset("synthetic-people:identities=4,images=8,seed=2,size=16x8")
+        >>> len(dataset), len(set(dataset.identities.tolist()))
+        (32, 4)
     """
     name, _, options = str(spec).partition(":")
     if name in _GENERATORS:
