@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from ...errors import InputError, RtoolError
 from ..records.image_digest import row_digests
 from ..records.record import ConversionRecord
-from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from .affine import Layer, output_channels
 from .calibration_state import load_state, model_digest, save_state
 from .channel_statistics import ChannelStatistics
@@ -114,7 +114,7 @@ def _only_batch(module: nn.Module) -> int | None:
     record = getattr(module, "meta", {}).get("rtool")
     if not isinstance(module, fx.GraphModule) or not isinstance(record, ConversionRecord):
         return None
-    return runnable_batch(module, record.inputs)
+    return fixed_batch_by_shapes(module, record.inputs)
 
 
 def _empty(layer: Layer) -> ChannelStatistics:

@@ -28,7 +28,7 @@ from ...errors import InputError
 from ..lowering.names import is_generated
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, RestoredBatchNorm
-from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from .affine import Layer
 from .batchnorm_names import batchnorm_path
 from .calibration import TOLERATED_UNCERTAINTY, Batch, calibrate
@@ -247,7 +247,7 @@ def _reason_after_calibration(
 
 def _takes_single_images(module: fx.GraphModule) -> bool:
     record = module.meta.get("rtool")
-    return isinstance(record, ConversionRecord) and runnable_batch(module, record.inputs) == 1
+    return isinstance(record, ConversionRecord) and fixed_batch_by_shapes(module, record.inputs) == 1
 
 
 def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:

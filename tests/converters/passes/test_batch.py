@@ -313,7 +313,7 @@ def test_an_open_batch_is_proved_as_well():
 def test_open_sizes_need_inputs_to_be_proved_with():
     model = rows_of([helper.make_node("Relu", ["x"], ["y"])], {}, [4, 3, "width"])
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "width"
-    with pytest.raises(InputError, match="open shape") as caught:
+    with pytest.raises(InputError, match="dynamic shape") as caught:
         set_batch(model, "dynamic")
     assert "constant" not in str(caught.value)
     opened = set_batch(model, "dynamic", inputs=[np.zeros((1, 3, 6), np.float32)])
