@@ -82,7 +82,7 @@ def test_a_weight_with_one_row_per_image_fixes_the_batch_for_good(tmp_path):
     weight = numpy_helper.from_array(np.float32([[1, 2, 3], [4, 5, 6]]), "w")
     path = one_file(helper.make_node("Mul", ["x", "w"], ["y"]), [weight], tmp_path / "rows.onnx")
     assert onnx2torch(path, tmp_path / "rows.rtool").batch == 2
-    with pytest.raises(InputError, match=r"rows\.onnx: batch dynamic: .*cannot be proved"):
+    with pytest.raises(InputError, match=r"rows\.onnx: batch dynamic: .*cannot be verified"):
         onnx2torch(path, tmp_path / "dynamic.rtool", batch="dynamic")
     assert not (tmp_path / "dynamic.rtool").exists()
 
