@@ -169,7 +169,7 @@ def measure_graphs(network: str, files: Path) -> GraphRow:
         fp16_size=search.half.model.ByteSize() / exported.ByteSize(),
         fp16_cosine=search.parity.min_cosine,
         fp16_casts=search.half.casts,
-        fp16_kept=len(search.kept),
+        fp16_kept=len(search.float32_nodes),
         fp16_trials=search.trials,
         embedding_spread=_mean_cosine(trained),
         seconds={name: round(value, 3) for name, value in seconds.items()},

@@ -84,7 +84,7 @@ def measure_demo_model(methods: Sequence[CalibrationMethod] = get_args(Calibrati
                 "held_out_mean_cosine": parity.mean_cosine,
                 "rank_agreement": parity.rank_agreement,
                 "mAP": _mean_average_precision(found.model, preprocessing, held_out),
-                "kept_in_float32": list(found.kept),
+                "kept_in_float32": list(found.float32_nodes),
                 "trials": found.trials,
                 "bytes": _sizes(found.model),
             }
@@ -122,7 +122,7 @@ def measure_network(network: str, files: Path) -> dict[str, Any]:
             "calibrated_cosine": found.parity.min_cosine,
             "held_out_cosine": parity.min_cosine,
             "held_out_mean_cosine": parity.mean_cosine,
-            "kept_in_float32": list(found.kept),
+            "kept_in_float32": list(found.float32_nodes),
             "trials": found.trials,
             "latency": asdict(measure_latencies({"int8": path, "float32": source}, images[:1], ("int8",))),
         }

@@ -25,7 +25,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import ConversionRecord, TensorSpec
-from ..runtime.batch_by_numbers import only_batch
+from ..runtime.batch_by_numbers import fixed_batch_by_numbers
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import OnnxRunner, TorchRunner
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
@@ -137,7 +137,7 @@ def onnx2torch(
     samples = _samples(reference, module)
     expected = [reference.run(*arrays) for _, arrays in samples]
     parity = _check(module, reference, samples, expected, tolerance, "converted")
-    taken = only_batch(module, reference, tolerance)
+    taken = fixed_batch_by_numbers(module, reference, tolerance)
     loaded = None
     links = [_converted_link(parity, batch)]
     unfused = weights is not None and restore_bn and is_unfused(module, weights)

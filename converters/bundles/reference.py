@@ -24,7 +24,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec
-from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
 from ..runtime.triton import TritonRunner
 from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
@@ -89,7 +89,7 @@ class Model:
     def batch(self) -> int | None:
         """The only batch the model takes: of an exported program, or of a graph with a constant that holds it."""
         if isinstance(self.module, fx.GraphModule) and self.record is not None:
-            return runnable_batch(self.module, self.record.inputs)
+            return fixed_batch_by_shapes(self.module, self.record.inputs)
         first = self.exported_inputs[0].shape[:1] if self.exported_inputs else ()
         return next((size for size in first if isinstance(size, int)), None)
 

@@ -23,7 +23,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, Dim, TensorSpec
-from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.probing import probe_inputs, probe_pixels
 from ..weights.module_edits import difference_from_source, unplaced_parameter
 from ..weights.unfit_weights import refuse_half_weights, refuse_quantised_weights
@@ -120,7 +120,7 @@ def _of_module(
         graph=None if changed else graph,
         path=graph if isinstance(graph, Path) else None,
         chain=record.chain,
-        batch=runnable_batch(model, record.inputs),
+        batch=fixed_batch_by_shapes(model, record.inputs),
         changed=changed,
     )
 

@@ -23,7 +23,7 @@ from ..batchnorm.fold import FoldReport, KeptBatchNorm, fold_batchnorm
 from ..batchnorm.kept_batchnorms import left_in_source, still_there
 from ..files.atomic_file import check_file_output, serialised
 from ..files.model_files import files_of
-from ..passes.batch import Batch, set_batch
+from ..passes.batch import Batch, changes_batch, set_batch
 from ..passes.metadata_stripping import strip_metadata as without_traces
 from ..passes.preprocessing_embedding import embed_preprocessing
 from ..passes.simplification import Simplifier, simplify
@@ -213,7 +213,7 @@ class _OnnxExport:
             rewritten = set_batch(self.model, batch, inputs=self.log.inputs)
         except InputError as error:
             raise InputError(f"{self.origin.name}: {error}") from error
-        self.untouched &= rewritten.SerializeToString() == self.model.SerializeToString()
+        self.untouched &= not changes_batch(self.model, batch)
         self.model = rewritten
         self.log.check_model("batch", self.model, max_rel=self.tolerance, detail=str(batch))
 

@@ -1,4 +1,4 @@
-"""Which BatchNorms were folded into which weights, as rtool's own exports state it in a model's metadata."""
+"""The metadata key in which rtool's exports record which BatchNorm was folded into which weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDED_KEY = "rtool.folded_batchnorms"
 
 
 def stated_folds(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a model's metadata says of folded BatchNorms; empty where it says nothing that can be read."""
+    """Weight initializer -> path of the BatchNorm folded into it; empty where the metadata has no readable entry."""
     try:
         stated = json.loads(metadata.get(FOLDED_KEY, "{}"))
     except json.JSONDecodeError:

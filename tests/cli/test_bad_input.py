@@ -174,7 +174,7 @@ def test_a_batch_that_cannot_be_proved_is_refused(tmp_path, capsys):
     model = tmp_path / "rows.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), model)
     for batch in ("dynamic", "4"):
-        refuse(["export", str(model), "-o", str(tmp_path / "out.onnx"), "--batch", batch], capsys, "cannot be proved")
+        refuse(["export", str(model), "-o", str(tmp_path / "out.onnx"), "--batch", batch], capsys, "cannot be verified")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.onnx"]
 
 

@@ -147,11 +147,11 @@ def test_layers_that_lose_the_gate_return_to_float32_and_the_list_gives_the_same
     assert cosine(run(model, calibration), run(to_int8(model, calibration), calibration)) < 0.9995
     found = search_int8(model, calibration, min_cosine=0.9995)
     assert cosine(run(model, calibration), run(found.model, calibration)) >= 0.9995
-    assert {"conv5", "conv6"} <= set(found.kept)
-    assert len(found.kept) <= 6
-    again = to_int8(model, calibration, keep=found.kept)
+    assert {"conv5", "conv6"} <= set(found.float32_nodes)
+    assert len(found.float32_nodes) <= 6
+    again = to_int8(model, calibration, keep=found.float32_nodes)
     assert again.SerializeToString() == found.model.SerializeToString()
-    assert search_int8(model, calibration, keep=found.kept, min_cosine=0.9995).trials == 1
+    assert search_int8(model, calibration, keep=found.float32_nodes, min_cosine=0.9995).trials == 1
 
 
 def test_layers_too_small_to_gain_stay_in_float32_with_what_serves_them():
