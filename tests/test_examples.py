@@ -5,6 +5,7 @@ same network with a fixed batch of 2; `rtool`, `np`, `onnx` and `torch` are impo
 """
 
 import doctest
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -106,6 +107,29 @@ def test_every_example_in_the_source_is_run():
         name for path in sources for name in re.findall(r"^    Examples:$", path.read_text(), re.MULTILINE)
     ]
     assert len(with_examples) == len(EXAMPLES)
+
+
+def with_short_examples() -> list[str]:
+    """Modules with an example in a line of a docstring, without a heading: it needs nothing but its module."""
+    rooms = [
+        path for room in ("converters", "finetune", "serving", "benchmarks") for path in (ROOT / room).rglob("*.py")
+    ]
+    found = [path for path in rooms if re.search(r"^ *>>> ", _without_blocks(path.read_text()), re.MULTILINE)]
+    return sorted(".".join(("rtool", *path.relative_to(ROOT).with_suffix("").parts)) for path in found)
+
+
+def _without_blocks(text: str) -> str:
+    return re.sub(r"^    Examples:\n(        .*\n)+", "", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", with_short_examples())
+def test_a_short_example_prints_what_it_says(name: str):
+    module = importlib.import_module(name)
+    found = [test for test in doctest.DocTestFinder().find(module) if "Examples:" not in (test.docstring or "")]
+    report: list[str] = []
+    results = [doctest.DocTestRunner(verbose=False).run(test, out=report.append) for test in found]
+    assert sum(result.attempted for result in results) > 0
+    assert sum(result.failed for result in results) == 0, "".join(report)
 
 
 def test_examples_stand_last_and_below_their_heading():
