@@ -96,3 +96,31 @@ def test_the_glossary_is_in_the_order_of_the_alphabet():
     assert len(words) > 40
     assert words == sorted(words, key=str.lower)
     assert len(set(words)) == len(words)
+
+
+def changes() -> list[tuple[str, str]]:
+    """(section, line) of every change that is listed."""
+    section, found = "", []
+    for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("### "):
+            section = line.removeprefix("### ")
+        elif line.startswith("- "):
+            found.append((section, line.removeprefix("- ")))
+    return found
+
+
+def test_the_changelog_has_the_sections_of_keep_a_changelog():
+    lines = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    headings = [line for line in lines if line.startswith("#")]
+    assert headings[:2] == ["# Changelog", "## Unreleased"]
+    assert [line for line in headings if line.startswith("### ")][:3] == ["### Added", "### Changed", "### Fixed"]
+    assert {section for section, _ in changes()} == {"Added", "Changed", "Fixed"}
+    continued = [line for line in lines[lines.index("### Added") :] if line and not line.startswith(("- ", "#"))]
+    assert not continued, "one line per change"
+
+
+@pytest.mark.parametrize(("section", "change"), changes())
+def test_a_change_is_one_sentence_of_at_most_twenty_words(section: str, change: str):
+    assert len(change.split()) <= 20
+    assert change.endswith(".")
+    assert ". " not in change.replace("et al. ", "")
