@@ -7,8 +7,25 @@ Every command is one call of the same name: `rtool.onnx2torch("model.onnx")`, `r
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .lazy import lazy_exports
 from .version import __version__
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time the table below loads a name on first use
+    from . import bench, config
+    from .benchmarks.machine import doctor
+    from .benchmarks.whole_flow.flow import demo
+    from .converters.bundles.inspection import inspect
+    from .converters.bundles.onnx_to_bundle import onnx2torch
+    from .converters.exporting.pipeline import export
+    from .converters.lowering.operator_table import ops
+    from .errors import RtoolError
+    from .finetune import finetune
+    from .finetune.evaluation.evaluation import evaluate
+    from .serving.publishing.publishing import deploy
+    from .serving.publishing.rolling_back import rollback
+    from .serving.server.foreground import serve
 
 _PUBLIC: dict[str, str] = {
     "RtoolError": ".errors",
@@ -26,7 +43,23 @@ _PUBLIC: dict[str, str] = {
 _MODULES = ("bench", "config", "finetune")
 """Command groups, whose functions are their commands, and the one room that can be called."""
 
-__all__ = ["__version__", *sorted([*_MODULES, *_PUBLIC])]
+__all__ = [
+    "RtoolError",
+    "__version__",
+    "bench",
+    "config",
+    "demo",
+    "deploy",
+    "doctor",
+    "evaluate",
+    "export",
+    "finetune",
+    "inspect",
+    "onnx2torch",
+    "ops",
+    "rollback",
+    "serve",
+]
 _load, _ = lazy_exports(__name__, _PUBLIC)
 
 

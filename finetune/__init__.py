@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from ..lazy import lazy_exports
 
@@ -53,5 +53,5 @@ class _CallableRoom(ModuleType):
 
 sys.modules[__name__].__class__ = _CallableRoom
 
-finetune = sys.modules[__name__]
+finetune = cast("_CallableRoom", sys.modules[__name__])
 """So that the package's lazy table finds `rtool.finetune` before the room has been imported."""

@@ -1,5 +1,6 @@
 """What the Markdown says is so: links lead somewhere, the map lists the files, figures are those measured."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -61,9 +62,17 @@ def files_in_tree() -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"}
 
 
+def suggested_line(file: str) -> str:
+    """The room, and a line for the map made from the first sentence of the file's docstring."""
+    text = ast.get_docstring(ast.parse((ROOT / file).read_text(encoding="utf-8"))) or ""
+    room, _, name = file.rpartition("/")
+    return f"{room or 'The package'}: - `{name}`: {' '.join(text.partition('.')[0].split())}."
+
+
 def test_the_map_lists_every_source_file_once_and_no_other():
     listed = files_in_map()
-    assert sorted(files_in_tree() - set(listed)) == [], "add a line to docs/map.md for each"
+    missing = sorted(files_in_tree() - set(listed))
+    assert not missing, "add to docs/map.md, in plain words:\n" + "\n".join(map(suggested_line, missing))
     assert sorted(set(listed) - files_in_tree()) == [], "these are gone; remove them from docs/map.md"
     assert sorted({name for name in listed if listed.count(name) > 1}) == [], "listed twice in docs/map.md"
 

@@ -1,5 +1,6 @@
 """Every command is one Python call of the same name that returns a dataclass."""
 
+import ast
 import dataclasses
 import inspect
 import subprocess
@@ -73,6 +74,14 @@ def test_every_public_name_of_the_package_exists():
     assert set(rtool.__all__) == set(dir(rtool))
     for name in rtool.__all__:
         assert getattr(rtool, name) is not None
+
+
+def test_the_public_names_are_those_of_the_table_and_the_imports_for_type_checkers():
+    assert {*rtool._PUBLIC, *rtool._MODULES, "__version__"} == set(rtool.__all__)
+    tree = ast.parse(Path(rtool.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imported = {alias.name for node in block.body for alias in node.names}
+    assert imported == set(rtool.__all__) - {"__version__"}
 
 
 def test_importing_the_package_loads_no_library():
