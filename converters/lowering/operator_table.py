@@ -1,4 +1,4 @@
-"""The table behind `rtool ops`: every operator that can be converted, and in which opsets."""
+"""The table that `rtool ops` prints: every operator that can be converted, and in which opsets."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ __all__ = ["OperatorRow", "operators"]
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """One operator; `opsets` reads like `7-28`."""
+    """One operator; `opsets` is text such as `7-28`."""
 
     operator: str
     domain: str
     opsets: str
     trainable: bool
-    """Whether its weights become layers with parameters of their own."""
+    """Whether its weights become parameters of a layer."""
 
 
 def operators() -> tuple[OperatorRow, ...]:
-    """All operators, by domain and name; opsets without a gap are joined into one range."""
+    """All operators, sorted by domain and name; adjacent ranges of opsets are joined.
+
+    >>> [row.opsets for row in operators() if row.operator == "HardSwish"]
+    ['14-28']
+    """
     families.load()
     rows: dict[tuple[str, str], list[Lowering]] = {}
     for row in REGISTRY.rows():

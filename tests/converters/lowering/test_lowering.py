@@ -1,4 +1,4 @@
-"""The table of operators is complete and free of contradictions; shape numbers and lifted patterns are exact."""
+"""The table of operators is complete and free of contradictions; shape numbers and fused patterns are exact."""
 
 import numpy as np
 import onnx

@@ -380,7 +380,7 @@ FAMILIES = (
 
 
 def build(draw):
-    """A model, its inputs, and whether its batch is open."""
+    """A model, its inputs, and whether its batch is dynamic."""
     graph = Graph(draw)
     rank = graph.pick(4, 4, 4, 3, 2)
     shape = (IMAGES, graph.pick(2, 4, 6), *(graph.between(3, 7) for _ in range(rank - 2)))
