@@ -76,14 +76,16 @@ def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = Non
 
     The function of the module in eval mode is unchanged up to one rounding of each weight and offset.
 
-    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
-    >>> fold_batchnorm(fx.symbolic_trace(network))
-    FoldReport(folded=(FoldedBatchNorm(batchnorm='1', into='0', place='behind'),), kept=())
-
     Args:
         module: a traced or converted network in eval mode.
         only: paths of the BatchNorms to fold; all by default.
         padded: whether to fold a BatchNorm before a zero-padded layer too, leaving a `ChannelOffset` at its path.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> _ = rtool.converters.restore_batchnorm(module, [torch.rand(128, 3, 16, 8)])
+        >>> [(entry.batchnorm, entry.into) for entry in rtool.converters.fold_batchnorm(module).folded]
+        [('bn', 'conv')]
     """
     folded: list[FoldedBatchNorm] = []
     kept: list[KeptBatchNorm] = []

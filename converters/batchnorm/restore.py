@@ -121,6 +121,12 @@ def restore_batchnorm(
 
     Raises:
         InputError: too few images, images of the wrong size, non-finite activations, or an unusable state file.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> report = rtool.converters.restore_batchnorm(module, [torch.rand(128, 3, 16, 8)])
+        >>> [(entry.module, entry.after) for entry in report.restored], report.images
+        ([('bn', 'conv')], 128)
     """
     skipped: dict[str, str] = {}
     original = find_original(module)

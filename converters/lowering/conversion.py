@@ -43,6 +43,13 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
     Raises:
         InputError: `model` is not a usable ONNX model, or a pattern matches nothing.
         UnsupportedOperatorsError: some nodes cannot be converted exactly; lists all of them.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> [name for name, _ in module.named_parameters()]
+        ['conv.weight', 'conv.bias']
+        >>> module(torch.zeros(5, 3, 16, 8)).shape
+        torch.Size([5, 4])
     """
     loaded = load_onnx(model, mapped=True)
     try:

@@ -24,11 +24,7 @@ class OperatorRow:
 
 
 def operators() -> tuple[OperatorRow, ...]:
-    """All operators, sorted by domain and name; adjacent ranges of opsets are joined.
-
-    >>> [row.opsets for row in operators() if row.operator == "HardSwish"]
-    ['14-28']
-    """
+    """All operators, sorted by domain and name; adjacent ranges of opsets are joined."""
     families.load()
     rows: dict[tuple[str, str], list[Lowering]] = {}
     for row in REGISTRY.rows():

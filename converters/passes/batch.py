@@ -59,6 +59,12 @@ def set_batch(
     Raises:
         InputError: `batch` is neither a positive number nor "dynamic", sizes are dynamic and `inputs` is missing, or
             the rewritten graph does not give what `model` gives image by image.
+
+    Examples:
+        >>> rewritten = rtool.converters.set_batch(onnx.load("fixed.onnx"), "dynamic")
+        >>> onnx.save(rewritten, "dynamic.onnx")
+        >>> rtool.inspect("fixed.onnx").batch, rtool.inspect("dynamic.onnx").batch
+        (2, 'dynamic')
     """
     if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise InputError(f"batch: expected a positive number or 'dynamic', got {batch!r}")

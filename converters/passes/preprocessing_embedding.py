@@ -38,6 +38,12 @@ def embed_preprocessing(
 
     Raises:
         InputError: the model does not have exactly one float32 image input of the preprocessing's size.
+
+    Examples:
+        >>> pixels = rtool.converters.Preprocessing(height=16, width=8)
+        >>> onnx.save(rtool.converters.embed_preprocessing(onnx.load("model.onnx"), pixels), "pixels.onnx")
+        >>> rtool.inspect("pixels.onnx").inputs[0].dtype
+        'uint8'
     """
     graph_model = ir.from_proto(model)
     graph = graph_model.graph

@@ -62,6 +62,11 @@ def simplify(
 
     Raises:
         InputError: an unknown method, or ONNX Runtime cannot run `model` itself.
+
+    Examples:
+        >>> result = rtool.converters.simplify(onnx.load("model.onnx"))
+        >>> [node.op_type for node in result.model.graph.node]
+        ['Conv', 'Relu', 'ReduceMean']
     """
     if method not in get_args(Simplifier):
         raise InputError(f"unknown simplifier {method!r}; {nearest(method, get_args(Simplifier))}")

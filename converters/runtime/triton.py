@@ -186,10 +186,7 @@ class TritonReference:
 
     @classmethod
     def parse(cls, reference: str) -> Self:
-        """Parse a reference.
-
-        >>> TritonReference.parse("triton://localhost:8001/osnet/2")
-        TritonReference(url='localhost:8001', model='osnet', version=2)
+        """Parse a reference; without a version, `version` is None.
 
         Raises:
             InputError: the reference has another form.

@@ -99,12 +99,13 @@ def build_architecture(name: str, *, input_size: tuple[int, int] | None = None, 
     `input_size` (height, width) in pixels sizes the last layer where that depends on the image; the other
     architectures accept images of any size.
 
-    >>> import torch
-    >>> build_architecture("osnet_x0_25").eval()(torch.zeros(1, 3, 256, 128)).shape
-    torch.Size([1, 512])
-
     Raises:
         InputError: an unknown name or option (the nearest known ones are listed), or a value the option rejects.
+
+    Examples:
+        >>> network = rtool.converters.build_architecture("osnet_x0_25").eval()
+        >>> network(torch.zeros(1, 3, 128, 64)).shape
+        torch.Size([1, 512])
     """
     architecture = _architecture(name)
     for option in options:

@@ -71,7 +71,7 @@ def compress(x: Tensor, condition: Tensor, axis: int) -> Tensor:
 
 
 def reverse_sequences(x: Tensor, lengths: Tensor, time_axis: int, batch_axis: int) -> Tensor:
-    """The first `lengths[b]` steps of every batch entry in reverse, the rest as it is."""
+    """The first `lengths[b]` steps of every batch entry in reverse, the rest unchanged."""
     moved = x.movedim((batch_axis, time_axis), (0, 1))
     steps = torch.arange(moved.size(1), device=x.device).unsqueeze(0)
     ends = lengths.to(torch.int64).unsqueeze(1)

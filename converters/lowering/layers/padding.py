@@ -40,7 +40,7 @@ def pad(op: Op) -> Lowered:
 def _mode(op: Op) -> str:
     mode = op.attr_string("mode", "constant")
     if mode not in ("constant", "edge", "reflect", "wrap"):
-        raise op.refuse(f"mode={mode} is unknown; export with constant, edge, reflect or wrap")
+        raise op.refuse(f"mode={mode} is unknown; re-export with constant, edge, reflect or wrap")
     return mode
 
 

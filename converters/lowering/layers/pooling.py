@@ -98,7 +98,7 @@ def average_pool(op: Op) -> Lowered:
             options["ceil_mode"] = True
         return op.call(_AVERAGE[len(window.kernel)], op.x(0), kernel, **options)
     if window.same:
-        raise op.refuse("auto_pad on unknown sizes; export with explicit pads")
+        raise op.refuse("auto_pad on unknown sizes; re-export with explicit pads")
     if not plain or op.attr_int("ceil_mode", 0):
         geometry = (window.kernel, window.stride, window.dilation, window.begin, window.end)
         return op.call(average_windows, op.x(0), *geometry, bool(op.attr_int("ceil_mode", 0)), include_pad)
@@ -128,7 +128,7 @@ def lp_pool(op: Op) -> Lowered:
     """The p-norm of each window."""
     window = _window(op)
     if window.same:
-        raise op.refuse("auto_pad on unknown sizes; export with explicit pads")
+        raise op.refuse("auto_pad on unknown sizes; re-export with explicit pads")
     geometry = (window.kernel, window.stride, window.dilation, window.begin, window.end)
     return op.call(norm_windows, op.x(0), op.attr_int("p", 2), *geometry, bool(op.attr_int("ceil_mode", 0)))
 

@@ -95,7 +95,7 @@ def _convolution(op: Op, weight: int, zeros: tuple[int, int], bias: int) -> fx.N
         raise op.refuse("the kernel size is unknown; give the weight a fixed shape")
     window = window_of(op, [int(dim) for dim in shape[2:] if isinstance(dim, int)])
     if window.same:
-        raise op.refuse("auto_pad on unknown sizes; export with explicit pads")
+        raise op.refuse("auto_pad on unknown sizes; re-export with explicit pads")
     arguments: list[Any] = [op.x(0), op.x(weight), *(_optional(op, index) for index in (*zeros, bias))]
     geometry = (window.stride, window.torch_pads, window.dilation, op.attr_int("group", 1))
     return op.call(integer_convolution, *arguments, *geometry)

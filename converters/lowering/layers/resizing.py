@@ -83,7 +83,7 @@ def _mode(op: Op) -> str:
     mode = op.attr_string("mode", "nearest")
     mode = "linear" if mode == "bilinear" else mode
     if mode not in ("nearest", "linear", "cubic"):
-        raise op.refuse(f"mode={mode} is unknown; export with nearest, linear or cubic")
+        raise op.refuse(f"mode={mode} is unknown; re-export with nearest, linear or cubic")
     return mode
 
 

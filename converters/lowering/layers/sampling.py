@@ -87,7 +87,7 @@ def col2im(op: Op) -> Lowered:
     """`F.fold` for two axes with equal padding at both ends, else written out."""
     image, block = op.integers(1), op.integers(2)
     if not isinstance(image, list) or not isinstance(block, list):
-        raise op.refuse("the number of spatial axes is unknown; export with fixed shapes")
+        raise op.refuse("the number of spatial axes is unknown; re-export with fixed shapes")
     axes = len(image)
     stride, dilation = op.attr_ints("strides", [1] * axes), op.attr_ints("dilations", [1] * axes)
     pads = op.attr_ints("pads", [0] * (2 * axes)) or []

@@ -37,7 +37,7 @@ class _Geometry:
 def _sizes(op: Op) -> list[int]:
     dims = op.shape(0)
     if dims is None or not all(isinstance(dim, int) for dim in dims[2:]):
-        raise op.refuse("output_shape or auto_pad on unknown sizes; export with explicit pads")
+        raise op.refuse("output_shape or auto_pad on unknown sizes; re-export with explicit pads")
     return [dim for dim in dims[2:] if isinstance(dim, int)]
 
 
@@ -59,7 +59,7 @@ def _geometry(op: Op, kernel: list[int]) -> _Geometry:
     for a, target in enumerate(wanted[-axes:]):
         total = stride[a] * (sizes[a] - 1) + extra[a] + (kernel[a] - 1) * dilation[a] + 1 - target
         if total < 0 and not op.has_attribute("output_shape"):
-            raise op.refuse(f"auto_pad={mode} asks for more than the kernel reaches; export with explicit pads")
+            raise op.refuse(f"auto_pad={mode} asks for more than the kernel reaches; re-export with explicit pads")
         if total < 0:
             extra[a], total = extra[a] - total, 0
         small = total // 2

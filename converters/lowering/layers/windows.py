@@ -49,7 +49,7 @@ def window_of(op: Op, kernel: list[int]) -> Window:
         return _same(op, kernel, stride, dilation, upper=mode == "SAME_UPPER")
     pads = [0] * (2 * axes) if mode == "VALID" else op.attr_ints("pads", [0] * (2 * axes)) or [0] * (2 * axes)
     if mode not in ("NOTSET", "VALID", ""):
-        raise op.refuse(f"auto_pad={mode} is unknown; export with explicit pads")
+        raise op.refuse(f"auto_pad={mode} is unknown; re-export with explicit pads")
     if len(pads) != 2 * axes:
         raise op.refuse(f"kernel {kernel} needs {2 * axes} pads, got {pads}")
     if min(pads) < 0:
