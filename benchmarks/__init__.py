@@ -10,7 +10,7 @@ _PUBLIC = {
     "doctor": ".machine",
     "latency": ".timing",
     "parity": ".compare",
-    "load_test": ".load",
+    "serving": ".load",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

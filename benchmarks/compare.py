@@ -55,6 +55,11 @@ def parity(
     Raises:
         InputError: the models cannot be compared: other inputs, outputs or baked batches.
         PlatformError: a GPU was asked for and cannot be used.
+
+    Examples:
+        >>> report = rtool.bench.parity("model.onnx", "fixed.onnx")
+        >>> report.batch, report.passed, report.parity.max_rel
+        (2, True, 0.0)
     """
     runners = open_runner(reference), open_runner(candidate, device=device)
     batch = common_batch(runners, batch)

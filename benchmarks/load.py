@@ -27,7 +27,7 @@ from ..errors import InputError, PlatformError
 from .machine import describe_machine
 from .references import random_inputs
 
-__all__ = ["LoadReport", "load_test"]
+__all__ = ["LoadReport", "serving"]
 
 _STABLE = 1.10
 _WINDOWS = 3
@@ -69,7 +69,7 @@ class LoadReport:
     machine: dict[str, object]
 
 
-def load_test(
+def serving(
     url: str,
     model: str,
     *,

@@ -67,6 +67,11 @@ def latency(
     Raises:
         InputError: no model is given, or baked batches differ.
         PlatformError: a GPU was asked for and cannot be used.
+
+    Examples:
+        >>> report = rtool.bench.latency(["model.onnx", "fixed.onnx"], batch=2, rounds=5)
+        >>> [(row.model, row.p50 <= row.p99) for row in report.rows]
+        [('model.onnx', True), ('fixed.onnx', True)]
     """
     if not references:
         raise InputError("bench latency: name at least one model")

@@ -163,11 +163,9 @@ def serving_command(
     max_windows: int,
 ) -> None:
     """Load MODEL on the Triton at URL (host:port of gRPC) and measure latency and throughput."""
-    from ..benchmarks import load_test
+    from ..benchmarks import serving
 
-    report = load_test(
-        url, model, concurrency=concurrency, rate=rate, rows=rows, window=window, max_windows=max_windows
-    )
+    report = serving(url, model, concurrency=concurrency, rate=rate, rows=rows, window=window, max_windows=max_windows)
     output.emit(
         report,
         [

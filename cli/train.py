@@ -193,16 +193,15 @@ def config_group() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the values alone.")
 def config_show_command(config: Path | None, overrides: tuple[str, ...], losses: bool, as_json: bool) -> None:
     """Print every field with its value and meaning: of CONFIG, or the defaults."""
-    from ..finetune.config.files import load_config
-    from ..finetune.config.pages import commented_config, config_template, loss_reference
+    from ..finetune.config.calls import show
 
-    resolved = load_config(config, overrides) if config is not None else config_template()
+    page = show(config, overrides, losses=losses)
     if as_json:
         if losses:
             raise click.UsageError("--losses is a page to read; it has no --json")
-        Output(as_json=True, quiet=False).emit(resolved.model_dump(mode="json"))
+        Output(as_json=True, quiet=False).emit(page.config.model_dump(mode="json"))
         return
-    click.echo(loss_reference() if losses else commented_config(resolved), nl=False)
+    click.echo(page.text, nl=False)
 
 
 @config_group.command(
@@ -212,10 +211,10 @@ def config_show_command(config: Path | None, overrides: tuple[str, ...], losses:
 @output_options
 def config_init_command(output: Output, path: Path) -> None:
     """Write a commented configuration to PATH, to be edited."""
-    from ..finetune.config.pages import commented_config
+    from ..finetune.config.calls import init
 
-    _write_new(path, commented_config())
-    output.emit({"config": path}, artefact=path)
+    written = init(path)
+    output.emit({"config": written.path}, artefact=written.path)
 
 
 @config_group.command(
@@ -230,24 +229,11 @@ def config_init_command(output: Output, path: Path) -> None:
 @output_options
 def config_convert_command(output: Output, params: Path, path: Path | None) -> None:
     """Read the params.json of an older re-ID trainer, and write a configuration."""
-    from ..finetune.config.pages import commented_config
-    from ..finetune.config.params_json import convert_params
+    from ..finetune.config.calls import convert
 
-    config, unused = convert_params(params)
-    written = path or params.with_suffix(".yaml")
-    _write_new(written, commented_config(config))
-    rows = [("left out, without counterpart", ", ".join(unused))] if unused else []
-    output.emit({"config": written, "left_out": unused}, rows, artefact=written)
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise InputError(f"{path}: exists already; name another file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    written = convert(params, path)
+    rows = [("left out, without counterpart", ", ".join(written.left_out))] if written.left_out else []
+    output.emit({"config": written.path, "left_out": written.left_out}, rows, artefact=written.path)
 
 
 def _processes(text: str) -> int | Literal["auto"]:
@@ -286,6 +272,7 @@ def _show_batch(
 def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
     return [
         ("model", f"{plan.model}, {plan.parameters:,} parameters, heads {plan.head_parameters:,}"),
+        *([("weights", str(plan.weights))] if plan.weights is not None else []),
         ("input", "x".join(map(str, plan.input)) + f" -> {plan.embedding}"),
         ("train", f"{plan.train_images} images of {plan.train_identities} identities"),
         ("held out", f"{plan.held_out_images} images of {plan.held_out_identities} identities"),

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +61,8 @@ class FinetuneResult:
     """The last evaluation."""
     best_metric: float | None
     images_per_second: float
+    weights: dict[str, Any] | None = None
+    """What `model.weights` loaded, as `WeightMatch`; None without it, and of a resumed run, which has a checkpoint."""
 
 
 def finetune(
@@ -194,7 +196,7 @@ def _conclude(
         "best_metric": progress.best,
         "images_per_second": outcome.images_per_second or train.get("images_per_second", 0.0),
     }
-    folder.write_result(result)
+    folder.write_result(result | {"weights": None if network.weights is None else asdict(network.weights)})
     write_run_report(folder.path, result, _sheet(folder, config, network, data))
 
 
@@ -225,7 +227,9 @@ def _describe(
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
     folder.log(f"train on {train.name}: {len(train)} images of {train.identity_count} identities")
     folder.log(f"evaluate on {held_out.name}: {len(held_out)} images of {held_out.identity_count} identities")
-    for note in (*network.notes, *data.notes):
+    if network.weights is not None:
+        folder.log(f"note: model.weights {config.model.weights}: {network.weights}")
+    for note in data.notes:
         folder.log(f"note: {note}")
     for note in _notes_of_plan(config, trainer, device):
         folder.log(f"note: {note}")

@@ -38,7 +38,7 @@ class _AbsentError(NotImplementedError):
 
 
 def _rtool(path: Path, inputs: Sequence[Any]) -> Any:  # noqa: ARG001
-    from ...converters import onnx_to_torch
+    from rtool.converters import onnx_to_torch  # by name: this file runs as a script, outside its package
 
     return onnx_to_torch(path)
 

@@ -38,7 +38,9 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named measurements and write their result files; 1 when a quality target is missed."""
-    parser = argparse.ArgumentParser(description="Measure fine-tuning.")
+    parser = argparse.ArgumentParser(
+        prog="python -m rtool.benchmarks.training.finetune_bench", description="Measure fine-tuning."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_NAMES)}; all by default")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of quality")

@@ -119,6 +119,11 @@ def load_bundle(path: str | Path) -> Bundle:
 
     Raises:
         InputError: not a bundle, of a newer format, or its files do not fit together.
+
+    Examples:
+        >>> result = rtool.onnx2torch("model.onnx", "saved.rtool")
+        >>> rtool.converters.load_bundle("saved.rtool").module(torch.zeros(1, 3, 16, 8)).shape
+        torch.Size([1, 4])
     """
     folder = Path(path)
     info = _read_info(folder)

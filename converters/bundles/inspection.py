@@ -91,6 +91,11 @@ def inspect(reference: str | Path) -> Inspection:
 
     Raises:
         InputError: the reference names nothing that can be opened.
+
+    Examples:
+        >>> found = rtool.inspect("model.onnx")
+        >>> found.batch, found.parameters, found.operators
+        ('dynamic', 112, {'Conv': 1, 'Relu': 1, 'ReduceMean': 1})
     """
     path = Path(reference)
     if path.is_dir() and is_bundle(path):

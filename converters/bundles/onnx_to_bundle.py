@@ -108,6 +108,11 @@ def onnx2torch(
             written.
         UnsupportedOperatorsError: nodes that cannot be converted exactly.
         GateError: the module does not reproduce the file; nothing is written.
+
+    Examples:
+        >>> result = rtool.onnx2torch("model.onnx")
+        >>> str(result.output), result.parameters, max(entry.parity.max_rel for entry in result.parity) < 1e-5
+        ('model.rtool', 112, True)
     """
     start = time.perf_counter()
     path = Path(model)

@@ -99,6 +99,11 @@ def load_model(reference: str | Path) -> Model:
 
     Raises:
         InputError: it names nothing that exists, or a file that is not what its name says.
+
+    Examples:
+        >>> model = rtool.converters.load_model("model.onnx")
+        >>> model.kind, type(model.module.conv).__name__
+        ('onnx', 'Conv2d')
     """
     path = Path(reference)
     name = str(reference)
@@ -136,6 +141,11 @@ def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | No
     Raises:
         InputError: the reference names nothing that can be opened.
         PlatformError: `device` cannot be used here, or no server answers.
+
+    Examples:
+        >>> runner = rtool.converters.open_runner("model.onnx")
+        >>> [output.shape for output in runner.run(np.zeros((3, 3, 16, 8), np.float32))]
+        [(3, 4)]
     """
     if str(reference).startswith("triton://"):
         return TritonRunner.from_reference(str(reference))

@@ -106,6 +106,11 @@ def export(
     Raises:
         InputError: an argument or the model cannot be used.
         GateError: a step missed its tolerance; nothing is written.
+
+    Examples:
+        >>> result = rtool.export("model.onnx", "batch16.onnx", batch=16)
+        >>> [step.name for step in result.steps], result.nodes
+        (['write-back', 'batch', 'simplify'], 3)
     """
     precision = chosen_precision({"fp16": fp16, "bf16": bf16, "int8": int8})
     options = {

@@ -34,5 +34,9 @@ def check_image_size(label: str, inputs: Sequence[TensorSpec], preprocessing: Pr
 
 
 def listed(shape: Sequence[Dim]) -> str:
-    """A shape in words, such as `batch x 3 x 256 x ?`; an unknown size is `?`."""
+    """A shape in words; an unknown size is `?`.
+
+    >>> listed(("batch", 3, 256, None))
+    'batch x 3 x 256 x ?'
+    """
     return " x ".join("?" if size is None else str(size) for size in shape)

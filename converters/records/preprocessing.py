@@ -30,6 +30,10 @@ class Preprocessing:
 
     `mean` and `std` have one value per channel, in units of the pixels and in the order of `channel_order`.
 
+    >>> from PIL import Image
+    >>> IMAGENET([Image.new("RGB", (64, 64))]).shape
+    (1, 3, 256, 128)
+
     Raises:
         InputError: a size or std that is not positive, an unknown interpolation, or a mean or std of the wrong length.
     """

@@ -20,6 +20,10 @@ def probe_inputs(inputs: Sequence[TensorSpec], batch: int, *, seed: int = 0) -> 
 
     Floats are drawn from N(0, 1), uint8 from 0..255, booleans and other integers from {0, 1}.
 
+    >>> (images,) = probe_inputs([TensorSpec("images", "float32", ("batch", 3, 4, 4))], 2)
+    >>> images.shape, images.dtype
+    ((2, 3, 4, 4), dtype('float32'))
+
     Raises:
         InputError: a size other than the batch is unknown.
     """

@@ -188,6 +188,9 @@ class TritonReference:
     def parse(cls, reference: str) -> Self:
         """Parse a reference; without a version, `version` is None.
 
+        >>> TritonReference.parse("triton://localhost:8001/osnet/2")
+        TritonReference(url='localhost:8001', model='osnet', version=2)
+
         Raises:
             InputError: the reference has another form.
         """

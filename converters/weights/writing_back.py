@@ -68,6 +68,13 @@ def write_back(
     Raises:
         InputError: `source` is another model, `module` was edited or has parts that the source graph has no place
             for, or `output` is the source file or holds weights of it.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> _ = module.conv.bias.data.fill_(1.0)
+        >>> trained = rtool.converters.write_back(module, "model.onnx")
+        >>> onnx.numpy_helper.to_array(trained.graph.initializer[1])
+        array([1., 1., 1., 1.], dtype=float32)
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if output is not None:

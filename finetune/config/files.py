@@ -26,6 +26,12 @@ def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = 
     Raises:
         InputError: the file is missing or no YAML.
         ConfigError: unknown keys and wrong values, all of them in one message.
+
+    Examples:
+        >>> rtool.config.init("finetune.yaml")
+        ConfigFile(path=PosixPath('finetune.yaml'), left_out=())
+        >>> rtool.finetune.load_config("finetune.yaml", ["optimizer.lr=1e-4"]).optimizer.lr
+        0.0001
     """
     if isinstance(config, FinetuneConfig):
         source, data = "config", config.model_dump(mode="json")

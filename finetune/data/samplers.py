@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from .dataset import UNKNOWN_CAMERA
 
-__all__ = ["Sampler", "plan_epoch", "plan_pk", "plan_random", "rank_part"]
+__all__ = ["Sampler", "plan_epoch", "plan_pk", "plan_random", "rank_columns"]
 
 Indices = NDArray[np.int64]
 Sampler = Literal["random", "pk", "pk_cameras"]
@@ -62,10 +62,10 @@ def plan_epoch(
     )
 
 
-def rank_part(plan: Indices, rank: int, ranks: int) -> Indices:
-    """The columns of a plan that one rank takes: [steps, global batch / ranks]."""
+def rank_columns(plan: Indices, rank: int, ranks: int) -> slice:
+    """The columns of a plan [steps, global batch] whose images process `rank` of `ranks` trains on."""
     width = plan.shape[1] // ranks
-    return plan[:, rank * width : (rank + 1) * width]
+    return slice(rank * width, (rank + 1) * width)
 
 
 def plan_random(count: int, batch: int, rng: np.random.Generator) -> Indices:

@@ -190,6 +190,12 @@ def evaluate(
         InputError: the model or the data set does not exist, or the size is unknown.
         DataError: the data set does not fit the protocol, or cannot be read.
         GateError: embeddings are not finite.
+
+    Examples:
+        >>> people = "synthetic-people:identities=4,images=8,seed=2,size=16x8"
+        >>> result = rtool.evaluate("model.onnx", people)
+        >>> result.protocol, result.queries, result.gallery
+        ('retrieval', 16, 16)
     """
     dataset = open_dataset(data, subset)
     model = open_embedder(reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size)

@@ -8,6 +8,7 @@ between ranks. All arithmetic is float32, also under autocast.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -141,7 +142,7 @@ class CenterHead(nn.Module):
 class PairHead(nn.Module):
     """A loss over pairs, taken over the rows of all ranks."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], normalise: bool) -> None:
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], *, normalise: bool) -> None:
         super().__init__()
         self._loss = loss
         self._normalise = normalise
@@ -162,34 +163,8 @@ def build_head(
     match config:
         case SoftmaxLoss():
             return LinearHead(dimension, classes, config.smoothing)
-        case ArcFaceLoss():
-            m1, m2, m3 = config.margins
-            return CosineHead(
-                dimension,
-                classes,
-                lambda cosine, labels: margin_logits(
-                    cosine,
-                    labels,
-                    scale=config.scale,
-                    m1=m1,
-                    m2=m2,
-                    m3=m3,
-                    gradient=config.gradient,
-                    filter_above=config.filter_above,
-                ),
-            )
-        case CosFaceLoss():
-            return CosineHead(
-                dimension,
-                classes,
-                lambda cosine, labels: margin_logits(cosine, labels, scale=config.scale, m2=0.0, m3=config.margin),
-            )
-        case CircleLoss():
-            return CosineHead(
-                dimension,
-                classes,
-                lambda cosine, labels: circle_logits(cosine, labels, scale=config.scale, margin=config.margin),
-            )
+        case ArcFaceLoss() | CosFaceLoss() | CircleLoss():
+            return CosineHead(dimension, classes, _logits_of(config))
         case AdaFaceLoss():
             return AdaFaceHead(dimension, classes, config)
         case PartsLoss():
@@ -210,14 +185,30 @@ def build_head(
         case CenterLoss():
             return CenterHead(dimension, classes, config.alpha)
         case CirclePairLoss():
-            return PairHead(
-                lambda rows, labels: circle_pair_loss(rows, labels, margin=config.margin, scale=config.scale), False
-            )
+            return PairHead(partial(circle_pair_loss, margin=config.margin, scale=config.scale), normalise=False)
         case TripletLoss():
             margin = None if config.margin == "soft" else config.margin
-            return PairHead(
-                lambda rows, labels: triplet_loss(rows, labels, margin=margin, mining=config.mining), config.normalise
+            return PairHead(partial(triplet_loss, margin=margin, mining=config.mining), normalise=config.normalise)
+
+
+def _logits_of(config: ArcFaceLoss | CosFaceLoss | CircleLoss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function from cosines [N, C] and labels [N] to logits [N, C] that a loss names."""
+    match config:
+        case ArcFaceLoss():
+            m1, m2, m3 = config.margins
+            return partial(
+                margin_logits,
+                scale=config.scale,
+                m1=m1,
+                m2=m2,
+                m3=m3,
+                gradient=config.gradient,
+                filter_above=config.filter_above,
             )
+        case CosFaceLoss():
+            return partial(margin_logits, scale=config.scale, m2=0.0, m3=config.margin)
+        case CircleLoss():
+            return partial(circle_logits, scale=config.scale, margin=config.margin)
 
 
 def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:

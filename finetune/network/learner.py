@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ...converters.records.record import ConversionRecord
+from ...converters.weights.state_dict_loading import cancelled_biases
 from ...errors import ConfigError, InputError
 from ..config.name_patterns import check_patterns, matches
 from ..losses.partial_fc import PartialFC
@@ -30,7 +30,7 @@ class Learner(nn.Module):
         self.backbone = backbone
         self.heads = heads
         self.autocast = autocast
-        fixed = _cancelled_biases(backbone)
+        fixed = cancelled_biases(backbone)
         self._output = output
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
@@ -97,9 +97,3 @@ def check_freezing(learner: Learner, freeze: Mapping[str, float | None]) -> None
             "model.freeze: the whole network is frozen and no loss has weights of its own, so the first epoch would "
             "train nothing; leave some layers out, or add a loss such as arcface"
         )
-
-
-def _cancelled_biases(backbone: nn.Module) -> set[str]:
-    """Biases of layers before a restored BatchNorm, which subtracts them again: their gradient is 0 and costs time."""
-    record = getattr(backbone, "meta", {}).get("rtool")
-    return {f"{entry.after}.bias" for entry in record.restored} if isinstance(record, ConversionRecord) else set()

@@ -20,6 +20,7 @@ from ...converters.bundles.reference import Model, load_model
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import record_of
+from ...converters.weights.state_dict_loading import WeightMatch
 from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from ...errors import ConfigError, InputError
 from ..config.config import ModelConfig
@@ -43,8 +44,8 @@ class Network:
     dimension: int
     save: Callable[[Path, nn.Module, ChainLink | None], Any]
     """Writes a bundle; the link says of its provenance how it was trained."""
-    notes: tuple[str, ...] = ()
-    """Lines for the log: what was loaded into it."""
+    weights: WeightMatch | None = None
+    """What `model.weights` loaded into it; None where there was no such file, or a checkpoint took its place."""
 
 
 def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> Tensor:
@@ -92,10 +93,9 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         name=config.preprocessing,
         size=config.size,
     )
-    notes: tuple[str, ...] = ()
+    loaded = None
     if config.weights is not None and checkpoint is None:
         loaded = load_weights(model.module, config.weights, config.weights_may_lack)
-        notes = (f"model.weights {config.weights}: {loaded}",)
     chain = _earlier(model.chain, resumed=checkpoint is not None)
     if model.record is not None:
         model.record.chain = chain
@@ -107,7 +107,7 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
 
     dimension = _dimension(model, preprocessing, config.output)
-    return Network(model.name, model.module, preprocessing, dimension, save, notes)
+    return Network(model.name, model.module, preprocessing, dimension, save, loaded)
 
 
 def check_restorable(network: Network) -> fx.GraphModule:

@@ -1,15 +1,17 @@
 """The folder of one run: `output/name/time/` with configuration, environment, log and metrics.
 
-    config.yaml     the resolved configuration
-    env.json        command, versions, machine, processes, device
-    log.txt         what was printed
-    metrics.csv     the same as a table; tb/ the same for TensorBoard
-    report.html     the whole run on one page
-    metrics.jsonl   one JSON object a line: {"kind": "train"|"evaluation", "step", "epoch", ...}
-    checkpoints/    see `checkpoints`
-    result.json     written last, with the outcome; `finished` is false when the run was stopped
+    config.yaml     the resolved configuration; a run resumed with another keeps the earlier ones as config-1.yaml, ...
+    env.json        command, versions, machine, processes, device; env-2.json, ... of later starts
+    log.txt         every line of the log, also those that were not printed
+    metrics.jsonl   one JSON object per line: {"kind": "train"|"evaluation", "step", "epoch", ...}
+    metrics.csv     the same as a table, written when the run ends
+    tb/             the same for TensorBoard, written by `tracking`
+    checkpoints/    written by `checkpoints`
+    report.html     the whole run on one page, written by `run_report`
+    result.json     written when the run ends, with the outcome; `finished` is false when it was stopped
 
-Nothing is ever overwritten; `run_locked` keeps a second run out. A number that is none is null in all of them.
+A new run never writes into an existing folder, and `run_locked` keeps two runs out of one. NaN and infinity are null in
+the JSON files.
 """
 
 from __future__ import annotations
@@ -122,11 +124,6 @@ class RunFolder:
         self.display.__exit__(None, None, None)
         for tracker in self.trackers:
             tracker.close()
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints go."""
-        return self.path / "checkpoints"
 
     def log(self, line: str, *, routine: bool = False) -> None:
         """Append to log.txt, and print on stderr; routine lines are not printed where a bar tells the same."""

@@ -9,18 +9,16 @@ from typing import Literal
 
 from torch import nn
 
-from ...errors import DataError, InputError
+from ...converters.weights.state_dict_loading import WeightMatch
+from ...errors import InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
-from ..data.samplers import plan_epoch
 from ..evaluation.plan import plan_evaluation
-from ..losses.heads import build_head
 from ..network.autocast import autocast_dtype
-from ..network.learner import Learner, check_freezing
 from ..network.memory_estimate import estimate_memory
 from ..network.networks import check_restorable, load_network
-from ..network.reach import hold_unreached
 from ..processes.launching import count_processes, resolve_device
-from .assembly import check_batch
+from .assembly import build_heads, build_learner
+from .epoch import epoch_steps
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
 
@@ -55,6 +53,8 @@ class RunPlan:
     memory: int
     """Weights, gradients, optimizer state and activations of one batch; not the data."""
     output: Path
+    weights: WeightMatch | None
+    """What `model.weights` would load."""
 
 
 def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
@@ -73,62 +73,42 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     train, held_out = open_training_data(config)
     evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
     metric = evaluation.metric(config.evaluation.metric)
-    sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
-    heads = nn.ModuleList(
-        build_head(loss, network.dimension, _STAND_IN if isinstance(loss, PartialFCLoss) else train.identity_count)
-        for loss in config.losses
-    )
-    hold_unreached(network, config.model.output)
+    identities = train.identity_count
+    heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
-    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast)
-    check_freezing(learner, config.model.freeze)
-    check_batch(config, learner)
+    learner, _ = build_learner(config, network, heads, autocast)
     learner.train()  # the estimate is of a step
     build_optimizer(config.optimizer, network.module, heads)
-    data = config.data
-    plan = plan_epoch(
-        data.sampler,
-        train.identities,
-        train.cameras,
-        batch=data.batch,
-        images_per_identity=data.images_per_identity,
-        ranks=processes,
-        seed=config.seed,
-        epoch=0,
-    )
-    steps = len(plan) // config.optimizer.accumulate
-    if steps == 0:
-        raise DataError(
-            f"{train.name}: an epoch has {len(plan)} batches, fewer than optimizer.accumulate "
-            f"{config.optimizer.accumulate}"
-        )
+    batches = epoch_steps(config, train, ranks=processes, epoch=0)
+    sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
     size = network.preprocessing
     return RunPlan(
         model=network.name,
         input=(size.channels, size.height, size.width),
         embedding=network.dimension,
         parameters=_count(network.module),
-        head_parameters=_count(heads) + sharded * train.identity_count * network.dimension,
+        head_parameters=_count(heads) + sharded * identities * network.dimension,
         train_images=len(train),
-        train_identities=train.identity_count,
+        train_identities=identities,
         held_out_images=len(held_out),
         held_out_identities=held_out.identity_count,
         protocol=evaluation.protocol,
         metric=metric,
-        batch=data.batch,
+        batch=config.data.batch,
         processes=processes,
-        steps_per_epoch=min(steps, config.steps_per_epoch or steps),
+        steps_per_epoch=len(batches) // config.optimizer.accumulate,
         epochs=config.epochs,
         device=str(device),
         memory=estimate_memory(
             config,
             network,
             _count(heads),
-            identities=train.identity_count,
+            identities=identities,
             processes=processes,
             autocast=autocast,
         ),
         output=output,
+        weights=network.weights,
     )
 
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...converters.records.provenance import ChainLink, tool_versions
-from ...errors import DataError, GateError
+from ...errors import GateError
 from ..config.config import FinetuneConfig
 from ..data.decoding import check_unreadable
-from ..data.loading import Batch, EpochSamples, iterate_batches, lost_workers_named
-from ..data.samplers import plan_epoch
+from ..data.loading import Batch, iterate_batches, lost_workers_named
+from ..data.samplers import rank_columns
 from ..evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
 from ..evaluation.plan import plan_evaluation
 from ..network.learner import embedding_of
@@ -44,6 +44,7 @@ from ..runs.checkpoints import (
 )
 from ..runs.run_folder import RunFolder, read_metrics
 from .assembly import assemble_learner
+from .epoch import epoch_samples, epoch_steps
 from .generators import generator_states, load_generator_states, seed_generators
 from .metering import Meter
 from .prepared_data import PreparedData
@@ -88,7 +89,7 @@ class Trainer:
         evaluation = config.evaluation
         plan = plan_evaluation(data.held_out.dataset, evaluation.protocol, rerank=evaluation.rerank)
         self._metric = plan.metric(evaluation.metric)
-        self._learner, self.notes = assemble_learner(config, network, data, device)
+        self._learner, self.notes = assemble_learner(config, network, data.train.dataset.identity_count, device)
         self._stepper = Stepper(config, self._learner, network.preprocessing, device)
         batches, global_batch = self._plan(0).shape
         self.steps_per_epoch: int = batches // config.optimizer.accumulate
@@ -183,24 +184,7 @@ class Trainer:
 
     def _plan(self, epoch: int) -> NDArray[np.int64]:
         """The plan of an epoch, whole optimizer steps only."""
-        data, dataset = self._config.data, self._data.train.dataset
-        plan = plan_epoch(
-            data.sampler,
-            dataset.identities,
-            dataset.cameras,
-            batch=data.batch,
-            images_per_identity=data.images_per_identity,
-            ranks=world_size(),
-            seed=self._config.seed,
-            epoch=epoch,
-        )
-        accumulate = self._config.optimizer.accumulate
-        steps = min(len(plan) // accumulate, self._config.steps_per_epoch or len(plan))
-        if steps == 0:
-            raise DataError(
-                f"{dataset.name}: an epoch has {len(plan)} batches, fewer than optimizer.accumulate {accumulate}"
-            )
-        return plan[: steps * accumulate]
+        return epoch_steps(self._config, self._data.train.dataset, ranks=world_size(), epoch=epoch)
 
     def _run_epoch(self) -> bool:
         """The rest of the current epoch; False when stopped before its end."""
@@ -232,11 +216,8 @@ class Trainer:
 
     def _batches(self, plan: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
         """The batches of this rank from the present place in the epoch on."""
-        preprocessing = self._network.preprocessing
-        fill = preprocessing.mean[::-1] if preprocessing.channel_order == "bgr" else preprocessing.mean
-        samples = EpochSamples(self._data.train, self._config.augment, fill, self._config.seed, epoch)
-        width = plan.shape[1] // world_size()
-        columns = slice(rank() * width, (rank() + 1) * width)
+        samples = epoch_samples(self._config, self._data.train, self._network.preprocessing, epoch=epoch)
+        columns = rank_columns(plan, rank(), world_size())
         pin = self._device.type == "cuda"
         return iterate_batches(samples, plan, columns, self._config.data.workers, first=self._progress.batch, pin=pin)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from ..repository.deployed import DeployResult, newest_served, remembered_config
 from ..repository.golden import golden_outputs
 from ..repository.graph_signature import GraphSignature, read_signature
 from ..repository.manifest import make_manifest
-from ..repository.model_config import ServingSettings
+from ..repository.model_config import Device, ServingSettings
 from ..repository.repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
 from ..repository.warmup import WarmupFile, example_array, read_examples, warmup_files
 from .publication import Publication, prune, publish, publishing, remember_configs, withdraw
@@ -58,44 +59,90 @@ def deploy(
         InputError: the file, the name or the combination cannot be served; nothing was changed.
         GateError: the running server does not reproduce the model; the previous version is served again.
         PlatformError: another publisher held the repository too long, or the server does not answer.
+
+    Examples:
+        >>> result = rtool.deploy("model.onnx", name="network", batch="dynamic")
+        >>> str(result.path), result.served
+        ('model_repository/network/1', (1,))
     """
     check_model_name(name)
+    _check_keep(keep)
+    signature, files = _read_servable(model, batch, warmup)
+    folder = ModelFolder(Path(repository) / name)
+    with publishing(folder.path.parent) as staging:
+        versions = _next_versions(folder, also_serve)
+        plan = plan_configs(folder, signature, versions.served, device=device, settings=settings, warmup=files)
+        _check_plan(plan, folder, signature, also_serve)
+        as_given = keep_metadata or _is_placeholders(folder, versions.new, signature)
+        published = signature if as_given else without_traces(signature, staging)
+        manifest = _manifest(folder, versions, signature, published, provenance)
+        _write_version(folder, versions, published, plan, files, manifest, staging)
+        if url is not None:
+            _bring_live(url, folder, versions, staging)
+        removed = prune(folder, {*versions.served, versions.previous}, keep, staging) if keep is not None else ()
+    notes = _notes(files, removed, stripped=published is not signature)
+    return _result(folder, versions, published, plan.device, notes)
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """The version that is published, the one served before it, and those served afterwards."""
+
+    new: int
+    previous: int | None
+    served: tuple[int, ...]
+
+
+def _next_versions(folder: ModelFolder, also_serve: Sequence[int]) -> _Versions:
+    """The next free number, or that of a placeholder whose weights are missing."""
+    present = folder.versions()
+    placeholder = bool(present) and not any(folder.has_model(version) for version in present)
+    new = present[-1] if placeholder else max(present, default=0) + 1
+    return _Versions(new, newest_served(folder), tuple(sorted({*also_serve, new})))
+
+
+def _read_servable(
+    model: str | Path, batch: int | Literal["dynamic"] | None, warmup: Mapping[str, NDArray[Any]] | str | Path | None
+) -> tuple[GraphSignature, list[WarmupFile]]:
+    """The graph's signature and its warm-up files, after the graph has been run once."""
     signature = read_signature(model)
     _check_batch(signature, batch)
-    _check_keep(keep)
     examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
     files = warmup_files(signature, examples)
     _check_runs(signature, examples)
-    root = Path(repository)
-    folder = ModelFolder(root / name)
-    with publishing(root) as staging:
-        previous = newest_served(folder)
-        version = _next_version(folder)
-        served = tuple(sorted({*also_serve, version}))
-        plan = plan_configs(folder, signature, served, device=device, settings=settings, warmup=files)
-        _check_plan(plan, folder, signature, also_serve)
-        published = signature
-        if not keep_metadata and not _is_placeholders(folder, version, signature):
-            published = without_traces(signature, staging)
-        manifest = _manifest(folder, version, signature, published, previous, provenance)
-        if previous is not None:
-            remember_configs(folder, previous, staging)
-        model_file, digest = {MODEL_FILE: published.path}, {MODEL_FILE: published.sha256}
-        publish(Publication(folder, version, model_file, digest, plan.texts(), files, manifest), staging)
-        if url is not None:
-            _bring_live(url, folder, version, previous, staging)
-        removed = prune(folder, {*served, previous}, keep, staging) if keep is not None else ()
+    return signature, files
+
+
+def _write_version(
+    folder: ModelFolder,
+    versions: _Versions,
+    published: GraphSignature,
+    plan: ConfigPlan,
+    files: Sequence[WarmupFile],
+    manifest: Mapping[str, Any],
+    staging: Path,
+) -> None:
+    """Keep the configurations that serve now, then publish the new version and its own."""
+    if versions.previous is not None:
+        remember_configs(folder, versions.previous, staging)
+    model_file, digest = {MODEL_FILE: published.path}, {MODEL_FILE: published.sha256}
+    publish(Publication(folder, versions.new, model_file, digest, plan.texts(), files, manifest), staging)
+
+
+def _result(
+    folder: ModelFolder, versions: _Versions, published: GraphSignature, device: Device, notes: tuple[str, ...]
+) -> DeployResult:
     return DeployResult(
-        path=folder.version_path(version),
-        name=name,
-        version=version,
+        path=folder.version_path(versions.new),
+        name=folder.name,
+        version=versions.new,
         config=folder.config_path,
-        served=served,
-        previous=previous,
-        batch=signature.batch,
-        device=plan.device,
+        served=versions.served,
+        previous=versions.previous,
+        batch=published.batch,
+        device=device,
         sha256=published.sha256,
-        notes=_notes(files, removed, stripped=published is not signature),
+        notes=notes,
     )
 
 
@@ -148,13 +195,6 @@ def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] 
     golden_outputs(signature.path, inputs)
 
 
-def _next_version(folder: ModelFolder) -> int:
-    versions = folder.versions()
-    if versions and not any(folder.has_model(version) for version in versions):
-        return versions[-1]  # fill the placeholder
-    return max(versions, default=0) + 1
-
-
 def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature, also_serve: Sequence[int]) -> None:
     problems = []
     for path, config in plan.configs.items():
@@ -174,22 +214,21 @@ def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature
 
 def _manifest(
     folder: ModelFolder,
-    version: int,
+    versions: _Versions,
     signature: GraphSignature,
     published: GraphSignature,
-    previous: int | None,
     provenance: Mapping[str, Any] | None,
 ) -> Mapping[str, Any]:
-    placeholder = folder.manifest(version)
-    if placeholder is not None and _is_placeholders(folder, version, signature):
+    placeholder = folder.manifest(versions.new)
+    if placeholder is not None and _is_placeholders(folder, versions.new, signature):
         return placeholder
     return make_manifest(
         folder.name,
-        version,
+        versions.new,
         signature,
         published=published,
         repository=folder.path.parent,
-        previous=previous,
+        previous=versions.previous,
         provenance=provenance,
     )
 
@@ -200,19 +239,20 @@ def _is_placeholders(folder: ModelFolder, version: int, signature: GraphSignatur
     return placeholder is not None and placeholder.get("sha256") == signature.sha256
 
 
-def _bring_live(url: str, folder: ModelFolder, version: int, previous: int | None, staging: Path) -> None:
-    """Load the new version on a running server and compare it; take it back when that fails."""
+def _bring_live(url: str, folder: ModelFolder, versions: _Versions, staging: Path) -> None:
+    """Load the new version on a running server and compare it; withdraw it when that fails."""
     from .rollout import load_on_server, serve_version, unload_from_server
 
+    previous = versions.previous
     try:
-        serve_version(url, folder, version)
+        serve_version(url, folder, versions.new)
     except RtoolError as error:
         texts = remembered_configs(folder, previous) if previous is not None else None
-        withdraw(folder, version, texts, staging)
+        withdraw(folder, versions.new, texts, staging)
         if previous is None:
             unload_from_server(url, folder.name)
         else:
             with suppress(RtoolError):  # a server that is gone reads the restored configuration when it starts
                 load_on_server(url, folder.name)
         state = f"version {previous} is served again" if previous is not None else "it was taken out again"
-        raise GateError(f"{folder.path}: version {version} failed on {url}, {state}: {error}") from error
+        raise GateError(f"{folder.path}: version {versions.new} failed on {url}, {state}: {error}") from error

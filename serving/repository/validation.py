@@ -37,6 +37,11 @@ def validate_repository(
 
     Raises:
         InputError: the repository is not a folder, or a name is not in it.
+
+    Examples:
+        >>> _ = rtool.deploy("model.onnx", name="network", batch="dynamic")
+        >>> rtool.serving.validate_repository("model_repository")
+        ()
     """
     folders = {folder.name: folder for folder in model_folders(Path(repository))}
     for name in models or ():

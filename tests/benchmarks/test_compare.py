@@ -82,9 +82,10 @@ def test_random_inputs_are_seeded_and_need_known_sizes():
         random_inputs([TensorSpec("x", "float32", ("N", "H"))], 2)
 
 
-@pytest.fixture
-def files(tmp_path):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
     """One small network as TorchScript, an exported program and ONNX, with and without its preprocessing inside."""
+    tmp_path = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(336, 8))
     x = torch.randn(2, 3, 16, 8)

@@ -162,7 +162,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
     arguments = ["onnx2torch", str(EXAMPLE), "-o", str(tmp_path / "o.rtool"), "--weights", str(tmp_path / "other.pth")]
     refuse(arguments, capsys, "other.pth", "give the weights of this graph")
     restoring = ["--restore-bn", "--calibrate", "synthetic-people:identities=4", "--calibration-images", "16"]
-    refuse([*arguments, *restoring], capsys, "other.pth", "another architecture")
+    refuse([*arguments, *restoring], capsys, "other.pth", "does not fit the network", "another shape")
     assert [path.name for path in tmp_path.iterdir()] == ["other.pth"]
 
 

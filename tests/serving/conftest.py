@@ -154,5 +154,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory, onnx_files: dict[str, P
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository) as running:
+    """Stopped without grace, which takes Triton two seconds; `server/test_server.py` stops one as users do."""
+    with TritonServer(repository, stop_timeout=0.0) as running:
         yield running

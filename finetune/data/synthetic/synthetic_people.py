@@ -97,6 +97,11 @@ def synthetic_people(
 
     Raises:
         DataError: a number is too small to make a retrieval data set.
+
+    Examples:
+        >>> people = rtool.finetune.synthetic_people(identities=2, images=3, seed=0, size=(16, 8))
+        >>> people.identities.tolist(), people.images[0].size
+        ([0, 0, 0, 1, 1, 1], (8, 16))
     """
     if identities < 2 or images < 2 or views < 2 or min(size) < 8:
         raise DataError(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rtool.benchmarks.places import EXAMPLES
 from rtool.benchmarks.training import finetune_bench, finetune_quality
 from rtool.benchmarks.training.finetune_quality import combine_seeds, measure_quality, quality_recipes
 from rtool.benchmarks.training.partial_fc_step import memory_on_gpus, scaled_by_rows
@@ -51,7 +52,7 @@ def test_unknown_names_are_refused(tmp_path, capsys):
 
 def test_every_recipe_is_an_example_with_fields_that_exist(tmp_path):
     for recipe in quality_recipes(tmp_path).values():
-        load_config(finetune_quality._EXAMPLES / recipe.example, recipe.overrides)
+        load_config(EXAMPLES / recipe.example, recipe.overrides)
 
 
 def test_a_dense_layer_that_does_not_fit_is_computed_by_its_rows_and_marked():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from rtool.converters import onnx_to_torch, operators
+from rtool.converters import onnx_to_torch, ops
 from rtool.converters.lowering.registry import REGISTRY, Lowering, Registry
 from rtool.errors import InputError, UnsupportedOperatorsError
 
@@ -45,7 +45,7 @@ def test_an_opset_newer_than_known_is_refused():
 
 
 def test_the_printed_table_joins_ranges_without_a_gap():
-    rows = {row.operator: row for row in operators() if row.domain == "ai.onnx"}
+    rows = {row.operator: row for row in ops().operators if row.domain == "ai.onnx"}
     assert len(rows) > 150
     assert rows["PRelu"].opsets == f"1-{onnx.defs.onnx_opset_version()}"
     assert rows["Conv"].trainable

@@ -26,6 +26,14 @@ def test_the_plan_tells_shapes_counts_and_how_it_will_be_measured(write_recipe, 
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+def test_the_plan_shows_what_a_weights_file_gives(write_recipe, tmp_path, capsys):
+    torch.save({"model": load_network(load_config(write_recipe()).model).module.state_dict()}, tmp_path / "w.pth")
+    config = write_recipe(model={"reference": "osnet_x0_25", "size": [32, 16], "weights": str(tmp_path / "w.pth")})
+    assert plan_run(load_config(config)).weights.origin.container == "model"
+    assert main.run(["finetune", str(config), "--dry-run"]) == 0
+    assert "tensors loaded; read from 'model'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [

@@ -120,7 +120,7 @@ def test_a_free_port_that_is_taken_meanwhile_is_tried_again(root, monkeypatch):
         lost = (choose_ports((0, 0, 0))[0], taken.getsockname()[1], choose_ports((0, 0, 0))[2])
         answers = iter([lost, choose_ports((0, 0, 0))])
         monkeypatch.setattr("rtool.serving.server.server.choose_ports", lambda _: next(answers))
-        with TritonServer(root) as server, TritonClient(server.url, "live") as client:
+        with TritonServer(root, stop_timeout=0.0) as server, TritonClient(server.url, "live") as client:
             assert client.batch == 16
 
 
@@ -157,30 +157,28 @@ def test_a_log_that_is_continued_reports_only_its_own_run(tmp_path):
     assert log.read_text() == "error: of an earlier run\nerror: of this one\n"
 
 
-def test_serve_announces_its_addresses_and_ends_cleanly_on_sigterm(root):
-    command = [sys.executable, "-m", "rtool", "serve", str(root)]
+def start_serving(root: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "rtool", "serve", str(root), *options]
     command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    serving = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with serving:
-        lines = [serving.stdout.readline() for _ in range(5)]
-        serving.send_signal(signal.SIGTERM)
-        assert serving.wait(30) == 0
-        assert serving.stderr.read() == ""
-    assert lines[0].startswith("ready in ")
-    assert "triton://127.0.0.1:" in lines[1]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_serve_as_json_says_where_it_listens_while_it_runs(root):
-    command = [sys.executable, "-m", "rtool", "serve", str(root), "--json"]
-    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
-        lines = []
-        while not lines or lines[-1] != "}\n":
-            lines.append(serving.stdout.readline())
-            assert lines[-1], serving.stderr.read()
-        ready = json.loads("".join(lines))
+def test_serve_announces_where_it_listens_and_ends_cleanly_on_sigterm(root):
+    """For people, and as one JSON object for scripts: two servers at once, because starting and stopping is waiting."""
+    with start_serving(root) as plain, start_serving(root, "--json") as scripted:
+        lines = [plain.stdout.readline() for _ in range(5)]
+        assert lines[0].startswith("ready in "), plain.stderr.read()
+        assert "triton://127.0.0.1:" in lines[1]
+        document = []
+        while not document or document[-1] != "}\n":
+            document.append(scripted.stdout.readline())
+            assert document[-1], scripted.stderr.read()
+        ready = json.loads("".join(document))
         with TritonClient(ready["url"], ready["models"][0]) as client:
             assert client.batch == 16
-        serving.send_signal(signal.SIGTERM)
-        assert serving.wait(30) == 0
-        assert serving.stdout.read() == ""
+        for serving in (plain, scripted):
+            serving.send_signal(signal.SIGTERM)
+        for serving in (plain, scripted):
+            assert serving.wait(30) == 0
+            assert serving.stdout.read() == ""
+            assert serving.stderr.read() == ""
