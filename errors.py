@@ -79,12 +79,9 @@ class UnsupportedOperatorsError(RtoolError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that ends a message about an unknown name.
+    """The hint that ends a message about an unknown name: "did you mean osnet_x0_25?".
 
-    >>> nearest("osnet_x0_2", ["osnet_x0_25", "iresnet18"])
-    'did you mean osnet_x0_25?'
-
-    Without a similar name it lists all known ones: "known: iresnet18, osnet_x0_25".
+    It names up to three similar names; without one it lists all: "known: iresnet18, osnet_x0_25".
     """
     names = sorted(known)
     close = get_close_matches(name, names, n=3, cutoff=0.6)

@@ -19,7 +19,7 @@ from torch import nn
 from ...errors import InputError, RtoolError, UnsupportedOperatorsError
 from ..batchnorm.fold import KeptBatchNorm, fold_batchnorm
 from ..files.loading import load_onnx, source_of
-from ..lowering.canonical_form import normalise
+from ..lowering.canonical_form import canonicalise
 from ..lowering.conversion import onnx_to_torch, tensor_specs
 from ..lowering.lower import lower
 from ..lowering.names import is_generated
@@ -197,7 +197,7 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
     )
     work = model.clone()
     try:
-        normalise(work)
+        canonicalise(work)
         baked = _fixed_batch(work.graph)
         costs: Costs | None = _costs(work, name)
         architecture = guess_architecture(work.graph, operators)

@@ -1,4 +1,4 @@
-"""The table behind `rtool ops`: every operator that can be converted, and in which opsets."""
+"""The table that `rtool ops` prints: every operator that can be converted, and in which opsets."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["OperatorRow", "OperatorTable", "ops"]
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """One operator; `opsets` reads like `7-28`."""
+    """One operator; `opsets` is text such as `7-28`."""
 
     operator: str
     domain: str
     opsets: str
     trainable: bool
-    """Whether its weights become layers with parameters of their own."""
+    """Whether its weights become parameters of a layer."""
 
 
 @dataclass(frozen=True)
 class OperatorTable:
-    """What `ops` found."""
+    """The operators that `ops` found."""
 
     operators: tuple[OperatorRow, ...]
 
 
 def ops(operator: str | None = None) -> OperatorTable:
-    """All operators that convert, or one, by domain and name; opsets without a gap are joined into one range.
+    """All operators that can be converted, or only `operator`, sorted by domain and name; adjacent opsets are joined.
 
     Raises:
         InputError: `operator` cannot be converted.

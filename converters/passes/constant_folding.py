@@ -188,7 +188,9 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
         items = [attribute.value] if name == "value_string" else list(attribute.value)
         shape = () if name == "value_string" else (len(items),)
         return ir.StringTensor([str(item).encode() for item in items], shape=ir.Shape(shape))
-    raise InputError(f"node '{node.name}' (Constant): sparse or missing value is not supported; export dense weights")
+    raise InputError(
+        f"node '{node.name}' (Constant): a sparse or missing value is unsupported; re-export with dense weights"
+    )
 
 
 def _source(node: ir.Node, value: ir.Value) -> ParameterSource:

@@ -76,7 +76,7 @@ def return_blocks(
             # The ranking is used as long as its next block helps.
             ranked = trial.parity.mean_cosine > best.parity.mean_cosine
             best = trial
-    return _without_needless(attempt, best, start.float32_nodes, min_cosine)
+    return _without_unneeded(attempt, best, start.float32_nodes, min_cosine)
 
 
 def named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -99,7 +99,7 @@ def named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     return named
 
 
-def _without_needless(
+def _without_unneeded(
     attempt: Callable[[tuple[str, ...]], T], found: T, fixed: tuple[str, ...], min_cosine: float
 ) -> T:
     """Step 4; the nodes in `fixed` stay in float32."""

@@ -26,7 +26,7 @@ from ...errors import GateError, InputError
 from ..passes.short_names import shorten_values
 from .half_epsilons import nodes_guarding_divisions
 from .half_preparation import prepare_for_half
-from .half_rules import OVERFLOWING, NodeTypes, is_control_flow, node_types
+from .half_rules import OVERFLOWING, NodeTypes, data_values, is_control_flow, node_types, subgraphs_of
 
 __all__ = ["Float32Node", "HalfModel", "convert_prepared", "refuse_unknown_nodes", "to_half"]
 
@@ -158,8 +158,8 @@ class _Conversion:
         nodes = list(self.model.graph.all_nodes())
         for node in nodes:
             if is_control_flow(node) and (node.name in self.keep or node.graph in self.float32_graphs):
-                self.float32_graphs.update(dict.fromkeys(_subgraphs(node), node.name or ""))
-        data = _data_values(self.model)
+                self.float32_graphs.update(dict.fromkeys(subgraphs_of(node), node.name or ""))
+        data = data_values(self.model)
         for graph in _graphs(self.model):
             self._decide_inputs(graph)
         for node in nodes:
@@ -360,34 +360,12 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
     yield from model.graph.subgraphs()
 
 
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    """The subgraphs that a node runs, without those nested inside them."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
-
-
 def _unused(name: str, used: set[str | None]) -> str:
     """`name` with underscores appended until it is not in `used`; the result is added to `used`."""
     while name in used:
         name += "_"
     used.add(name)
     return name
-
-
-def _data_values(model: ir.Model) -> set[ir.Value]:
-    """Values that depend on the contents of the inputs, not only on shapes and constants."""
-    data = {value for graph in _graphs(model) for value in graph.inputs if not value.is_initializer()}
-    for node in model.graph.all_nodes():
-        if node.op_type in ("Shape", "Size"):
-            continue
-        if is_control_flow(node) or any(value in data for value in node.inputs if value is not None):
-            data.update(node.outputs)
-    return data
 
 
 def _drop_useless_casts(model: ir.Model) -> None:

@@ -34,7 +34,7 @@ def check_image_size(label: str, inputs: Sequence[TensorSpec], preprocessing: Pr
 
 
 def listed(shape: Sequence[Dim]) -> str:
-    """A shape in words.
+    """A shape in words; an unknown size is `?`.
 
     >>> listed(("batch", 3, 256, None))
     'batch x 3 x 256 x ?'

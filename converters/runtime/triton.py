@@ -186,7 +186,7 @@ class TritonReference:
 
     @classmethod
     def parse(cls, reference: str) -> Self:
-        """Parse a reference.
+        """Parse a reference; without a version, `version` is None.
 
         >>> TritonReference.parse("triton://localhost:8001/osnet/2")
         TritonReference(url='localhost:8001', model='osnet', version=2)

@@ -1,4 +1,4 @@
-"""Calibration counts every image once, whatever interrupts it, at a batch the model can take."""
+"""Calibration counts every image once, even when interrupted, in batches that the model supports."""
 
 import numpy as np
 import onnx
@@ -94,12 +94,12 @@ def test_fewer_images_than_were_measured_before_the_interruption_are_refused(mod
 
 
 @pytest.mark.parametrize(("sizes", "measured"), [((8, 8, 1), True), ((1,) * 9, False)])
-def test_drift_is_measured_on_a_full_batch_or_said_not_to_be(model_file, sizes, measured):
+def test_drift_is_measured_on_a_full_batch_or_reported_as_unknown(model_file, sizes, measured):
     drift = restore_batchnorm(onnx_to_torch(model_file), batches(*sizes)).train_drift
     assert (drift is not None and drift > 0) if measured else drift is None
 
 
-def test_a_model_that_takes_one_batch_only_is_calibrated_in_batches_of_that_size(tmp_path, capfd):
+def test_a_model_with_a_fixed_batch_is_calibrated_in_batches_of_that_size(tmp_path, capfd):
     path = fixed_batch(4, tmp_path)
     images = batches(7, 7, 3)
     module, other = onnx_to_torch(path), onnx_to_torch(path)
@@ -116,7 +116,7 @@ def test_a_model_that_takes_one_batch_only_is_calibrated_in_batches_of_that_size
     assert "def forward" not in "".join(capfd.readouterr())  # torch.fx prints the code of a module that raises
 
 
-def test_a_linear_of_a_model_that_takes_single_images_gets_no_batchnorm(tmp_path):
+def test_a_linear_of_a_model_with_a_fixed_batch_of_one_gets_no_batchnorm(tmp_path):
     module = onnx_to_torch(fixed_batch(1, tmp_path))
     report = restore_batchnorm(module, batches(16))
     assert [entry.after for entry in report.restored] == ["conv"]

@@ -1,4 +1,4 @@
-"""The table of operators is complete and free of contradictions; shape numbers and lifted patterns are exact."""
+"""The registry of operators is complete and consistent; shape numbers and fused patterns are exact."""
 
 import numpy as np
 import onnx
@@ -63,7 +63,7 @@ def test_matmul_and_add_become_one_linear_layer():
     assert module.meta["rtool"].nodes["fc"] == ("/fc/MatMul", "/fc/Add")
 
 
-def test_a_value_that_something_else_needs_is_not_lifted_away():
+def test_a_pattern_whose_inner_value_has_another_reader_is_not_fused():
     nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Add", ["a", "b"], ["y"])]
     weights = {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}
     module = onnx_to_torch(model(nodes, {"x": [1, 2]}, weights, outputs=("y", "a")))

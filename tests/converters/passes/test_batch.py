@@ -16,7 +16,7 @@ from rtool.errors import InputError
 
 
 class MergedRows(nn.Module):
-    """Tokens: rows of all images merged into one axis and parted again, with a class token and positions."""
+    """Tokens: rows of all images are merged into one axis and split again, with a class token and positions."""
 
     def __init__(self, dim: int = 8) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Attention(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Attention with learned queries, expanded to one set an image."""
+    """Attention with learned queries, expanded to one set per image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -337,7 +337,7 @@ def two_inputs(first: str | int) -> onnx.ModelProto:
 
 
 def weight_as_first_input() -> onnx.ModelProto:
-    """As files before IR version 4 list them."""
+    """List the initializers among the inputs, as files before IR version 4 do."""
     model = two_inputs("n")
     model.graph.input.insert(0, helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 8]))
     return model
@@ -358,7 +358,7 @@ def test_an_input_without_a_row_per_image_stays_whole(source, batch, fp16, tmp_p
     assert [dim.dim_value or dim.dim_param for dim in firsts] == ["batch" if batch == "dynamic" else batch, 8]
 
 
-def test_an_export_names_the_model_and_only_rtool_speaks(tmp_path, capfd):
+def test_an_export_error_names_the_model_and_nothing_else_is_printed(tmp_path, capfd):
     nodes, weights, _ = ROWS["a slice of all images"]
     path = tmp_path / "sliced.onnx"
     onnx.save(rows_of(nodes, {**weights, "to": np.int64([2])}, [2, 3, 8]), path)

@@ -130,7 +130,7 @@ def loop() -> onnx.ModelProto:
 
 
 def large_weight() -> onnx.ModelProto:
-    """A mask constant no half can hold."""
+    """A mask constant beyond the range of float16."""
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),
         helper.make_node("Mul", ["r", "big"], ["m"], name="big_mul"),
@@ -252,23 +252,23 @@ def test_weights_are_rounded_never_clipped():
     assert np.array_equal(numpy_helper.to_array(big), np.float32([1e5, 2e5, 3e5]))
 
 
-def test_weights_that_vanish_are_counted():
+def test_weights_that_underflow_to_zero_are_counted():
     nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
     model = model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])], {"w": np.float32([1e-9, 0, 1])})
     assert to_half(model).flushed == 1
 
 
-def test_bfloat16_narrows_what_the_opset_allows():
+def test_bfloat16_converts_what_the_opset_allows():
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Conv", ["m", "k"], ["y"])]
     weights = {"w": values(4, 4), "k": values(1, 1, 1, 1)}
     model = model_of(nodes, [("x", FLOAT, [1, 1, 4, 4])], [("y", FLOAT, [1, 1, 4, 4])], weights)
     result = to_half(model, dtype="bfloat16").model
     types = {tensor.name: tensor.data_type for tensor in result.graph.initializer}
-    assert types == {"w": TensorProto.BFLOAT16, "k": FLOAT}  # Conv takes bfloat16 from opset 22 on
+    assert types == {"w": TensorProto.BFLOAT16, "k": FLOAT}  # Conv accepts bfloat16 from opset 22 on
 
 
-def test_a_bfloat16_file_computes_what_its_imitation_does():
-    """ONNX Runtime's CPU kernels take no bfloat16 Conv; the reference evaluator runs the file itself, in bfloat16."""
+def test_a_bfloat16_file_computes_what_its_emulation_does():
+    """ONNX Runtime has no bfloat16 Conv on CPU; the reference evaluator runs the file in bfloat16."""
     model = version_converter.convert_version(exported(network(), 2, 3, 16, 16), 22)
     result = to_half(model, dtype="bfloat16").model
     assert weight_types(result) == {TensorProto.BFLOAT16}
@@ -322,7 +322,7 @@ def test_control_flow_returns_to_float32_with_all_its_nodes(last):
         run(repaired.model, sign * inputs)
 
 
-def test_a_loop_stays_in_float32_whole_and_its_imitation_carries_rounded_numbers():
+def test_a_loop_stays_in_float32_whole_and_its_emulation_carries_rounded_values():
     model, inputs = loop(), values(2, 3)
     expected = run(model, inputs)[0]
     assert np.array_equal(run(emulate_half(to_half(model, keep=["Loop_0"]).model), inputs)[0], expected)
@@ -427,7 +427,7 @@ def test_a_row_of_zeros_stays_a_row_of_zeros_behind_a_normalisation(bound):
 
 
 def test_what_a_where_compares_is_compared_before_it_is_rounded():
-    """A square sum of 1e-10 is no 0 in float32; in float16 it is, and the epsilon in its place a million times less."""
+    """A square sum of 1e-10 is 0 in float16 but not in float32, so the Where would select the epsilon."""
     nodes = [
         helper.make_node("ReduceSumSquare", ["x"], ["n"], axes=[1], keepdims=1, name="norm"),
         helper.make_node("Equal", ["n", "zero"], ["z"], name="comparison"),
@@ -449,7 +449,7 @@ def test_a_bound_that_float16_holds_costs_nothing():
     assert {entry.node for entry in to_half(normalising("clip", 1e-5)).float32_nodes} == {"norm"}
 
 
-def test_a_divisor_that_would_vanish_stays_in_float32():
+def test_a_divisor_that_would_underflow_to_zero_stays_in_float32():
     nodes = [helper.make_node("Div", ["x", "d"], ["y"], name="div"), helper.make_node("Mul", ["y", "d"], ["z"])]
     model = model_of(nodes, [("x", FLOAT, [2])], [("z", FLOAT, [2])], {"d": np.float32([1e-9, 1])})
     assert [(entry.node, entry.reason) for entry in to_half(model).float32_nodes] == [
@@ -457,7 +457,7 @@ def test_a_divisor_that_would_vanish_stays_in_float32():
     ]
 
 
-def test_names_of_the_graph_are_never_taken_twice():
+def test_names_in_the_graph_are_never_used_twice():
     nodes = [
         helper.make_node("Relu", ["x"], ["x_float16"], name="Cast_x_float16"),
         helper.make_node("Add", ["x_float16", "w"], ["a"], name="wide"),
@@ -488,7 +488,7 @@ def test_a_weight_that_is_an_output_keeps_its_name(keep_io_types):
 
 
 @pytest.mark.parametrize("value", [None, 2.0, 1e5])
-def test_constants_of_a_shape_that_is_data_follow_the_type(value):
+def test_a_constant_of_a_shape_known_at_run_time_gets_the_converted_dtype(value):
     filling = {} if value is None else {"value": numpy_helper.from_array(np.float32([value]))}
     nodes = [
         helper.make_node("ConstantOfShape", ["size"], ["c"], name="fill", **filling),
@@ -503,14 +503,14 @@ def test_constants_of_a_shape_that_is_data_follow_the_type(value):
             assert np.abs(run(half, *arrays)[0] - run(model, *arrays)[0]).max() <= 2e-3
 
 
-def test_an_identity_matrix_made_in_half_is_imitated():
+def test_an_identity_matrix_created_in_half_is_emulated():
     nodes = [helper.make_node("EyeLike", ["x"], ["e"], dtype=FLOAT), helper.make_node("MatMul", ["x", "e"], ["y"])]
     model = model_of(nodes, [("x", FLOAT, [4, 4])], [("y", FLOAT, [4, 4])])
     assert np.abs(run(emulate_half(to_half(model).model), values(4, 4))[0] - values(4, 4)).max() <= 2e-3
 
 
-def test_weights_made_of_weights_are_stored_narrow():
-    """A transposed matrix and a weight norm left unfolded: both once, in float16, without a node of their own."""
+def test_weights_computed_from_weights_are_stored_in_float16():
+    """A transposed matrix and a weight norm that the exporter did not fold: each is stored once, in float16."""
     nodes = [
         helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]),
         helper.make_node("MatMul", ["x", "wt"], ["a"]),

@@ -34,7 +34,7 @@ def inputs() -> np.ndarray:
 
 
 def run_half(model: onnx.ModelProto) -> np.ndarray:
-    """What a float16 model gives when every node's output really is rounded, node by node in NumPy."""
+    """The outputs of a float16 model whose node outputs are all rounded, computed in NumPy."""
     return np.asarray(ReferenceEvaluator(model).run(None, {"x": inputs()})[0], np.float32)
 
 
@@ -44,7 +44,7 @@ def cosine(model: onnx.ModelProto, reference: onnx.ModelProto) -> float:
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def test_a_sound_network_keeps_nothing():
+def test_a_network_within_range_needs_no_float32_nodes():
     result = search_half(deep_network({}), [inputs()])
     assert result.float32_nodes == ()
     assert result.trials == 1
@@ -59,7 +59,7 @@ def test_an_overflowing_network_is_repaired_with_few_nodes_in_float32():
     assert len(result.float32_nodes) <= 0.1 * len(model.graph.node)
 
 
-def test_the_reference_is_the_model_given_not_what_was_prepared_of_it(monkeypatch):
+def test_the_reference_is_the_given_model_not_the_prepared_one(monkeypatch):
     def wrong(model: onnx.ModelProto) -> onnx.ModelProto:
         other = onnx.ModelProto()
         other.CopyFrom(model)
@@ -80,7 +80,7 @@ def test_the_saved_list_gives_the_same_model_again():
 
 
 def test_lost_precision_without_overflow_is_found_block_by_block():
-    """Two large terms cancel: nothing overflows, but the difference drowns in rounding."""
+    """Two large terms cancel: nothing overflows, but rounding destroys the difference."""
     model = deep_network({})
     middle = next(node for node in model.graph.node if node.name == "relu14")
     middle.input[0] = "reduced"
@@ -158,7 +158,7 @@ def test_nodes_that_are_not_the_networks_stay_in_float32_and_do_not_count():
         search_half(model, [inputs()], keep=added)
 
 
-def test_aliases_and_constants_are_no_obstacle_to_the_search():
+def test_the_search_ignores_aliases_and_constants():
     """Exports are full of Identities: the search must not name what the conversion removes."""
     model = deep_network({12: 3e4})
     for index, node in enumerate(list(model.graph.node)):
@@ -172,7 +172,7 @@ def test_aliases_and_constants_are_no_obstacle_to_the_search():
     assert set(result.float32_nodes) == {"matmul12", "relu12", "matmul13"}
 
 
-def test_an_overflow_inside_of_a_branch_returns_the_whole_choice():
+def test_an_overflow_inside_a_branch_returns_the_whole_if_to_float32():
     shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("up_out", "down_out")]
     up = helper.make_graph(
         [
