@@ -56,7 +56,7 @@ def test_rollback_goes_back_and_refuses_what_it_cannot_do(model, root, capsys):
     assert "--rollback takes no MODEL" in capsys.readouterr().err
 
 
-def test_a_packer_is_published_for_a_baked_batch(model, root, capsys):
+def test_a_packer_is_published_for_a_fixed_batch(model, root, capsys):
     deploy(model, root)
     assert main.run(["deploy", "--packer-for", "tiny", "--name", "pack", "--repository", str(root), "-q"]) == 0
     assert capsys.readouterr().out.strip().endswith("pack/1")

@@ -20,7 +20,7 @@ FEW_STEPS = (
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """The real measurements of speed, shorter: how long a server is loaded decides how sure a figure is, and no more."""
+    """A demo whose measurements of speed are real but short: their length decides only how precise a figure is."""
 
     def short_load_test(*arguments, window, max_windows, **options):
         assert window >= 1.0
