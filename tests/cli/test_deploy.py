@@ -53,7 +53,7 @@ def test_rollback_goes_back_and_refuses_what_it_cannot_do(model, root, capsys):
     assert main.run(["deploy", "--rollback", "--name", "tiny", "--repository", str(root), "-q"]) == 0
     assert capsys.readouterr().out.strip() == str(root / "tiny/1")
     assert deploy(model, root, "--rollback") == 2
-    assert "--rollback takes no MODEL" in capsys.readouterr().err
+    assert "--rollback accepts no MODEL" in capsys.readouterr().err
 
 
 def test_a_packer_is_published_for_a_fixed_batch(model, root, capsys):
