@@ -1,4 +1,4 @@
-"""Room: proof. Parity, latency and load as measured numbers, the demo, and what this machine can do."""
+"""Room: measurements. Parity, latency and load, the demo, and what this machine supports; studies in folders."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""`rtool demo`: the whole flow on built-in data, every arrow real and measured.
+"""`rtool demo`: the whole flow on built-in data, with every step measured.
 
-A fused ONNX file, trained on people seen by one set of cameras, is made trainable, fine-tuned on people seen by
-another set, exported and served by a real Triton beside its old self. It calls what a user would call; the
-recipe is `examples/demo.yaml`, and the quality is measured on the data its `evaluate` names.
+A fused ONNX file, trained on people seen by one set of cameras, is made trainable, fine-tuned on people seen by another
+set, exported, and served by Triton beside the original model. The demo makes the calls that a user would make. Its
+recipe is `examples/demo.yaml`; accuracy is measured on the recipe's `data.evaluate`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _RESTORED = "restored.rtool"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The summary, and where it and the page were written."""
+    """The summary, and the files of the summary (JSON) and the report (HTML)."""
 
     summary: DemoSummary
     summary_file: Path
@@ -71,13 +71,15 @@ def demo(
     overrides: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> DemoResult:
-    """Run the flow into `folder`, replacing an earlier demo there; `overrides` change the recipe.
+    """Run the flow and write everything into `folder`; an earlier demo in it is replaced.
+
+    `seed` is that of data and training. `overrides` change the recipe, as `key=value`.
 
     `progress` is called with the name of each step as it starts.
 
     Raises:
-        InputError: `folder` holds something that is not a demo.
-        PlatformError: no Triton can run here.
+        InputError: `folder` is not empty and has no demo in it.
+        PlatformError: this machine cannot run Triton.
     """
     flow = _Flow(_fresh_folder(Path(folder)), progress or (lambda _: None))
     config = _load_recipe(flow.folder, seed, overrides)
@@ -112,7 +114,7 @@ def demo(
 
 @dataclass
 class _Flow:
-    """Where the demo writes, and what its steps measured so far."""
+    """The folder of the demo, and what its steps have measured so far."""
 
     folder: Path
     progress: Callable[[str], None]
@@ -120,7 +122,7 @@ class _Flow:
     seconds: dict[str, float] = field(default_factory=dict)
     artefacts: dict[str, str] = field(default_factory=dict)
     runners: dict[str, Runner] = field(default_factory=dict)
-    """Every file that a hop compared: what one hop arrives at, the next starts from."""
+    """Open models by file: the candidate of one hop is the reference of the next."""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -130,7 +132,7 @@ class _Flow:
         self.seconds[name] = time.perf_counter() - start
 
     def runner(self, reference: str | Path) -> Runner:
-        """The model behind a reference; a file is opened once, a served model per hop, as its server stops."""
+        """The model behind a reference; a file is opened once, a served model per hop."""
         name = str(reference)
         if name.startswith("triton://"):
             return open_runner(name)
@@ -161,7 +163,7 @@ class _Flow:
 
 @dataclass(frozen=True)
 class _Crops:
-    """The target data: pixels as read, the model's preprocessing, and one normalised batch for parity."""
+    """The target data: pixels uint8 [N, H, W, 3], the model's preprocessing, and one normalised batch for parity."""
 
     pixels: Pixels
     preprocessing: Preprocessing
@@ -174,23 +176,25 @@ class _Crops:
 def _fresh_folder(folder: Path) -> Path:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARKER).is_file():
-            raise InputError(f"{folder}: is not empty and holds no demo ({_MARKER}); name another folder with --output")
+            raise InputError(
+                f"{folder}: is not empty and has no demo in it ({_MARKER}); choose another folder with --output"
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Written first, so that a demo that was interrupted can be run again in the same place.
+    # Written first, so that an interrupted demo can be run again in the same folder.
     (folder / _MARKER).write_text("{}\n", encoding="utf-8")
     return folder
 
 
 def _read_target(config: FinetuneConfig, bundle: Path) -> _Crops:
     if config.data.evaluate is None:
-        raise InputError(f"{_RECIPE.name}: data.evaluate must name the data the demo is measured on")
+        raise InputError(f"{_RECIPE.name}: data.evaluate must name the data on which the demo is measured")
     preprocessing = open_embedder(bundle).preprocessing
     return _Crops(read_pixels(open_dataset(config.data.evaluate), preprocessing.resize), preprocessing)
 
 
 def _calibration(config: FinetuneConfig, preprocessing: Preprocessing) -> list[Tensor]:
-    """Training images, as the batches that measure the restored BatchNorms' statistics."""
+    """Training images, float32 [16, 3, H, W] per batch, from which the restored BatchNorms get their statistics."""
     dataset = open_dataset(config.data.train)
     count = min(config.model.calibration_images, len(dataset))
     chosen = np.random.default_rng(config.seed).choice(len(dataset), count, replace=False)
@@ -200,7 +204,7 @@ def _calibration(config: FinetuneConfig, preprocessing: Preprocessing) -> list[T
 
 
 def _load_recipe(folder: Path, seed: int, overrides: Sequence[str]) -> FinetuneConfig:
-    """The demo's configuration; it trains the restored bundle, which `_make_trainable` writes."""
+    """The demo's configuration, which trains the bundle that `_make_trainable` writes."""
     own = [
         f"model.reference={folder / _RESTORED}",
         "model.restore_bn=false",
@@ -214,7 +218,7 @@ def _load_recipe(folder: Path, seed: int, overrides: Sequence[str]) -> FinetuneC
 
 
 def _make_trainable(flow: _Flow, config: FinetuneConfig) -> _Crops:
-    """Convert the fused file, restore its BatchNorms, and compare each with what it was made from."""
+    """Convert the fused file, restore its BatchNorms, and compare each bundle with what it was made from."""
     restored = flow.folder / _RESTORED
     with flow.step("convert the fused ONNX file"):
         bundle = onnx2torch(DEMO_MODEL, flow.folder / "source.rtool").output
@@ -229,7 +233,7 @@ def _make_trainable(flow: _Flow, config: FinetuneConfig) -> _Crops:
 
 
 def _fine_tune(flow: _Flow, config: FinetuneConfig) -> Path:
-    """Train the restored bundle, whatever the overrides name as the model; the best checkpoint."""
+    """Train the restored bundle, also if an override names another model; returns the best checkpoint."""
     model = config.model.model_copy(update={"reference": str(flow.folder / _RESTORED)})
     with flow.step("fine-tune on the target cameras"):
         run = finetune(config.model_copy(update={"model": model}))
@@ -238,7 +242,7 @@ def _fine_tune(flow: _Flow, config: FinetuneConfig) -> Path:
 
 
 def _export(flow: _Flow, trained: Path, crops: _Crops) -> tuple[Path, Path]:
-    """The trained model as fp32 and as fp16 ONNX files, each compared with what it was made from."""
+    """Export the trained model to fp32 and fp16 ONNX files, and compare each with what it was made from."""
     with flow.step("export fp32 and fp16 at batch 16"):
         fp32 = export(trained, flow.folder / "finetuned.onnx", batch=_BATCH).path
         fp16 = export(trained, flow.folder / "finetuned_fp16.onnx", batch=_BATCH, fp16=True).path
@@ -256,20 +260,23 @@ def _quality(model: Embedder, crops: _Crops) -> Quality:
 
 
 def _figures(models: Sequence[Embedder], crops: _Crops, *, queries: int = 4, shown: int = 10) -> list[Figure]:
-    """Queries drawn at random, with the images that each model finds nearest to them."""
+    """Random queries, each with the images whose embeddings are nearest, for every model."""
     dataset = crops.pixels.dataset
     gallery = Gallery(crops.pixels.values, dataset.identities, dataset.cameras)
     embeddings = [embed_images(model.embed, crops.pixels.values, flip=False, batch=64) for model in models]
     picked = np.random.default_rng(0).choice(len(dataset), queries, replace=False)
-    captions = ("Before: the source model's nearest images from other cameras.", "After fine-tuning: the same queries.")
+    captions = (
+        "Before: the nearest images from other cameras by the source model.",
+        "After fine-tuning: the same queries.",
+    )
     return [
-        rank_figure(gallery, rows, picked.tolist(), shown=shown, caption=f"{caption} Green frames are right.")
+        rank_figure(gallery, rows, picked.tolist(), shown=shown, caption=f"{caption} Green frames: same person.")
         for rows, caption in zip(embeddings, captions, strict=True)
     ]
 
 
 def _publish(repository: Path, fp32: Path, fp16: Path, crops: _Crops) -> Path:
-    """Version 1 is the source model, version 2 the fine-tuned one beside it; fp16 is a model of its own."""
+    """Publish the source model as version 1, the fine-tuned one as version 2, and fp16 as a model of its own."""
     warmup = {"images": crops.batch}
     deploy(DEMO_MODEL, name=_MODEL, repository=repository, batch=_BATCH, warmup=warmup)
     deploy(fp32, name=_MODEL, repository=repository, batch=_BATCH, warmup=warmup, also_serve=(1,))

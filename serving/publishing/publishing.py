@@ -1,7 +1,7 @@
-"""Publish a model into a Triton repository: every step leaves a repository that loads.
+"""Publish a model into a Triton repository; after every step the repository can be loaded.
 
-`publication.py` has the file operations and their order. Publishers of one repository take turns; what cannot be
-served is refused before anything is written.
+`publication.py` has the file operations and their order. Publishers of one repository take turns; a model that cannot
+be served is refused before anything is written.
 """
 
 from __future__ import annotations
@@ -47,18 +47,17 @@ def deploy(
 ) -> DeployResult:
     """Publish an ONNX file as the next version of `name`, and serve it.
 
-    `batch` states what the graph must have (a number baked in, or "dynamic"); None takes what it has. `settings` None
-    keeps the settings of the version served so far when the graphs agree, hand edits included. `also_serve` names
-    older versions to keep serving beside the new one. `warmup` maps input names to real arrays, or is a .npy or .npz
-    file. `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and
-    compares it with in-process ONNX Runtime; when that fails, the previous version is served again. `keep` removes
-    unserved versions beyond the newest `keep` (2 at least); None removes nothing. What exporters left in the nodes,
-    stack traces with file paths, is not published unless `keep_metadata`; the model's own metadata always is.
+    `batch` is what the graph must have: a fixed number of rows, or "dynamic"; None accepts either. `settings` None
+    keeps those served so far, hand edits included, when the graphs agree. `also_serve` lists older versions to serve
+    beside the new one. `warmup` maps input names to arrays [N, ...] of the inputs' dtypes, or is a .npy or .npz file.
+    `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and compares
+    its outputs with ONNX Runtime's. `keep` removes unserved versions beyond the newest `keep` (at least 2); None
+    removes none. `keep_metadata` also publishes exporters' stack traces and file paths.
 
     Raises:
-        InputError: the file, the name or the combination cannot be served; nothing was changed.
+        InputError, ConfigError: the file or the combination of arguments cannot be served; nothing was changed.
         GateError: the running server does not reproduce the model; the previous version is served again.
-        PlatformError: another publisher held the repository too long, or the server does not answer.
+        PlatformError: another publisher held the repository for 300 s, or the server does not answer.
 
     Examples:
         >>> result = rtool.deploy("model.onnx", name="network", batch="dynamic")
@@ -151,7 +150,7 @@ def _notes(files: Sequence[WarmupFile], removed: Sequence[int], *, stripped: boo
     if stripped:
         notes.append("exporters' traces were removed from the nodes; --keep-metadata publishes the file as it is")
     if not files:
-        notes.append("no warm-up: the inputs leave more than the batch open; give real arrays as warmup")
+        notes.append("no warm-up: inputs have dynamic axes beside the batch; give arrays with --warmup")
     if removed:
         notes.append(f"removed version {', '.join(map(str, removed))}")
     return tuple(notes)
@@ -161,30 +160,30 @@ def _check_batch(signature: GraphSignature, wanted: int | Literal["dynamic"] | N
     found = signature.batch
     if wanted is None or wanted == (found if found is not None else "dynamic"):
         return
-    has = f"batch {found} baked in" if found is not None else "an open batch"
+    has = f"a fixed batch of {found}" if found is not None else "a dynamic batch"
     raise InputError(
-        f"{signature.path}: --batch {wanted} was asked for, but the graph has {has}; "
-        f"run `{_export_again(signature)} --batch {wanted} -o OUT.onnx` and deploy that"
+        f"{signature.path}: --batch {wanted} was requested, but the graph has {has}; "
+        f"run `{_export_command(signature)} --batch {wanted} -o OUT.onnx` and deploy that"
     )
 
 
-def _export_again(signature: GraphSignature) -> str:
-    """The command that makes such a file; narrow ones are made from their source, as only that can be exported."""
+def _export_command(signature: GraphSignature) -> str:
+    """The command that exports such a file; one of reduced precision is exported from what it was converted from."""
     steps = signature.metadata.get("rtool.steps", "")
     precision = next((name for name in ("fp16", "bf16", "int8") if f'"name": "{name}"' in steps), None)
     if precision is None:
         return f"rtool export {signature.path}"
-    source = signature.metadata.get("rtool.model", "SOURCE")
-    return f"rtool export {source} --{precision}{' --calibrate IMAGES' if precision == 'int8' else ''}"
+    origin = signature.metadata.get("rtool.model", "MODEL")
+    return f"rtool export {origin} --{precision}{' --calibrate IMAGES' if precision == 'int8' else ''}"
 
 
 def _check_keep(keep: int | None) -> None:
     if keep is not None and keep < 2:
-        raise InputError(f"deploy: keep must be at least 2, so that there is a version to roll back to; got {keep}")
+        raise InputError(f"deploy: keep must be at least 2, so that a version to roll back to remains; got {keep}")
 
 
 def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> None:
-    """Run the model once on the rows it is warmed up with, so that a file no server can run is never published."""
+    """Run the model once on the warm-up rows, so that a file that ONNX Runtime cannot run is never published."""
     rows = signature.batch or 1
     if examples is None and any(-1 in tensor.dims[1:] for tensor in signature.inputs):
         return
@@ -234,13 +233,13 @@ def _manifest(
 
 
 def _is_placeholders(folder: ModelFolder, version: int, signature: GraphSignature) -> bool:
-    """Whether these are the very weights that a committed manifest describes."""
+    """Whether the file is the one that a committed manifest describes."""
     placeholder = folder.manifest(version)
     return placeholder is not None and placeholder.get("sha256") == signature.sha256
 
 
 def _bring_live(url: str, folder: ModelFolder, versions: _Versions, staging: Path) -> None:
-    """Load the new version on a running server and compare it; withdraw it when that fails."""
+    """Load the new version on a running server and compare its outputs; withdraw it when that fails."""
     from .rollout import load_on_server, serve_version, unload_from_server
 
     previous = versions.previous
@@ -252,7 +251,7 @@ def _bring_live(url: str, folder: ModelFolder, versions: _Versions, staging: Pat
         if previous is None:
             unload_from_server(url, folder.name)
         else:
-            with suppress(RtoolError):  # a server that is gone reads the restored configuration when it starts
+            with suppress(RtoolError):  # a server that stopped reads the restored configuration when it starts
                 load_on_server(url, folder.name)
-        state = f"version {previous} is served again" if previous is not None else "it was taken out again"
+        state = f"version {previous} is served again" if previous is not None else "the model was removed again"
         raise GateError(f"{folder.path}: version {versions.new} failed on {url}, {state}: {error}") from error

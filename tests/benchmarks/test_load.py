@@ -1,4 +1,4 @@
-"""Load on a real Triton, and the arithmetic of windows on samples made up for it."""
+"""Load on a real Triton, and the arithmetic of windows on constructed samples."""
 
 import numpy as np
 import onnx
@@ -37,7 +37,7 @@ def test_closed_loop_keeps_requests_in_flight_and_loses_none(server):
     assert report.mean_batch >= 1
 
 
-def test_open_loop_sends_on_its_schedule_whatever_the_answers_take(server):
+def test_open_loop_sends_on_its_schedule_however_long_the_answers_take(server):
     report = serving(server.url, "relu", rate=100, window=0.5, max_windows=3)
     assert report.requests_per_second == pytest.approx(100, rel=0.5)
     assert report.sched_p50 >= report.p50
@@ -50,7 +50,7 @@ def test_a_served_model_is_compared_with_its_file(server):
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"rows": 0}, {"rate": -1.0}, {"window": 0.0}])
-def test_options_without_sense_are_refused(options):
+def test_options_that_are_not_positive_are_refused(options):
     with pytest.raises(InputError, match="must be positive"):
         serving("127.0.0.1:1", "relu", **options)
 

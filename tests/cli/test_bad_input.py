@@ -206,7 +206,7 @@ def test_a_preprocessing_file_is_read_with_its_mistakes_named(tmp_path, capsys):
 
 
 def test_figures_cannot_be_saved_in_a_folder_that_is_not_there(tmp_path, capsys):
-    refuse(["bench", "latency", str(EXAMPLE), "--save", str(tmp_path / "no" / "x.json")], capsys, "make it first")
+    refuse(["bench", "latency", str(EXAMPLE), "--save", str(tmp_path / "no" / "x.json")], capsys, "create it first")
 
 
 def people(root: Path, identities: int, images: int, broken: int = 0) -> Path:

@@ -93,7 +93,7 @@ def lookup_model(path: Path) -> Path:
 
 
 def score_model(path: Path) -> Path:
-    """One value a row in and out: no axis besides the batch."""
+    """One value per row in and out: no axis beside the batch."""
     score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])
     weighted = helper.make_tensor_value_info("weighted", TensorProto.FLOAT, ["N"])
     weights = {"two": np.array(2, np.float32)}

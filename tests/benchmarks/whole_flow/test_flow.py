@@ -1,4 +1,4 @@
-"""The demo, cut to a few training steps: every arrow is real and every figure is in the summary and on the page."""
+"""The demo with few training steps: every step is real, and every figure is in the summary and in the report."""
 
 import json
 from functools import partial
@@ -20,7 +20,7 @@ FEW_STEPS = (
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """The real measurements of speed, shorter: the length of the load decides only how precise a figure is."""
+    """A demo whose measurements of speed are real but short: their length decides only how precise a figure is."""
 
     def short_load_test(*arguments, window, max_windows, **options):
         assert window >= 1.0
@@ -69,6 +69,6 @@ def test_versions_of_the_model_stand_side_by_side_in_the_repository(result):
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds no demo"):
+    with pytest.raises(InputError, match="has no demo in it"):
         demo(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

@@ -38,7 +38,7 @@ def wait_until(condition, seconds: float = 20.0) -> bool:
     return condition()
 
 
-def test_a_published_version_reaches_a_running_server_and_can_be_taken_back(
+def test_a_published_version_reaches_a_running_server_and_can_be_rolled_back(
     server, repository, onnx_files, make_model, run_local, tmp_path
 ):
     crops = np.random.default_rng(0).normal(size=(16, 3, 8, 4)).astype(np.float32)
@@ -54,13 +54,15 @@ def test_a_published_version_reaches_a_running_server_and_can_be_taken_back(
         np.testing.assert_array_equal(client.run(crops)[0], run_local(onnx_files["reid"], crops)[0])
 
 
-def test_a_version_the_server_does_not_reproduce_is_taken_back(server, repository, onnx_files, make_model, tmp_path):
+def test_a_version_that_the_server_does_not_reproduce_is_withdrawn(
+    server, repository, onnx_files, make_model, tmp_path
+):
     noisy = make_model("noisy", tmp_path / "noisy.onnx")
     deploy(onnx_files["reid"], name="steady", repository=repository, device="cpu", url=server.url)
     config = (repository / "steady/config.pbtxt").read_text()
     with pytest.raises(GateError, match=r"version 2 failed .* version 1 is served again: parity: max relative"):
         deploy(noisy, name="steady", repository=repository, url=server.url)
-    with pytest.raises(GateError, match="it was taken out again"):
+    with pytest.raises(GateError, match="the model was removed again"):
         deploy(noisy, name="new", repository=repository, url=server.url)
     assert not (repository / "new").exists()
     assert not (repository / "steady/2").exists()
@@ -105,19 +107,19 @@ def group_of(pid: int) -> int | None:
 
 
 def test_a_port_in_use_is_named_with_the_way_out(root):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
         with pytest.raises(PlatformError, match=rf"grpc port {port} on 127\.0\.0\.1.*--grpc-port"):
             TritonServer(root, grpc_port=port).start()
 
 
-def test_a_free_port_that_is_taken_meanwhile_is_tried_again(root, monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        lost = (choose_ports((0, 0, 0))[0], taken.getsockname()[1], choose_ports((0, 0, 0))[2])
+def test_a_free_port_that_another_program_binds_meanwhile_is_replaced(root, monkeypatch):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        lost = (choose_ports((0, 0, 0))[0], busy.getsockname()[1], choose_ports((0, 0, 0))[2])
         answers = iter([lost, choose_ports((0, 0, 0))])
         monkeypatch.setattr("rtool.serving.server.server.choose_ports", lambda _: next(answers))
         with TritonServer(root, stop_timeout=0.0) as server, TritonClient(server.url, "live") as client:
