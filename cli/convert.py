@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..converters.records.json_text import parse_json
 from ..errors import InputError
 from .output import Output, examples, output_options
 
@@ -151,7 +151,7 @@ def read_preprocessing(text: str | None) -> Preprocessing | None:
     if not Path(text).is_file():
         raise InputError(f"--preprocessing {text}: no such file and no known name; {nearest(text, PREPROCESSINGS)}")
     try:
-        return Preprocessing.from_dict(json.loads(Path(text).read_text(encoding="utf-8")))
+        return Preprocessing.from_dict(parse_json(Path(text).read_text(encoding="utf-8")))
     except InputError as error:
         raise InputError(f"{text}: {error}") from error
     except ValueError as error:

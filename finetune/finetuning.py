@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from ..converters.records.json_text import parse_json
 from ..errors import GateError, InputError, PlatformError, RtoolError
 from .config.config import FinetuneConfig
 from .config.files import load_config
@@ -290,6 +290,6 @@ def _read_result(run: Path) -> FinetuneResult:
         saved = last_checkpoint(run).exists()
         way_out = "--resume auto goes on from the last checkpoint" if saved else "there is nothing to go on from"
         raise PlatformError(f"{run}: stopped before it could save; {way_out}")
-    values = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    values = parse_json((run / "result.json").read_text(encoding="utf-8"))
     best = run / "checkpoints" / "best.rtool"
     return FinetuneResult(run_dir=run, best=best if best.exists() else None, last=last_checkpoint(run), **values)

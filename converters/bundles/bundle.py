@@ -29,6 +29,7 @@ from ...errors import InputError
 from ..files.folders import replace_folder
 from ..files.loading import load_onnx
 from ..lowering.conversion import onnx_to_torch
+from ..records.json_text import parse_json
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_bundle
 from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
@@ -275,7 +276,7 @@ def _source_proto(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.Model
 def _read_info(folder: Path) -> dict[str, Any]:
     file = folder / _INFO
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))
+        info = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: expected a bundle, got a folder without {_INFO}; run `rtool onnx2torch`") from None
     except (OSError, ValueError) as error:

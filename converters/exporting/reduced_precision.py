@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..precision.half_emulation import emulate_half
 from ..precision.half_search import search_half
 from ..precision.int8_ranges import CalibrationMethod
 from ..precision.int8_search import search_int8
+from ..records.json_text import parse_json
 from ..runtime.runners import OnnxRunner
 from .step_log import StepLog
 
@@ -111,7 +111,7 @@ def read_float32_nodes(path: Path) -> tuple[str, ...]:
         InputError: the file is neither.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         entries = content["kept_in_float32"] if isinstance(content, dict) else content
         names = [entry["node"] if isinstance(entry, dict) else entry for entry in entries]
         if not isinstance(entries, list) or not all(isinstance(name, str) for name in names):

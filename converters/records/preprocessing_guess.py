@@ -5,11 +5,11 @@ A guess is marked (`is_guess`) and never replaces what the user stated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import InputError
+from .json_text import parse_json
 from .preprocessing import ARCFACE, IMAGENET, Preprocessing
 from .record import TensorSpec
 
@@ -40,7 +40,7 @@ def find_preprocessing(inputs: Sequence[TensorSpec], metadata: Mapping[str, str]
     stated = metadata.get(METADATA_KEY)
     if stated is not None:
         try:
-            return FoundPreprocessing(Preprocessing.from_dict(json.loads(stated)), "stated in the file")
+            return FoundPreprocessing(Preprocessing.from_dict(parse_json(stated)), "stated in the file")
         except ValueError as error:
             raise InputError(f"metadata {METADATA_KEY}: not JSON ({error}); re-export the model") from error
     return _guess(inputs)

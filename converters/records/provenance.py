@@ -7,12 +7,12 @@ manifest; each command copies the chain it finds and appends its own link. The c
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...version import __version__
+from .json_text import parse_json
 
 __all__ = ["CHAIN_KEY", "ChainLink", "chain_of_bundle", "chain_of_metadata", "to_json", "tool_versions"]
 
@@ -46,7 +46,7 @@ def chain_of_bundle(info: Mapping[str, Any]) -> tuple[ChainLink, ...]:
 def chain_of_metadata(metadata: Mapping[str, str]) -> tuple[ChainLink, ...]:
     """The chain in an ONNX file's metadata; empty where there is no readable entry."""
     try:
-        return _links(json.loads(metadata.get(CHAIN_KEY, "[]")))
+        return _links(parse_json(metadata.get(CHAIN_KEY, "[]")))
     except ValueError:
         return ()
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from ...errors import ConfigError, InputError, nearest
 from .config import FinetuneConfig
+from .yaml_text import load_yaml
 
 __all__ = ["dump_config", "load_config"]
 
@@ -81,7 +82,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        data = load_yaml(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
@@ -96,7 +97,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise ConfigError(f"override '{override}': expected key=value, such as optimizer.lr=1e-4")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = load_yaml(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': the value is not YAML: {error}") from error
     *parents, last = path.split(".")

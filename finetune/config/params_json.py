@@ -10,7 +10,6 @@ alone, and `fc_lr` is the rate of all that is fresh. They decay every parameter.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from ...converters.records.json_text import parse_json
 from ...errors import ConfigError, InputError
 from .config import FinetuneConfig
 
@@ -56,7 +56,7 @@ def convert_params(path: Path) -> tuple[FinetuneConfig, tuple[str, ...]]:
         ConfigError: its values make no valid configuration.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except ValueError as error:

@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
+from .image_formats import READ_FORMATS
+
 __all__ = ["EncodedImages", "FileImages", "UnreadableImageError", "decode_image", "printable"]
 
 _DAMAGE = (OSError, ValueError, SyntaxError, LookupError, TypeError, Image.DecompressionBombError)
@@ -58,7 +60,7 @@ def decode_image(source: Path | BinaryIO) -> Image.Image:
         UnreadableImageError: it is missing, damaged or no image.
     """
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=READ_FORMATS) as image:
             image.load()
             _turn_upright(image)
             return image

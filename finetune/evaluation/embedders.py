@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.bundles.reference import load_model, open_runner
+from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ...errors import InputError
@@ -85,6 +85,6 @@ def _stored_preprocessing(runner: Runner) -> Preprocessing | None:
         return None
     stored = runner.session.get_modelmeta().custom_metadata_map.get("rtool.preprocessing")
     try:
-        return Preprocessing.from_dict(json.loads(stored)) if stored else None
+        return Preprocessing.from_dict(parse_json(stored)) if stored else None
     except ValueError as error:
         raise InputError(f"{runner.name}: its stored preprocessing is not JSON ({error}); export it again") from error

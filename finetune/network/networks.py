@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from torch import Tensor, fx, nn
 from ...converters.batchnorm.restore import restore_batchnorm, restored_link
 from ...converters.bundles.bundle import save_bundle
 from ...converters.bundles.reference import Model, load_model
+from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import record_of
@@ -169,7 +169,7 @@ def _identity(model: Model) -> dict[str, Any]:
         )
     if model.kind == "onnx":
         return {"source": onnx.load(str(model.path), load_external_data=False)}
-    info = json.loads((model.path / "bundle.json").read_text(encoding="utf-8"))
+    info = parse_json((model.path / "bundle.json").read_text(encoding="utf-8"))
     if info.get("architecture"):
         return {"architecture": info["architecture"]}
     return {"source": onnx.load(str(model.path / "graph.onnx"), load_external_data=False)}

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...converters.records.json_text import parse_json
 from ...errors import InputError, PlatformError
 from .disk_space import out_of_space_named
 
@@ -157,7 +158,7 @@ def load_progress(checkpoint: Path) -> Progress:
     if not path.is_file():
         raise InputError(f"{checkpoint}: no {_STATE}; this is a bundle, not a checkpoint to resume from")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         progress = Progress(**values)
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error})") from error

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from ...converters.records.json_text import parse_json
 from ...errors import InputError
 from ...version import __version__
 from ..config.config import FinetuneConfig
@@ -85,7 +86,7 @@ def find_unfinished(config: FinetuneConfig) -> Path | None:
     for checkpoint in runs:
         run = checkpoint.parent.parent
         result = run / "result.json"
-        if not result.exists() or not json.loads(result.read_text(encoding="utf-8"))["finished"]:
+        if not result.exists() or not parse_json(result.read_text(encoding="utf-8"))["finished"]:
             return run
     return None
 
@@ -167,7 +168,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except json.JSONDecodeError:
             break
     return rows

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from ...converters.records.json_text import parse_json
 from .run_folder import read_metrics
 from .tracking import flatten_record
 
@@ -52,7 +52,7 @@ def write_run_report(run: Path, outcome: Mapping[str, Any], sheet: Image.Image |
     from markupsafe import Markup
 
     records = read_metrics(run)
-    environment = json.loads((run / "env.json").read_text(encoding="utf-8"))
+    environment = parse_json((run / "env.json").read_text(encoding="utf-8"))
     page = Environment(autoescape=True).from_string(_TEMPLATE)
     text = page.render(
         name=f"{run.parent.name} {run.name}",

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ...converters.records.json_text import parse_json
 from .graph_signature import GraphSignature, GraphTensor
 
 __all__ = ["make_manifest", "manifest_text", "packer_manifest"]
@@ -92,7 +93,7 @@ def _stated(metadata: Mapping[str, str]) -> dict[str, Any]:
         text = metadata.get(f"rtool.{name}")
         if text:
             try:
-                found[name] = json.loads(text)
+                found[name] = parse_json(text)
             except ValueError:
                 found[name] = text  # a plain string
     return found

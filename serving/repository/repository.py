@@ -14,12 +14,12 @@ A version folder without its model file is a *placeholder*: its manifest states 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...converters.records.json_text import parse_json
 from ...errors import InputError
 
 __all__ = [
@@ -119,7 +119,7 @@ class ModelFolder:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text())
+            found = parse_json(path.read_text())
         except (ValueError, OSError) as error:
             raise InputError(f"{path}: expected JSON ({error}); publish this version again") from error
         if not isinstance(found, dict):

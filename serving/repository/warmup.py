@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...converters.files.array_files import read_arrays
 from ...errors import InputError
 from .graph_signature import GraphSignature, GraphTensor
 
@@ -99,13 +100,9 @@ def read_examples(path: Path, signature: GraphSignature) -> dict[str, NDArray[An
     Raises:
         InputError: the file is missing, has no plain arrays, or is a single array for a model with several inputs.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: expected a .npy or .npz file of plain arrays ({error})") from error
-    if not isinstance(loaded, np.ndarray):
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+    loaded = read_arrays(path)
+    if isinstance(loaded, dict):
+        return loaded
     if len(signature.inputs) != 1:
         names = ", ".join(tensor.name for tensor in signature.inputs)
         raise InputError(f"{path}: one array for the inputs {names}; save them by name with numpy.savez")

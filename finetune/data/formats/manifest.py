@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError, nearest
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
 from ..image_files import FileImages, printable
@@ -96,7 +96,7 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number} is no JSON object: {error}") from error
         if not isinstance(row, dict):

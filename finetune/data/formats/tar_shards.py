@@ -6,7 +6,6 @@ by position, so that identities can be sampled; the webdataset package, which st
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
 from ..image_files import EncodedImages, printable
@@ -94,7 +94,7 @@ def _label(place: str, files: PositionalFiles, members: dict[str, _Member]) -> d
     try:
         if ".cls" in members:
             return {"identity": _read(files, members[".cls"]).decode().strip()}
-        label = json.loads(_read(files, members[".json"]))
+        label = parse_json(_read(files, members[".json"]))
         return {"identity": label["identity"], "camera": _camera(label.get("camera", UNKNOWN_CAMERA))}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
