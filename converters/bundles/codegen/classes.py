@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from .blocks import Block, Call
+from .constructors import construction_of
 from .parameters import Chain, Group, Part, Use, key_of, layer_parts, numbers_of
-from .text import constructor, expression, member
+from .text import expression, member
 
 __all__ = ["ClassWriter"]
 
@@ -116,8 +117,7 @@ class ClassWriter:
         return None
 
     def _layer(self, path: str) -> Parts:
-        layer = self.module.get_submodule(path)
-        return layer_parts(layer, constructor(layer))
+        return layer_parts(construction_of(self.module.get_submodule(path)))
 
     def _methods(self, block: Block, arguments: Sequence[str]) -> str:
         signature = ", ".join(

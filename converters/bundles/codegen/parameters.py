@@ -1,22 +1,20 @@
 """Classes of generated code that take numbers: blocks that differ only in channels or strides share one.
 
-The construction of a block is text with holes: every integer a layer is made with is a `Number`. Blocks whose text is
-equal but for the numbers form a `Group`. Once all are known, a number that is the same for all of them is written
-into the class; the others become parameters of its `__init__`, one for those that always go together.
+The construction of a block is text with holes: every integer a layer is made with is a `Number`, also one that equals
+its default and so is not written. Blocks whose text is equal but for the numbers form a `Group`. Once all are known, a
+number that is the same for all of them is written into the class; the others become parameters of its `__init__`, one
+for those that always go together.
 """
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
+from .constructors import Construction
 
 __all__ = ["Chain", "Group", "Number", "Part", "Use", "key_of", "layer_parts", "numbers_of", "render"]
 
-_CALL = re.compile(r"^([\w.]+)\((.*)\)$")
 _INPUTS = ("in_channels", "in_features")
 _OUTPUTS = ("out_channels", "out_features")
 _WIDTHS = (*_INPUTS, *_OUTPUTS, "num_features", "num_parameters", "num_channels", "groups")
@@ -30,6 +28,10 @@ class Number:
 
     name: str
     value: str
+    lead: str = ""
+    """What is written before it, if it is."""
+    default: str = ""
+    """The value that need not be written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,31 +127,17 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def layer_parts(module: nn.Module, text: str) -> tuple[Part, ...]:
-    """The constructor `text` of a layer with its integers as numbers."""
-    match = _CALL.match(text)
-    if match is None:
-        return (text,)
-    positional = list(inspect.signature(type(module).__init__).parameters)[1:]
-    parts: list[Part] = [f"{match[1]}("]
-    for index, argument in enumerate(_arguments(match[2])):
-        name, equals, value = argument.rpartition("=")
-        parts.append(f"{', ' if index else ''}{name}{equals}")
-        known = name or (positional[index] if index < len(positional) else "")
-        parts.append(Number(known, value) if known.isidentifier() and value.isdigit() else value)
+def layer_parts(made: Construction) -> tuple[Part, ...]:
+    """The constructor call of a layer with its integers as numbers."""
+    parts: list[Part] = [f"{made.type}("]
+    for argument in made.arguments:
+        comma = ", " if len(parts) > 1 else ""
+        lead = f"{comma}{argument.name}=" if argument.is_named else comma
+        if argument.is_integer:
+            parts.append(Number(argument.name, argument.text, lead, argument.default))
+        elif argument.text != argument.default:
+            parts.append(f"{lead}{argument.text}")
     return (*parts, ")")
-
-
-def _arguments(text: str) -> list[str]:
-    """The arguments of a call, split at the commas that lie in no bracket."""
-    found, depth = [""], 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            found.append("")
-        else:
-            found[-1] += character
-    return [argument.strip() for argument in found if argument.strip()]
 
 
 def numbers_of(parts: Sequence[Part]) -> Iterator[Number]:
@@ -171,7 +159,7 @@ def key_of(parts: Sequence[Part]) -> Hashable:
 
 def _key(part: Part) -> Hashable:
     if isinstance(part, Number):
-        return ("number", part.name)
+        return ("number", part.lead, part.name)
     if isinstance(part, Use):
         return ("use", part.group.name)
     if isinstance(part, Chain):
@@ -186,7 +174,8 @@ def render(parts: Sequence[Part], values: Iterator[str]) -> str:
 
 def _rendered(part: Part, values: Iterator[str]) -> str:
     if isinstance(part, Number):
-        return next(values)
+        value = next(values)
+        return "" if value == part.default else f"{part.lead}{value}"
     if isinstance(part, Use):
         return part.group.call([next(values) for _ in part.numbers])
     if isinstance(part, Chain):

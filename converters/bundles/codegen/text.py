@@ -1,21 +1,20 @@
-"""Python text for the pieces of a module: one fx node as an expression, one layer as its constructor."""
+"""Python text for one fx node: the expression that computes it."""
 
 from __future__ import annotations
 
 import inspect
 import operator
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from ....errors import InputError
 from ...lowering import exact
 
-__all__ = ["constructor", "expression", "member"]
+__all__ = ["expression", "member"]
 
 _INFIX: dict[Any, str] = {
     operator.add: "+",
@@ -44,17 +43,6 @@ _NAMESPACES: tuple[tuple[str, Any], ...] = (
     ("torch.special", torch.special),
 )
 _BUILTINS = {getattr: "getattr", int: "int", float: "float", len: "len", max: "max", min: "min", tuple: "tuple"}
-_EQUAL_PAIR = re.compile(r"\((\d+)(?:, \1)+\)")
-_DEFAULTS = (
-    ", affine=True, bias=True, track_running_stats=True",
-    ", affine=True, track_running_stats=True",
-    ", track_running_stats=False",
-    ", elementwise_affine=True, bias=True",
-    ", elementwise_affine=True",
-    ", bias=True",
-    ", momentum=0.1",
-    ", eps=1e-05",
-)
 
 
 def expression(node: fx.Node, names: Mapping[fx.Node, str], locate: Callable[[str], str]) -> str:
@@ -96,21 +84,6 @@ def function_name(function: Any) -> str:
 def member(owner: str, name: str) -> str:
     """A member of a plain module; numbers are no attribute names."""
     return f'getattr({owner}, "{name}")' if name.isdigit() else f"{owner}.{name}"
-
-
-def constructor(module: nn.Module) -> str:
-    """The call that makes a fresh layer like `module`; defaults are left out."""
-    text = repr(module)
-    if "\n" in text:
-        raise InputError(f"model.py: no constructor for {type(module).__name__}; report this model")
-    text = _EQUAL_PAIR.sub(r"\1", text)
-    for default in _DEFAULTS:
-        text = text.replace(default, "")
-    text = re.sub(r"\b(in_features|out_features|num_parameters)=", "", text)
-    if not type(module).__module__.startswith("torch.nn"):
-        return text
-    floats = {tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point()} - {torch.float32}
-    return f"nn.{text[:-1]}{''.join(f', dtype={dtype}' for dtype in floats)})"
 
 
 def _arguments(node: fx.Node, names: Mapping[fx.Node, str], args: Any = None) -> str:
