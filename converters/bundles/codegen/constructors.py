@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -78,7 +77,7 @@ def construction_of(layer: nn.Module) -> Construction:
     Raises:
         InputError: as `constructor`.
     """
-    kind: type[Any] = type(layer)
+    kind = type(layer)
     if kind not in LAYERS:
         raise InputError(
             f"model.py: no rule to construct a layer of type {kind.__module__}.{kind.__name__}; expected one of "
@@ -92,7 +91,6 @@ def construction_of(layer: nn.Module) -> Construction:
     return Construction(f"nn.{kind.__name__}", arguments)
 
 
-@cache
 def _signature(kind: type[Any]) -> Mapping[str, inspect.Parameter]:
     parameters = list(inspect.signature(kind).parameters.items())
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
