@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from .constructors import Construction
 
@@ -20,6 +21,8 @@ _OUTPUTS = ("out_channels", "out_features")
 _WIDTHS = (*_INPUTS, *_OUTPUTS, "num_features", "num_parameters", "num_channels", "groups")
 """Arguments that count channels, so that equal ones may be one parameter."""
 _LONGEST_LINE = 80
+_MANY = 3
+"""Equal members in a row from which on they are written once."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,10 @@ class Use:
 
 @dataclass(frozen=True)
 class Chain:
-    """`nn.Sequential` of what the items make."""
+    """`nn.Sequential` or `nn.ModuleList` (or the argument of `super().__init__`) of what the items make."""
 
     items: tuple[tuple[Part, ...], ...]
+    kind: str = "nn.Sequential"
 
 
 Part = str | Number | Use | Chain
@@ -54,11 +58,13 @@ Part = str | Number | Use | Chain
 
 @dataclass(eq=False)
 class Group:
-    """A class to be: its name, the statements of `__init__` as its first block has them, and the other methods."""
+    """A class to be: its name and base, the statements of `__init__` as its first block has them, and `forward`."""
 
     name: str
+    base: str
     construction: Sequence[tuple[Part, ...]]
-    methods: str
+    method: Sequence[str]
+    """Lines, not indented; none where the class only holds members."""
     uses: list[tuple[Number, ...]] = field(default_factory=list)
     """The numbers of every block of the group."""
     _known: tuple[int, list[tuple[str, list[int]]]] = field(default=(0, []), init=False, repr=False)
@@ -71,11 +77,11 @@ class Group:
         for name, columns in parameters:
             for column in columns:
                 texts[column] = name
-        signature = ", ".join(["self", *(f"{name}: int" for name, _ in parameters)])
         values = iter(texts)
-        lines = [f"        {render(parts, values)}" for parts in self.construction]
-        head = [f"class {self.name}(nn.Module):", f"    def __init__({signature}) -> None:"]
-        return "\n".join([*head, "        super().__init__()", *lines, "", self.methods])
+        lines = [render(parts, values, 8) for parts in self.construction]
+        head = f"class {self.name}({self.base}):"
+        body = [*_signature([name for name, _ in parameters]), *(f"        {line}" for line in lines)]
+        return "\n".join([head, *body, *([""] if self.method else []), *(f"    {line}" for line in self.method)])
 
     def call(self, values: Sequence[str]) -> str:
         """The expression that makes a block with these values for its numbers; other than widths are named."""
@@ -116,6 +122,13 @@ class Group:
         if comes_in:
             return what if goes_out else f"in_{what}"
         return f"out_{what}" if goes_out else f"hidden_{what}"
+
+
+def _signature(names: Sequence[str]) -> list[str]:
+    """The lines of the head of `__init__`, indented."""
+    arguments = ", ".join(["self", *(f"{name}: int" for name in names)])
+    line = f"    def __init__({arguments}) -> None:"
+    return [line] if len(line) <= 120 else ["    def __init__(", f"        {arguments}", "    ) -> None:"]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -163,26 +176,40 @@ def _key(part: Part) -> Hashable:
     if isinstance(part, Use):
         return ("use", part.group.name)
     if isinstance(part, Chain):
-        return ("chain", *(key_of(item) for item in part.items))
+        return (part.kind, *(key_of(item) for item in part.items))
     return part
 
 
-def render(parts: Sequence[Part], values: Iterator[str]) -> str:
-    """The text, with the next of `values` for every number."""
-    return "".join(_rendered(part, values) for part in parts)
+def render(parts: Sequence[Part], values: Iterator[str], indent: int = 0) -> str:
+    """The text, with the next of `values` for every number; further lines are indented."""
+    return "".join(_rendered(part, values, indent) for part in parts)
 
 
-def _rendered(part: Part, values: Iterator[str]) -> str:
+def _rendered(part: Part, values: Iterator[str], indent: int) -> str:
     if isinstance(part, Number):
         value = next(values)
         return "" if value == part.default else f"{part.lead}{value}"
     if isinstance(part, Use):
         return part.group.call([next(values) for _ in part.numbers])
     if isinstance(part, Chain):
-        items = [render(item, values) for item in part.items]
-        joined = ", ".join(items)
-        if len(joined) <= _LONGEST_LINE:
-            return f"nn.Sequential({joined})"
-        inner = "".join(f"            {item},\n" for item in items)
-        return f"nn.Sequential(\n{inner}        )"
+        return _chain(part.kind, [render(item, values, indent + 4) for item in part.items], indent)
     return part
+
+
+def _chain(kind: str, items: Sequence[str], indent: int) -> str:
+    """A list of modules; equal ones in a row are made by a comprehension."""
+    runs = [(text, len(list(group))) for text, group in groupby(items)]
+    is_sequential = kind == "nn.Sequential"
+    start, end = (f"{kind}(", ")") if is_sequential else (f"{kind}([", "])")
+    if len(runs) == 1 and runs[0][1] >= _MANY:
+        text, count = runs[0]
+        inner = f"({text} for _ in range({count}))"
+        return f"{kind}(*{inner})" if is_sequential else f"{kind}{inner}"
+    written: list[str] = []
+    for text, count in runs:
+        written += [f"*({text} for _ in range({count}))"] if count >= _MANY else [text] * count
+    joined = ", ".join(written)
+    if len(joined) <= _LONGEST_LINE and "\n" not in joined:
+        return f"{start}{joined}{end}"
+    pad = " " * indent
+    return f"{start}\n" + "".join(f"{pad}    {text},\n" for text in written) + f"{pad}{end}"

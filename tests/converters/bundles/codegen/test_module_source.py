@@ -78,7 +78,7 @@ def generated_from(module):
 def test_blocks_that_differ_in_numbers_share_a_class_that_takes_them():
     stages = nn.Sequential(Stage(3, 4, 8, 2, 3), Stage(8, 6, 8, 1, 3), Stage(8, 4, 5, 2, 3), Stage(5, 5, 5, 1, 3))
     converted, text, namespace = generated_from(nn.Sequential(stages, nn.Conv2d(5, 2, 1)))
-    assert text.count("nn.Module):") == 2
+    assert text.count("\nclass ") == 2
     assert "def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, stride: int) -> None:" in text
     assert "nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, stride=stride, padding=1, groups=hidden_" in text
     assert "self.bn = nn.BatchNorm2d(hidden_channels)" in text
