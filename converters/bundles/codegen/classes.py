@@ -69,8 +69,8 @@ class ClassWriter:
         (numbers,) = made.uses
         key = (made.base, tuple(key_of(parts) for parts in made.construction), tuple(made.method))
         if key not in self.groups:
-            is_path = isinstance(named_after, str)
-            made.name = self._names.of_holder(named_after) if is_path else self._names.of_block(named_after)
+            of = self._names
+            made.name = of.of_holder(named_after) if isinstance(named_after, str) else of.of_block(named_after)
             made.uses.clear()
             self.groups[key] = made
         self.groups[key].uses.append(numbers)
@@ -86,9 +86,8 @@ class ClassWriter:
     def _construction(self, path: str, blocks: dict[str, Block], *, is_list: bool) -> list[Parts]:
         """Statements that make the members of a path."""
         container = self.tree.container(path)
-        lines: list[Parts] = [
-            (Chain(self._items(path, blocks), "super().__init__"),) if is_list else ("super().__init__()",)
-        ]
+        start: Part = Chain(self._items(path, blocks), "super().__init__") if is_list else "super().__init__()"
+        lines: list[Parts] = [(start,)]
         for name, parameter in container.named_parameters(recurse=False):
             lines.append(_assigned(name, "register_parameter", (_parameter(parameter),)))
         for name, buffer in container.named_buffers(recurse=False):

@@ -109,7 +109,7 @@ def _numbers_for(node: fx.Node, known: Region) -> set[fx.Node]:
 
 
 def _leads(flow: Flow, region: Region, free: Region) -> dict[fx.Node, set[fx.Node]]:
-    """Values further in front, from which one operation after the other leads into the region, with those operations."""
+    """Values further in front, each with the operations that lead one after the other from it into the region."""
     found: dict[fx.Node, set[fx.Node]] = {}
     for entry in flow.entries(region):
         node, chain = entry, set[fx.Node]()
