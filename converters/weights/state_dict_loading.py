@@ -138,7 +138,7 @@ def _read(weights: str | Path | StateDictFile) -> StateDictFile:
 
 
 def cancelled_biases(module: nn.Module) -> set[str]:
-    """Biases of layers before a restored BatchNorm, which subtracts them again: they have no effect."""
+    """Biases of layers before a restored BatchNorm, which subtracts them again: no output depends on them."""
     record = getattr(module, "meta", {}).get("rtool")
     return {f"{entry.after}.bias" for entry in record.restored} if isinstance(record, ConversionRecord) else set()
 

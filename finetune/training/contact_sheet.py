@@ -25,7 +25,11 @@ _MOST_IMAGES = 64
 
 
 def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Image.Image:
-    """The first training batch of a run of `nproc` processes, without training."""
+    """The first training batch of a run of `nproc` processes as an image, without training.
+
+    Raises:
+        RtoolError: the model or the data cannot be used.
+    """
     ranks = count_processes(nproc, config.device)
     preprocessing = load_network(config.model).preprocessing
     train, _ = open_training_data(config)
@@ -35,10 +39,10 @@ def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1
 def draw_batch(
     config: FinetuneConfig, pixels: TrainingPixels, preprocessing: Preprocessing, *, ranks: int
 ) -> Image.Image:
-    """The first batch of the first epoch of `pixels`, augmented: of all `ranks` processes together, 64 images at most.
+    """The first batch of the first epoch, augmented, of all `ranks` processes together; at most 64 images are drawn.
 
     Raises:
-        DataError: the data set cannot fill it, or too many of its images cannot be read.
+        DataError: the data set cannot fill a batch, or too many of its images cannot be read.
     """
     plan = epoch_batches(config, pixels.dataset, ranks=ranks, epoch=0)[:1, :_MOST_IMAGES]
     samples = epoch_samples(config, pixels, preprocessing, epoch=0)

@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: `rtool finetune --dry-run`."""
+"""The plan of a run without training: `rtool finetune --dry-run`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from .prepared_data import open_training_data
 __all__ = ["RunPlan", "plan_run"]
 
 _STAND_IN = 2
-"""Classes of PartialFC here: millions of rows need not be drawn to be counted."""
+"""Classes of PartialFC in a plan: millions of rows need not be drawn to be counted."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Shapes, counts and an estimate of memory a process in bytes."""
+    """Shapes, counts and the estimated memory of a run."""
 
     model: str
     input: tuple[int, int, int]
     """Channels, height, width."""
     embedding: int
+    """Length of the embedding."""
     parameters: int
+    """Of the network; `head_parameters` with all the shards of PartialFC."""
     head_parameters: int
     train_images: int
     train_identities: int
@@ -44,21 +46,26 @@ class RunPlan:
     held_out_identities: int
     protocol: str
     metric: str
-    """What chooses the best checkpoint."""
+    """The metric that chooses the best checkpoint."""
     batch: int
+    """Images per batch on each process."""
     processes: int
     steps_per_epoch: int
     epochs: int
     device: str
     memory: int
-    """Weights, gradients, optimizer state and activations of one batch; not the data."""
+    """Bytes per process: weights, gradients, optimizer state and activations of one batch; not the data."""
     output: Path
     weights: WeightMatch | None
     """What `model.weights` would load."""
 
 
 def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
-    """Resolve model, data and plan of a run; reads labels only and leaves nothing behind.
+    """Resolve model, data and plan of a run; only labels are read, and nothing is left on disk.
+
+    Args:
+        config: The run.
+        nproc: Processes on this machine, or "auto", as `finetune` starts them.
 
     Raises:
         RtoolError: whatever would stop the run before its first step.
@@ -113,8 +120,9 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
 
 
 def _check_folder(folder: Path) -> None:
-    """Make a folder where the first one on the way to `folder` would be, and remove it: permissions do not tell, as of
-    a read-only disk or to root.
+    """Try whether `folder` can be made, with a temporary one in its nearest existing parent.
+
+    Permissions alone do not show it, for instance on a read-only disk or for root.
 
     Raises:
         InputError: it cannot be made.
@@ -130,7 +138,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _nearest_existing(path: Path) -> Path:
-    """`path` or the nearest of its parents; a link to nowhere is there, for no folder can be made in its place."""
+    """`path` or its nearest existing parent; a broken link counts, for no folder can be made in its place."""
     try:
         path.lstat()
     except FileNotFoundError:

@@ -128,7 +128,7 @@ def test_an_interrupted_calibration_is_gone_on_with(fused_path, tmp_path, monkey
     monkeypatch.setattr(calibration_images, "stream_pixels", counting)
     assert run(restoring(fused_path, "out.rtool")) == 0
     captured = capsys.readouterr()
-    assert "going on from an interrupted calibration: calibrated on 96 of 96" in captured.err
+    assert "continuing an interrupted calibration: calibrated on 96 of 96" in captured.err
     assert decoded == [32, 32, 32]
     assert not (tmp_path / "out.rtool.calibration").exists()
     assert run(restoring(fused_path, "whole.rtool")) == 0

@@ -93,8 +93,8 @@ def test_a_data_set_smaller_than_a_batch(recipe, capsys):
 @pytest.mark.parametrize(
     ("dynamic", "mentioned"),
     [
-        ({2: "height", 3: "width"}, ("file.onnx", "does not take images of 64x32", "set model.size")),
-        ({}, ("file.onnx", "takes images of 32x16, got size 64x32")),
+        ({2: "height", 3: "width"}, ("file.onnx", "does not accept images of 64x32", "set model.size")),
+        ({}, ("file.onnx", "has a fixed input of 32x16, got size 64x32")),
     ],
     ids=["by its last layer", "by the file"],
 )

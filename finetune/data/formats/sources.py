@@ -64,7 +64,11 @@ _GENERATORS: Mapping[str, tuple[Callable[..., Dataset], Mapping[str, Callable[[s
 
 
 def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
-    """Open `spec`; `subset` chooses a side of layouts that have fixed ones (Market-1501, MSMT17).
+    """Open a data set; no image is decoded.
+
+    Args:
+        spec: A folder, a file, or `GENERATOR:key=value,...`, see the head of this module.
+        subset: The side of layouts that have fixed ones (Market-1501, MSMT17); others ignore it.
 
     Raises:
         InputError: nothing of that name, or a generator option that does not exist or parse.
@@ -82,7 +86,8 @@ def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
     root = Path(spec).expanduser()
     if not root.exists():
         raise InputError(
-            f"{spec}: no such folder, and no generator either (known: {', '.join(sorted(_GENERATORS))}:key=value,...)"
+            f"{spec}: no such file or folder, and not a generator "
+            f"(known: {', '.join(sorted(_GENERATORS))}:key=value,...)"
         )
     return _open_folder(root, subset) if root.is_dir() else _open_file(root)
 

@@ -1,7 +1,7 @@
 """WebDataset shards: uncompressed tar files whose members share a key, `KEY.jpg` with `KEY.cls` or `KEY.json`.
 
 `.cls` holds the identity; `.json` an object with `identity` and optionally `camera`. Members are indexed once and read
-by position, so that identities can be sampled; the webdataset package, which streams, is not needed.
+by position, so that identities can be sampled; the webdataset package, which streams, is not used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Member(NamedTuple):
 
 @dataclass(frozen=True)
 class _ReadMember:
-    """The bytes of the image of a number."""
+    """From an image number to the bytes of the encoded image."""
 
     files: PositionalFiles
     images: list[_Member]
@@ -50,7 +50,7 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
         DataError: a shard is damaged or compressed, a label is missing, or there are fewer than two identities.
     """
     if not shards:
-        raise InputError("no .tar shards there")
+        raise InputError("no .tar shards were given")
     files = PositionalFiles(shards)
     images: list[_Member] = []
     labels: list[dict[str, Any]] = []
@@ -107,7 +107,7 @@ def _label(place: str, files: PositionalFiles, members: dict[str, _Member]) -> d
 def _camera(value: Any) -> int:
     number = int(value)
     if number != float(value) or not UNKNOWN_CAMERA <= number <= MOST_CAMERA:
-        raise ValueError(f"no camera number: {value}")
+        raise ValueError(f"not a camera number: {value}")
     return number
 
 

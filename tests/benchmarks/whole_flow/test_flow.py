@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from rtool.benchmarks import demo, latency, load_test
+from rtool.benchmarks import demo, latency, serving
 from rtool.benchmarks.whole_flow import flow
 from rtool.errors import InputError
 
@@ -25,14 +25,14 @@ def result(tmp_path_factory):
     def short_load_test(*arguments, window, max_windows, **options):
         assert window >= 1.0
         assert max_windows >= 3
-        return load_test(*arguments, window=0.2, max_windows=3, **options)
+        return serving(*arguments, window=0.2, max_windows=3, **options)
 
     def short_latency(*arguments, rounds, **options):
         assert rounds >= 20
         return latency(*arguments, rounds=3, warmup=1, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "load_test", short_load_test)
+        patch.setattr(flow, "serving", short_load_test)
         patch.setattr(flow, "latency", short_latency)
         patch.setattr(flow, "TritonServer", partial(flow.TritonServer, stop_timeout=0.0))
         return demo(tmp_path_factory.mktemp("demo") / "run", overrides=FEW_STEPS)

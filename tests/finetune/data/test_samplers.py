@@ -61,7 +61,7 @@ def test_epochs_and_seeds_differ_and_repeat():
     ("options", "message"),
     [
         ({"batch": 64}, "lower data.batch"),
-        ({"batch": 10}, "no multiple"),
+        ({"batch": 10}, "not a multiple"),
         ({"batch": 4}, "one identity, in which no two people differ; set data.batch to 8 or more"),
         ({"sampler": "pk_cameras", "cameras": np.full(len(IDENTITIES), -1)}, "use data.sampler=pk"),
         ({"sampler": "random", "batch": 100}, "do not fill one batch"),

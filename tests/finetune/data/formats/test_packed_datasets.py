@@ -112,9 +112,9 @@ def test_an_index_of_another_file_and_a_missing_one_are_refused(golden):
     ("payload", "message"),
     [
         (pack_record(Record((-1.0,), 2, b"x")), "record 2 has a negative label, -1"),
-        (pack_record(Record((3.5,), 2, b"x")), "record 2 has a label that is no whole number, 3.5"),
-        (pack_record(Record((float("nan"),), 2, b"x")), "record 2 has a label that is no whole number, nan"),
-        (pack_record(Record((float("inf"),), 2, b"x")), "record 2 has a label that is no whole number, inf"),
+        (pack_record(Record((3.5,), 2, b"x")), "record 2 has a label that is not a whole number, 3.5"),
+        (pack_record(Record((float("nan"),), 2, b"x")), "record 2 has a label that is not a whole number, nan"),
+        (pack_record(Record((float("inf"),), 2, b"x")), "record 2 has a label that is not a whole number, inf"),
         (b"abc", "record 2: a record of 3 bytes cannot hold its head of 24"),
         (struct.pack("<IfQQ", 1000, 0, 2, 0) + b"xx", "record 2: a record of 26 bytes cannot hold its head of 4024"),
         (struct.pack("<IfQQ", 2**32 - 1, 0, 2, 0) + MAGIC, "record 2: a record of 28 bytes cannot hold its head"),
@@ -164,7 +164,7 @@ def test_a_head_that_holds_the_magic_word_is_read_all_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [("0\t0\n1 40\n", "line 2: expected key and offset"), ("", "empty"), ("1\t0\n1\t0\n", "key 1 stands there twice")],
+    [("0\t0\n1 40\n", "line 2: expected key and offset"), ("", "empty"), ("1\t0\n1\t0\n", "key 1 occurs twice")],
 )
 def test_an_index_that_does_not_parse_says_where(golden, index, message):
     golden.with_suffix(".idx").write_text(index)

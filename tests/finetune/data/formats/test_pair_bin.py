@@ -176,7 +176,7 @@ def test_memory_that_runs_out_while_images_are_read_is_told(tmp_path, monkeypatc
         (b"<html>", "cannot be read"),
         (pickle.dumps((IMAGES, FLAGS))[:500], "cannot be read"),
         ([1, 2, 3], r"expected a pair \(images, flags\), got list"),
-        (([b"x"], [True]), "expected two images a flag, got 1 images and 1 flags"),
+        (([b"x"], [True]), "expected two images per flag, got 1 images and 1 flags"),
         ((5, 6), "expected a list of encoded images, got int"),
         ((IMAGES, 6), "expected a list of same-person flags, got int"),
         ((IMAGES, None), "expected a list of same-person flags, got nothing"),
@@ -202,7 +202,7 @@ def test_a_pair_that_lost_an_image_leaves_and_the_image_is_named(tmp_path):
     damaged = write(tmp_path / "damaged.bin", (images, flags))
     told = []
     expected = evaluate_embeddings(embed, open_dataset(whole), resize=np.asarray)
-    measured = evaluate_embeddings(embed, open_dataset(damaged), resize=np.asarray, tell=told.append)
+    measured = evaluate_embeddings(embed, open_dataset(damaged), resize=np.asarray, report=told.append)
     assert measured == expected
     assert measured.pairs == 199
     assert told == [f"{damaged}: 1 unreadable images skipped: damaged.bin:7"]
