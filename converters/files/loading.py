@@ -19,6 +19,7 @@ from ...errors import InputError
 from ..records.file_digest import FileDigest, OpenFile
 from .external_data import ExternalData, bring_in, bring_in_tensors
 from .mapped_weights import MappedModel, open_mapped
+from .stored_tensors import refuse_sparse
 from .validation import check_proto
 
 __all__ = ["ModelSource", "data_files_of", "load_onnx", "parse_model", "read_model_bytes", "source_of"]
@@ -151,6 +152,7 @@ def _from_proto(proto: onnx.ModelProto, source: ModelSource, mapped: MappedModel
     name = str(source.path or source.name)
     check_proto(proto, name)
     external = bring_in(proto, name, source.path)
+    refuse_sparse(proto, name)
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx-ir reports a malformed proto with whatever it stumbled over

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import onnx
 
-__all__ = ["StoredTensor", "stored_tensors"]
+from ...errors import InputError
+
+__all__ = ["StoredTensor", "refuse_sparse", "stored_tensors"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class StoredTensor:
     tensor: onnx.TensorProto
     weight: str | None
     """The name of the initializer of the main graph that it is; None for every other one."""
+    is_sparse: bool = False
+    """Whether it is one half of a sparse tensor."""
 
     @property
     def is_external(self) -> bool:
@@ -51,6 +55,18 @@ def stored_tensors(model: onnx.ModelProto, name: str) -> Iterator[StoredTensor]:
             label = f"{place}: node '{node.name or (node.output[0] if node.output else '')}' ({node.op_type})"
             yield from _attributes(node.attribute, f"{label}: attribute", pending)
         is_main = False
+
+
+def refuse_sparse(model: onnx.ModelProto, name: str) -> None:
+    """Refuse what the intermediate representation cannot hold, or would drop without a word.
+
+    Raises:
+        InputError: a tensor of `model` is sparse.
+    """
+    for stored in stored_tensors(model, name):
+        if stored.is_sparse:
+            place = stored.label.removesuffix(", values")
+            raise InputError(f"{place}: sparse tensors are not supported; export the model with dense weights")
 
 
 def _initializers(graph: onnx.GraphProto, place: str, *, is_main: bool) -> Iterator[StoredTensor]:
@@ -85,5 +101,5 @@ def _attributes(
 
 
 def _sparse(sparse: onnx.SparseTensorProto, label: str) -> Iterator[StoredTensor]:
-    yield StoredTensor(f"{label}, values", sparse.values, None)
-    yield StoredTensor(f"{label}, indices", sparse.indices, None)
+    yield StoredTensor(f"{label}, values", sparse.values, None, is_sparse=True)
+    yield StoredTensor(f"{label}, indices", sparse.indices, None, is_sparse=True)

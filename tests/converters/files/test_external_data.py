@@ -62,6 +62,7 @@ def itself(data, _secret):
     data.symlink_to(data.name)
 
 
+SPARSE = ("Constant values", "Constant indices", "initializer values", "initializer indices", "attribute list")
 LEAVES = "leaves the model's folder"
 ESCAPES = {
     "up": (ZIP, at("../outside/secret.bin"), LEAVES),
@@ -225,6 +226,15 @@ def test_the_data_of_every_place_is_found_and_read(split, carrier):
     whole = whole_model(split.write())
     assert not has_external_data(whole)
     assert split.content() in whole.SerializeToString()
+
+
+@pytest.mark.parametrize("carrier", [f"sparse {name}" for name in SPARSE])
+def test_sparse_tensors_are_refused_by_name_instead_of_being_dropped(split, carrier):
+    split.carrier = carrier
+    path = split.write()
+    for read in (load_onnx, onnx_to_torch, inspect):
+        with pytest.raises(InputError, match="sparse tensors are not supported; export the model with dense weights"):
+            read(path)
 
 
 RUNNABLE = ("initializer", "Constant", "function Constant", "attribute")
