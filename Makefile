@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-gpu lint typecheck format bench bench-converters bench-matrix bench-damage bench-export bench-finetune clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-converters bench-matrix bench-damage bench-random bench-export bench-finetune clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -55,6 +55,11 @@ bench-matrix: $(STAMP)
 # 2,000 damaged files through the Python calls and 100 through the commands; about 15 minutes on 2 cores.
 bench-damage: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.robustness.damage --cli 100
+
+# 1,000 random networks by both exporters at every opset, converted, trained and written back; an hour and a half on one
+# core. JOURNAL=FILE goes on where FILE ends; SHARD=0/4 takes every fourth, and `--join FILES` makes one table of them.
+bench-random: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.robustness.random_exports --shard $(or $(SHARD),0/1) $(if $(JOURNAL),--journal $(JOURNAL))
 
 # Write-back, BatchNorm restored and folded, latency and fp16 on eight networks, int8 on three, and the accuracy gained by
 # restoring BatchNorm; about one hour on 2 cores.

@@ -21,7 +21,8 @@ FOUNDATION = {"errors", "lazy", "version"}
 STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "converters": (
         ("records",),
-        ("files", "runtime", "zoo"),
+        ("files",),
+        ("runtime", "zoo"),
         ("passes",),
         ("precision", "lowering"),
         ("batchnorm",),

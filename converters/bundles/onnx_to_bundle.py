@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from ...errors import GateError, InputError
 from ..batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
 from ..files.folders import check_output
+from ..files.model_files import files_of
 from ..lowering.conversion import onnx_to_torch
 from ..passes.batch import Batch, set_batch
 from ..records.image_size import check_image_size
@@ -120,7 +121,7 @@ def onnx2torch(
     if restore_bn and calibrate is None:
         raise InputError("--restore-bn measures activations: give images with --calibrate DATA")
     check_output(target, may_replace=is_bundle if overwrite else None)
-    for file in (path, weights):
+    for file in (*(files_of(path) if target.exists() else (path,)), weights):
         if file is not None and Path(file).resolve().is_relative_to(target.resolve()):
             raise InputError(f"{file}: lies in {target}, which would be replaced; choose another output")
     graph = path if batch is None else _with_batch(path, batch)

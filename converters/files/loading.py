@@ -17,12 +17,15 @@ from google.protobuf.message import DecodeError
 
 from ...errors import InputError
 from ..records.file_digest import FileDigest, OpenFile
+from .external_data import ExternalData, bring_in, bring_in_tensors
 from .mapped_weights import MappedModel, open_mapped
-from .validation import check_external_data, check_proto
+from .stored_tensors import refuse_sparse
+from .validation import check_proto
 
-__all__ = ["ModelSource", "load_onnx", "parse_model", "read_model_bytes", "source_of"]
+__all__ = ["ModelSource", "data_files_of", "load_onnx", "parse_model", "read_model_bytes", "source_of"]
 
 _META_KEY = "rtool.source"
+_EXTERNAL_KEY = "rtool.external_data"
 _HASHED_AT_ONCE = 4 << 20
 """Bytes, of which the digest takes a few milliseconds; a larger file stays open until somebody asks for it."""
 _EXPORT_HINT = "export the model with torch.onnx.export or download the .onnx file itself"
@@ -49,15 +52,16 @@ class ModelSource:
 def load_onnx(model: str | Path | onnx.ModelProto | ir.Model, *, mapped: bool = False) -> ir.Model:
     """The model as a fresh onnx-ir model that may be edited freely.
 
-    External data is read lazily, and only from inside the folder of the file. So are, with `mapped`, the large weights
-    inside the file itself: for those who are done with the model before the file can change.
+    External data is checked as a whole and read as `external_data` says. Large weights inside the file itself are read
+    lazily with `mapped`: for those who are done with the model before the file can change.
 
     Raises:
         InputError: the file is missing, a folder, empty, a web page, a git-lfs pointer, truncated, or not ONNX; the
-            graph is malformed; or weights are missing.
+            graph is malformed; or weights are missing, or said to lie where a model may not look.
     """
     if isinstance(model, ir.Model):
         loaded = model.clone()
+        bring_in_tensors(loaded)
         loaded.meta[_META_KEY] = source_of(model)
         return loaded
     if isinstance(model, onnx.ModelProto):
@@ -75,6 +79,12 @@ def source_of(model: ir.Model) -> ModelSource:
     """Where `load_onnx` found `model`."""
     source = model.meta.get(_META_KEY)
     return source if isinstance(source, ModelSource) else ModelSource("<memory>")
+
+
+def data_files_of(model: ir.Model) -> tuple[Path, ...]:
+    """The files besides its own that hold weights of a model which `load_onnx` opened."""
+    external = model.meta.get(_EXTERNAL_KEY)
+    return external.files if isinstance(external, ExternalData) else ()
 
 
 def read_model_bytes(path: Path) -> bytes:
@@ -141,6 +151,8 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
 def _from_proto(proto: onnx.ModelProto, source: ModelSource, mapped: MappedModel | None = None) -> ir.Model:
     name = str(source.path or source.name)
     check_proto(proto, name)
+    external = bring_in(proto, name, source.path)
+    refuse_sparse(proto, name)
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx-ir reports a malformed proto with whatever it stumbled over
@@ -150,8 +162,7 @@ def _from_proto(proto: onnx.ModelProto, source: ModelSource, mapped: MappedModel
         raise InputError(f"{name}: malformed ONNX model ({cause}); export it again") from error
     if mapped is not None:
         mapped.put_weights_into(model)
-    if source.path is not None:
-        ir.external_data.set_base_dir(model.graph, source.path.parent)
-    check_external_data(model, name, source.path)
+    external.put_weights_into(model)
     model.meta[_META_KEY] = source
+    model.meta[_EXTERNAL_KEY] = external
     return model

@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..records.file_digest import OpenFile
 
-__all__ = ["FileTensor", "MappedModel", "open_mapped"]
+__all__ = ["LARGE", "PLAIN", "FileTensor", "MappedModel", "Place", "open_mapped"]
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _EIGHT_BYTES, _SIZED, _FOUR_BYTES = 0, 1, 2, 5
-_LARGE = 1 << 20
+LARGE = 1 << 20
 """Bytes from which on a weight is left in the file; the structural checks do not look at such bytes either."""
-_PLAIN = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
+PLAIN = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
 
 
 class _UnusualError(Exception):
@@ -42,7 +42,9 @@ class _UnusualError(Exception):
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
+    """A run of bytes in a file."""
+
     offset: int
     length: int
 
@@ -50,7 +52,7 @@ class _Place:
 class FileTensor(ir.LazyTensor):
     """A weight that is still in the file; `read_into` brings its bytes where they shall be, without another copy."""
 
-    def __init__(self, file: OpenFile, place: _Place, like: ir.TensorProtocol) -> None:
+    def __init__(self, file: OpenFile, place: Place, like: ir.TensorProtocol) -> None:
         shape = ir.Shape(tuple(like.shape.numpy()))
         super().__init__(self._read, dtype=like.dtype, shape=shape, name=like.name)
         self._file = file
@@ -78,7 +80,7 @@ class MappedModel:
 
     proto: onnx.ModelProto
     file: OpenFile
-    _places: dict[str, _Place]
+    _places: dict[str, Place]
 
     def put_weights_into(self, model: ir.Model) -> None:
         """Give the initializers of the IR made from `proto` their weights, which are read when they are asked for."""
@@ -103,14 +105,14 @@ def open_mapped(path: Path) -> MappedModel | None:
     return MappedModel(proto, file, places) if places else None
 
 
-def _check(proto: onnx.ModelProto, places: dict[str, _Place]) -> None:
+def _check(proto: onnx.ModelProto, places: dict[str, Place]) -> None:
     """Every place belongs to one initializer of its own, whose shape it fills."""
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in places}
     if len(tensors) != len(places):
         raise _UnusualError
     for name, place in places.items():
         tensor = tensors[name]
-        if tensor.data_type not in _PLAIN or tensor.data_location or any(dim < 0 for dim in tensor.dims):
+        if tensor.data_type not in PLAIN or tensor.data_location or any(dim < 0 for dim in tensor.dims):
             raise _UnusualError
         if math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth // 8 != place.length:
             raise _UnusualError
@@ -127,10 +129,10 @@ class _Field:
     end: int
 
 
-def _without_weights(view: mmap.mmap) -> tuple[list[bytes], dict[str, _Place]]:
+def _without_weights(view: mmap.mmap) -> tuple[list[bytes], dict[str, Place]]:
     """The bytes of the model with every large initializer's data emptied, and the places of that data."""
     kept: list[bytes] = []
-    places: dict[str, _Place] = {}
+    places: dict[str, Place] = {}
     for field in _fields(view, 0, len(view)):
         if field.number != _GRAPH or field.kind != _SIZED:
             kept.append(view[field.start : field.end])
@@ -141,15 +143,15 @@ def _without_weights(view: mmap.mmap) -> tuple[list[bytes], dict[str, _Place]]:
     return kept, places
 
 
-def _graph_without_weights(view: mmap.mmap, graph: _Field, places: dict[str, _Place]) -> list[bytes]:
+def _graph_without_weights(view: mmap.mmap, graph: _Field, places: dict[str, Place]) -> list[bytes]:
     kept: list[bytes] = []
     for field in _fields(view, graph.payload, graph.end):
-        if field.number != _INITIALIZER or field.kind != _SIZED or field.end - field.payload <= _LARGE:
+        if field.number != _INITIALIZER or field.kind != _SIZED or field.end - field.payload <= LARGE:
             kept.append(view[field.start : field.end])
             continue
         inner = list(_fields(view, field.payload, field.end))
         raw = [entry for entry in inner if entry.number == _RAW_DATA]
-        if len(raw) != 1 or raw[0].kind != _SIZED or raw[0].end - raw[0].payload <= _LARGE:
+        if len(raw) != 1 or raw[0].kind != _SIZED or raw[0].end - raw[0].payload <= LARGE:
             kept.append(view[field.start : field.end])
             continue
         rest = [view[entry.start : entry.end] for entry in inner if entry.number != _RAW_DATA]
@@ -157,7 +159,7 @@ def _graph_without_weights(view: mmap.mmap, graph: _Field, places: dict[str, _Pl
         name = onnx.TensorProto.FromString(tensor).name
         if name in places:
             raise _UnusualError
-        places[name] = _Place(raw[0].payload, raw[0].end - raw[0].payload)
+        places[name] = Place(raw[0].payload, raw[0].end - raw[0].payload)
         kept += [_tag(_INITIALIZER), _varint(len(tensor)), tensor]
     return kept
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, PlatformError
 from ..records.record import TensorSpec
+from .session_model import session_model
 
 if TYPE_CHECKING:
     import onnx
@@ -84,12 +85,11 @@ class OnnxRunner:
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
-        source = str(model) if isinstance(model, str | Path) else model
-        content = source if isinstance(source, str | bytes) else source.SerializeToString()
-        self.name = name or (Path(source).name if isinstance(source, str) else "onnx")
+        self._given = session_model(model, options)
+        self.name = name or (Path(model).name if isinstance(model, str | Path) else "onnx")
         providers = _providers(device)
         try:
-            self.session = ort.InferenceSession(content, options, providers=providers)
+            self.session = ort.InferenceSession(self._given.content, options, providers=providers)
         except Exception as error:  # ONNX Runtime has a dozen exception types without a common base
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.name}: ONNX Runtime cannot load it ({reason}); run `rtool inspect`") from error

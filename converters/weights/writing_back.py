@@ -28,8 +28,10 @@ from torch import fx
 from ...errors import InputError
 from ..batchnorm.fold import fold_batchnorm
 from ..files.atomic_file import check_file_output, serialised, write_atomically
-from ..files.loading import load_onnx, parse_model
+from ..files.external_data import refuse_external_data
+from ..files.loading import load_onnx
 from ..files.model_files import files_of
+from ..files.whole_model import whole_model
 from ..lowering.conversion import onnx_to_torch
 from ..records.record import ConversionRecord, ParameterSource, record_of
 from .module_edits import difference_from_conversion
@@ -113,15 +115,13 @@ def check_source(record: ConversionRecord, path: Path | None) -> None:
 def own_copy(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:
     """The source as a proto with all weights inside, which may be edited."""
     if isinstance(source, onnx.ModelProto):
+        refuse_external_data(source, "<memory>")
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
         return proto
     if isinstance(source, ir.Model):
-        return ir.to_proto(source)
-    load_onnx(source)  # refuses external data outside the file's folder, and everything else that is wrong
-    proto = parse_model(Path(source))
-    onnx.load_external_data_for_model(proto, str(Path(source).parent))
-    return proto
+        return ir.to_proto(load_onnx(source))
+    return whole_model(Path(source))
 
 
 def _folded_tensors(module: fx.GraphModule, record: ConversionRecord) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from ...converters.batchnorm.restore import restore_batchnorm, restored_link
 from ...converters.bundles.bundle import save_bundle
 from ...converters.bundles.reference import Model, load_model
+from ...converters.files.whole_model import whole_model
 from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
@@ -184,7 +185,7 @@ def _identity(model: Model) -> dict[str, Any]:
             f"{model.name}: a {model.kind} file has no graph to write back; train its .onnx, a bundle or a zoo name"
         )
     if model.kind == "onnx":
-        return {"source": onnx.load(str(model.path), load_external_data=False)}
+        return {"source": whole_model(model.path)}
     info = parse_json((model.path / "bundle.json").read_text(encoding="utf-8"))
     if info.get("architecture"):
         return {"architecture": info["architecture"]}

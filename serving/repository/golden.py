@@ -27,12 +27,15 @@ def golden_outputs(
     """
     import onnxruntime
 
+    from ...converters.runtime.session_model import session_model
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    given = session_model(model, options)
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(given.content, options, providers=["CPUExecutionProvider"])
         results = session.run(list(outputs) if outputs is not None else None, dict(inputs))
     except Exception as error:  # onnxruntime raises many unrelated types
         raise InputError(f"{model}: ONNX Runtime cannot run it ({_first_line(error)}); re-export it") from error

@@ -115,6 +115,7 @@ def read_signature(path: str | Path) -> GraphSignature:
     import onnx
     from google.protobuf.message import DecodeError
 
+    from ...converters.files.external_data import external_locations, has_external_data
     from ...converters.files.loading import read_model_bytes
 
     path = Path(path)
@@ -124,13 +125,11 @@ def read_signature(path: str | Path) -> GraphSignature:
         raise InputError(f"{path}: expected an ONNX model, got bytes that are not one or are cut short") from error
     if not model.graph.output:
         raise InputError(f"{path}: expected an ONNX model, found no graph outputs; re-export it")
-    external = {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    if external:
+    if has_external_data(model):
+        named = ", ".join(external_locations(model, str(path)))
         raise InputError(
-            f"{path}: keeps weights in other files ({', '.join(sorted(external))}), and a version is published as one "
-            f"file; save it as one: onnx.save(onnx.load({str(path)!r}), 'whole.onnx')"
+            f"{path}: keeps weights in other files ({named}), and a version is published as one "
+            f"file; save it whole: onnx.save(onnx.load({str(path)!r}), 'whole.onnx')"
         )
     weights = {initializer.name for initializer in model.graph.initializer}
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)

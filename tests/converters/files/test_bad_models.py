@@ -123,14 +123,14 @@ def external(folder, **entries):
         ({"location": "../weights.bin"}, "leaves the model's folder"),
         ({"location": "a/../../weights.bin"}, "leaves the model's folder"),
         ({"location": "/etc/hostname"}, "leaves the model's folder"),
-        ({"location": "."}, "is missing"),
+        ({"location": "."}, "is the model's folder"),
         ({"location": None}, "needs one location"),
         ({"offset": None, "affset": "4"}, "got location, length, affset"),
         ({"offset": "4"}, r"expected bytes 4\.\.16"),
         ({"offset": "-4"}, "."),
         ({"offset": "99999999999999999999"}, "."),
         ({"offset": "four"}, "."),
-        ({"length": "8"}, r"shape needs 12 bytes, the file declares 8"),
+        ({"length": "8"}, r"shape \[3\] needs 12 bytes, the file declares 8"),
     ],
 )
 def test_external_data_of_the_wrong_place_or_size_is_refused(tmp_path, entries, message):
