@@ -51,6 +51,7 @@ _PUBLIC = {
     "search_half": ".precision.half_search",
     "strip_metadata": ".passes.metadata_stripping",
     "record_of": ".records.record",
+    "require_record": ".records.record",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -158,7 +158,9 @@ def _arguments(tool: str, module: Any, inputs: dict[str, Any]) -> list[Any]:
     """All in graph order; rtool drops inputs that nothing uses and says which remain."""
     if tool != "rtool":
         return list(inputs.values())
-    return [inputs[spec.name] for spec in module.meta["rtool"].inputs]
+    from ...converters import require_record
+
+    return [inputs[spec.name] for spec in require_record(module).inputs]
 
 
 # -- requests -------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from ...converters.lowering.conversion import onnx_to_torch
 from ...converters.lowering.values import torch_tensor
-from ...converters.records.record import record_of
+from ...converters.records.record import require_record
 from ...errors import RtoolError
 from ..places import RESULTS
 from .onnx_cases import Case, cases_on_disk, folder_cases, node_cases, with_initializers
@@ -67,7 +67,7 @@ def run_case(case: Case, suite: str = "node") -> Outcome:
 def _status(case: Case) -> tuple[Status, str]:
     try:
         module = onnx_to_torch(case.model)
-        arguments = [_tensor(case, spec.name) for spec in record_of(module).inputs]
+        arguments = [_tensor(case, spec.name) for spec in require_record(module).inputs]
     except RtoolError as refused:
         return "refused", str(refused)
     except Exception as error:

@@ -25,7 +25,7 @@ from torch import fx
 from ...converters.bundles.bundle import source_graph
 from ...converters.bundles.onnx_to_bundle import onnx2torch
 from ...converters.bundles.reference import load_model
-from ...converters.records.record import TensorSpec, record_of
+from ...converters.records.record import TensorSpec, require_record
 from ...converters.runtime.parity import Parity, measure_parity
 from ...errors import InputError, RtoolError
 
@@ -70,7 +70,7 @@ def attempt(path: str) -> Attempt:
         return Attempt("refused", str(refused))
     except Exception:
         return Attempt("traceback", traceback.format_exc())
-    specs = record_of(model.module).inputs if model.record is not None else model.inputs
+    specs = require_record(model.module).inputs if model.record is not None else model.inputs
     shapes = [_sizes(spec) for spec in specs]
     if any(np.prod(shape, dtype=np.float64) > _MOST_ELEMENTS for shape in shapes):
         return Attempt("absurd", f"inputs of shape {shapes}")

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from ...errors import InputError, RtoolError
 from ..records.image_digest import row_digests
-from ..records.record import ConversionRecord
+from ..records.record import ConversionRecord, record_of
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from .affine import Layer, output_channels
 from .calibration_state import load_state, model_digest, save_state
@@ -111,8 +111,8 @@ def calibrate(
 
 
 def _only_batch(module: nn.Module) -> int | None:
-    record = getattr(module, "meta", {}).get("rtool")
-    if not isinstance(module, fx.GraphModule) or not isinstance(record, ConversionRecord):
+    record = record_of(module)
+    if not isinstance(module, fx.GraphModule) or record is None:
         return None
     return fixed_batch_by_shapes(module, record.inputs)
 
@@ -173,8 +173,8 @@ def _size(inputs: tuple[Tensor, ...]) -> int:
 
 
 def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    record = getattr(module, "meta", {}).get("rtool")
-    if isinstance(record, ConversionRecord):
+    record = record_of(module)
+    if record is not None:
         _check_shapes(record, inputs)
     # Called as `module(...)`, a converted module that raises prints its generated code on the terminal.
     call = module.forward if isinstance(module, fx.GraphModule) else module

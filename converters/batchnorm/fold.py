@@ -25,6 +25,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..records.node_facts import facts_of
+from ..records.record import record_of
 from .affine import ChannelAffine, Layer, absorb_after, absorb_before, affine_of, output_channels
 from .channel_offset import ChannelOffset
 from .scaled_product import ScaledProduct, absorb_into_product, find_scaled_product
@@ -107,7 +109,7 @@ def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = Non
 
 
 def _forget_restored(module: fx.GraphModule, folded: set[str]) -> None:
-    record = module.meta.get("rtool")
+    record = record_of(module)
     if record is not None:
         record.restored = tuple(entry for entry in record.restored if entry.module not in folded)
 
@@ -316,10 +318,10 @@ def _flattens(module: fx.GraphModule, node: fx.Node) -> bool:
 
 def _is_matrix(module: fx.GraphModule, layer: fx.Node, batchnorm: fx.Node) -> bool:
     """Whether the Linear called by `layer` is known to read [N, features]."""
-    record = module.meta.get("rtool")
+    record = record_of(module)
     if record is not None and any(entry.module == str(batchnorm.target) for entry in record.restored):
         return True  # `restore` adds one only where calibration measured matrices
-    if layer.meta.get("rank") == 2:
+    if facts_of(layer).rank == 2:
         return True  # a Gemm of the source
     source = layer.all_input_nodes[0]
     while _is_transparent(module, source):

@@ -8,7 +8,7 @@ import onnx
 from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..records.record import ConversionRecord
+from ..records.record import record_of
 from .fold import KeptBatchNorm, fold_batchnorm
 
 __all__ = ["left_in_source", "still_there"]
@@ -18,8 +18,8 @@ _UNTOUCHED = "it is a node of the source graph, which write-back does not change
 
 def left_in_source(module: fx.GraphModule) -> tuple[KeptBatchNorm, ...]:
     """The BatchNorms of a converted module's source graph, which has no restored ones, each with its reason."""
-    record = module.meta.get("rtool")
-    restored = {entry.module for entry in record.restored} if isinstance(record, ConversionRecord) else set()
+    record = record_of(module)
+    restored = {entry.module for entry in record.restored} if record is not None else set()
     own = [path for path, layer in module.named_modules() if isinstance(layer, _BatchNorm) and path not in restored]
     if not own:
         return ()

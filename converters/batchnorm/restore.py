@@ -32,8 +32,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from ...errors import InputError
 from ..lowering.names import is_generated
+from ..records.node_facts import facts_of
 from ..records.provenance import ChainLink
-from ..records.record import ConversionRecord, RestoredBatchNorm
+from ..records.record import ConversionRecord, RestoredBatchNorm, record_of
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from .affine import Layer
 from .batchnorm_names import batchnorm_path
@@ -174,7 +175,7 @@ def _entry(
 ) -> RestoredBatchNorm:
     """The new BatchNorm behind the layer at `path`, with the original's name and eps where they are known."""
     known = original.batchnorms.get(path) if original is not None else None
-    stated = _stated_fold(module, path) or (known.path if known is not None else "") or node.meta.get("scope", "")
+    stated = _stated_fold(module, path) or (known.path if known is not None else "") or facts_of(node).scope
     name = batchnorm_path(module, path, stated)
     channels = len(observation.statistics.mean)
     return RestoredBatchNorm(name, path, channels, known.eps if known is not None else eps)
@@ -235,7 +236,7 @@ def _reason_before_calibration(
         return "a BatchNorm follows it"
     if original is not None and path in original.layers and path not in original.batchnorms:
         return f"{original.name} has no BatchNorm behind it"
-    if not _stated_fold(module, path) and _bias_is_original(module.meta.get("rtool"), path):
+    if not _stated_fold(module, path) and _bias_is_original(record_of(module), path):
         return "the names in the file say that its bias is original"
     return ""
 
@@ -258,8 +259,8 @@ def _reason_after_calibration(
 
 
 def _supports_single_images_only(module: fx.GraphModule) -> bool:
-    record = module.meta.get("rtool")
-    return isinstance(record, ConversionRecord) and fixed_batch_by_shapes(module, record.inputs) == 1
+    record = record_of(module)
+    return record is not None and fixed_batch_by_shapes(module, record.inputs) == 1
 
 
 def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -275,8 +276,8 @@ def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
 
 def _stated_fold(module: fx.GraphModule, path: str) -> str:
     """The path of the BatchNorm folded into the layer at `path`, as stated in the file's metadata; else ""."""
-    record = module.meta.get("rtool")
-    if not isinstance(record, ConversionRecord) or f"{path}.weight" not in record.parameters:
+    record = record_of(module)
+    if record is None or f"{path}.weight" not in record.parameters:
         return ""
     return record.folded.get(record.parameters[f"{path}.weight"].value, "")
 
@@ -339,8 +340,8 @@ def _finish(module: fx.GraphModule, restored: list[RestoredBatchNorm]) -> None:
     module.graph.lint()
     module.recompile()
     let_bias_be_missing(module, (entry.after for entry in restored))
-    record = module.meta.get("rtool")
-    if isinstance(record, ConversionRecord):
+    record = record_of(module)
+    if record is not None:
         known = {entry.module for entry in record.restored}
         record.restored += tuple(entry for entry in restored if entry.module not in known)
 

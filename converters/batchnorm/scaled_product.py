@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from ..records.node_facts import facts_of
 from .affine import ChannelAffine
 
 __all__ = ["ScaledProduct", "absorb_into_product", "find_scaled_product"]
@@ -32,7 +33,7 @@ class ScaledProduct:
 
 def find_scaled_product(module: fx.GraphModule, node: fx.Node) -> ScaledProduct | None:
     """The product whose last node is `node`; None unless it is a matrix and its constants have no other readers."""
-    if node.target is not operator.add or node.meta.get("rank") != 2:
+    if node.target is not operator.add or facts_of(node).rank != 2:
         return None
     product, _ = _scaled(node.args[0])
     constant, beta = _scaled(node.args[1])

@@ -32,7 +32,7 @@ from ..lowering.conversion import onnx_to_torch
 from ..records.json_text import parse_json
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_bundle
-from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
+from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec, record_of, require_record
 from ..weights.module_edits import difference_from_conversion
 from ..weights.stripping import fill_weights, strip_weights
 from ..weights.weight_readers import fixed_reads, stored_origins
@@ -86,7 +86,7 @@ def save_bundle(
         InputError: `path` exists, `source` and `architecture` do not fit `module`, or the converted module was edited,
             so that its source graph no longer is what it computes.
     """
-    record = module.meta.get("rtool") if isinstance(module, fx.GraphModule) else None
+    record = record_of(module)
     if (record is None) == (architecture is None) or (record is None) != (source is None):
         raise InputError("save_bundle: give `source` for a converted module, `architecture` for one from the zoo")
     edit = difference_from_conversion(module) if isinstance(module, fx.GraphModule) and record is not None else ""
@@ -136,7 +136,7 @@ def load_bundle(path: str | Path) -> Bundle:
         record = None
     else:
         module = _rebuild(folder, info, tensors)
-        record = module.meta["rtool"]
+        record = require_record(module)
         record.preprocessing, record.chain = preprocessing, chain_of_bundle(info)
     _load_tensors(module, tensors, folder)
     return Bundle(folder, module.eval(), record, preprocessing, info)
@@ -173,7 +173,7 @@ def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor
     proto = _read_graph(folder)
     fill_weights(proto, _mapping(folder, info), tensors, str(folder))
     module = onnx_to_torch(proto)
-    record: ConversionRecord = module.meta["rtool"]
+    record = require_record(module)
     with _understood(folder / _INFO):
         record.source, record.digest = info["source"]["name"], info["source"]["sha256"]
         record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])

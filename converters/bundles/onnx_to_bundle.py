@@ -25,7 +25,7 @@ from ..records.image_size import check_image_size
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
-from ..records.record import ConversionRecord, TensorSpec
+from ..records.record import TensorSpec, require_record
 from ..runtime.batch_by_numbers import fixed_batch_by_numbers
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import OnnxRunner, TorchRunner
@@ -126,7 +126,7 @@ def onnx2torch(
             raise InputError(f"{file}: lies in {target}, which would be replaced; choose another output")
     graph = path if batch is None else _with_batch(path, batch)
     module = onnx_to_torch(graph, freeze=freeze)
-    record: ConversionRecord = module.meta["rtool"]
+    record = require_record(module)
     if batch is not None:
         record.source, record.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
     if not any(True for _ in module.parameters()):

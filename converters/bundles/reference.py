@@ -24,7 +24,7 @@ from ..lowering.conversion import onnx_to_torch
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
-from ..records.record import ConversionRecord, TensorSpec
+from ..records.record import ConversionRecord, TensorSpec, record_of, require_record
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
 from ..runtime.triton import TritonRunner
@@ -66,8 +66,7 @@ class Model:
     @property
     def record(self) -> ConversionRecord | None:
         """The record of a converted model; None for zoo models and torch files."""
-        record = getattr(self.module, "meta", {}).get("rtool")
-        return record if isinstance(record, ConversionRecord) else None
+        return record_of(self.module)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -116,7 +115,7 @@ def load_model(reference: str | Path) -> Model:
         return _from_folder(path)
     if path.suffix == ".onnx":
         module = onnx_to_torch(path)
-        record: ConversionRecord = module.meta["rtool"]
+        record = require_record(module)
         return Model(path.name, module, record.preprocessing, "onnx", path, chain=record.chain)
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")

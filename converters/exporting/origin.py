@@ -22,7 +22,7 @@ from ..records.image_size import check_image_size, image_shape, listed
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink
-from ..records.record import ConversionRecord, Dim, TensorSpec
+from ..records.record import ConversionRecord, Dim, TensorSpec, record_of
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.probing import probe_inputs, probe_pixels
 from ..weights.module_edits import difference_from_source, unplaced_parameter
@@ -70,7 +70,7 @@ class ExportOrigin:
     @property
     def record(self) -> ConversionRecord | None:
         """The record of a converted module."""
-        return _record(self.module)
+        return record_of(self.module)
 
 
 def open_origin(
@@ -93,7 +93,7 @@ def open_origin(
 def _of_module(
     model: nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
 ) -> ExportOrigin:
-    record = _record(model)
+    record = record_of(model)
     if record is None:
         name = type(model).__name__.lower()
         inputs = _image_spec(preprocessing)
@@ -206,8 +206,3 @@ def _check_shape(label: str, expected: Sequence[Dim], got: Sequence[int]) -> Non
     fixed = zip(expected[1:], got[1:], strict=False)
     if len(expected) != len(got) or any(isinstance(size, int) and size != found for size, found in fixed):
         raise InputError(f"{label}: expected {listed(('batch', *expected[1:]))}, got {listed(got)}")
-
-
-def _record(module: nn.Module) -> ConversionRecord | None:
-    record = getattr(module, "meta", {}).get("rtool")
-    return record if isinstance(record, ConversionRecord) else None

@@ -1,7 +1,7 @@
 """Convert an ONNX model to a trainable torch module: load, canonicalise, infer shapes, fuse patterns, lower.
 
-The result is an `fx.GraphModule` over native modules in eval mode. Its `meta["rtool"]` is a `ConversionRecord` that
-maps every parameter to the value of the source it was made from. A model is converted exactly or refused.
+The result is an `fx.GraphModule` over native modules in eval mode. Its `ConversionRecord` (see `record_of`) ties
+every parameter to the source value it was made from. A model is converted exactly or refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..records.graph_steps import graph_steps
 from ..records.metadata import stated_folds
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_metadata
-from ..records.record import ConversionRecord, ParameterSource, TensorSpec
+from ..records.record import ConversionRecord, ParameterSource, TensorSpec, attach_record, require_record
 from .canonical_form import canonicalise, fold_typed_constants
 from .graph_builder import GraphBuilder
 from .lower import lower
@@ -77,7 +77,7 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
     builder = lower(loaded, source.name)
     _release_weights(loaded.graph)
     module = fx.GraphModule(builder.root, builder.graph, class_name=_class_name(source.name))
-    module.meta["rtool"] = ConversionRecord(
+    record = ConversionRecord(
         source=source.name,
         digest=source.digest,
         opset=loaded.graph.opset_imports.get("", 0),
@@ -91,6 +91,7 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
         folded=stated_folds(loaded.metadata_props),
         earlier=chain_of_metadata(loaded.metadata_props),
     )
+    attach_record(module, record)
     _freeze(module, freeze, source.name)
     return module.eval()
 
@@ -126,7 +127,7 @@ def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
 
 
 def _freeze(module: fx.GraphModule, patterns: Sequence[str], label: str) -> None:
-    record: ConversionRecord = module.meta["rtool"]
+    record = require_record(module)
     for pattern in patterns:
         matched = [name for name, _ in module.named_parameters() if fnmatchcase(name, pattern)]
         if not matched:

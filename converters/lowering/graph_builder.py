@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from ..passes.constant_folding import source_of_constant
+from ..records.node_facts import NodeFacts, set_facts
 from ..records.record import ParameterSource, Transform
 from .names import classes_of, is_generated, parameter_path, safe_path, scope_of, tells_scope
 from .values import torch_tensor
@@ -84,13 +85,8 @@ class GraphBuilder:
         """Append one fx node that stands for (part of) `source`."""
         # fx names a node after its target, and its code would then assign to `self`.
         node = self.graph.create_node(kind, target, args, kwargs, name="self_" if target == "self" else None)
-        node.meta["scope"] = scope_of(source)
-        if not tells_scope(source):
-            node.meta["unscoped"] = True
-        classes = classes_of(source)
-        if classes:
-            node.meta["classes"] = classes
-        node.meta["onnx"] = source.name or ""
+        facts = NodeFacts(source.name or "", scope_of(source), tells_scope(source), classes_of(source))
+        set_facts(node, facts)
         return node
 
     def device(self) -> dict[str, fx.Node]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from ..passes.constant_folding import FIXED_KEY, LITERAL_KEY, source_of_constant
+from ..records.node_facts import facts_of, set_facts
 from .graph_builder import GraphBuilder, Weight
 from .names import is_generated
-from .values import SYMBOL_KEY, Dim, Integers, dims_of, torch_dtype
+from .values import Dim, Integers, dims_of, torch_dtype
 
 __all__ = ["Lowered", "Op", "RefusedError"]
 
@@ -334,5 +336,5 @@ class Op:
             return known
         node = self.method("size", self.x(index), dim)
         if known is not None:
-            node.meta[SYMBOL_KEY] = known
+            set_facts(node, replace(facts_of(node), symbol=known))
         return node

@@ -18,13 +18,12 @@ from torch import fx
 
 from ...errors import InputError
 from ..files.mapped_weights import FileTensor
+from ..records.node_facts import facts_of
 
 __all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor", "without_kernels"]
 
 Dim = int | str | None
 """A dimension: a number, a symbol (equal symbols mean equal sizes), or None when unknown."""
-
-SYMBOL_KEY = "symbol"
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ def symbol_of(item: int | fx.Node) -> Dim:
     """A number as a dimension: itself, the symbol of the dimension it was read from, or None."""
     if isinstance(item, int):
         return item
-    symbol = item.meta.get(SYMBOL_KEY)
-    return symbol if isinstance(symbol, str) else None
+    return facts_of(item).symbol
 
 
 def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:

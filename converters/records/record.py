@@ -1,7 +1,8 @@
 """What a converted module remembers of the ONNX file it came from.
 
-`onnx_to_torch` puts a `ConversionRecord` into `module.meta["rtool"]`; restore, fold, write-back, bundles and
-exports read it. It is plain data and survives `copy.deepcopy`.
+`onnx_to_torch` attaches a `ConversionRecord` to its module; restore, fold, write-back, bundles and exports read it.
+It is plain data and survives `copy.deepcopy`. How it is attached is known to this file alone: everybody else calls
+`record_of`, or `require_record` where a module without one is an error.
 """
 
 from __future__ import annotations
@@ -15,11 +16,23 @@ from .preprocessing import Preprocessing
 from .provenance import ChainLink
 
 if TYPE_CHECKING:
-    from torch import nn  # serving takes TensorSpec from here and must not load torch
+    from torch import fx, nn  # serving takes TensorSpec from here and must not load torch
 
     from .graph_steps import GraphStep
 
-__all__ = ["ConversionRecord", "ParameterSource", "RestoredBatchNorm", "TensorSpec", "record_of", "source_link"]
+__all__ = [
+    "ConversionRecord",
+    "ParameterSource",
+    "RestoredBatchNorm",
+    "TensorSpec",
+    "attach_record",
+    "record_of",
+    "require_record",
+    "source_link",
+]
+
+_KEY = "rtool"
+"""Of `fx.GraphModule.meta`, which torch copies with the module."""
 
 Dim = int | str | None
 """A dimension of a graph input or output: a number, a symbol's name, or unknown."""
@@ -105,14 +118,26 @@ class ConversionRecord:
         self.stated_chain = chain
 
 
-def record_of(module: nn.Module) -> ConversionRecord:
+def attach_record(module: fx.GraphModule, record: ConversionRecord) -> None:
+    """Make `record` the record of `module`, in place."""
+    module.meta[_KEY] = record
+
+
+def record_of(module: nn.Module) -> ConversionRecord | None:
+    """The record of a converted module; None for a module that `onnx_to_torch` did not make."""
+    meta = getattr(module, "meta", None)
+    record = meta.get(_KEY) if isinstance(meta, dict) else None
+    return record if isinstance(record, ConversionRecord) else None
+
+
+def require_record(module: nn.Module) -> ConversionRecord:
     """The record of a converted module.
 
     Raises:
         InputError: `module` was not made by `onnx_to_torch`.
     """
-    record = getattr(module, "meta", {}).get("rtool")
-    if not isinstance(record, ConversionRecord):
+    record = record_of(module)
+    if record is None:
         raise InputError(
             f"{type(module).__name__} was not converted from ONNX by rtool, so it has no source graph; "
             "convert it with onnx_to_torch, or export it with torch_to_onnx"

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from ..records.record import require_record
 from .parity import measure_parity
 from .probing import probe_inputs
 from .runners import OnnxRunner
@@ -27,7 +28,7 @@ def fixed_batch_by_numbers(module: fx.GraphModule, reference: OnnxRunner, tolera
     size = reference.batch
     if size is None or any(not spec.shape or spec.shape[0] != size for spec in reference.inputs):
         return size
-    record = module.meta["rtool"]
+    record = require_record(module)
     chunks = [probe_inputs(reference.inputs, size, seed=seed) for seed in (0, 1)]
     arrays = [np.concatenate([first[:1], second]) for first, second in zip(*chunks, strict=True)]
     names = [spec.name for spec in reference.inputs]

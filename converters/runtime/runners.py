@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, PlatformError
-from ..records.record import TensorSpec
+from ..records.record import TensorSpec, record_of
 from .session_model import session_model
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class TorchRunner:
         name: str = "torch",
         batch: int | None = None,
     ) -> None:
-        record = getattr(module, "meta", {}).get("rtool")
+        record = record_of(module)
         self.name = name
         try:
             self.module = _evaluating(module).to(device)

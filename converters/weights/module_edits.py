@@ -13,14 +13,14 @@ from torch import fx
 
 from ..lowering.conversion import onnx_to_torch
 from ..records.graph_steps import GraphStep, first_difference, graph_steps
-from ..records.record import record_of
+from ..records.record import require_record
 
 __all__ = ["difference_from_conversion", "difference_from_source", "unplaced_parameter"]
 
 
 def unplaced_parameter(module: fx.GraphModule) -> str:
     """A parameter that the source graph has no place for, or one of its own that `module` lacks; "" where none is."""
-    record = record_of(module)
+    record = require_record(module)
     restored = tuple(f"{entry.module}." for entry in record.restored)
     own = (name for name, _ in module.named_parameters() if not name.startswith(restored))
     added = [name for name in own if name not in record.parameters]
@@ -33,7 +33,7 @@ def unplaced_parameter(module: fx.GraphModule) -> str:
 
 def difference_from_conversion(module: fx.GraphModule) -> str:
     """The first thing in which `module` is not what it was converted to, weights aside; "" where there is none."""
-    steps = record_of(module).steps
+    steps = require_record(module).steps
     return unplaced_parameter(module) or ("" if steps is None else first_difference(_steps(module), steps))
 
 
@@ -43,4 +43,4 @@ def difference_from_source(module: fx.GraphModule, source: onnx.ModelProto | Pat
 
 
 def _steps(module: fx.GraphModule) -> tuple[GraphStep, ...]:
-    return graph_steps(module, {entry.module for entry in record_of(module).restored})
+    return graph_steps(module, {entry.module for entry in require_record(module).restored})

@@ -33,7 +33,7 @@ from ..files.loading import load_onnx
 from ..files.model_files import files_of
 from ..files.whole_model import whole_model
 from ..lowering.conversion import onnx_to_torch
-from ..records.record import ConversionRecord, ParameterSource, record_of
+from ..records.record import ConversionRecord, ParameterSource, require_record
 from .module_edits import difference_from_conversion
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
 from .weight_readers import WeightReaders, accounted_reads, fixed_reads, stored_origins
@@ -81,7 +81,7 @@ def write_back(
     path = Path(source) if isinstance(source, str | Path) else None
     if output is not None:
         check_file_output(Path(output), sources=files_of(path) if path is not None else ())
-    record = record_of(module)
+    record = require_record(module)
     check_source(record, path)
     edit = difference_from_conversion(module)
     if edit:

@@ -20,7 +20,7 @@ from ...converters.files.whole_model import whole_model
 from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
-from ...converters.records.record import record_of
+from ...converters.records.record import require_record
 from ...converters.weights.state_dict_loading import WeightMatch
 from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from ...errors import ConfigError, InputError
@@ -155,7 +155,7 @@ def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> 
     if not report.restored:
         reasons = "; ".join(sorted({entry.reason for entry in report.skipped})) or "no Conv"
         raise ConfigError(f"model.restore_bn: {network.name} has no layer that lost one ({reasons}); set it to false")
-    record = record_of(module)
+    record = require_record(module)
     record.chain = (*record.chain, restored_link(report))
     note = f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {report.images} images"
     return f"{note}; {report.warning}" if report.warning else note

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from ....errors import GateError
+from ...records.record import record_of
 from .module_source import generate_source
 
 __all__ = ["module_from_source", "refuse_unexpected_syntax", "written_module"]
@@ -118,5 +119,5 @@ def _compare_layers(module: nn.Module, made: nn.Module, label: str) -> None:
 
 
 def _label(module: fx.GraphModule) -> str:
-    record = module.meta.get("rtool")
+    record = record_of(module)
     return str(record.source) if record is not None else type(module).__name__

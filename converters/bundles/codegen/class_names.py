@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ...records.node_facts import facts_of
 from .blocks import Block, Call
 from .growth import is_activation
 
@@ -111,7 +112,7 @@ def _stated(block: Block) -> str:
     """The class name that a dynamo export states for this path; "" when it states none or no usable one."""
     nodes = (node for entry in block.statements for node in (entry.nodes if isinstance(entry, Call) else [entry]))
     for node in nodes:
-        name = str(node.meta.get("classes", {}).get(block.path, "")).strip("_")
+        name = facts_of(node).classes.get(block.path, "").strip("_")
         if name.isidentifier() and name.isascii() and not hasattr(nn, name):
             return name
     return ""

@@ -10,6 +10,7 @@ import re
 
 from torch import fx, nn
 
+from ...records.record import record_of
 from .blocks import build_blocks
 from .classes import ClassWriter
 from .helpers import helper_sources
@@ -37,7 +38,7 @@ _LOAD_TIED = 'safetensors.torch.load_model(model, "weights.safetensors")  # tied
 def generate_source(module: nn.Module) -> str:
     """The text of `model.py` for a converted module, or one that torch.fx can trace."""
     traced = module if isinstance(module, fx.GraphModule) else fx.symbolic_trace(module)
-    record = traced.meta.get("rtool")
+    record = record_of(traced)
     title = f"The network of {_quoted(record.source)}." if record else f"The network {type(module).__name__}."
     helpers = _helpers(traced)
     taken = re.findall(r"^(?:def |class |)(\w+)", "\n".join(helpers), re.MULTILINE)

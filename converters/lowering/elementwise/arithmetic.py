@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from ...records.node_facts import facts_of, set_facts
 from ..exact.axes import align_to_axis
 from ..exact.unsigned import (
     unsigned_add,
@@ -25,8 +27,6 @@ from ..registry import lowers
 from ..values import Integers, without_kernels
 
 __all__: list[str] = []
-
-_NONNEGATIVE = "nonnegative"
 
 
 def _on_numbers(op: Op, function: Callable[[Any, Any], Any]) -> Integers | None:
@@ -54,14 +54,15 @@ def _apply(op: Op, function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
     if function is operator.floordiv and b == 1:
         return a
     node = op.call(function, a, b)
-    node.meta[_NONNEGATIVE] = function is not operator.sub and _is_nonnegative(a) and _is_nonnegative(b)
+    nonnegative = function is not operator.sub and _is_nonnegative(a) and _is_nonnegative(b)
+    set_facts(node, replace(facts_of(node), nonnegative=nonnegative))
     return node
 
 
 def _is_nonnegative(item: int | fx.Node) -> bool:
     if isinstance(item, int):
         return item >= 0
-    return item.target == "size" or bool(item.meta.get(_NONNEGATIVE))
+    return item.target == "size" or facts_of(item).nonnegative
 
 
 def _computed(op: Op, function: Callable[..., Any], unsigned: Callable[..., Any]) -> Lowered:

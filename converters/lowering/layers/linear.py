@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 
 import torch
 from torch import fx, nn
 
+from ...records.node_facts import facts_of, set_facts
 from ..graph_builder import Weight
 from ..operation import Lowered, Op
 from ..registry import lowers
@@ -19,7 +21,9 @@ def gemm(op: Op) -> Lowered:
     """`alpha * A' B' + beta * C`; `nn.Linear` when the factors are 1, B is a weight and C a bias or absent."""
     linear = _linear(op)
     if linear is not None:
-        linear.meta["rank"] = 2  # axis 1 is the features, so a BatchNorm behind it can be folded
+        set_facts(
+            linear, replace(facts_of(linear), rank=2)
+        )  # axis 1 is the features, so a BatchNorm behind it can be folded
         return linear
     left = op.call(torch.t, op.x(0)) if op.attr_int("transA", 0) else op.x(0)
     right = op.call(torch.t, op.x(1)) if op.attr_int("transB", 0) else op.x(1)
@@ -31,7 +35,7 @@ def gemm(op: Op) -> Lowered:
         return result
     addend = op.x(2) if beta == 1.0 else op.call(operator.mul, op.x(2), beta)
     total = op.call(operator.add, result, addend)
-    total.meta["rank"] = 2
+    set_facts(total, replace(facts_of(total), rank=2))
     return total
 
 

@@ -11,7 +11,14 @@ import torch
 from torch import fx, nn
 
 from rtool.converters import fold_batchnorm, insert_batchnorms, restore_batchnorm
-from rtool.converters.records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec
+from rtool.converters.records.node_facts import NodeFacts, set_facts
+from rtool.converters.records.record import (
+    ConversionRecord,
+    ParameterSource,
+    RestoredBatchNorm,
+    TensorSpec,
+    attach_record,
+)
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import InputError
 
@@ -129,7 +136,8 @@ def test_only_layers_that_can_have_had_a_batchnorm_get_one():
 
 def test_original_names_in_the_file_decide_which_layers_are_restored():
     module = fx.symbolic_trace(Mixed().eval())
-    module.meta["rtool"] = record = ConversionRecord("m.onnx", None, 17, "", (), ())
+    record = ConversionRecord("m.onnx", None, 17, "", (), ())
+    attach_record(module, record)
     record.parameters["stem.weight"] = ParameterSource("onnx::Conv_10")
     record.parameters["stem.bias"] = ParameterSource("onnx::Conv_11")
     record.parameters["head.weight"] = ParameterSource("head.weight")
@@ -153,7 +161,7 @@ def test_dead_channels_are_counted_and_stay_harmless():
 
 def test_the_exporters_scope_names_the_batchnorm():
     module = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval())
-    next(node for node in module.graph.nodes if node.target == "0").meta["scope"] = "stem.norm"
+    set_facts(next(node for node in module.graph.nodes if node.target == "0"), NodeFacts(scope="stem.norm"))
     (entry,) = restore_batchnorm(module, batches(1, 8)).restored
     assert entry.module == "stem.norm"
 
@@ -210,7 +218,7 @@ def test_unusable_calibration_images_are_refused(case):
     images, message = BAD[case]
     module = fused("osnet_x0_25")
     spec = TensorSpec("images", "float32", ("N", 3, 32, 32))
-    module.meta["rtool"] = ConversionRecord("m.onnx", None, 17, "", (spec,), ())
+    attach_record(module, ConversionRecord("m.onnx", None, 17, "", (spec,), ()))
     before = len(list(module.modules()))
     with pytest.raises(InputError, match=message):
         restore_batchnorm(module, images)

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from rtool.converters import bundle_to_onnx, load_bundle, onnx_to_torch, save_bundle
+from rtool.converters.records.record import require_record
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import InputError
 
@@ -61,8 +62,8 @@ def test_trained_weights_and_the_record_survive(source, tmp_path):
             parameter.mul_(1.5)
     bundle = load_bundle(save_bundle(module, tmp_path / "m.rtool", source=source, provenance={"epoch": 3}))
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), bundle.module.parameters(), strict=True))
-    assert bundle.record.sha256 == module.meta["rtool"].sha256
-    assert bundle.record.parameters == module.meta["rtool"].parameters
+    assert bundle.record.sha256 == require_record(module).sha256
+    assert bundle.record.parameters == require_record(module).parameters
     assert bundle.metadata["provenance"] == {"epoch": 3}
 
 

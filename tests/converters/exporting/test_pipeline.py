@@ -24,6 +24,7 @@ from rtool.converters import (
     save_bundle,
     torch_to_onnx,
 )
+from rtool.converters.records.record import require_record
 from rtool.errors import GateError, InputError
 
 SIZE = (32, 32)
@@ -61,7 +62,7 @@ def fused(tmp_path_factory):
 def trained(fused, tmp_path_factory):
     """A bundle with restored BatchNorm whose weights have moved."""
     module = onnx_to_torch(fused)
-    module.meta["rtool"].preprocessing = PREPROCESSING
+    require_record(module).preprocessing = PREPROCESSING
     restore_batchnorm(module, [torch.randn(8, 3, *SIZE)])
     optimiser = torch.optim.SGD(module.train().parameters(), lr=1e-3)
     for _ in range(2):

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import onnx2torch, onnx_to_torch
 from rtool.converters.bundles.codegen.module_source import generate_source
+from rtool.converters.records.record import require_record
 from rtool.errors import InputError, UnsupportedOperatorsError
 
 REFUSED = (InputError, UnsupportedOperatorsError)
@@ -95,7 +96,7 @@ def test_any_names_of_inputs_become_different_arguments(names):
     module = onnx_to_torch(model([node("Sub", names, ["y"])], {name: ["N", 2] for name in names}, ["y"]))
     left, right = torch.randn(3, 2), torch.randn(3, 2)
     assert torch.equal(module(left, right), left - right)
-    assert [spec.name for spec in module.meta["rtool"].inputs] == list(names)
+    assert [spec.name for spec in require_record(module).inputs] == list(names)
     namespace = {}
     exec(generate_source(module), namespace)
     assert torch.equal(namespace["Model"]()(left, right), left - right)

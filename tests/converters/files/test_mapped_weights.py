@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rtool.converters.files.loading import load_onnx, source_of
 from rtool.converters.files.mapped_weights import FileTensor, open_mapped
 from rtool.converters.lowering.conversion import onnx_to_torch
+from rtool.converters.records.record import require_record
 from rtool.errors import InputError
 
 LARGE = np.random.default_rng(0).standard_normal((520, 520)).astype(np.float32)
@@ -34,7 +35,7 @@ def test_a_mapped_file_gives_the_module_of_the_parsed_one(tmp_path, doc):
     for name, tensor in parsed.state_dict().items():
         assert torch.equal(mapped.state_dict()[name], tensor)
     assert mapped.code == parsed.code
-    assert mapped.meta["rtool"].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert require_record(mapped).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_only_the_large_weight_stays_in_the_file_and_reads_back_bit_for_bit(tmp_path):

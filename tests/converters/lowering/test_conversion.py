@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from rtool.converters import measure_parity, onnx_to_torch
+from rtool.converters.records.record import require_record
 from rtool.errors import InputError, UnsupportedOperatorsError
 
 EXPORTS = [("ts", 11), ("ts", 17), ("dy", 18), ("dy", 20), ("dy", 23)]
@@ -68,7 +69,7 @@ def test_every_float_weight_is_a_parameter_and_a_shared_module_is_called_twice(e
     _, proto = exported("cnn", "ts", 13)
     module = onnx_to_torch(proto)
     weights = {i.name for i in proto.graph.initializer if i.data_type == TensorProto.FLOAT}
-    sources = {source.value for source in module.meta["rtool"].parameters.values()}
+    sources = {source.value for source in require_record(module).parameters.values()}
     assert weights <= sources
     calls = [node for node in module.graph.nodes if node.target == "layer1.0.gate.fc1"]
     assert len(calls) == 2
@@ -156,5 +157,5 @@ def test_initializers_among_the_inputs_and_unused_inputs_are_dropped():
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])
     graph = helper.make_graph([node], "g", info, [output], [weight])
     module = onnx_to_torch(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
-    assert [spec.name for spec in module.meta["rtool"].inputs] == ["x"]
+    assert [spec.name for spec in require_record(module).inputs] == ["x"]
     assert module(torch.ones(1, 3)).tolist() == [[3.0, 3.0]]

@@ -11,6 +11,7 @@ from torch import nn
 
 from rtool.converters import onnx_to_torch, ops
 from rtool.converters.lowering.registry import REGISTRY, Lowering, Registry
+from rtool.converters.records.record import require_record
 from rtool.errors import InputError, UnsupportedOperatorsError
 
 
@@ -60,7 +61,7 @@ def test_matmul_and_add_become_one_linear_layer():
     layer = module.get_submodule("fc")
     assert isinstance(layer, nn.Linear)
     assert torch.equal(layer.weight, torch.from_numpy(weights["w"].T))
-    assert module.meta["rtool"].nodes["fc"] == ("/fc/MatMul", "/fc/Add")
+    assert require_record(module).nodes["fc"] == ("/fc/MatMul", "/fc/Add")
 
 
 def test_a_pattern_whose_inner_value_has_another_reader_is_not_fused():

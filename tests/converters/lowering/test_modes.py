@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from rtool.converters import onnx_to_torch
+from rtool.converters.records.record import require_record
 
 CASES = [("cnn", "ts", 11), ("cnn", "dy", 20), ("vit", "ts", 17), ("vit", "dy", 23)]
 
@@ -49,8 +50,8 @@ def test_copies_share_nothing_and_channels_last_changes_nothing(module, batches)
         for parameter in twin.parameters():
             parameter.zero_()
         assert torch.equal(module(two), expected)
-    twin.meta["rtool"].nodes.clear()
-    assert module.meta["rtool"].nodes
+    require_record(twin).nodes.clear()
+    assert require_record(module).nodes
 
 
 def test_bfloat16_autocast_trains(module, batches):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtool.converters.lowering.conversion import onnx_to_torch
-from rtool.converters.records.record import record_of
+from rtool.converters.records.record import require_record
 from rtool.converters.runtime.parity import assert_parity
 from rtool.errors import UnsupportedOperatorsError
 
@@ -59,7 +59,7 @@ def check(operator, arrays, opset, outputs=1, constants=(), dynamic=False, **att
     reference = expected(model, feed)
     module = onnx_to_torch(model)
     with torch.no_grad():
-        got = module(*(torch.from_numpy(feed[spec.name]) for spec in record_of(module).inputs))
+        got = module(*(torch.from_numpy(feed[spec.name]) for spec in require_record(module).inputs))
     got = [output.numpy() for output in (got if isinstance(got, tuple) else (got,))]
     assert [output.dtype for output in got] == [output.dtype for output in reference]
     assert_parity(reference, got, max_rel=1e-5, reason=REASON)

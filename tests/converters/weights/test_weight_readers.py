@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import load_bundle, onnx_to_torch, save_bundle, write_back
 from rtool.converters.bundles.bundle import bundle_to_onnx
+from rtool.converters.records.record import require_record
 from rtool.converters.weights.weight_readers import fixed_reads, stored_origins
 from rtool.converters.weights.writing_back import NoPlaceError
 
@@ -96,5 +97,5 @@ def test_where_unnamed_nodes_hide_which_is_which_it_is_refused():
 @pytest.mark.parametrize(("kind", "opset"), [("ts", 17), ("dy", 18)])
 def test_weights_of_ordinary_networks_are_no_fixed_arguments(name, kind, opset, exported):
     proto = exported(name, kind, opset)[1]
-    record = onnx_to_torch(proto).meta["rtool"]
+    record = require_record(onnx_to_torch(proto))
     assert fixed_reads(proto, record, stored_origins(proto.graph)) == {}

@@ -14,6 +14,7 @@ from rtool.converters import onnx_to_torch
 from rtool.converters.bundles.codegen.helpers import helper_sources
 from rtool.converters.bundles.codegen.module_source import generate_source
 from rtool.converters.lowering.exact.axes import reshape_to
+from rtool.converters.records.record import require_record
 
 
 @pytest.mark.parametrize(("kind", "block"), [("ts", "Layer1Block"), ("dy", "Branches")])
@@ -170,7 +171,7 @@ def test_weights_of_another_precision_keep_it_in_the_written_module(exported, im
 @pytest.mark.parametrize("name", ['a"""b', "a\\N", "new\nline", 'x"""\nraise SystemExit(3)\n"""', 'end"', "end\\"])
 def test_a_file_name_stays_inside_the_docstring(exported, name):
     module = onnx_to_torch(exported("cnn", "ts", 13)[1])
-    module.meta["rtool"].source = f"{name}.onnx"
+    require_record(module).source = f"{name}.onnx"
     namespace = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
