@@ -13,7 +13,7 @@ from .fold import KeptBatchNorm, fold_batchnorm
 
 __all__ = ["left_in_source", "still_there"]
 
-_UNTOUCHED = "it is a node of the source graph, which write-back does not change; --simplifier onnxslim folds it"
+_UNTOUCHED = "it is a node of the source graph, which write-back leaves unchanged; --simplifier onnxslim folds it"
 
 
 def left_in_source(module: fx.GraphModule) -> tuple[KeptBatchNorm, ...]:
