@@ -51,7 +51,11 @@ class TritonPythonModel:
         return auto_complete_model_config
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Open the session that `args` describes; the message of an exception becomes that of the failed load."""
+        """Open the session that `args` describes; the message of an exception becomes that of the failed load.
+
+        Raises:
+            ValueError: the configuration asks for a type, accelerator or GPU that this back end does not support here.
+        """
         config = json.loads(args["model_config"])
         self._batched = config["max_batch_size"] > 0
         self._outputs = [output["name"] for output in config["output"]]
