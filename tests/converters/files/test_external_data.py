@@ -13,11 +13,12 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
-from rtool.converters import OnnxRunner, export, inspect, load_onnx, onnx2torch, onnx_to_torch, write_back
+from rtool.cli.main import run
+from rtool.converters import OnnxRunner, export, inspect, load_bundle, load_onnx, onnx2torch, onnx_to_torch, write_back
 from rtool.converters.files import external_data
 from rtool.converters.files.external_data import external_locations, has_external_data, refuse_external_data
 from rtool.converters.files.whole_model import whole_model
-from rtool.errors import InputError
+from rtool.errors import InputError, RtoolError
 
 ZIP, NESTED, SYMLINK, INJECTION = "CVE-2022-25882", "CVE-2024-27318", "CVE-2026-27489", "CVE-2026-34445"
 HARD_LINK, PARENT_LINK = "CVE-2026-34446", "CVE-2026-34447"
@@ -186,6 +187,32 @@ def test_every_reader_refuses_it_before_a_runtime_sees_it(split, no_session, car
     refused(split, lambda: READERS[reader](path), ESCAPES[escape][2])
     assert not (path.parent / "out.rtool").exists()
     assert not (path.parent / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("escape", ["up", "absolute", "only in the current folder"])
+def test_the_graph_of_a_bundle_names_no_files(split, tmp_path, carrier, escape):
+    sound = tmp_path / "sound"
+    sound.mkdir()
+    whole = sound / "model.onnx"
+    whole.write_bytes(whole_model(split.write()).SerializeToString())
+    bundle = onnx2torch(whole, tmp_path / "m.rtool").output
+    split.carrier, split.entries = carrier, ESCAPES[escape][1](split)
+    (bundle / "graph.onnx").write_bytes(split.proto().SerializeToString())
+    for read in (load_bundle, inspect, lambda path: export(path, tmp_path / "out.onnx")):
+        opened.clear()
+        with pytest.raises(RtoolError):
+            read(bundle)
+        assert not [path for path in opened if "secret" in path]
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["onnx2torch", "-o", "out.rtool"], ["export", "-o", "out.onnx"]])
+@pytest.mark.parametrize("escape", ["up behind a folder", "a chain of links", "a hard link", "a pipe", "NUL"])
+def test_a_command_ends_with_2_and_names_the_cause(split, capsys, escape, command):
+    path = hostile(split, escape, "function Constant")
+    assert run([command[0], str(path), *command[1:]]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in said
+    assert "function 'local::F': node 'constant' (Constant): attribute 'value': external data" in said
 
 
 @pytest.mark.parametrize("given", ["proto", "bytes"])
