@@ -7,8 +7,12 @@ Every command is one call of the same name here: `rtool.onnx2torch("model.onnx")
 
 from __future__ import annotations
 
+import os
+
 from .lazy import lazy_exports
 from .version import __version__
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports to its maker as soon as it is imported
 
 _PUBLIC: dict[str, str] = {
     "RtoolError": ".errors",
