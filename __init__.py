@@ -7,10 +7,13 @@ Every command is one call of the same name: `rtool.onnx2torch("model.onnx")`, `r
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from .lazy import lazy_exports
 from .version import __version__
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports to its maker as soon as it is imported
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time the table below loads a name on first use
     from . import bench, config

@@ -223,6 +223,10 @@ def _frame(payload: bytes) -> bytes:
     return b"".join(framed)
 
 
+_FARTHEST = 1 << 48
+"""No file has an offset beyond; sums of larger ones overflow."""
+
+
 def _read_index(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Keys in ascending order, and their offsets."""
     if not path.stat().st_size:
@@ -231,7 +235,7 @@ def _read_index(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         lines = np.loadtxt(path, np.int64, comments=None, delimiter="\t", ndmin=2, encoding="latin-1")
     except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: {_first_bad_line(path)}") from error
-    if lines.shape[1] != 2 or lines.min() < 0:
+    if lines.shape[1] != 2 or lines.min() < 0 or lines[:, 1].max() >= _FARTHEST:
         raise DataError(f"{path}: {_first_bad_line(path)}")
     order = np.argsort(lines[:, 0], kind="stable")
     keys, offsets = lines[order, 0], lines[order, 1]
