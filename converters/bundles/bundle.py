@@ -37,6 +37,7 @@ from ..weights.module_edits import difference_from_conversion
 from ..weights.stripping import fill_weights, strip_weights
 from ..weights.weight_readers import fixed_reads, stored_origins
 from .codegen.module_source import generate_source
+from .stored_names import keep_stored_names
 
 __all__ = ["Bundle", "bundle_to_onnx", "is_bundle", "load_bundle", "save_bundle"]
 
@@ -173,6 +174,7 @@ def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor
     proto = _read_graph(folder)
     fill_weights(proto, _mapping(folder, info), tensors, str(folder))
     module = onnx_to_torch(proto)
+    keep_stored_names(module, _mapping(folder, info))
     record = require_record(module)
     with _understood(folder / _INFO):
         record.source, record.digest = info["source"]["name"], info["source"]["sha256"]
