@@ -42,7 +42,9 @@ Several nodes: the same command on each (N from 0), with `output` in a folder th
     "--nproc", default="1", show_default=True, metavar="N|auto", help="Number of processes on this machine (DDP)."
 )
 @click.option(
-    "--resume", metavar="auto|RUN", help="Continue a run folder or checkpoint; auto: the newest unfinished run, if any."
+    "--resume",
+    metavar="auto|RUN",
+    help="Continue a run folder or checkpoint; auto: the newest unfinished run, else a new one.",
 )
 @click.option(
     "--show-batch",

@@ -55,7 +55,7 @@ class Batch:
     unreadable: tuple[int, ...]
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which a GPU copies while the processor goes on."""
+        """The same in page-locked memory, from which a GPU copies while the CPU continues."""
         return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable)
 
 

@@ -104,6 +104,6 @@ def _check_batch(config: FinetuneConfig, learner: Learner) -> None:
     for name, module in learner.backbone.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             raise ConfigError(
-                f"data.batch 1: {name} is a BatchNorm that learns, and takes its statistics from the batch; set "
+                f"data.batch 1: {name} is a BatchNorm that learns, with statistics from the batch; set "
                 "data.batch=2 or more, or freeze the BatchNorms with model.freeze"
             )

@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_nothing_half_writt
     assert (checkpoints / "last.rtool").resolve() == first.last
     assert {path: path.read_bytes() for path in before} == before
     assert not list(checkpoints.glob(".*.partial"))
-    # with space again, it goes on from there
+    # with space again, it continues from there
     resumed = finetune(recipe, [*options, "epochs=2"], resume=first.run_dir, quiet=True)
     assert resumed.finished
     assert load_training_state(resumed.last)[0].epoch == 2

@@ -78,4 +78,4 @@ def _notes(labels: NDArray[np.float32]) -> tuple[str, ...]:
     inexact = np.count_nonzero(labels >= _EXACT)
     if not inexact:
         return ()
-    return (f"{inexact} labels from {_EXACT}, where float32 cannot hold every whole number: identities may be merged",)
+    return (f"{inexact} labels are {_EXACT} or more, where float32 has gaps: identities may be merged",)

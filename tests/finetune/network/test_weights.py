@@ -38,7 +38,7 @@ def test_weights_that_do_not_fit_are_refused_unless_a_gap_is_allowed(tmp_path):
 
 @pytest.mark.parametrize("own", ["backbone", "model", "module"])
 @pytest.mark.parametrize("wrapper", ["", "module.", "model."])
-def test_a_network_whose_own_names_begin_like_a_wrapper_takes_its_own_weights(tmp_path, own, wrapper):
+def test_a_network_whose_own_names_begin_like_a_wrapper_loads_its_own_weights(tmp_path, own, wrapper):
     source, target = (nn.ModuleDict({own: network()}) for _ in range(2))
     with torch.no_grad():
         source[own][0].weight.add_(1)
@@ -48,7 +48,7 @@ def test_a_network_whose_own_names_begin_like_a_wrapper_takes_its_own_weights(tm
     assert torch.equal(target[own][0].weight, source[own][0].weight)
 
 
-def test_tensors_under_other_prefixes_are_neither_mixed_in_nor_taken_for_the_networks(tmp_path):
+def test_tensors_under_other_prefixes_are_neither_mixed_in_nor_mistaken_for_the_networks(tmp_path):
     state = network().state_dict()
     others = {"model.3.bias": torch.full((2,), 7.0), "module.3.bias": torch.full((2,), 8.0)}
     torch.save({**{name: value for name, value in state.items() if name != "3.bias"}, **others}, tmp_path / "two.pth")

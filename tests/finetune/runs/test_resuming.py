@@ -290,7 +290,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_one_before(recipe):
 
 
 def test_rates_keep_their_curve_when_a_run_goes_on_with_larger_batches(recipe, monkeypatch):
-    """Stopped after 6 of 8 steps of an epoch; with twice the batch it goes on after 3 of 4."""
+    """Stopped after 6 of 8 steps of an epoch; with twice the batch it continues after 3 of 4."""
     shutil.rmtree(recipe.parent / "runs")
     original = training.Trainer._report
 

@@ -1,4 +1,4 @@
-"""The loss scale of fp16: torch's rule, and told of what torch's scaler does not look at."""
+"""The loss scale of fp16: torch's rule, also for gradients that torch's scaler does not check."""
 
 import torch
 from torch import nn

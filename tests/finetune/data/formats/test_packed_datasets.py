@@ -131,7 +131,7 @@ def test_labels_that_float32_would_merge_are_not_written_and_when_read_are_repor
     with pytest.raises(DataError, match="label 16777217 is not exact"):
         pack_record(Record((2.0**24 + 1,), 0, b""))
     write_records(tmp_path / "b.rec", [(k, pack_record(Record((2.0**24 * (k % 2),), k, b"x"))) for k in range(4)])
-    assert open_dataset(tmp_path / "b.rec").notes[0].startswith("2 labels from 16777216 on")
+    assert open_dataset(tmp_path / "b.rec").notes[0].startswith("2 labels are 16777216 or more")
 
 
 def test_a_head_whose_key_float32_rounds_down_loses_no_image(tmp_path):
