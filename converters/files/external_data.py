@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ from .stored_tensors import StoredTensor, stored_tensors
 __all__ = [
     "ExternalData",
     "ExternalWeight",
-    "bring_in",
     "bring_in_tensors",
     "external_locations",
+    "find_external_data",
     "has_external_data",
     "refuse_external_data",
 ]
@@ -58,54 +58,85 @@ class ExternalWeight(FileTensor):
 
 
 @dataclass(frozen=True)
-class ExternalData:
-    """What a model has in other files: which files, and the large weights that were left in them."""
-
-    files: tuple[Path, ...] = ()
-    """As the model names them, sorted; two may name one file."""
-    _left: Mapping[str, tuple[DataFile, OpenFile, Place]] = field(default_factory=dict)
-
-    def weights(self, proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-        """The weights that were left in their files, read now; `proto` is the one they were left out of."""
-        found = {}
-        for tensor in proto.graph.initializer:
-            if tensor.name in self._left:
-                weight = ExternalWeight(*self._left[tensor.name], ir.serde.deserialize_tensor(tensor))
-                found[tensor.name] = weight.numpy()
-        return found
-
-    def put_weights_into(self, model: ir.Model) -> None:
-        """Give the initializers of the IR made from the proto their weights, which are read when asked for."""
-        for name, (data, file, place) in self._left.items():
-            value = model.graph.initializers[name]
-            assert value.const_value is not None
-            value.const_value = ExternalWeight(data, file, place, value.const_value)
-
-
-@dataclass(frozen=True)
 class _Wanted:
     """One tensor, the bytes it needs, and the file that has them."""
 
-    stored: StoredTensor
+    label: str
+    weight: str | None
+    """Its name where it is an initializer of the main graph."""
+    dtype: int
     place: Place
     data: DataFile
+    file: OpenFile | None
+    """The data file, where it was kept open."""
 
     @property
     def may_stay(self) -> bool:
-        """Whether it is large, and of a type that is read straight into its parameter."""
-        return hasattr(os, "preadv") and self.place.length > LARGE and self.stored.tensor.data_type in PLAIN
+        """Whether it may stay in its file: large, and of a type that is read straight into its parameter."""
+        is_large = self.place.length > LARGE and self.dtype in PLAIN
+        return is_large and self.weight is not None and self.file is not None and hasattr(os, "preadv")
 
 
-def bring_in(proto: onnx.ModelProto, name: str, path: Path | None, *, leave_large: bool = True) -> ExternalData:
-    """Check all external data of `proto`, and put it into `proto`, in place; `name` is for messages.
+@dataclass(frozen=True)
+class ExternalData:
+    """What a model has in other files, all of it checked and none of it read yet."""
+
+    files: tuple[Path, ...] = ()
+    """The data files as the model names them, sorted; two may name one file."""
+    _wanted: tuple[_Wanted, ...] = ()
+    """In the order of `stored_tensors`."""
+
+    def fill(self, proto: onnx.ModelProto, *, leave_large: bool = False) -> None:
+        """Put the data into the model that was checked, or into a copy of it, in place.
+
+        Args:
+            proto: that model.
+            leave_large: leave large initializers of the main graph in their files, for `put_weights_into`.
+
+        Raises:
+            InputError: a data file was changed or replaced since it was checked.
+        """
+        external = [stored.tensor for stored in stored_tensors(proto, "") if stored.is_external]
+        for tensor, entry in zip(external, self._wanted, strict=True):
+            if not (leave_large and entry.may_stay):
+                _inline(tensor, entry)
+
+    def put_weights_into(self, model: ir.Model) -> None:
+        """Give the large initializers of an IR their weights, which are read when they are asked for."""
+        for entry in self._left:
+            assert entry.weight is not None
+            value = model.graph.initializers[entry.weight]
+            assert value.const_value is not None
+            value.const_value = _weight(entry, value.const_value)
+
+    def weights(self, proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+        """The large weights by name, read now; `proto` is one in which they were left out."""
+        tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+        return {
+            entry.weight: _weight(entry, ir.serde.deserialize_tensor(tensors[entry.weight])).numpy()
+            for entry in self._left
+            if entry.weight is not None
+        }
+
+    @property
+    def _left(self) -> Iterator[_Wanted]:
+        return (entry for entry in self._wanted if entry.may_stay)
+
+
+def _weight(entry: _Wanted, like: ir.TensorProtocol) -> ExternalWeight:
+    assert entry.file is not None
+    return ExternalWeight(entry.data, entry.file, entry.place, like)
+
+
+def find_external_data(proto: onnx.ModelProto, name: str, path: Path | None) -> ExternalData:
+    """Find and check all external data of `proto`, which stays as it is; `name` is for messages.
 
     Args:
-        proto: a model of our own, which came from `path`.
-        path: the model's file; None for a model in memory.
-        leave_large: leave large initializers of the main graph external, for `ExternalData.put_weights_into`.
+        proto: the model in the file `path`.
+        path: None for a model in memory.
 
     Raises:
-        InputError: naming the tensor, the location, what was expected and the way out; `proto` is unchanged.
+        InputError: naming the tensor, the location, what was expected and the way out.
     """
     stored = [tensor for tensor in stored_tensors(proto, name) if tensor.is_external]
     if not stored:
@@ -113,24 +144,16 @@ def bring_in(proto: onnx.ModelProto, name: str, path: Path | None, *, leave_larg
     if path is None:
         _refuse_in_memory(stored[0])
     assert path is not None
-    wanted, open_files = _checked(stored, path)
+    wanted = _checked(stored, path)
     _refuse_larger_than_memory(name, sum(entry.place.length for entry in wanted))
-    left = {}
-    for entry in wanted:
-        file = open_files.get(entry.data.identity)
-        if leave_large and file is not None and entry.stored.weight is not None and entry.may_stay:
-            left[entry.stored.weight] = (entry.data, file, entry.place)
-    for entry in wanted:
-        if entry.stored.weight not in left:
-            _inline(entry, open_files)
-    return ExternalData(tuple(sorted({entry.data.path for entry in wanted})), left)
+    return ExternalData(tuple(sorted({entry.data.path for entry in wanted})), tuple(wanted))
 
 
 def bring_in_tensors(model: ir.Model) -> None:
     """Check and read the external tensors of an IR that a caller made, in place; it must be a copy of our own.
 
     Raises:
-        InputError: as `bring_in`, or such a tensor does not say in which folder its data lies.
+        InputError: as `find_external_data`, or such a tensor does not say in which folder its data lies.
     """
     for graph in (*model.graphs(), *(graph for function in model.functions.values() for graph in function.subgraphs())):
         for value in graph.initializers.values():
@@ -160,8 +183,7 @@ def _loaded(tensor: ir.TensorProtocol, label: str) -> ir.TensorProtocol:
     stored = StoredTensor(f"<memory>: {label}", ir.serde.serialize_tensor(tensor), None)
     if not os.fspath(tensor.base_dir):
         _refuse_in_memory(stored)
-    wanted, open_files = _checked([stored], Path(tensor.base_dir) / "<memory>")
-    _inline(wanted[0], open_files)
+    _inline(stored.tensor, _checked([stored], Path(tensor.base_dir) / "<memory>")[0])
     return ir.serde.deserialize_tensor(stored.tensor)
 
 
@@ -193,8 +215,8 @@ def _refuse_in_memory(stored: StoredTensor) -> None:
     raise InputError(f"{stored.label} is external data of a model in memory; give the path of the .onnx file")
 
 
-def _checked(stored: Sequence[StoredTensor], path: Path) -> tuple[list[_Wanted], dict[tuple[int, int], OpenFile]]:
-    """Every tensor with its place in a file that may be read, and the first few of those files, open."""
+def _checked(stored: Sequence[StoredTensor], path: Path) -> list[_Wanted]:
+    """Every tensor with its place in a file that may be read; the first few of those files stay open."""
     entries = [read_entries(tensor) for tensor in stored]
     sizes = [size_of(tensor, entry) for tensor, entry in zip(stored, entries, strict=True)]
     found: dict[str, DataFile] = {}
@@ -212,9 +234,10 @@ def _checked(stored: Sequence[StoredTensor], path: Path) -> tuple[list[_Wanted],
                 f"{tensor.label}: expected bytes {entry.offset}..{entry.offset + size} of {data.path}, which has "
                 f"{data.size}; the data file is cut or another model's, copy it again"
             )
-        wanted.append(_Wanted(tensor, Place(entry.offset, size), data))
-    _check_sums(wanted, entries, open_files)
-    return wanted, open_files
+        place, kept = Place(entry.offset, size), open_files.get(data.identity)
+        wanted.append(_Wanted(tensor.label, tensor.weight, int(tensor.tensor.data_type), place, data, kept))
+    _check_sums(wanted, entries)
+    return wanted
 
 
 def _refuse_larger_than_memory(name: str, size: int) -> None:
@@ -230,9 +253,7 @@ def _refuse_larger_than_memory(name: str, size: int) -> None:
         )
 
 
-def _check_sums(
-    wanted: Sequence[_Wanted], entries: Sequence[Entries], open_files: Mapping[tuple[int, int], OpenFile]
-) -> None:
+def _check_sums(wanted: Sequence[_Wanted], entries: Sequence[Entries]) -> None:
     """Hold each data file to the SHA-1 that the model states, where it does."""
     sums: dict[tuple[int, int], str] = {}
     for entry, stated in zip(wanted, entries, strict=True):
@@ -240,25 +261,26 @@ def _check_sums(
             continue
         data = entry.data
         if data.identity not in sums:
-            file = open_files.get(data.identity) or data.open(entry.stored.label)
+            file = entry.file or data.open(entry.label)
             with open(os.dup(file.descriptor), "rb") as stream:
                 stream.seek(0)
                 sums[data.identity] = hashlib.file_digest(stream, "sha1").hexdigest()
         if sums[data.identity] != stated.checksum:
             raise InputError(
-                f"{entry.stored.label}: external data file {data.path} has the SHA-1 {sums[data.identity][:12]}..., "
+                f"{entry.label}: external data file {data.path} has the SHA-1 {sums[data.identity][:12]}..., "
                 f"the model states {stated.checksum[:12]}...; it is another model's or damaged, copy it again"
             )
 
 
-def _inline(entry: _Wanted, open_files: Mapping[tuple[int, int], OpenFile]) -> None:
+def _inline(tensor: onnx.TensorProto, entry: _Wanted) -> None:
     """Put the data of one tensor into its proto."""
-    tensor, data, label = entry.stored.tensor, entry.data, entry.stored.label
-    file = open_files.get(data.identity) or data.open(label)
-    data.check(file, label)
+    file = entry.file or entry.data.open(entry.label)
+    entry.data.check(file, entry.label)
     content = b"".join(_pieces(file, entry.place))
     if len(content) != entry.place.length:
-        raise InputError(f"{label}: external data file {data.path} was cut short while it was read; copy it again")
+        raise InputError(
+            f"{entry.label}: external data file {entry.data.path} was cut short while it was read; copy it again"
+        )
     del tensor.external_data[:]
     tensor.ClearField("data_location")
     tensor.raw_data = content

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from ...errors import InputError
 from ..records.file_digest import FileDigest, OpenFile
-from .external_data import ExternalData, bring_in, bring_in_tensors
+from .external_data import ExternalData, bring_in_tensors, find_external_data
 from .mapped_weights import MappedModel, open_mapped
 from .stored_tensors import refuse_sparse
 from .validation import check_proto
@@ -151,8 +151,9 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
 def _from_proto(proto: onnx.ModelProto, source: ModelSource, mapped: MappedModel | None = None) -> ir.Model:
     name = str(source.path or source.name)
     check_proto(proto, name)
-    external = bring_in(proto, name, source.path)
+    external = find_external_data(proto, name, source.path)
     refuse_sparse(proto, name)
+    external.fill(proto, leave_large=True)  # of our own: one in memory has none
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx-ir reports a malformed proto with whatever it stumbled over

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from .external_data import bring_in
+from .external_data import find_external_data
 from .loading import parse_model
 from .validation import check_proto
 
@@ -21,5 +21,5 @@ def whole_model(path: Path) -> onnx.ModelProto:
     """
     proto = parse_model(path)
     check_proto(proto, str(path))
-    bring_in(proto, str(path), path, leave_large=False)
+    find_external_data(proto, str(path), path).fill(proto)
     return proto

@@ -60,7 +60,7 @@ def _of_file(path: Path, options: Any) -> SessionModel:
     import onnxruntime as ort
 
     from ..files.atomic_file import serialised
-    from ..files.external_data import bring_in, has_external_data
+    from ..files.external_data import find_external_data, has_external_data
     from ..files.loading import parse_model
     from ..files.mapped_weights import open_mapped
 
@@ -70,7 +70,8 @@ def _of_file(path: Path, options: Any) -> SessionModel:
         return SessionModel(str(path))
     if mapped is not None:
         proto = parse_model(path)
-    external = bring_in(proto, str(path), path)
+    external = find_external_data(proto, str(path), path)
+    external.fill(proto, leave_large=True)
     weights = external.weights(proto)
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     if values:

@@ -16,7 +16,12 @@ from onnx import TensorProto
 from rtool.cli.main import run
 from rtool.converters import OnnxRunner, export, inspect, load_bundle, load_onnx, onnx2torch, onnx_to_torch, write_back
 from rtool.converters.files import external_data
-from rtool.converters.files.external_data import external_locations, has_external_data, refuse_external_data
+from rtool.converters.files.external_data import (
+    external_locations,
+    find_external_data,
+    has_external_data,
+    refuse_external_data,
+)
 from rtool.converters.files.whole_model import whole_model
 from rtool.errors import InputError, RtoolError
 
@@ -253,6 +258,19 @@ def test_the_data_of_every_place_is_found_and_read(split, carrier):
     whole = whole_model(split.write())
     assert not has_external_data(whole)
     assert split.content() in whole.SerializeToString()
+
+
+def test_what_was_checked_fills_a_copy_and_leaves_the_original(split, carrier):
+    split.carrier = carrier
+    proto, copy = split.proto(), split.proto()
+    found = find_external_data(proto, "m", split.write())
+    assert found.files == (split.folder / "weights.bin",)
+    found.fill(copy)
+    assert proto == split.proto()
+    assert not has_external_data(copy)
+    (split.folder / "weights.bin").write_bytes(b"\0" * 4096)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        found.fill(proto)
 
 
 @pytest.mark.parametrize("carrier", [f"sparse {name}" for name in SPARSE])
