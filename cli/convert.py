@@ -28,7 +28,7 @@ __all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch",
 @click.argument("model")
 @output_options
 def inspect_command(output: Output, model: str) -> None:
-    """Tell what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""
+    """Report what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""
     from ..converters import inspect
 
     result = inspect(model)
@@ -62,8 +62,8 @@ def inspect_command(output: Output, model: str) -> None:
     help="Load this state_dict (.pth): fused, or with --restore-bn the original's.",
 )
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
-@click.option("--freeze", multiple=True, help="Parameters that shall not train, e.g. 'conv1.*'; repeatable.")
-@click.option("--batch", help="Rewrite a baked-in batch first: dynamic, or a number. [default: as the file]")
+@click.option("--freeze", multiple=True, help="Parameters that do not train, e.g. 'conv1.*'; repeatable.")
+@click.option("--batch", help="Rewrite a fixed batch first: dynamic, or a number. [default: as the file]")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @output_options
 def onnx2torch_command(
@@ -82,40 +82,36 @@ def onnx2torch_command(
 ) -> None:
     """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers.
 
-    An interrupted calibration goes on where it stopped when the same command is given again.
+    The same command, given again, continues an interrupted calibration.
     """
     from ..converters import onnx2torch
-    from ..converters.bundles.onnx_to_bundle import preprocessing_of
     from ..finetune.runs.calibration_images import CalibrationImages
     from ..finetune.runs.progress_display import ProgressDisplay
 
     if calibrate and not restore_bn:
         raise InputError(f"--calibrate {calibrate}: is for restoring BatchNorm; add --restore-bn, or leave it out")
-    chosen = read_preprocessing(preprocessing)
     target = target or Path(f"{model.stem}.rtool")
     state = target.with_name(f"{target.name}.calibration")
     with ProgressDisplay(quiet=output.quiet or output.as_json) as display:
-        images = CalibrationImages(
-            calibrate or "", calibration_images, lambda: chosen or preprocessing_of(model), display
-        )
+        images = CalibrationImages(calibrate or "", calibration_images, display)
         try:
             result = onnx2torch(
                 model,
                 target,
                 restore_bn=restore_bn,
-                calibrate=images if calibrate else None,
+                calibrate=images.batches if calibrate else None,
                 calibration_state=state,
                 progress=images.show,
                 weights=weights,
                 allow_partial=allow_partial,
                 freeze=freeze,
-                preprocessing=chosen,
+                preprocessing=read_preprocessing(preprocessing),
                 batch=read_batch(batch),
                 overwrite=overwrite,
             )
         except KeyboardInterrupt:
             if state.exists():
-                display.line(f"stopped; the same command goes on from {state}")
+                display.line(f"stopped; the same command continues from {state}")
             raise
     if result.restored is not None and result.restored.warning:
         click.echo(f"warning: {result.restored.warning}", err=True)
@@ -177,8 +173,8 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         for entry in result.parity
     ]
     if result.batch is not None:
-        advice = "--batch dynamic opens it, where that can be proved"
-        rows.append(("batch", f"the model takes batches of {result.batch} only; {advice}"))
+        advice = "--batch dynamic makes it dynamic, where that can be verified"
+        rows.append(("batch", f"the model supports batches of {result.batch} only; {advice}"))
     if result.restored is not None:
         rows += _restored_rows(result.restored)
     if result.weights is not None:
@@ -197,7 +193,7 @@ def _restored_rows(report: RestoreReport) -> list[tuple[str, Any]]:
         ("BatchNorms restored", restored + named),
         (
             "calibration set",
-            f"sha256 {report.images_sha256[:16]}..., means known to {report.uncertainty:.2g} deviations",
+            f"sha256 {report.images_sha256[:16]}..., standard error of the means {report.uncertainty:.2g} deviations",
         ),
         ("drift in training mode", _drift(report.train_drift)),
     ]
@@ -234,7 +230,7 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
     rows += [("output", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.outputs]
     rows += [
         ("batch", f"fixed: {found.batch}" if isinstance(found.batch, int) else found.batch),
-        *(("baked in at", place) for place in found.batch_baked_in),
+        *(("fixed at", place) for place in found.fixed_batch_places),
         ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
         ("parameters", f"{found.parameters:,} {found.precision}{_beside(found.buffers)}"),
     ]
@@ -243,7 +239,7 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
     if costs:
         rows.append(("per image", ", ".join(costs)))
     elif any(not isinstance(dim, int) for spec in found.inputs for dim in spec.shape[1:]):
-        rows.append(("per image", "depends on the open sizes of the input"))
+        rows.append(("per image", "depends on the dynamic sizes of the input"))
     norms = found.batchnorms
     if norms is not None:
         restored = f", {norms.restored} restored" if norms.restored else ""
@@ -270,7 +266,7 @@ def _beside(buffers: int) -> str:
 
 
 def _brief(found: Inspection) -> str:
-    batch = f"batch {found.batch}" if isinstance(found.batch, int) else "any batch"
+    batch = f"batch {found.batch}" if isinstance(found.batch, int) else "dynamic batch"
     problems = f"{len(found.problems)} problems" if found.problems else "no problems"
     what = found.architecture or "unknown architecture"
     return f"{found.name}: {what}, {found.parameters:,} parameters, {batch}, {problems}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InputError
 from .convert import read_batch, read_preprocessing
 from .output import Output, examples, output_options
 
@@ -38,8 +38,8 @@ _LISTED = 3
     type=click.Path(path_type=Path),
     help="The file. [default: ./NAME.onnx, a run's by the run's name]",
 )
-@click.option("--fp16", is_flag=True, help="Narrow weights and activations to float16.")
-@click.option("--bf16", is_flag=True, help="Narrow them to bfloat16 (opset 22).")
+@click.option("--fp16", is_flag=True, help="Convert weights and activations to float16.")
+@click.option("--bf16", is_flag=True, help="Convert them to bfloat16 (opset 22).")
 @click.option("--int8", is_flag=True, help="Quantise weights and activations; needs --calibrate.")
 @click.option("--calibrate", help="Images to calibrate and measure on: a folder or a generator like synthetic-people.")
 @click.option(
@@ -54,7 +54,7 @@ _LISTED = 3
     type=click.Choice(["minmax", "entropy", "percentile"]),
     default="minmax",
     show_default=True,
-    help="With --int8: how ranges come from what was seen.",
+    help="With --int8: how ranges come from the calibration images.",
 )
 @click.option(
     "--format",
@@ -63,8 +63,8 @@ _LISTED = 3
     show_default=True,
     help="pt2: torch.export; torchscript is legacy.",
 )
-@click.option("--batch", help="Batch the file takes: a number, or dynamic. [default: as the source]")
-@click.option("--fold-padded", is_flag=True, help="Fold BatchNorm before zero padding too (iResNet); exports anew.")
+@click.option("--batch", help="Batch the file supports: a number, or dynamic. [default: as the source]")
+@click.option("--fold-padded", is_flag=True, help="Fold BatchNorm before zero padding too (iResNet); re-exports.")
 @click.option("--embed-preprocessing", is_flag=True, help="uint8 NHWC pixels in, L2-normalised embeddings out.")
 @click.option(
     "--simplifier",
@@ -78,12 +78,14 @@ _LISTED = 3
     "--keep-float32",
     "keep_file",
     type=click.Path(path_type=Path),
-    help="Nodes to leave in float32: an earlier export's manifest, or a JSON list of names.",
+    help="Nodes that stay in float32: an earlier export's manifest, or a JSON list of names.",
 )
 @click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the model's, else guessed]")
 @click.option("--target", help="What must read the file: triton:24.10, triton:25.09, onnxruntime:1.19, tensorrt, ...")
 @click.option("--strip-metadata", is_flag=True, help="Remove exporters' stack traces and file paths.")
-@click.option("--min-cosine", type=float, help="Gate of the narrow step. [default: fp16 0.9999, bf16 0.999, int8 0.99]")
+@click.option(
+    "--min-cosine", type=float, help="Gate of a reduced precision. [default: fp16 0.9999, bf16 0.999, int8 0.99]"
+)
 @click.option("--tolerance", default=1e-5, show_default=True, help="Largest relative error of a float32 step.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is already there.")
 @output_options
@@ -108,27 +110,27 @@ def export_command(
         target_file,
         batch=read_batch(batch),
         preprocessing=chosen,
-        inputs=_pixels(model, calibrate, chosen, calibration_images) if calibrate else None,
+        inputs=_reader(calibrate, calibration_images) if calibrate else None,
         keep_float32=read_float32_nodes(keep_file) if keep_file else (),
         **options,
     )
     output.emit(result, _rows(result), artefact=result.path, tables=() if output.as_json else (_steps(result),))
 
 
-def _pixels(model: str, spec: str, chosen: Preprocessing | None, limit: int) -> Any:
-    """uint8 pixels [N, H, W, C] of images spread over the data set, sized for the model."""
-    import numpy as np
+def _reader(spec: str, limit: int) -> Callable[[Preprocessing], Any]:
+    """Reads uint8 pixels [N, H, W, C] of images spread over the data set, sized for the model, when that is open."""
 
-    from ..converters.exporting.origin import open_origin
-    from ..finetune.data.decoding import read_pixels
-    from ..finetune.data.formats.sources import open_dataset
+    def read(preprocessing: Preprocessing) -> Any:
+        import numpy as np
 
-    preprocessing = open_origin(model, None, chosen).preprocessing
-    if preprocessing is None:
-        raise InputError(f"{model}: its preprocessing is not known; state it with --preprocessing")
-    dataset = open_dataset(spec)
-    rows = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).astype(np.int64)
-    return read_pixels(dataset.subset(rows), preprocessing.resize).values
+        from ..finetune.data.decoding import read_pixels
+        from ..finetune.data.formats.sources import open_dataset
+
+        dataset = open_dataset(spec)
+        rows = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).astype(np.int64)
+        return read_pixels(dataset.subset(rows), preprocessing.resize).values
+
+    return read
 
 
 def _rows(result: ExportResult) -> list[tuple[str, Any]]:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from ...converters.bundles.bundle import source_graph
+from ...converters.bundles.bundle import load_bundle
 from ...converters.bundles.onnx_to_bundle import onnx2torch
 from ...converters.bundles.reference import load_model
 from ...converters.records.record import TensorSpec, require_record
@@ -108,7 +108,7 @@ def judge(path: str, inputs: Arrays, outputs: Sequence[NDArray[Any]]) -> Judgeme
     options.intra_op_num_threads = 1
     is_bundle = not path.endswith(".onnx")
     try:
-        content = source_graph(path).SerializeToString() if is_bundle else path
+        content = load_bundle(path).source().proto().SerializeToString() if is_bundle else path
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         feed = dict(inputs)
         for value in session.get_inputs():
@@ -138,7 +138,7 @@ def judge(path: str, inputs: Arrays, outputs: Sequence[NDArray[Any]]) -> Judgeme
 
 def _judge_by_reference(path: str, inputs: Arrays, outputs: Sequence[NDArray[Any]], reason: str) -> Judgement:
     try:
-        proto = onnx.load(path) if path.endswith(".onnx") else source_graph(path)
+        proto = onnx.load(path) if path.endswith(".onnx") else load_bundle(path).source().proto()
         opset = max((entry.version for entry in proto.opset_import if not entry.domain), default=0)
         if opset < 14 and any(node.op_type == "BatchNormalization" for node in proto.graph.node):
             return Judgement("unjudged", "none", f"{reason}; the reference evaluator trains BatchNormalization 9")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ...errors import InputError, RtoolError
 from ..records.image_digest import row_digests
 from ..records.record import ConversionRecord, record_of
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.eval_mode import in_eval_mode
 from .affine import Layer, output_channels
 from .calibration_state import load_state, model_digest, save_state
 from .channel_statistics import ChannelStatistics
@@ -59,55 +61,96 @@ def calibrate(
         InputError: too few images, a batch the model cannot take, non-finite activations, or a state file of another
             model or of other images.
     """
-    calibration = Calibration({path: Observation(_empty(layer)) for path, layer in layers.items()})
     digest = model_digest(module) if state is not None else ""
+    calibration = Calibration({path: Observation(_empty(layer)) for path, layer in layers.items()})
     if state is not None and state.exists():
         load_state(calibration, state, digest)
-    done, resumed = calibration.batches, calibration.images
-    taken = _only_batch(module)
-    observed: dict[str, Observation] = {}
+    fixed = _only_batch(module)
+    run = _Run(calibration, state, digest, calibration.batches, calibration.images)
     try:
-        with _evaluating(module), _watching(layers, observed), torch.no_grad():
-            seen = 0
-            for index, inputs in enumerate(_in_batches(batches, taken)):
-                largest = inputs if len(inputs[0]) >= _size(calibration.largest) else calibration.largest
-                digests = row_digests([tensor.numpy(force=True) for tensor in inputs])
-                seen += len(digests)
-                if index < done:
-                    _check_same(calibration, digests, seen, state)
-                    calibration.largest = largest
-                    continue
-                observed.clear()
-                _run(module, inputs)
-                # One assignment: an interruption comes before this batch counts, or after, never between its layers.
-                calibration = Calibration(
-                    {path: before.followed_by(observed.get(path)) for path, before in calibration.layers.items()},
-                    calibration.images + len(inputs[0]),
-                    calibration.batches + 1,
-                    calibration.digests + digests,
-                    largest,
-                )
-                if progress is not None:
-                    progress(calibration.images)
-                if state is not None and calibration.batches % _SAVE_EVERY == 0:
-                    save_state(calibration, state, digest)
-        if seen < resumed:
-            raise InputError(
-                f"{state}: was begun with more images: it holds {resumed}, and only {seen} were given; give those "
-                "again, or remove it to start afresh"
-            )
-        _check(calibration, taken)
+        with in_eval_mode(module), torch.no_grad():
+            for inputs in _in_batches(batches, fixed):
+                run.take(module, layers, inputs)
+                if progress is not None and run.is_new:
+                    progress(run.calibration.images)
+        run.check_complete()
+        _check(run.calibration, fixed)
     except RtoolError:
-        if state is not None and not resumed:
+        if state is not None and not run.resumed:
             state.unlink(missing_ok=True)
         raise
     except BaseException:
-        if state is not None and calibration.batches > done:
-            save_state(calibration, state, digest)
+        run.save_if_grown()
         raise
     if state is not None:
         state.unlink(missing_ok=True)
-    return calibration
+    return run.calibration
+
+
+@dataclass
+class _Run:
+    """A calibration under way, and the state file it is kept in."""
+
+    calibration: Calibration
+    state: Path | None
+    digest: str
+    """Of the model."""
+    done: int
+    """Batches that were measured before an interruption, and are only compared now."""
+    resumed: int
+    """Images in those."""
+    index: int = 0
+    seen: int = 0
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the batch just taken was measured now."""
+        return self.index > self.done
+
+    def take(self, module: nn.Module, layers: Mapping[str, Layer], inputs: tuple[Tensor, ...]) -> None:
+        """Measure one batch, or compare it where it was measured before the interruption.
+
+        Raises:
+            InputError: the model cannot take it, or it is another one than before the interruption.
+        """
+        digests = row_digests([tensor.numpy(force=True) for tensor in inputs])
+        self.index, self.seen = self.index + 1, self.seen + len(digests)
+        before = self.calibration
+        largest = inputs if len(inputs[0]) >= _size(before.largest) else before.largest
+        if self.index <= self.done:
+            _check_same(before, digests, self.seen, self.state)
+            before.largest = largest
+            return
+        observed: dict[str, Observation] = {}
+        with _watching(layers, observed):
+            _run(module, inputs)
+        # One assignment: an interruption comes before this batch counts, or after, never between its layers.
+        self.calibration = Calibration(
+            {path: observation.followed_by(observed.get(path)) for path, observation in before.layers.items()},
+            before.images + len(inputs[0]),
+            before.batches + 1,
+            before.digests + digests,
+            largest,
+        )
+        if self.calibration.batches % _SAVE_EVERY == 0:
+            self.save_if_grown()
+
+    def save_if_grown(self) -> None:
+        """Write the state, where there is a file for it and batches were measured now."""
+        if self.state is not None and self.calibration.batches > self.done:
+            save_state(self.calibration, self.state, self.digest)
+
+    def check_complete(self) -> None:
+        """Make sure that all images from before the interruption came again.
+
+        Raises:
+            InputError: there were fewer.
+        """
+        if self.seen < self.resumed:
+            raise InputError(
+                f"{self.state}: was begun with more images: it holds {self.resumed}, and only {self.seen} were given; "
+                "give those again, or remove it to start afresh"
+            )
 
 
 def _only_batch(module: nn.Module) -> int | None:
@@ -119,17 +162,6 @@ def _only_batch(module: nn.Module) -> int | None:
 
 def _empty(layer: Layer) -> ChannelStatistics:
     return ChannelStatistics.empty(output_channels(layer))
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in training.items():
-            child.training = mode
 
 
 @contextmanager

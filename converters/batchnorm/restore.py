@@ -36,6 +36,7 @@ from ..records.node_facts import facts_of
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, RestoredBatchNorm, record_of
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.eval_mode import in_eval_mode
 from .affine import Layer
 from .batchnorm_names import batchnorm_path
 from .calibration import TOLERATED_UNCERTAINTY, Batch, calibrate
@@ -354,18 +355,16 @@ def _train_drift(module: fx.GraphModule, restored: list[RestoredBatchNorm], cali
     if len(calibration.largest[0]) < 2:
         return None
     batchnorms = [module.get_submodule(entry.module) for entry in restored]
-    training = {child: child.training for child in module.modules()}
-    expected = _first(module.eval()(*calibration.largest))
-    saved = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in batchnorms]  # type: ignore[operator]
-    for layer in batchnorms:
-        layer.train()
-        layer.momentum = 0.0  # type: ignore[assignment]  # keep the running statistics
-    drifted = _first(module(*calibration.largest))
-    for layer, (momentum, tracked) in zip(batchnorms, saved, strict=True):
-        layer.momentum = momentum
-        layer.num_batches_tracked.copy_(tracked)  # type: ignore[operator]
-    for child, mode in training.items():
-        child.training = mode
+    with in_eval_mode(module):
+        expected = _first(module(*calibration.largest))
+        saved = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in batchnorms]  # type: ignore[operator]
+        for layer in batchnorms:
+            layer.train()
+            layer.momentum = 0.0  # type: ignore[assignment]  # keep the running statistics
+        drifted = _first(module(*calibration.largest))
+        for layer, (momentum, tracked) in zip(batchnorms, saved, strict=True):
+            layer.momentum = momentum
+            layer.num_batches_tracked.copy_(tracked)  # type: ignore[operator]
     return float((drifted - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 

@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
 from ...errors import InputError
+from ..batchnorm.restore import insert_batchnorms
 from ..files.folders import replace_folder
-from ..files.loading import load_onnx
+from ..files.model_file import ModelFile, ModelSource, parse_model
 from ..lowering.conversion import onnx_to_torch
 from ..records.json_text import parse_json
 from ..records.preprocessing import Preprocessing
@@ -36,10 +37,12 @@ from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNor
 from ..weights.module_edits import difference_from_conversion
 from ..weights.stripping import fill_weights, strip_weights
 from ..weights.weight_readers import fixed_reads, stored_origins
+from ..weights.writing_back import source_file, write_back
+from ..zoo.registry import build_architecture
 from .codegen.module_source import generate_source
 from .stored_names import keep_stored_names
 
-__all__ = ["Bundle", "bundle_to_onnx", "is_bundle", "load_bundle", "save_bundle"]
+__all__ = ["Bundle", "bundle_to_onnx", "is_bundle", "load_bundle", "save_bundle", "stripped_graph"]
 
 FORMAT = 1
 _GRAPH, _WEIGHTS, _SOURCE, _INFO = "graph.onnx", "weights.safetensors", "model.py", "bundle.json"
@@ -55,6 +58,18 @@ class Bundle:
     preprocessing: Preprocessing | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """The whole of `bundle.json`."""
+    stripped: onnx.ModelProto | None = None
+    """The source graph without its weights, as it was read from `graph.onnx`; None for a model from the zoo."""
+
+    def source(self) -> ModelFile:
+        """The source graph with the weights of `module` in it, under the name and digest of the file it came from.
+
+        Raises:
+            InputError: a model from the zoo has no source graph.
+        """
+        if self.stripped is None or self.record is None:
+            raise InputError(f"{self.path}: a bundle of a model from the zoo has no source graph; use `rtool export`")
+        return _filled(self.path, self.metadata, self.stripped, self.module.state_dict())
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -66,7 +81,7 @@ def save_bundle(
     module: nn.Module,
     path: str | Path,
     *,
-    source: onnx.ModelProto | ir.Model | str | Path | None = None,
+    source: onnx.ModelProto | ir.Model | ModelFile | str | Path | None = None,
     architecture: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -108,7 +123,7 @@ def save_bundle(
     }
     with replace_folder(Path(path), may_replace=is_bundle if overwrite else None) as folder:
         if record is not None and source is not None:
-            stripped = _stripped(_source_proto(source), record)
+            stripped = stripped_graph(_source_proto(source), record)
             (folder / _GRAPH).write_bytes(stripped.SerializeToString())
         save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
         (folder / _SOURCE).write_text(generate_source(module), encoding="utf-8")
@@ -132,15 +147,17 @@ def load_bundle(path: str | Path) -> Bundle:
     tensors = _read_weights(folder, info)
     with _understood(folder / _INFO):
         preprocessing = Preprocessing.from_dict(info["preprocessing"]) if info.get("preprocessing") else None
+    stripped = None
     if info.get("architecture"):
         module: nn.Module = _build_architecture(folder, info["architecture"])
         record = None
     else:
-        module = _rebuild(folder, info, tensors)
+        stripped = parse_model(folder / _GRAPH)
+        module = _rebuild(folder, info, _filled(folder, info, stripped, tensors))
         record = require_record(module)
         record.preprocessing, record.chain = preprocessing, chain_of_bundle(info)
     _load_tensors(module, tensors, folder)
-    return Bundle(folder, module.eval(), record, preprocessing, info)
+    return Bundle(folder, module.eval(), record, preprocessing, info, stripped)
 
 
 def bundle_to_onnx(path: str | Path) -> onnx.ModelProto:
@@ -151,33 +168,29 @@ def bundle_to_onnx(path: str | Path) -> onnx.ModelProto:
     Raises:
         InputError: not a bundle, or a bundle of a model from the zoo, which has no source graph.
     """
-    from ..weights.writing_back import write_back
-
     bundle = load_bundle(path)
-    if bundle.record is None or not isinstance(bundle.module, fx.GraphModule):
-        raise InputError(f"{path}: a bundle of a model from the zoo has no source graph; use `rtool export`")
-    return write_back(bundle.module, source_graph(path))
+    source = bundle.source()
+    assert isinstance(bundle.module, fx.GraphModule)
+    return write_back(bundle.module, source)
 
 
-def source_graph(path: str | Path) -> onnx.ModelProto:
-    """The graph of a bundle with its stripped weights filled in from the (possibly trained) parameters."""
-    folder = Path(path)
-    info = _read_info(folder)
-    proto = _read_graph(folder)
-    fill_weights(proto, _mapping(folder, info), _read_weights(folder, info), str(folder))
-    return proto
-
-
-def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.GraphModule:
-    from ..batchnorm.restore import insert_batchnorms
-
-    proto = _read_graph(folder)
+def _filled(
+    folder: Path, info: Mapping[str, Any], stripped: onnx.ModelProto, tensors: Mapping[str, torch.Tensor]
+) -> ModelFile:
+    """A copy of the bundle's graph with its weights in it, under the name and digest of the file it came from."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(stripped)
     fill_weights(proto, _mapping(folder, info), tensors, str(folder))
-    module = onnx_to_torch(proto)
+    with _understood(folder / _INFO):
+        source = ModelSource(str(info["source"]["name"]), None, info["source"]["sha256"])
+    return ModelFile.in_memory(proto, source)
+
+
+def _rebuild(folder: Path, info: dict[str, Any], source: ModelFile) -> fx.GraphModule:
+    module = onnx_to_torch(source)
     keep_stored_names(module, _mapping(folder, info))
     record = require_record(module)
     with _understood(folder / _INFO):
-        record.source, record.digest = info["source"]["name"], info["source"]["sha256"]
         record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])
         record.frozen = tuple(info.get("frozen", ()))
         for name in record.frozen:
@@ -188,8 +201,6 @@ def _rebuild(folder: Path, info: dict[str, Any], tensors: dict[str, torch.Tensor
 
 
 def _build_architecture(folder: Path, architecture: Mapping[str, Any]) -> nn.Module:
-    from ..zoo.registry import build_architecture
-
     name = architecture.get("name") if isinstance(architecture, dict) else None
     if not isinstance(name, str):
         raise InputError(f"{folder / _INFO}: architecture needs a name, got {architecture}")
@@ -258,21 +269,21 @@ def _understood(file: Path) -> Iterator[None]:
         raise InputError(f"{file}: not as rtool writes it ({error!r}); make the bundle again") from error
 
 
-def _stripped(proto: onnx.ModelProto, record: ConversionRecord) -> onnx.ModelProto:
-    """The graph without its weights; one that is also a fixed argument, which training left alone, stays for that."""
+def stripped_graph(proto: onnx.ModelProto, record: ConversionRecord) -> onnx.ModelProto:
+    """Strip the weights from `proto`, in place; one that is also a fixed argument, which does not train, stays."""
     fixed = fixed_reads(proto, record, stored_origins(proto.graph))
     return strip_weights(proto, {name: s for name, s in record.parameters.items() if s.value not in fixed})
 
 
-def _source_proto(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:
+def _source_proto(source: onnx.ModelProto | ir.Model | ModelFile | str | Path) -> onnx.ModelProto:
     """The source graph as a proto of our own, which may be stripped."""
-    if isinstance(source, onnx.ModelProto):
+    if isinstance(source, str | Path) and is_bundle(source):
+        return parse_model(Path(source) / _GRAPH)
+    if isinstance(source, onnx.ModelProto):  # whose weights may be stripped already, so it is not checked
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy
-    if isinstance(source, str | Path) and is_bundle(source):
-        return _read_graph(Path(source))
-    return ir.to_proto(load_onnx(source))
+    return source_file(source).proto()
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
@@ -287,12 +298,6 @@ def _read_info(folder: Path) -> dict[str, Any]:
         found = info.get("format") if isinstance(info, dict) else type(info).__name__
         raise InputError(f"{file}: expected bundle format {FORMAT}, got {found}; update rtool")
     return info
-
-
-def _read_graph(folder: Path) -> onnx.ModelProto:
-    from ..files.loading import parse_model
-
-    return parse_model(folder / _GRAPH)
 
 
 def _read_weights(folder: Path, info: Mapping[str, Any]) -> dict[str, torch.Tensor]:

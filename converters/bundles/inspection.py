@@ -18,7 +18,7 @@ from torch import nn
 
 from ...errors import InputError, RtoolError, UnsupportedOperatorsError
 from ..batchnorm.fold import KeptBatchNorm, fold_batchnorm
-from ..files.loading import load_onnx, source_of
+from ..files.model_file import ModelFile, source_of
 from ..lowering.canonical_form import canonicalise
 from ..lowering.conversion import onnx_to_torch, tensor_specs
 from ..lowering.lower import lower
@@ -32,7 +32,7 @@ from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink, chain_of_bundle, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, source_link
 from ..zoo.architecture_guess import guess_architecture
-from .bundle import is_bundle, load_bundle, source_graph
+from .bundle import is_bundle, load_bundle
 from .reference import TORCH_SUFFIXES, load_model
 
 __all__ = ["BatchNorms", "Inspection", "inspect"]
@@ -66,8 +66,8 @@ class Inspection:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: int | str
-    """The baked-in batch, or "dynamic"."""
-    batch_baked_in: tuple[str, ...]
+    """The fixed batch, or "dynamic"."""
+    fixed_batch_places: tuple[str, ...]
     """Where the batch is written down: graph inputs, and nodes with a constant shape."""
     operators: Mapping[str, int]
     parameters: int
@@ -101,7 +101,8 @@ def inspect(reference: str | Path) -> Inspection:
     if path.is_dir() and is_bundle(path):
         return _inspect_bundle(path)
     if path.suffix == ".onnx" or (path.is_file() and path.suffix not in TORCH_SUFFIXES):
-        return _inspect_graph(load_onnx(path), path.name, "onnx", _size(path))
+        file = ModelFile.read(path)
+        return _inspect_graph(file, path.name, "onnx", file.size)
     return _inspect_module(str(reference))
 
 
@@ -111,7 +112,7 @@ def _inspect_bundle(path: Path) -> Inspection:
     chain = chain_of_bundle(bundle.metadata)
     if bundle.record is None:
         return replace(_of_module(bundle.module, path.name, "bundle", size, bundle.preprocessing), chain=chain)
-    found = _inspect_graph(load_onnx(source_graph(path)), path.name, "bundle", size)
+    found = _inspect_graph(bundle.source(), path.name, "bundle", size)
     return replace(
         found,
         sha256=bundle.record.sha256,
@@ -155,7 +156,7 @@ def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing
         inputs=(),
         outputs=(),
         batch="dynamic",
-        batch_baked_in=(),
+        fixed_batch_places=(),
         operators=dict(layers.most_common()),
         parameters=_trainable(module),
         buffers=_fixed(module),
@@ -184,12 +185,12 @@ def _restored(found: BatchNorms | None, number: int) -> BatchNorms | None:
     return None if found is None else replace(found, restored=number, fused=max(found.fused - number, 0))
 
 
-def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspection:
-    source = source_of(model)
+def _inspect_graph(file: ModelFile, name: str, kind: str, size: int) -> Inspection:
+    model = file.ir_model()
     inputs, outputs = tensor_specs(model.graph.inputs), tensor_specs(model.graph.outputs)
     inputs = tuple(spec for spec in inputs if spec.name not in model.graph.initializers)
     operators = Counter(node.op_type for node in model.graph)
-    problems, unfoldable = _try_conversion(model)
+    problems, unfoldable = _try_conversion(file)
     batchnorms = BatchNorms(
         _count_fused(model.graph, stated_folds(model.metadata_props)),
         operators.get("BatchNormalization", 0),
@@ -198,13 +199,13 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
     work = model.clone()
     try:
         canonicalise(work)
-        baked = _fixed_batch(work.graph)
+        places = _fixed_batch(work.graph)
         costs: Costs | None = _costs(work, name)
         architecture = guess_architecture(work.graph, operators)
     except RtoolError as error:
         problems.append(str(error))
-        baked, costs, architecture = (), None, None
-    found = find_preprocessing(inputs, dict(model.metadata_props))
+        places, costs, architecture = (), None, None
+    found = find_preprocessing(inputs, file.metadata)
     normalisation = find_input_normalisation(work.graph)
     if normalisation is not None and (found is None or found.is_guess):
         height, width = inputs[0].shape[2:]
@@ -215,14 +216,14 @@ def _inspect_graph(model: ir.Model, name: str, kind: str, size: int) -> Inspecti
         name=name,
         kind=kind,
         size_bytes=size,
-        sha256=source.sha256,
+        sha256=file.source.sha256,
         producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
         ir_version=model.ir_version,
         opsets=dict(model.graph.opset_imports),
         inputs=inputs,
         outputs=outputs,
         batch=_batch(inputs),
-        batch_baked_in=baked,
+        fixed_batch_places=places,
         operators=dict(operators.most_common()),
         parameters=_count(work.graph) - statistics,
         buffers=statistics,
@@ -251,10 +252,10 @@ def _source_link(model: ir.Model) -> ChainLink:
     return source_link(ConversionRecord(source.name, source.digest, opset, producer, (), ()))
 
 
-def _try_conversion(model: ir.Model) -> tuple[list[str], tuple[KeptBatchNorm, ...]]:
+def _try_conversion(file: ModelFile) -> tuple[list[str], tuple[KeptBatchNorm, ...]]:
     """Problems that stop the conversion, and the BatchNorms that cannot be folded when there are none."""
     try:
-        module = onnx_to_torch(model)
+        module = onnx_to_torch(file)
     except RtoolError as error:
         return [str(error)], ()
     return [], fold_batchnorm(module).kept

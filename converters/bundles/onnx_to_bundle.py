@@ -1,53 +1,41 @@
-"""`onnx2torch`: an ONNX file becomes a bundle, checked against ONNX Runtime before anything is written."""
+"""`onnx2torch`: an ONNX file becomes a bundle, checked against ONNX Runtime before anything is written.
+
+The steps: resolve (read the file, rewrite its batch), convert, restore (BatchNorm and weights), measure, save. Each
+takes what the one before returned; the file is read once.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
-import onnx
-from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor, fx
+from torch import fx
 
-from ...errors import GateError, InputError
+from ...errors import InputError
 from ..batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
 from ..files.folders import check_output
-from ..files.model_files import files_of
+from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
 from ..passes.batch import Batch, set_batch
 from ..records.image_size import check_image_size
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
-from ..records.record import TensorSpec, require_record
+from ..records.record import require_record
 from ..runtime.batch_by_numbers import fixed_batch_by_numbers
-from ..runtime.parity import Parity, measure_parity
-from ..runtime.runners import OnnxRunner, TorchRunner
+from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from ..weights.unfit_weights import refuse_half_weights
-from ..weights.writing_back import own_copy
 from .bundle import is_bundle, save_bundle
+from .codegen.check import written_module
+from .conversion_options import ConversionKeywords, ConversionOptions
+from .conversion_reference import BatchParity, Reference
 
-__all__ = ["BatchParity", "OnnxToTorchResult", "onnx2torch", "preprocessing_of"]
-
-TOLERANCE = 1e-5
-"""Two correct float32 networks of a few hundred layers differ by less, in max relative error."""
-_SMALL = 3_000_000
-"""Parameters; 16 images of a network up to this size, as all OSNets are, take a second at most on one core."""
-
-
-@dataclass(frozen=True)
-class BatchParity:
-    """The module against ONNX Runtime on one seeded random batch."""
-
-    batch: int
-    parity: Parity
+__all__ = ["OnnxToTorchResult", "onnx2torch"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class OnnxToTorchResult:
     trainable: int
     parity: tuple[BatchParity, ...]
     batch: int | None
-    """The only batch the model takes; None when it takes any."""
+    """The only batch the model supports; None when it supports any."""
     preprocessing: Preprocessing | None
     preprocessing_origin: str | None
     restored: RestoreReport | None
@@ -70,43 +58,18 @@ class OnnxToTorchResult:
 
 
 def onnx2torch(
-    model: str | Path,
-    output: str | Path | None = None,
-    *,
-    restore_bn: bool = False,
-    calibrate: Iterable[Tensor] | None = None,
-    calibration_state: str | Path | None = None,
-    progress: Callable[[int], None] | None = None,
-    weights: str | Path | None = None,
-    allow_partial: bool = False,
-    freeze: Sequence[str] = (),
-    preprocessing: Preprocessing | None = None,
-    batch: Batch | None = None,
-    overwrite: bool = False,
-    tolerance: float = TOLERANCE,
+    model: str | Path, output: str | Path | None = None, **options: Unpack[ConversionKeywords]
 ) -> OnnxToTorchResult:
-    """Convert an ONNX file into a bundle, by default `./NAME.rtool`.
+    """Convert an ONNX file into a bundle.
 
     Args:
-        model: the ONNX file; it is only read.
-        output: the bundle folder to make.
-        restore_bn: put BatchNorm back behind the layers an exporter fused it into.
-        calibrate: preprocessed image batches [N, C, H, W] to measure their statistics on.
-        calibration_state: file that keeps the statistics of an interrupted calibration, to go on from.
-        progress: called with the number of calibration images seen.
-        weights: a fused state_dict (`.pth`) to load into the module once it is converted and checked; with
-            `restore_bn` also that of the unfused original, by name.
-        allow_partial: accept `weights` that do not fill the module.
-        freeze: patterns of parameter paths that shall not train.
-        preprocessing: stored with the model; default is what the file says or its input shape suggests.
-        batch: "dynamic" or a number: rewrite the graph to it first, proved as `set_batch` proves it. The bundle then
-            holds the rewritten graph.
-        overwrite: replace a bundle that is already at `output`.
-        tolerance: largest relative error against ONNX Runtime, before and after restoring.
+        model: the ONNX file; it is read once and never written.
+        output: the bundle folder to make; by default `./NAME.rtool`.
+        options: see `ConversionOptions`.
 
     Raises:
-        InputError: the file is no usable ONNX model, `batch` cannot be proved, or `output` is taken or cannot be
-            written.
+        InputError: the file is no usable ONNX model, it changed while it was read, `batch` cannot be verified, or
+            `output` exists or cannot be written.
         UnsupportedOperatorsError: nodes that cannot be converted exactly.
         GateError: the module does not reproduce the file; nothing is written.
 
@@ -116,67 +79,22 @@ def onnx2torch(
         ('model.rtool', 112, True)
     """
     start = time.perf_counter()
-    path = Path(model)
+    path, chosen = Path(model), ConversionOptions(**options)
     target = Path(output) if output is not None else Path(f"{path.stem}.rtool")
-    if restore_bn and calibrate is None:
-        raise InputError("--restore-bn measures activations: give images with --calibrate DATA")
-    check_output(target, may_replace=is_bundle if overwrite else None)
-    for file in (*(files_of(path) if target.exists() else (path,)), weights):
-        if file is not None and Path(file).resolve().is_relative_to(target.resolve()):
-            raise InputError(f"{file}: lies in {target}, which would be replaced; choose another output")
-    graph = path if batch is None else _with_batch(path, batch)
-    module = onnx_to_torch(graph, freeze=freeze)
+    file = _resolve(path, target, chosen)
+    module = _convert(file, path, chosen)
+    reference = Reference.of(file, module)
+    converted = reference.measure(module, chosen.tolerance, "converted")
+    batch = fixed_batch_by_numbers(module, reference.runner, chosen.tolerance)
+    found = _find_preprocessing(file, reference, module, chosen)
+    preprocessing = found.preprocessing if found is not None else None
+    restored = _restore(module, reference, path, preprocessing, chosen)
+    parity = restored.parity or converted
+    restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
     record = require_record(module)
-    if batch is not None:
-        record.source, record.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
-    if not any(True for _ in module.parameters()):
-        raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
-    check_image_size(str(path), record.inputs, preprocessing)
-    refuse_half_weights(module, str(path), "convert the float32 model it was made from")
-    _refuse_nan(module, path)
-    reference = OnnxRunner(graph, name=path.name, exact=True)
-    samples = _samples(reference, module)
-    expected = [reference.run(*arrays) for _, arrays in samples]
-    parity = _check(module, reference, samples, expected, tolerance, "converted")
-    taken = fixed_batch_by_numbers(module, reference, tolerance)
-    loaded = None
-    links = [_converted_link(parity, batch)]
-    unfused = weights is not None and restore_bn and is_unfused(module, weights)
-    if weights is not None and not unfused:
-        loaded = load_fused_weights(module, weights, allow_partial=allow_partial)
-        expected = [_run(module, reference, arrays) for _, arrays in samples]
-    report = None
-    if restore_bn and calibrate is not None:
-        report = restore_batchnorm(
-            module, calibrate, state=None if calibration_state is None else Path(calibration_state), progress=progress
-        )
-        if not report.restored:
-            reasons = sorted({entry.reason for entry in report.skipped})
-            raise InputError(
-                f"{path}: --restore-bn found no layer that lost a BatchNorm ({'; '.join(reasons) or 'no Conv'}); "
-                "convert without it"
-            )
-        parity = _check(module, reference, samples, expected, tolerance, "with restored BatchNorm")
-        links.append(restored_link(report, parity_max_rel=_errors(parity)))
-    if weights is not None and unfused:
-        loaded = load_unfused_weights(module, weights, allow_partial=allow_partial)
-    if weights is not None and loaded is not None:
-        _refuse_nan(module, Path(weights))
-        detail = f"{len(loaded.matched)} tensors of {Path(weights).name}"
-        sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-        links.append(ChainLink("weights", detail, {"file": Path(weights).name, "sha256": sha256, "unfused": unfused}))
-    found = find_preprocessing(record.inputs, _metadata(reference))
-    if record.preprocessing is not None and (found is None or found.is_guess):
-        found = FoundPreprocessing(record.preprocessing, "the graph normalises raw pixels itself")
-    chosen = preprocessing or (found.preprocessing if found else None)
-    record.preprocessing = chosen
-    record.chain = (*record.chain, *links)
-    provenance = {"made_by": "onnx2torch", "chain": to_json(record.chain)}
-    try:
-        save_bundle(module, target, source=graph, preprocessing=chosen, overwrite=overwrite, provenance=provenance)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{target}: cannot be written ({reason}); nothing was left behind") from error
+    record.preprocessing = preprocessing
+    record.chain = (*record.chain, _converted_link(converted, chosen.batch), *restored.links)
+    _save(module, file, target, chosen)
     return OnnxToTorchResult(
         output=target,
         source=record.source,
@@ -184,26 +102,150 @@ def onnx2torch(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         trainable=sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
         parity=parity,
-        batch=taken,
-        preprocessing=chosen,
-        preprocessing_origin="given" if preprocessing else found.origin if found else None,
-        restored=report,
-        weights=loaded,
+        batch=batch,
+        preprocessing=preprocessing,
+        preprocessing_origin=found.origin if found is not None else None,
+        restored=restored.report,
+        weights=restored.weights,
         seconds=time.perf_counter() - start,
     )
 
 
-def preprocessing_of(path: Path) -> Preprocessing:
-    """What the ONNX file at `path` states or its input suggests.
+def _resolve(path: Path, target: Path, options: ConversionOptions) -> ModelFile:
+    """The file, read once, with the batch that is wanted.
 
     Raises:
-        InputError: neither tells.
+        InputError: as `onnx2torch`.
     """
-    reference = OnnxRunner(path)
-    found = find_preprocessing(reference.inputs, _metadata(reference))
-    if found is None:
-        raise InputError(f"{path}: its preprocessing is neither stated nor to be guessed; give --preprocessing")
-    return found.preprocessing
+    check_output(target, may_replace=is_bundle if options.overwrite else None)
+    read = ModelFile.read(path)
+    for file in (*(read.files if target.exists() else (path,)), options.weights):
+        if file is not None and Path(file).resolve().is_relative_to(target.resolve()):
+            raise InputError(f"{file}: lies in {target}, which would be replaced; choose another output")
+    if options.batch is None:
+        return read
+    proto = read.proto()
+    try:
+        return ModelFile.in_memory(set_batch(proto, options.batch), read.source)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.GraphModule:
+    """The module of the file.
+
+    Raises:
+        InputError: its weights are none that could train, or the preprocessing is of another size.
+        UnsupportedOperatorsError: nodes that cannot be converted exactly.
+    """
+    module = onnx_to_torch(file, freeze=options.freeze)
+    if not any(True for _ in module.parameters()):
+        raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
+    check_image_size(str(path), require_record(module).inputs, options.preprocessing)
+    refuse_half_weights(module, str(path), "convert the float32 model it was made from")
+    _refuse_nan(module, path)
+    return module
+
+
+def _find_preprocessing(
+    file: ModelFile, reference: Reference, module: fx.GraphModule, options: ConversionOptions
+) -> FoundPreprocessing | None:
+    """What was given, else what the file states, what its graph does itself, or what its input suggests."""
+    if options.preprocessing is not None:
+        return FoundPreprocessing(options.preprocessing, "given")
+    found = find_preprocessing(reference.runner.inputs, file.metadata)
+    own = require_record(module).preprocessing
+    if own is not None and (found is None or found.is_guess):
+        return FoundPreprocessing(own, "the graph normalises raw pixels itself")
+    return found
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """What `_restore` did to the module."""
+
+    reference: Reference
+    """What the module is compared with from here on."""
+    parity: tuple[BatchParity, ...] = ()
+    """With restored BatchNorms; () where none were."""
+    report: RestoreReport | None = None
+    weights: WeightMatch | None = None
+    links: tuple[ChainLink, ...] = ()
+
+
+def _restore(
+    module: fx.GraphModule,
+    reference: Reference,
+    path: Path,
+    preprocessing: Preprocessing | None,
+    options: ConversionOptions,
+) -> _Restored:
+    """Load the weights that are wanted and put BatchNorm back, in place; the original's weights need it there first.
+
+    Raises:
+        InputError: no layer lost a BatchNorm, the images or the weights do not fit.
+        GateError: with BatchNorm the module gives other numbers.
+    """
+    weights = None if options.weights is None else read_state_dict(options.weights)
+    report, match = None, None
+    parity: tuple[BatchParity, ...] = ()
+    links: list[ChainLink] = []
+    unfused = weights is not None and options.restore_bn and is_unfused(module, weights)
+    if weights is not None and not unfused:
+        match = load_fused_weights(module, weights, allow_partial=options.allow_partial)
+        reference = reference.following(module)
+    if options.restore_bn:
+        report = _restore_batchnorm(module, path, preprocessing, options)
+        parity = reference.measure(module, options.tolerance, "with restored BatchNorm")
+        links.append(restored_link(report, parity_max_rel=_errors(parity)))
+    if weights is not None and unfused:
+        match = load_unfused_weights(module, weights, allow_partial=options.allow_partial)
+        reference = reference.following(module)
+    if weights is not None and match is not None:
+        links.append(_weights_link(weights, match, unfused=unfused))
+    return _Restored(reference, parity, report, match, tuple(links))
+
+
+def _restore_batchnorm(
+    module: fx.GraphModule, path: Path, preprocessing: Preprocessing | None, options: ConversionOptions
+) -> RestoreReport:
+    images = options.calibrate
+    if callable(images):
+        if preprocessing is None:
+            raise InputError(f"{path}: its preprocessing is neither stated nor to be guessed; give --preprocessing")
+        images = images(preprocessing)
+    assert images is not None
+    state = None if options.calibration_state is None else Path(options.calibration_state)
+    report = restore_batchnorm(module, images, state=state, progress=options.progress)
+    if not report.restored:
+        reasons = sorted({entry.reason for entry in report.skipped})
+        raise InputError(
+            f"{path}: --restore-bn found no layer that lost a BatchNorm ({'; '.join(reasons) or 'no Conv'}); "
+            "convert without it"
+        )
+    return report
+
+
+def _save(module: fx.GraphModule, file: ModelFile, target: Path, options: ConversionOptions) -> None:
+    """Write the bundle, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    record = require_record(module)
+    provenance = {"made_by": "onnx2torch", "chain": to_json(record.chain)}
+    try:
+        save_bundle(
+            module,
+            target,
+            source=file,
+            preprocessing=record.preprocessing,
+            overwrite=options.overwrite,
+            provenance=provenance,
+        )
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{target}: cannot be written ({reason}); nothing was left behind") from error
 
 
 def _refuse_nan(module: fx.GraphModule, path: Path) -> None:
@@ -211,69 +253,6 @@ def _refuse_nan(module: fx.GraphModule, path: Path) -> None:
     bad = [name for name, parameter in module.named_parameters() if bool(parameter.isnan().any())]
     if bad:
         raise InputError(f"{path}: weight {bad[0]!r} (and {len(bad) - 1} more) holds NaN; give a sound file")
-
-
-Sample = tuple[int, list[NDArray[Any]]]
-
-
-def _samples(reference: OnnxRunner, module: fx.GraphModule) -> list[Sample]:
-    """Seeded inputs at batch 1, 2 and 3, of a small network also 16; or at the batch that is baked in."""
-    is_small = sum(parameter.numel() for parameter in module.parameters()) <= _SMALL
-    batches = (reference.batch,) if reference.batch else (1, 2, 3, 16) if is_small else (1, 2, 3)
-    return [(batch, [_random(spec, batch) for spec in reference.inputs]) for batch in batches]
-
-
-def _run(module: fx.GraphModule, reference: OnnxRunner, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-    """The module on the inputs of the file, of which it may not use all."""
-    runner = TorchRunner(module)
-    names = [spec.name for spec in reference.inputs]
-    return runner.run(*(arrays[names.index(spec.name)] for spec in runner.inputs))
-
-
-def _check(
-    module: fx.GraphModule,
-    reference: OnnxRunner,
-    samples: Sequence[Sample],
-    expected: Sequence[tuple[NDArray[Any], ...]],
-    tolerance: float,
-    what: str,
-) -> tuple[BatchParity, ...]:
-    """Compare the module with what is expected of it.
-
-    Raises:
-        GateError: it differs by more than `tolerance`.
-    """
-    results = []
-    for (batch, arrays), outputs in zip(samples, expected, strict=True):
-        parity = measure_parity(outputs, _run(module, reference, arrays))
-        if not parity.max_rel <= tolerance:
-            raise GateError(
-                f"{reference.name}: {what}, the module differs from ONNX Runtime by {parity.max_rel:.3g} relative at "
-                f"batch {batch} (allowed {tolerance:g}); nothing was written, report this model"
-            )
-        results.append(BatchParity(batch, parity))
-    return tuple(results)
-
-
-def _random(spec: TensorSpec, batch: int) -> NDArray[Any]:
-    """Seeded input for one spec; open dimensions beyond the batch become 64."""
-    shape = [dim if isinstance(dim, int) else (batch if axis == 0 else 64) for axis, dim in enumerate(spec.shape)]
-    generator = np.random.default_rng(0)
-    if spec.dtype.startswith("float"):
-        return generator.standard_normal(shape).astype(spec.dtype)
-    return generator.integers(0, 2, shape).astype(spec.dtype)
-
-
-def _metadata(runner: OnnxRunner) -> Mapping[str, str]:
-    return dict(runner.session.get_modelmeta().custom_metadata_map)
-
-
-def _with_batch(path: Path, batch: Batch) -> onnx.ModelProto:
-    """The file with another batch, its external data inside."""
-    try:
-        return set_batch(own_copy(path), batch)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> ChainLink:
@@ -284,6 +263,11 @@ def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> Chain
         facts["batch"] = batch
     detail = f"by rtool {versions['rtool']}, max relative error {worst:.2g} against ONNX Runtime"
     return ChainLink("converted", detail, facts)
+
+
+def _weights_link(weights: StateDictFile, match: WeightMatch, *, unfused: bool) -> ChainLink:
+    detail = f"{len(match.matched)} tensors of {weights.path.name}"
+    return ChainLink("weights", detail, {"file": weights.path.name, "sha256": weights.sha256, "unfused": unfused})
 
 
 def _errors(parity: Sequence[BatchParity]) -> dict[str, float]:

@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import onnx
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
 from ...errors import InputError, nearest
-from ..files.loading import read_model_bytes
+from ..files.model_file import ModelFile
 from ..files.torch_archives.programs import load_program
 from ..files.torch_archives.scripts import load_script
 from ..lowering.conversion import onnx_to_torch
@@ -29,7 +30,7 @@ from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
 from ..runtime.triton import TritonRunner
 from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
-from .bundle import is_bundle, load_bundle
+from .bundle import Bundle, is_bundle, load_bundle, stripped_graph
 
 __all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]
 
@@ -61,7 +62,29 @@ class Model:
     exported_inputs: tuple[TensorSpec, ...] = ()
     """What an exported program says of its inputs."""
     chain: tuple[ChainLink, ...] = ()
-    """Where it comes from, as far as it tells."""
+    """Where it comes from, as far as it states."""
+    file: ModelFile | None = None
+    """Of an ONNX file: what was read."""
+    bundle: Bundle | None = None
+    """Of a bundle: what was read."""
+
+    def source(self) -> ModelFile | None:
+        """The graph that the module was converted from, with the weights of the module; None where there is none."""
+        if self.bundle is not None and self.bundle.record is not None:
+            return self.bundle.source()
+        return self.file
+
+    def stripped_source(self) -> onnx.ModelProto:
+        """That graph without its weights, which is what a later bundle of the module needs; small, so it may be kept.
+
+        Raises:
+            InputError: the model was not converted from ONNX.
+        """
+        if self.bundle is not None and self.bundle.stripped is not None:
+            return self.bundle.stripped
+        if self.file is None:
+            raise InputError(f"{self.name}: was not converted from ONNX, so it has no source graph")
+        return stripped_graph(self.file.proto(), require_record(self.module))
 
     @property
     def record(self) -> ConversionRecord | None:
@@ -87,7 +110,7 @@ class Model:
 
     @cached_property
     def batch(self) -> int | None:
-        """The only batch the model takes: of an exported program, or of a graph with a constant that holds it."""
+        """The only batch the model supports: of an exported program, or of a graph with a constant that holds it."""
         if isinstance(self.module, fx.GraphModule) and self.record is not None:
             return fixed_batch_by_shapes(self.module, self.record.inputs)
         first = self.exported_inputs[0].shape[:1] if self.exported_inputs else ()
@@ -114,9 +137,10 @@ def load_model(reference: str | Path) -> Model:
     if path.is_dir():
         return _from_folder(path)
     if path.suffix == ".onnx":
-        module = onnx_to_torch(path)
+        file = ModelFile.read(path)
+        module = onnx_to_torch(file)
         record = require_record(module)
-        return Model(path.name, module, record.preprocessing, "onnx", path, chain=record.chain)
+        return Model(path.name, module, record.preprocessing, "onnx", path, chain=record.chain, file=file)
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
     if path.suffix in _TORCHSCRIPT:
@@ -151,7 +175,6 @@ def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | No
         return TritonRunner.from_reference(str(reference))
     path = Path(reference)
     if path.suffix == ".onnx":
-        read_model_bytes(path)
         return OnnxRunner(path, device, threads)
     model = load_model(reference)
     return TorchRunner(
@@ -173,7 +196,8 @@ def _from_folder(path: Path) -> Model:
         )
     bundle = load_bundle(checkpoint)
     chain = chain_of_bundle(bundle.metadata)
-    return Model(_name_of(checkpoint), bundle.module, bundle.preprocessing, "bundle", checkpoint, chain=chain)
+    name = _name_of(checkpoint)
+    return Model(name, bundle.module, bundle.preprocessing, "bundle", checkpoint, chain=chain, bundle=bundle)
 
 
 def _name_of(bundle: Path) -> str:

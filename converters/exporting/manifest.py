@@ -46,7 +46,8 @@ class ExportResult:
     chain: tuple[ChainLink, ...]
     """Where the file comes from, this export last."""
     kept_batchnorms: tuple[dict[str, str], ...]
-    kept_in_float32: tuple[dict[str, str], ...]
+    float32_nodes: tuple[dict[str, str], ...]
+    """Nodes that stay in float32 in a file of reduced precision, each with the reason."""
     preprocessing: dict[str, Any] | None
     versions: dict[str, str]
     opset: int | None
@@ -72,7 +73,7 @@ def describe_export(
     chain: tuple[ChainLink, ...],
     folds: FoldReport | None,
     kept_batchnorms: tuple[KeptBatchNorm, ...],
-    kept: tuple[Float32Node, ...],
+    float32_nodes: tuple[Float32Node, ...],
     preprocessing: Preprocessing | None,
 ) -> ExportResult:
     """Collect what is known, and put it into the metadata of `model` (in place); `chain` ends before this export."""
@@ -88,7 +89,7 @@ def describe_export(
         measured_on=dict(measured_on),
         chain=(*chain, _exported_link(steps, measured_on, path, versions)),
         kept_batchnorms=tuple(asdict(entry) for entry in kept_batchnorms),
-        kept_in_float32=tuple(asdict(entry) for entry in kept),
+        float32_nodes=tuple(asdict(entry) for entry in float32_nodes),
         preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
         versions=versions,
         opset=next((entry.version for entry in model.opset_import if not entry.domain), None) if model else None,

@@ -1,70 +1,166 @@
-"""Options of `export` that exclude each other, or that nothing would heed: refused before any work is done."""
+"""The options of `export`: what each means, and which exclude each other or have no effect; refused before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
 
 from ...errors import InputError, nearest
+from ..passes.batch import Batch
+from ..passes.simplification import Simplifier
+from ..passes.targets import check_precision
+from ..precision.int8_ranges import CalibrationMethod
+from ..records.preprocessing import Preprocessing
 
-__all__ = ["Format", "Precision", "check_options", "chosen_precision"]
+__all__ = ["ExportKeywords", "ExportOptions", "Format", "MeasuredInputs", "Precision"]
 
 Format = Literal["onnx", "torchscript", "pt2"]
 Precision = Literal["fp16", "bf16", "int8"]
+MeasuredInputs = NDArray[Any] | Callable[[Preprocessing], NDArray[np.uint8]]
+"""Images, or a function that reads them as uint8 pixels [N, H, W, C] for the model's preprocessing."""
 
-_DEFAULTS = {"keep-float32": (), "calibration": "minmax", "simplifier": "auto"}
-"""What an option is when nobody gave it, where that is neither None nor False."""
-_HEEDED_WITH: dict[str, tuple[Precision, ...]] = {
-    "min-cosine": ("fp16", "bf16", "int8"),
-    "keep-float32": ("fp16", "bf16", "int8"),
-    "half-io": ("fp16", "bf16"),
+_HEEDED_WITH: Mapping[str, tuple[Precision, ...]] = {
+    "min_cosine": ("fp16", "bf16", "int8"),
+    "keep_float32": ("fp16", "bf16", "int8"),
+    "keep_io_types": ("fp16", "bf16"),
     "calibration": ("int8",),
 }
-"""Options of the step that narrows the numbers, and the precisions whose step reads them."""
+"""Options of the step that reduces the precision, and the precisions whose step reads them."""
+_ONNX_ONLY = ("batch", "embed_preprocessing", "simplifier", "target", "strip_metadata", *_HEEDED_WITH)
+_ON_THE_COMMAND_LINE = {"keep_io_types": "half-io"}
+"""Where its name there is not the field's with dashes."""
 
 
-def chosen_precision(wanted: Mapping[Precision, bool]) -> Precision | None:
-    """The one precision that is wanted; None for float32.
-
-    Raises:
-        InputError: several are.
-    """
-    chosen: list[Precision] = [name for name in get_args(Precision) if wanted[name]]
-    if len(chosen) > 1:
-        raise InputError(f"export: --{chosen[0]} and --{chosen[1]} exclude each other; choose one")
-    return chosen[0] if chosen else None
-
-
-def check_options(format: str, precision: Precision | None, options: Mapping[str, Any], *, calibrated: bool) -> None:
-    """Refuse what does not go together.
-
-    Args:
-        format: of the file to write.
-        precision: what the numbers are narrowed to.
-        options: values by the command line's names, without the dashes.
-        calibrated: whether images were given.
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a model becomes a file.
 
     Raises:
-        InputError: naming the option, and what it goes with.
+        InputError: options exclude each other, or one has no effect with the others.
     """
-    if format not in get_args(Format):
-        raise InputError(f"export: unknown format {format!r}; {nearest(format, get_args(Format))}")
-    given = [
-        name
-        for name, value in options.items()
-        if value is not None and value is not False and value != _DEFAULTS.get(name)
-    ]
-    onnx_only = [precision, *given] if precision is not None else given
-    if format != "onnx" and onnx_only:
-        raise InputError(f"export: --{onnx_only[0]} rewrites ONNX graphs; it does not go with --format {format}")
-    for name in given:
-        heeded = _HEEDED_WITH.get(name)
-        if heeded is not None and precision not in heeded:
-            ways = " or ".join(f"--{entry}" for entry in heeded)
-            raise InputError(f"export: --{name} says how to narrow the numbers; give it with {ways}, or leave it out")
-    if precision == "int8" and not calibrated:
-        raise InputError("export: int8 is calibrated on real images; give inputs, or --calibrate DATA")
-    if precision == "int8" and "embed-preprocessing" in given:
-        raise InputError(
-            "export: --int8 is calibrated on what the network takes, not on pixels; leave out --embed-preprocessing"
-        )
+
+    fp16: bool = False
+    """Convert to float16; nodes that overflow or lose too much stay in float32."""
+    bf16: bool = False
+    """The same with bfloat16, at opset 22."""
+    int8: bool = False
+    """Quantise, calibrated on `inputs`, which must then be given."""
+    format: Format = "onnx"
+    """"onnx", "pt2" (torch.export) or "torchscript" (legacy)."""
+    batch: Batch | None = None
+    """The batch the file supports, or "dynamic"; None: the source's (dynamic for a re-export)."""
+    embed_preprocessing: bool = False
+    """Take uint8 pixels [N, H, W, C] and return L2-normalised embeddings."""
+    fold_padded: bool = False
+    """Also fold BatchNorm before zero-padded layers, which leaves an offset; the graph is then no longer the source's,
+    so it is re-exported."""
+    simplifier: Simplifier | Literal["auto", "none"] = "auto"
+    """"onnxslim", "onnxsim", "none", or "auto": onnxslim, unless the graph is the source's own."""
+    keep_io_types: bool = True
+    """With fp16 and bf16, keep float32 inputs and outputs."""
+    keep_float32: Collection[str] = ()
+    """Names of nodes that stay in float32, as from an earlier manifest."""
+    calibration: CalibrationMethod = "minmax"
+    """How int8 ranges come from the calibration images."""
+    target: str | None = None
+    """What the file must be readable by, see `targets`."""
+    strip_metadata: bool = False
+    """Remove exporters' stack traces and file paths."""
+    tolerance: float = 1e-5
+    """Largest relative error of every float32 step; ONNX Runtime and torch sum in different orders."""
+    min_cosine: float | None = None
+    """Gate of the step that reduces the precision; default 0.9999 for fp16, 0.999 for bf16, 0.99 for int8."""
+    inputs: MeasuredInputs | None = None
+    """Images to measure on, preprocessed float32 or uint8 pixels [N, H, W, C]; default are random ones."""
+    source: str | Path | onnx.ModelProto | None = None
+    """The ONNX model a converted module came from, where such a module is exported. Where the module was edited and is
+    no longer what that graph computes, it is re-exported, and the step says why."""
+    preprocessing: Preprocessing | None = None
+    """Instead of the model's own."""
+    overwrite: bool = False
+    """Replace a file that is already there."""
+
+    def __post_init__(self) -> None:
+        precision = self.precision
+        self._check_format(precision)
+        for name in self._given():
+            heeded = _HEEDED_WITH.get(name)
+            if heeded is not None and precision not in heeded:
+                ways = " or ".join(f"--{entry}" for entry in heeded)
+                raise InputError(
+                    f"export: {_flag(name)} is for reduced precision only; give it with {ways}, or leave it out"
+                )
+        if precision == "int8" and self.inputs is None:
+            raise InputError("export: int8 is calibrated on real images; give inputs, or --calibrate DATA")
+        if precision == "int8" and self.embed_preprocessing:
+            raise InputError(
+                "export: --int8 is calibrated on the network's own inputs, not on pixels; leave out "
+                "--embed-preprocessing"
+            )
+        if self.target is not None:
+            check_precision(self.target, precision)
+
+    @property
+    def precision(self) -> Precision | None:
+        """The one reduced precision that is wanted; None for float32.
+
+        Raises:
+            InputError: several are.
+        """
+        chosen: list[Precision] = [name for name in get_args(Precision) if getattr(self, name)]
+        if len(chosen) > 1:
+            raise InputError(f"export: --{chosen[0]} and --{chosen[1]} exclude each other; choose one")
+        return chosen[0] if chosen else None
+
+    def _given(self) -> list[str]:
+        """Options for ONNX graphs that are not what they are by default."""
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        return [name for name in _ONNX_ONLY if not _is_default(getattr(self, name), defaults[name])]
+
+    def _check_format(self, precision: Precision | None) -> None:
+        if self.format not in get_args(Format):
+            raise InputError(f"export: unknown format {self.format!r}; {nearest(self.format, get_args(Format))}")
+        onnx_only = ([precision] if precision is not None else []) + [*self._given()]
+        if self.format != "onnx" and onnx_only:
+            raise InputError(
+                f"export: {_flag(onnx_only[0])} rewrites ONNX graphs; it does not go with --format {self.format}"
+            )
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether nobody gave the option; any empty collection of names is one that was not given."""
+    return value == default or (isinstance(default, tuple) and not value)
+
+
+def _flag(name: str) -> str:
+    return f"--{_ON_THE_COMMAND_LINE.get(name, name.replace('_', '-'))}"
+
+
+class ExportKeywords(TypedDict, total=False):
+    """`ExportOptions` as keywords, for type checkers."""
+
+    fp16: bool
+    bf16: bool
+    int8: bool
+    format: Format
+    batch: Batch | None
+    embed_preprocessing: bool
+    fold_padded: bool
+    simplifier: Simplifier | Literal["auto", "none"]
+    keep_io_types: bool
+    keep_float32: Collection[str]
+    calibration: CalibrationMethod
+    target: str | None
+    strip_metadata: bool
+    tolerance: float
+    min_cosine: float | None
+    inputs: MeasuredInputs | None
+    source: str | Path | onnx.ModelProto | None
+    preprocessing: Preprocessing | None
+    overwrite: bool

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from ...errors import InputError
-from ..bundles.bundle import source_graph
 from ..bundles.reference import Model, load_model
-from ..files.loading import parse_model
+from ..files.model_file import ModelFile
 from ..records.graph_steps import root_hooks
 from ..records.image_size import check_image_size, image_shape, listed
 from ..records.preprocessing import Preprocessing
@@ -43,11 +42,12 @@ class ExportOrigin:
     module: nn.Module
     preprocessing: Preprocessing | None
     inputs: tuple[TensorSpec, ...]
-    graph: onnx.ModelProto | Path | None
-    path: Path | None
+    graph: ModelFile | None
+    files: tuple[Path, ...]
+    """What the model was read from, and must not be written over; a folder stands for all inside it."""
     chain: tuple[ChainLink, ...]
     batch: int | None = None
-    """The only batch the module takes; None when it takes any."""
+    """The only batch the module supports; None when it supports any."""
     changed: str = ""
     """Why the module is no longer what its source graph computes; "" where it is, or where it never had one."""
 
@@ -58,14 +58,33 @@ class ExportOrigin:
         return self.batch or next((size for size in first if isinstance(size, int)), None)
 
     def output_names(self, count: int) -> tuple[str, ...]:
-        """Names for the `count` outputs of an export anew."""
+        """Names for the `count` outputs of a re-export."""
         names = tuple(spec.name for spec in self.record.outputs) if self.record is not None else ("embedding",)
         return names if len(names) == count else tuple(f"output_{index}" for index in range(count))
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Names for the inputs of an export anew."""
+        """Names for the inputs of a re-export."""
         return tuple(spec.name for spec in self.inputs) or ("images",)
+
+    def required_preprocessing(self) -> Preprocessing:
+        """The preprocessing.
+
+        Raises:
+            InputError: it is not known.
+        """
+        if self.preprocessing is None:
+            raise InputError(f"{self.name}: its preprocessing is not known; state it with --preprocessing")
+        return self.preprocessing
+
+    def check_unchanged(self) -> None:
+        """Make sure that all steps saw one version of the source.
+
+        Raises:
+            InputError: one of its files changed since it was opened.
+        """
+        if self.graph is not None:
+            self.graph.check_unchanged()
 
     @property
     def record(self) -> ConversionRecord | None:
@@ -76,7 +95,7 @@ class ExportOrigin:
 def open_origin(
     model: str | Path | nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
 ) -> ExportOrigin:
-    """Open a model reference, or take a module and the ONNX model it was converted from.
+    """Open a model reference, or a copy of a module together with the ONNX model it was converted from.
 
     Raises:
         InputError: the reference is no model, exported already, in half precision or quantised; the preprocessing is
@@ -97,30 +116,31 @@ def _of_module(
     if record is None:
         name = type(model).__name__.lower()
         inputs = _image_spec(preprocessing)
-        return ExportOrigin(name, copy.deepcopy(model).eval(), preprocessing, inputs, None, None, ())
+        return ExportOrigin(name, copy.deepcopy(model).eval(), preprocessing, inputs, None, (), ())
     assert isinstance(model, fx.GraphModule)
     if root_hooks(model):
         raise InputError(
             f"export: the module of {record.source} has a forward hook of its own, which its graph does not show; "
             "remove the hook, or put what it does into the graph"
         )
-    graph = Path(source) if isinstance(source, str) else source
-    if isinstance(graph, Path):
+    module = copy.deepcopy(model).eval()
+    graph = None if source is None else ModelFile.of(source)
+    if graph is not None:
         check_source(record, graph)
-    changed = unplaced_parameter(model) if graph is None else difference_from_source(model, graph)
+    changed = unplaced_parameter(module) if graph is None else difference_from_source(module, graph)
     if graph is None and not changed:
         raise InputError(
             "export: give `source`, the ONNX model this module was converted from: its weights go back into that graph"
         )
     return ExportOrigin(
         name=record.source,
-        module=copy.deepcopy(model).eval(),
+        module=module,
         preprocessing=preprocessing or record.preprocessing,
         inputs=record.inputs,
         graph=None if changed else graph,
-        path=graph if isinstance(graph, Path) else None,
+        files=graph.files if graph is not None else (),
         chain=record.chain,
-        batch=fixed_batch_by_shapes(model, record.inputs),
+        batch=fixed_batch_by_shapes(module, record.inputs),
         changed=changed,
     )
 
@@ -129,17 +149,17 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportOr
     opened = load_model(model)
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
-    if opened.kind == "onnx" and opened.path is not None:
+    if opened.file is not None:
         advice = "export the float32 model it was made from, with --int8"
-        refuse_quantised_weights(parse_model(opened.path), opened.name, advice)
+        refuse_quantised_weights(opened.file.outline, opened.name, advice)
     known = preprocessing or opened.preprocessing or _found(opened)
     return ExportOrigin(
         name=opened.name,
         module=opened.module,
         preprocessing=known,
         inputs=opened.inputs if opened.record is not None else _image_spec(known),
-        graph=_source_graph(opened),
-        path=opened.path,
+        graph=opened.source(),
+        files=_files(opened),
         chain=opened.chain,
         batch=opened.batch,
     )
@@ -147,17 +167,16 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportOr
 
 def _found(model: Model) -> Preprocessing | None:
     """What an ONNX file states about its preprocessing, or what the shape of its input suggests."""
-    if model.kind != "onnx" or model.path is None:
+    if model.file is None:
         return None
-    metadata = {entry.key: entry.value for entry in parse_model(model.path).metadata_props}
-    found = find_preprocessing(model.inputs, metadata)
+    found = find_preprocessing(model.inputs, model.file.metadata)
     return found.preprocessing if found is not None else None
 
 
-def _source_graph(model: Model) -> onnx.ModelProto | Path | None:
-    if model.record is None or model.path is None:
-        return None
-    return source_graph(model.path) if model.kind == "bundle" else model.path
+def _files(model: Model) -> tuple[Path, ...]:
+    if model.file is not None:
+        return model.file.files
+    return (model.path,) if model.path is not None else ()
 
 
 def _image_spec(preprocessing: Preprocessing | None) -> tuple[TensorSpec, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -112,13 +113,18 @@ def read_float32_nodes(path: Path) -> tuple[str, ...]:
     """
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
-        entries = content["kept_in_float32"] if isinstance(content, dict) else content
+        entries = _listed(content) if isinstance(content, dict) else content
         names = [entry["node"] if isinstance(entry, dict) else entry for entry in entries]
         if not isinstance(entries, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its entries are no names")
         return tuple(names)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected an export's manifest or a JSON list of node names ({error})") from error
+
+
+def _listed(manifest: Mapping[str, Any]) -> Any:
+    """The nodes in a manifest; an earlier version of rtool called them otherwise."""
+    return manifest["float32_nodes"] if "float32_nodes" in manifest else manifest["kept_in_float32"]
 
 
 def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

@@ -1,6 +1,6 @@
 """Export a torch module to ONNX through torch.export: the way for models that did not come from an ONNX file.
 
-Traced at batch 2 (a batch of 1 would be baked in) with a dynamic batch, into one file, at an opset and IR version
+Traced at batch 2 (a batch of 1 would become fixed) with a dynamic batch, into one file, at an opset and IR version
 that ONNX Runtime 1.19 and so Triton 24.10 can read.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ..runtime.eval_mode import in_eval_mode
 
 __all__ = ["IR_VERSION", "OPSET", "torch_to_onnx"]
 
@@ -38,11 +39,11 @@ def torch_to_onnx(
     """The function of `module` in eval mode as an ONNX model.
 
     Args:
-        module: any module torch.export can trace; its mode is left as found.
+        module: any module torch.export can trace; every layer is left in the mode it is in.
         example: one input [N, ...], or one per input; only shapes and types matter.
         opset: of the default domain; at most 20 is read by every supported Triton.
         ir_version: of the file.
-        dynamic_batch: leave axis 0 open; else it is the example's.
+        dynamic_batch: whether axis 0 is dynamic; else it is the example's.
         input_names: one per input.
         output_names: one per output.
 
@@ -55,11 +56,10 @@ def torch_to_onnx(
         tensors = tuple(_at_batch(tensor, _TRACED_BATCH) for tensor in tensors)
         batch = torch.export.Dim("batch", min=1)
         shapes = tuple({0: batch} for _ in tensors)
-    training = module.training
     try:
-        with _quietly(), torch.no_grad():
+        with in_eval_mode(module), _quietly(), torch.no_grad():
             program = torch.onnx.export(
-                module.eval(),
+                module,
                 tensors,
                 dynamo=True,
                 opset_version=opset,
@@ -75,8 +75,6 @@ def torch_to_onnx(
             f"{type(module).__name__}: torch.export cannot trace it ({reason}); "
             "see https://docs.pytorch.org/docs/stable/export.html for what it supports"
         ) from error
-    finally:
-        module.train(training)
     assert program is not None
     model = program.model_proto
     model.ir_version = min(model.ir_version, ir_version)
@@ -89,7 +87,7 @@ def _at_batch(tensor: Tensor, batch: int) -> Tensor:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's remarks on itself and on packages that are not installed."""
+    """Suppress the exporter's remarks on itself and on packages that are not installed."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -32,9 +32,9 @@ class ExportStep:
     gate: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class StepLog:
-    """Collects steps; `expected` are the module's outputs for `inputs`, one array each."""
+    """Collects steps; `expected` are the module's outputs for `inputs`, one array each. Only `steps` grows."""
 
     inputs: tuple[NDArray[Any], ...]
     expected: tuple[NDArray[Any], ...]

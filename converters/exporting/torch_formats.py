@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ...errors import InputError
+from ..runtime.eval_mode import in_eval_mode
 
 __all__ = ["Traced", "TracedProgram", "TracedScript", "trace_program", "trace_script"]
 
@@ -70,7 +71,7 @@ class TracedScript:
 
 
 def trace_program(module: nn.Module, example: Sequence[Tensor], *, batch: int | None = None) -> TracedProgram:
-    """Trace with a dynamic batch, or with the only `batch` the module takes.
+    """Trace with a dynamic batch, or with the only `batch` the module supports.
 
     Raises:
         InputError: torch.export cannot trace the module.
@@ -82,25 +83,25 @@ def trace_program(module: nn.Module, example: Sequence[Tensor], *, batch: int | 
         tensors = tuple(tensor[:1].expand(2, *tensor.shape[1:]).contiguous() for tensor in example)
         shapes = tuple({0: symbol} for _ in tensors)
     try:
-        with warnings.catch_warnings():
+        with in_eval_mode(module), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return TracedProgram(torch.export.export(module.eval(), tensors, dynamic_shapes=shapes))
+            return TracedProgram(torch.export.export(module, tensors, dynamic_shapes=shapes))
     except Exception as error:  # torch.export's failures have no common base
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{type(module).__name__}: torch.export cannot trace it ({reason}); export to onnx") from error
 
 
 def trace_script(module: nn.Module, example: Sequence[Tensor], *, batch: int | None = None) -> TracedScript:
-    """Trace on `example`, or on as many of its rows as the only `batch` the module takes.
+    """Trace on `example`, or on as many of its rows as the only `batch` the module supports.
 
     Raises:
         InputError: the module cannot be traced.
     """
     tensors = tuple(tensor[:batch] if tensor.ndim else tensor for tensor in example)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with in_eval_mode(module), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            traced = torch.jit.trace(module.eval(), tensors, check_trace=False)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(module, tensors, check_trace=False)  # type: ignore[no-untyped-call]
             return TracedScript(traced)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]

@@ -83,13 +83,23 @@ class DataFile:
         Raises:
             InputError: it was replaced or written to.
         """
-        status = os.fstat(file.descriptor)
-        if (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) != (
-            *self.identity,
-            self.size,
-            self.changed,
-        ):
-            raise InputError(f"{label}: external data file {self.path} was changed while it was read; read it again")
+        if self._differs(os.fstat(file.descriptor)):
+            raise InputError(
+                f"{label}: external data file {self.path} changed while reading: expected it as it was when this "
+                "command began; let whatever writes it finish, and run the command again"
+            )
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether what lies at `path` now was replaced or written to."""
+        try:
+            return self._differs(self.path.stat())
+        except OSError:
+            return True
+
+    def _differs(self, status: os.stat_result) -> bool:
+        found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return found != (*self.identity, self.size, self.changed)
 
 
 def find_data_file(location: str, model: Path, label: str) -> tuple[DataFile, OpenFile]:

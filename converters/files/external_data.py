@@ -23,7 +23,7 @@ from ...errors import InputError
 from ..records.file_digest import OpenFile
 from .data_files import DataFile, find_data_file
 from .external_entries import Entries, read_entries, size_of
-from .mapped_weights import LARGE, PLAIN, FileTensor, Place
+from .large_weights import LARGE, PLAIN, FileTensor, Place
 from .stored_tensors import StoredTensor, stored_tensors
 
 __all__ = [
@@ -45,7 +45,7 @@ class ExternalWeight(FileTensor):
 
     def __init__(self, data: DataFile, file: OpenFile, place: Place, like: ir.TensorProtocol) -> None:
         super().__init__(file, place, like)
-        self._data = data
+        self._data, self._file = data, file
 
     def read_into(self, array: NDArray[Any]) -> None:
         """Fill a contiguous array of the tensor's own element type and shape.
@@ -85,6 +85,13 @@ class ExternalData:
     """The data files as the model names them, sorted; two may name one file."""
     _wanted: tuple[_Wanted, ...] = ()
     """In the order of `stored_tensors`."""
+
+    @property
+    def changed(self) -> Iterator[Path]:
+        """Data files that are no longer what was checked."""
+        return (
+            path for path, entry in {entry.data.path: entry for entry in self._wanted}.items() if entry.data.is_changed
+        )
 
     def fill(self, proto: onnx.ModelProto, *, leave_large: bool = False) -> None:
         """Put the data into the model that was checked, or into a copy of it, in place.

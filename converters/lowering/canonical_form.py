@@ -16,7 +16,7 @@ import onnx_ir.passes.common as passes
 from onnx_ir.passes import InvariantError, PassError
 
 from ...errors import InputError
-from ..files.loading import source_of
+from ..files.model_file import source_of
 from ..passes.constant_folding import fold_constants
 
 __all__ = ["canonicalise", "fold_typed_constants"]

@@ -15,7 +15,8 @@ import onnx_ir as ir
 from torch import fx
 
 from ...errors import InputError, RtoolError
-from ..files.loading import load_onnx, source_of
+from ..files.loading import load_onnx
+from ..files.model_file import ModelFile, source_of
 from ..passes.input_normalisation import InputNormalisation, find_input_normalisation
 from ..passes.shape_inference import infer_shapes, model_problem
 from ..records.graph_steps import graph_steps
@@ -31,17 +32,20 @@ from .pattern_fusion import fuse_patterns
 __all__ = ["onnx_to_torch", "tensor_specs"]
 
 
-def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Sequence[str] = ()) -> fx.GraphModule:
+def onnx_to_torch(
+    model: str | Path | onnx.ModelProto | ir.Model | ModelFile, *, freeze: Sequence[str] = ()
+) -> fx.GraphModule:
     """Convert a model to a module in eval mode; every float weight becomes an `nn.Parameter`.
 
     The module takes its inputs in graph order. A single output is returned as a tensor, several as a tuple.
 
     Args:
-        model: a path, or a model in memory; not changed.
+        model: a path, a model read by `ModelFile`, or one in memory; not changed.
         freeze: patterns of parameter paths, such as `"conv1.*"`; matching parameters do not require gradients.
 
     Raises:
-        InputError: `model` is not a usable ONNX model, or a pattern matches nothing.
+        InputError: `model` is not a usable ONNX model, its file changed while it was read, or a pattern matches
+            nothing.
         UnsupportedOperatorsError: some nodes cannot be converted exactly; lists all of them.
 
     Examples:
@@ -51,17 +55,21 @@ def onnx_to_torch(model: str | Path | onnx.ModelProto | ir.Model, *, freeze: Seq
         >>> module(torch.zeros(5, 3, 16, 8)).shape
         torch.Size([5, 4])
     """
-    loaded = load_onnx(model, mapped=True)
+    file = ModelFile.mapped(model) if isinstance(model, str | Path) else model
+    loaded = load_onnx(file)
     try:
-        return _convert(loaded, freeze)
+        module = _convert(loaded, freeze)
     except RtoolError:
         raise
     except Exception as error:
         # Damaged files can fail anywhere. If the file is valid, the failure is our bug, so the traceback is shown.
-        problem = model_problem(load_onnx(model))
+        problem = model_problem(load_onnx(file))
         if problem is None:
             raise
         raise InputError(f"{source_of(loaded).name}: not valid ONNX ({problem}); re-export the model") from error
+    if isinstance(file, ModelFile):
+        file.check_unchanged()
+    return module
 
 
 def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:

@@ -22,9 +22,39 @@ class OpenFile:
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
+        self._opened = self.state()
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes from the start of the file."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        return os.read(self.descriptor, size)
+
+    def read_all(self) -> bytes:
+        """The whole file."""
+        with open(os.dup(self.descriptor), "rb", buffering=0) as stream:
+            stream.seek(0)
+            return stream.readall()
+
+    def read_into(self, target: memoryview, offset: int) -> None:
+        """Fill `target` with the bytes from `offset` on, without another copy.
+
+        Raises:
+            InputError: the file was cut short since it was opened.
+        """
+        done = 0
+        while done < len(target):
+            read = os.preadv(self.descriptor, [target[done:]], offset + done)
+            if not read:
+                raise InputError("the file was cut short while it was read; fetch it again")
+            done += read
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nothing was written to it since it was opened, as far as size and time of change show."""
+        return self.state() == self._opened
 
     def state(self) -> tuple[int, int]:
-        """Size in bytes and time of the last change in nanoseconds; they move when it is written to in place."""
+        """Size in bytes and time of the last change in nanoseconds; they differ after it was written to in place."""
         status = os.fstat(self.descriptor)
         return status.st_size, status.st_mtime_ns
 
@@ -35,7 +65,6 @@ class FileDigest:
     def __init__(self, path: Path, file: OpenFile) -> None:
         self._name = path.name
         self._file: OpenFile | None = file
-        self._state = file.state()
         self._value: str | None = None
 
     @property
@@ -53,7 +82,7 @@ class FileDigest:
                     found = hashlib.file_digest(stream, "sha256").hexdigest()
             except OSError as error:
                 raise InputError(f"{self._name}: can no longer be read ({error.strerror}); convert it again") from error
-            if self._file.state() != self._state:
+            if not self._file.is_unchanged:
                 raise InputError(f"{self._name}: was written to since it was read; convert it again")
             self._value, self._file = found, None
         return self._value
@@ -62,4 +91,4 @@ class FileDigest:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_name": self._name, "_file": None, "_state": self._state, "_value": self.value}
+        return {"_name": self._name, "_file": None, "_value": self.value}

@@ -1,6 +1,6 @@
 """Run any model on NumPy arrays: one interface over ONNX Runtime and torch, so that they can be compared.
 
-Importing this module loads neither torch nor ONNX Runtime. Triton has a runner of the same interface in `serving`.
+Importing this module loads neither torch nor ONNX Runtime. Triton has a runner of the same interface in `triton.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from .session_model import session_model
 if TYPE_CHECKING:
     import onnx
     from torch import nn
+
+    from ..files.model_file import ModelFile
 
 __all__ = ["ALL", "OnnxRunner", "Runner", "TorchRunner", "batches_of", "run_in_batches"]
 
@@ -63,13 +65,14 @@ class Runner(Protocol):
 class OnnxRunner:
     """An ONNX model in ONNX Runtime, on `device`: cpu, cuda or cuda:N.
 
+    A file is read once, here, and ONNX Runtime gets its bytes; only a model with external data it opens itself.
     By default ONNX Runtime may quantise the inputs of a MatMul whose weights are quantised (errors of 1 %), which no
     node of the file asks for; `exact` forbids it.
     """
 
     def __init__(
         self,
-        model: str | Path | bytes | onnx.ModelProto,
+        model: str | Path | bytes | onnx.ModelProto | ModelFile,
         device: str = "cpu",
         threads: int | None = None,
         *,
@@ -78,21 +81,25 @@ class OnnxRunner:
     ) -> None:
         import onnxruntime as ort
 
+        from ..files.model_file import ModelFile
+
         options = ort.SessionOptions()
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # 1: float32 arithmetic
-        options.log_severity_level = 4  # what fails is raised, and needs no second telling on the terminal
+        options.log_severity_level = 4  # what fails is raised, and needs no second report on the terminal
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
-        self._given = session_model(model, options)
-        self.name = name or (Path(model).name if isinstance(model, str | Path) else "onnx")
+        file = ModelFile.of(model)
+        self.name = name or (file.name if file.is_named else "onnx")
+        self._given = session_model(file, options)
         providers = _providers(device)
         try:
             self.session = ort.InferenceSession(self._given.content, options, providers=providers)
         except Exception as error:  # ONNX Runtime has a dozen exception types without a common base
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.name}: ONNX Runtime cannot load it ({reason}); run `rtool inspect`") from error
+        file.check_unchanged()
         if device != "cpu" and _CUDA not in self.session.get_providers():  # it would compute on the CPU, unasked
             raise PlatformError(
                 f"{self.name}: ONNX Runtime cannot use {device} here; its CUDA provider needs a GPU, onnxruntime-gpu, "
@@ -118,7 +125,10 @@ class OnnxRunner:
 
 
 class TorchRunner:
-    """A torch module in eval mode on one device; `run` never tracks gradients."""
+    """A torch module in eval mode on one device; `run` never tracks gradients.
+
+    The caller's module keeps its mode and device: where they differ, a copy runs that shares the tensors it can.
+    """
 
     def __init__(
         self,
@@ -130,10 +140,12 @@ class TorchRunner:
         name: str = "torch",
         batch: int | None = None,
     ) -> None:
+        from .eval_mode import evaluation_twin
+
         record = record_of(module)
         self.name = name
         try:
-            self.module = _evaluating(module).to(device)
+            self.module = evaluation_twin(module, device)
         except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
             reason = str(error).strip().splitlines()[0]
             raise PlatformError(f"{name}: torch cannot use device '{device}' here ({reason})") from error
@@ -235,13 +247,6 @@ def _joined(label: str, parts: Sequence[NDArray[Any]], rows: Sequence[int], fixe
         raise InputError(f"{label} has no batch axis and is another one in every batch, so it cannot be compared")
     kept = zip(parts, heights, rows, sent, strict=True)
     return np.concatenate([part[: height // fed * count] for part, height, count, fed in kept])
-
-
-def _evaluating(module: nn.Module) -> nn.Module:
-    try:
-        return module.eval()
-    except NotImplementedError:  # an exported program is in the mode it was exported in
-        return module
 
 
 def _spec(value: Any) -> TensorSpec:

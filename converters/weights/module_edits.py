@@ -6,11 +6,9 @@ is compared, node by node, with what it was when it was converted, or with that 
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import onnx
 from torch import fx
 
+from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
 from ..records.graph_steps import GraphStep, first_difference, graph_steps
 from ..records.record import require_record
@@ -37,7 +35,7 @@ def difference_from_conversion(module: fx.GraphModule) -> str:
     return unplaced_parameter(module) or ("" if steps is None else first_difference(_steps(module), steps))
 
 
-def difference_from_source(module: fx.GraphModule, source: onnx.ModelProto | Path) -> str:
+def difference_from_source(module: fx.GraphModule, source: ModelFile) -> str:
     """The first thing in which `module` is not what `source` converts to, weights aside; "" where there is none."""
     return unplaced_parameter(module) or first_difference(_steps(module), _steps(onnx_to_torch(source)))
 

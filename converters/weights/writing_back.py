@@ -13,7 +13,6 @@ what it was. These are the only cases in which a node's input is renamed.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -28,20 +27,16 @@ from torch import fx
 from ...errors import InputError
 from ..batchnorm.fold import fold_batchnorm
 from ..files.atomic_file import check_file_output, serialised, write_atomically
-from ..files.external_data import refuse_external_data
-from ..files.loading import load_onnx
-from ..files.model_files import files_of
-from ..files.whole_model import whole_model
+from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
 from ..records.record import ConversionRecord, ParameterSource, require_record
 from .module_edits import difference_from_conversion
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
 from .weight_readers import WeightReaders, accounted_reads, fixed_reads, stored_origins
 
-__all__ = ["NoPlaceError", "check_source", "own_copy", "write_back"]
+__all__ = ["NoPlaceError", "check_source", "source_file", "write_back"]
 
-
-_ANEW = "`export` makes a new graph of it"
+_WAY_OUT = "`export` makes a new graph of it"
 _NATIVE = (
     "BatchNormalization",
     "Conv",
@@ -61,7 +56,9 @@ class NoPlaceError(InputError):
 
 
 def write_back(
-    module: fx.GraphModule, source: onnx.ModelProto | ir.Model | str | Path, output: str | Path | None = None
+    module: fx.GraphModule,
+    source: onnx.ModelProto | ir.Model | ModelFile | str | Path,
+    output: str | Path | None = None,
 ) -> onnx.ModelProto:
     """The source model with the tensors of `module`; also written to `output` when that is given.
 
@@ -78,17 +75,17 @@ def write_back(
         >>> onnx.numpy_helper.to_array(trained.graph.initializer[1])
         array([1., 1., 1., 1.], dtype=float32)
     """
-    path = Path(source) if isinstance(source, str | Path) else None
+    file = source_file(source)
     if output is not None:
-        check_file_output(Path(output), sources=files_of(path) if path is not None else ())
+        check_file_output(Path(output), sources=file.files)
     record = require_record(module)
-    check_source(record, path)
+    check_source(record, file)
     edit = difference_from_conversion(module)
     if edit:
         raise NoPlaceError(
-            f"{record.source}: the module was edited: {edit}; undo what was added for training, or {_ANEW}"
+            f"{record.source}: the module was edited: {edit}; undo what was added for training, or {_WAY_OUT}"
         )
-    proto = own_copy(source)
+    proto = file.proto()
     tensors = _folded_tensors(module, record)
     _write(proto, record, tensors)
     if output is not None:
@@ -96,32 +93,29 @@ def write_back(
     return proto
 
 
-def check_source(record: ConversionRecord, path: Path | None) -> None:
-    """Hold a source file to the digest of the one a module was converted from.
+def check_source(record: ConversionRecord, file: ModelFile) -> None:
+    """Hold a source file to the digest of the one a module was converted from; a model in memory has none.
 
     Raises:
         InputError: it is another file.
     """
-    if path is None or record.sha256 is None:
+    if file.path is None or record.sha256 is None:
         return
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    digest = file.source.sha256
     if digest is not None and digest != record.sha256:
         raise InputError(
-            f"{path}: is not the file this module was converted from ({record.source}, sha256 "
+            f"{file.path}: is not the file this module was converted from ({record.source}, sha256 "
             f"{record.sha256[:12]}..., this one {digest[:12]}...); give the original file"
         )
 
 
-def own_copy(source: onnx.ModelProto | ir.Model | str | Path) -> onnx.ModelProto:
-    """The source as a proto with all weights inside, which may be edited."""
-    if isinstance(source, onnx.ModelProto):
-        refuse_external_data(source, "<memory>")
-        proto = onnx.ModelProto()
-        proto.CopyFrom(source)
-        return proto
-    if isinstance(source, ir.Model):
-        return ir.to_proto(load_onnx(source))
-    return whole_model(Path(source))
+def source_file(source: onnx.ModelProto | ir.Model | ModelFile | str | Path) -> ModelFile:
+    """A source graph as the one value that is read once.
+
+    Raises:
+        InputError: the file is missing or no ONNX model.
+    """
+    return ModelFile.of(ir.to_proto(source) if isinstance(source, ir.Model) else source)
 
 
 def _folded_tensors(module: fx.GraphModule, record: ConversionRecord) -> dict[str, torch.Tensor]:
@@ -132,7 +126,7 @@ def _folded_tensors(module: fx.GraphModule, record: ConversionRecord) -> dict[st
         kept = fold_batchnorm(module, only=restored).kept
         if kept:
             reasons = "; ".join(f"{entry.batchnorm!r}: {entry.reason}" for entry in kept[:3])
-            raise NoPlaceError(f"{record.source}: restored BatchNorms cannot be folded ({reasons}); {_ANEW}")
+            raise NoPlaceError(f"{record.source}: restored BatchNorms cannot be folded ({reasons}); {_WAY_OUT}")
     tensors = module.state_dict()
     return {name: tensors[name].detach().cpu() for name in record.parameters}
 
@@ -203,7 +197,7 @@ def _give_own_initializer(
         also = f" (also as a fixed argument of node {next(iter(fixed))!r})" if fixed else ""
         raise NoPlaceError(
             f"{record.source}: weight '{merged.name}' is shared{also}, its copy {parameter!r} was trained to other "
-            f"values, and where it is read cannot be told; {_ANEW}"
+            f"values, and where it is read cannot be told; {_WAY_OUT}"
         )
     own = proto.graph.initializer.add(name=f"{value}.{parameter}", data_type=merged.data_type)
     own.dims.extend(merged.dims)
@@ -259,7 +253,7 @@ def _replace_computed(
         if producer is None or computed[name].transform == "reshape" or value in fixed:
             raise NoPlaceError(
                 f"{record.source}: weight '{value}' is computed by a node of the source graph, so the trained "
-                f"{name!r} has no place in it; {_ANEW}"
+                f"{name!r} has no place in it; {_WAY_OUT}"
             )
         proto.graph.node.remove(producer)
         weight = inverse_transform(tensors[name], computed[name], ()).contiguous()

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, fx, nn
 
 from ...converters.batchnorm.restore import restore_batchnorm, restored_link
 from ...converters.bundles.bundle import save_bundle
 from ...converters.bundles.reference import Model, load_model
-from ...converters.files.whole_model import whole_model
-from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import require_record
@@ -111,11 +108,12 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
     if config.weights is not None and checkpoint is None:
         loaded = load_weights(model.module, config.weights, config.weights_may_lack)
     chain = _earlier(model.chain, resumed=checkpoint is not None)
-    if model.record is not None:
-        model.record.chain = chain
+    record = model.record
+    if record is not None:
+        record.chain = chain
 
     def save(path: Path, module: nn.Module, trained: ChainLink | None = None) -> Path:
-        known = model.record.chain if model.record is not None else chain
+        known = record.chain if record is not None else chain
         links = known if trained is None else (*known, trained)
         provenance = {"trained_from": Path(config.reference).name, "chain": to_json(links)}
         return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
@@ -179,17 +177,14 @@ def _from_zoo(config: ModelConfig) -> tuple[Model, dict[str, Any]]:
 
 
 def _identity(model: Model) -> dict[str, Any]:
-    """The arguments of `save_bundle` that state where a model comes from; graphs are read now, as files may change."""
+    """The arguments of `save_bundle` that say where a model comes from; its graph is the one that was read."""
     if model.path is None or model.kind in ("torchscript", "exported"):
         raise InputError(
             f"{model.name}: a {model.kind} file has no graph to write back; train its .onnx, a bundle or a zoo name"
         )
-    if model.kind == "onnx":
-        return {"source": whole_model(model.path)}
-    info = parse_json((model.path / "bundle.json").read_text(encoding="utf-8"))
-    if info.get("architecture"):
-        return {"architecture": info["architecture"]}
-    return {"source": onnx.load(str(model.path / "graph.onnx"), load_external_data=False)}
+    if model.bundle is not None and model.bundle.stripped is None:
+        return {"architecture": model.bundle.metadata["architecture"]}
+    return {"source": model.stripped_source()}
 
 
 @torch.no_grad()

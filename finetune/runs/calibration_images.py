@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -21,25 +21,22 @@ _LINES = 4
 
 
 class CalibrationImages:
-    """Iterate for preprocessed batches float32 [<= 32, C, H, W]; only then is the data set opened, batch by batch."""
+    """Images of a data set in batches; nothing is opened before `batches` is called, and one batch is held."""
 
-    def __init__(
-        self, spec: str, limit: int, preprocessing: Callable[[], Preprocessing], display: ProgressDisplay
-    ) -> None:
+    def __init__(self, spec: str, limit: int, display: ProgressDisplay) -> None:
         """Prepare to read.
 
         Args:
             spec: The data set, as `open_dataset` accepts it.
             limit: Largest number of images, spread evenly over the data set.
-            preprocessing: Called when the images are read.
             display: Shows the progress.
         """
-        self._spec, self._limit, self._preprocessing, self._display = spec, limit, preprocessing, display
+        self._spec, self._limit, self._display = spec, limit, display
         self._total = limit
         self._seen = 0
 
-    def __iter__(self) -> Iterator[Tensor]:
-        preprocessing = self._preprocessing()
+    def batches(self, preprocessing: Preprocessing) -> Iterator[Tensor]:
+        """Read the images: batches float32 [<= 32, C, H, W], preprocessed for the model."""
         dataset = open_dataset(self._spec)
         self._total = min(self._limit, len(dataset))
         chosen = np.linspace(0, len(dataset) - 1, self._total).astype(np.int64)

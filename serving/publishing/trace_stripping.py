@@ -23,7 +23,7 @@ def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
     import onnx
 
     from ...converters.files.atomic_file import serialised
-    from ...converters.files.loading import read_model_bytes
+    from ...converters.files.model_bytes import read_model_bytes
     from ...converters.passes.metadata_stripping import strip_metadata
 
     model = onnx.ModelProto.FromString(read_model_bytes(signature.path))

@@ -116,7 +116,7 @@ def read_signature(path: str | Path) -> GraphSignature:
     from google.protobuf.message import DecodeError
 
     from ...converters.files.external_data import external_locations, has_external_data
-    from ...converters.files.loading import read_model_bytes
+    from ...converters.files.model_bytes import read_model_bytes
 
     path = Path(path)
     try:

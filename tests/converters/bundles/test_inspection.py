@@ -17,7 +17,7 @@ def test_counts_of_a_fused_export(exported, tmp_path):
     path.write_bytes(proto.SerializeToString())
     found = inspect(path)
     assert found.batch == "dynamic"
-    assert found.batch_baked_in == ()
+    assert found.fixed_batch_places == ()
     assert found.inputs[0].shape == ("N", 3, 16, 8)
     assert found.operators["Conv"] == 13
     assert found.batchnorms.fused == 5
@@ -54,8 +54,8 @@ def test_a_baked_in_batch_is_found_with_its_places(exported, tmp_path):
     path.write_bytes(exported("cnn", "ts", 11, 4)[1].SerializeToString())
     found = inspect(path)
     assert found.batch == 4
-    assert found.batch_baked_in[0] == "input 'x'"
-    assert any("Reshape to [4, -1]" in place for place in found.batch_baked_in)
+    assert found.fixed_batch_places[0] == "input 'x'"
+    assert any("Reshape to [4, -1]" in place for place in found.fixed_batch_places)
 
 
 def test_batchnorms_that_cannot_be_folded_are_named(tmp_path):

@@ -22,7 +22,7 @@ from rtool.converters.files.external_data import (
     has_external_data,
     refuse_external_data,
 )
-from rtool.converters.files.whole_model import whole_model
+from rtool.converters.files.model_file import ModelFile
 from rtool.errors import InputError, RtoolError
 
 ZIP, NESTED, SYMLINK, INJECTION = "CVE-2022-25882", "CVE-2024-27318", "CVE-2026-27489", "CVE-2026-34445"
@@ -170,7 +170,7 @@ READERS = {
     "inspect": inspect,
     "export": lambda path: export(path, path.parent / "out.onnx"),
     "OnnxRunner": OnnxRunner,
-    "whole_model": whole_model,
+    "proto": lambda path: ModelFile.read(path).proto(),
 }
 
 
@@ -199,7 +199,7 @@ def test_the_graph_of_a_bundle_names_no_files(split, tmp_path, carrier, escape):
     sound = tmp_path / "sound"
     sound.mkdir()
     whole = sound / "model.onnx"
-    whole.write_bytes(whole_model(split.write()).SerializeToString())
+    whole.write_bytes(ModelFile.read(split.write()).proto().SerializeToString())
     bundle = onnx2torch(whole, tmp_path / "m.rtool").output
     split.carrier, split.entries = carrier, ESCAPES[escape][1](split)
     (bundle / "graph.onnx").write_bytes(split.proto().SerializeToString())
@@ -255,7 +255,7 @@ def test_the_data_of_every_place_is_found_and_read(split, carrier):
     proto = split.proto()
     assert has_external_data(proto)
     assert external_locations(proto, "m") == ("'weights.bin'",)
-    whole = whole_model(split.write())
+    whole = ModelFile.read(split.write()).proto()
     assert not has_external_data(whole)
     assert split.content() in whole.SerializeToString()
 

@@ -14,8 +14,7 @@ from rtool.converters import export, load_onnx, onnx2torch, onnx_to_torch, write
 from rtool.converters.files import atomic_file
 from rtool.converters.files.atomic_file import check_file_output, serialised
 from rtool.converters.files.external_data import has_external_data
-from rtool.converters.files.model_files import files_of
-from rtool.converters.files.whole_model import whole_model
+from rtool.converters.files.model_file import ModelFile
 from rtool.errors import InputError
 
 WRITERS = {
@@ -54,7 +53,7 @@ def test_a_second_hard_link_of_the_model_is_the_model(split):
     path = split.write()
     (split.folder / "second.onnx").hardlink_to(path)
     with pytest.raises(InputError, match="is the source itself"):
-        check_file_output(split.folder / "second.onnx", sources=files_of(path))
+        check_file_output(split.folder / "second.onnx", sources=ModelFile.read(path).files)
 
 
 def test_every_name_of_a_file_that_two_locations_name_is_protected(split):
@@ -64,7 +63,7 @@ def test_every_name_of_a_file_that_two_locations_name_is_protected(split):
     extra.CopyFrom(proto.graph.initializer[0])
     extra.name, extra.external_data[0].value = "v", "./weights.bin"
     split.path.write_bytes(proto.SerializeToString())
-    files = files_of(split.path)
+    files = ModelFile.read(split.path).files
     assert set(files) == {split.path, split.folder / "weights.bin"}
     with pytest.raises(InputError, match="holds weights"):
         check_file_output(split.folder / "weights.bin", sources=files)
@@ -108,4 +107,4 @@ def test_a_model_too_large_for_one_file_is_refused_and_nothing_is_left(split, tm
         WRITERS[writer](split.write(), tmp_path / "new" / "out.onnx")
     assert list((tmp_path / "new").iterdir()) == []
     with pytest.raises(InputError, match="larger than"):
-        serialised(whole_model(split.path), "m")
+        serialised(ModelFile.read(split.path).proto(), "m")

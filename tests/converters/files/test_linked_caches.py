@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rtool.converters import OnnxRunner, export, inspect, load_onnx, onnx2torch
-from rtool.converters.files.model_files import files_of
+from rtool.converters.files.model_file import ModelFile
 from rtool.errors import InputError
 
 
@@ -53,7 +53,7 @@ def test_a_link_to_the_model_alone_reads_the_data_beside_the_real_one(split, tmp
     link.symlink_to(split.path)
     assert weight(link) == split.content()
     assert np.allclose(OnnxRunner(link).run(np.eye(8, dtype=np.float32))[0].T.reshape(-1)[:3], [0, 1 / 64, 2 / 64])
-    assert files_of(link) == (link, split.folder / "weights.bin")
+    assert ModelFile.read(link).files == (link, split.folder / "weights.bin")
 
 
 def test_a_linked_folder_reads_what_is_in_it(split, tmp_path):
@@ -71,7 +71,11 @@ def test_two_names_of_one_blob_are_two_names_of_one_file(cache, split):
     (cache.parents[1] / "blobs" / "aaa").write_bytes(proto.SerializeToString())
     loaded = load_onnx(cache / "model.onnx").graph.initializers
     assert loaded["v"].const_value.tobytes() == loaded["w"].const_value.tobytes() == split.content()
-    assert {file.name for file in files_of(cache / "model.onnx")} == {"model.onnx", "again", "model.onnx_data"}
+    assert {file.name for file in ModelFile.read(cache / "model.onnx").files} == {
+        "model.onnx",
+        "again",
+        "model.onnx_data",
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import load_onnx
-from rtool.converters.files.loading import source_of
+from rtool.converters.files.model_file import source_of
 from rtool.errors import InputError
 
 

@@ -1,10 +1,10 @@
-"""Opens a large ONNX file without reading its weights: the proto without their bytes, and where those bytes lie.
+"""Takes the large weights out of the bytes of an ONNX file: the proto without them, and where they lie.
 
 Parsing copies every weight into the proto, and each is copied again into its parameter; of a 260 MB file that is half
 of the time of a conversion and one file's size of memory. So the protobuf wire format is walked just deep enough to
 find the `raw_data` of the large initializers, the small remainder is parsed as usual, and each weight is read straight
-into its parameter when that is made. Whatever is unusual about the bytes is left to the ordinary parser: `open_mapped`
-then returns None.
+into its parameter when that is made. Whatever is unusual about the bytes is left to the ordinary parser: then
+`outline_of` returns None.
 
 Wire format: https://protobuf.dev/programming-guides/encoding; field numbers: onnx.proto.
 """
@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +24,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..records.file_digest import OpenFile
+from .model_bytes import Content
 
-__all__ = ["LARGE", "PLAIN", "FileTensor", "MappedModel", "Place", "open_mapped"]
+__all__ = ["LARGE", "PLAIN", "FileTensor", "Outline", "Place", "outline_of"]
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _EIGHT_BYTES, _SIZED, _FOUR_BYTES = 0, 1, 2, 5
@@ -43,7 +41,7 @@ class _UnusualError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """A run of bytes in a file."""
+    """Where in a file the bytes of a weight lie."""
 
     offset: int
     length: int
@@ -52,21 +50,19 @@ class Place:
 class FileTensor(ir.LazyTensor):
     """A weight that is still in the file; `read_into` brings its bytes where they shall be, without another copy."""
 
-    def __init__(self, file: OpenFile, place: Place, like: ir.TensorProtocol) -> None:
+    def __init__(self, content: Content, place: Place, like: ir.TensorProtocol) -> None:
         shape = ir.Shape(tuple(like.shape.numpy()))
         super().__init__(self._read, dtype=like.dtype, shape=shape, name=like.name)
-        self._file = file
+        self._content = content
         self._place = place
 
     def read_into(self, array: NDArray[Any]) -> None:
         """Fill a contiguous array of the tensor's own element type and shape."""
         target = array.reshape(-1).view(np.uint8).data
-        done = 0
-        while done < self._place.length:
-            read = os.preadv(self._file.descriptor, [target[done:]], self._place.offset + done)
-            if not read:
-                raise InputError(f"weight '{self.name}': the file was cut short while it was read; fetch it again")
-            done += read
+        try:
+            self._content.read_into(target, self._place.offset)
+        except InputError as error:
+            raise InputError(f"weight '{self.name}': {error}") from error
 
     def _read(self) -> ir.TensorProtocol:
         array = np.empty(self.shape.numpy(), self.dtype.numpy())
@@ -75,34 +71,38 @@ class FileTensor(ir.LazyTensor):
 
 
 @dataclass(frozen=True)
-class MappedModel:
+class Outline:
     """A proto whose large initializers have empty `raw_data`, and where their bytes are in the file."""
 
     proto: onnx.ModelProto
-    file: OpenFile
-    _places: dict[str, Place]
+    places: Mapping[str, Place]
 
-    def put_weights_into(self, model: ir.Model) -> None:
+    def put_weights_into(self, model: ir.Model, content: Content) -> None:
         """Give the initializers of the IR made from `proto` their weights, which are read when they are asked for."""
-        for name, place in self._places.items():
+        for name, place in self.places.items():
             value = model.graph.initializers[name]
             assert value.const_value is not None
-            value.const_value = FileTensor(self.file, place, value.const_value)
+            value.const_value = FileTensor(content, place, value.const_value)
+
+    def fill(self, proto: onnx.ModelProto, content: Content) -> None:
+        """Put the weights into a copy of the outline's proto, in place."""
+        for tensor in proto.graph.initializer:
+            if tensor.name in self.places:
+                place = self.places[tensor.name]
+                data = bytearray(place.length)
+                content.read_into(memoryview(data), place.offset)
+                tensor.raw_data = bytes(data)
 
 
-def open_mapped(path: Path) -> MappedModel | None:
-    """The model in a file, or None when it is small or cannot be read, or anything about its bytes is unusual."""
-    if not hasattr(os, "preadv"):  # Windows
-        return None
+def outline_of(view: bytes | mmap.mmap) -> Outline | None:
+    """The outline of a model; None when no weight is large, or when anything about its bytes is unusual."""
     try:
-        file = OpenFile(path)
-        with mmap.mmap(file.descriptor, 0, access=mmap.ACCESS_READ) as view:
-            kept, places = _without_weights(view)
-        proto = onnx.ModelProto.FromString(b"".join(kept))
+        kept, places = _without_weights(view)
+        proto = onnx.ModelProto.FromString(b"".join(kept)) if places else onnx.ModelProto()
         _check(proto, places)
-    except (OSError, ValueError, _UnusualError, DecodeError):
+    except (ValueError, _UnusualError, DecodeError):
         return None
-    return MappedModel(proto, file, places) if places else None
+    return Outline(proto, places) if places else None
 
 
 def _check(proto: onnx.ModelProto, places: dict[str, Place]) -> None:
@@ -129,7 +129,7 @@ class _Field:
     end: int
 
 
-def _without_weights(view: mmap.mmap) -> tuple[list[bytes], dict[str, Place]]:
+def _without_weights(view: bytes | mmap.mmap) -> tuple[list[bytes], dict[str, Place]]:
     """The bytes of the model with every large initializer's data emptied, and the places of that data."""
     kept: list[bytes] = []
     places: dict[str, Place] = {}
@@ -143,7 +143,7 @@ def _without_weights(view: mmap.mmap) -> tuple[list[bytes], dict[str, Place]]:
     return kept, places
 
 
-def _graph_without_weights(view: mmap.mmap, graph: _Field, places: dict[str, Place]) -> list[bytes]:
+def _graph_without_weights(view: bytes | mmap.mmap, graph: _Field, places: dict[str, Place]) -> list[bytes]:
     kept: list[bytes] = []
     for field in _fields(view, graph.payload, graph.end):
         if field.number != _INITIALIZER or field.kind != _SIZED or field.end - field.payload <= LARGE:
@@ -164,7 +164,7 @@ def _graph_without_weights(view: mmap.mmap, graph: _Field, places: dict[str, Pla
     return kept
 
 
-def _fields(view: mmap.mmap, position: int, end: int) -> Iterator[_Field]:
+def _fields(view: bytes | mmap.mmap, position: int, end: int) -> Iterator[_Field]:
     """The fields of the message in view[position:end].
 
     Raises:
@@ -190,7 +190,7 @@ def _fields(view: mmap.mmap, position: int, end: int) -> Iterator[_Field]:
         yield _Field(number, kind, start, payload, position)
 
 
-def _read_varint(view: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+def _read_varint(view: bytes | mmap.mmap, position: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= end:

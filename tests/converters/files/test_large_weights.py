@@ -8,8 +8,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters.files.loading import load_onnx, source_of
-from rtool.converters.files.mapped_weights import FileTensor, open_mapped
+from rtool.converters.files.large_weights import FileTensor, outline_of
+from rtool.converters.files.model_file import ModelFile, source_of
 from rtool.converters.lowering.conversion import onnx_to_torch
 from rtool.converters.records.record import require_record
 from rtool.errors import InputError
@@ -41,17 +41,19 @@ def test_a_mapped_file_gives_the_module_of_the_parsed_one(tmp_path, doc):
 def test_only_the_large_weight_stays_in_the_file_and_reads_back_bit_for_bit(tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(network(), path)
-    weights = load_onnx(path, mapped=True).graph.initializers
-    assert isinstance(weights["w"].const_value, FileTensor)
-    assert not isinstance(weights["b"].const_value, FileTensor)
-    np.testing.assert_array_equal(weights["w"].const_value.numpy(), LARGE)
-    assert not isinstance(load_onnx(path).graph.initializers["w"].const_value, FileTensor)
+    for file in (ModelFile.mapped(path), ModelFile.read(path)):
+        assert len(file.outline.SerializeToString()) < LARGE.nbytes / 10
+        weights = file.ir_model().graph.initializers
+        assert isinstance(weights["w"].const_value, FileTensor)
+        assert not isinstance(weights["b"].const_value, FileTensor)
+        np.testing.assert_array_equal(weights["w"].const_value.numpy(), LARGE)
+        assert file.proto() == network()
 
 
 def test_a_file_replaced_after_loading_still_gives_its_own_weights(tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(network(), path)
-    loaded = load_onnx(path, mapped=True)
+    loaded = ModelFile.mapped(path).ir_model()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     other = tmp_path / "other.onnx"
     other.write_bytes(b"another file")
@@ -63,7 +65,7 @@ def test_a_file_replaced_after_loading_still_gives_its_own_weights(tmp_path):
 def test_a_file_cut_after_loading_is_refused(tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(network(), path)
-    loaded = load_onnx(path, mapped=True)
+    loaded = ModelFile.mapped(path).ir_model()
     with path.open("r+b") as file:
         file.truncate(1000)
     with pytest.raises(InputError, match="'w': the file was cut short"):
@@ -80,11 +82,12 @@ def test_unusual_bytes_are_left_to_the_parser(tmp_path):
     for index, content in enumerate(cases):
         path = tmp_path / f"{index}.onnx"
         path.write_bytes(content)
-        assert open_mapped(path) is None
+        assert outline_of(content) is None
         with pytest.raises(InputError):
             onnx_to_torch(path)
-    assert open_mapped(tmp_path / "missing.onnx") is None
-    assert open_mapped(tmp_path) is None
+    for absent in (tmp_path / "missing.onnx", tmp_path):
+        with pytest.raises(InputError):
+            ModelFile.mapped(absent)
 
 
 def test_small_and_typed_weights_are_parsed(tmp_path):
@@ -92,6 +95,6 @@ def test_small_and_typed_weights_are_parsed(tmp_path):
     model = network()
     model.graph.initializer[0].CopyFrom(helper.make_tensor("w", TensorProto.FLOAT, LARGE.shape, LARGE.reshape(-1)))
     onnx.save(model, path)
-    assert open_mapped(path) is None
+    assert outline_of(path.read_bytes()) is None
     weight = onnx_to_torch(path).state_dict()
     assert any(torch.equal(tensor, torch.from_numpy(LARGE.T)) for tensor in weight.values())

@@ -1,0 +1,74 @@
+"""The options of `onnx2torch`: what each means, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from torch import Tensor
+
+from ...errors import InputError
+from ..passes.batch import Batch
+from ..records.preprocessing import Preprocessing
+
+__all__ = ["CalibrationBatches", "ConversionKeywords", "ConversionOptions"]
+
+CalibrationBatches = Iterable[Tensor] | Callable[[Preprocessing], Iterable[Tensor]]
+"""Preprocessed image batches float32 [N, C, H, W], or a function that gives them for the model's preprocessing."""
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How an ONNX file becomes a bundle.
+
+    Raises:
+        InputError: BatchNorm is to be restored without images.
+    """
+
+    restore_bn: bool = False
+    """Put BatchNorm back behind the layers that an exporter fused it into; needs `calibrate`."""
+    calibrate: CalibrationBatches | None = None
+    """Images to measure the statistics of restored BatchNorms on."""
+    calibration_state: str | Path | None = None
+    """File that keeps the statistics of an interrupted calibration, which the next run continues."""
+    progress: Callable[[int], None] | None = None
+    """Called with the number of calibration images seen."""
+    weights: str | Path | None = None
+    """A state_dict to load into the module once it is converted and checked: fused, or with `restore_bn` also that of
+    the unfused original, by name."""
+    allow_partial: bool = False
+    """Accept `weights` that do not fill the module."""
+    freeze: Sequence[str] = ()
+    """Patterns of parameter paths that do not train, such as "conv1.*"."""
+    preprocessing: Preprocessing | None = None
+    """Stored with the model; by default what the file states or its input shape suggests."""
+    batch: Batch | None = None
+    """"dynamic" or a number: rewrite the graph to this batch first, verified by `set_batch`; the bundle holds the
+    rewritten graph. By default the file's."""
+    overwrite: bool = False
+    """Replace a bundle that is already at the output."""
+    tolerance: float = 1e-5
+    """Largest relative error against ONNX Runtime, before and after restoring. Two correct float32 networks of a few
+    hundred layers differ by less."""
+
+    def __post_init__(self) -> None:
+        if self.restore_bn and self.calibrate is None:
+            raise InputError("--restore-bn measures activations: give images with --calibrate DATA")
+
+
+class ConversionKeywords(TypedDict, total=False):
+    """`ConversionOptions` as keywords, for type checkers."""
+
+    restore_bn: bool
+    calibrate: CalibrationBatches | None
+    calibration_state: str | Path | None
+    progress: Callable[[int], None] | None
+    weights: str | Path | None
+    allow_partial: bool
+    freeze: Sequence[str]
+    preprocessing: Preprocessing | None
+    batch: Batch | None
+    overwrite: bool
+    tolerance: float

@@ -1,0 +1,292 @@
+"""One ONNX model as one value, read once: what every step of a command works on.
+
+A command opens a model file here, once, and hands the value on; so all of its steps see the same version of the file,
+whatever happens to that file meanwhile. Weights in other files (external data) are found and checked as a whole by
+`external_data`, and are not held in memory: a step that reads from such a file after it has changed stops with "changed
+while reading".
+
+The protobuf is parsed once, without the bytes of large weights (`outline`); `ir_model` and `proto` make what may be
+edited from it. Structure is checked in `validation.py`, when a graph is first made; meaning (shapes, operators) later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ..records.file_digest import FileDigest, OpenFile
+from .external_data import ExternalData, find_external_data, has_external_data
+from .large_weights import LARGE, Outline, outline_of
+from .model_bytes import Content, HeldBytes, changed_while_reading, open_model, read_model_bytes
+from .stored_tensors import refuse_sparse
+from .validation import check_proto
+
+__all__ = ["ModelFile", "ModelSource", "attach_source", "parse_model", "source_of"]
+
+_META_KEY = "rtool.source"
+_MEMORY = "<memory>"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a loaded model came from; `name` is the file's name, or "<memory>"."""
+
+    name: str = _MEMORY
+    path: Path | None = None
+    digest: FileDigest | str | None = None
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the file; that of a file which was not read whole is worked out when first asked for.
+
+        Raises:
+            InputError: the file was written to since it was read.
+        """
+        return self.digest.value if isinstance(self.digest, FileDigest) else self.digest
+
+
+def source_of(model: ir.Model) -> ModelSource:
+    """Where an onnx-ir model was loaded from."""
+    source = model.meta.get(_META_KEY)
+    return source if isinstance(source, ModelSource) else ModelSource()
+
+
+def attach_source(model: ir.Model, source: ModelSource) -> None:
+    """Note where `model` was loaded from, in place."""
+    model.meta[_META_KEY] = source
+
+
+class ModelFile:
+    """An ONNX model and what is known about its file. Make one with `read`, `mapped`, `of` or `in_memory`."""
+
+    def __init__(self, source: ModelSource, outline: Outline, content: Content | None, size: int) -> None:
+        self._source = source
+        self.name, self.path = source.name, source.path
+        """The file's name, or "<memory>", and where it is; None of a model in memory."""
+        self.size = size
+        """Bytes of the file itself; 0 of a model in memory."""
+        self._outline = outline
+        self._content = content
+        self._checked = False
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The model in a file, whose bytes are read now, once, and held.
+
+        Raises:
+            InputError: the file is missing, a folder, empty, a web page, a git-lfs pointer, truncated, or not ONNX.
+        """
+        path = Path(path)
+        return cls._held(ModelSource(path.name, path), read_model_bytes(path))
+
+    @classmethod
+    def mapped(cls, path: str | Path) -> Self:
+        """`read`, except that large weights stay in the file, which stays open, until something asks for them.
+
+        For those who are done with the model before the file can change: half the time and memory of a conversion.
+
+        Raises:
+            InputError: as `read`.
+        """
+        path = Path(path)
+        file = open_model(path)
+        size, _ = file.state()
+        outline = _mapped_outline(file) if size > LARGE else None
+        if outline is None:
+            return cls._held(ModelSource(path.name, path), read_model_bytes(path, file))
+        return cls(ModelSource(path.name, path, FileDigest(path, file)), outline, file, size)
+
+    @classmethod
+    def in_memory(cls, proto: onnx.ModelProto, source: ModelSource | None = None) -> Self:
+        """A model that is no file, or no longer the one in the file that `source` names. `proto` is never edited."""
+        known = source or ModelSource()
+        return cls(ModelSource(known.name, None, known.digest), Outline(proto, {}), None, 0)
+
+    @classmethod
+    def of(cls, model: str | Path | bytes | onnx.ModelProto | ModelFile) -> ModelFile:
+        """Whatever names or holds an ONNX model.
+
+        Raises:
+            InputError: as `read`.
+        """
+        if isinstance(model, ModelFile):
+            return model
+        if isinstance(model, onnx.ModelProto):
+            return cls.in_memory(model)
+        return cls._held(ModelSource(), model) if isinstance(model, bytes) else cls.read(model)
+
+    @classmethod
+    def _held(cls, source: ModelSource, data: bytes) -> Self:
+        outline = outline_of(data) or Outline(_parsed(data, str(source.path or source.name)), {})
+        return cls(source, outline, HeldBytes(data), len(data))
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """Where the model comes from, with the digest of the file as it was read."""
+        if self.path is None or not isinstance(self._content, HeldBytes):
+            return self._source
+        return ModelSource(self.name, self.path, hashlib.sha256(self._content.data).hexdigest())
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the model is, or comes from, a file."""
+        return self.name != _MEMORY
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return str(self.path or self.name)
+
+    @property
+    def outline(self) -> onnx.ModelProto:
+        """The model as it is in the file, without the bytes of large weights; not to be edited."""
+        return self._outline.proto
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """The model's own metadata."""
+        return {entry.key: entry.value for entry in self.outline.metadata_props}
+
+    @cached_property
+    def has_external_data(self) -> bool:
+        """Whether weights lie in other files."""
+        return has_external_data(self.outline)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file itself, then those beside it that hold weights; none of a model in memory.
+
+        Raises:
+            InputError: as `ir_model`.
+        """
+        return () if self.path is None else (self.path, *self._external.files)
+
+    @cached_property
+    def _external(self) -> ExternalData:
+        """What lies in other files: all of it checked, none of it read."""
+        if not self.has_external_data:
+            return ExternalData()
+        check_proto(self.outline, self.label)
+        return find_external_data(self.outline, self.label, self.path)
+
+    def ir_model(self) -> ir.Model:
+        """A fresh onnx-ir model, which may be edited freely. Weights are read when they are asked for.
+
+        Raises:
+            InputError: the graph is malformed, or external data is missing, of another size, or said to lie where a
+                model may not look.
+        """
+        self._check()
+        proto = self.outline
+        if self.has_external_data:
+            proto = _copy_of(proto)
+            self._external.fill(proto, leave_large=True)
+        try:
+            model = ir.from_proto(proto)
+        except Exception as error:  # onnx-ir reports a malformed proto with whatever it stumbled over
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__  # type: ignore[assignment]
+            raise InputError(f"{self.label}: malformed ONNX model ({cause}); re-export it") from error
+        if self._content is not None:
+            self._outline.put_weights_into(model, self._content)
+        self._external.put_weights_into(model)
+        attach_source(model, self.source)
+        return model
+
+    def proto(self, *, leave_large_external: bool = False) -> onnx.ModelProto:
+        """A fresh copy with its weights inside, which may be edited.
+
+        Args:
+            leave_large_external: leave out large weights that lie in other files; `external_weights` reads them.
+
+        Raises:
+            InputError: as `ir_model`, or a file changed since it was opened.
+        """
+        self._check()
+        proto = _copy_of(self.outline)
+        if self._content is not None:
+            self._outline.fill(proto, self._content)
+        self._external.fill(proto, leave_large=leave_large_external)
+        self.check_unchanged()
+        return proto
+
+    def external_weights(self, proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+        """The large weights by name that `proto(leave_large_external=True)` left out, read now."""
+        return self._external.weights(proto)
+
+    def content(self) -> bytes:
+        """The model as ONNX Runtime may be handed it: the bytes of a file without external data.
+
+        Raises:
+            InputError: it was written to since it was opened.
+        """
+        return self.outline.SerializeToString() if self._content is None else self._content.read_all()
+
+    def _check(self) -> None:
+        if self._checked:
+            return
+        check_proto(self.outline, self.label)
+        _ = self._external
+        refuse_sparse(self.outline, self.label)
+        self._checked = True
+
+    def check_unchanged(self) -> None:
+        """Make sure that what was read from files since they were opened is of one version of them.
+
+        Raises:
+            InputError: one was replaced or written to meanwhile.
+        """
+        for path in self._external.changed:
+            raise changed_while_reading(path)
+        if isinstance(self._content, OpenFile) and not self._content.is_unchanged:
+            raise changed_while_reading(self.path or Path(self.name))
+
+
+def parse_model(path: Path) -> onnx.ModelProto:
+    """The proto in a file, as it is there: a bundle's graph, whose weights lie elsewhere.
+
+    Raises:
+        InputError: as `ModelFile.read`.
+    """
+    return _parsed(read_model_bytes(path), str(path))
+
+
+def _mapped_outline(file: OpenFile) -> Outline | None:
+    if not hasattr(os, "preadv"):  # Windows
+        return None
+    try:
+        with mmap.mmap(file.descriptor, 0, access=mmap.ACCESS_READ) as view:
+            return outline_of(view)
+    except OSError:
+        return None
+
+
+def _parsed(data: bytes, label: str) -> onnx.ModelProto:
+    try:
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
+        return proto
+    except DecodeError as error:
+        raise InputError(
+            f"{label}: expected an ONNX model, got {len(data)} bytes that are not one or are cut short; "
+            "compare its size with the original and fetch it again"
+        ) from error
+
+
+def _copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy
