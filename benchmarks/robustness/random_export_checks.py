@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from ...converters.lowering.conversion import onnx_to_torch
 from ...converters.passes.batch import set_batch
+from ...converters.records.record import record_of
 from ...converters.runtime.parity import measure_parity
 from ...converters.runtime.runners import OnnxRunner
 from ...converters.weights.writing_back import write_back
@@ -213,10 +214,10 @@ def _run(module: nn.Module, inputs: Sequence[Tensor]) -> Arrays:
 
 def _outputs(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     call = module.forward if isinstance(module, fx.GraphModule) else module  # fx prints its code when a call raises
-    taken = getattr(module, "meta", {}).get("rtool")
-    if taken is not None:
+    record = record_of(module)
+    if record is not None:
         names = ("images", "extra")
-        inputs = [inputs[names.index(spec.name)] for spec in taken.inputs]
+        inputs = [inputs[names.index(spec.name)] for spec in record.inputs]
     result = call(*inputs)
     return result if isinstance(result, tuple) else (result,)
 

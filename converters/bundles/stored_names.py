@@ -12,7 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 from ..records.graph_steps import graph_steps
-from ..records.record import ConversionRecord, ParameterSource
+from ..records.record import ParameterSource, require_record
 
 __all__ = ["keep_stored_names"]
 
@@ -22,7 +22,7 @@ def keep_stored_names(module: fx.GraphModule, stored: Mapping[str, ParameterSour
 
     `stored` is the mapping of the bundle, path -> where in the source graph the tensor came from.
     """
-    record: ConversionRecord = module.meta["rtool"]
+    record = require_record(module)
     moved = _moved(module, record.parameters, stored)
     if not moved:
         return

@@ -85,7 +85,7 @@ class DataFile:
         """
         if self._differs(os.fstat(file.descriptor)):
             raise InputError(
-                f"{label}: external data file {self.path} changed while reading: expected it as it was when this "
+                f"{label}: external data file {self.path}: changed while reading: expected it as it was when this "
                 "command began; let whatever writes it finish, and run the command again"
             )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from .external_data import bring_in_tensors
 from .model_file import ModelFile, attach_source, source_of
 
 __all__ = ["load_onnx"]
@@ -27,5 +28,6 @@ def load_onnx(model: str | Path | onnx.ModelProto | ir.Model | ModelFile) -> ir.
     if not isinstance(model, ir.Model):
         return ModelFile.of(model).ir_model()
     loaded = model.clone()
+    bring_in_tensors(loaded)
     attach_source(loaded, source_of(model))
     return loaded

@@ -189,6 +189,7 @@ class ModelFile:
                 model may not look.
         """
         self._check()
+        refuse_sparse(self.outline, self.label)
         proto = self.outline
         if self.has_external_data:
             proto = _copy_of(proto)
@@ -240,7 +241,6 @@ class ModelFile:
             return
         check_proto(self.outline, self.label)
         _ = self._external
-        refuse_sparse(self.outline, self.label)
         self._checked = True
 
     def check_unchanged(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..records.record import ConversionRecord
+from ..records.record import record_of
 from .state_dict_files import StateDictFile, read_state_dict
 from .state_dict_names import is_counter, names_of_module
 from .weight_match import MatchedWeight, Matches, StateDictOrigin, WeightMatch, match_of, refuse_misfit
@@ -139,8 +139,8 @@ def _read(weights: str | Path | StateDictFile) -> StateDictFile:
 
 def cancelled_biases(module: nn.Module) -> set[str]:
     """Biases of layers before a restored BatchNorm, which subtracts them again: no output depends on them."""
-    record = getattr(module, "meta", {}).get("rtool")
-    return {f"{entry.after}.bias" for entry in record.restored} if isinstance(record, ConversionRecord) else set()
+    record = record_of(module)
+    return {f"{entry.after}.bias" for entry in record.restored} if record is not None else set()
 
 
 def _match_fused(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[Matches, list[str]]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from rtool.converters import bundle_to_onnx, load_bundle, onnx_to_torch, save_bundle
 from rtool.converters.bundles.codegen.check import module_from_source
 from rtool.converters.lowering import graph_builder
+from rtool.converters.records.record import require_record
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def test_a_bundle_with_earlier_names_keeps_them(unnamed, tmp_path, images, monke
     assert any(name.startswith("node_") for name in earlier_names)
     bundle = load_bundle(path)
     assert set(bundle.module.state_dict()) == earlier_names
-    assert set(bundle.record.parameters) == set(module.meta["rtool"].parameters)
-    assert set(bundle.record.nodes) == set(module.meta["rtool"].nodes)
+    assert set(bundle.record.parameters) == set(require_record(module).parameters)
+    assert set(bundle.record.nodes) == set(require_record(module).nodes)
     frozen = {name for name, parameter in bundle.module.named_parameters() if not parameter.requires_grad}
     assert frozen == set(bundle.record.frozen) == {name for name in earlier_names if "prelu" in name}
     x = torch.from_numpy(images(2))

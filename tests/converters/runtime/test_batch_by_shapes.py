@@ -67,7 +67,7 @@ def test_a_loaded_model_reports_its_fixed_batch_and_runners_pad_to_it(exported, 
 def test_training_refuses_a_fixed_batch_and_says_how_to_make_it_dynamic(exported, tmp_path):
     path = tmp_path / "vit.onnx"
     onnx.save(exported("vit", "dy", 20, 4)[1], path)
-    with pytest.raises(InputError, match=r"batches of 4 only.*--batch dynamic"):
+    with pytest.raises(InputError, match=r"fixed batch of 4.*--batch dynamic"):
         load_network(ModelConfig(reference=str(path)))
 
 
@@ -101,7 +101,7 @@ def test_the_command_says_what_to_do_about_a_fixed_batch(exported, tmp_path, cap
     onnx.save(exported("vit", "ts", 17, 4)[1], path)
     assert run(["onnx2torch", str(path), "-o", str(tmp_path / "a.rtool")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "batches of 4 only; --batch dynamic opens it" in shown
+    assert "batches of 4 only; --batch dynamic makes it dynamic" in shown
     assert run(["onnx2torch", str(path), "-o", str(tmp_path / "b.rtool"), "--batch", "dynamic"]) == 0
     assert "batches of" not in capsys.readouterr().out
     assert run(["onnx2torch", str(path), "-o", str(tmp_path / "c.rtool"), "--batch", "some"]) == 2
