@@ -1,6 +1,6 @@
-"""Every error a user can cause, with the exit code its command ends with.
+"""The errors a user can cause, each with the exit code of the command.
 
-A message names the file, the place in it, what was expected, what was found and the way out, e.g.
+A message names the file, the place in it, what was expected, what was found and how to fix it, e.g.
 `model.onnx: node 'Conv_12' (Conv, opset 13): auto_pad=SAME_LOWER unsupported; re-export with explicit pads`.
 Anything that is not an `RtoolError` is our bug: the command line shows its traceback and exits with 101.
 """
@@ -66,7 +66,10 @@ class UnsupportedNode:
 
 
 class UnsupportedOperatorsError(RtoolError):
-    """A graph holds nodes that cannot be converted exactly; lists all of them at once."""
+    """A graph holds nodes that cannot be converted exactly; the message lists all of them at once.
+
+    `source` is the name of the ONNX file.
+    """
 
     def __init__(self, source: str, nodes: Iterable[UnsupportedNode]) -> None:
         self.source = source
@@ -76,7 +79,10 @@ class UnsupportedOperatorsError(RtoolError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that ends an unknown-name message: the nearest known names, or all when none is near."""
+    """The hint that ends a message about an unknown name: "did you mean osnet_x0_25?".
+
+    It names up to three similar names; without one it lists all: "known: iresnet18, osnet_x0_25".
+    """
     names = sorted(known)
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"

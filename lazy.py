@@ -1,8 +1,8 @@
 """Public names that load their module on first use, so that `import rtool` and `rtool --help` stay fast.
 
-A room's `__init__` states its public names in one table, `{"name": ".module"}`, and installs the two hooks
-of PEP 562 made from it. A module is never named like a function it exports: the import system would put the
-module in the function's place.
+A room's `__init__` lists its public names in one table, `{"name": ".module"}`, and installs the two hooks that
+`lazy_exports` makes from it (module `__getattr__` and `__dir__`, PEP 562). A module must not share its name with a
+function it exports: the import system would bind the name to the module instead of the function.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["lazy_exports"]
 
 
 def lazy_exports(package: str, table: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of `package`, whose public names come from the modules in `table`."""
+    """Return the `__getattr__` and `__dir__` of `package`; `table` maps each public name to its module."""
 
     def getattr_(name: str) -> Any:
         if name not in table:

@@ -1,4 +1,4 @@
-"""The version of rtool, beside nothing else, so that any room can read it without importing the package's tables."""
+"""The version of rtool; a module of its own, so that any room can import it without the package's tables."""
 
 from __future__ import annotations
 

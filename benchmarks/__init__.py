@@ -1,4 +1,4 @@
-"""Room: proof. Parity, latency and load as measured numbers, the demo, and what this machine can do."""
+"""Room: measurements. Parity, latency and load, the demo, and what this machine supports; studies in folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PUBLIC = {
     "doctor": ".machine",
     "latency": ".timing",
     "parity": ".compare",
-    "load_test": ".load",
+    "serving": ".load",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

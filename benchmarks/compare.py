@@ -1,4 +1,4 @@
-"""`rtool bench parity A B`: is the second model the first one? One measured answer, against a stated tolerance."""
+"""`rtool bench parity A B`: whether two models give the same outputs, measured against a stated tolerance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = Sequence[NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What was compared, the numbers, the tolerances (None: not asked for) and the verdict."""
+    """What was compared, the measured differences, the tolerances (None: not applied) and the verdict."""
 
     reference: str
     candidate: str
@@ -48,13 +48,19 @@ def parity(
 ) -> ParityReport:
     """Run two model references on the same inputs and compare their outputs.
 
-    The inputs are seeded random numbers, or the first `batch` images of the data set `data`, preprocessed as
-    the reference model asks. A model with a baked batch is given that batch. The reference runs on the CPU, the
-    candidate on `device`.
+    The inputs are seeded random numbers, or the first `batch` images of the data set `data`, preprocessed as for the
+    reference model. A fixed batch replaces `batch`. The reference runs on the CPU, the candidate on `device`. The
+    relative error is the largest absolute difference divided by the largest absolute value of the reference's outputs;
+    the cosine is the smallest one over the output rows [N, ...]. Both are computed in float64.
 
     Raises:
-        InputError: the models cannot be compared: other inputs, outputs or baked batches.
-        PlatformError: a GPU was asked for and cannot be used.
+        InputError: the models have different inputs, outputs or fixed batches.
+        PlatformError: `device` is a GPU that cannot be used.
+
+    Examples:
+        >>> report = rtool.bench.parity("model.onnx", "fixed.onnx")
+        >>> report.batch, report.passed, report.parity.max_rel
+        (2, True, 0.0)
     """
     runners = open_runner(reference), open_runner(candidate, device=device)
     batch = common_batch(runners, batch)
@@ -66,8 +72,8 @@ def parity(
     specs = runners[0].inputs or runners[1].inputs
     if not specs:
         raise InputError(
-            f"{reference} and {candidate}: neither says what its inputs are; compare one with the .onnx file or bundle "
-            "it came from"
+            f"{reference} and {candidate}: neither states its inputs; compare one with the .onnx file or bundle "
+            "that it came from"
         )
     numbers = "standard normal" if np.dtype(specs[0].dtype).kind == "f" else "uniform integers"
     inputs = random_inputs(specs, batch, seed)
@@ -85,12 +91,16 @@ def compare_runners(
     max_rel: float | None = None,
     min_cosine: float | None = None,
 ) -> ParityReport:
-    """The comparison itself, for models that are already open. Inputs are cast to what each model takes.
+    """Compare models that are already open on `inputs` [N, ...], cast to the dtype of each model's inputs.
 
-    `candidate_inputs` is for two models that take the same images in different forms.
+    `candidate_inputs` is for a candidate that accepts the same images in another form. `described` names the inputs in
+    the report.
+
+    Raises:
+        InputError: a model does not support the number, shape or kind of the inputs.
     """
-    expected = reference.run(*_as_taken(reference, inputs))
-    got = candidate.run(*_as_taken(candidate, inputs if candidate_inputs is None else candidate_inputs))
+    expected = reference.run(*_as_inputs_of(reference, inputs))
+    got = candidate.run(*_as_inputs_of(candidate, inputs if candidate_inputs is None else candidate_inputs))
     numbers = measure_parity(expected, got)
     passed = (max_rel is None or numbers.max_rel <= max_rel) and (
         min_cosine is None or numbers.min_cosine >= min_cosine
@@ -99,12 +109,12 @@ def compare_runners(
     return ParityReport(reference.name, candidate.name, batch, described, numbers, max_rel, min_cosine, passed)
 
 
-def _as_taken(runner: Runner, inputs: Arrays) -> list[NDArray[np.generic]]:
-    if not runner.inputs:  # TorchScript does not say
+def _as_inputs_of(runner: Runner, inputs: Arrays) -> list[NDArray[np.generic]]:
+    if not runner.inputs:  # TorchScript does not state them
         return list(inputs)
     if len(runner.inputs) != len(inputs):
-        raise InputError(f"{runner.name}: takes {len(runner.inputs)} inputs, the reference takes {len(inputs)}")
-    taken = []
+        raise InputError(f"{runner.name}: has {len(runner.inputs)} inputs, the reference has {len(inputs)}")
+    arrays = []
     for spec, array in zip(runner.inputs, inputs, strict=True):
         expected = [dim if isinstance(dim, int) else None for dim in spec.shape]
         if len(expected) != array.ndim or any(
@@ -119,20 +129,22 @@ def _as_taken(runner: Runner, inputs: Arrays) -> list[NDArray[np.generic]]:
                 f"{runner.name}: input '{spec.name}' is {spec.dtype}, the other model's is {array.dtype}; "
                 "one of them has its preprocessing embedded: compare on images, with --data"
             )
-        taken.append(array.astype(spec.dtype, copy=False))
-    return taken
+        arrays.append(array.astype(spec.dtype, copy=False))
+    return arrays
 
 
 def _images(
     runners: Sequence[Runner], references: Sequence[str | Path], data: str, batch: int
 ) -> tuple[Arrays, Arrays]:
-    """The same images as each of the two models takes them: normalised, or as pixels where it normalises itself."""
+    """The same images in the form that each of the two models accepts: normalised, or pixels if it normalises them."""
     from ..finetune.data import first_images, open_dataset
 
     preprocessing = _preprocessing(runners, references)
     images = first_images(open_dataset(data), batch)
     if not images or (len(images) < batch and any(runner.batch is not None for runner in runners)):
-        raise InputError(f"{data}: {len(images)} readable images, and the models take {batch} at once; give more")
+        raise InputError(
+            f"{data}: {len(images)} readable images, and the models have a fixed batch of {batch}; give more"
+        )
     pixels = np.stack([preprocessing.resize(image) for image in images])
     normalised = preprocessing.normalise(pixels)
     first, second = (
@@ -142,7 +154,7 @@ def _images(
 
 
 def _preprocessing(runners: Sequence[Runner], references: Sequence[str | Path]) -> Preprocessing:
-    """That of the first model that has or suggests one; files before served models, which cannot state theirs."""
+    """The preprocessing of the first model that states or suggests one; files first, as served models state none."""
     from ..finetune.evaluation.embedders import open_embedder
 
     local = [reference for reference in references if not str(reference).startswith("triton://")]

@@ -1,13 +1,13 @@
 """`rtool bench serving URL MODEL`: latency and throughput of a model on a running Triton.
 
-Two kinds of load. Closed loop: `concurrency` requests are always in flight; it finds the saturation
-throughput. Open loop: requests are due on a precomputed Poisson schedule, and latency counts from the time a
-request was *due*, not from when a busy client got round to sending it, so backlog is not omitted (the wrk2
-method; the time from the actual send stands beside it). The client measures itself as well: when sending
-lags or its processor is full, the result says `client_bound`.
+There are two kinds of load. Closed loop: `concurrency` requests are always in flight, which measures the saturation
+throughput. Open loop: requests are due on a Poisson schedule; besides the latency from the actual send, the report has
+the latency from the time at which a request was *due*, so that requests delayed by a busy client count in full (the
+method of wrk2 against coordinated omission). The client also measures itself: when it sends late or uses more than
+80 % of a core, the report is marked `client_bound`.
 
-Only requests that end inside a window count. A run is stable when throughput and mean latency of its last
-three windows agree within 10 %.
+Only requests that end inside a window count. A run is stable when throughput and mean latency of its last three windows
+agree within 10 %.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..errors import InputError, PlatformError
 from .machine import describe_machine
 from .references import random_inputs
 
-__all__ = ["LoadReport", "load_test"]
+__all__ = ["LoadReport", "serving"]
 
 _STABLE = 1.10
 _WINDOWS = 3
@@ -35,7 +35,7 @@ _WINDOWS = 3
 
 @dataclass(frozen=True)
 class _Sample:
-    """One answered request, all in seconds of `time.perf_counter`."""
+    """One answered request; times in seconds of `time.perf_counter`."""
 
     due: float
     sent: float
@@ -45,7 +45,11 @@ class _Sample:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Figures of the stable windows. Latencies in milliseconds; `sched_*` count from the due time."""
+    """Figures of the last three windows.
+
+    `p50` to `p99` are latencies from the send, `sched_*` from the due time, `server_*` means per request by the
+    server's own statistics, all in milliseconds. A crop is one row. `mean_batch` is rows per execution on the server.
+    """
 
     url: str
     model: str
@@ -69,7 +73,7 @@ class LoadReport:
     machine: dict[str, object]
 
 
-def load_test(
+def serving(
     url: str,
     model: str,
     *,
@@ -80,13 +84,15 @@ def load_test(
     max_windows: int = 10,
     seed: int = 0,
 ) -> LoadReport:
-    """Load `model` on the Triton at `url` (host:port of gRPC) and measure.
+    """Send requests to `model` on the Triton at `url` (host:port of gRPC) and measure latency and throughput.
 
-    `rate` (requests a second) asks for open loop, else `concurrency` requests are kept in flight. `rows` is
-    the batch of one request; a model with a baked batch is sent that many.
+    With `rate` (requests per second) the loop is open, else `concurrency` requests are kept in flight. `rows` is the
+    number of rows per request; a fixed batch replaces it. `window` is in seconds; after `max_windows` the measurement
+    ends even if it is not stable. The inputs are seeded random numbers. The requests and the server's statistics follow
+    the KServe v2 protocol and Triton's statistics extension.
 
     Raises:
-        InputError: an option makes no sense or the model is unknown.
+        InputError: an option is not positive, or the server has no such model.
         PlatformError: the server does not answer, or no request succeeded.
     """
     if concurrency < 1 or rows < 1 or max_windows < 1 or window <= 0 or (rate is not None and rate <= 0):
@@ -140,7 +146,7 @@ async def _drive(
 
 
 class _Load:
-    """The requests in flight and the samples of those that are done."""
+    """Sends requests and collects one sample per answer."""
 
     def __init__(self, client: Any, model: str, tensors: list[Any]) -> None:
         self.client, self.model, self.tensors = client, model, tensors

@@ -1,6 +1,6 @@
-"""What this machine can do: the `doctor` command, and the description every benchmark result carries.
+"""What this machine supports: the `doctor` command, and the description in every benchmark result.
 
-Looks, and starts nothing: no download, no server, no CUDA context beyond asking torch whether it sees a device.
+Nothing is downloaded and no server is started; torch is asked for the names of its CUDA devices.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class DoctorReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing that rtool needs is missing."""
+        """Whether nothing that rtool needs is missing."""
         return all(check.ok for check in self.checks)
 
 
 def doctor() -> DoctorReport:
-    """Look at processors, devices, execution providers, Triton and library versions."""
+    """Check processor, devices, execution providers, Triton and library versions; failed checks are in the report."""
     looks: tuple[tuple[str, Callable[[], Check]], ...] = (
         ("processor", _processor),
         ("torch", _torch),
@@ -64,7 +64,7 @@ def doctor() -> DoctorReport:
 
 
 def describe_machine() -> dict[str, object]:
-    """Hardware and versions as plain data, to be stored beside measured figures."""
+    """Hardware and versions as JSON data, to be stored with measured figures; memory in GiB."""
     return {
         "platform": platform.platform(),
         "processor": _processor_name(),
@@ -135,7 +135,7 @@ def _triton() -> Check:
 def _container() -> Check:
     engine = next((name for name in ("docker", "podman") if shutil.which(name)), None)
     if engine is None:
-        return Check("container", True, "no docker or podman on PATH", "only needed to run Triton's own image")
+        return Check("container", True, "no docker or podman on PATH", "needed only for `rtool serve --container`")
     alive = subprocess.run([engine, "info"], capture_output=True, timeout=10, check=False).returncode == 0
     return Check("container", True, f"{engine}, engine {'running' if alive else 'not running'}")
 

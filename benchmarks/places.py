@@ -1,4 +1,4 @@
-"""Where the package, its examples and the dated results lie, for every benchmark, whichever folder it is in."""
+"""The paths of the package, its examples and the dated results, for the benchmarks in every folder."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ EXAMPLES = PACKAGE / "examples"
 DEMO_MODEL = EXAMPLES / "models" / "osnet_x0_25_synthetic.onnx"
 """The small OSNet that the project's own commands trained."""
 RESULTS = Path(__file__).resolve().parent / "results"
-"""Dated figures. They are committed, and not part of the wheel."""
+"""Dated figures: committed, but not part of the wheel."""

@@ -1,7 +1,7 @@
 """`rtool bench latency MODEL...`: time models side by side in one process.
 
-The models take turns round by round, so a machine that slows down slows all of them; the ratio to the first
-model is taken round by round, and its confidence interval is a bootstrap over rounds.
+The models take turns in every round, so that a slower machine slows all of them. The ratio to the first model is
+computed per round; its confidence interval is a bootstrap over the rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """Milliseconds a call of one model; `ratio` to the first model with its 95 % bootstrap interval."""
+    """Milliseconds per call of one model, rows per second at the median, and the median ratio to the first model.
+
+    `ratio_low` and `ratio_high` bound the 95 % bootstrap interval of the ratio.
+    """
 
     model: str
     p50: float
@@ -42,7 +45,7 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """All rows, the conditions they were measured under, and every raw sample in milliseconds."""
+    """All rows, the conditions of the measurement, and every sample in milliseconds, by model."""
 
     rows: tuple[LatencyRow, ...]
     batch: int
@@ -62,21 +65,29 @@ def latency(
     seed: int = 0,
     device: str = "cpu",
 ) -> LatencyReport:
-    """Time one call of each model reference on a batch of random inputs, the way to a GPU and back included.
+    """Time calls of each model reference on one batch of random inputs, transfers to and from a GPU included.
+
+    `batch` is in rows per call; a fixed batch replaces it. Each model is called `warmup` times, then once per round.
+    `threads` is per model; None leaves it to the runtime.
 
     Raises:
-        InputError: no model is given, or baked batches differ.
-        PlatformError: a GPU was asked for and cannot be used.
+        InputError: no model, fewer than 3 rounds, different fixed batches, or no model that states its inputs.
+        PlatformError: `device` is a GPU that cannot be used.
+
+    Examples:
+        >>> report = rtool.bench.latency(["model.onnx", "fixed.onnx"], batch=2, rounds=5)
+        >>> [(row.model, row.p50 <= row.p99) for row in report.rows]
+        [('model.onnx', True), ('fixed.onnx', True)]
     """
     if not references:
         raise InputError("bench latency: name at least one model")
     if rounds < 3:
-        raise InputError(f"bench latency: needs at least 3 rounds for an interval, got {rounds}")
+        raise InputError(f"bench latency: an interval needs at least 3 rounds, got {rounds}")
     runners = [open_runner(reference, device=device, threads=threads) for reference in references]
     batch = common_batch(runners, batch)
     specs = next((runner.inputs for runner in runners if runner.inputs), ())
     if not specs:
-        raise InputError(f"{references[0]}: does not say what its inputs are; time it beside a model that does")
+        raise InputError(f"{references[0]}: does not state its inputs; time it beside a model that does")
     inputs = [random_inputs(runner.inputs or specs, batch, seed) for runner in runners]
     calls = [
         (lambda runner=runner, arrays=arrays: runner.run(*arrays))
@@ -90,7 +101,10 @@ def latency(
 
 
 def time_in_turns(calls: Sequence[Callable[[], object]], *, rounds: int, warmup: int) -> list[NDArray[np.float64]]:
-    """Milliseconds of each call, [rounds] float64 a call; A B C A B C ..., the garbage collector held still."""
+    """Milliseconds per call, one array [rounds] float64 per function, called in the order A B C A B C ...
+
+    Each function is called `warmup` times before. The garbage collector is off during the measurement.
+    """
     for call in calls:
         for _ in range(warmup):
             call()

@@ -1,4 +1,4 @@
-"""`rtool bench`: parity, latency and load, each one measured table."""
+"""`rtool bench`: parity, latency and load, each measured and printed as one table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["bench"]
 
 @click.group("bench")
 def bench() -> None:
-    """Measure: are two models the same, how fast is one, what does a server hold."""
+    """Compare two models, time models, or load a server."""
 
 
 @bench.command(
     "parity",
-    short_help="Are two models the same, within a bound?",
+    short_help="Compare two models against a tolerance.",
     epilog=examples(
         "rtool bench parity model.onnx model.rtool",
         "rtool bench parity model.onnx triton://127.0.0.1:8001/osnet --max-rel 0",
@@ -29,12 +29,12 @@ def bench() -> None:
 )
 @click.argument("reference")
 @click.argument("candidate")
-@click.option("--batch", default=2, show_default=True, help="Rows; a baked batch is used as it is.")
-@click.option("--data", help="Compare on the first images of this data set, not on random numbers.")
-@click.option("--max-rel", type=float, help="Largest relative error allowed. [default: 1e-5 without --min-cosine]")
-@click.option("--min-cosine", type=float, help="Smallest cosine of an output row allowed.")
+@click.option("--batch", default=2, show_default=True, help="Rows; ignored for a fixed batch.")
+@click.option("--data", help="Compare on the first images of this data set instead of random numbers.")
+@click.option("--max-rel", type=float, help="Largest relative error allowed.  [default: 1e-5 without --min-cosine]")
+@click.option("--min-cosine", type=float, help="Smallest cosine similarity allowed per output row.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
-@click.option("--device", default="cpu", show_default=True, help="Of the candidate: cpu, cuda or cuda:N.")
+@click.option("--device", default="cpu", show_default=True, help="Device of CANDIDATE: cpu, cuda or cuda:N.")
 @output_options
 def parity_command(
     output: Output,
@@ -47,7 +47,10 @@ def parity_command(
     seed: int,
     device: str,
 ) -> None:
-    """Run REFERENCE and CANDIDATE on the same inputs and compare their outputs. Exit code 1 when it fails."""
+    """Run REFERENCE and CANDIDATE on the same inputs and compare their outputs.
+
+    Exit code 1 when the outputs differ by more than the tolerance.
+    """
     from ..benchmarks import parity
 
     if max_rel is None and min_cosine is None:
@@ -83,24 +86,28 @@ def parity_command(
         ],
     )
     if not report.passed:
-        raise GateError(f"{candidate} is not {reference} within the tolerance")
+        raise GateError(f"{candidate} differs from {reference} by more than the tolerance")
 
 
 @bench.command(
     "latency",
-    short_help="Time models side by side, in turns.",
+    short_help="Time models side by side.",
     epilog=examples(
         "rtool bench latency model.onnx model_fp16.onnx --batch 16",
         "rtool bench latency model.onnx model.rtool --rounds 200 --save latency.json",
     ),
 )
 @click.argument("models", nargs=-1, required=True)
-@click.option("--batch", default=1, show_default=True, help="Rows a call; a baked batch is used as it is.")
-@click.option("--rounds", default=50, show_default=True, help="Calls of each model, in turns.")
-@click.option("--warmup", default=5, show_default=True, help="Calls not counted, first.")
-@click.option("--threads", type=int, help="Threads inside a model. [default: the runtime's]")
+@click.option("--batch", default=1, show_default=True, help="Rows per call; ignored for a fixed batch.")
+@click.option("--rounds", default=50, show_default=True, help="Calls per model; the models take turns.")
+@click.option("--warmup", default=5, show_default=True, help="Calls per model before the measurement.")
+@click.option("--threads", type=int, help="Threads per model.  [default: the runtime's]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write everything, raw samples too.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report and every sample to this JSON file.",
+)
 @output_options
 def latency_command(
     output: Output,
@@ -112,13 +119,13 @@ def latency_command(
     device: str,
     save: Path | None,
 ) -> None:
-    """Time MODELS side by side; the ratio is to the first, with its 95 % interval."""
+    """Time MODELS side by side: milliseconds per call, and the ratio to the first model with its 95 % interval."""
     from rich.table import Table
 
     from ..benchmarks import latency
 
     if save is not None and not save.parent.is_dir():
-        raise InputError(f"--save {save}: the folder {save.parent} does not exist; make it first")
+        raise InputError(f"--save {save}: the folder {save.parent} does not exist; create it first")
     report = latency(models, batch=batch, rounds=rounds, warmup=warmup, threads=threads, device=device)
     if save is not None:
         try:
@@ -138,7 +145,7 @@ def latency_command(
 
 @bench.command(
     "serving",
-    short_help="Load a Triton server: latency percentiles, throughput.",
+    short_help="Load a Triton server: latency and throughput.",
     epilog=examples(
         "rtool bench serving 127.0.0.1:8001 osnet --concurrency 8",
         "rtool bench serving 127.0.0.1:8001 arcface --rate 50 --rows 4",
@@ -147,10 +154,12 @@ def latency_command(
 @click.argument("url")
 @click.argument("model")
 @click.option("--concurrency", default=4, show_default=True, help="Closed loop: requests in flight.")
-@click.option("--rate", type=float, help="Open loop: requests a second on a Poisson schedule.")
-@click.option("--rows", default=1, show_default=True, help="Rows a request; a baked batch is used as it is.")
-@click.option("--window", default=2.0, show_default=True, help="Seconds of one measurement window.")
-@click.option("--max-windows", default=10, show_default=True, help="Windows at most, until three agree.")
+@click.option("--rate", type=float, help="Open loop: requests per second, on a Poisson schedule.")
+@click.option("--rows", default=1, show_default=True, help="Rows per request; ignored for a fixed batch.")
+@click.option("--window", default=2.0, show_default=True, help="Seconds per measurement window.")
+@click.option(
+    "--max-windows", default=10, show_default=True, help="Most windows to measure; stops earlier when three agree."
+)
 @output_options
 def serving_command(
     output: Output,
@@ -163,11 +172,9 @@ def serving_command(
     max_windows: int,
 ) -> None:
     """Load MODEL on the Triton at URL (host:port of gRPC) and measure latency and throughput."""
-    from ..benchmarks import load_test
+    from ..benchmarks import serving
 
-    report = load_test(
-        url, model, concurrency=concurrency, rate=rate, rows=rows, window=window, max_windows=max_windows
-    )
+    report = serving(url, model, concurrency=concurrency, rate=rate, rows=rows, window=window, max_windows=max_windows)
     output.emit(
         report,
         [
@@ -184,10 +191,10 @@ def serving_command(
             ("from due time ms", f"p50 {report.sched_p50:.2f}  p99 {report.sched_p99:.2f}"),
             ("server ms", f"queue {report.server_queue_ms:.2f}  compute {report.server_compute_ms:.2f}"),
             ("mean batch", f"{report.mean_batch:.2f}"),
-            ("stable", "yes" if report.stable else "no: run longer windows"),
+            ("stable", "yes" if report.stable else "no: use longer windows"),
             (
                 "client",
-                "BOUND: the client, not the server, sets these figures" if report.client_bound else "not bound",
+                "LIMITING: the client, not the server, limits these figures" if report.client_bound else "not limiting",
             ),
         ],
     )

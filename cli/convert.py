@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..converters.records.json_text import parse_json
 from ..errors import InputError
 from .output import Output, examples, output_options
 
@@ -123,20 +123,15 @@ def onnx2torch_command(
 @output_options
 def ops_command(output: Output, operator: str | None) -> None:
     """List the ONNX operators that can be converted, or tell about one OPERATOR."""
-    from ..converters import operators
-    from ..errors import nearest
-
-    table_rows = operators()
-    rows = [row for row in table_rows if operator is None or row.operator == operator]
-    if not rows:
-        hint = nearest(str(operator), {row.operator for row in table_rows})
-        raise InputError(f"{operator}: this operator cannot be converted; {hint}")
     from rich.table import Table
 
+    from ..converters import ops
+
+    result = ops(operator)
     table = Table("operator", "domain", "opsets", "trainable", box=None)
-    for row in rows:
+    for row in result.operators:
         table.add_row(row.operator, row.domain, row.opsets, "yes" if row.trainable else "")
-    output.emit(rows, tables=[table])
+    output.emit(result, tables=[table])
 
 
 def read_preprocessing(text: str | None) -> Preprocessing | None:
@@ -152,7 +147,7 @@ def read_preprocessing(text: str | None) -> Preprocessing | None:
     if not Path(text).is_file():
         raise InputError(f"--preprocessing {text}: no such file and no known name; {nearest(text, PREPROCESSINGS)}")
     try:
-        return Preprocessing.from_dict(json.loads(Path(text).read_text(encoding="utf-8")))
+        return Preprocessing.from_dict(parse_json(Path(text).read_text(encoding="utf-8")))
     except InputError as error:
         raise InputError(f"{text}: {error}") from error
     except ValueError as error:
@@ -186,6 +181,7 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         by_name = sum(entry.how == "name" for entry in result.weights.matched)
         matched = len(result.weights.matched)
         rows.append(("weights loaded", f"{matched}: {by_name} by name, {matched - by_name} by shape and order"))
+        rows.append(("weights file", str(result.weights.origin)))
     rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
     return rows
 

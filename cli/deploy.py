@@ -1,4 +1,4 @@
-"""`rtool deploy` and `rtool serve`: publish a model into a Triton repository, and run a Triton on it."""
+"""`rtool deploy` and `rtool serve`: publish a model in a Triton repository, and run Triton on it."""
 
 from __future__ import annotations
 
@@ -41,20 +41,51 @@ class _Batch(click.ParamType[Any]):
 )
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name on the server.")
-@click.option("--batch", type=_Batch(), help="What the graph must have; by default what it has.")
-@click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"), show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
-@click.option("--max-batch", type=int, help="Largest batch the server forms (open batch only).  [default: 64]")
-@click.option("--max-delay", type=float, help="Milliseconds a batch waits to fill.  [default: 2]")
+@click.option("--batch", type=_Batch(), help="Batch that the graph must have.  [default: any]")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path("model_repository"),
+    show_default=True,
+    help="Triton model repository; created if absent.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Device of the default configuration; auto keeps the present one, else a GPU if there is one.",
+)
+@click.option("--max-batch", type=int, help="Largest batch that the server forms (dynamic batch only).  [default: 64]")
+@click.option("--max-delay", type=float, help="Milliseconds for which a batch waits to fill.  [default: 2]")
 @click.option("--instances", type=int, help="Sessions in parallel.  [default: 1]")
-@click.option("--threads", type=int, help="CPU threads of a session.  [default: cores / instances]")
-@click.option("--queue-timeout", type=float, help="Milliseconds after which a queued request is rejected.")
-@click.option("--also-serve", type=int, multiple=True, help="An older version to keep serving beside the new one.")
-@click.option("--warmup", type=click.Path(path_type=Path), help="Real inputs to warm up with: .npy, or .npz by name.")
-@click.option("--url", help="host:port (gRPC) of a running server: load there, compare, go back if it differs.")
-@click.option("--keep", type=int, help="Remove unserved versions beyond the newest N (2 at least).")
-@click.option("--keep-metadata", is_flag=True, help="Publish exporters' stack traces and file paths too.")
-@click.option("--packer-for", metavar="TARGET", help="Publish a packer of single rows for a model with a baked batch.")
+@click.option("--threads", type=int, help="CPU threads per session.  [default: cores / instances]")
+@click.option(
+    "--queue-timeout", type=float, help="Milliseconds after which a queued request is rejected.  [default: never]"
+)
+@click.option(
+    "--also-serve", type=int, multiple=True, help="An older version to serve beside the new one; may be repeated."
+)
+@click.option(
+    "--warmup",
+    type=click.Path(path_type=Path),
+    help="Inputs to warm up with: .npy, or .npz with one array per input name.",
+)
+@click.option(
+    "--url",
+    help="host:port (gRPC) of a running server: load the version, compare its outputs, roll back if they differ.",
+)
+@click.option("--keep", type=int, help="Remove versions that are neither served nor among the newest N (at least 2).")
+@click.option(
+    "--keep-metadata",
+    is_flag=True,
+    help="Also publish the stack traces and file paths that exporters left in the file.",
+)
+@click.option(
+    "--packer-for",
+    metavar="TARGET",
+    help="Publish a packer, which accepts single rows for the model TARGET with a fixed batch.",
+)
 @click.option("--rollback", is_flag=True, help="Serve the previous version again.")
 @click.option("--to", type=int, help="With --rollback: the version to serve.")
 @output_options
@@ -73,24 +104,26 @@ def deploy_command(
 ) -> None:
     """Publish MODEL (an .onnx file) as the next version of a model in a Triton repository.
 
-    The version appears at once or not at all, after it was checked and run. Settings of the version served so far are
-    kept, hand edits included, unless one of them is given here.
+    The file is checked and run first; then the version appears as a whole, or not at all. Settings of the version
+    served so far are preserved, hand edits included, unless a setting is given here.
     """
     from ..serving.publishing.packing import deploy_packer
     from ..serving.publishing.publishing import deploy as publish
-    from ..serving.publishing.rolling_back import rollback as take_back
+    from ..serving.publishing.rolling_back import rollback as roll_back
     from ..serving.repository.model_config import ServingSettings
 
     if rollback:
         if model is not None:
-            raise InputError(f"{model}: --rollback takes no MODEL; it serves a version that is already published")
-        _report(take_back(name, repository=repository, to=to, url=url), output)
+            raise InputError(f"{model}: --rollback accepts no MODEL; it serves a version that is already published")
+        _report(roll_back(name, repository=repository, to=to, url=url), output)
         return
     if packer_for is not None and model is None:
         _report(deploy_packer(packer_for, name=name, repository=repository), output)
         return
     if model is None or to is not None or packer_for is not None:
-        raise InputError("deploy: give a MODEL to publish, or --packer-for TARGET, or --rollback (with --to)")
+        raise InputError(
+            "deploy: give either a MODEL to publish, or --packer-for TARGET, or --rollback (--to works only with it)"
+        )
     given = {key: options[key] for key in ServingSettings.__dataclass_fields__ if options.get(key) is not None}
     result = publish(
         model,
@@ -131,22 +164,24 @@ def _report(result: DeployResult, output: Output) -> None:
 )
 @click.argument("repository", type=click.Path(path_type=Path), default=Path("model_repository"))
 @click.option("--model", "models", multiple=True, help="Serve only this model; may be repeated.")
-@click.option("--config-name", help="Serve configs/NAME.pbtxt where a model has it, e.g. cpu or gpu.")
+@click.option("--config-name", help="Serve configs/NAME.pbtxt, e.g. cpu or gpu, where a model has it.")
 @click.option(
     "--control",
     type=click.Choice(["explicit", "none", "poll"]),
     default="explicit",
     show_default=True,
-    help="explicit: answers load requests; poll: looks for changes; none: stays as it is.",
+    help="explicit: load models on request; poll: reload what changes; none: load everything once.",
 )
-@click.option("--http-port", type=int, default=8000, show_default=True)
+@click.option("--http-port", type=int, default=8000, show_default=True, help="0 selects a free port, here and below.")
 @click.option("--grpc-port", type=int, default=8001, show_default=True)
 @click.option("--metrics-port", type=int, default=8002, show_default=True)
-@click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds to wait until ready.")
-@click.option("--log", type=click.Path(path_type=Path), help="Keep the server's log in this file.")
-@click.option("--check", is_flag=True, help="Check the repository offline and exit.")
-@click.option("--container", is_flag=True, help="Serve from NVIDIA's image with docker.")
-@click.option("--dry-run", is_flag=True, help="Print the command line and exit.")
+@click.option(
+    "--timeout", type=float, default=120.0, show_default=True, help="Seconds within which the server must be ready."
+)
+@click.option("--log", type=click.Path(path_type=Path), help="Append the server's log to this file.")
+@click.option("--check", is_flag=True, help="Check the repository without a server; exit code 1 on problems.")
+@click.option("--container", is_flag=True, help="Serve with docker from NVIDIA's image.")
+@click.option("--dry-run", is_flag=True, help="Print the server's command line and exit.")
 @output_options
 def serve_command(
     repository: Path,
@@ -163,9 +198,9 @@ def serve_command(
     metrics_port: int,
     output: Output,
 ) -> None:
-    """Run a real Triton on REPOSITORY, on 127.0.0.1, until Ctrl-C.
+    """Run Triton on REPOSITORY, on 127.0.0.1, until Ctrl-C.
 
-    Takes the tritonserver on PATH, else an embedded one, fetched on first use (55 MB). Ports may be 0: a free one.
+    Runs the tritonserver on PATH, else an embedded one, which is downloaded on first use (55 MB).
     """
     from ..serving.repository import validation
     from ..serving.server import foreground, server
@@ -220,7 +255,7 @@ def _announce_url(server: TritonServer) -> None:
 
 
 def _announce_json(server: TritonServer) -> None:
-    """As soon as it is ready, for a script that must learn the ports; nothing else follows on stdout."""
+    """Print one JSON object once the server is ready, for scripts that need its ports; nothing else goes to stdout."""
     ready = {"url": server.url, "http_url": server.http_url, "metrics_url": server.metrics_url}
     click.echo(json.dumps({**ready, "models": list(server.models), "ready_seconds": server.ready_seconds}, indent=2))
 

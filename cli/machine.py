@@ -1,4 +1,4 @@
-"""`rtool doctor` and `rtool demo`: what this machine can do, and the whole flow on it."""
+"""`rtool doctor` and `rtool demo`: what this machine supports, and the whole flow on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["demo_command", "doctor_command"]
 @click.command("doctor", epilog=examples("rtool doctor", "rtool doctor --json"))
 @output_options
 def doctor_command(output: Output) -> None:
-    """Tell what this machine can do: devices, execution providers, Triton, versions."""
+    """Report what this machine supports: devices, execution providers, Triton, versions."""
     from ..benchmarks import doctor
 
     report = doctor()
@@ -24,7 +24,7 @@ def doctor_command(output: Output) -> None:
         for check in report.checks
     ]
     missing = ", ".join(check.name for check in report.checks if not check.ok)
-    output.emit(report, rows, brief=f"not usable: {missing}" if missing else "all is there")
+    output.emit(report, rows, brief=f"not usable: {missing}" if missing else "everything rtool needs is present")
     if not report.ok:
         raise PlatformError("something rtool needs is missing; see the lines marked ✗")
 
@@ -37,12 +37,12 @@ def doctor_command(output: Output) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs/demo"),
     show_default=True,
-    help="Where everything is written; an earlier demo there is replaced.",
+    help="Folder for everything that is written; an earlier demo in it is replaced.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of data and training.")
 @output_options
 def demo_command(output: Output, folder: Path, seed: int) -> None:
-    """Run the whole flow on built-in data: fused ONNX file in, better model served by Triton out."""
+    """Run the whole flow on built-in data, from a fused ONNX file to a fine-tuned model served by Triton."""
     from ..benchmarks import demo
     from ..benchmarks.whole_flow.summary import summary_tables
 

@@ -1,6 +1,6 @@
 """The command group, and the one place where errors become messages and exit codes.
 
-0 done; 1 ran but missed a gate; 2 usage, config or input; 101 our bug, with its traceback.
+0 done; 1 ran but missed a gate; 2 usage, configuration or input; 101 a bug in rtool, with its traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BUG = 101
 
 
 class _InOrder(click.Group):
-    """A group that lists its commands in the order in which they are used, not by name."""
+    """A group that lists its commands in their order of use instead of by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)
@@ -44,27 +44,27 @@ def cli() -> None:
 
 
 for _command, _short in (
-    (inspect_command, "Tell what is in a model: inputs, batch, BatchNorm, size."),
-    (onnx2torch_command, "Make a fused ONNX file a trainable bundle."),
+    (inspect_command, "Describe a model: inputs, batch, BatchNorm, size."),
+    (onnx2torch_command, "Convert a fused ONNX file to a trainable bundle."),
     (finetune_command, "Fine-tune the model that a configuration names."),
     (evaluate_command, "Measure retrieval or verification on labelled images."),
-    (export_command, "Write a model as one file: ONNX, fp16, int8, .pt2."),
+    (export_command, "Export a model to one file: ONNX, fp16, int8, .pt2."),
     (deploy_command, "Publish an ONNX file in a Triton model repository."),
-    (serve_command, "Run a real Triton on a model repository."),
-    (bench, "Compare two models; time one; load a server."),
-    (config_group, "Show, start and convert configurations."),
+    (serve_command, "Run Triton on a model repository."),
+    (bench, "Compare two models, time models, load a server."),
+    (config_group, "Show, create and convert configurations."),
     (ops_command, "List the ONNX operators that convert."),
-    (doctor_command, "Tell what this machine can do."),
+    (doctor_command, "Report what this machine supports."),
     (demo_command, "Run the whole flow on built-in data."),
 ):
-    _command.short_help = _short  # the whole first sentence is for the command's own page
+    _command.short_help = _short  # the first sentence of the docstring is for the command's own page
     cli.add_command(_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal or log in ASCII shall not stop a command
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal or log must not stop a command
             stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(args=arguments, prog_name="rtool", standalone_mode=False)

@@ -1,6 +1,6 @@
-"""How every command prints: a table on a terminal, `--json` one object on stdout, logs on stderr, the path last.
+"""How every command prints: a table, or with `--json` one object, on stdout, logs on stderr, the artefact's path last.
 
-Results are dataclasses; `to_plain` turns them into JSON data. rich is imported only when something is printed.
+Results are dataclasses; `to_plain` converts them to JSON data. rich is imported only when a table is printed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Output", "examples", "output_options", "to_plain"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PIPED_WIDTH = 160
-"""Columns of a table that goes into a file or another program."""
+"""Width in columns of a table that is written to a file or a pipe."""
 
 
 def to_plain(value: Any) -> Any:
@@ -43,7 +43,7 @@ def to_plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Output:
-    """What `--json` and `--quiet` asked for."""
+    """The output mode of a command, chosen with `--json` and `--quiet`."""
 
     as_json: bool
     quiet: bool
@@ -59,7 +59,7 @@ class Output:
     ) -> None:
         """Print one result: `rows` as a two-column table, then rich `tables`, then the artefact's path alone.
 
-        `brief` is what `--quiet` prints for a result that is no file.
+        `brief` is the line that `--quiet` prints for a result that is not a file.
         """
         if self.as_json:
             click.echo(json.dumps(to_plain(result), indent=2))
@@ -104,7 +104,7 @@ def output_options(command: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=collect,
-        help="Print one line only: the artefact's path, or the essence.",
+        help="Print one line only: the path of the artefact, or the main result.",
     )(command)
     return click.option(
         "--json", "as_json", is_flag=True, expose_value=False, callback=collect, help="Print one JSON object."
@@ -112,5 +112,5 @@ def output_options(command: F) -> F:
 
 
 def examples(*lines: str) -> str:
-    """The epilog of a command's help: two or three lines to paste."""
+    """The epilog of a command's help: two or three command lines to copy."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

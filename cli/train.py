@@ -1,4 +1,4 @@
-"""`rtool finetune` and `rtool evaluate`: train any model reference, measure any model reference."""
+"""`rtool finetune`, `rtool evaluate` and `rtool config`: train a model, measure a model, write configurations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INTERRUPTED = 130
 _SEVERAL_NODES = """
 
 \b
-Several nodes, the same line on each (N from 0), `output` on a folder that all see:
+Several nodes: the same command on each (N from 0), with `output` in a folder that all share:
   torchrun --nnodes 2 --node-rank N --nproc-per-node 8 --rdzv-backend c10d \\
     --rdzv-endpoint HOST:29500 --rdzv-id JOB -m rtool finetune cfg.yaml --resume auto"""
 
@@ -38,18 +38,22 @@ Several nodes, the same line on each (N from 0), `output` on a folder that all s
 )
 @click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--nproc", default="1", show_default=True, metavar="N|auto", help="Processes on this machine (DDP).")
 @click.option(
-    "--resume", metavar="auto|RUN", help="Go on with a run folder or checkpoint, or the newest unfinished run."
+    "--nproc", default="1", show_default=True, metavar="N|auto", help="Number of processes on this machine (DDP)."
+)
+@click.option(
+    "--resume",
+    metavar="auto|RUN",
+    help="Continue a run folder or checkpoint; auto: the newest unfinished run, else a new one.",
 )
 @click.option(
     "--show-batch",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="PNG",
-    help="Draw the first augmented batch into PNG, and stop.",
+    help="Write the first augmented batch as an image to PNG, and stop.",
 )
-@click.option("--dry-run", is_flag=True, help="Print plan, shapes and memory estimate, and stop.")
-@click.option("--no-progress", is_flag=True, help="Print sparse lines instead of a bar.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, shapes and a memory estimate, and stop.")
+@click.option("--no-progress", is_flag=True, help="Print occasional lines instead of a progress bar.")
 @output_options
 def finetune_command(
     output: Output,
@@ -61,9 +65,10 @@ def finetune_command(
     dry_run: bool,
     no_progress: bool,
 ) -> None:
-    """Fine-tune the model that CONFIG names; the run folder is printed last.
+    """Fine-tune the model that CONFIG names, and print the run folder.
 
-    KEY=VALUE changes a field of the configuration, such as optimizer.lr=1e-4 or losses.0.margin=soft.
+    KEY=VALUE changes a field of the configuration, such as optimizer.lr=1e-4 or losses.0.margin=soft; `rtool config
+    show` lists the fields. Ctrl-C and SIGTERM save a checkpoint and stop; --resume auto continues.
     """
     from ..finetune.config.files import load_config
     from ..finetune.finetuning import finetune
@@ -86,7 +91,7 @@ def finetune_command(
         quiet=output.quiet or output.as_json,
         progress=not no_progress,
     )
-    if not is_first_rank():  # of a torchrun: one process tells the result
+    if not is_first_rank():  # under torchrun, one process prints the result
         return
     rows = [
         ("epochs", f"{result.epochs} ({result.steps} steps, {result.skipped_steps} skipped)"),
@@ -94,7 +99,7 @@ def finetune_command(
         ("images/s", f"{result.images_per_second:.0f}"),
     ]
     if not result.finished:
-        rows.append(("stopped", f"by {result.stopped_by}, and saved; go on with --resume auto"))
+        rows.append(("stopped", f"by {result.stopped_by}, and saved; continue with --resume auto"))
     output.emit(result, rows, artefact=result.run_dir)
     if result.stopped_by == "SIGINT":
         click.get_current_context().exit(_INTERRUPTED)
@@ -111,24 +116,24 @@ def finetune_command(
 )
 @click.argument("model")
 @click.argument("data")
-@click.option("--protocol", type=click.Choice(["retrieval", "verification"]), help="By default what the labels allow.")
-@click.option("--rerank", is_flag=True, help="Retrieval by k-reciprocal re-ranking (Zhong et al. 2017).")
+@click.option("--protocol", type=click.Choice(["retrieval", "verification"]), help="Default: what the labels allow.")
+@click.option("--rerank", is_flag=True, help="Re-rank retrieval by k-reciprocal encoding (arXiv:1701.08398).")
 @click.option(
     "--roc",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="CSV",
-    help="Write false and true accept rates of a verification into CSV.",
+    help="Write the false and true accept rates of a verification to CSV.",
 )
 @click.option("--no-flip", is_flag=True, help="Do not add the embedding of the mirror image.")
-@click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Images embedded at a time.")
-@click.option("--embedding", default=0, show_default=True, help="Which output of the model is the embedding.")
-@click.option("--size", metavar="HxW", help="Input size, for models that do not say.")
+@click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Images per batch.")
+@click.option("--embedding", default=0, show_default=True, help="Number of the output that is the embedding, from 0.")
+@click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
 @click.option(
     "--preprocessing",
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "imagenet", "arcface"]),
-    help="Normalisation, for models that do not say.",
+    help="Normalisation, for models that do not state it.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 @output_options
@@ -146,9 +151,12 @@ def evaluate_command(
     preprocessing: Literal["auto", "imagenet", "arcface"],
     device: str,
 ) -> None:
-    """Measure MODEL on DATA: CMC, mAP and mINP, or 10-fold verification, VAL@FAR and TAR@FAR.
+    """Measure MODEL on DATA by retrieval (CMC, mAP, mINP) or 10-fold verification (accuracy, VAL@FAR, TAR@FAR).
 
-    DATA is a folder (Market-1501, DukeMTMC or MSMT17 layout, one sub-folder an identity, train.rec, or .tar shards), a
+    MODEL is an .onnx file, a bundle, a run folder or checkpoint, TorchScript, an exported program, a zoo name (random
+    weights) or triton://HOST:PORT/NAME.
+
+    DATA is a folder (Market-1501, DukeMTMC or MSMT17 layout, one sub-folder per identity, train.rec, or .tar shards), a
     file (.csv or .jsonl manifest, .rec records, .bin verification pairs, .tar) or a generator such as
     synthetic-people:identities=60,seed=2,cameras=7.
     """
@@ -166,7 +174,7 @@ def evaluate_command(
         size=_size(size),
         rerank=rerank,
         roc=roc,
-        tell=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
+        report=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
     )
     values = vars(result).items()
     rows = [(name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in values]
@@ -175,7 +183,7 @@ def evaluate_command(
 
 @click.group("config")
 def config_group() -> None:
-    """Show, start and convert configurations of `rtool finetune`."""
+    """Show, create and convert configurations of `rtool finetune`."""
 
 
 @config_group.command(
@@ -193,16 +201,15 @@ def config_group() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the values alone.")
 def config_show_command(config: Path | None, overrides: tuple[str, ...], losses: bool, as_json: bool) -> None:
     """Print every field with its value and meaning: of CONFIG, or the defaults."""
-    from ..finetune.config.files import load_config
-    from ..finetune.config.pages import commented_config, config_template, loss_reference
+    from ..finetune.config.calls import show
 
-    resolved = load_config(config, overrides) if config is not None else config_template()
+    page = show(config, overrides, losses=losses)
     if as_json:
         if losses:
             raise click.UsageError("--losses is a page to read; it has no --json")
-        Output(as_json=True, quiet=False).emit(resolved.model_dump(mode="json"))
+        Output(as_json=True, quiet=False).emit(page.config.model_dump(mode="json"))
         return
-    click.echo(loss_reference() if losses else commented_config(resolved), nl=False)
+    click.echo(page.text, nl=False)
 
 
 @config_group.command(
@@ -211,16 +218,16 @@ def config_show_command(config: Path | None, overrides: tuple[str, ...], losses:
 @click.argument("path", default="finetune.yaml", type=click.Path(path_type=Path, dir_okay=False))
 @output_options
 def config_init_command(output: Output, path: Path) -> None:
-    """Write a commented configuration to PATH, to be edited."""
-    from ..finetune.config.pages import commented_config
+    """Write a commented configuration to PATH, for editing."""
+    from ..finetune.config.calls import init
 
-    _write_new(path, commented_config())
-    output.emit({"config": path}, artefact=path)
+    written = init(path)
+    output.emit({"config": written.path}, artefact=written.path)
 
 
 @config_group.command(
     "convert",
-    short_help="Read the params.json of an older re-ID trainer.",
+    short_help="Convert the params.json of an older re-ID trainer.",
     epilog=examples(
         "rtool config convert params.json", "rtool config convert params.json -o reid.yaml && rtool finetune reid.yaml"
     ),
@@ -229,32 +236,22 @@ def config_init_command(output: Output, path: Path) -> None:
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="Default: PARAMS.yaml.")
 @output_options
 def config_convert_command(output: Output, params: Path, path: Path | None) -> None:
-    """Read the params.json of an older re-ID trainer, and write a configuration."""
-    from ..finetune.config.pages import commented_config
-    from ..finetune.config.params_json import convert_params
+    """Convert PARAMS, the params.json of an older re-ID trainer, to a configuration.
 
-    config, unused = convert_params(params)
-    written = path or params.with_suffix(".yaml")
-    _write_new(written, commented_config(config))
-    rows = [("left out, without counterpart", ", ".join(unused))] if unused else []
-    output.emit({"config": written, "left_out": unused}, rows, artefact=written)
+    Settings without a counterpart are listed.
+    """
+    from ..finetune.config.calls import convert
 
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise InputError(f"{path}: exists already; name another file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    written = convert(params, path)
+    rows = [("left out, without counterpart", ", ".join(written.left_out))] if written.left_out else []
+    output.emit({"config": written.path, "left_out": written.left_out}, rows, artefact=written.path)
 
 
 def _processes(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--nproc {text}: expected a number from 1 on, or auto")
+        raise InputError(f"--nproc {text}: expected a whole number from 1, or auto")
     return int(text)
 
 
@@ -286,11 +283,12 @@ def _show_batch(
 def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
     return [
         ("model", f"{plan.model}, {plan.parameters:,} parameters, heads {plan.head_parameters:,}"),
+        *([("weights", str(plan.weights))] if plan.weights is not None else []),
         ("input", "x".join(map(str, plan.input)) + f" -> {plan.embedding}"),
         ("train", f"{plan.train_images} images of {plan.train_identities} identities"),
         ("held out", f"{plan.held_out_images} images of {plan.held_out_identities} identities"),
         ("evaluation", f"{plan.protocol}; {plan.metric} chooses the best checkpoint"),
         ("steps", f"{plan.epochs} epochs of {plan.steps_per_epoch}, {plan.processes} x {plan.batch} images each"),
-        ("device", f"{plan.device}, about {plan.memory / 1e6:.0f} MB a process"),
+        ("device", f"{plan.device}, about {plan.memory / 1e6:.0f} MB per process"),
         ("output", str(plan.output)),
     ]

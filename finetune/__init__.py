@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Literal, cast
 
 from ..lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .config.config import FinetuneConfig
+    from .finetuning import FinetuneResult
 
 _PUBLIC: dict[str, str] = {
     "Dataset": ".data.dataset",
@@ -29,13 +35,23 @@ __getattr__, __dir__ = lazy_exports(__name__, _PUBLIC)
 class _CallableRoom(ModuleType):
     """The command and the room share a name, and a module of a package wins over a name in it; so it is callable."""
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def __call__(
+        self,
+        config: str | Path | FinetuneConfig,
+        overrides: Sequence[str] = (),
+        *,
+        nproc: int | Literal["auto"] = 1,
+        resume: Literal["auto"] | str | Path | None = None,
+        quiet: bool = False,
+        progress: bool = True,
+    ) -> FinetuneResult:
+        """Train as `config` (with `key=value` overrides) says; arguments and errors as of `finetuning.finetune`."""
         from .finetuning import finetune
 
-        return finetune(*arguments, **options)
+        return finetune(config, overrides, nproc=nproc, resume=resume, quiet=quiet, progress=progress)
 
 
 sys.modules[__name__].__class__ = _CallableRoom
 
-finetune = sys.modules[__name__]
+finetune = cast("_CallableRoom", sys.modules[__name__])
 """So that the package's lazy table finds `rtool.finetune` before the room has been imported."""

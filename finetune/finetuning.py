@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 
+from ..converters.records.json_text import parse_json
 from ..errors import GateError, InputError, PlatformError, RtoolError
 from .config.config import FinetuneConfig
 from .config.files import load_config
@@ -46,21 +46,28 @@ __all__ = ["FinetuneResult", "finetune", "train_in_folder"]
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a run left behind. `finished` is False when a signal stopped it; `resume="auto"` goes on."""
+    """What a run left behind. `finished` is False if a signal stopped it; `resume="auto"` then continues it."""
 
     run_dir: Path
     best: Path | None
     last: Path
     finished: bool
     stopped_by: str | None
-    """SIGTERM, SIGINT (Ctrl-C) or what went wrong, where it did not finish."""
+    """SIGTERM, SIGINT (Ctrl-C) or the error, if it did not finish."""
     epochs: int
+    """Completed ones."""
     steps: int
+    """Optimizer steps, skipped ones included."""
     skipped_steps: int
+    """Those whose gradient was not finite."""
     metrics: dict[str, Any]
     """The last evaluation."""
     best_metric: float | None
+    """The metric of the best checkpoint."""
     images_per_second: float
+    """Of all processes, while training."""
+    weights: dict[str, Any] | None = None
+    """What `model.weights` loaded, as `WeightMatch`; None without it, and of a resumed run, which has a checkpoint."""
 
 
 def finetune(
@@ -72,19 +79,22 @@ def finetune(
     quiet: bool = False,
     progress: bool = True,
 ) -> FinetuneResult:
-    """Train as `config` (with `key=value` overrides) says.
-
-    Args:
-        nproc: Processes on this machine, or "auto". Under torchrun, its processes are used instead.
-        resume: A run folder to go on with, or one of its checkpoints, or "auto": the newest unfinished run of this
-            name, else a new one.
-        quiet: Print nothing; the log file has it all the same.
-        progress: Draw a bar where stderr is a terminal; without it sparse lines are printed.
+    """Train as a configuration says, and leave a run folder `output/name/time/`.
 
     Ctrl-C and SIGTERM let the step end, save a checkpoint and return a result that is not `finished`.
 
+    Args:
+        config: A YAML file, or a configuration.
+        overrides: `key.path=value`, which change fields of the configuration.
+        nproc: Processes on this machine, or "auto": one per GPU, or one per two cores without a GPU. Under torchrun,
+            its processes are used instead.
+        resume: A run folder to continue, or one of its checkpoints, or "auto": the newest unfinished run of this name,
+            else a new one.
+        quiet: Print nothing; the log file has every line anyway.
+        progress: Draw a bar where stderr is a terminal; without it, a line every `log_every` steps.
+
     Raises:
-        ConfigError: wrong keys or values, or such as the resumed run was not trained with.
+        ConfigError: wrong keys or values, or values that the resumed run cannot change.
         InputError: a model, data set or run folder that does not exist.
         DataError: data that cannot be trained on.
         PlatformError: a GPU that is absent, a full disk, a launcher that does not say which process this is.
@@ -108,7 +118,7 @@ def finetune(
                 launch(processes, run, arguments)
         except KeyboardInterrupt:
             if not quiet:
-                print(_how_to_go_on(run), file=sys.stderr)  # noqa: T201 - said on stderr like progress
+                print(_how_to_continue(run), file=sys.stderr)  # noqa: T201 - on stderr, like progress
             raise
     return _read_result(run)
 
@@ -119,7 +129,7 @@ def train_in_folder(
     """Train on this process, alone or as one rank, in an existing run folder; rank 0 writes `result.json`."""
     with failure_reported(run):
         device = resolve_device(config.device)
-        # Reported inside the group too: leaving it ends the other ranks, whose complaints are not the reason.
+        # Reported inside the group too: leaving it ends the other ranks, whose own errors are not the cause.
         with joined_group(device), failure_reported(run):
             _train_in_group(config, run, checkpoint, device, quiet=quiet, progress=progress)
 
@@ -143,7 +153,7 @@ def _train(
 ) -> None:
     torch.manual_seed(config.seed)
     asked: list[str] = []
-    # Until the first step Ctrl-C ends at once: there is nothing to save.
+    # Until the first step Ctrl-C ends the run at once: there is nothing to save.
     with on_stop_signal(asked.append, (signal.SIGTERM,)), _convolutions_timed(device):
         network = load_network(config.model, checkpoint)
         data = prepare_data(config, network.preprocessing)
@@ -168,7 +178,7 @@ def _train(
 
 @contextmanager
 def _convolutions_timed(device: torch.device) -> Iterator[None]:
-    """Let cuDNN choose each convolution's algorithm by timing: batches are of one size. Not where runs must repeat."""
+    """Let cuDNN choose each convolution's algorithm by timing, for batches have one size; not in deterministic mode."""
     before = torch.backends.cudnn.benchmark
     if device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         torch.backends.cudnn.benchmark = True
@@ -181,7 +191,9 @@ def _convolutions_timed(device: torch.device) -> Iterator[None]:
 def _conclude(
     folder: RunFolder, outcome: Outcome, config: FinetuneConfig, network: Network, data: PreparedData
 ) -> None:
-    """Write result.json and report.html. Evaluation and rate may be of an earlier start: they are in the metrics."""
+    """Write result.json and report.html; evaluation and speed are read from the metrics, as an earlier start may have
+    written them.
+    """
     progress = outcome.progress
     evaluation, train = (_last_record(folder.path, kind) for kind in ("evaluation", "train"))
     result = {
@@ -194,12 +206,12 @@ def _conclude(
         "best_metric": progress.best,
         "images_per_second": outcome.images_per_second or train.get("images_per_second", 0.0),
     }
-    folder.write_result(result)
+    folder.write_result(result | {"weights": None if network.weights is None else asdict(network.weights)})
     write_run_report(folder.path, result, _sheet(folder, config, network, data))
 
 
 def _sheet(folder: RunFolder, config: FinetuneConfig, network: Network, data: PreparedData) -> Image.Image | None:
-    """The images for the report, or None and a line on the log: how the run ended does not depend on a picture."""
+    """The images for the report; None and a line in the log if they fail, for a picture must not fail the run."""
     try:
         return draw_batch(config, data.train, network.preprocessing, ranks=world_size())
     except Exception as error:
@@ -220,17 +232,19 @@ def _describe(
     device: torch.device,
     checkpoint: Path | None,
 ) -> None:
-    """Say on the log what is about to be trained."""
+    """Log what is about to be trained."""
     train, held_out, size = data.train.dataset, data.held_out.dataset, network.preprocessing
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
     folder.log(f"train on {train.name}: {len(train)} images of {train.identity_count} identities")
     folder.log(f"evaluate on {held_out.name}: {len(held_out)} images of {held_out.identity_count} identities")
-    for note in (*network.notes, *data.notes):
+    if network.weights is not None:
+        folder.log(f"note: model.weights {config.model.weights}: {network.weights}")
+    for note in data.notes:
         folder.log(f"note: {note}")
     for note in _notes_of_plan(config, trainer, device):
         folder.log(f"note: {note}")
     processes = "1 process" if world_size() == 1 else f"{world_size()} processes"
-    folder.log(f"{processes} on {device}, {trainer.steps_per_epoch} steps an epoch, into {folder.path}")
+    folder.log(f"{processes} on {device}, {trainer.steps_per_epoch} steps per epoch, into {folder.path}")
     if checkpoint is not None:
         folder.log(f"resumed from {checkpoint}")
     folder.write_environment(
@@ -241,14 +255,14 @@ def _describe(
 def _finetune_as_rank(
     config: FinetuneConfig, resume: str | Path | None, *, quiet: bool, progress: bool
 ) -> FinetuneResult:
-    """The run of one process under somebody else's torchrun: rank 0 chooses the folder for all."""
+    """The run of one process under a torchrun that the user started: rank 0 chooses the folder for all."""
     device = resolve_device(config.device)
     with joined_group(device), ExitStack() as held:
         choice: list[tuple[Path, Path | None] | RtoolError | None] = [None]
         if rank() == 0:
             try:
                 choice[0] = held.enter_context(opened_run(config, resume))
-            except RtoolError as error:  # told to the others, who would wait
+            except RtoolError as error:  # sent to the other ranks, which would wait
                 choice[0] = error
         torch.distributed.broadcast_object_list(choice)
         chosen = choice[0]
@@ -262,30 +276,30 @@ def _finetune_as_rank(
 
 
 def _notes_of_plan(config: FinetuneConfig, trainer: Trainer, device: torch.device) -> list[str]:
-    """Where the run does otherwise than the configuration may lead one to think."""
+    """Lines for the log on where the run differs from what the configuration suggests."""
     notes = list(trainer.notes)
     if config.steps_per_epoch is not None and trainer.steps_per_epoch < config.steps_per_epoch:
         notes.append(
-            f"steps_per_epoch {config.steps_per_epoch}: the data make {trainer.steps_per_epoch} steps an epoch"
+            f"steps_per_epoch {config.steps_per_epoch}: the data make {trainer.steps_per_epoch} steps per epoch"
         )
     if config.precision == "half":
         notes.append(f"precision half: {str(autocast_dtype('half', device)).removeprefix('torch.')} on {device}")
     if config.precision == "fp16" and device.type == "cpu":
-        notes.append("precision fp16: this processor may emulate float16, many times slower than bf16")
+        notes.append("precision fp16: this CPU may emulate float16, many times slower than bf16")
     return notes
 
 
-def _how_to_go_on(run: Path) -> str:
+def _how_to_continue(run: Path) -> str:
     if (run / "checkpoints" / "last.rtool").exists():
-        return f"Interrupted. Checkpoints are in {run}; go on with --resume auto"
+        return f"Interrupted. Checkpoints are in {run}; continue with --resume auto"
     return f"Interrupted before the first checkpoint; the log is in {run}"
 
 
 def _read_result(run: Path) -> FinetuneResult:
     if not (run / "result.json").exists():
         saved = last_checkpoint(run).exists()
-        way_out = "--resume auto goes on from the last checkpoint" if saved else "there is nothing to go on from"
+        way_out = "--resume auto continues from the last checkpoint" if saved else "there is no checkpoint"
         raise PlatformError(f"{run}: stopped before it could save; {way_out}")
-    values = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    values = parse_json((run / "result.json").read_text(encoding="utf-8"))
     best = run / "checkpoints" / "best.rtool"
     return FinetuneResult(run_dir=run, best=best if best.exists() else None, last=last_checkpoint(run), **values)

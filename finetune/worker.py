@@ -1,4 +1,4 @@
-"""One training process of several, `python -m rtool.finetune.worker RUN_FOLDER`; `launching` starts it."""
+"""One of several training processes, `python -m rtool.finetune.worker RUN_FOLDER`; `launching` starts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> int:
-    """Train in the run folder, resuming from a checkpoint when one is named; the process's exit code."""
+    """Train in the run folder, from a checkpoint if one is named, and return the exit code of the process."""
     parser = argparse.ArgumentParser(prog="rtool.finetune.worker")
     parser.add_argument("run", type=Path)
     parser.add_argument("--checkpoint", type=Path)
@@ -42,6 +42,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is written. Threads of gloo that outlive the interpreter abort it now and then (pytorch issue 190489),
-    # and torchrun would call a finished run failed.
+    # Everything is written. Threads of gloo that outlive the interpreter sometimes abort it (pytorch issue 190489), and
+    # torchrun would report a finished run as failed.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Room: serving. Triton model repositories written, checked and published; a Triton to serve them; clients."""
+"""Room: serving. Writes, checks and publishes Triton model repositories, runs a Triton on them, calls its models."""
 
 from __future__ import annotations
 

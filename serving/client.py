@@ -2,11 +2,11 @@
 
     client = TritonClient("127.0.0.1:8001", "osnet_x0_25_b16")
     (embedding,) = client.run(batch)            # one request
-    embeddings = client.embed(crops)            # any number of rows, packed to the batch that the model supports
+    embeddings = client.embed(crops)            # any number of rows, packed into the batch that the model supports
 
 A model with a fixed batch gets full batches; the last one is padded by repeating its last row. A model with a dynamic
-batch gets one row per request, many in flight, which the server's dynamic batcher joins. Not done here: shared
-memory, TLS, retries.
+batch gets one row per request, with many requests in flight, which the server's dynamic batcher joins. The protocol is
+KServe's Open Inference Protocol, version 2, over gRPC, by tritonclient. Not done here: shared memory, TLS, retries.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from ..errors import InputError
 __all__ = ["TritonClient", "pad_rows"]
 
 _WINDOW = 32
-"""Requests in flight; twice the largest batch and more keeps the batcher fed."""
+"""Requests in flight; a full batch can form while another one is computed."""
 
 
 class TritonClient(TritonModel):
-    """One model on one server. `url` is host:port of gRPC; `version` None means the highest that is ready.
+    """One model on one server. `url` is host:port of gRPC; `version` None selects the highest that is ready.
 
-    Safe to use from several threads. `timeout` in seconds bounds every request.
+    Safe to use from several threads. `timeout` in seconds applies to every request.
     """
 
     def run_rows(self, *arrays: NDArray[Any], window: int = _WINDOW) -> Arrays:
-        """Outputs for any number of rows (axis 0), sent as the model likes it; see the module's text.
+        """Outputs [N, ...] for inputs [N, ...] in graph order, N being any number of rows.
+
+        The arrays must have the dtypes of the model's inputs. Rows are sent in full batches or one per request, as the
+        module's docstring describes, with at most `window` requests in flight.
 
         Raises:
-            InputError: no rows, or they do not fit the model.
+            InputError: no rows, different numbers of rows, or dtypes or shapes that the model does not support.
             PlatformError: the server does not answer in time.
         """
         rows = {len(array) for array in arrays}
@@ -57,10 +60,13 @@ class TritonClient(TritonModel):
         return tuple(np.concatenate(parts)[:count] for parts in zip(*answers, strict=True))
 
     def embed(self, images: NDArray[Any], *, window: int = _WINDOW) -> NDArray[Any]:
-        """Embeddings [N, D] of images [N, ...] already in the model's own layout and type; the first output.
+        """Embeddings [N, D], the first output, of images [N, ...] in the layout and dtype of the model's input.
+
+        Nothing is resized or normalised. `window` is the largest number of requests in flight.
 
         Raises:
-            InputError: the model takes more than one input, or the images do not fit it.
+            InputError: the model has more than one input, or does not support the images' dtype or shape.
+            PlatformError: the server does not answer in time.
         """
         if len(self.inputs) != 1:
             raise InputError(f"model {self.model!r}: embed needs one input, it has {len(self.inputs)}; use run_rows")
@@ -69,6 +75,9 @@ class TritonClient(TritonModel):
 
 
 def pad_rows(array: NDArray[Any], size: int) -> NDArray[Any]:
-    """`array` with its last row repeated up to `size` rows: a real row, so that no activation is out of range."""
+    """`array` [N, ...] padded to [size, ...] by repeating its last row: a real row keeps activations in their range.
+
+    An array of `size` or more rows is returned as it is. The dtype is that of `array`.
+    """
     missing = size - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array

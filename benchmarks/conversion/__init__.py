@@ -1,1 +1,1 @@
-"""Study: the converter beside its rivals, node by node, exporter by exporter."""
+"""Study: the converter compared with others and with ONNX's conformance cases, per exporter and network."""

@@ -2,12 +2,12 @@
 
     python -P benchmarks/conversion/conversion_worker.py onnx2pytorch
 
-Runs in the environment of the converter, which has neither rtool nor anything else of ours, so it imports only torch,
-NumPy, onnx and that converter. Arrays travel in NumPy files; those of element types NumPy lacks as their bits.
+Runs in the environment of the converter, where rtool is not installed, so it imports only torch, NumPy, onnx and that
+converter. Arrays are passed in NumPy files; those of element types that NumPy lacks, as their bits.
 
 A request names what to `do`: `run` (convert, then run), `convert` (time it and measure the peak memory) or `inspect`
-(trainable weights; whether scripting, exporting and compiling work). A reply carries either results or an `error` and
-the `stage` it came at; `refused` says that the tool itself named what it does not support.
+(trainable weights; whether scripting, exporting and compiling work). A reply has either results, or an `error` and the
+`stage` at which it was raised; `refused`: the tool itself named what it does not support.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["TOOLS", "main"]
 
 _BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8", "float8_e4m3fnuz": "uint8"}
 _BITS |= {"float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8"}
-"""torch's element type -> NumPy's of the same size."""
+"""torch's element type -> NumPy's integer type of the same size."""
 
 
 class _AbsentError(NotImplementedError):
@@ -38,7 +38,7 @@ class _AbsentError(NotImplementedError):
 
 
 def _rtool(path: Path, inputs: Sequence[Any]) -> Any:  # noqa: ARG001
-    from ...converters import onnx_to_torch
+    from rtool.converters import onnx_to_torch  # by name: this file runs as a script, outside its package
 
     return onnx_to_torch(path)
 
@@ -57,10 +57,10 @@ def _onnx2pytorch(path: Path, inputs: Sequence[Any]) -> Any:  # noqa: ARG001
 
 
 def _pnnx(path: Path, inputs: Sequence[Any]) -> Any:
-    """Its program writes a module beside the model; a second shape makes the batch dynamic."""
+    """Its program writes a Python module beside the model; a second input shape makes the batch dynamic."""
     import pnnx  # type: ignore[import-not-found]
 
-    folder = Path(tempfile.mkdtemp(dir=path.parent))  # kept: torch reads the source again when it scripts
+    folder = Path(tempfile.mkdtemp(dir=path.parent))  # not removed: torch reads the code again when it scripts
     copy = folder / "model.onnx"
     copy.symlink_to(path.resolve())
     shapes = [list(array.shape) for array in inputs]
@@ -77,7 +77,7 @@ def _pnnx(path: Path, inputs: Sequence[Any]) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules["model_pnnx"] = module
     before = os.getcwd()
-    os.chdir(folder)  # its class opens its weights by their bare name
+    os.chdir(folder)  # its class opens the weights by their file name alone
     try:
         spec.loader.exec_module(module)
         return module.Model()
@@ -95,11 +95,11 @@ TOOLS: dict[str, Callable[[Path, Sequence[Any]], Any]] = {
     "onnx2pytorch": _onnx2pytorch,
     "pnnx": _pnnx,
 }
-"""Converter -> (file, example inputs) -> module. Only pnnx looks at the inputs."""
+"""Converter -> (file, example inputs) -> module. Only pnnx uses the inputs."""
 
 
 def _stand_in_for_torchvision() -> None:
-    """The rivals import torchvision for a handful of operators; without it those refuse, and the rest works."""
+    """Replace torchvision, which other converters import for a few operators; without it only those are refused."""
     try:
         import torchvision  # type: ignore[import-not-found]  # noqa: F401
     except ImportError:
@@ -136,7 +136,7 @@ def _read_inputs(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_outputs(path: str, results: Any) -> list[str]:
-    """Saves what can be saved and says the element type of each, or what it is when it is no tensor."""
+    """Save the tensors and return the element type of each, or the Python type of what is not a tensor."""
     import numpy as np
     import torch
 
@@ -155,7 +155,7 @@ def _write_outputs(path: str, results: Any) -> list[str]:
 
 
 def _arguments(tool: str, module: Any, inputs: dict[str, Any]) -> list[Any]:
-    """All in graph order; rtool drops inputs that nothing uses and says which remain."""
+    """All tensors in graph order; rtool removes unused inputs and lists the remaining ones."""
     if tool != "rtool":
         return list(inputs.values())
     from ...converters import require_record
@@ -194,7 +194,7 @@ def _convert(tool: str, request: dict[str, Any], inputs: dict[str, Any], stage: 
 
 
 def _peak_bytes() -> int:
-    """Of this process since it began; the kernel's own count, which a parent's size does not enter."""
+    """Peak memory of this process in bytes, as the kernel counts it, without that of its parent."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
@@ -203,7 +203,7 @@ def _peak_bytes() -> int:
 
 
 def _inspect(tool: str, request: dict[str, Any], inputs: dict[str, Any], stage: list[str]) -> dict[str, Any]:
-    """The number of trainable weights, and what torch's own tools make of the module."""
+    """The number of trainable weights, and whether scripting, exporting and compiling work."""
     import torch
 
     arguments = [tensor.clone() for tensor in inputs.values()]
@@ -235,7 +235,7 @@ def _inspect(tool: str, request: dict[str, Any], inputs: dict[str, Any], stage: 
 
 
 def _exported(module: Any, arguments: Sequence[Any], dynamic: Sequence[Any]) -> Any:
-    """Exported with an open batch and run on another one."""
+    """Export with a dynamic batch and run with another batch."""
     import torch
 
     shapes = (tuple(dynamic),) if _takes_varargs(module) else tuple(dynamic)
@@ -252,7 +252,7 @@ def _takes_varargs(module: Any) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """Serve requests until stdin ends."""
     (tool,) = arguments
-    # What the converters print goes to stderr: stdout carries the replies alone.
+    # What the converters print goes to stderr: stdout is for the replies only.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
@@ -276,13 +276,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """The tool says it cannot, rather than trips."""
+    """Whether the tool itself reports that it does not support the model."""
     return isinstance(error, NotImplementedError) or any(c.__name__ == "RtoolError" for c in type(error).__mro__)
 
 
 def _warm(tool: str) -> None:
-    """Imports and what a first conversion sets up are not part of a conversion: convert one operator."""
-    if tool == "pnnx":  # a program of its own: nothing stays warm
+    """Convert one operator, so that imports and one-time set-up are not measured."""
+    if tool == "pnnx":  # a separate program: nothing to warm up
         import pnnx  # noqa: F401
 
         return

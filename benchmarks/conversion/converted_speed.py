@@ -1,9 +1,9 @@
-"""The converted module beside the network written by hand with its BatchNorms folded: part `speed`.
+"""Speed of the converted module compared with the hand-written network with folded BatchNorms: part `speed`.
 
-Both in one process, on one thread, call by call in alternating order, in several sets of fresh modules, since where a
-module's memory lies is worth some per cent. Times are of the thread, so that what else the machine does does not enter.
-A step is zero_grad, forward, a loss, backward and SGD with momentum, in training mode. The hand-written network is the
-one of the zoo: its ReLUs are in place in ResNet-50 and nowhere else, attention is written out as two products.
+Both run in one process, on one thread, in alternating order, in several sets of new modules, because the placement of
+a module's memory changes its speed by some per cent. Times are CPU time of the thread, without that of other programs.
+A step is zero_grad, forward, a loss, backward and SGD with momentum, in training mode. The hand-written network is that
+of the zoo: its ReLUs are in place in ResNet-50 only, and attention is two matrix products.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ NETWORKS = {
     "resnet50": 2,
     "vit_tiny": 4,
 }
-"""Network -> images a batch."""
+"""Network -> images per batch."""
 
 _BOUND = 1.02
 _ERROR = 1e-5
 _SECONDS = 24.0
-"""Spent on each of forward and step of one network, about; at least `_FEWEST` rounds."""
+"""Seconds, approximately, for forward and for step of each network; at least `_FEWEST` rounds."""
 _SETS, _FEWEST, _MOST, _WARM_UP = 3, 4, 60, 2
 
 
@@ -77,7 +77,7 @@ def _difference(by_hand: nn.Module, converted: nn.Module, images: Tensor) -> flo
 
 
 def _fresh(by_hand: nn.Module, converted: nn.Module, *, first: int) -> list[nn.Module]:
-    """Copies of both, made in alternating order."""
+    """Copies of both modules, made in alternating order."""
     modules = [by_hand, converted]
     copies = {index: copy.deepcopy(modules[index]) for index in (first, 1 - first)}
     return [copies[0], copies[1]]
@@ -106,7 +106,7 @@ def _step(module: nn.Module, images: Tensor) -> Callable[[], None]:
 
 
 def _times(calls: Sequence[Callable[[], None]], seconds: float) -> NDArray[np.float64]:
-    """Milliseconds [2, rounds] of the thread: A B, B A, A B ...; the garbage collector held still."""
+    """Milliseconds [2, rounds] of thread CPU time, called A B, B A, A B ... with the garbage collector off."""
     started = time.perf_counter()
     for call in (*calls, *calls):
         call()
@@ -138,7 +138,7 @@ def _summary(times: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def ratio_of(times: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Median of the ratios round by round, with its 95 % bootstrap interval."""
+    """Median of the ratios per round, with its 95 % bootstrap interval."""
     ratios = times / reference
     picks = np.random.default_rng(0).integers(0, len(ratios), (2000, len(ratios)))
     low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
@@ -146,7 +146,7 @@ def ratio_of(times: NDArray[np.float64], reference: NDArray[np.float64]) -> tupl
 
 
 def table_of_speed(result: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: one row a network."""
+    """Markdown: one row per network."""
     lines = ["| network | batch | forward by hand, ms | ratio | step by hand, ms | ratio | relative error |"]
     lines.append("|---" * 7 + "|")
     for network, row in result.items():
@@ -160,7 +160,7 @@ def _interval(ratio: Sequence[float]) -> str:
 
 
 def missed_speed(result: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Networks that are slower than the bound (the whole interval above it), or not the same function."""
+    """Networks whose whole interval is above the bound, or whose outputs differ."""
     missed = []
     for network, row in result.items():
         for kind in ("forward", "step"):

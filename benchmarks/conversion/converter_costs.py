@@ -1,8 +1,8 @@
-"""What converting costs, and what can be done with the result: parts `conversion` and `abilities`.
+"""Time and memory of a conversion, and what its result supports: parts `conversion` and `abilities`.
 
-Conversion of iresnet100 (260 MB), in turns, each in a fresh process whose imports are done and with the file in the
-page cache. Peak memory is that of the whole process, its imports included. The file is exported at opset 11 as well as
-17: some rivals read only the former.
+The converters take turns at iresnet100 (260 MB), each in a new process that has finished its imports, with the file in
+the page cache. Peak memory is that of the whole process, imports included. The file is exported at opsets 11 and 17,
+because some converters read only the former.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _SECONDS, _TIMES_FASTER, _FILES_OF_MEMORY = 1.0, 3.0, 3.0
 _ERROR = 1e-5
 _NETWORKS = ("osnet_x0_25", "iresnet18")
 _WRITES_BACK = {"rtool": "yes, node for node", "onnx2torch": "no", "onnx2pytorch": "no", "pnnx": "no"}
-"""None of the rivals has a function for it: their modules can only be exported anew, under other names."""
+"""No other converter has a function for it: their modules can only be re-exported, under other names."""
 
 
 def conversion(rounds: int = 3, network: str = _LARGE) -> dict[str, Any]:
-    """Seconds, peak bytes and largest relative error of every converter."""
+    """Seconds, peak memory in bytes, and largest relative error per converter."""
     make_environment()
     images = images_for(network, 2)
     original = randomised(network)
@@ -59,7 +59,7 @@ def conversion(rounds: int = 3, network: str = _LARGE) -> dict[str, Any]:
 
 
 def _converted(tool: str, path: Path, images: Any, expected: Any) -> dict[str, Any]:
-    """One conversion in a fresh process; "error" where there is none."""
+    """One conversion in a new process; "error" where it fails."""
     with Worker(tool, timeout=180) as worker:
         request = worker.request(path, {"images": images}, do="convert")
         path.read_bytes()  # into the page cache
@@ -91,7 +91,7 @@ def _summary(replies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def table_of_conversion(result: Mapping[str, Any]) -> str:
-    """Markdown: one row a file and converter."""
+    """Markdown: one row per file and converter."""
     lines = ["| file | converter | seconds | times rtool's | peak / file | of it imports | relative error |"]
     lines.append("|---" * 7 + "|")
     for name, file in result["files"].items():
@@ -109,7 +109,7 @@ def table_of_conversion(result: Mapping[str, Any]) -> str:
 
 
 def missed_conversion(result: Mapping[str, Any]) -> list[str]:
-    """Bounds on time, memory and error that do not hold."""
+    """The bounds on time, memory and error that are missed."""
     missed = []
     for name, file in result["files"].items():
         ours, rival = file["tools"]["rtool"], file["tools"]["onnx2pytorch"]
@@ -131,9 +131,9 @@ def missed_conversion(result: Mapping[str, Any]) -> list[str]:
 
 
 def abilities(networks: Iterable[str] = _NETWORKS) -> dict[str, Any]:
-    """Trainable weights, and whether torch's own tools take the result, by file and tool.
+    """Trainable weights, and whether torch's own tools support the result, by file and tool.
 
-    `weights` counts the parameters of the hand-written folded network; more trainable ones than that are copies of
+    `weights` is the number of parameters of the hand-written folded network; any more trainable ones are copies of
     weights that the network shares.
     """
     make_environment()
@@ -156,7 +156,7 @@ def abilities(networks: Iterable[str] = _NETWORKS) -> dict[str, Any]:
 
 
 def table_of_abilities(result: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: one row a file and converter."""
+    """Markdown: one row per file and converter."""
     columns = ("jit.script", "export, dynamic batch", "compile(fullgraph)")
     lines = [f"| file | converter | trainable | {' | '.join(columns)} | weights back into the file |"]
     lines.append("|---" * (len(columns) + 4) + "|")
@@ -173,7 +173,7 @@ def table_of_abilities(result: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def missed_abilities(result: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What rtool's modules cannot do."""
+    """What rtool's modules do not support."""
     missed = []
     for name, tools in result.items():
         reply = tools["rtool"]

@@ -1,8 +1,8 @@
-"""How many conformance cases and real models each converter gets right, judged alike: parts `nodes` and `models`.
+"""How many conformance cases and real models each converter gets right: parts `nodes` and `models`.
 
-The very same cases go to every converter, each in a process of its own, and the same comparison judges what comes
-back (`onnx_conformance.compare_outputs`: number, shape, element type, values). A case is refused when the tool says
-itself that it cannot (NotImplementedError, or an error of rtool's own), crashed when anything else stops it.
+Every converter gets the same cases, in a process of its own, and the same comparison judges its outputs
+(`onnx_conformance.compare_outputs`: number, shape, element type, values). A case is refused when the tool itself says
+that it does not support it (NotImplementedError, or an error of rtool's own), and crashed when anything else stops it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["missed_coverage", "models", "nodes", "run_cases", "table_of_coverage
 _TOOLS = ("rtool", "onnx2torch", "onnx2pytorch")
 _STATUSES: tuple[Status, ...] = ("passed", "refused", "wrong", "crashed")
 _AT_LEAST = {"node cases, NumPy's element types": 1560, "pytorch-converted": 82, "pytorch-operator": 35, "light": 9}
-"""Suite -> cases rtool must pass."""
+"""Suite -> the number of cases that rtool must pass."""
 
 Suites = dict[str, dict[str, Any]]
 
 
 def nodes() -> Suites:
-    """Every node case of the installed onnx, as it is and with its weights as initializers."""
+    """Every node case of the installed onnx, unchanged and with its weights as initializers."""
     cases = list(node_cases())
     native = {case.name for case in cases if case.is_native}
     standard = {case.name for case in cases if _is_standard(case)}
@@ -40,7 +40,7 @@ def nodes() -> Suites:
 
 
 def models(folders: Sequence[Path] = ()) -> Suites:
-    """The models that come with onnx, those rapidocr ships, and every `.onnx` file of `folders`."""
+    """The models that the packages onnx and rapidocr contain, and every `.onnx` file in `folders`."""
     make_environment()
     suites: Suites = {}
     for kind in ("pytorch-converted", "pytorch-operator"):
@@ -59,7 +59,7 @@ def _is_standard(case: Case) -> bool:
 def _measured(
     suite: str, cases: Sequence[Case], tools: Sequence[str], subsets: Mapping[str, Collection[str]] | None = None
 ) -> Suites:
-    """Counts of every subset (name -> cases) and of the whole suite."""
+    """Counts per subset (name -> cases) and for the whole suite."""
     groups = {**(subsets or {}), suite: [case.name for case in cases]}
     result: Suites = {name: {"cases": 0, "tools": {}} for name in groups}
     for tool in tools:
@@ -87,14 +87,14 @@ def run_cases(worker: Worker, cases: Iterable[Case]) -> Iterator[tuple[str, Stat
     for case in cases:
         try:
             reply, outputs = worker.run(case)
-        except TypeError as error:  # no converter to torch can be given such a tensor
+        except TypeError as error:  # such a tensor cannot be passed to any converter to torch
             yield case.name, "refused", str(error)
             continue
         yield (case.name, *judge(case, reply, outputs))
 
 
 def table_of_coverage(suites: Suites) -> str:
-    """Markdown: one row a suite, one column a converter."""
+    """Markdown: one row per suite, one column per converter."""
     tools = list(dict.fromkeys(tool for suite in suites.values() for tool in suite["tools"]))
     lines = ["Passed / refused / wrong / crashed:", "", f"| suite | cases | {' | '.join(tools)} |"]
     lines.append("|---" * (len(tools) + 2) + "|")
@@ -109,7 +109,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def missed_coverage(suites: Suites) -> list[str]:
-    """Suites in which rtool passes too few, or anything is wrong or crashes."""
+    """Suites in which rtool passes too few cases, or any case is wrong or crashes."""
     missed = []
     for name, suite in suites.items():
         row = suite["tools"]["rtool"]

@@ -1,15 +1,15 @@
-"""Our conversion beside its rivals': `make bench-converters`.
+"""rtool's conversion compared with other converters: `make bench-converters`.
 
     python -m rtool.benchmarks.conversion.converters_bench  everything; about half an hour on 2 cores
     python -m rtool.benchmarks.conversion.converters_bench nodes conversion                     some parts
     python -m rtool.benchmarks.conversion.converters_bench speed --networks iresnet18,vit_tiny
     python -m rtool.benchmarks.conversion.converters_bench models --models FOLDER  also every .onnx file under FOLDER
 
-Parts: `nodes` and `models` (what converts, and is right), `conversion` (time and memory on iresnet100), `abilities`
-(trainable share, scripting, exporting, compiling) and `speed` (the result beside the hand-written network). The rivals
-onnx2torch, onnx2pytorch and pnnx are installed into `.peers/`, never into our environment. Tables go to stdout and,
-with all figures, to dated files in `results/`; parts measured earlier the same day stay in them. Exit code 1 when a
-bound is missed.
+Parts: `nodes` and `models` (what converts correctly), `conversion` (time and memory with iresnet100), `abilities`
+(trainable share, scripting, exporting, compiling) and `speed` (the result compared with the hand-written network). The
+other converters, onnx2torch, onnx2pytorch and pnnx, are installed into `.peers/`, never beside rtool. Tables are
+printed and, with all figures, written to dated files in `results/`; parts measured earlier on the same day stay in
+them. Exit code 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["PARTS", "main", "render"]
 
 @dataclass(frozen=True)
 class Part:
-    """What a part is called in the report, and how it is measured, shown and judged."""
+    """The title of a part in the report, and how it is measured, printed and judged."""
 
     title: str
     measure: Callable[[argparse.Namespace], dict[str, Any]]
@@ -61,13 +61,13 @@ PARTS: Mapping[str, Part] = {
         converter_costs.missed_conversion,
     ),
     "abilities": Part(
-        "What can be done with the result",
+        "What the result supports",
         lambda _: converter_costs.abilities(),
         converter_costs.table_of_abilities,
         converter_costs.missed_abilities,
     ),
     "speed": Part(
-        "Forward and training step beside the hand-written folded network",
+        "Forward and training step, compared with the hand-written folded network",
         lambda options: converted_speed.speed(options.networks),
         converted_speed.table_of_speed,
         converted_speed.missed_speed,
@@ -76,7 +76,7 @@ PARTS: Mapping[str, Part] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the named parts, print and file the tables; 1 when a bound is missed."""
+    """Measure the named parts, print the tables and write them to files; returns 1 when a bound is missed."""
     options = _options(arguments)
     path = options.results / f"{datetime.now(UTC):%Y-%m-%d}-converters.json"
     for name in options.parts or PARTS:
@@ -96,8 +96,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--models", type=Path, nargs="+", default=[], help="folders of further .onnx files")
-    parser.add_argument("--networks", default=",".join(converted_speed.NETWORKS), help="of the part speed")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated files go")
+    parser.add_argument("--networks", default=",".join(converted_speed.NETWORKS), help="networks of the part speed")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the dated files")
     options = parser.parse_args(arguments)
     options.networks = options.networks.split(",")
     for given, known in ((options.parts, PARTS), (options.networks, converted_speed.NETWORKS)):
@@ -108,7 +108,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _merged(path: Path, name: str, measured: dict[str, Any]) -> dict[str, Any]:
-    """The day's report with this part in it; networks measured earlier stay in theirs."""
+    """The day's report with this part; networks measured earlier stay in their part."""
     report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"parts": {}}
     if name == "speed":
         measured = {**report["parts"].get(name, {}), **measured}

@@ -1,20 +1,20 @@
 """The export matrix: networks x exporters x batch x fused or not, each converted and compared with the original.
 
-    python -m rtool.benchmarks.conversion.export_matrix  everything: about half an hour
-    python -m rtool.benchmarks.conversion.export_matrix --network iresnet100 --exporter dynamo-20  one stretch of it
-    python -m rtool.benchmarks.conversion.export_matrix --missing --minutes 5  what today's file lacks, in portions
+    python -m rtool.benchmarks.conversion.export_matrix  everything: about 45 minutes
+    python -m rtool.benchmarks.conversion.export_matrix --network iresnet100 --exporter dynamo-20  a part of it
+    python -m rtool.benchmarks.conversion.export_matrix --missing --minutes 5  what today's file lacks, for 5 minutes
 
-Rows are merged into the dated files in `results/`, so that the matrix can be measured in several calls. The
-networks have their native sizes and random weights. What is compared in a cell, and how, stands in `matrix_cells`:
+Rows are merged into the dated files in `results/`, so that the matrix can be measured in several calls. The networks
+have their native sizes and random weights. Each cell compares (see `matrix_cells`):
 
-- outputs with ONNX Runtime, at the file's batch, or at 1, 2, 3 and 16 where it is open;
-- where the file is unfused, the gradient of every parameter with the original's, on 1 or 2 images (16 only where
-  the converted module takes nothing else);
-- where it is unfused and open, of TorchScript at opset 17 and dynamo at 20, also outputs, BatchNorm statistics and
-  gradients of a step in training mode, on 4 images.
+- the outputs with ONNX Runtime's, at the fixed batch of the file, or at 1, 2, 3 and 16 where it is dynamic;
+- for unfused files, the gradient of every parameter with the original's, on 1 or 2 images (on 16 only where the
+  converted module supports no other batch);
+- for unfused files with a dynamic batch, from TorchScript at opset 17 and dynamo at 20, also outputs, BatchNorm
+  statistics and gradients of a step in training mode, on 4 images.
 
-One module of each of these two is then traced, scripted, exported, compiled, copied, wrapped, cast and laid out
-anew, as `module_uses` does it. Exit code 1 when a bound is missed.
+One module from each of these two exporters is then traced, scripted, exported, compiled, copied, wrapped in DDP, cast
+to bfloat16 and converted to channels_last (see `module_uses`). Exit code 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ NETWORKS = (
     "vit_tiny",
 )
 BATCHES = (1, 16, 0)
-"""0 is an open batch."""
+"""0 stands for a dynamic batch."""
 _USED = {"torchscript-17": True, "dynamo-20": False}
-"""One of each exporter, and whether the open file whose module is put to all uses is the fused one."""
+"""One opset per exporter -> whether the module that is put to all uses comes from the fused file."""
 _CELLS = len(NETWORKS) * len(EXPORTERS) * len(BATCHES) * 2
 
 Report = dict[str, Any]
 
 
-def measure(subject: Subject, exporters: Iterable[str], tell: Callable[[str], None] = lambda _: None) -> Report:
-    """All cells of a network, and the uses of one module an exporter, as plain data."""
+def measure(subject: Subject, exporters: Iterable[str], report: Callable[[str], None] = lambda _: None) -> Report:
+    """All cells of a network, and the uses of one module per exporter, as JSON data; `report` gets a line per cell."""
     network = subject.network
     rows: list[dict[str, Any]] = []
     uses: list[dict[str, Any]] = []
@@ -82,19 +82,21 @@ def measure(subject: Subject, exporters: Iterable[str], tell: Callable[[str], No
                     subject, Cell(network, exporter, batch, fused), training=batch == 0 and exporter in _USED
                 )
                 rows.append({**asdict(row), "misses": row.misses})
-                tell(_line(row))
+                report(_line(row))
                 if batch == 0 and fused == _USED.get(exporter) and not row.problem:
                     found = try_uses(onnx_to_torch(model), subject.images)
                     uses.append({"network": network, "exporter": exporter, "fused": fused, "uses": found})
-                    tell(f"    uses {found}")
+                    report(f"    uses {found}")
                 del model
-                gc.collect()  # the IR is full of cycles
+                gc.collect()  # the IR has many reference cycles
     return {"rows": rows, "uses": uses}
 
 
 def _line(row: Row) -> str:
     worst = max(row.errors.values(), default=float("nan"))
-    name = f"{row.network:14} {row.exporter:14} batch {row.batch or 'open':>4} {'fused' if row.fused else 'unfused':7}"
+    name = (
+        f"{row.network:14} {row.exporter:14} batch {row.batch or 'dynamic':>7} {'fused' if row.fused else 'unfused':7}"
+    )
     gradients = f"  gradients {row.gradients.relative:.1e} {row.gradients.dtype}" if row.gradients else ""
     gradients += "".join(f"  {kind} {d.relative:.1e} {d.dtype}" for kind, d in row.training.items())
     other = f"  other batch {row.other_batch_error}" if row.batch else ""
@@ -102,7 +104,7 @@ def _line(row: Row) -> str:
 
 
 def merged(old: Report, new: Report) -> Report:
-    """`old` with the rows of `new` in the place of those of the same cell, in the matrix's order."""
+    """`old` with the rows of `new` in place of those of the same cells, in the order of the matrix."""
 
     def place(entry: dict[str, Any]) -> tuple[int, ...]:
         batch = BATCHES.index(entry["batch"]) if "batch" in entry else 0
@@ -116,7 +118,7 @@ def merged(old: Report, new: Report) -> Report:
 
 
 def missed(report: Report) -> list[str]:
-    """Every bound that does not hold, with its cell."""
+    """Every missed bound, with its cell."""
     lines = [f"{_cell_name(row)}: {miss}" for row in report["rows"] for miss in row["misses"]]
     for entry in report["uses"]:
         for name, value in entry["uses"].items():
@@ -127,24 +129,24 @@ def missed(report: Report) -> list[str]:
 
 def _use_fails(network: str, name: str, value: float | str) -> bool:
     if name == "jit.script" and network.startswith("vit"):
-        return False  # asked of the convolutional networks only
+        return False  # required of the convolutional networks only
     return isinstance(value, str) or not value <= USE_BOUNDS[name]
 
 
 def _cell_name(entry: dict[str, Any]) -> str:
-    batch = f", batch {entry['batch'] or 'open'}" if "batch" in entry else ""
+    batch = f", batch {entry['batch'] or 'dynamic'}" if "batch" in entry else ""
     return f"{entry['network']}, {entry['exporter']}{batch}, {'fused' if entry['fused'] else 'unfused'}"
 
 
 def table(report: Report) -> str:
-    """Markdown: what holds, a row a network; then the uses; then what is missed."""
+    """Markdown: the cells, one row per network; then the uses; then the missed bounds."""
     holding = sum(not row["misses"] for row in report["rows"])
     lines = [
         f"{len(report['rows'])} of {_CELLS} cells measured, {holding} hold: outputs within {OUTPUT_BOUND:g} of "
         f"ONNX Runtime's, gradients of unfused files within {GRADIENT_BOUND:g} of the original's. "
-        "Figures are the worst of a network.",
+        "Figures are the worst per network.",
         "",
-        "| network | cells | hold | error | baked batch opened | gradients | of them float64 | training: outputs |"
+        "| network | cells | hold | error | fixed to dynamic batch | gradients | of them float64 | training: outputs |"
         " statistics | gradients | of them float64 |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -158,15 +160,15 @@ def table(report: Report) -> str:
 
 
 def _network_row(network: str, rows: Sequence[dict[str, Any]]) -> str:
-    baked = [row for row in rows if row["batch"]]
-    opened = sum(row["other_batch_error"] is not None and row["other_batch_error"] <= OUTPUT_BOUND for row in baked)
+    fixed = [row for row in rows if row["batch"]]
+    dynamic = sum(row["other_batch_error"] is not None and row["other_batch_error"] <= OUTPUT_BOUND for row in fixed)
     steps = [row["training"] for row in rows if row["training"]]
     columns = [
         network,
         len(rows),
         sum(not row["misses"] for row in rows),
         f"{max((error for row in rows for error in row['errors'].values()), default=float('nan')):.1e}",
-        f"{opened} of {len(baked)}",
+        f"{dynamic} of {len(fixed)}",
         *_worst([row["gradients"] for row in rows if row["gradients"]]),
         _worst([step["outputs"] for step in steps])[0],
         _worst([step["statistics"] for step in steps])[0],
@@ -176,7 +178,7 @@ def _network_row(network: str, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _worst(found: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    """The largest difference, and how many were taken in float64."""
+    """The largest difference, and how many were measured in float64."""
     differences = [Difference(**entry) for entry in found]
     if not differences:
         return "-", "-"
@@ -194,15 +196,15 @@ def _use_row(network: str, entries: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a line a cell, merge into the results; 1 when a bound is missed."""
+    """Measure, print one line per cell, merge into the results; returns 1 when a bound is missed."""
     parser = argparse.ArgumentParser(
         prog="python -m rtool.benchmarks.conversion.export_matrix", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--network", action="append", choices=NETWORKS, help="repeatable; default: all nine")
     parser.add_argument("--exporter", action="append", choices=list(EXPORTERS), help="repeatable; default: all five")
-    parser.add_argument("--missing", action="store_true", help="leave out what today's file holds already")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so long")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated files go")
+    parser.add_argument("--missing", action="store_true", help="measure only what today's file lacks")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no new cell after so many minutes")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the dated files")
     options = parser.parse_args(arguments)
     path = options.results / f"{datetime.now(UTC):%Y-%m-%d}-export-matrix.json"
     end = time.monotonic() + 60 * options.minutes

@@ -1,8 +1,8 @@
-"""The network one would have written by hand for a fused file: the original, its BatchNorms folded, and the file.
+"""The hand-written counterpart of a fused file: the original network with folded BatchNorms, and the file.
 
-The exporter folds a BatchNorm into the convolution before it and nothing else, so the hand-written network does the
-same: the convolution gets the scaled weight and a bias, the BatchNorm goes. What stays in the file (a BatchNorm before
-a convolution, one behind a Linear) stays here. ReLUs are in place or not as the original network has them.
+The exporter folds a BatchNorm into the convolution before it and nothing else, and the hand-written network does the
+same: the convolution gets the scaled weight and a bias, the BatchNorm is removed. A BatchNorm that stays in the file
+(before a convolution, or behind a Linear) stays here as well. ReLUs are in place where those of the original are.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _SEED = 0
 
 
 def images_for(network: str, batch: int) -> Tensor:
-    """Seeded images [batch, 3, H, W] float32 of the size the network takes."""
+    """Seeded images, float32 [batch, 3, H, W], of the network's input size."""
     size = architecture_preprocessing(network)
     return torch.randn(batch, 3, size.height, size.width, generator=torch.Generator().manual_seed(_SEED))
 
 
 def randomised(network: str) -> nn.Module:
-    """A network of the zoo in eval mode; weights no two of which are equal, statistics that fit its own features."""
+    """A network of the zoo in eval mode, with weights that all differ and BatchNorm statistics of its own features."""
     torch.manual_seed(_SEED)
     module = build_architecture(network).requires_grad_(True)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def randomised(network: str) -> nn.Module:
 
 
 def exported(module: nn.Module, images: Tensor, *, opset: int = 17) -> onnx.ModelProto:
-    """What the TorchScript exporter writes in eval mode: BatchNorms fused into convolutions, batch dynamic."""
+    """Export with TorchScript in eval mode: BatchNorms fused into convolutions, dynamic batch."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -87,7 +87,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _remove(module: nn.Module, layers: dict[str, nn.Module], path: str) -> None:
-    """Out of a Sequential the layer goes altogether; where forward names it, it becomes the identity."""
+    """Remove the layer from a Sequential; where `forward` names it, replace it by the identity."""
     parent, _, name = path.rpartition(".")
     owner = layers[parent] if parent else module
     if isinstance(owner, nn.Sequential):

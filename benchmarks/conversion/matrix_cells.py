@@ -1,15 +1,15 @@
-"""One cell of the export matrix: a network of the zoo exported one way, converted, and compared.
+"""One cell of the export matrix: a network of the zoo exported by one exporter, converted, and compared.
 
-Compared are outputs (with ONNX Runtime on the very file), gradients and batch statistics (with the original module).
-The relative error of outputs is the largest difference over the largest output. That of gradients and statistics is
-taken tensor by tensor: the largest difference over the largest element of the original's tensor. The gradient of a
-bias whose effect the next BatchNorm takes out is zero but for rounding; so no gradient is taken to be smaller than
-the square root of the machine epsilon times the network's largest: a difference of 1e-4 of that is in float32 less
-than one unit in the last place of the largest.
+Outputs are compared with ONNX Runtime's on the same file, gradients and batch statistics with those of the original
+module. The relative error of outputs is the largest difference over the largest output. For gradients and statistics it
+is computed per tensor: the largest difference over the largest element of the original's tensor. The gradient of a bias
+that the next BatchNorm cancels is zero except for rounding; therefore the divisor is at least the square root of the
+machine epsilon times the network's largest gradient. A difference of 1e-4 of that is, in float32, less than one unit in
+the last place of the largest gradient.
 
-Two float32 computations of one function may fall on different sides of a ReLU's kink and then differ by far more
-than rounding. So where gradients differ in float32, both modules are compared again in float64, from the same
-weights; the cell says in which type its figure was taken. A fault of the converter differs in both.
+Two float32 computations of one function may fall on different sides of a ReLU's kink and then differ by far more than
+rounding. Therefore, where gradients differ in float32, both modules are compared again in float64, from the same
+weights; the cell states in which type its figure was measured. A fault of the converter shows in both.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ OUTPUT_BOUND = 1e-5
 GRADIENT_BOUND = 1e-4
 _IMAGES = 16
 _OPEN_SIZES = (1, 2, 3, 16)
-"""Batches at which a file with an open batch is compared."""
+"""Batches at which a file with a dynamic batch is compared."""
 _GRADIENT_BATCH = 2
-"""Images a gradient is taken at, where the module takes any number; a larger batch tells nothing more."""
+"""Images for gradients, where the batch is dynamic; a larger batch would show nothing more."""
 _OTHER_BATCH = 3
 _STATISTICS_BATCH = 4
 _ENDS_OF_BRANCHES = ("bn3", "conv3.bn")
-"""The last BatchNorms of the residual branches of ResNet, iResNet and OSNet; MobileFaceNet's and ViT's are tame."""
+"""The last BatchNorms of the residual branches of ResNet, iResNet and OSNet; MobileFaceNet and ViT need no scaling."""
 _BRANCH_SCALE = 0.2
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A place in the matrix; `batch` 0 stands for an open batch."""
+    """A cell of the matrix; `batch` 0 stands for a dynamic batch."""
 
     network: str
     exporter: str
@@ -72,19 +72,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """The tensor that differs most, and the type it was computed in."""
+    """The tensor that differs most, and the type in which it was computed."""
 
     relative: float
     tensor: str
     dtype: str
     batch: int
     float32_relative: float
-    """The same in float32, which is the figure itself unless `dtype` is float64."""
+    """The same difference in float32; equal to `relative` unless `dtype` is float64."""
 
 
 @dataclass
 class Row:
-    """What was measured in a cell. `problem` is the message of a refusal."""
+    """The measurements of a cell. `problem` is the message of a refusal."""
 
     network: str
     exporter: str
@@ -96,17 +96,17 @@ class Row:
     errors: dict[str, float] = field(default_factory=dict)
     """Batch -> relative error against ONNX Runtime."""
     other_batch_error: float | None = None
-    """Of the module made from a file with a baked-in batch, at another one; None where it does not run there."""
+    """Error of the module of a file with a fixed batch at another batch; None where it does not run."""
     names_equal: bool | None = None
-    """Unfused: the parameters are named as the original's."""
+    """For unfused files: whether the parameters have the original's names."""
     gradients: Difference | None = None
     training: dict[str, Difference] = field(default_factory=dict)
-    """Unfused, one batch: outputs, statistics and gradients after a step in training mode."""
+    """For unfused files, at one batch: outputs, statistics and gradients of a step in training mode."""
     seconds: float = 0.0
 
     @property
     def misses(self) -> list[str]:
-        """What does not hold; empty when all does."""
+        """The missed bounds; empty when all hold."""
         found = [f"refused: {self.problem}"] if self.problem else []
         found += [f"error {e:.2g} at batch {b}" for b, e in self.errors.items() if not e <= OUTPUT_BOUND]
         if self.names_equal is False:
@@ -121,7 +121,7 @@ class Row:
 
 @dataclass
 class Subject:
-    """An original module in eval mode, and images [16, 3, H, W] float32 for it."""
+    """An original module in eval mode, and images for it, float32 [16, 3, H, W]."""
 
     network: str
     module: nn.Module
@@ -129,13 +129,14 @@ class Subject:
 
 
 def random_subject(network: str) -> Subject:
-    """The network with weights no two of which are equal (exporters merge equal ones) and statistics that fit them.
+    """The network with weights that all differ (exporters merge equal ones) and BatchNorm statistics that fit them.
 
-    The statistics are averages over the images, so that activations neither die nor explode, however deep the network.
-    Two things keep it as tame as a trained one. The last BatchNorm of every residual branch is scaled down, as training
-    recipes begin (Goyal et al., arXiv:1706.02677, section 5.1): with 1 everywhere, ResNet-50 amplifies rounding so much
-    that the original itself in float32 is 7e-5 off its float64 self, with this 4e-6. And BatchNorms of vectors divide
-    by the second moment: random networks give all images nearly the same embedding, of tiny variance.
+    The statistics are averages over the images, so that activations neither vanish nor explode at any depth. Two
+    measures keep rounding as small as in a trained network. The last BatchNorm of every residual branch is scaled down,
+    as at the start of training recipes ("Accurate, Large Minibatch SGD", Goyal et al., arXiv:1706.02677, section 5.1):
+    with gamma 1 everywhere, ResNet-50 in float32 differs from itself in float64 by 7e-5, with this by 4e-6. And
+    BatchNorms of vectors divide by the second moment, because random networks give all images nearly the same
+    embedding, with a tiny variance.
     """
     torch.manual_seed(_SEED)
     preprocessing = architecture_preprocessing(network)
@@ -160,7 +161,7 @@ def random_subject(network: str) -> Subject:
 
 
 def export(subject: Subject, cell: Cell) -> onnx.ModelProto:
-    """The file an exporter makes of the module; both exporters fuse Conv and BatchNorm unless told not to."""
+    """Export the module; both exporters fuse Conv and BatchNorm unless that is switched off."""
     kind, opset = EXPORTERS[cell.exporter]
     example = subject.images[: cell.batch or 2]
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["embedding"], "opset_version": opset}
@@ -185,7 +186,7 @@ def export(subject: Subject, cell: Cell) -> onnx.ModelProto:
 
 
 def measure_cell(subject: Subject, cell: Cell, *, training: bool = False) -> tuple[Row, onnx.ModelProto]:
-    """Export, convert and compare; `training` also takes a step in training mode. The file is returned for reuse."""
+    """Export, convert and compare, with `training` also in training mode; returns the row and the ONNX model."""
     start = time.perf_counter()
     model = export(subject, cell)
     row = Row(cell.network, cell.exporter, cell.batch, cell.fused)
@@ -220,7 +221,7 @@ def _run(module: nn.Module, images: Tensor) -> NDArray[np.float32]:
 
 
 def _other_batch(subject: Subject, module: nn.Module) -> float | None:
-    """The error against the original at a batch the file was not made for; None when the module refuses it."""
+    """The error against the original at a batch for which the file was not made; None when the module does not run."""
     images = subject.images[:_OTHER_BATCH]
     try:
         with torch.no_grad():
@@ -236,9 +237,9 @@ def _names(module: nn.Module) -> set[str]:
 
 
 def _compared(original: nn.Module, module: fx.GraphModule, images: Tensor, *, training: bool) -> dict[str, Difference]:
-    """Kind of tensor -> the worst difference, in float32, and in float64 where float32 misses the bound."""
-    narrow = _differences(original, module, images, torch.float32, training=training)
-    found = {kind: Difference(error, name, "float32", len(images), error) for kind, (error, name) in narrow.items()}
+    """Kind of tensor -> the largest difference, in float32, or in float64 where float32 misses the bound."""
+    single = _differences(original, module, images, torch.float32, training=training)
+    found = {kind: Difference(error, name, "float32", len(images), error) for kind, (error, name) in single.items()}
     if all(difference.relative <= GRADIENT_BOUND for difference in found.values()):
         return found
     wide = _differences(original, module, images, torch.float64, training=training)
@@ -251,7 +252,7 @@ def _compared(original: nn.Module, module: fx.GraphModule, images: Tensor, *, tr
 def _differences(
     original: nn.Module, module: nn.Module, images: Tensor, dtype: torch.dtype, *, training: bool
 ) -> dict[str, tuple[float, str]]:
-    """Kind of tensor -> (relative error, name) of the worst, after one forward and backward pass of copies of both."""
+    """Kind of tensor -> largest (relative error, name), after a forward and backward pass of copies of both modules."""
     expected, got = (_after_a_step(m, images.to(dtype), dtype, training) for m in (original, module))
     found = {}
     for kind, tensors in expected.items():
@@ -265,7 +266,7 @@ def _differences(
 def _after_a_step(
     module: nn.Module, images: Tensor, dtype: torch.dtype, training: bool
 ) -> dict[str, dict[str, Tensor]]:
-    """Gradients of a fixed direction's product with the output; in training mode also outputs and statistics."""
+    """Gradients of the output's product with a fixed direction; in training mode also outputs and statistics."""
     twin = copy.deepcopy(module).to(dtype).train(training)
     for parameter in twin.parameters():
         parameter.requires_grad_(True)  # an ArcFace embedding's gamma is frozen, but has a gradient to compare

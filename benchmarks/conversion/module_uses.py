@@ -1,7 +1,7 @@
-"""What people do to modules, done to a converted one: each use gives the module's own numbers, or says why not.
+"""The common uses of a module, applied to a converted one: each gives the module's own outputs, or the reason why not.
 
-Traced, exported and scripted modules are run at another batch than they were made with. Errors are relative to the
-largest output of the module itself; of bfloat16, whose rounding is no fault, one minus the least cosine is kept.
+Traced, exported and scripted modules run at another batch than the one they were made with. Errors are relative to the
+largest output of the module itself; for bfloat16, whose rounding is no fault, the error is one minus the least cosine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def try_uses(module: fx.GraphModule, images: Tensor) -> dict[str, float | str]:
             warnings.simplefilter("ignore")
             try:
                 found[name] = use(copy.deepcopy(module), images[:2], images[:3])
-            except Exception as error:  # whatever a use raises is the finding
+            except Exception as error:  # any exception is a result
                 found[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return found
 
@@ -82,7 +82,7 @@ def _bfloat16(module: fx.GraphModule, _two: Tensor, three: Tensor) -> float:
 
 
 def _distributed(module: fx.GraphModule, two: Tensor, _three: Tensor) -> float:
-    """One gloo process: gradients are those of the module alone."""
+    """DDP with one gloo process must give the gradients of the module alone."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     alone = copy.deepcopy(module)
     _backward(alone, alone(two))
@@ -121,4 +121,4 @@ USES: Mapping[str, Use] = {
     "channels_last": _channels_last,
 }
 USE_BOUNDS: Mapping[str, float] = dict.fromkeys(USES, 1e-05) | {"bf16 autocast": 1e-2}
-"""bfloat16 keeps 8 bits: a cosine of 0.99 tells right from wrong and nothing finer."""
+"""bfloat16 has 8 significant bits: a cosine of 0.99 separates right from wrong, but measures no more."""

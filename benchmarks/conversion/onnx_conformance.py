@@ -1,14 +1,14 @@
-"""How much of ONNX the converter covers: every conformance case is passed, refused by name, wrong or crashed.
+"""How much of ONNX the converter covers: every conformance case is passed, refused, wrong or crashed.
 
     python -m rtool.benchmarks.conversion.onnx_conformance  node cases, both variants, and the models on disk
     python -m rtool.benchmarks.conversion.onnx_conformance --only Resize,Pad  node cases that use these operators
     python -m rtool.benchmarks.conversion.onnx_conformance --models FOLDER    also every .onnx file under FOLDER
     python -m rtool.benchmarks.conversion.onnx_conformance --revisions  also the earlier revisions of every operator
 
-The node cases run twice: as they are, and with all inputs but the first as initializers, as weights are in real
-files. Outputs must have the expected shape and element type, and lie within the tolerance the case itself states
-(at least one unit in the last place of the largest element: sums round in whatever order they are taken). Results
-go to `results/`, dated. Exit code 1 when anything is wrong or crashed.
+The node cases run twice: unchanged, and with all inputs but the first as initializers, like the weights of real files.
+Outputs must have the expected shape and element type, and differ by no more than the tolerance that the case states (at
+least one unit in the last place of the largest element, because the rounding of a sum depends on its order). Results go
+to dated files in `results/`. Exit code 1 when a case is wrong or crashed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _ULP = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "float8_e
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one case; `detail` says why it did not pass."""
+    """The outcome of one case; `detail` is the reason why it did not pass."""
 
     suite: str
     case: str
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def run_case(case: Case, suite: str = "node") -> Outcome:
-    """Convert and run one case, and compare with what it expects."""
+    """Convert and run one case, and compare the outputs with the expected ones."""
     status, detail = _status(case)
     return Outcome(suite, case.name, status, detail, case.opset, case.operators)
 
@@ -82,7 +82,7 @@ def _status(case: Case) -> tuple[Status, str]:
 
 
 def _tensor(case: Case, name: str) -> torch.Tensor:
-    """An input as a tensor, bit for bit, of the element type the graph declares."""
+    """An input as a tensor of the element type that the graph declares, bit for bit."""
     (declared,) = (v.type.tensor_type.elem_type for v in case.model.graph.input if v.name == name)
     return torch_tensor(ir.Tensor(np.asarray(case.inputs[name]), dtype=ir.DataType(declared)))
 
@@ -138,7 +138,7 @@ def _widened(result: torch.Tensor) -> NDArray[Any]:
 
 
 def run_suite(suite: str, cases: Iterable[Case], processes: int = 1) -> list[Outcome]:
-    """Every case of a suite, in order, on one thread a process."""
+    """The outcome of every case of a suite, in order; each process has one thread."""
     if processes > 1:
         with ProcessPoolExecutor(processes, initializer=_one_thread) as pool:
             return list(pool.map(run_case, cases, _forever(suite), chunksize=16))
@@ -170,7 +170,7 @@ def _suites(only: set[str], models: Path | None, revisions: bool) -> Iterator[tu
 
 
 def _table(suites: dict[str, list[Outcome]], native: set[str]) -> str:
-    """Markdown: one row a suite, then what is not passed."""
+    """Markdown: one row per suite, then the cases that did not pass."""
     lines = ["| suite | cases | passed | refused | wrong | crashed |", "|---|---|---|---|---|---|"]
     for suite, outcomes in suites.items():
         lines.append(_row(suite, outcomes))
@@ -223,11 +223,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m rtool.benchmarks.conversion.onnx_conformance",
         description=__doc__.split("\n")[0] if __doc__ else None,
     )
-    parser.add_argument("--only", default="", help="operators or case names, comma-separated; nothing is written")
-    parser.add_argument("--models", type=Path, help="a folder of .onnx files to compare with ONNX Runtime")
-    parser.add_argument("--revisions", action="store_true", help="also at the opsets of earlier revisions")
+    parser.add_argument("--only", default="", help="operators or names of cases, comma-separated; writes no file")
+    parser.add_argument("--models", type=Path, help="folder of .onnx files to compare with ONNX Runtime")
+    parser.add_argument(
+        "--revisions", action="store_true", help="also run the cases at the opsets of earlier revisions"
+    )
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated files go")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the dated files")
     options = parser.parse_args(arguments)
     only = set(filter(None, options.only.split(",")))
     suites: dict[str, list[Outcome]] = {}

@@ -1,8 +1,8 @@
-"""The node cases of one operator again, at the opsets of its earlier revisions, with ONNX Runtime as the oracle.
+"""The node cases of every operator at the opsets of its earlier revisions, with ONNX Runtime as the oracle.
 
-The installed onnx has cases for the newest revision of an operator only; real files use all of them. A case counts
-at an earlier opset when its node is valid there and ONNX Runtime runs it. Left out, and passed at the newest opset
-against ONNX's own numbers, are the few cases in which ONNX Runtime departs from ONNX's definition.
+The installed onnx has cases for the newest revision of an operator only; real files use all revisions. A case counts at
+an earlier opset when its node is valid there and ONNX Runtime runs it. The few cases in which ONNX Runtime departs from
+ONNX's definition are left out; at the newest opset they are compared with ONNX's own numbers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .onnx_cases import Case
 __all__ = ["DEPARTURES", "revision_cases"]
 
 _OLDEST, _NEWEST = 7, 24
-"""Opsets tried: below 7 broadcasting was another, above 24 ONNX Runtime knows few operators."""
+"""The range of opsets: before 7 broadcasting was different, after 24 ONNX Runtime has few operators."""
 
 DEPARTURES = {
     "test_maxunpool_export_with_output_shape": "reads the indices in the shape given instead of the inferred one",
     "test_resize_downsample_scales_linear_align_corners": "aligns the corners of the rounded size",
     "test_resize_downsample_scales_cubic_align_corners": "aligns the corners of the rounded size",
 }
-"""Case -> what ONNX Runtime does there instead."""
+"""Case -> how ONNX Runtime departs from the definition."""
 
 
 def revision_cases(cases: Iterable[Case]) -> Iterator[Case]:
@@ -70,7 +70,9 @@ def _at_opset(case: Case, opset: int) -> Case | None:
         onnx.checker.check_model(model, full_check=True)
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         outputs = session.run(None, case.inputs)
-    except Exception:  # each library has its own errors for "not at this opset"; there is no oracle then
+    except (
+        Exception
+    ):  # each library has its own errors for "not at this opset"; without an oracle, the case does not count
         return None
-    # ONNX Runtime's transforms and exponentials are right to some 1e-5.
+    # ONNX Runtime's transforms and exponentials are accurate to about 1e-5.
     return Case(f"{case.name}@{opset}", model, case.inputs, [np.asarray(o) for o in outputs], 1e-3, 5e-4)

@@ -1,8 +1,8 @@
-"""The other converters, each in a process of its own, in an environment of their own.
+"""The other converters, each in a process of its own, in an environment separate from rtool's.
 
-`make_environment` creates `.peers/` beside the checkout's own environment: the rivals pin or import things that must
-not enter ours. A `Worker` holds one process of `conversion_worker.py`, sends it requests and reads replies; a process
-that dies or does not answer in time counts as crashed and is started anew for the next request.
+`make_environment` creates `.peers/` in the checkout, because the other converters pin or import packages that must not
+be installed beside rtool. A `Worker` runs one process of `conversion_worker.py`, sends it requests and reads replies; a
+process that ends or does not answer in time counts as crashed and is restarted for the next request.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ __all__ = ["PACKAGES", "TOOLS", "Worker", "judge", "make_environment", "peer_mod
 TOOLS = ("rtool", "onnx2torch", "onnx2pytorch", "pnnx")
 PACKAGES = ("torch==2.13.0", "onnx==1.23.2", "numpy==2.4.6", "pnnx==20261020")
 _WITHOUT_DEPENDENCIES = ("onnx2torch==1.5.15", "onnx2pytorch==0.6.0", "rapidocr-onnxruntime==1.4.4")
-"""They ask for torchvision, whose builds lag torch, and for other runtimes; of rapidocr only the models are wanted."""
+"""They require torchvision, whose builds lag behind torch, and other runtimes; of rapidocr only the models are used."""
 
 _FOLDER = PACKAGE / ".peers"
 _BITS = {torch.bfloat16: torch.int16}
 _TIMEOUT = 60.0
-"""Seconds a request may take."""
+"""Seconds within which a request must be answered."""
 
 
 def make_environment() -> Path:
-    """The interpreter of the peers' environment, which is made on first use.
+    """The Python interpreter of the peers' environment, which is created on first use.
 
     Raises:
         InputError: a package could not be installed.
@@ -59,24 +59,26 @@ def make_environment() -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise InputError(f"{_FOLDER}: pip could not install the peers ({last[0]}); check the network, then repeat")
+            raise InputError(
+                f"{_FOLDER}: pip could not install the peers ({last[0]}); check the network, then try again"
+            )
     stamp.write_text(wanted)
     return python
 
 
 def peer_versions() -> dict[str, str]:
-    """Package -> version, as pinned."""
+    """Package -> pinned version."""
     return dict(package.split("==", 1) for package in (*PACKAGES, *_WITHOUT_DEPENDENCIES))
 
 
 def peer_models() -> Path:
-    """The folder of detection, recognition and direction models that rapidocr ships."""
+    """The folder of detection, recognition and direction models in the package rapidocr."""
     (found,) = _FOLDER.glob("lib/python*/site-packages/rapidocr_onnxruntime/models")
     return found
 
 
 class Worker:
-    """One converter that takes requests; a context manager."""
+    """One converter that answers requests; a context manager."""
 
     def __init__(self, tool: str, *, timeout: float = _TIMEOUT, command: list[str] | None = None) -> None:
         self.tool = tool
@@ -90,7 +92,7 @@ class Worker:
         return [python, "-P", str(Path(__file__).with_name("conversion_worker.py")), self.tool]
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply; for a process that ended or did not answer, an error without `refused`."""
+        """The reply to one request; an error without `refused` if the process ended or did not answer."""
         if self._process is None:
             environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
             self._process = subprocess.Popen(
@@ -120,16 +122,16 @@ class Worker:
         return reply
 
     def run(self, case: Case) -> tuple[dict[str, Any], list[torch.Tensor | str]]:
-        """Convert the case's model and run it: the reply, and each output as a tensor or as what else it was."""
+        """Convert the case's model and run it: the reply, and each output as a tensor or as its description."""
         request = self.request(case.model, case.inputs, do="run")
         reply = self.ask(request)
         return reply, read_outputs(request["outputs"], reply.get("kinds", ()))
 
     def request(self, model: onnx.ModelProto | Path, inputs: Mapping[str, Any], *, do: str) -> dict[str, Any]:
-        """A request whose files lie in this worker's own folder. `inputs`: graph input -> array.
+        """A request whose files are in this worker's own folder. `inputs`: graph input -> array.
 
         Raises:
-            TypeError: torch has no such element type.
+            TypeError: torch lacks an element type.
         """
         folder = Path(self._folder.name)
         path = model if isinstance(model, Path) else folder / "model.onnx"
@@ -152,7 +154,7 @@ class Worker:
         return {"stage": "running", "error": f"crash: {what}", "refused": False}
 
     def close_process(self) -> None:
-        """End the process; the next request starts a fresh one."""
+        """End the process; the next request starts a new one."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -169,7 +171,7 @@ class Worker:
 
 
 def judge(case: Case, reply: Mapping[str, Any], outputs: list[torch.Tensor | str]) -> tuple[Status, str]:
-    """What a reply amounts to: passed, refused (the tool itself says it cannot), wrong or crashed; and why."""
+    """The outcome of a reply and its reason: passed, refused (the tool itself says so), wrong or crashed."""
     if "error" in reply:
         detail = f"{reply['stage']}: {reply['error']}"
         return ("refused" if reply.get("refused") else "crashed"), detail
@@ -177,7 +179,7 @@ def judge(case: Case, reply: Mapping[str, Any], outputs: list[torch.Tensor | str
 
 
 def read_outputs(path: str, kinds: list[str]) -> list[torch.Tensor | str]:
-    """Tensors of the saved outputs, bit for bit; what was no tensor stays the words that say so."""
+    """The saved outputs as tensors, bit for bit; for what was not a tensor, its description."""
     if not kinds:
         return []
     with np.load(path) as arrays:
@@ -188,7 +190,7 @@ def read_outputs(path: str, kinds: list[str]) -> list[torch.Tensor | str]:
 
 
 def _tensors(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The inputs as tensors of the element types the graph declares."""
+    """The inputs as tensors of the element types that the graph declares."""
     from ...converters.lowering.values import torch_tensor
 
     declared = {value.name: ir.DataType(value.type.tensor_type.elem_type) for value in model.graph.input}
@@ -199,7 +201,7 @@ def _tensors(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> dict[str, tor
 
 
 def _plain(tensor: torch.Tensor) -> Any:
-    """The tensor's bits as an array of an element type NumPy has."""
+    """The tensor's bits as an array of an element type that NumPy has."""
     if tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1:
         return tensor.view(torch.uint8).numpy()
     return tensor.view(_BITS.get(tensor.dtype, tensor.dtype)).numpy()

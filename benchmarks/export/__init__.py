@@ -1,1 +1,1 @@
-"""Study: write-back, folding, latency, fp16 and int8 on eight networks."""
+"""Study: write-back, restoring and folding BatchNorm, latency, fp16 and int8, on eight networks."""

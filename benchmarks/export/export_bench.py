@@ -1,14 +1,14 @@
-"""The way back, measured: write-back, restore, fold, latency and fp16 on eight networks.
+"""The export, measured: write-back, restoring and folding BatchNorm, latency and fp16 on eight networks.
 
     python -m rtool.benchmarks.export.export_bench                       all of them
     python -m rtool.benchmarks.export.export_bench osnet_x0_25 resnet50  some of them
-    python -m rtool.benchmarks.export.export_bench --part graphs         what needs no clock; keeps the files
-    python -m rtool.benchmarks.export.export_bench --part latency        times the files kept
+    python -m rtool.benchmarks.export.export_bench --part graphs         what is not timed; stores the files
+    python -m rtool.benchmarks.export.export_bench --part latency        times the stored files
 
-Every network gets weights and statistics of some training, is exported the way the public ones are (TorchScript,
-BatchNorm fused), converted, given its BatchNorms back, trained for 50 steps, and written back. Latencies are compared
-with the source's and with those of what onnxslim and onnxsim make of the unfused export. Rows are added to a dated
-file in `results/`, one network at a time; exit code 1 when a bound is missed.
+Every network gets weights and statistics of some training, is exported like public models (TorchScript, BatchNorm
+fused), converted, trained for 50 steps with restored BatchNorms, and written back. Latencies are compared with that of
+the source and with those of the unfused export after onnxslim and onnxsim. Rows are added to a dated file in
+`results/`, one network at a time; exit code 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ _SIMPLIFIERS: tuple[Simplifier, ...] = ("onnxslim", "onnxsim")
 _OPSET = 17
 _SEED = 0
 _BATCHES = 12
-"""Of images that are trained and calibrated on; smooth random ones."""
+"""Images per batch for training and calibration; they are smooth and random."""
 _BATCH = {"iresnet100": 2}
-"""Images a step, where not 4."""
+"""Images per step, where it is not 4."""
 _FIRST_STEPS, _FIRST_RATE = {"osnet_x0_25": 240}, 0.03
-"""Training before the export, 24 steps where not stated: the smallest network takes more. Random weights map all images
-to nearly one embedding, in which rounding drowns what differs; networks that people have do not."""
+"""Training steps before the export, 24 where not stated; the smallest network needs more. Random weights map all images
+to nearly the same embedding, whose differences are smaller than the rounding; trained networks do not."""
 _STEPS, _RATE = 50, 1e-3
-"""Training between restore and fold: enough to move every weight and statistic."""
+"""Training steps between restoring and folding: enough to change every weight and statistic."""
 
 
 @dataclass(frozen=True)
 class GraphRow:
-    """One network without the clock; errors are relative, see `parity`."""
+    """The measurements of one network that are not timed; errors are relative, as in `parity`."""
 
     network: str
     batch: int
@@ -87,9 +87,9 @@ class GraphRow:
     steps: int
     fold_error: float
     rounding_of_module: float
-    """Of the unfolded module's float32 outputs, against itself in float64: what a comparison cannot go below."""
+    """Error of the unfolded module in float32 against itself in float64: the floor of any comparison."""
     rounding_of_folded: float
-    """The same for the folded one, against the unfolded module in float64."""
+    """Error of the folded module in float32 against the unfolded one in float64."""
     export_error: float
     nodes_source: int
     nodes_exported: int
@@ -99,7 +99,7 @@ class GraphRow:
     fp16_kept: int
     fp16_trials: int
     embedding_spread: float
-    """Mean cosine between embeddings of different images; 1 would mean that the network ignores them."""
+    """Mean cosine between the embeddings of different images; 1 would mean that the network ignores its input."""
     seconds: dict[str, float]
 
 
@@ -115,16 +115,16 @@ BOUNDS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "no slower than onnxslim's": lambda row: row["latency"]["ratios"]["source"]["onnxslim"][1] <= 1.0,
     "no slower than onnxsim's": lambda row: row["latency"]["ratios"]["source"]["onnxsim"][1] <= 1.0,
 }
-"""What must hold; a ratio of latencies is missed when its whole interval lies above the bound.
+"""The bounds; a ratio of latencies is missed when its whole interval is above the bound.
 
-Equal graphs with other weights differ by up to a per cent, as activations decide which way PReLU and Relu branch. So
-graphs are compared with those of the simplifiers at equal weights: those of the untrained write-back, which is the
-source to the byte. What the trained one takes beside them is in the file too.
+Equal graphs with different weights differ by up to one per cent in latency, because the activations determine the
+branches of PReLU and Relu. Therefore graphs are compared with those of the simplifiers at equal weights, those of the
+untrained write-back, which is byte for byte the source. The latency of the trained one is in the file as well.
 """
 
 
 def measure_graphs(network: str, files: Path) -> GraphRow:
-    """Take one network through the whole way; the graphs to time are left in `files`."""
+    """Run one network through all steps; the graphs to time are stored in `files`."""
     torch.manual_seed(_SEED)
     seconds: dict[str, float] = {}
     size = architecture_preprocessing(network)
@@ -169,7 +169,7 @@ def measure_graphs(network: str, files: Path) -> GraphRow:
         fp16_size=search.half.model.ByteSize() / exported.ByteSize(),
         fp16_cosine=search.parity.min_cosine,
         fp16_casts=search.half.casts,
-        fp16_kept=len(search.kept),
+        fp16_kept=len(search.float32_nodes),
         fp16_trials=search.trials,
         embedding_spread=_mean_cosine(trained),
         seconds={name: round(value, 3) for name, value in seconds.items()},
@@ -184,7 +184,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def _as_trained(network: str, pool: Sequence[Tensor]) -> nn.Module:
-    """Weights no two of which are equal (exporters merge equal ones), some training, and statistics that fit them."""
+    """Weights that all differ (exporters merge equal ones), some training, and BatchNorm statistics that fit them."""
     module = build_architecture(network)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -228,7 +228,7 @@ def _outputs(module: nn.Module, images: Tensor) -> NDArray[np.float32]:
 
 
 def _train(module: nn.Module, steps: int, rate: float, pool: Sequence[Tensor]) -> None:
-    """Plain steps that pull every image to a random target of its own."""
+    """Plain training steps that move the embedding of every image to a random target of its own."""
     module.train()
     optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=rate, momentum=0.9)
     drawn = torch.randn(len(pool), len(pool[0]), 512, generator=torch.Generator().manual_seed(_SEED))
@@ -250,12 +250,14 @@ def _mean_cosine(embeddings: NDArray[np.float32]) -> float:
 def _save(
     folder: Path, models: Mapping[str, onnx.ModelProto], unfused: onnx.ModelProto, image: NDArray[np.float32]
 ) -> None:
-    """The graphs whose latencies are compared, and the image they are measured on."""
+    """The graphs whose latencies are compared, and the image on which they are measured."""
     folder.mkdir(parents=True, exist_ok=True)
     simplified = {name: simplify(unfused, name, inputs=[image]) for name in _SIMPLIFIERS}
     failed = [f"{name}: {result.rolled_back}" for name, result in simplified.items() if result.rolled_back]
     if failed:
-        raise GateError(f"{folder.name}: a simplifier failed, there is nothing to compare with ({'; '.join(failed)})")
+        raise GateError(
+            f"{folder.name}: a simplifier failed, so there is no graph to compare with ({'; '.join(failed)})"
+        )
     for name, model in models.items():
         onnx.save(model, folder / f"{name}.onnx")
     for method, result in simplified.items():
@@ -264,14 +266,14 @@ def _save(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print one line a network, add to the results file; 1 when a bound is missed."""
+    """Measure, print one line per network, add it to the results file; returns 1 when a bound is missed."""
     parser = argparse.ArgumentParser(
         prog="python -m rtool.benchmarks.export.export_bench", description=__doc__.split("\n")[0]
     )
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK", help="default: all eight")
     parser.add_argument("--part", choices=("graphs", "latency"), help="default: both")
-    parser.add_argument("--files", type=Path, default=_FILES, help="where the graphs to time are kept")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated file goes")
+    parser.add_argument("--files", type=Path, default=_FILES, help="folder of the graphs to time")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the dated file")
     options = parser.parse_args(arguments)
     unknown = set(options.networks) - set(ZOO)
     if unknown:
@@ -299,7 +301,7 @@ def _latency(folder: Path) -> dict[str, Any]:
 
 
 def _missed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Bounds that do not hold; those whose part has not been measured are left out."""
+    """The missed bounds, without those whose part has not been measured."""
     missed = []
     for row in rows:
         for name, holds in BOUNDS.items():
@@ -319,7 +321,7 @@ def _rows(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _merge(path: Path, network: str, figures: Mapping[str, Any]) -> None:
-    """Put `figures` into the network's row; a long run that is stopped keeps what it has."""
+    """Write `figures` into the network's row of the file, so that a stopped run loses nothing."""
     rows = _rows(path)
     rows[network] = {"network": network, **rows.get(network, {}), **figures}
     ordered = [rows[name] for name in (*NETWORKS, *sorted(set(rows) - set(NETWORKS))) if name in rows]

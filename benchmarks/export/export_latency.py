@@ -1,8 +1,8 @@
-"""How long the exported model takes beside its source and what simplifiers make of the unfused export.
+"""Latency of the exported model compared with its source and with the simplified unfused export.
 
-Processor time of single calls on one thread. The models take turns in rotating order, in several sets of sessions made
-in rotating order too: where a session's memory lies is worth some per cent, and stays so for the session's life.
-The interval of a ratio is therefore a bootstrap over sets of sessions and over rounds within a set.
+CPU time of single calls on one thread. The models take turns in rotating order, in several sets of sessions, which are
+created in rotating order too: the placement of a session's memory changes its speed by some per cent for the session's
+life. Therefore the interval of a ratio is a bootstrap over sets of sessions and over rounds within a set.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ __all__ = ["Latencies", "measure_latencies", "ratio_with_interval"]
 _SETS = 8
 _WARM_UP = 2
 _SECONDS = 12.0
-"""About how long a network is measured."""
+"""Seconds, approximately, for which a network is measured."""
 _FEWEST, _MOST = 6, 100
-"""Rounds in a set of sessions."""
+"""Rounds per set of sessions."""
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Medians in milliseconds of processor time; ratios of each model in the first key to the one in the second."""
+    """Medians in milliseconds of CPU time; ratios of the model of the first key to that of the second."""
 
     milliseconds: dict[str, float]
     ratios: dict[str, dict[str, tuple[float, float, float]]]
@@ -42,7 +42,7 @@ class Latencies:
 
 
 def measure_latencies(models: Mapping[str, Path], image: NDArray[np.float32], judged: Sequence[str]) -> Latencies:
-    """Time `models` on `image` [1, ...]; ratios are of each of `judged` to each other model."""
+    """Time `models` on `image` [1, ...]; gives the ratio of each model in `judged` to each other model."""
     loaded = {name: onnx.load(path) for name, path in models.items()}
     rounds = _rounds(loaded, image)
     samples = {name: np.empty((_SETS, rounds)) for name in loaded}
@@ -73,7 +73,7 @@ def ratio_with_interval(
 ) -> tuple[float, float, float]:
     """Median of `times / reference`, both [sets, rounds], with its 95 % interval.
 
-    Sets are drawn anew first and rounds within each drawn set second, as a set shares its sessions' fortune.
+    The bootstrap first resamples sets, then rounds within each, because the rounds of a set share their sessions.
     """
     ratios = times / reference
     sets, rounds = ratios.shape
@@ -86,7 +86,7 @@ def ratio_with_interval(
 
 
 def _rounds(models: Mapping[str, onnx.ModelProto], image: NDArray[np.float32]) -> int:
-    """As many as fit the time a network gets."""
+    """The number of sets that fit into the time per network."""
     once = 0.0
     for model in models.values():
         runner = OnnxRunner(model, threads=1)
@@ -96,7 +96,7 @@ def _rounds(models: Mapping[str, onnx.ModelProto], image: NDArray[np.float32]) -
 
 
 def _call(runner: OnnxRunner, image: NDArray[np.float32]) -> float:
-    """Milliseconds of processor time of one call."""
+    """Milliseconds of CPU time of one call."""
     start = time.thread_time_ns()
     runner.run(image)
     return (time.thread_time_ns() - start) / 1e6

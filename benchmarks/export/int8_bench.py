@@ -1,15 +1,15 @@
-"""int8, measured: size, agreement on images it was not calibrated on, and latency beside float32.
+"""int8, measured: size, agreement on images that were not used for calibration, and latency compared with float32.
 
     python -m rtool.benchmarks.export.int8_bench                       the demo's model, all three calibration methods
     # networks that `export_bench` left in runs/bench-export
     python -m rtool.benchmarks.export.int8_bench osnet_x1_0 iresnet50
 
-The demo's model is the trained OSNet x0.25 of `examples/models`, calibrated on eight images each of 64 synthetic
-people and measured on others, where its mAP is measured too. The search holds a gate of .992 on the images it sees: the
-worst of some hundred unseen images is worse than the worst that it looked at. Gate and number of images were chosen by
-looking at the measured images (at .99 they gave .986 to .988), so `fresh_people` of the dated file tells of three more
-sets, drawn afterwards: percentile holds .99 on all, minmax and entropy do not.
-Latency is processor time on one thread, in turns.
+The demo's model is the trained OSNet x0.25 of `examples/models`, calibrated on eight images per person of 64 synthetic
+people. Its cosine and mAP are measured on other people. The search requires a cosine of .992 on the calibration images,
+because the worst of some hundred unseen images is worse than the worst of those. Gate and number of images were
+chosen by looking at the measured images (a gate of .99 gave .986 to .988 on them), so `fresh_people` of the dated file
+has three more sets, drawn afterwards: percentile reaches .99 on all of them, minmax and entropy do not.
+Latency is CPU time on one thread, measured in turns.
 Rows are added to a dated file in `results/`; exit code 1 when a bound is missed.
 """
 
@@ -52,18 +52,18 @@ __all__ = ["main", "measure_demo_model", "measure_network"]
 _PEOPLE = "synthetic-people:identities={identities},images={images},seed={seed},cameras=0"
 _FILES = Path("runs") / "bench-export"
 _BATCH = 16
-"""Which the demo's model has baked in."""
+"""The fixed batch of the demo's model."""
 _CALIBRATED, _MEASURED = 64, 16
-"""Images of networks other than the demo's."""
+"""Calibration images for networks other than the demo's."""
 _GATE = 0.992
-"""Of the search for the demo's model, on the images that it is calibrated on."""
+"""Smallest cosine that the search for the demo's model allows on the calibration images."""
 _LARGEST, _COSINE, _LATENCY = 0.30, 0.99, 0.7
-"""Bounds of size and cosine, and of latency for `_FAST`, one of which must hold it."""
+"""Bounds of size and cosine, and of the latency of `_FAST`, which one of these networks must hold."""
 _FAST = ("osnet_x1_0", "iresnet50")
 
 
 def measure_demo_model(methods: Sequence[CalibrationMethod] = get_args(CalibrationMethod)) -> dict[str, Any]:
-    """The demo's model, by each of `methods`: held-out cosine and mAP, and the latency of the first."""
+    """The demo's model per calibration method: held-out cosine and mAP, and the latency of the first method."""
     model, preprocessing = onnx.load(DEMO_MODEL), open_embedder(DEMO_MODEL).preprocessing
     calibration = preprocessing.normalise(_people(preprocessing, 64, 8, seed=11).values)
     held_out = _people(preprocessing, 30, 12, seed=12)
@@ -84,7 +84,7 @@ def measure_demo_model(methods: Sequence[CalibrationMethod] = get_args(Calibrati
                 "held_out_mean_cosine": parity.mean_cosine,
                 "rank_agreement": parity.rank_agreement,
                 "mAP": _mean_average_precision(found.model, preprocessing, held_out),
-                "kept_in_float32": list(found.kept),
+                "kept_in_float32": list(found.float32_nodes),
                 "trials": found.trials,
                 "bytes": _sizes(found.model),
             }
@@ -94,12 +94,12 @@ def measure_demo_model(methods: Sequence[CalibrationMethod] = get_args(Calibrati
 
 
 def measure_network(network: str, files: Path) -> dict[str, Any]:
-    """The graph that the export benchmark left of `network`, calibrated and measured on smooth random images.
+    """The graph of `network` that the export benchmark stored, calibrated and measured on smooth random images.
 
-    Where the gate cannot be held, the row says so and has no figures: nobody would get that file.
+    Where the gate is missed, the row states that and has no figures, because no file would be written.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such graph.
     """
     source = files / network / "exported.onnx"
     if not source.exists():
@@ -122,7 +122,7 @@ def measure_network(network: str, files: Path) -> dict[str, Any]:
             "calibrated_cosine": found.parity.min_cosine,
             "held_out_cosine": parity.min_cosine,
             "held_out_mean_cosine": parity.mean_cosine,
-            "kept_in_float32": list(found.kept),
+            "kept_in_float32": list(found.float32_nodes),
             "trials": found.trials,
             "latency": asdict(measure_latencies({"int8": path, "float32": source}, images[:1], ("int8",))),
         }
@@ -146,7 +146,7 @@ def _mean_average_precision(model: onnx.ModelProto, preprocessing: Preprocessing
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, int]:
-    """Bytes of the file, by what they say."""
+    """Bytes of the file by what they contain."""
     numbers = {8: 0, 32: 0, 0: 0}
     headers = 0
     for tensor in model.graph.initializer:
@@ -186,15 +186,17 @@ def _missed(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and add to the dated file; 1 when a bound is missed."""
+    """Measure and add to the dated file; returns 1 when a bound is missed."""
     parser = argparse.ArgumentParser(
         prog="python -m rtool.benchmarks.export.int8_bench", description=__doc__.split("\n")[0]
     )
     parser.add_argument("networks", nargs="*", default=["demo"], metavar="NETWORK", help="default: the demo's model")
     methods = get_args(CalibrationMethod)
-    parser.add_argument("--methods", nargs="+", choices=methods, default=methods, help="of the demo's model")
-    parser.add_argument("--files", type=Path, default=_FILES, help="where export_bench left its graphs")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated file goes")
+    parser.add_argument(
+        "--methods", nargs="+", choices=methods, default=methods, help="calibration methods for the demo's model"
+    )
+    parser.add_argument("--files", type=Path, default=_FILES, help="folder in which export_bench stored its graphs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the dated file")
     options = parser.parse_args(arguments)
     unknown = set(options.networks) - set(ZOO) - {"demo"}
     if unknown:

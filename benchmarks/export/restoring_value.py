@@ -1,12 +1,12 @@
-"""What restoring BatchNorm is worth in training: the demo's recipe with and without it, same data, steps and seeds.
+"""The accuracy gained by restoring BatchNorm: the demo's recipe with and without it, with equal data, steps and seeds.
 
-    python -m rtool.benchmarks.export.restoring_value  all runs that today's file lacks, some two minutes each
+    python -m rtool.benchmarks.export.restoring_value            all runs that today's file lacks, two minutes per run
     python -m rtool.benchmarks.export.restoring_value --seeds 0  those of one seed
 
-A fused OSNet x0.25 is fine-tuned on people under cameras it has not seen and measured on other people under the same
-cameras. The recipe's learning rate was chosen with BatchNorm in place, so the fused network is also trained at smaller
-ones; the best of them for the first seed is taken for all seeds, in its favour. Runs are added to a dated file, so
-that a stopped benchmark goes on; exit code 1 when the restored network does not beat the fused one.
+A fused OSNet x0.25 is fine-tuned on people under new cameras and measured on other people under the same cameras. The
+recipe's learning rate was chosen with BatchNorm in place, so the fused network is also trained at smaller ones; the
+best of them for the first seed is used for all seeds, in its favour. Runs are added to a dated file, so that a stopped
+benchmark can be continued; exit code 1 when the restored network is not better than the fused one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["main", "summarise"]
 
 _RECIPE = EXAMPLES / "demo.yaml"
 _EPOCHS = 5
-"""Half the demo's, so that a run stays short."""
+"""Half of the demo's epochs, so that a run is short."""
 _RECIPE_RATE = 1.5e-3
 _SMALLER_RATES = (5e-4, 1.5e-4)
 
@@ -39,12 +39,12 @@ Runs = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the runs that the dated file lacks, and compare; 1 when the fused network is not beaten."""
+    """Make the runs that the dated file lacks, and compare; returns 1 when the restored network is not better."""
     parser = argparse.ArgumentParser(
         prog="python -m rtool.benchmarks.export.restoring_value", description=_first_line()
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated file is")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the dated file")
     options = parser.parse_args(arguments)
     path = options.results / f"{datetime.now(UTC):%Y-%m-%d}-restoring-value.json"
     runs: dict[str, dict[str, dict[str, float]]] = _earlier(path)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def summarise(runs: Runs) -> dict[str, Any]:
-    """Mean and spread of each variant's mAP over the seeds, and what restoring gains over the best fused variant."""
+    """Mean and spread of each variant's mAP over the seeds, and the gain of restoring over the best fused variant."""
     values = {variant: [by_seed[seed]["mAP"] for seed in by_seed] for variant, by_seed in runs.items()}
     figures = {
         variant: {
@@ -84,7 +84,7 @@ def summarise(runs: Runs) -> dict[str, Any]:
 
 
 def _wanted(runs: Runs, seed: int) -> list[str]:
-    """What to train with `seed`: every rate of the fused network for the first, its best for the others."""
+    """The variants to train with `seed`: every learning rate of the fused network for the first seed, then its best."""
     fixed = [_label("restored", _RECIPE_RATE), _label("fused", _RECIPE_RATE)]
     smaller = [_label("fused", rate) for rate in _SMALLER_RATES]
     tried = {name: runs[name]["0"]["mAP"] for name in (*fixed[1:], *smaller) if "0" in runs.get(name, {})}

@@ -1,1 +1,1 @@
-"""Study: 2,000 damaged files."""
+"""Study: 2,000 damaged files, refused or converted correctly."""

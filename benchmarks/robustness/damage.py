@@ -1,13 +1,14 @@
-"""Damaged files: thousands of flipped, cut, zeroed and doubled variants of real ones are refused or converted right.
+"""Damaged files: thousands of variants of real ones, which rtool must refuse or convert correctly.
 
     python -m rtool.benchmarks.robustness.damage --count 2000 --seed 0  about 20 minutes on one core
     python -m rtool.benchmarks.robustness.damage --models real.onnx     damage these files as well
-    python -m rtool.benchmarks.robustness.damage --journal FILE         append every outcome, and go on where FILE ends
-    python -m rtool.benchmarks.robustness.damage --cli 100              so many also through the commands, in processes
+    python -m rtool.benchmarks.robustness.damage --journal FILE         append outcomes; continue after those in FILE
+    python -m rtool.benchmarks.robustness.damage --cli 100              run the commands on so many of them as well
 
-Variant K of a seed is the same in every run. Each is opened in a process of its own with 30 s and a memory limit;
-what still converts is run and compared with ONNX Runtime (see `damage_checks`). Every outcome must be a refusal
-(exit code 2 of the command) or the right numbers. Results go to `results/`, dated. Exit code 1 when one is not.
+Variant K of a seed is the same in every run. Each is opened in a process of its own with a limit of 30 s and of memory;
+a variant that still converts is run and compared with ONNX Runtime (see `damage_checks`). Every outcome must be a
+refusal (exit code 2 of the command) or the right numbers. Results go to dated files in `results/`. Exit code 1 on any
+other outcome.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ _FLOAT32_MAX = 3.4028235e38
 GOOD = {
     "refused": "refused with a message",
     "agrees": "converted; ONNX Runtime or the reference evaluator gives the same numbers",
-    "rounding": "converted; differs no more than ONNX Runtime does when its input moves by one unit in the last place",
-    "overflow": "converted; values beyond the range of float32 arise, where any two runtimes differ",
-    "command refuses": "converted by `onnx_to_torch`, but no runtime takes or runs it: `rtool onnx2torch` refuses it",
+    "rounding": "converted; differs no more than ONNX Runtime does for inputs changed by one unit in the last place",
+    "overflow": "converted; intermediate values exceed the range of float32, where any two runtimes differ",
+    "command refuses": "converted by `onnx_to_torch`, but no runtime loads or runs it: `rtool onnx2torch` refuses it",
     "unrunnable": "a bundle that loads; its module fails to run, and so do both runtimes",
 }
 BAD = {
     "wrong": "converted; other numbers",
-    "unjudged": "converted; no runtime takes the file to compare with",
-    "traceback": "an exception that is no refusal",
+    "unjudged": "converted; no runtime loads the file, so there is nothing to compare with",
+    "traceback": "an exception that is not a refusal",
     "crashed": "the process died",
     "hung": "no answer within 30 s",
 }
@@ -53,7 +54,7 @@ BAD = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one variant."""
+    """The outcome of one variant."""
 
     index: int
     model: str
@@ -64,11 +65,11 @@ class Outcome:
     detail: str
     error: float = 0.0
     cli: tuple[str, ...] = ()
-    """What the commands did, where they were run: `onnx2torch: 2`; anything but 0, 1 and 2 is a fault."""
+    """The exit codes of the commands, if they were run, as `onnx2torch: 2`; anything but 0, 1 and 2 is a fault."""
 
 
 class _Checks:
-    """The processes that open, judge and look."""
+    """The processes that convert, compare and measure the largest value."""
 
     def __init__(self) -> None:
         self.attempt = Isolated(attempt, seconds=_SECONDS, gigabytes=_GIGABYTES)
@@ -85,7 +86,7 @@ class _Checks:
 
 
 def try_variant(checks: _Checks, path: Path) -> tuple[str, str, float]:
-    """Status, detail and error of one model that lies at `path`."""
+    """Status, detail and error of the model at `path`."""
     tried = checks.attempt(str(path))
     if not isinstance(tried, Attempt):
         return _fault(tried)
@@ -110,7 +111,7 @@ def try_variant(checks: _Checks, path: Path) -> tuple[str, str, float]:
 
 
 def _by_command(checks: _Checks, path: Path, otherwise: str, detail: str) -> tuple[str, str, float]:
-    """A module that nobody can compare or run: right only if the command, which runs it, refuses the file."""
+    """A module that cannot be compared or run: correct only if the command, which runs it, refuses the file."""
     if path.suffix != ".onnx":
         return otherwise, detail, 0.0
     said = checks.convert(str(path))
@@ -125,7 +126,7 @@ def _fault(outcome: tuple[str, str]) -> tuple[str, str, float]:
 
 
 def _commands(path: Path, folder: Path) -> tuple[str, ...]:
-    """The exit codes of the commands on one variant; a traceback is named."""
+    """The exit codes of the commands on one variant, with a note on a traceback."""
     lines = {"inspect": ["inspect", str(path)]}
     if path.suffix == ".onnx":
         lines["onnx2torch"] = ["onnx2torch", str(path), "-o", str(folder / "out.rtool")]
@@ -170,7 +171,7 @@ def _run(
 
 
 def _is_sampled(index: int, step: int) -> bool:
-    """One of every `step` variants, at another place each time: models and kinds of damage come in turns."""
+    """One of every `step` variants, at a different position each time, because models and kinds of damage alternate."""
     return index % step == (7 * (index // step)) % step
 
 
@@ -209,7 +210,7 @@ def _is_fault(command: str) -> bool:
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: outcomes by model and by kind of damage, what they mean, and every fault."""
+    """Markdown: outcomes by model and by kind of damage, their meaning, and every fault."""
     statuses = [status for status in (*GOOD, *BAD) if status in BAD or any(o.status == status for o in outcomes)]
     lines = [f"| damaged | variants | {' | '.join(statuses)} |", "|---" * (len(statuses) + 2) + "|"]
     groups = [("all", list(outcomes)), ("the graph's description", [o for o in outcomes if o.structure])]
@@ -248,9 +249,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="further .onnx files to damage")
-    parser.add_argument("--cli", type=int, default=0, help="how many variants to give to the commands as well")
-    parser.add_argument("--journal", type=Path, help="a file to append outcomes to and to go on from")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated files go")
+    parser.add_argument("--cli", type=int, default=0, help="number of variants on which the commands run as well")
+    parser.add_argument(
+        "--journal", type=Path, help="file to which outcomes are appended, and after which a run continues"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the dated files")
     options = parser.parse_args(arguments)
     models = real_files(options.models)
     indices = range(options.first, options.first + options.count)

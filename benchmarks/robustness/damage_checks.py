@@ -1,9 +1,9 @@
-"""What becomes of one damaged model: converted and run by rtool, and judged by ONNX Runtime or ONNX's own evaluator.
+"""One damaged model: converted and run by rtool, and compared with ONNX Runtime or ONNX's reference evaluator.
 
-Each function runs in a process of its own. Two correct runtimes may differ on a damaged model as they do on no real
-one: a weight of 1e37 overflows in one order of summation and not in another. Such a difference counts as explained
-only when ONNX Runtime itself moves as much when its inputs move by one unit in the last place, or when values beyond
-the range of float32 arise in a run in float64.
+Each function runs in a process of its own. Two correct runtimes may differ more on a damaged model than on a real one:
+a weight of 1e37 overflows in one order of summation and not in another. Such a difference counts as explained only when
+ONNX Runtime's own outputs change as much when its inputs change by one unit in the last place, or when values in a run
+in float64 exceed the range of float32.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["Attempt", "Judgement", "attempt", "convert", "judge", "largest_value
 Arrays = dict[str, NDArray[Any]]
 
 TOLERANCE = 1e-5
-"""As `rtool onnx2torch` demands."""
+"""The largest relative error that `rtool onnx2torch` allows."""
 _NOISE = 16.0
-"""A difference up to this many times ONNX Runtime's own is rounding."""
+"""A difference of up to so many times ONNX Runtime's own counts as rounding."""
 _MOST_ELEMENTS = 1 << 24
 
 
@@ -52,7 +52,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Judgement:
-    """`status`: agrees, rounding, differs, or unjudged when no runtime takes the file; `oracle` names which did."""
+    """`status`: agrees, rounding, differs, or unjudged when no runtime loads the file; `oracle` names the runtime."""
 
     status: str
     oracle: str
@@ -86,7 +86,7 @@ def attempt(path: str) -> Attempt:
 
 
 def convert(path: str) -> str:
-    """What the public function says to a file: its refusal, or "" when it wrote a bundle."""
+    """The message with which `onnx2torch` refuses a file, or "" when it wrote a bundle."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -97,9 +97,9 @@ def convert(path: str) -> str:
 
 
 def judge(path: str, inputs: Arrays, outputs: Sequence[NDArray[Any]]) -> Judgement:
-    """Compare outputs with ONNX Runtime, or with ONNX's reference evaluator where that refuses the file.
+    """Compare outputs with ONNX Runtime's, or with those of ONNX's reference evaluator where it refuses the file.
 
-    `outputs` is empty when the converted module failed to run: it is then right that the runtimes fail as well.
+    `outputs` is empty when the converted module failed to run; then the runtimes must fail as well.
     """
     import onnxruntime
 
@@ -147,14 +147,14 @@ def _judge_by_reference(path: str, inputs: Arrays, outputs: Sequence[NDArray[Any
         text = " ".join(f"{type(refused).__name__}: {refused}".split())[:300]
         return Judgement("unjudged", "none", f"{reason}; reference evaluator: {text}")
     parity = _parity([np.asarray(array) for array in expected], outputs)
-    if parity is not None and parity.max_rel <= 10 * TOLERANCE:  # NumPy sums in another order again
+    if parity is not None and parity.max_rel <= 10 * TOLERANCE:  # NumPy has yet another order of summation
         return Judgement("agrees", "reference evaluator", reason, parity.max_rel)
     error = np.inf if parity is None else parity.max_rel
     return Judgement("differs", "reference evaluator", reason, error)
 
 
 def largest_value(path: str, inputs: Arrays) -> float:
-    """The largest magnitude that arises anywhere in the converted module in a run in float64."""
+    """The largest magnitude of any value in the converted module in a run in float64."""
     module = load_model(path).module.double()
     largest = 0.0
 
@@ -162,7 +162,7 @@ def largest_value(path: str, inputs: Arrays) -> float:
         def run_node(self, node: fx.Node) -> Any:
             nonlocal largest
             result = super().run_node(node)
-            # Normalisations square what they are given.
+            # Normalisations square their inputs.
             given = [self.env[argument] for argument in node.all_input_nodes if "norm" in self._kind(node)]
             squared = [value.square() for value in given if isinstance(value, torch.Tensor)]
             for tensor in (result, *squared):
@@ -182,7 +182,7 @@ def largest_value(path: str, inputs: Arrays) -> float:
 
 
 def _parity(expected: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> Parity | None:
-    """None when the outputs do not even have the same number and shapes."""
+    """The difference; None when the outputs differ in number or shapes."""
     try:
         return measure_parity(expected, outputs)
     except InputError:
@@ -205,7 +205,7 @@ def _describe(expected: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]])
 
 
 def _sizes(spec: TensorSpec) -> list[int]:
-    """Two images; any other open dimension is 16."""
+    """Inputs of two images; any other dynamic dimension is 16."""
     return [dim if isinstance(dim, int) else (2 if axis == 0 else 16) for axis, dim in enumerate(spec.shape)]
 
 

@@ -1,8 +1,8 @@
-"""Model files and seeded damage to them: what `damage` feeds the converter.
+"""Model files and seeded damage to them, the input of `damage`.
 
-A model is its files by name and the one to open. Half of all variants hurt what describes the graph (nodes, names,
-shapes, attributes; the header of a safetensors file; `bundle.json`) and never the numbers of a weight, which would
-otherwise be hit nearly always: they are 80 to 99 % of the bytes.
+A model is a set of files and the name of the one to open. Half of all variants damage only the description of the graph
+(nodes, names, shapes, attributes; the header of a safetensors file; `bundle.json`) and never the values of a weight,
+which are 80 to 99 % of the bytes and would otherwise be hit nearly always.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..places import DEMO_MODEL
 __all__ = ["KINDS", "ModelFiles", "Variant", "damaged", "real_files"]
 
 _LARGE = 64
-"""Bytes; raw data of a tensor from this size on are weights and no part of the graph's description."""
+"""Bytes from which on the raw data of a tensor count as weights and not as part of the graph's description."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ModelFiles:
     entry: str
 
     def write(self, folder: Path) -> Path:
-        """Write all files into `folder`; returns what to open."""
+        """Write all files into `folder`; returns the path to open."""
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
         return folder / self.entry
@@ -50,14 +50,14 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Variant:
-    """A damaged model and what was done to it."""
+    """A damaged model and the kind of damage."""
 
     index: int
     model: ModelFiles
     file: str
     kind: str
     structure: bool
-    """Whether only the description of the graph was hit."""
+    """Whether only the description of the graph was damaged."""
 
 
 def real_files(extra: Sequence[Path] = ()) -> list[ModelFiles]:
@@ -79,7 +79,7 @@ def real_files(extra: Sequence[Path] = ()) -> list[ModelFiles]:
 
 
 def damaged(models: Sequence[ModelFiles], index: int, seed: int) -> Variant:
-    """Variant number `index` of a run: even ones hit the description of the graph, odd ones any byte."""
+    """Variant number `index` of a run: even ones damage the description of the graph, odd ones any byte."""
     generator = np.random.default_rng([seed, index])
     structure = index % 2 == 0
     model = models[(index // 2) % len(models)]
@@ -97,13 +97,13 @@ def damaged(models: Sequence[ModelFiles], index: int, seed: int) -> Variant:
 
 
 def _target(model: ModelFiles, structure: bool, generator: np.random.Generator) -> str:
-    """The file to hurt: for the graph one that describes it, else any, the larger the likelier within reason."""
+    """The file to damage: one that describes the graph, or any, with a probability that grows with its size."""
     names = [name for name in model.files if not (structure and name.endswith((".data", ".py")))]
     return str(generator.choice(names))
 
 
 def _position(content: bytes, file: str, generator: np.random.Generator) -> int:
-    """A byte of what describes the graph."""
+    """The offset of a byte in the description of the graph."""
     spans = _weight_spans(content, file)
     offset = int(generator.integers(len(content) - sum(stop - start for start, stop in spans)))
     for start, stop in spans:
@@ -114,7 +114,7 @@ def _position(content: bytes, file: str, generator: np.random.Generator) -> int:
 
 
 def _weight_spans(content: bytes, file: str) -> list[tuple[int, int]]:
-    """Where in a file the numbers of weights lie."""
+    """The ranges of a file that contain the values of weights."""
     if file.endswith(".safetensors"):
         return [(8 + int.from_bytes(content[:8], "little"), len(content))]
     if not file.endswith(".onnx"):
@@ -155,7 +155,7 @@ def _duplicate(content: bytearray, start: int, generator: np.random.Generator) -
 
 
 def _change_field(content: bytes, generator: np.random.Generator) -> bytes:
-    """One change that leaves valid protobuf behind: the damage that is hardest to notice."""
+    """One change that leaves valid protobuf, the damage that is hardest to notice."""
     proto = onnx.load_from_string(content)
     for _ in range(50):
         change = _FIELD_CHANGES[int(generator.integers(len(_FIELD_CHANGES)))]
@@ -193,7 +193,7 @@ def _drop_attribute(graph: onnx.GraphProto, generator: np.random.Generator) -> b
 
 
 def _swap_inputs(graph: onnx.GraphProto, generator: np.random.Generator) -> bool:
-    """Give a node an input of another node."""
+    """Replace an input of a node by one of another node."""
     node, other = _node(graph, generator), _node(graph, generator)
     if not node.input or not other.input:
         return False
@@ -213,7 +213,7 @@ def _drop_node(graph: onnx.GraphProto, generator: np.random.Generator) -> bool:
 
 
 def _change_size(graph: onnx.GraphProto, generator: np.random.Generator) -> bool:
-    """A dimension of a graph input, or two dimensions of a weight exchanged."""
+    """Change a dimension of a graph input, or exchange two dimensions of a weight."""
     if generator.random() < 0.5:
         dims = graph.input[0].type.tensor_type.shape.dim
         dims[int(generator.integers(len(dims)))].dim_value = int(generator.choice([-1, 0, 1, 2, 5, 7, 2**40]))
@@ -242,11 +242,11 @@ KINDS: Mapping[str, Callable[[bytearray, int, np.random.Generator], bytes]] = {
     "duplicated": _duplicate,
     "field": lambda content, _start, generator: _change_field(bytes(content), generator),
 }
-"""One flipped bit; up to 8 random bytes; up to 64 zeros; cut off; a piece twice; one field of a valid file changed."""
+"""One flipped bit; up to 8 random bytes; up to 64 zeros; cut off; a part repeated; a field of a valid file changed."""
 
 
 def _export(module: nn.Module, size: tuple[int, int], *, dynamo: bool, opset: int) -> bytes:
-    """An export with an open batch."""
+    """An export with a dynamic batch."""
     buffer, example = io.BytesIO(), torch.randn(2, 3, *size)
     options: dict[str, Any] = {"dynamo": dynamo, "opset_version": opset, "input_names": ["images"]}
     options |= {"dynamic_shapes": ({0: "N"},), "verbose": False} if dynamo else {"dynamic_axes": {"images": {0: "N"}}}

@@ -19,9 +19,9 @@ _START_SECONDS = 120.0
 
 
 class Isolated:
-    """Calls `function(*arguments)` in another process, which is started anew after it crashed or hung.
+    """Calls `function(*arguments)` in another process, which is restarted after a crash or hang.
 
-    The function must be importable. It has `gigabytes` of address space beyond what it had after its imports.
+    The function must be importable. A call may use `seconds`, and `gigabytes` of address space beyond its imports.
     """
 
     def __init__(self, function: Callable[..., Any], *, seconds: float, gigabytes: float) -> None:
@@ -40,7 +40,7 @@ class Isolated:
         self._stop()
 
     def __call__(self, *arguments: Any) -> Any:
-        """The function's result, or (CRASHED, how) or (HUNG, after what)."""
+        """The function's result, or (CRASHED, how), or (HUNG, after how long)."""
         if self._process is None:
             self._start()
         assert self._connection is not None
@@ -94,7 +94,7 @@ def _serve(function: Callable[..., Any], connection: Connection, gigabytes: floa
 
 
 def _address_space() -> int:
-    """Bytes of address space in use; Linux only, elsewhere a fixed allowance."""
+    """Bytes of address space in use on Linux; a fixed amount elsewhere."""
     if not sys.platform.startswith("linux"):
         return 16 * 2**30
     with open("/proc/self/statm") as file:

@@ -1,1 +1,1 @@
-"""Study: training step, data wait, PartialFC, quality."""
+"""Study: training step, time spent waiting for data, PartialFC, accuracy."""

@@ -1,10 +1,10 @@
-"""What fine-tuning costs beside what one could write by hand: `make bench-finetune`, or `python -m` this module.
+"""The cost of fine-tuning compared with a hand-written loop: `make bench-finetune`, or `python -m` this module.
 
-Four measurements, chosen by name: `step` (the trainer's step over an ONNX-derived network against a plain loop over the
-hand-written one), `data` (share of a step spent waiting for 112 x 112 JPEGs), `partial_fc` (step time, peak memory and
-rows touched against a dense head) and `quality` (see `finetune_quality`). Results, with machine, versions and raw
-samples, go to a dated JSON file, where runs of several seeds on one day come together. Times are of the processor, on
-one thread, interleaved, so that what else runs on the machine does not enter into ratios.
+Four measurements, chosen by name: `step` (the trainer's step with a network from ONNX, compared with a plain loop over
+the hand-written one), `data` (share of a step spent waiting for 112 x 112 JPEGs), `partial_fc` (step time, peak memory
+and rows touched, compared with a dense head) and `quality` (see `finetune_quality`). Results, with machine, versions
+and samples, go to a dated JSON file, in which runs of several seeds on one day are combined. Times are CPU seconds of
+one thread, measured in turns, so that other programs do not change the ratios.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...finetune.config.config import FinetuneConfig
 from ...finetune.data.loading import EpochSamples, TrainingPixels, iterate_batches
 from ...finetune.finetuning import finetune
 from ..machine import describe_machine
-from ..places import EXAMPLES
+from ..places import EXAMPLES, RESULTS
 from .finetune_quality import combine_seeds, measure_quality
 from .partial_fc_step import measure_partial_fc
 from .training_steps import build_step_pair
@@ -37,12 +37,14 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the named measurements and write their result files; 1 when a quality target is missed."""
-    parser = argparse.ArgumentParser(description="Measure fine-tuning.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_NAMES)}; all by default")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of quality")
-    parser.add_argument("--recipes", nargs="+", default=(), help="of quality; all by default")
+    """Run the named measurements and write their files; returns 1 when an accuracy target is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rtool.benchmarks.training.finetune_bench", description="Measure fine-tuning."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(_NAMES)}; default: all")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the dated files")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="seeds of quality")
+    parser.add_argument("--recipes", nargs="+", default=(), help="recipes of quality; default: all")
     parser.add_argument("--att-faces", type=Path, help="folder of the AT&T faces, for quality")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(_NAMES)
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "quality":
             result = measure_quality(seeds=options.seeds, names=options.recipes, att_faces=options.att_faces)
             passed &= all(recipe["passed"] for recipe in result.values())
-            if path.exists():  # read now: another call may have ended meanwhile
+            if path.exists():  # read only now: another call may have written it meanwhile
                 result = combine_seeds(json.loads(path.read_text(encoding="utf-8"))["result"], result)
         else:
             result = _MEASUREMENTS[name]()
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_steps() -> dict[str, Any]:
-    """Processor seconds a training step: the trainer on the converted network, a plain loop on the original."""
+    """CPU seconds per training step: the trainer on the converted network, a plain loop on the original."""
     cases = {"osnet_x0_25": Preprocessing(128, 64), "iresnet18": Preprocessing(112, 112)}
     return {name: _measure_network(name, size, batch=32 if size.width == 64 else 16) for name, size in cases.items()}
 
@@ -90,14 +92,14 @@ def _measure_network(name: str, size: Preprocessing, batch: int, repeats: int = 
 
 
 def _interval_of_median(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """Bootstrap interval of 95 %."""
+    """95 % bootstrap interval of the median."""
     sample = np.random.default_rng(0).choice(np.asarray(values), (draws, len(values)))
     low, high = np.percentile(np.median(sample, axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def _interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Processor seconds of each step, taken in turns after two of each to warm up."""
+    """CPU seconds of each step, measured in turns after two steps each to warm up."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 2):
         for name, step in steps.items():
@@ -109,7 +111,7 @@ def _interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str
 
 
 def measure_data() -> dict[str, Any]:
-    """Share of a run's time spent waiting for 112 x 112 JPEGs, and what the loader alone delivers, by workers."""
+    """Share of a run's time spent waiting for 112 x 112 JPEGs, and the loader's own rate, per number of workers."""
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -143,7 +145,7 @@ def measure_data() -> dict[str, Any]:
 
 
 def _loader_rate(config: FinetuneConfig, workers: int, images: int = 896) -> float:
-    """Images a second that reading, decoding and augmenting deliver when nothing else is done; start-up left out."""
+    """Images per second of reading, decoding and augmenting alone, without start-up."""
     dataset = open_dataset(config.data.train)
     pixels = TrainingPixels(dataset, ARCFACE.resize, None)
     samples = EpochSamples(pixels, config.augment, ARCFACE.mean, seed=0, epoch=0)

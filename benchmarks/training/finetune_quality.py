@@ -1,9 +1,9 @@
-"""What fine-tuning reaches on identities it has not seen: three seeds of each recipe, against a target.
+"""The accuracy of fine-tuning on unseen identities: three seeds per recipe, compared with a target.
 
-The recipes are files of `examples/` with changes named here, so that what is measured is what a user can run. The faces
-of AT&T (Samaria and Harter 1994) are not part of the repository; they are measured where their folder is named. A seed
-draws weights, order, augmentation and, for those faces, which 10 of the 30 people are held out; what raw pixels reach
-on the same people stands beside it.
+The recipes are files of `examples/` with the changes named here, so that users can run what is measured. The AT&T faces
+("Parameterisation of a stochastic model for human face identification", Samaria and Harter, 1994) are not part of the
+repository; they are measured where their folder is given. A seed determines weights, order, augmentation and, for those
+faces, which 10 of the 30 people are held out; the accuracy of raw pixels on the same people is reported beside it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ..places import EXAMPLES
 __all__ = ["Recipe", "combine_seeds", "measure_quality", "quality_recipes"]
 
 _HELD_OUT = 0.3333
-"""Of the 30 people of AT&T: 20 to train, 10 to test."""
+"""The 30 people of AT&T: 20 for training, 10 for testing."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One line of the benchmark."""
+    """One row of the benchmark."""
 
     example: str
     metric: str
@@ -45,9 +45,9 @@ class Recipe:
 
 
 def quality_recipes(att_faces: Path | None) -> dict[str, Recipe]:
-    """By name; the faces of AT&T only where their folder is given."""
+    """Recipes by name; the AT&T faces only where their folder is given."""
     small = ("model.size=null", "optimizer.lr=2e-3")
-    # As many images as of the faces. In ten epochs erasing costs more than it gives.
+    # As many images as for the faces. In ten epochs, random erasing lowers the accuracy.
     data = "data.train=synthetic-people:identities=200,images=20,seed=1,cameras=0"
     people = ("epochs=10", data, "augment.erasing=0", "augment.pad_crop=3")
     recipes = {
@@ -79,7 +79,7 @@ def quality_recipes(att_faces: Path | None) -> dict[str, Recipe]:
 def measure_quality(
     *, seeds: Sequence[int] = (0, 1, 2), names: Sequence[str] = (), att_faces: Path | None = None
 ) -> dict[str, Any]:
-    """Run `names` (all by default) with `seeds`.
+    """Run the recipes `names` (by default all) with `seeds`; accuracies are 0..1.
 
     Raises:
         InputError: an unknown name.
@@ -101,7 +101,7 @@ def measure_quality(
 
 
 def combine_seeds(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """The runs of two calls together. Runs of a recipe that has changed since do not count."""
+    """The combined runs of two calls, without earlier runs of a recipe that has changed."""
     combined = dict(earlier)
     for name, result in later.items():
         old = earlier.get(name, {})
@@ -115,7 +115,7 @@ def combine_seeds(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[
 
 
 def _run(recipe: Recipe, seed: int, att_faces: Path | None) -> dict[str, Any]:
-    """The last evaluation of one run, and for real faces what raw pixels reach on the same people."""
+    """The last evaluation of one run, and for the AT&T faces the accuracy of raw pixels on the same people."""
     with tempfile.TemporaryDirectory() as folder:
         fixed = [f"seed={seed}", "evaluation.every=1000", f"output={folder}", "tracking.tensorboard=false"]
         if recipe.small_network:
@@ -127,7 +127,7 @@ def _run(recipe: Recipe, seed: int, att_faces: Path | None) -> dict[str, Any]:
 
 
 def _raw_pixels(folder: Path, seed: int) -> float:
-    """TAR at FAR 1e-2 of grey pixels at 64 x 64 as embeddings, on the people that `seed` holds out."""
+    """TAR at FAR 1e-2 with grey 64 x 64 pixels as embeddings, on the people held out with `seed`."""
     _, held_out = split_by_identity(open_dataset(folder), _HELD_OUT, seed)
     images = read_pixels(held_out, lambda image: np.asarray(image.convert("L").resize((64, 64)))[..., None])
     embeddings = (images.values.reshape(len(held_out), -1) / 255 - 0.5).astype(np.float32)

@@ -1,10 +1,10 @@
-"""What only a GPU can tell: `python -m rtool.benchmarks.training.gpu_bench [NAME ...]` on a machine with one.
+"""Measurements that need a GPU: `python -m rtool.benchmarks.training.gpu_bench [NAME ...]`.
 
-`step`: the trainer's step over a converted network beside a hand-written loop over the original, in float32, bfloat16
-and float16. `partial_fc`: step time and peak memory of the class layer, dense and sampled. `half`: how far an exported
-float16 model is from float32 when a GPU computes it, beside what `half_emulation` says of it on any machine. `latency`:
-ONNX Runtime on the GPU, float32 and float16. Times are taken in turns, the device's queue empty before and after.
-Results go to a dated file that names the card; exit code 1 when a bound is missed.
+`step`: the trainer's step with a converted network, compared with a hand-written loop over the original, in float32,
+bfloat16 and float16. `partial_fc`: step time and peak memory of the class layer, dense and sampled. `half`: the
+difference of an exported float16 model on a GPU from float32, compared with the prediction of `half_emulation`, which
+needs no GPU. `latency`: ONNX Runtime on the GPU, float32 and float16. Times are measured in turns, with the device's
+queue empty before and after. Results go to a dated file that names the GPU; exit code 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .training_steps import build_as_trained, build_step_pair
 __all__ = ["main"]
 
 _NETWORKS = {"osnet_x1_0": (IMAGENET, 64), "iresnet50": (ARCFACE, 128)}
-"""Preprocessing and images a step."""
+"""Preprocessing and images per step."""
 _LARGEST_RATIO = 1.05
 _IDENTITIES = (100_000, 1_000_000, 2_000_000, 4_000_000)
 _WARM_UP, _TURNS = 5, 30
@@ -48,7 +48,7 @@ _SMALLEST_COSINE = 0.9999
 
 
 def measure_steps() -> dict[str, Any]:
-    """Milliseconds a training step by network and precision, both ways in turns."""
+    """Milliseconds per training step by network and precision, for both loops in turns."""
     rows = {}
     for name, (size, batch) in _NETWORKS.items():
         for precision in ("fp32", "bf16", "fp16"):
@@ -67,7 +67,7 @@ def measure_steps() -> dict[str, Any]:
 
 
 def _in_turns(steps: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
-    """Milliseconds from the call to the end of the device's work."""
+    """Milliseconds from the call until the device has finished."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(-_WARM_UP, _TURNS):
         for name, step in steps.items():
@@ -81,13 +81,13 @@ def _in_turns(steps: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
 
 
 def measure_half() -> dict[str, Any]:
-    """The demo's model in float16: on the GPU by torch, and as `half_emulation` predicts it."""
+    """The demo's model in float16: computed on the GPU by torch, and predicted by `half_emulation`."""
     model = onnx.load(DEMO_MODEL)
     size = replace(IMAGENET, height=128, width=64)
     images = size.normalise(probe_pixels(size, 64, seed=0))
     expected = run_in_batches(OnnxRunner(model), images, 16)
-    narrow = search_half(model, [images[:16]], keep_io_types=True).half.model
-    predicted = measure_parity(expected, run_in_batches(OnnxRunner(emulate_half(narrow)), images, 16))
+    half = search_half(model, [images[:16]], keep_io_types=True).half.model
+    predicted = measure_parity(expected, run_in_batches(OnnxRunner(emulate_half(half)), images, 16))
     module = onnx_to_torch(model).eval().cuda().half()
     with torch.inference_mode():
         outputs = [module(torch.from_numpy(part).cuda().half()).float().cpu().numpy() for part in np.split(images, 4)]
@@ -103,17 +103,16 @@ def measure_half() -> dict[str, Any]:
 
 
 def measure_latency() -> dict[str, Any]:
-    """Calls of ONNX Runtime on the GPU, the way there and back included: float32 beside the exported float16."""
+    """ONNX Runtime on the GPU, transfers included: float32 and the exported float16."""
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (size, batch) in _NETWORKS.items():
-            wide, narrow = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}_fp16.onnx"
+            single, half = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}_fp16.onnx"
             images = size.normalise(probe_pixels(size, 16, seed=0))
-            export(build_as_trained(name, size, torch.from_numpy(images)), wide, inputs=images, tolerance=1e-4)
-            export(
-                wide, narrow, fp16=True, tolerance=1e-4, min_cosine=0.99
-            )  # random weights; how exact fp16 is, others measure
-            report = latency([wide, narrow], batch=batch, device="cuda", rounds=_TURNS)
+            export(build_as_trained(name, size, torch.from_numpy(images)), single, inputs=images, tolerance=1e-4)
+            # The weights are random, so the gate is loose; `half` measures the error of fp16.
+            export(single, half, fp16=True, tolerance=1e-4, min_cosine=0.99)
+            report = latency([single, half], batch=batch, device="cuda", rounds=_TURNS)
             rows[name] = {
                 "batch": batch,
                 **{f"{row.model} p50 ms": round(row.p50, 2) for row in report.rows},
@@ -144,18 +143,18 @@ _MEASUREMENTS: dict[str, Callable[[], Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write the dated file; 1 when a bound is missed, 2 without a GPU."""
+    """Measure and write the dated file; returns 1 when a bound is missed, 2 without a GPU."""
     parser = argparse.ArgumentParser(
         prog="python -m rtool.benchmarks.training.gpu_bench", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_MEASUREMENTS)}; all by default")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(_MEASUREMENTS)}; default: all")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the dated file")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(_MEASUREMENTS)
     if unknown:
         parser.error(f"no measurement {sorted(unknown)[0]}; known: {', '.join(_MEASUREMENTS)}")
     if not torch.cuda.is_available():
-        parser.error("torch sees no CUDA device here")
+        parser.error("torch finds no CUDA device on this machine")
     card = torch.cuda.get_device_name(0).lower().replace(" ", "-")
     path = options.results / f"{time.strftime('%Y-%m-%d')}-{card}.json"
     result: dict[str, Any] = {}

@@ -1,7 +1,9 @@
-"""The class layer at 100 thousand to 29 million identities: PartialFC against a dense one.
+"""The class layer at 100 thousand to 29 million identities: PartialFC compared with a dense one.
 
-Each size is stepped a few times in a process of its own, so that its peak memory can be read. What does not fit into
-the machine is computed from the largest size that did, and marked so. What a GPU of eight would hold is computed too.
+PartialFC: "Partial FC: Training 10 Million Identities on a Single Machine", An et al., arXiv:2010.05222. Each size runs
+a few steps in a process of its own, so that its peak memory can be read. The figures of sizes that do not fit into the
+machine are computed from the largest size that fits, and marked as computed. The memory per GPU on eight GPUs is
+computed as well.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ _RATE = 0.1
 
 
 def measure_partial_fc() -> dict[str, Any]:
-    """Step time, peak memory and rows touched at several numbers of identities, and the table for eight GPUs."""
+    """CPU seconds per step, peak memory in GB and rows touched per number of identities; a table for eight GPUs."""
     dense: list[dict[str, Any]] = []
     for classes in _SIZES:
         needed = dense[-1]["peak_gigabytes"] * classes / dense[-1]["identities"] if dense else 0.0
@@ -47,7 +49,7 @@ def measure_partial_fc() -> dict[str, Any]:
 
 
 def measure_partial_fc_on_gpu(sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Step time and peak memory of one GPU, dense where it fits and sampled at every size."""
+    """Milliseconds per step and peak memory in GB on one GPU: sampled at every size, dense where it fits."""
     total = torch.cuda.get_device_properties(0).total_memory / 1e9
     rows = []
     for classes in sizes:
@@ -79,29 +81,30 @@ def _step_on_gpu(kind: str, classes: int, rate: float, steps: int = 10) -> dict[
         "identities": classes,
         "rate": rate,
         "rows_touched": rows(),
-        "milliseconds_a_step": round(median(times), 2),
+        "milliseconds_per_step": round(median(times), 2),
         "samples": [round(value, 3) for value in times],
         "peak_gigabytes": round(torch.cuda.max_memory_allocated() / 1e9, 2),
     }
 
 
 def scaled_by_rows(row: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """What a dense layer of `classes` would take, in proportion to a measured one: all of it grows with the rows."""
+    """The figures of a dense layer of `classes` computed from a measured one: all are proportional to the rows."""
     factor = classes / row["identities"]
     return {
         **row,
         "identities": classes,
         "rows_touched": classes,
-        "processor_seconds_a_step": round(row["processor_seconds_a_step"] * factor, 1),
+        "processor_seconds_per_step": round(row["processor_seconds_per_step"] * factor, 1),
         "peak_gigabytes": round(row["peak_gigabytes"] * factor, 1),
         "computed": f"from {row['identities']} identities by rows; it does not fit into this machine's memory",
     }
 
 
 def memory_on_gpus(classes: int, gpus: int = 8, batch: int = 128) -> list[dict[str, Any]]:
-    """Gigabytes a GPU of the class layer, dense and row-sparse: weights, momentum, gradient, and logits with gradient.
+    """Gigabytes per GPU of the class layer, dense and row-sparse: weights, momentum, gradient, logits with gradient.
 
-    arcface_torch v2 samples the logits and keeps a dense gradient; a plain dense layer has all logits as well.
+    `batch` is images per GPU. arcface_torch v2 samples the logits and keeps a dense gradient; a plain dense layer also
+    has all logits.
     """
     rows, images = classes / gpus, gpus * batch
     matrix = 4 * _DIMENSION * rows / 1e9
@@ -119,7 +122,7 @@ def memory_on_gpus(classes: int, gpus: int = 8, batch: int = 128) -> list[dict[s
             "momentum": round(matrix, 2),
             "gradient": round(gradient, 2),
             "logits": round(logits * share, 2),
-            "gigabytes_a_gpu": round(2 * matrix + gradient + logits * share, 2),
+            "gigabytes_per_gpu": round(2 * matrix + gradient + logits * share, 2),
         }
         for kind, gradient, share in kinds
     ]
@@ -151,7 +154,7 @@ def run(kind: str, classes: int, rate: float) -> None:
                 "identities": classes,
                 "rate": rate,
                 "rows_touched": rows(),
-                "processor_seconds_a_step": round(median(times), 3),
+                "processor_seconds_per_step": round(median(times), 3),
                 "peak_gigabytes": round((_peak_bytes() - before) / 1e9, 2),
             }
         )

@@ -1,6 +1,6 @@
-"""One optimizer step two ways: the trainer's over a network that came back from ONNX, and the loop one writes by hand.
+"""One optimizer step in two ways: by the trainer with a network converted from ONNX, and by a hand-written loop.
 
-Both take the same uint8 images from the processor's memory and end with moved weights; on a GPU both use the same
+Both start from the same uint8 images in the CPU's memory and end with updated weights; on a GPU both use the same
 autocast, and the class layer stays in float32.
 """
 
@@ -33,7 +33,7 @@ _CLASSES = 100
 
 @dataclass(frozen=True)
 class StepPair:
-    """Two functions that take one step each, and how many BatchNorms the first one's network got back."""
+    """Two functions that run one step each, and the number of restored BatchNorms in the first one's network."""
 
     trainer: Callable[[], None]
     plain: Callable[[], None]
@@ -43,7 +43,7 @@ class StepPair:
 def build_step_pair(
     name: str, size: Preprocessing, batch: int, *, device: str = "cpu", precision: str = "fp32"
 ) -> StepPair:
-    """The two steps of an architecture for `batch` images [batch, H, W, 3] of noise."""
+    """The two steps of an architecture for images of noise, uint8 [batch, H, W, 3]."""
     pixels = torch.randint(0, 256, (batch, size.height, size.width, 3), dtype=torch.uint8)
     labels = torch.randint(0, _CLASSES, (batch,))
     images = images_to_tensor(pixels[:32], size, torch.device("cpu"), channels_last=False)
@@ -65,10 +65,10 @@ def build_step_pair(
 
 
 def build_as_trained(name: str, size: Preprocessing, images: Tensor) -> nn.Module:
-    """An architecture with affine parameters and slopes that differ by channel, and the statistics of `images`.
+    """An architecture with affine parameters and slopes that differ per channel, and the statistics of `images`.
 
-    Equal ones would be shared in the file. Statistics of other data would give the restored BatchNorms another range
-    than the original ones have, and torch's PReLU takes longer the less predictable the signs are.
+    Exporters would share equal ones in the file. With statistics of other data, the restored BatchNorms would have
+    another range than the original ones, and torch's PReLU is slower when signs are less predictable.
     """
     torch.manual_seed(0)
     options = {} if name.startswith(("osnet", "resnet")) else {"input_size": (size.height, size.width)}
@@ -112,7 +112,7 @@ def _trainer_step(
 def _plain_step(
     module: nn.Module, size: Preprocessing, pixels: Tensor, labels: Tensor, device: torch.device, precision: str
 ) -> Callable[[], None]:
-    """The loop one writes by hand, with the same memory order and optimizer."""
+    """The hand-written loop, with the same memory format and optimizer."""
     module = module.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     weight = nn.Parameter(torch.randn(_CLASSES, 512, device=device) * 0.01)
     optimizer = torch.optim.SGD([*module.parameters(), weight], lr=1e-4, momentum=0.9, weight_decay=5e-4)

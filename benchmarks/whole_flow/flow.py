@@ -1,8 +1,8 @@
-"""`rtool demo`: the whole flow on built-in data, every arrow real and measured.
+"""`rtool demo`: the whole flow on built-in data, with every step measured.
 
-A fused ONNX file, trained on people seen by one set of cameras, is made trainable, fine-tuned on people seen by
-another set, exported and served by a real Triton beside its old self. It calls what a user would call; the
-recipe is `examples/demo.yaml`, and the quality is measured on the data its `evaluate` names.
+A fused ONNX file, trained on people seen by one set of cameras, is made trainable, fine-tuned on people seen by another
+set, exported, and served by Triton beside the original model. The demo makes the calls that a user would make. Its
+recipe is `examples/demo.yaml`; accuracy is measured on the recipe's `data.evaluate`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from torch import Tensor
 from ...converters import export, onnx2torch
 from ...converters.bundles.reference import open_runner
 from ...converters.records.preprocessing import Preprocessing
+from ...converters.runtime.runners import Runner
 from ...errors import InputError
 from ...finetune import load_config, open_dataset
 from ...finetune.config.config import FinetuneConfig
 from ...finetune.data.decoding import Pixels, read_pixels
-from ...finetune.evaluation.embedders import open_embedder
+from ...finetune.evaluation.embedders import Embedder, open_embedder
 from ...finetune.evaluation.evaluation import embed_images, evaluate_pixels
 from ...finetune.evaluation.retrieval import RetrievalResult
 from ...finetune.finetuning import finetune
 from ...serving import TritonServer, deploy
 from ..compare import compare_runners
-from ..load import LoadReport, load_test
+from ..load import LoadReport, serving
 from ..machine import describe_machine
 from ..places import DEMO_MODEL, EXAMPLES
 from ..timing import LatencyRow, latency
@@ -51,11 +52,12 @@ _EXACT = 1e-5
 _HALF_COSINE = 0.9999
 _REQUIRED_GAIN = 0.15
 _MARKER = "summary.json"
+_RESTORED = "restored.rtool"
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The summary, and where it and the page were written."""
+    """The summary, and the files of the summary (JSON) and the report (HTML)."""
 
     summary: DemoSummary
     summary_file: Path
@@ -69,51 +71,32 @@ def demo(
     overrides: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> DemoResult:
-    """Run the flow into `folder`, replacing an earlier demo there; `overrides` change the recipe.
+    """Run the flow and write everything into `folder`; an earlier demo in it is replaced.
 
-    `progress` is told the name of each step as it starts.
+    `seed` is that of data and training. `overrides` change the recipe, as `key=value`.
+
+    `progress` is called with the name of each step as it starts.
 
     Raises:
-        InputError: `folder` holds something that is not a demo.
-        PlatformError: no Triton can run here.
+        InputError: `folder` is not empty and has no demo in it.
+        PlatformError: this machine cannot run Triton.
     """
     flow = _Flow(_fresh_folder(Path(folder)), progress or (lambda _: None))
-    target = flow.folder
-    restored = target / "restored.rtool"
-    own = [f"model.reference={restored}", "model.restore_bn=false", f"output={target / 'training'}", f"seed={seed}"]
-    config = load_config(_RECIPE, [*own, *overrides])
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    with flow.step("convert the fused ONNX file"):
-        bundle = onnx2torch(DEMO_MODEL, target / "source.rtool").output
-    with flow.step("draw people under the target cameras"):
-        crops = _read_target(config, bundle)
-    with flow.step("restore BatchNorm"):
-        onnx2torch(DEMO_MODEL, restored, restore_bn=True, calibrate=_calibration(config, crops.preprocessing))
-    flow.hop("fused ONNX to torch", DEMO_MODEL, bundle, crops.batch, max_rel=_EXACT)
-    flow.hop("fused to restored BatchNorm", bundle, restored, crops.batch, max_rel=_EXACT)
-    with flow.step("fine-tune on the target cameras"):
-        run = finetune(
-            config.model_copy(update={"model": config.model.model_copy(update={"reference": str(restored)})})
-        )
-    trained = run.best or run.last
+    config = _load_recipe(flow.folder, seed, overrides)
+    crops = _make_trainable(flow, config)
+    trained = _fine_tune(flow, config)
     with flow.step("evaluate before and after"):
-        before, after = _quality(DEMO_MODEL, crops), _quality(trained, crops)
-        figures = _figures(DEMO_MODEL, trained, crops)
-    with flow.step("export fp32 and fp16 at batch 16"):
-        fp32 = export(trained, target / "finetuned.onnx", batch=_BATCH).path
-        fp16 = export(trained, target / "finetuned_fp16.onnx", batch=_BATCH, fp16=True).path
-    flow.hop("trained module to fp32 ONNX", trained, fp32, crops.batch, max_rel=_EXACT)
-    flow.hop("fp32 ONNX to fp16 ONNX", fp32, fp16, crops.batch, min_cosine=_HALF_COSINE)
+        source, tuned = open_embedder(DEMO_MODEL), open_embedder(trained)
+        before, after = _quality(source, crops), _quality(tuned, crops)
+        figures = _figures((source, tuned), crops)
+    fp32, fp16 = _export(flow, trained, crops)
     with flow.step("publish to the Triton repository"):
-        repository = _publish(target / "model_repository", fp32, fp16, crops)
+        repository = _publish(flow.folder / "model_repository", fp32, fp16, crops)
+        flow.artefacts["Triton repository"] = str(repository)
     with flow.step("measure latency in process"):
         rows = _latency({"source": DEMO_MODEL, "fine-tuned fp32": fp32, "fine-tuned fp16": fp16})
     with flow.step("serve with Triton"):
         load = _serve(flow, repository, fp32, fp16, crops)
-    for name, path in (("bundle", bundle), ("restored bundle", restored), ("run", run.run_dir), ("fp32 model", fp32),
-                       ("fp16 model", fp16), ("Triton repository", repository)):  # fmt: skip
-        flow.artefacts[name] = str(path)
     summary = DemoSummary(
         source=DEMO_MODEL.name,
         hops=tuple(flow.hops),
@@ -126,18 +109,20 @@ def demo(
         machine=describe_machine(),
         required_gain=_REQUIRED_GAIN,
     )
-    return _write(summary, figures, target)
+    return _write(summary, figures, flow.folder)
 
 
 @dataclass
 class _Flow:
-    """Where the demo writes, and what its steps measured so far."""
+    """The folder of the demo, and what its steps have measured so far."""
 
     folder: Path
     progress: Callable[[str], None]
     hops: list[Hop] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     artefacts: dict[str, str] = field(default_factory=dict)
+    runners: dict[str, Runner] = field(default_factory=dict)
+    """Open models by file: the candidate of one hop is the reference of the next."""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -145,6 +130,15 @@ class _Flow:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+
+    def runner(self, reference: str | Path) -> Runner:
+        """The model behind a reference; a file is opened once, a served model per hop."""
+        name = str(reference)
+        if name.startswith("triton://"):
+            return open_runner(name)
+        if name not in self.runners:
+            self.runners[name] = open_runner(name)
+        return self.runners[name]
 
     def hop(
         self,
@@ -157,8 +151,8 @@ class _Flow:
         min_cosine: float | None = None,
     ) -> None:
         report = compare_runners(
-            open_runner(reference),
-            open_runner(candidate),
+            self.runner(reference),
+            self.runner(candidate),
             [batch],
             described="real crops",
             max_rel=max_rel,
@@ -169,7 +163,7 @@ class _Flow:
 
 @dataclass(frozen=True)
 class _Crops:
-    """The target data: pixels as read, the model's preprocessing, and one normalised batch for parity."""
+    """The target data: pixels uint8 [N, H, W, 3], the model's preprocessing, and one normalised batch for parity."""
 
     pixels: Pixels
     preprocessing: Preprocessing
@@ -182,23 +176,25 @@ class _Crops:
 def _fresh_folder(folder: Path) -> Path:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARKER).is_file():
-            raise InputError(f"{folder}: is not empty and holds no demo ({_MARKER}); name another folder with --output")
+            raise InputError(
+                f"{folder}: is not empty and has no demo in it ({_MARKER}); choose another folder with --output"
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Written first, so that a demo that was interrupted can be run again in the same place.
+    # Written first, so that an interrupted demo can be run again in the same folder.
     (folder / _MARKER).write_text("{}\n", encoding="utf-8")
     return folder
 
 
 def _read_target(config: FinetuneConfig, bundle: Path) -> _Crops:
     if config.data.evaluate is None:
-        raise InputError(f"{_RECIPE.name}: data.evaluate must name the data the demo is measured on")
+        raise InputError(f"{_RECIPE.name}: data.evaluate must name the data on which the demo is measured")
     preprocessing = open_embedder(bundle).preprocessing
     return _Crops(read_pixels(open_dataset(config.data.evaluate), preprocessing.resize), preprocessing)
 
 
 def _calibration(config: FinetuneConfig, preprocessing: Preprocessing) -> list[Tensor]:
-    """Training images, as the batches that measure the restored BatchNorms' statistics."""
+    """Training images, float32 [16, 3, H, W] per batch, from which the restored BatchNorms get their statistics."""
     dataset = open_dataset(config.data.train)
     count = min(config.model.calibration_images, len(dataset))
     chosen = np.random.default_rng(config.seed).choice(len(dataset), count, replace=False)
@@ -207,30 +203,80 @@ def _calibration(config: FinetuneConfig, preprocessing: Preprocessing) -> list[T
     return [torch.from_numpy(preprocessing.normalise(pixels[start : start + _BATCH])) for start in starts]
 
 
-def _quality(model: Path, crops: _Crops) -> Quality:
-    result = evaluate_pixels(open_embedder(model).embed, crops.pixels, "retrieval")
+def _load_recipe(folder: Path, seed: int, overrides: Sequence[str]) -> FinetuneConfig:
+    """The demo's configuration, which trains the bundle that `_make_trainable` writes."""
+    own = [
+        f"model.reference={folder / _RESTORED}",
+        "model.restore_bn=false",
+        f"output={folder / 'training'}",
+        f"seed={seed}",
+    ]
+    config: FinetuneConfig = load_config(_RECIPE, [*own, *overrides])
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return config
+
+
+def _make_trainable(flow: _Flow, config: FinetuneConfig) -> _Crops:
+    """Convert the fused file, restore its BatchNorms, and compare each bundle with what it was made from."""
+    restored = flow.folder / _RESTORED
+    with flow.step("convert the fused ONNX file"):
+        bundle = onnx2torch(DEMO_MODEL, flow.folder / "source.rtool").output
+    with flow.step("draw people under the target cameras"):
+        crops = _read_target(config, bundle)
+    with flow.step("restore BatchNorm"):
+        onnx2torch(DEMO_MODEL, restored, restore_bn=True, calibrate=_calibration(config, crops.preprocessing))
+    flow.hop("fused ONNX to torch", DEMO_MODEL, bundle, crops.batch, max_rel=_EXACT)
+    flow.hop("fused to restored BatchNorm", bundle, restored, crops.batch, max_rel=_EXACT)
+    flow.artefacts |= {"bundle": str(bundle), "restored bundle": str(restored)}
+    return crops
+
+
+def _fine_tune(flow: _Flow, config: FinetuneConfig) -> Path:
+    """Train the restored bundle, also if an override names another model; returns the best checkpoint."""
+    model = config.model.model_copy(update={"reference": str(flow.folder / _RESTORED)})
+    with flow.step("fine-tune on the target cameras"):
+        run = finetune(config.model_copy(update={"model": model}))
+    flow.artefacts["run"] = str(run.run_dir)
+    return run.best or run.last
+
+
+def _export(flow: _Flow, trained: Path, crops: _Crops) -> tuple[Path, Path]:
+    """Export the trained model to fp32 and fp16 ONNX files, and compare each with what it was made from."""
+    with flow.step("export fp32 and fp16 at batch 16"):
+        fp32 = export(trained, flow.folder / "finetuned.onnx", batch=_BATCH).path
+        fp16 = export(trained, flow.folder / "finetuned_fp16.onnx", batch=_BATCH, fp16=True).path
+    flow.hop("trained module to fp32 ONNX", trained, fp32, crops.batch, max_rel=_EXACT)
+    flow.hop("fp32 ONNX to fp16 ONNX", fp32, fp16, crops.batch, min_cosine=_HALF_COSINE)
+    flow.artefacts |= {"fp32 model": str(fp32), "fp16 model": str(fp16)}
+    return fp32, fp16
+
+
+def _quality(model: Embedder, crops: _Crops) -> Quality:
+    result = evaluate_pixels(model.embed, crops.pixels, "retrieval")
     if not isinstance(result, RetrievalResult):
         raise TypeError(f"the retrieval protocol gave a {type(result).__name__}")
     return Quality(result.mAP, result.rank1)
 
 
-def _figures(before: Path, after: Path, crops: _Crops, *, queries: int = 4, shown: int = 10) -> list[Figure]:
-    """Queries drawn at random, with the images that each model finds nearest to them."""
+def _figures(models: Sequence[Embedder], crops: _Crops, *, queries: int = 4, shown: int = 10) -> list[Figure]:
+    """Random queries, each with the images whose embeddings are nearest, for every model."""
     dataset = crops.pixels.dataset
     gallery = Gallery(crops.pixels.values, dataset.identities, dataset.cameras)
-    embeddings = [
-        embed_images(open_embedder(model).embed, crops.pixels.values, flip=False, batch=64) for model in (before, after)
-    ]
+    embeddings = [embed_images(model.embed, crops.pixels.values, flip=False, batch=64) for model in models]
     picked = np.random.default_rng(0).choice(len(dataset), queries, replace=False)
-    captions = ("Before: the source model's nearest images from other cameras.", "After fine-tuning: the same queries.")
+    captions = (
+        "Before: the nearest images from other cameras by the source model.",
+        "After fine-tuning: the same queries.",
+    )
     return [
-        rank_figure(gallery, rows, picked.tolist(), shown=shown, caption=f"{caption} Green frames are right.")
+        rank_figure(gallery, rows, picked.tolist(), shown=shown, caption=f"{caption} Green frames: same person.")
         for rows, caption in zip(embeddings, captions, strict=True)
     ]
 
 
 def _publish(repository: Path, fp32: Path, fp16: Path, crops: _Crops) -> Path:
-    """Version 1 is the source model, version 2 the fine-tuned one beside it; fp16 is a model of its own."""
+    """Publish the source model as version 1, the fine-tuned one as version 2, and fp16 as a model of its own."""
     warmup = {"images": crops.batch}
     deploy(DEMO_MODEL, name=_MODEL, repository=repository, batch=_BATCH, warmup=warmup)
     deploy(fp32, name=_MODEL, repository=repository, batch=_BATCH, warmup=warmup, also_serve=(1,))
@@ -252,7 +298,7 @@ def _serve(flow: _Flow, repository: Path, fp32: Path, fp16: Path, crops: _Crops)
         )
         for name, path, model in served:
             flow.hop(name, path, f"triton://{server.url}/{model}", crops.batch, max_rel=0.0)
-        return load_test(server.url, _MODEL, concurrency=2, window=1.0, max_windows=6)
+        return serving(server.url, _MODEL, concurrency=2, window=1.0, max_windows=6)
 
 
 def _write(summary: DemoSummary, figures: Sequence[Figure], folder: Path) -> DemoResult:

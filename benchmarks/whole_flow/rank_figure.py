@@ -1,4 +1,4 @@
-"""Pictures of retrieval: a query, and the gallery images a model finds nearest to it, right ones framed green."""
+"""Pictures of retrieval: each query with its nearest gallery images, correct matches framed green."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARGIN = 4
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture for a page: PNG as base64 text, and what it shows."""
+    """A picture for the report: a PNG file as base64 text, and its caption."""
 
     png: str
     caption: str
@@ -37,9 +37,9 @@ class Gallery:
 def rank_figure(
     images: Gallery, embeddings: NDArray[np.float32], queries: Sequence[int], *, shown: int, caption: str
 ) -> Figure:
-    """One row a query: the query, then its `shown` nearest images seen by other cameras.
+    """A picture with one row per query: the query, then its `shown` nearest images from other cameras.
 
-    `embeddings` is [N, D] for the N images; `queries` are positions among them.
+    `embeddings` is float32 [N, D] for the N images; `queries` are indices of images. Nearness is cosine similarity.
     """
     unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     height, width = images.pixels.shape[1:3]

@@ -1,4 +1,4 @@
-"""The demo's page: one self-contained HTML file, a view of the summary."""
+"""The demo's report: the summary as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 def render_report(summary: DemoSummary, figures: Sequence[Figure], *, title: str, command: str) -> str:
-    """The page as HTML text; every value is escaped."""
+    """The report as HTML text, with every value escaped."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -1,4 +1,4 @@
-"""What the demo measured: the one source of its table on the terminal, its JSON and its page."""
+"""What the demo measured, from which its tables, its JSON file and its report are made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ __all__ = ["DemoSummary", "Hop", "Quality", "summary_tables"]
 
 @dataclass(frozen=True)
 class Hop:
-    """One arrow of the flow, compared on the same inputs before and after it."""
+    """One step of the flow: the models before and after it, compared on the same inputs.
+
+    `max_rel` is the largest absolute difference over the largest absolute output, `min_cosine` the smallest per row.
+    """
 
     name: str
     max_abs: float
@@ -28,7 +31,7 @@ class Hop:
 
     @classmethod
     def from_report(cls, name: str, report: ParityReport) -> Hop:
-        """The hop measured by `report`, its tolerances written out."""
+        """The hop measured by `report`, with its tolerances as text."""
         asked = []
         if report.max_rel is not None:
             asked.append("identical" if report.max_rel == 0 else f"relative error <= {report.max_rel:g}")
@@ -40,7 +43,7 @@ class Hop:
 
 @dataclass(frozen=True)
 class Quality:
-    """Retrieval on the target cameras, both in 0..1."""
+    """Retrieval under the target cameras: mAP and rank-1, both 0..1."""
 
     mean_average_precision: float
     rank1: float
@@ -48,7 +51,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """All figures of one run. `seconds` is the time each step took."""
+    """All figures of one run. `seconds` maps steps to their time; latencies are in milliseconds."""
 
     source: str
     hops: tuple[Hop, ...]
@@ -63,12 +66,12 @@ class DemoSummary:
 
     @property
     def gain(self) -> float:
-        """Mean average precision won by fine-tuning, 0..1."""
+        """Mean average precision gained by fine-tuning, -1..1."""
         return self.after.mean_average_precision - self.before.mean_average_precision
 
     @property
     def passed(self) -> bool:
-        """Every hop within tolerance, and fine-tuning worth at least `required_gain`."""
+        """Whether every hop is within its tolerance and the gain is at least `required_gain`."""
         return all(hop.passed for hop in self.hops) and self.gain >= self.required_gain
 
 

@@ -1,1 +1,1 @@
-"""Fold BatchNorm away, restore it behind fused layers, calibrate what was restored."""
+"""Fold BatchNorm into its layer, and restore it behind fused layers with calibrated statistics."""

@@ -1,13 +1,15 @@
 """BatchNorm in eval mode as `y = scale * x + shift` per channel, and layers that absorb it exactly.
 
-With s = gamma / sqrt(var + eps) and t = beta - mean * s (Ioffe and Szegedy, arXiv:1502.03167, section 3.1):
+With s = gamma / sqrt(var + eps) and t = beta - mean * s (Ioffe and Szegedy: "Batch Normalization", arXiv:1502.03167,
+section 3.1; folding as in Jacob et al.: "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", arXiv:1712.05877, section 3.2):
 
-- behind a layer: W[o] *= s[o], b = b * s + t; for a transposed convolution the output axis of
-  W[g * in/g, out/g, k..] is seen after splitting the groups apart;
-- before a layer: W[:, i] *= s[i], b += sum_i W[:, i] * t[i]; for a convolution only where no padding (zeros that
-  BatchNorm never saw) enters, or where t = 0.
+- BatchNorm behind a layer: W[o] *= s[o], b = b * s + t; the weight of a transposed convolution,
+  W[groups * in/groups, out/groups, k..], is split into groups to reach its output axis;
+- BatchNorm before a layer: b += sum_i W[:, i] * t[i], W[:, i] *= s[i]; for a convolution only without padding (padded
+  zeros do not pass through BatchNorm), or where t = 0.
 
-All arithmetic is done in float64 and rounded once. Which BatchNorms may be absorbed is decided in `fold`.
+All arithmetic is done in float64 and rounded once. `fold` decides which BatchNorms may be absorbed.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class ChannelAffine:
 
 
 def affine_of(batchnorm: _BatchNorm) -> ChannelAffine:
-    """The affine map that `batchnorm` with running statistics is in eval mode."""
+    """The affine map that `batchnorm` computes in eval mode; it must have running statistics."""
     assert batchnorm.running_mean is not None
     assert batchnorm.running_var is not None
     scale = torch.rsqrt(batchnorm.running_var.detach().double() + batchnorm.eps)
@@ -47,13 +49,13 @@ def affine_of(batchnorm: _BatchNorm) -> ChannelAffine:
 
 
 def output_channels(layer: Layer) -> int:
-    """How many channels `layer` writes."""
+    """The number of output channels (or features) of `layer`."""
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 @torch.no_grad()
 def absorb_after(layer: Layer, affine: ChannelAffine) -> None:
-    """Make `layer` compute `affine(layer(x))`. Its parameters are replaced, so tied copies keep their values."""
+    """Make `layer` compute `affine(layer(x))`. It gets new parameters, so that tied copies keep their values."""
     weight = layer.weight.detach().double()
     if isinstance(layer, _ConvTransposeNd):
         split = _by_group(weight, layer.groups)  # [groups, in/g, out/g, k..]

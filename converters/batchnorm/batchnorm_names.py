@@ -1,9 +1,11 @@
-"""What a restored BatchNorm is called: its original name where the file tells, else the name it most likely had.
+"""Choose the name of a restored BatchNorm: the original one where the file records it, else the most likely one.
 
-rtool's own exports say in the model's metadata what was folded into which weight. Other exporters leave traces:
-dynamo gives a fused Conv the scope of the BatchNorm that went into it. Where nothing is left, the habits of the
-public networks are followed: `conv` -> `bn`, `conv2` -> `bn2` (or `bn3` when an unfused `bn2` stands there, as in
-iResNet), `downsample.0` -> `downsample.1`.
+1. The scope that the exporter recorded: dynamo gives a fused Conv the scope of the BatchNorm that was fused into it.
+2. The conventions of public networks: `conv` -> `bn`, `conv2` -> `bn2` (or `bn3` where a `bn2` exists, as in iResNet),
+   `downsample.0` -> `downsample.1`.
+3. The name of the layer with `_bn` appended.
+
+rtool's own exports record the name in the model's metadata; `restore` passes it as the scope.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)$")
 
 
 def batchnorm_path(root: nn.Module, layer: str, scope: str = "") -> str:
-    """A free path in `root` for the BatchNorm behind `layer`; `scope` is where the exporter says the node was."""
+    """A free path in `root` for the BatchNorm behind `layer`; `scope` is the recorded path, "" where there is none."""
     candidates = [safe_path(scope)] if scope and safe_path(scope) != layer else []
     candidates += [*_guesses(layer), f"{layer}_bn"]
     free = (path for path in candidates if _is_free(root, path))
@@ -45,7 +47,7 @@ def _guesses(layer: str) -> list[str]:
 
 
 def _is_free(root: nn.Module, path: str) -> bool:
-    """Whether a module can be put at `path`: nothing there, and only plain containers above."""
+    """Whether a module can be added at `path`: nothing is there, and all parents are plain containers."""
     current: nn.Module = root
     *parents, name = path.split(".")
     for part in parents:

@@ -1,12 +1,12 @@
-"""Run calibration images through a network and watch what its layers write. Streamed, and resumable.
+"""Calibration: run images through a network and measure the outputs of its layers, per channel. Resumable.
 
-Nothing is kept but running statistics per channel and a digest an image, so any number of images fits in memory. A
-batch counts whole or, when it is interrupted, not at all. A model that takes batches of one size only gets those,
-however the images come.
+Only running statistics and one digest per image are stored, so any number of images fits in memory. A batch counts
+completely or, when the run is interrupted in it, not at all. For a model with a fixed batch, images are regrouped into
+batches of that size.
 
-With a state file the statistics are saved as they grow, and when the run is interrupted; a second run with the same
-model and the same batches in the same order goes on where the first stopped. The state file is removed when the last
-batch is in, or when the images or the model turn out to be unusable.
+With a state file the statistics are saved regularly and when the run is interrupted; a second run with the same model
+and the same batches in the same order continues there. The state file is removed after the last batch, and when the
+images or the model turn out to be unusable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from ...errors import InputError, RtoolError
 from ..records.image_digest import row_digests
 from ..records.record import ConversionRecord, record_of
-from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.eval_mode import in_eval_mode
 from .affine import Layer, output_channels
 from .calibration_state import load_state, model_digest, save_state
@@ -36,12 +36,12 @@ Batch = Tensor | tuple[Tensor, ...]
 """What the network is called with: one tensor, or one per graph input."""
 
 FEWEST_IMAGES = 8
-"""Below, not even the size of a variance is known: with one value an image, as behind a Linear, its relative standard
-error sqrt(2 / (n - 1)) is over a half."""
+"""Fewest images. A layer with one value per image, such as a Linear, has a variance with the relative standard error
+sqrt(2 / (n - 1)), which is over 0.5 for fewer."""
 TOLERATED_UNCERTAINTY = 0.1
-"""Standard deviations by which a mean may be off, as its standard error; one value an image needs 100 images."""
+"""Largest standard error of a mean, in standard deviations; with one value per image that takes 100 images."""
 _SAVE_EVERY = 4
-"""Batches between two saves of the state."""
+"""Number of batches between two saves of the state."""
 
 
 def calibrate(
@@ -157,7 +157,7 @@ def _only_batch(module: nn.Module) -> int | None:
     record = record_of(module)
     if not isinstance(module, fx.GraphModule) or record is None:
         return None
-    return runnable_batch(module, record.inputs)
+    return fixed_batch_by_shapes(module, record.inputs)
 
 
 def _empty(layer: Layer) -> ChannelStatistics:
@@ -166,7 +166,7 @@ def _empty(layer: Layer) -> ChannelStatistics:
 
 @contextmanager
 def _watching(layers: Mapping[str, Layer], observed: dict[str, Observation]) -> Iterator[None]:
-    """Collect in `observed` what the layers write."""
+    """Collect the outputs of the layers in `observed`, with hooks that the context removes."""
 
     def watch(path: str, layer: Layer) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -187,7 +187,7 @@ def _watching(layers: Mapping[str, Layer], observed: dict[str, Observation]) -> 
 
 
 def _in_batches(batches: Iterable[Batch], size: int | None) -> Iterator[tuple[Tensor, ...]]:
-    """Batches as tuples; where `size` is a number, cut and joined to exactly that, a rest left out."""
+    """Batches as tuples, regrouped to exactly `size` images where it is given; an incomplete last one is left out."""
     waiting: tuple[Tensor, ...] = ()
     for batch in batches:
         inputs = batch if isinstance(batch, tuple) else (batch,)
@@ -228,16 +228,16 @@ def _check_shapes(record: ConversionRecord, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _check_same(calibration: Calibration, digests: list[bytes], seen: int, state: Path | None) -> None:
-    """Batches that were calibrated before the interruption must come again."""
+    """Check that a batch which was calibrated before the interruption has the same images again."""
     if calibration.digests[seen - len(digests) : seen] != digests:
         raise InputError(f"{state}: was begun with other images; give those again, or remove it to start afresh")
 
 
-def _check(calibration: Calibration, taken: int | None) -> None:
-    if calibration.images == 0 and taken is not None:
-        raise InputError(f"calibration: the model takes batches of {taken} only, and there are not as many images")
+def _check(calibration: Calibration, batch: int | None) -> None:
+    if calibration.images == 0 and batch is not None:
+        raise InputError(f"calibration: the model supports batches of {batch} only, and there are fewer images")
     if calibration.images == 0:
-        raise InputError("calibration: no images; name a folder or data set with some, 256 or more are good")
+        raise InputError("calibration: no images; give a folder or data set with images, 256 or more are good")
     if calibration.images < FEWEST_IMAGES:
         number = f"{calibration.images} images are" if calibration.images > 1 else "1 image is"
         raise InputError(

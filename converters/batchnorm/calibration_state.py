@@ -1,4 +1,7 @@
-"""The file an interrupted calibration goes on from: statistics, digests of the images, and whose they are."""
+"""The state file from which an interrupted calibration continues: statistics, digests of images and of the model.
+
+It is a safetensors file; nothing in it is executed.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from .observations import Calibration
 __all__ = ["load_state", "model_digest", "save_state"]
 
 _DIGEST = 32
-"""Bytes of a sha256."""
+"""Bytes per sha256."""
 
 
 def model_digest(module: nn.Module) -> str:
-    """The sha256 of every parameter and buffer of `module`, by name."""
+    """One sha256 over the names and bytes of all parameters and buffers of `module`, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(name.encode())
@@ -32,7 +35,7 @@ def model_digest(module: nn.Module) -> str:
 
 
 def save_state(calibration: Calibration, state: Path, model: str) -> None:
-    """Write the state whole or not at all.
+    """Write the state file atomically; `model` is the digest of the model.
 
     Raises:
         InputError: it cannot be written.
@@ -58,10 +61,10 @@ def save_state(calibration: Calibration, state: Path, model: str) -> None:
 
 
 def load_state(calibration: Calibration, state: Path, model: str) -> None:
-    """Fill `calibration`, whose layers are those of the model, from a state file.
+    """Fill `calibration`, which has the layers of the model, from a state file; `model` is the model's digest.
 
     Raises:
-        InputError: it is no state, or one of another model.
+        InputError: the file is not a calibration state, is incomplete, or belongs to another model.
     """
     try:
         with safe_open(state, framework="pt") as file:

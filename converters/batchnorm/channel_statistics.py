@@ -1,11 +1,12 @@
-"""Mean and variance per channel over a stream of activations, in float64, and how far the mean can be trusted.
+"""Running mean and variance per channel over a stream of activations, in float64, and the standard error of the mean.
 
-Welford's running moments in the form that merges whole batches: Chan, Golub, LeVeque, "Updating Formulae and a
-Pairwise Algorithm for Computing Sample Variances", 1979, equations 2.1. Stable where sums of squares cancel.
+The moments merge whole batches: Chan, Golub, LeVeque: "Updating Formulae and a Pairwise Algorithm for Computing Sample
+Variances", 1979, equations 2.1. They stay accurate where a sum of squares would cancel.
 
-Positions of one image resemble each other, so a map of 64 x 32 is far from 2048 observations. What is independent is
-images: the standard error of the mean is the spread of the images' own means over the root of their number, as for
-any sample drawn in clusters (Cochran, "Sampling Techniques", 3rd ed., 1977, chapter 9).
+The positions of one image are correlated, so a map of 64 x 32 is worth far less than 2048 observations; only the images
+are independent. The standard error of the mean is therefore the standard deviation of the means per image, divided by
+the square root of the number of images, as for cluster samples (Cochran: "Sampling Techniques", 3rd ed., 1977,
+chapter 9).
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class Moments:
 
     @classmethod
     def empty(cls, channels: int) -> Moments:
-        """Nothing seen yet."""
+        """Moments of no observations."""
         return cls(0, torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64))
 
     def merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
-        """Take in `count` observations with these moments [C]."""
+        """Add `count` observations with this mean and this sum of squared deviations, each [C]."""
         if count == 0:
             return
         total = self.count + count
@@ -42,7 +43,7 @@ class Moments:
         self.count = total
 
     def merged(self, later: Moments) -> Moments:
-        """The moments of both; neither is changed."""
+        """The moments of both together; neither is changed."""
         both = replace(self)
         both.merge(later.count, later.mean, later.squares)
         return both
@@ -50,14 +51,14 @@ class Moments:
 
 @dataclass
 class ChannelStatistics:
-    """Moments over all positions of all images, and over the images' own means."""
+    """Moments over all positions of all images, and over the means per image."""
 
     positions: Moments
     images: Moments
 
     @classmethod
     def empty(cls, channels: int) -> ChannelStatistics:
-        """Nothing seen yet."""
+        """Statistics of no activations."""
         return cls(Moments.empty(channels), Moments.empty(channels))
 
     @property
@@ -67,17 +68,17 @@ class ChannelStatistics:
 
     @property
     def squares(self) -> Tensor:
-        """Sum of squared deviations of each channel, float64 [C]; 0 where it never varied."""
+        """Sum of squared deviations of each channel, float64 [C]; 0 for a channel that never varied."""
         return self.positions.squares
 
     @property
     def variance(self) -> Tensor:
-        """Biased variance, as BatchNorm normalises with; zeros before anything was seen."""
+        """Biased variance of each channel, float64 [C], as BatchNorm normalises with; zeros before the first update."""
         return self.positions.squares / max(self.positions.count, 1)
 
     @property
     def uncertainty(self) -> float:
-        """Standard error of the mean in standard deviations: root mean square over the channels that vary."""
+        """Standard error of the mean in standard deviations, as root mean square over the channels that vary."""
         images, alive = self.images, self.variance > 0
         if images.count < 2 or not bool(alive.any()):
             return float("inf") if images.count < 2 else 0.0
@@ -85,12 +86,12 @@ class ChannelStatistics:
         return float((error[alive] / self.variance[alive]).mean().sqrt())
 
     def merged(self, later: ChannelStatistics) -> ChannelStatistics:
-        """The statistics of both; neither is changed."""
+        """The statistics of both together; neither is changed."""
         return ChannelStatistics(self.positions.merged(later.positions), self.images.merged(later.images))
 
     @torch.no_grad()
     def update(self, activations: Tensor) -> None:
-        """Take in activations [N, C, ...] of any float type and device."""
+        """Add activations [N, C, ...] of any float dtype and device."""
         count = activations.numel() // activations.shape[1]
         if count == 0:
             return

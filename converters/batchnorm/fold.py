@@ -1,10 +1,15 @@
-"""Fold BatchNorm into the Conv, ConvTranspose or Linear beside it, exactly, or say why it stays.
+"""Fold BatchNorm into the Conv, ConvTranspose or Linear beside it, exactly, or report why it is kept.
 
-Works on a `torch.fx.GraphModule` in eval mode, in place; the arithmetic is in `affine`. A BatchNorm behind a
-layer is preferred to one before it. Nothing is approximated: a BatchNorm that zero padding, a second consumer or
-its own training mode separates from its layer is kept, with the reason. The pre-activation BatchNorms of
-iResNet are kept because of the padding behind them; with `padded` they fold too, and leave an offset, see
-`channel_offset`.
+Works in place on a `torch.fx.GraphModule` in eval mode; the arithmetic is in `affine` (Jacob et al., arXiv:1712.05877,
+section 3.2).
+
+1. A BatchNorm is folded into the layer before it (or a Gemm with factors, see `scaled_product`), else into the layer
+   behind it.
+2. It is kept where that would change the function: in training mode, without running statistics, called twice, with
+   hooks or parametrized weights, where the value between BatchNorm and layer has other readers, or where its channels
+   are not those of the layer.
+3. In front of a layer with zero padding it is kept, because a folded shift would change the borders: the
+   pre-activation BatchNorms of iResNet. With `padded` it is folded and leaves an offset, see `channel_offset`.
 """
 
 from __future__ import annotations
@@ -29,14 +34,14 @@ from .scaled_product import ScaledProduct, absorb_into_product, find_scaled_prod
 __all__ = ["FoldReport", "FoldedBatchNorm", "KeptBatchNorm", "Place", "fold_batchnorm"]
 
 Place = Literal["behind", "before", "before, leaving an offset"]
-"""Where a folded BatchNorm stood, seen from the layer that absorbed it."""
+"""The position of a folded BatchNorm relative to the layer that absorbed it."""
 
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Modules that do nothing in eval mode."""
 
 
 _LARGEST_OFFSET = 1e20
-"""Beyond it the scale that goes with an offset is so small that scaled weights lose digits near float32's end."""
+"""A larger offset means a scale so small that scaled weights lose digits near float32's smallest numbers."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class FoldedBatchNorm:
 
 @dataclass(frozen=True)
 class KeptBatchNorm:
-    """`batchnorm` (a module path) stays, because of `reason`."""
+    """`batchnorm` (a module path) is kept, because of `reason`."""
 
     batchnorm: str
     reason: str
@@ -58,21 +63,31 @@ class KeptBatchNorm:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What became of every BatchNorm that was looked at, in graph order."""
+    """The result for every BatchNorm that was examined, in graph order."""
 
     folded: tuple[FoldedBatchNorm, ...]
     kept: tuple[KeptBatchNorm, ...]
 
 
 class _KeepError(Exception):
-    """Why a BatchNorm cannot be folded; never leaves this module."""
+    """Why a BatchNorm is kept; caught in this module."""
 
 
 def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = None, padded: bool = False) -> FoldReport:
-    """Fold every BatchNorm of `module` (or those whose paths are in `only`) in place.
+    """Fold the BatchNorms of `module` in place, and report those that are kept.
 
-    With `padded`, one before a zero-padded layer leaves a `ChannelOffset` at its path. The function of the module in
-    eval mode is unchanged up to one rounding of each weight and offset.
+    The function of the module in eval mode is unchanged up to one rounding of each weight and offset.
+
+    Args:
+        module: a traced or converted network in eval mode.
+        only: paths of the BatchNorms to fold; all by default.
+        padded: whether to fold a BatchNorm before a zero-padded layer too, leaving a `ChannelOffset` at its path.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> _ = rtool.converters.restore_batchnorm(module, [torch.rand(128, 3, 16, 8)])
+        >>> [(entry.batchnorm, entry.into) for entry in rtool.converters.fold_batchnorm(module).folded]
+        [('bn', 'conv')]
     """
     folded: list[FoldedBatchNorm] = []
     kept: list[KeptBatchNorm] = []
@@ -100,7 +115,7 @@ def _forget_restored(module: fx.GraphModule, folded: set[str]) -> None:
 
 
 def _fold(module: fx.GraphModule, node: fx.Node, *, padded: bool) -> FoldedBatchNorm:
-    """Absorb one BatchNorm and drop its node."""
+    """Fold one BatchNorm and remove its node."""
     _check_batchnorm(module, node)
     source = _skip_back(module, node.all_input_nodes[0])
     came_from = _describe(module, source)
@@ -119,10 +134,10 @@ def _fold(module: fx.GraphModule, node: fx.Node, *, padded: bool) -> FoldedBatch
 
 
 def _check_own_weights(module: fx.GraphModule, node: fx.Node) -> None:
-    """Folding gives a layer other weights and another output: whoever else sees either must not be there."""
+    """Raise where something else than the graph reads the weights or the output of a layer that folding changes."""
     path, layer = str(node.target), module.get_submodule(str(node.target))
     if _has_hooks(layer):
-        raise _KeepError(f"{path!r} has a hook, which sees what it takes and gives")
+        raise _KeepError(f"{path!r} has a hook, which reads its input or output")
     if is_parametrized(layer):
         raise _KeepError(f"the weights of {path!r} are computed by a parametrization")
     names = {name for name, owner in module.named_modules(remove_duplicate=False) if owner is layer}
@@ -180,7 +195,7 @@ def _fold_into_product(
 
 
 def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str, padded: bool) -> FoldedBatchNorm:
-    """Fold a BatchNorm into the layer that follows it, through a flattening if need be."""
+    """Fold a BatchNorm into the layer behind it, also through a flattening."""
     user, flattened = _only_user(node, "its output"), False
     while _is_transparent(module, user) or _flattens(module, user):
         flattened |= _flattens(module, user)
@@ -215,7 +230,7 @@ def _fold_ahead(module: fx.GraphModule, node: fx.Node, *, came_from: str, padded
 def _fold_into_padded(
     module: fx.GraphModule, node: fx.Node, layer: _ConvNd, path: str, affine: ChannelAffine
 ) -> FoldedBatchNorm:
-    """Scale the layer's weights, and put what BatchNorm maps to zero in its place."""
+    """Scale the layer's weights, and replace the BatchNorm by the offset that it maps to zero."""
     gone = (affine.scale == 0) & (affine.shift != 0)
     if bool(gone.any()):
         raise _KeepError(
@@ -233,7 +248,7 @@ def _fold_into_padded(
 
 
 def _pads(layer: _ConvNd) -> bool:
-    """Whether some outputs see fewer inputs than others, so that a constant shift is no constant behind `layer`."""
+    """Whether some outputs read fewer inputs than others, so that a shift of the input is not constant behind."""
     if isinstance(layer, _ConvTransposeNd):
         # How many inputs an output position sums depends on its phase and its distance to the border.
         return any(size > 1 for size in (*layer.kernel_size, *layer.stride)) or any(layer.padding)
@@ -261,7 +276,7 @@ def _layer(module: fx.GraphModule, node: fx.Node) -> Layer | None:
 
 
 def _calls(module: fx.GraphModule, node: fx.Node) -> int:
-    """How often the module object behind `node` is called, under whatever name."""
+    """How often the module object that `node` calls is called, under any name."""
     owner = module.get_submodule(str(node.target))
     return sum(
         other.op == "call_module" and module.get_submodule(str(other.target)) is owner for other in module.graph.nodes
@@ -305,7 +320,7 @@ def _is_matrix(module: fx.GraphModule, layer: fx.Node, batchnorm: fx.Node) -> bo
     """Whether the Linear called by `layer` is known to read [N, features]."""
     record = record_of(module)
     if record is not None and any(entry.module == str(batchnorm.target) for entry in record.restored):
-        return True  # restored only where calibration saw matrices
+        return True  # `restore` adds one only where calibration measured matrices
     if facts_of(layer).rank == 2:
         return True  # a Gemm of the source
     source = layer.all_input_nodes[0]
@@ -317,7 +332,7 @@ def _is_matrix(module: fx.GraphModule, layer: fx.Node, batchnorm: fx.Node) -> bo
 
 
 def _rank(node: fx.Node) -> int | None:
-    """The rank of a node's value where shape propagation left it."""
+    """The rank of a node's value; None unless shapes were propagated."""
     value = node.meta.get("tensor_meta", node.meta.get("val"))
     shape = getattr(value, "shape", None)
     return None if shape is None else len(shape)

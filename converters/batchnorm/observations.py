@@ -1,4 +1,4 @@
-"""What calibration has seen of a network: statistics of each layer's output, and of which images."""
+"""The results of a calibration: statistics of each layer's output, and digests of the images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Calibration", "Observation"]
 
 @dataclass
 class Observation:
-    """What one layer wrote: statistics per channel, the rank of its output, and whether its maps are 1 x 1."""
+    """The output of one layer: statistics per channel, its rank, and whether the layer's input maps are 1 x 1."""
 
     statistics: ChannelStatistics
     rank: int = 0
     single_position: bool = False
 
     def followed_by(self, later: Observation | None) -> Observation:
-        """What was seen up to now and later, if anything was; neither is changed."""
+        """Merge this observation with a `later` one into a new one."""
         if later is None:
             return self
         return Observation(self.statistics.merged(later.statistics), later.rank, later.single_position)
@@ -29,7 +29,7 @@ class Observation:
 
 @dataclass
 class Calibration:
-    """Observations by module path, over `images` images in `batches` batches; `largest` is the last of the largest."""
+    """Observations by module path, over `images` images in `batches` batches; `largest` is the last largest batch."""
 
     layers: dict[str, Observation] = field(default_factory=dict)
     images: int = 0
@@ -39,5 +39,5 @@ class Calibration:
 
     @property
     def sha256(self) -> str:
-        """Of the set of images, whatever their order."""
+        """The digest of the set of images, which does not depend on their order."""
         return combined_digest(self.digests)

@@ -1,7 +1,7 @@
-"""Lets a layer with a restored BatchNorm behind it load from a state_dict in which it has no bias.
+"""Let a layer with a restored BatchNorm load from a state_dict in which the layer has no bias.
 
-Fusing gives every layer a bias, the original layer mostly had none: BatchNorm subtracts it again. Missing there, it
-is zero, which is the same function. So a state_dict of the unfused original loads by name, strictly.
+Fusing gives every layer a bias; the original layer in front of a BatchNorm mostly had none. A missing bias is loaded
+as zero, which is the same function, so a state_dict of the unfused original loads by name, strictly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["let_bias_be_missing"]
 
 
 def let_bias_be_missing(module: nn.Module, layers: Iterable[str]) -> None:
-    """Make `load_state_dict` of `module` take a missing bias of these layers (by path) as zero."""
+    """Make `load_state_dict` of `module` load a missing bias of these layers (module paths) as zeros."""
     for path in layers:
         module.get_submodule(path).register_load_state_dict_pre_hook(_fill)  # type: ignore[no-untyped-call]
 

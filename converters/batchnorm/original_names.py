@@ -1,8 +1,8 @@
-"""Which BatchNorms the original of a fused network had, where its layers are those of an architecture of the zoo.
+"""Find the BatchNorms of a fused network's original, where its layers are those of an architecture of the zoo.
 
-A fused file tells what a Conv was called, rarely what its BatchNorm was. But the layers of a public network, their
-names and channels together, say which network it is; and that knows its own BatchNorms: `conv2d.1.conv2` of an OSNet
-was followed by `conv2d.1.bn`, whatever habit says. A wrapper's prefix (`backbone.`) is seen through.
+A fused file has the names of Convs but rarely those of BatchNorms. Names and channels of all Convs together identify a
+public network, whose BatchNorms are known: in an OSNet, `conv2d.1.bn` follows `conv2d.1.conv2`, against the usual
+convention. The names may have a wrapper's prefix (`backbone.`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _Sizes = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class _Layout:
-    """What tells networks apart. Kernels do not belong to it: a global one depends on the image size."""
+    """What identifies a network. Kernel sizes do not count, because a global one depends on the image size."""
 
     convolutions: _Sizes
-    """Path, output and input channels (a group's) of every convolution, sorted."""
+    """Path, output channels and input channels per group of every convolution, sorted."""
     instance_norms: int
 
 
@@ -38,7 +38,7 @@ _BETWEEN = (nn.Dropout, nn.Dropout2d, nn.Identity)
 
 @dataclass(frozen=True)
 class OriginalBatchNorm:
-    """What stood behind a layer: its path and eps."""
+    """The path and eps of a BatchNorm of the original."""
 
     path: str
     eps: float
@@ -46,17 +46,17 @@ class OriginalBatchNorm:
 
 @dataclass(frozen=True)
 class OriginalNetwork:
-    """The architecture recognised; paths are those of the converted module."""
+    """The recognised architecture; paths are those of the converted module."""
 
     name: str
     layers: frozenset[str]
-    """Every Conv and Linear of it."""
+    """Paths of all its Convs and Linears."""
     batchnorms: Mapping[str, OriginalBatchNorm]
     """Path of a Conv or Linear -> the BatchNorm directly behind it."""
 
 
 def find_original(module: nn.Module) -> OriginalNetwork | None:
-    """The architecture whose convolutions `module` has, all of them and no others, by name and channels."""
+    """The architecture of the zoo with exactly the convolutions of `module`, by name and channels; None if none has."""
     own = _layout(module)
     if not own.convolutions:
         return None
@@ -79,7 +79,7 @@ def _layout(module: nn.Module) -> _Layout:
 
 
 def _prefix(own: _Layout, known: _Layout) -> str | None:
-    """What stands before every name of `known` in `own`; None where they are not the same layers."""
+    """The prefix of all names in `own` compared with `known`, mostly ""; None where the layers differ."""
     if len(own.convolutions) != len(known.convolutions) or own.instance_norms != known.instance_norms:
         return None
     first, path = known.convolutions[0][0], own.convolutions[0][0]
@@ -118,6 +118,6 @@ def _batchnorms_behind(module: fx.GraphModule, node: fx.Node) -> Iterator[str]:
 
 
 def _on_meta(name: str) -> nn.Module:
-    """The architecture without weights; the random generator is left as it is."""
+    """The architecture on the meta device, without weights; the random generator is not advanced."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return build_architecture(name)

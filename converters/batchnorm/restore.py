@@ -1,14 +1,20 @@
-"""Put BatchNorm back behind the layers that an exporter fused it into, without changing the function.
+"""Restore BatchNorm behind the layers that an exporter fused it into, without changing the function.
 
-A fused network trains badly: nothing normalises its activations any more. For every output channel of a fused
-layer, mean mu and variance var are measured on calibration images, and a BatchNorm with running statistics
-(mu, var), gamma = sqrt(var + eps) and beta = mu is put behind it: the identity in eval mode (rounding aside), a real
-BatchNorm in training. gamma is never below sqrt(eps), so that a dead channel stays harmless.
+A fused network trains badly, because nothing normalises its activations. For every output channel of a fused layer,
+mean mu and variance var are measured on calibration images. A BatchNorm with running statistics (mu, var),
+gamma = sqrt(var + eps) and beta = mu is added behind the layer: the identity in eval mode (up to rounding), a real
+BatchNorm in training. gamma is at least sqrt(eps), so a dead channel does no harm.
 
-Only layers that can have had one get it: with a bias (fusing always leaves one), not a gate on 1 x 1 maps, not in
-front of another BatchNorm, a Linear only where its matrix output leads straight to an output of the network, and
-not where the file's own names say that layer's bias is original. Where the layers are those of an architecture of
-the zoo, it says which had one, and what it was called.
+A layer gets a BatchNorm unless
+
+1. it has no bias (fusing always adds one), is called more than once, or a BatchNorm follows it;
+2. its layers are those of an architecture of the zoo that has no BatchNorm there (`original_names`);
+3. the names in the file say that its bias is original, not fused;
+4. its input maps are 1 x 1, as in a channel gate;
+5. it is a Linear on sequences, or in a model whose fixed batch is 1, or (unless the original is known) one whose
+   output reaches a model output through more than activations and norms.
+
+Names and eps come from the original architecture where it is known, see `batchnorm_names` for the others.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from ..lowering.names import is_generated
 from ..records.node_facts import facts_of
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, RestoredBatchNorm, record_of
-from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.eval_mode import in_eval_mode
 from .affine import Layer
 from .batchnorm_names import batchnorm_path
@@ -44,14 +50,14 @@ __all__ = ["RestoreReport", "SkippedLayer", "insert_batchnorms", "restore_batchn
 EPS = 1e-5
 
 _BATCHNORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-"""Spatial axes -> BatchNorm class; a Linear counts as one, on matrices."""
+"""Number of spatial axes of a Conv -> BatchNorm class."""
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU)
 
 
 @dataclass(frozen=True)
 class SkippedLayer:
-    """A Conv or Linear (a module path) that got no BatchNorm, and why."""
+    """A Conv or Linear (a module path) that got no BatchNorm, and the reason."""
 
     layer: str
     reason: str
@@ -59,24 +65,24 @@ class SkippedLayer:
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """What was restored, on how many images, and how much training-mode statistics move the output."""
+    """Which BatchNorms were restored, on how many images, and how much batch statistics change the output."""
 
     restored: tuple[RestoredBatchNorm, ...]
     skipped: tuple[SkippedLayer, ...]
     images: int
     images_sha256: str
-    """Of the set of calibration images, whatever their order, see `image_digest`."""
+    """Digest of the set of calibration images, see `image_digest`."""
     dead_channels: int
-    """Channels that never varied over the calibration images."""
+    """Number of channels that never varied over the calibration images."""
     uncertainty: float
-    """Standard error of the means in standard deviations, in the layer where it is largest."""
+    """Largest standard error of the means over all layers, in standard deviations."""
     uncertain_layer: str
-    """That layer; "" when nothing was restored."""
+    """Path of the layer with that error; "" when nothing was restored."""
     train_drift: float | None
-    """Largest change of the output on one full calibration batch, relative to its largest value, when the restored
-    BatchNorms normalise by that batch instead of by the running statistics; None where every batch was one image."""
+    """Largest change of the output on the largest calibration batch, relative to its largest value, when the restored
+    BatchNorms use the statistics of that batch instead of running statistics; None if all batches had one image."""
     architecture: str | None = None
-    """The architecture of the zoo that the layers are of, which gave the BatchNorms' names."""
+    """Name of the recognised architecture, which gave the names of the BatchNorms; None if there is none."""
 
     @property
     def few_images(self) -> bool:
@@ -85,7 +91,7 @@ class RestoreReport:
 
     @property
     def warning(self) -> str:
-        """What to tell about too small a sample; "" when it is large enough."""
+        """The warning about too few calibration images; "" when there are enough."""
         if not self.few_images:
             return ""
         enough = math.ceil(self.images * (self.uncertainty / TOLERATED_UNCERTAINTY) ** 2)
@@ -103,26 +109,32 @@ def restore_batchnorm(
     state: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> RestoreReport:
-    """Put a BatchNorm behind every layer of `module` that lost one, in place.
+    """Restore a BatchNorm behind every layer of `module` that lost one, in place.
 
-    Where nothing was lost, the report has the reason for every layer and `module` stays as it is. A state_dict of the
-    unfused original loads into the result by name: a bias it lacks is taken as zero.
+    If no layer lost one, `module` is unchanged and the report has a reason for each layer. A state_dict of the unfused
+    original loads into the result by name; a missing bias is loaded as zero.
 
     Args:
-        module: a converted network; its function in eval mode stays what it was.
-        batches: preprocessed calibration images [N, C, H, W]; read once, one batch at a time.
-        eps: epsilon of the new BatchNorms, where the architecture does not tell its own.
-        state: file that keeps the statistics of an interrupted calibration, see `calibration`.
+        module: a converted network; its function in eval mode does not change.
+        batches: preprocessed calibration images float32 [N, C, H, W]; read once, one batch at a time.
+        eps: epsilon of the new BatchNorms, where the original architecture is not known.
+        state: file from which an interrupted calibration continues, see `calibration`.
         progress: called with the number of images seen, after every batch.
 
     Raises:
-        InputError: too few images, images of the wrong size, or non-finite activations.
+        InputError: too few images, images of the wrong size, non-finite activations, or an unusable state file.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> report = rtool.converters.restore_batchnorm(module, [torch.rand(128, 3, 16, 8)])
+        >>> [(entry.module, entry.after) for entry in report.restored], report.images
+        ([('bn', 'conv')], 128)
     """
     skipped: dict[str, str] = {}
     original = find_original(module)
     candidates = _candidates(module, skipped, original)
     layers = {path: module.get_submodule(path) for path in candidates}
-    calibration = Calibration()  # where no layer is left to measure, no image need be read
+    calibration = Calibration()  # without a layer to measure, no image is read
     if layers:
         calibration = calibrate(module, layers, batches, state=state, progress=progress)  # type: ignore[arg-type]
     restored = []
@@ -162,7 +174,7 @@ def _entry(
     original: OriginalNetwork | None,
     eps: float,
 ) -> RestoredBatchNorm:
-    """Name and eps of the BatchNorm behind the layer at `path`: the original's where it is known."""
+    """The new BatchNorm behind the layer at `path`, with the original's name and eps where they are known."""
     known = original.batchnorms.get(path) if original is not None else None
     stated = _stated_fold(module, path) or (known.path if known is not None else "") or facts_of(node).scope
     name = batchnorm_path(module, path, stated)
@@ -171,7 +183,7 @@ def _entry(
 
 
 def restored_link(report: RestoreReport, **facts: Any) -> ChainLink:
-    """What the provenance of a model says of a restoration; `facts` are added."""
+    """The link of a restoration in the provenance of a model; `facts` are added to it."""
     detail = f"{len(report.restored)} BatchNorms, calibrated on {report.images} images"
     own = {
         "batchnorms": len(report.restored),
@@ -185,10 +197,10 @@ def restored_link(report: RestoreReport, **facts: Any) -> ChainLink:
 
 
 def insert_batchnorms(module: fx.GraphModule, restored: Iterable[RestoredBatchNorm]) -> None:
-    """Put fresh BatchNorms where `restored` says, in place; their tensors are loaded by the caller.
+    """Add fresh BatchNorms at the places in `restored`, in place; the caller loads their tensors.
 
     Raises:
-        InputError: a layer the entries name is not in `module`.
+        InputError: a layer that an entry names is not in `module`, or is called more than once.
     """
     entries = list(restored)
     for entry in entries:
@@ -199,7 +211,7 @@ def insert_batchnorms(module: fx.GraphModule, restored: Iterable[RestoredBatchNo
 def _candidates(
     module: fx.GraphModule, skipped: dict[str, str], original: OriginalNetwork | None
 ) -> dict[str, fx.Node]:
-    """Layers that may have lost a BatchNorm, as far as the graph and the names tell, by module path."""
+    """Path -> node of the layers that may have lost a BatchNorm, by rules 1 to 3; reasons of others go to `skipped`."""
     calls: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
         if node.op == "call_module" and isinstance(module.get_submodule(node.target), _ConvNd | nn.Linear):
@@ -226,7 +238,7 @@ def _reason_before_calibration(
     if original is not None and path in original.layers and path not in original.batchnorms:
         return f"{original.name} has no BatchNorm behind it"
     if not _stated_fold(module, path) and _bias_is_original(record_of(module), path):
-        return "the file says that its bias is its own"
+        return "the names in the file say that its bias is original"
     return ""
 
 
@@ -239,17 +251,17 @@ def _reason_after_calibration(
     if isinstance(layer, nn.Linear):
         if observation.rank != 2:
             return "it works on sequences"
-        if _takes_single_images(module):
-            return "the model takes one image at a time, which has no spread in training"
+        if _supports_single_images_only(module):
+            return "the model supports one image at a time, which has no variance in training"
         known = original is not None and node.target in original.batchnorms
         if not known and not _leads_to_output(module, node):
             return "its output is mixed with others"
     return ""
 
 
-def _takes_single_images(module: fx.GraphModule) -> bool:
+def _supports_single_images_only(module: fx.GraphModule) -> bool:
     record = record_of(module)
-    return record is not None and runnable_batch(module, record.inputs) == 1
+    return record is not None and fixed_batch_by_shapes(module, record.inputs) == 1
 
 
 def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -264,7 +276,7 @@ def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _stated_fold(module: fx.GraphModule, path: str) -> str:
-    """The BatchNorm that the file's metadata says was folded into the layer at `path`, or ""."""
+    """The path of the BatchNorm folded into the layer at `path`, as stated in the file's metadata; else ""."""
     record = record_of(module)
     if record is None or f"{path}.weight" not in record.parameters:
         return ""
@@ -272,7 +284,7 @@ def _stated_fold(module: fx.GraphModule, path: str) -> str:
 
 
 def _bias_is_original(record: ConversionRecord | None, path: str) -> bool:
-    """Whether weight and bias carry names of the original model; fused ones are renamed by every exporter."""
+    """Whether weight and bias have names of the original model; every exporter renames fused ones."""
     if record is None or f"{path}.bias" not in record.parameters:
         return False
     weight, bias = (record.parameters[f"{path}.{name}"].value for name in ("weight", "bias"))
@@ -280,7 +292,7 @@ def _bias_is_original(record: ConversionRecord | None, path: str) -> bool:
 
 
 def _leads_to_output(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether nothing but activations and norms stand between `node` and an output of the graph."""
+    """Whether only activations and norms lie between `node` and an output of the graph."""
     for user in node.users:
         if user.op == "output":
             return True
@@ -294,7 +306,7 @@ def _leads_to_output(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _insert(module: fx.GraphModule, entry: RestoredBatchNorm) -> _BatchNorm:
-    """A fresh BatchNorm at `entry.module`, behind the one call of `entry.after`."""
+    """Add a fresh BatchNorm at `entry.module`, behind the only call of `entry.after`."""
     calls = [node for node in module.graph.nodes if node.op == "call_module" and node.target == entry.after]
     if len(calls) != 1:
         raise InputError(f"restored BatchNorm {entry.module!r}: no single layer {entry.after!r} in the model")
@@ -315,7 +327,7 @@ def _class_for(layer: Layer) -> type[_BatchNorm]:
 
 @torch.no_grad()
 def _set_identity(batchnorm: _BatchNorm, observation: Observation) -> None:
-    """Running statistics as observed; gamma and beta that undo them."""
+    """Set the running statistics as measured, and gamma and beta that undo them."""
     assert batchnorm.running_mean is not None
     assert batchnorm.running_var is not None
     variance, gamma = exact_scale(observation.statistics.variance.to(batchnorm.weight.dtype), batchnorm.eps)
@@ -337,7 +349,7 @@ def _finish(module: fx.GraphModule, restored: list[RestoredBatchNorm]) -> None:
 
 @torch.no_grad()
 def _train_drift(module: fx.GraphModule, restored: list[RestoredBatchNorm], calibration: Calibration) -> float | None:
-    """Relative change of the output when the restored BatchNorms use the statistics of one batch, the largest."""
+    """Relative change of the output when the restored BatchNorms use the statistics of the largest batch."""
     if not restored:
         return 0.0
     if len(calibration.largest[0]) < 2:

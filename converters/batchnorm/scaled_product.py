@@ -1,7 +1,7 @@
-"""A Gemm whose factors are not 1, as it is lowered: `(x @ W) * alpha + c * beta`. It can absorb a BatchNorm behind it.
+"""Fold BatchNorm into a Gemm whose factors are not 1, which is lowered to `(x @ W) * alpha + c * beta`.
 
-With s and t of the BatchNorm, s * (alpha * x @ W + beta * c) + t has the columns of W times s, and c * s + t / beta in
-place of c; alpha and beta stay. (ONNX operator Gemm; `affine` has the rest of the arithmetic.)
+With s and t of the BatchNorm (see `affine`), s * (alpha * x @ W + beta * c) + t is the same product with the columns of
+W multiplied by s and c replaced by c * s + t / beta; alpha and beta stay. (ONNX operator Gemm.)
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ __all__ = ["ScaledProduct", "absorb_into_product", "find_scaled_product"]
 
 @dataclass(frozen=True)
 class ScaledProduct:
-    """Paths of the weight and of the addend, in a product whose result [N, features] is that of one node."""
+    """The parameters of a product that gives [N, features]: paths of its weight and of its addend."""
 
     weight: str
     transposed: bool
-    """Whether the weight is [features, inputs]."""
+    """Whether the weight is stored as [features, inputs]."""
     addend: str
     beta: float
     inner: tuple[fx.Node, ...]
-    """The nodes that compute it, the last one excepted."""
+    """The nodes that compute the product, without the last one."""
 
 
 def find_scaled_product(module: fx.GraphModule, node: fx.Node) -> ScaledProduct | None:
-    """The product that `node` adds to a constant; both constants are read here only, and the result is a matrix."""
+    """The product whose last node is `node`; None unless it is a matrix and its constants have no other readers."""
     if node.target is not operator.add or facts_of(node).rank != 2:
         return None
     product, _ = _scaled(node.args[0])
@@ -53,7 +53,7 @@ def find_scaled_product(module: fx.GraphModule, node: fx.Node) -> ScaledProduct 
 
 @torch.no_grad()
 def absorb_into_product(module: fx.GraphModule, found: ScaledProduct, affine: ChannelAffine) -> bool:
-    """Make the product compute `affine` of what it did; False where the channels are not its features."""
+    """Make the product compute `affine` of its result; False if the channels are not its features."""
     weight, addend = module.get_parameter(found.weight), module.get_parameter(found.addend)
     features = weight.shape[0 if found.transposed else 1]
     if features != len(affine.scale) or tuple(addend.shape) not in {(features,), (1, features)}:
@@ -65,7 +65,7 @@ def absorb_into_product(module: fx.GraphModule, found: ScaledProduct, affine: Ch
 
 
 def _scaled(value: object) -> tuple[fx.Node | None, float]:
-    """The node behind a multiplication by a number, and that number."""
+    """The node that is multiplied by a number, and that number; 1.0 without a multiplication."""
     if not isinstance(value, fx.Node):
         return None, 1.0
     if value.target is operator.mul and isinstance(value.args[0], fx.Node) and isinstance(value.args[1], int | float):
@@ -74,13 +74,13 @@ def _scaled(value: object) -> tuple[fx.Node | None, float]:
 
 
 def _is_own(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a constant is a parameter that is read here only."""
+    """Whether a constant is a parameter with a single reader."""
     readers = sum(entry.op == "get_attr" and entry.target == node.target for entry in module.graph.nodes)
     return readers == 1 and str(node.target) in dict(module.named_parameters(remove_duplicate=False))
 
 
 def _replace(module: fx.GraphModule, path: str, tensor: torch.Tensor) -> None:
-    """A new parameter at `path`, so that another holder of the old one keeps its values."""
+    """Put a new parameter at `path`, so that other references to the old one keep its values."""
     owner, _, name = path.rpartition(".")
     old = module.get_parameter(path)
     new = nn.Parameter(tensor.to(old.dtype), requires_grad=old.requires_grad)

@@ -30,6 +30,7 @@ from ..batchnorm.restore import insert_batchnorms
 from ..files.folders import replace_folder
 from ..files.model_file import ModelFile, ModelSource, parse_model
 from ..lowering.conversion import onnx_to_torch
+from ..records.json_text import parse_json
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_bundle
 from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec, record_of, require_record
@@ -39,6 +40,7 @@ from ..weights.weight_readers import fixed_reads, stored_origins
 from ..weights.writing_back import source_file, write_back
 from ..zoo.registry import build_architecture
 from .codegen.module_source import generate_source
+from .stored_names import keep_stored_names
 
 __all__ = ["Bundle", "bundle_to_onnx", "is_bundle", "load_bundle", "save_bundle", "stripped_graph"]
 
@@ -134,6 +136,11 @@ def load_bundle(path: str | Path) -> Bundle:
 
     Raises:
         InputError: not a bundle, of a newer format, or its files do not fit together.
+
+    Examples:
+        >>> result = rtool.onnx2torch("model.onnx", "saved.rtool")
+        >>> rtool.converters.load_bundle("saved.rtool").module(torch.zeros(1, 3, 16, 8)).shape
+        torch.Size([1, 4])
     """
     folder = Path(path)
     info = _read_info(folder)
@@ -181,6 +188,7 @@ def _filled(
 
 def _rebuild(folder: Path, info: dict[str, Any], source: ModelFile) -> fx.GraphModule:
     module = onnx_to_torch(source)
+    keep_stored_names(module, _mapping(folder, info))
     record = require_record(module)
     with _understood(folder / _INFO):
         record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])
@@ -281,7 +289,7 @@ def _source_proto(source: onnx.ModelProto | ir.Model | ModelFile | str | Path) -
 def _read_info(folder: Path) -> dict[str, Any]:
     file = folder / _INFO
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))
+        info = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: expected a bundle, got a folder without {_INFO}; run `rtool onnx2torch`") from None
     except (OSError, ValueError) as error:

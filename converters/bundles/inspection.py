@@ -19,7 +19,7 @@ from torch import nn
 from ...errors import InputError, RtoolError, UnsupportedOperatorsError
 from ..batchnorm.fold import KeptBatchNorm, fold_batchnorm
 from ..files.model_file import ModelFile, source_of
-from ..lowering.canonical_form import normalise
+from ..lowering.canonical_form import canonicalise
 from ..lowering.conversion import onnx_to_torch, tensor_specs
 from ..lowering.lower import lower
 from ..lowering.names import is_generated
@@ -91,6 +91,11 @@ def inspect(reference: str | Path) -> Inspection:
 
     Raises:
         InputError: the reference names nothing that can be opened.
+
+    Examples:
+        >>> found = rtool.inspect("model.onnx")
+        >>> found.batch, found.parameters, found.operators
+        ('dynamic', 112, {'Conv': 1, 'Relu': 1, 'ReduceMean': 1})
     """
     path = Path(reference)
     if path.is_dir() and is_bundle(path):
@@ -193,7 +198,7 @@ def _inspect_graph(file: ModelFile, name: str, kind: str, size: int) -> Inspecti
     )
     work = model.clone()
     try:
-        normalise(work)
+        canonicalise(work)
         places = _fixed_batch(work.graph)
         costs: Costs | None = _costs(work, name)
         architecture = guess_architecture(work.graph, operators)

@@ -6,7 +6,6 @@ takes what the one before returned; the file is read once.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,10 +26,12 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
-from ..runtime.batch_by_numbers import only_batch
+from ..runtime.batch_by_numbers import fixed_batch_by_numbers
+from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from ..weights.unfit_weights import refuse_half_weights
 from .bundle import is_bundle, save_bundle
+from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
 from .conversion_reference import BatchParity, Reference
 
@@ -71,6 +72,11 @@ def onnx2torch(
             `output` exists or cannot be written.
         UnsupportedOperatorsError: nodes that cannot be converted exactly.
         GateError: the module does not reproduce the file; nothing is written.
+
+    Examples:
+        >>> result = rtool.onnx2torch("model.onnx")
+        >>> str(result.output), result.parameters, max(entry.parity.max_rel for entry in result.parity) < 1e-5
+        ('model.rtool', 112, True)
     """
     start = time.perf_counter()
     path, chosen = Path(model), ConversionOptions(**options)
@@ -79,12 +85,12 @@ def onnx2torch(
     module = _convert(file, path, chosen)
     reference = Reference.of(file, module)
     converted = reference.measure(module, chosen.tolerance, "converted")
-    batch = only_batch(module, reference.runner, chosen.tolerance)
+    batch = fixed_batch_by_numbers(module, reference.runner, chosen.tolerance)
     found = _find_preprocessing(file, reference, module, chosen)
     preprocessing = found.preprocessing if found is not None else None
     restored = _restore(module, reference, path, preprocessing, chosen)
     parity = restored.parity or converted
-    # What is generated from the module (model.py) is measured here, against `restored.reference`.
+    restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
     record = require_record(module)
     record.preprocessing = preprocessing
     record.chain = (*record.chain, _converted_link(converted, chosen.batch), *restored.links)
@@ -112,10 +118,10 @@ def _resolve(path: Path, target: Path, options: ConversionOptions) -> ModelFile:
         InputError: as `onnx2torch`.
     """
     check_output(target, may_replace=is_bundle if options.overwrite else None)
-    for file in (path, options.weights):
+    read = ModelFile.read(path)
+    for file in (*(read.files if target.exists() else (path,)), options.weights):
         if file is not None and Path(file).resolve().is_relative_to(target.resolve()):
             raise InputError(f"{file}: lies in {target}, which would be replaced; choose another output")
-    read = ModelFile.read(path)
     if options.batch is None:
         return read
     proto = read.proto()
@@ -180,7 +186,8 @@ def _restore(
         InputError: no layer lost a BatchNorm, the images or the weights do not fit.
         GateError: with BatchNorm the module gives other numbers.
     """
-    weights, report, match = options.weights, None, None
+    weights = None if options.weights is None else read_state_dict(options.weights)
+    report, match = None, None
     parity: tuple[BatchParity, ...] = ()
     links: list[ChainLink] = []
     unfused = weights is not None and options.restore_bn and is_unfused(module, weights)
@@ -195,8 +202,7 @@ def _restore(
         match = load_unfused_weights(module, weights, allow_partial=options.allow_partial)
         reference = reference.following(module)
     if weights is not None and match is not None:
-        _refuse_nan(module, Path(weights))
-        links.append(_weights_link(Path(weights), match, unfused=unfused))
+        links.append(_weights_link(weights, match, unfused=unfused))
     return _Restored(reference, parity, report, match, tuple(links))
 
 
@@ -259,10 +265,9 @@ def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> Chain
     return ChainLink("converted", detail, facts)
 
 
-def _weights_link(path: Path, match: WeightMatch, *, unfused: bool) -> ChainLink:
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    detail = f"{len(match.matched)} tensors of {path.name}"
-    return ChainLink("weights", detail, {"file": path.name, "sha256": sha256, "unfused": unfused})
+def _weights_link(weights: StateDictFile, match: WeightMatch, *, unfused: bool) -> ChainLink:
+    detail = f"{len(match.matched)} tensors of {weights.path.name}"
+    return ChainLink("weights", detail, {"file": weights.path.name, "sha256": weights.sha256, "unfused": unfused})
 
 
 def _errors(parity: Sequence[BatchParity]) -> dict[str, float]:

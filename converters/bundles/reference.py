@@ -6,7 +6,6 @@ Nothing is unpickled: a `.pt` must be TorchScript, a `.pt2` an exported program.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +19,14 @@ from torch.export import ExportedProgram
 
 from ...errors import InputError, nearest
 from ..files.model_file import ModelFile
+from ..files.torch_archives.programs import load_program
+from ..files.torch_archives.scripts import load_script
 from ..lowering.conversion import onnx_to_torch
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, record_of, require_record
-from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
 from ..runtime.triton import TritonRunner
 from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
@@ -111,7 +112,7 @@ class Model:
     def batch(self) -> int | None:
         """The only batch the model supports: of an exported program, or of a graph with a constant that holds it."""
         if isinstance(self.module, fx.GraphModule) and self.record is not None:
-            return runnable_batch(self.module, self.record.inputs)
+            return fixed_batch_by_shapes(self.module, self.record.inputs)
         first = self.exported_inputs[0].shape[:1] if self.exported_inputs else ()
         return next((size for size in first if isinstance(size, int)), None)
 
@@ -121,6 +122,11 @@ def load_model(reference: str | Path) -> Model:
 
     Raises:
         InputError: it names nothing that exists, or a file that is not what its name says.
+
+    Examples:
+        >>> model = rtool.converters.load_model("model.onnx")
+        >>> model.kind, type(model.module.conv).__name__
+        ('onnx', 'Conv2d')
     """
     path = Path(reference)
     name = str(reference)
@@ -138,13 +144,13 @@ def load_model(reference: str | Path) -> Model:
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
     if path.suffix in _TORCHSCRIPT:
-        script, stated = _load_torchscript(path)
+        script, stated = load_script(path, _METADATA)
         found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
-        return Model(path.name, script, found, "torchscript", path, chain=chain)
+        return Model(path.name, script.eval(), found, "torchscript", path, chain=chain)
     if path.suffix == ".pt2":
-        program, stated = _load_exported(path)
+        program, module, stated = load_program(path, _METADATA)
         found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
-        return Model(path.name, program.module(), found, "exported", path, _exported_inputs(program), chain)
+        return Model(path.name, module, found, "exported", path, _exported_inputs(program), chain)
     raise InputError(
         f"{path}: expected an .onnx file, a bundle, a run folder, TorchScript (.pt) or an exported program (.pt2); "
         "a state_dict (.pth) alone has no graph: give its .onnx with `rtool onnx2torch model.onnx --weights`"
@@ -159,6 +165,11 @@ def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | No
     Raises:
         InputError: the reference names nothing that can be opened.
         PlatformError: `device` cannot be used here, or no server answers.
+
+    Examples:
+        >>> runner = rtool.converters.open_runner("model.onnx")
+        >>> [output.shape for output in runner.run(np.zeros((3, 3, 16, 8), np.float32))]
+        [(3, 4)]
     """
     if str(reference).startswith("triton://"):
         return TritonRunner.from_reference(str(reference))
@@ -212,35 +223,6 @@ def _preprocessing(path: Path, stated: Mapping[str, str]) -> Preprocessing | Non
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return found.preprocessing if found is not None else None
-
-
-def _stated(files: Mapping[str, str | bytes]) -> dict[str, str]:
-    """Metadata of a torch file: torch gives text or bytes, and nothing for what is not there."""
-    texts = {key: data.decode(errors="replace") if isinstance(data, bytes) else data for key, data in files.items()}
-    return {key: text for key, text in texts.items() if text}
-
-
-def _load_torchscript(path: Path) -> tuple[nn.Module, dict[str, str]]:
-    files: dict[str, str | bytes] = dict.fromkeys(_METADATA, "")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=files)  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: expected TorchScript, got something else; save it with torch.jit.save "
-            "(pickled modules are never opened)"
-        ) from error
-    return module.eval(), _stated(files)
-
-
-def _load_exported(path: Path) -> tuple[ExportedProgram, dict[str, str]]:
-    files: dict[str, str | bytes] = dict.fromkeys(_METADATA, "")
-    try:
-        program = torch.export.load(path, extra_files=files)
-    except Exception as error:  # zip, version and schema problems have no common base
-        raise InputError(f"{path}: expected an exported program, got something else ({error})") from error
-    return program, _stated(files)
 
 
 def _exported_inputs(program: ExportedProgram) -> tuple[TensorSpec, ...]:

@@ -22,7 +22,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, Dim, TensorSpec, record_of
-from ..runtime.batch_by_shapes import runnable_batch
+from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.probing import probe_inputs, probe_pixels
 from ..weights.module_edits import difference_from_source, unplaced_parameter
 from ..weights.unfit_weights import refuse_half_weights, refuse_quantised_weights
@@ -140,7 +140,7 @@ def _of_module(
         graph=None if changed else graph,
         files=graph.files if graph is not None else (),
         chain=record.chain,
-        batch=runnable_batch(module, record.inputs),
+        batch=fixed_batch_by_shapes(module, record.inputs),
         changed=changed,
     )
 

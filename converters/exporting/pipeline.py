@@ -45,6 +45,11 @@ def export(
     Raises:
         InputError: an argument or the model cannot be used, or its file changed while it was read.
         GateError: a step missed its tolerance; nothing is written.
+
+    Examples:
+        >>> result = rtool.export("model.onnx", "batch16.onnx", batch=16)
+        >>> [step.name for step in result.steps], result.nodes
+        (['write-back', 'batch', 'simplify'], 3)
     """
     chosen = ExportOptions(**options)
     origin = open_origin(model, chosen.source, chosen.preprocessing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..precision.half_emulation import emulate_half
 from ..precision.half_search import search_half
 from ..precision.int8_ranges import CalibrationMethod
 from ..precision.int8_search import search_int8
+from ..records.json_text import parse_json
 from ..runtime.runners import OnnxRunner
 from .step_log import StepLog
 
@@ -65,7 +65,7 @@ def convert_to_half(
     narrow = found.half.model
     if dtype == "float16":
         OnnxRunner(narrow)  # must load; its CPU kernels do not round, so it is measured below
-    kept = tuple(entry for entry in found.half.kept if entry.node not in embedded)
+    kept = tuple(entry for entry in found.half.float32_nodes if entry.node not in embedded)
     detail = f"{found.half.casts} Casts added, {len(kept)} nodes kept in float32{_searched(found.trials)}"
     if found.half.flushed:
         detail += f", {found.half.flushed} weights too small for {dtype} became 0 (the measured cosine includes it)"
@@ -93,11 +93,11 @@ def convert_to_int8(
         raise InputError("int8: quantise without --embed-preprocessing; pixels are not what the network calibrates on")
     found = search_int8(model, images, method=method, keep=tuple(keep), min_cosine=gate, reference=log.expected)
     small = f", {len(found.unprofitable)} too small to gain" if found.unprofitable else ""
-    detail = f"{method}, {len(found.kept)} nodes kept in float32{small}{_searched(found.trials)}"
+    detail = f"{method}, {len(found.float32_nodes)} nodes kept in float32{small}{_searched(found.trials)}"
     log.check_model("int8", found.model, min_cosine=gate, detail=detail)
     types = {node.name: node.op_type for node in model.graph.node}
     reasons = dict.fromkeys(found.unprofitable, "int8 would make the file larger")
-    reasons |= dict.fromkeys(found.kept, "loses the gate in int8")
+    reasons |= dict.fromkeys(found.float32_nodes, "loses the gate in int8")
     return found.model, tuple(Float32Node(name, types.get(name, ""), reason) for name, reason in reasons.items())
 
 
@@ -112,7 +112,7 @@ def read_float32_nodes(path: Path) -> tuple[str, ...]:
         InputError: the file is neither.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         entries = _listed(content) if isinstance(content, dict) else content
         names = [entry["node"] if isinstance(entry, dict) else entry for entry in entries]
         if not isinstance(entries, list) or not all(isinstance(name, str) for name in names):

@@ -31,7 +31,7 @@ def check_file_output(path: Path, *, sources: Iterable[Path] = ()) -> None:
     target = path.resolve()
     for index, source in enumerate(sources):
         resolved = source.resolve()
-        if target == resolved:
+        if target == resolved or _is_same(path, source):
             what = "holds weights of the source" if index else "is the source itself"
             raise InputError(f"{path}: {what}, which is never modified; choose another output")
         if resolved.is_dir() and resolved in target.parents:
@@ -40,6 +40,14 @@ def check_file_output(path: Path, *, sources: Iterable[Path] = ()) -> None:
         raise InputError(f"{path}: expected a file to write, got a folder; give a file name in it")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
+def _is_same(path: Path, source: Path) -> bool:
+    """Whether both names lead to one file: by hard links, or where case does not count."""
+    try:
+        return path.samefile(source)
+    except OSError:
+        return False
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from .model_bytes import Content
 
-__all__ = ["LARGE", "FileTensor", "Outline", "Place", "outline_of"]
+__all__ = ["LARGE", "PLAIN", "FileTensor", "Outline", "Place", "outline_of"]
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _EIGHT_BYTES, _SIZED, _FOUR_BYTES = 0, 1, 2, 5
 LARGE = 1 << 20
 """Bytes; a larger weight stays in the file. The structural checks do not read such bytes either."""
-_PLAIN = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
+PLAIN = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
 
 
 class _UnusualError(Exception):
@@ -112,7 +112,7 @@ def _check(proto: onnx.ModelProto, places: dict[str, Place]) -> None:
         raise _UnusualError
     for name, place in places.items():
         tensor = tensors[name]
-        if tensor.data_type not in _PLAIN or tensor.data_location or any(dim < 0 for dim in tensor.dims):
+        if tensor.data_type not in PLAIN or tensor.data_location or any(dim < 0 for dim in tensor.dims):
             raise _UnusualError
         if math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth // 8 != place.length:
             raise _UnusualError

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from .external_data import bring_in_tensors
 from .model_file import ModelFile, attach_source, source_of
 
 __all__ = ["load_onnx"]
@@ -22,10 +23,11 @@ def load_onnx(model: str | Path | onnx.ModelProto | ir.Model | ModelFile) -> ir.
 
     Raises:
         InputError: the file is missing, a folder, empty, a web page, a git-lfs pointer, truncated, or not ONNX; the
-            graph is malformed; or weights are missing.
+            graph is malformed; or weights are missing, or said to lie where a model may not look.
     """
     if not isinstance(model, ir.Model):
         return ModelFile.of(model).ir_model()
     loaded = model.clone()
+    bring_in_tensors(loaded)
     attach_source(loaded, source_of(model))
     return loaded

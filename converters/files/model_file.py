@@ -1,8 +1,8 @@
 """One ONNX model as one value that is read once, for all steps of a command.
 
 A command opens a model file here, once, and passes the value on. So all of its steps use the same version of the file,
-even if another program replaces the file meanwhile. Weights in other files (external data) are not read into memory;
-instead the size and time of change of those files are compared after use, and a difference stops the command with
+even if another program replaces the file meanwhile. Weights in other files (external data) are found and checked as a
+whole by `external_data`, and are not read into memory; if such a file changes before it is read, the command stops with
 "changed while reading".
 
 The protobuf is parsed once, without the bytes of large weights (`outline`); `ir_model` and `proto` make editable copies
@@ -14,21 +14,24 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..records.file_digest import FileDigest, OpenFile
+from .external_data import ExternalData, find_external_data, has_external_data
 from .large_weights import LARGE, Outline, outline_of
 from .model_bytes import Content, HeldBytes, changed_while_reading, open_model, read_model_bytes
-from .validation import check_external_data, check_proto
+from .stored_tensors import refuse_sparse
+from .validation import check_proto
 
 __all__ = ["ModelFile", "ModelSource", "attach_source", "parse_model", "source_of"]
 
@@ -76,8 +79,6 @@ class ModelFile:
         """Size of the file itself in bytes; 0 for a model in memory."""
         self._outline = outline
         self._content = content
-        self._external = tuple(sorted(_external_locations(outline.proto)))
-        self._states = {path: _state(path) for path in self.files} if self._external else {}
         self._checked = False
 
     @classmethod
@@ -158,65 +159,89 @@ class ModelFile:
         """The model's own metadata."""
         return {entry.key: entry.value for entry in self.outline.metadata_props}
 
+    @cached_property
+    def has_external_data(self) -> bool:
+        """Whether weights are in other files."""
+        return has_external_data(self.outline)
+
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file itself, then the files with external data; empty for a model in memory."""
-        if self.path is None:
-            return ()
-        return (self.path, *(self.path.parent / location for location in self._external))
+        """The file itself, then the files with external data; empty for a model in memory.
+
+        Raises:
+            InputError: as `ir_model`.
+        """
+        return () if self.path is None else (self.path, *self._external.files)
+
+    @cached_property
+    def _external(self) -> ExternalData:
+        """The external data, all of it checked, none of it read."""
+        if not self.has_external_data:
+            return ExternalData()
+        check_proto(self.outline, self.label)
+        return find_external_data(self.outline, self.label, self.path)
 
     def ir_model(self) -> ir.Model:
         """A new onnx-ir model, which may be edited freely. Its weights are read on use.
 
         Raises:
-            InputError: the graph is malformed, or external data is missing, of another size or outside the folder.
+            InputError: the graph is malformed, or external data is missing, of another size, or said to lie where a
+                model may not look.
         """
-        if not self._checked:
-            check_proto(self.outline, self.label)
+        self._check()
+        refuse_sparse(self.outline, self.label)
+        proto = self.outline
+        if self.has_external_data:
+            proto = _copy_of(proto)
+            self._external.fill(proto, leave_large=True)
         try:
-            model = ir.from_proto(self.outline)
+            model = ir.from_proto(proto)
         except Exception as error:  # onnx-ir reports a malformed proto with whatever it stumbled over
             cause = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__  # type: ignore[assignment]
-            raise InputError(f"{self.label}: malformed ONNX model ({cause}); export it again") from error
+            raise InputError(f"{self.label}: malformed ONNX model ({cause}); re-export it") from error
         if self._content is not None:
             self._outline.put_weights_into(model, self._content)
-        if self.path is not None:
-            ir.external_data.set_base_dir(model.graph, self.path.parent)
-        check_external_data(model, self.label, self.path)
-        self._checked = True
+        self._external.put_weights_into(model)
         attach_source(model, self.source)
         return model
 
-    def proto(self) -> onnx.ModelProto:
-        """A new proto that includes all weights, and may be edited freely.
+    def proto(self, *, leave_large_external: bool = False) -> onnx.ModelProto:
+        """A new proto that includes its weights, and may be edited freely.
+
+        Args:
+            leave_large_external: leave out large weights in other files; `external_weights` reads them.
 
         Raises:
             InputError: as `ir_model`, or a file changed since it was opened.
         """
-        if not self._checked:
-            self.ir_model()
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.outline)
+        self._check()
+        proto = _copy_of(self.outline)
         if self._content is not None:
             self._outline.fill(proto, self._content)
-        if self._external and self.path is not None:
-            onnx.load_external_data_for_model(proto, str(self.path.parent))
+        self._external.fill(proto, leave_large=leave_large_external)
         self.check_unchanged()
         return proto
 
-    def for_onnxruntime(self) -> bytes | str:
-        """The bytes for ONNX Runtime; with external data the path, so call `check_unchanged` after loading it.
+    def external_weights(self, proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+        """The large weights by name that `proto(leave_large_external=True)` left out, read now."""
+        return self._external.weights(proto)
+
+    def content(self) -> bytes:
+        """The bytes for ONNX Runtime, of a model without external data.
 
         Raises:
-            InputError: as `ir_model`, where there is external data.
+            InputError: it was written to since it was opened.
         """
-        if self._external:
-            if not self._checked:
-                self.ir_model()
-            return self.label
         return self.outline.SerializeToString() if self._content is None else self._content.read_all()
+
+    def _check(self) -> None:
+        if self._checked:
+            return
+        check_proto(self.outline, self.label)
+        _ = self._external
+        self._checked = True
 
     def check_unchanged(self) -> None:
         """Check that no file of the model changed since it was opened.
@@ -224,9 +249,8 @@ class ModelFile:
         Raises:
             InputError: one was replaced or written to meanwhile.
         """
-        for path, state in self._states.items():
-            if _state(path) != state:
-                raise changed_while_reading(path)
+        for path in self._external.changed:
+            raise changed_while_reading(path)
         if isinstance(self._content, OpenFile) and not self._content.is_unchanged:
             raise changed_while_reading(self.path or Path(self.name))
 
@@ -262,33 +286,7 @@ def _parsed(data: bytes, label: str) -> onnx.ModelProto:
         ) from error
 
 
-def _external_locations(proto: onnx.ModelProto) -> set[str]:
-    """Names of the files with external data of weights and of constants in nodes, subgraphs and functions."""
-    tensors = [tensor for graph in _graphs(proto.graph) for tensor in graph.initializer]
-    nodes = [node for graph in _graphs(proto.graph) for node in graph.node]
-    nodes += [node for function in proto.functions for node in function.node]
-    tensors += [attribute.t for node in nodes for attribute in node.attribute if attribute.HasField("t")]
-    stored = (tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL)
-    return {
-        entry.value
-        for tensor in stored
-        for entry in tensor.external_data
-        if entry.key == "location" and isinstance(entry.value, str)  # protobuf gives bytes where it is no UTF-8
-    }
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _graphs(inner)
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is replaced or written to; None for a missing file."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # a name may hold a NUL, which the structural check refuses
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy

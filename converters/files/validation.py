@@ -1,27 +1,25 @@
 """Structural checks on an ONNX proto before anything is built from it: names, opsets, sizes of weights.
 
-A file that fails here would otherwise crash, hang or give wrong numbers later. Operators and shapes are not checked.
-External data must be inside the folder of the model.
+A file that fails here would otherwise crash, hang or give wrong numbers later. Operators and shapes are not checked;
+external data is checked in `external_data`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from ...errors import InputError
 
-__all__ = ["check_external_data", "check_proto"]
+__all__ = ["check_proto"]
 
 _COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 _LARGE, _ABSURD = 1 << 20, 1 << 31
 """Bytes; protobuf holds at most 2 GiB. Also the limit on the elements of a graph input."""
 _ONNX_DOMAINS = ("", "ai.onnx")
-_EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 _TYPED_FIELDS = {
     ir.DataType.FLOAT: "float_data",
     ir.DataType.COMPLEX64: "float_data",
@@ -127,8 +125,7 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"{label}: negative dimension in {list(tensor.dims)}; export the model again")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        _check_external_entries(tensor, label)
-        return
+        return  # `external_data` checks it
     try:
         dtype = ir.DataType(tensor.data_type)
     except ValueError:
@@ -151,57 +148,4 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
         raise InputError(
             f"{label}: shape {list(tensor.dims)} needs {expected} {unit}, got {got}; the weights were stripped or the "
             "file is cut, fetch the whole model"
-        )
-
-
-def _check_external_entries(tensor: onnx.TensorProto, label: str) -> None:
-    _check_text((text for entry in tensor.external_data for text in (entry.key, entry.value)), label)
-    keys = [entry.key for entry in tensor.external_data]
-    unknown = sorted(set(keys) - _EXTERNAL_KEYS)
-    if unknown or "location" not in keys or len(set(keys)) != len(keys):
-        found = ", ".join(keys) or "nothing"
-        raise InputError(
-            f"{label}: external data needs one location, and may have an offset, length and checksum; got {found}; "
-            "the file is damaged, fetch it again"
-        )
-    for entry in tensor.external_data:
-        is_number = entry.key in ("offset", "length")
-        if (is_number and not entry.value.isdecimal()) or (entry.key == "location" and "\0" in entry.value):
-            raise InputError(
-                f"{label}: external data {entry.key} is {entry.value!r}; the file is damaged, fetch it again"
-            )
-
-
-def check_external_data(model: ir.Model, name: str, path: Path | None) -> None:
-    """Check that external weights are inside the model's folder, exist and have the right size.
-
-    Raises:
-        InputError: naming the weight and the data file.
-    """
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if not isinstance(tensor, ir.ExternalTensor):
-            continue
-        label = f"{name}: initializer '{value.name}'"
-        if path is None:
-            raise InputError(f"{label} is external data of a model in memory; give the path of the .onnx file")
-        _check_external_tensor(tensor, path.parent, label)
-
-
-def _check_external_tensor(tensor: ir.ExternalTensor, folder: Path, label: str) -> None:
-    file = folder / tensor.location
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"{label}: external data '{tensor.location}' leaves the model's folder; put it beside the model"
-        )
-    if not file.is_file():
-        raise InputError(f"{label}: external data file {file} is missing; copy it beside the model")
-    offset = tensor.offset or 0
-    length = tensor.nbytes if tensor.length is None else tensor.length
-    if length != tensor.nbytes:
-        raise InputError(f"{label}: shape needs {tensor.nbytes} bytes, the file declares {length}; export it again")
-    if offset < 0 or offset + length > file.stat().st_size:
-        raise InputError(
-            f"{label}: expected bytes {offset}..{offset + length} of {file}, which has {file.stat().st_size}; "
-            "the data file is cut or another model's, copy it again"
         )

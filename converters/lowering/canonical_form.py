@@ -1,7 +1,12 @@
-"""Brings a loaded model into the one form the lowering reads: functions inlined, constants folded, nodes sorted.
+"""Bring a loaded model into the canonical form that the lowering reads, in place.
 
-Works in place on the model `load_onnx` made. Graph inputs that are really initializers, or that nothing uses, are
-dropped. Names of inputs, outputs and weights stay as they are in the file.
+1. Calls of functions are inlined.
+2. Nodes are sorted topologically.
+3. Graph inputs that are initializers are removed from the inputs.
+4. Constants are folded, see `passes.constant_folding`.
+5. Nodes and graph inputs that nothing uses are removed.
+
+Names of inputs, outputs and weights do not change.
 """
 
 from __future__ import annotations
@@ -14,11 +19,11 @@ from ...errors import InputError
 from ..files.model_file import source_of
 from ..passes.constant_folding import fold_constants
 
-__all__ = ["fold_typed_constants", "normalise"]
+__all__ = ["canonicalise", "fold_typed_constants"]
 
 
-def normalise(model: ir.Model) -> None:
-    """Normalise in place.
+def canonicalise(model: ir.Model) -> None:
+    """Bring `model`, which `load_onnx` loaded, into canonical form, in place.
 
     Raises:
         InputError: the graph has a cycle, a function cannot be inlined, or a constant cannot be computed.
@@ -29,8 +34,8 @@ def normalise(model: ir.Model) -> None:
     try:
         model.graph.sort()
     except ValueError as error:
-        raise InputError(f"{label}: the graph has a cycle; export the model again") from error
-    passes.RemoveInitializersFromInputsPass()(model)  # old files list every initializer among the inputs
+        raise InputError(f"{label}: the graph has a cycle; re-export the model") from error
+    passes.RemoveInitializersFromInputsPass()(model)  # rule 3; old files list every initializer among the inputs
     fold_constants(model, label)
     passes.RemoveUnusedNodesPass()(model)
     _drop_unused_inputs(model.graph)
@@ -42,13 +47,13 @@ def _inline_functions(model: ir.Model, label: str) -> None:
     except (PassError, InvariantError, ValueError) as error:
         cause = error.__cause__ or error
         raise InputError(
-            f"{label}: its functions cannot be put in the place of their calls ({cause}); export the model without "
+            f"{label}: its functions cannot be inlined ({cause}); re-export the model without "
             "functions, or inline them with onnx.inliner and onnx.version_converter"
         ) from error
 
 
 def fold_typed_constants(model: ir.Model, label: str) -> None:
-    """Fold what becomes constant once element types are known: a CastLike of a constant to the type of an input."""
+    """Fold a CastLike of a constant to the dtype of an input, in place; it needs inferred dtypes."""
     changed = False
     for node in model.graph:
         if node.op_type != "CastLike" or node.domain not in ("", "ai.onnx") or node.inputs[1] is None:
@@ -65,6 +70,6 @@ def fold_typed_constants(model: ir.Model, label: str) -> None:
 
 
 def _drop_unused_inputs(graph: ir.Graph) -> None:
-    kept = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+    used = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
     graph.inputs.clear()
-    graph.inputs.extend(kept)
+    graph.inputs.extend(used)

@@ -1,4 +1,4 @@
-"""ONNX model in, trainable torch module out: load, normalise, infer shapes, lower, wrap.
+"""Convert an ONNX model to a trainable torch module: load, canonicalise, infer shapes, fuse patterns, lower.
 
 The result is an `fx.GraphModule` over native modules in eval mode. Its `ConversionRecord` (see `record_of`) ties
 every parameter to the source value it was made from. A model is converted exactly or refused.
@@ -24,7 +24,7 @@ from ..records.metadata import stated_folds
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_metadata
 from ..records.record import ConversionRecord, ParameterSource, TensorSpec, attach_record, require_record
-from .canonical_form import fold_typed_constants, normalise
+from .canonical_form import canonicalise, fold_typed_constants
 from .graph_builder import GraphBuilder
 from .lower import lower
 from .pattern_fusion import fuse_patterns
@@ -35,15 +35,25 @@ __all__ = ["onnx_to_torch", "tensor_specs"]
 def onnx_to_torch(
     model: str | Path | onnx.ModelProto | ir.Model | ModelFile, *, freeze: Sequence[str] = ()
 ) -> fx.GraphModule:
-    """Convert a model; every float weight becomes an `nn.Parameter`.
+    """Convert a model to a module in eval mode; every float weight becomes an `nn.Parameter`.
 
-    The module takes and returns tensors in graph order: a single output is returned as a tensor, several as a tuple.
-    Parameters whose path matches a pattern in `freeze` (`"conv1.*"`) do not require gradients. `model` is not changed.
+    The module takes its inputs in graph order. A single output is returned as a tensor, several as a tuple.
+
+    Args:
+        model: a path, a model read by `ModelFile`, or one in memory; not changed.
+        freeze: patterns of parameter paths, such as `"conv1.*"`; matching parameters do not require gradients.
 
     Raises:
         InputError: `model` is not a usable ONNX model, its file changed while it was read, or a pattern matches
             nothing.
-        UnsupportedOperatorsError: listing every node that cannot be converted exactly.
+        UnsupportedOperatorsError: some nodes cannot be converted exactly; lists all of them.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> [name for name, _ in module.named_parameters()]
+        ['conv.weight', 'conv.bias']
+        >>> module(torch.zeros(5, 3, 16, 8)).shape
+        torch.Size([5, 4])
     """
     file = ModelFile.mapped(model) if isinstance(model, str | Path) else model
     loaded = load_onnx(file)
@@ -52,11 +62,11 @@ def onnx_to_torch(
     except RtoolError:
         raise
     except Exception as error:
-        # Damaged files break the pipeline in ways nobody can list; a valid one that does is our bug and says so.
+        # Damaged files can fail anywhere. If the file is valid, the failure is our bug, so the traceback is shown.
         problem = model_problem(load_onnx(file))
         if problem is None:
             raise
-        raise InputError(f"{source_of(loaded).name}: not valid ONNX ({problem}); export the model again") from error
+        raise InputError(f"{source_of(loaded).name}: not valid ONNX ({problem}); re-export the model") from error
     if isinstance(file, ModelFile):
         file.check_unchanged()
     return module
@@ -65,7 +75,7 @@ def onnx_to_torch(
 def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
     source = source_of(loaded)
     outputs = tensor_specs(loaded.graph.outputs)
-    normalise(loaded)
+    canonicalise(loaded)
     infer_shapes(loaded, source.name)
     fold_typed_constants(loaded, source.name)
     fuse_patterns(loaded.graph)
@@ -95,7 +105,7 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
 
 
 def _own_preprocessing(found: InputNormalisation | None, graph: ir.Graph) -> Preprocessing | None:
-    """What remains to be done outside a graph that normalises its own input."""
+    """The preprocessing that remains outside a graph that normalises its own input; None if it does not."""
     shape = graph.inputs[0].shape if found is not None else None
     if found is None or shape is None or not isinstance(shape[2], int) or not isinstance(shape[3], int):
         return None
@@ -103,7 +113,7 @@ def _own_preprocessing(found: InputNormalisation | None, graph: ir.Graph) -> Pre
 
 
 def _release_weights(graph: ir.Graph) -> None:
-    """Let go of the file's bytes now: the IR is full of cycles and would hold them until the next collection."""
+    """Release the file's bytes now; the IR has reference cycles and would hold them until the next collection."""
     for value in graph.initializers.values():
         value.const_value = None
 
@@ -113,7 +123,7 @@ def _sources_in_order(module: fx.GraphModule, builder: GraphBuilder) -> dict[str
 
 
 def tensor_specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
-    """Names, NumPy types and shapes of graph inputs or outputs."""
+    """Names, NumPy dtypes and shapes of graph inputs or outputs; an unknown dtype counts as float32."""
     return tuple(
         TensorSpec(
             value.name or "",

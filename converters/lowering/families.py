@@ -1,4 +1,4 @@
-"""The explicit list of operator families; loading them fills the registry."""
+"""The list of operator families; importing them fills the registry. A new family file is listed here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FAMILIES = (
     "tensors.sequences",
     "tensors.signals",
 )
-"""Modules below this folder; each registers the operators of one family."""
+"""Modules in this folder; each registers the operators of one family."""
 
 
 def load() -> None:

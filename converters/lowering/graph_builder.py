@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -19,7 +19,16 @@ from torch import fx, nn
 from ..passes.constant_folding import source_of_constant
 from ..records.node_facts import NodeFacts, set_facts
 from ..records.record import ParameterSource, Transform
-from .names import classes_of, is_generated, parameter_path, safe_path, scope_of, tells_scope
+from .names import (
+    classes_of,
+    is_generated,
+    is_original,
+    neighbouring_path,
+    parameter_path,
+    safe_path,
+    scope_of,
+    tells_scope,
+)
 from .values import torch_tensor
 
 __all__ = ["GraphBuilder", "Weight"]
@@ -77,7 +86,7 @@ class GraphBuilder:
         self._parameters: dict[tuple[object, ...], nn.Parameter] = {}
         self._modules: dict[tuple[object, ...], str] = {}
         self._attributes: dict[tuple[object, ...], str] = {}
-        self._tensors: dict[str, fx.Node] = {}
+        self._names: Collection[str] | None = None
 
     # -- nodes ------------------------------------------------------------------------------------------------
 
@@ -145,7 +154,7 @@ class GraphBuilder:
         return origin.value, origin.transform, _alias_owner(weight.value, source)
 
     def _module_path(self, weights: Mapping[str, Weight], source: ir.Node) -> str:
-        """Where a module belongs: where its weights were, else the scope of its node, else the node's name."""
+        """Where a module belongs: where its weights were, in the node's scope, beside its neighbours, at its name."""
         scope = scope_of(source)
         for weight in weights.values():
             found = parameter_path(source_of_constant(weight.value).value)
@@ -153,7 +162,13 @@ class GraphBuilder:
                 return found[0]
         if scope:
             return scope
-        return source.name or source.op_type.lower()
+        return neighbouring_path(source, self._known_names(source)) or source.name or source.op_type.lower()
+
+    def _known_names(self, source: ir.Node) -> Collection[str]:
+        """The names of all weights of the file."""
+        if self._names is None:
+            self._names = frozenset(source.graph.initializers) if source.graph is not None else frozenset()
+        return self._names
 
     def _place(self, module: nn.Module, path: str) -> str:
         """Put `module` into the tree at `path`, or at the nearest free path after it."""
@@ -218,8 +233,9 @@ class GraphBuilder:
 
     def _attribute_path(self, weight: Weight, source: ir.Node, trainable: bool) -> str:
         name = source_of_constant(weight.value).value
-        if is_generated(name) or _alias_owner(weight.value, source):
-            name = ".".join(filter(None, (scope_of(source), "weight" if trainable else "constant")))
+        if not is_original(name) or _alias_owner(weight.value, source):
+            scope = scope_of(source) or neighbouring_path(source, self._known_names(source)) or ""
+            name = ".".join(filter(None, (scope, "weight" if trainable else "constant")))
         return self._free_path(name or "weight")
 
 

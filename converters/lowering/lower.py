@@ -1,7 +1,7 @@
-"""Walks a normalised graph once, in order, and lowers every node into the fx graph.
+"""Lower every node of a graph in canonical form into an fx graph, in one walk.
 
-A node whose inputs are all known numbers is computed here and now. Nodes that cannot be lowered are collected, so
-that one error lists all of them; what depends on such a node is only looked up in the table.
+A node whose inputs are all known numbers is computed at once. Nodes that cannot be lowered are collected, so that one
+error lists all of them; nodes that depend on such a node are only checked for a row in the registry.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ _CALLED_BY_CODE = frozenset(
         *("getattr", "int", "float", "len", "max", "min", "tuple"),
     }
 )
-"""What generated code refers to; an argument of such a name would hide it."""
+"""Names that generated code refers to; an argument with such a name would hide them."""
 
 
 def lower(model: ir.Model, label: str) -> GraphBuilder:
-    """The fx graph and module tree of a normalised model with inferred shapes.
+    """The fx graph and module tree of a model in canonical form with inferred shapes.
+
+    `label` names the source in errors.
 
     Raises:
-        UnsupportedOperatorsError: listing every node that cannot be converted exactly.
+        InputError: a graph input is not a tensor.
+        UnsupportedOperatorsError: some nodes cannot be converted exactly; lists all of them.
     """
     walk = _Walk(model, label)
     walk.inputs()
@@ -63,10 +66,10 @@ class _Walk:
         self._unknown: set[ir.Value] = set()
 
     def inputs(self) -> None:
-        taken: set[str] = set()
+        used: set[str] = set()
         for value in self.model.graph.inputs:
-            name = _argument_name(value.name or "input", taken)
-            taken.add(name)
+            name = _argument_name(value.name or "input", used)
+            used.add(name)
             self.environment[value] = self.builder.graph.placeholder(name)
             if torch_dtype(value.dtype) is None:
                 kind = value.dtype.name if value.dtype is not None else str(value.type)
@@ -92,7 +95,7 @@ class _Walk:
             self._lower(op, row)
 
     def _infer(self, node: ir.Node) -> None:
-        """Shapes that depend on numbers computed along the way become known here."""
+        """Infer shapes that depend on numbers which became known during the walk."""
         if all(value.shape is not None for value in node.outputs):
             return
         known = {}
@@ -118,7 +121,7 @@ class _Walk:
                 self._refuse(op.node, op.opset, f"output {index} ('{value.name}') is used but not supported")
 
     def _compute_now(self, op: Op) -> bool:
-        """Fold a node whose inputs are numbers that became known from shapes."""
+        """Compute a node whose inputs are all known numbers; whether it was one."""
         node = op.node
         if any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
             return False
@@ -162,15 +165,15 @@ class _Walk:
         return op.x(0)
 
 
-def _argument_name(name: str, taken: Collection[str]) -> str:
-    """A legal name of an argument, near that of the graph input and unlike all others."""
+def _argument_name(name: str, used: Collection[str]) -> str:
+    """A valid argument name, close to that of the graph input and not in `used`."""
     cleaned = "".join(c if c.isalnum() and c.isascii() else "_" for c in name).strip("_") or "input"
     if cleaned[0].isdigit():
         cleaned = f"input_{cleaned}"
     if keyword.iskeyword(cleaned) or cleaned in _CALLED_BY_CODE:
         cleaned += "_"
     free, number = cleaned, 1
-    while free in taken:
+    while free in used:
         number += 1
         free = f"{cleaned}_{number}"
     return free

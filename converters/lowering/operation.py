@@ -1,9 +1,9 @@
-"""One ONNX node while it is lowered: what a lowering function reads from and writes with.
+"""`Op`: one ONNX node while it is lowered; a lowering function reads its inputs from it and builds fx nodes with it.
 
-Reading: `op.x(i)` a tensor, `op.constant(i)` an array when known now, `op.integers(i)` numbers that may include fx
-nodes, `op.shape(i)`, `op.rank(i)`, `op.dtype(i)`, and attributes: `op.attr_int`, `op.attr_ints`, `op.attr_float`, ...
-Writing: `op.call(function, ...)`, `op.method("name", tensor, ...)`, `op.module(nn.Conv2d, options, x, weights=...)`.
-Refusing: `raise op.refuse("what is not supported; what to do")`.
+- Read: `op.x(i)` a tensor, `op.constant(i)` an array if known at conversion, `op.integers(i)` numbers (ints or fx
+  nodes), `op.shape(i)`, `op.rank(i)`, `op.dtype(i)`; attributes: `op.attr_int`, `op.attr_ints`, `op.attr_float`, ...
+- Build: `op.call(function, ...)`, `op.method("name", tensor, ...)`, `op.module(nn.Conv2d, options, x, weights=...)`.
+- Refuse: `raise op.refuse("what is not supported; what to do")`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Lowered", "Op", "RefusedError"]
 
 Result = fx.Node | Integers | None
 Lowered = Result | Sequence[Result]
-"""What a lowering function returns: one entry an output; None for an output nothing uses."""
+"""What a lowering function returns: one entry per output; None for an output that nothing uses."""
 
 Environment = dict[ir.Value, fx.Node | Integers]
 
@@ -37,7 +37,7 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16,
 
 
 class RefusedError(Exception):
-    """A node cannot be lowered exactly; collected and reported together with all others."""
+    """A node cannot be lowered exactly; `lower` collects these and reports them together."""
 
 
 class Op:
@@ -63,9 +63,9 @@ class Op:
         return self.node.op_type
 
     def lower_node(self, node: ir.Node) -> None:
-        """Lower another node before this one: of a branch or of the body of a loop."""
+        """Lower a node of a subgraph (a branch, the body of a loop) before this one."""
         if self._lower_node is None:
-            raise self.refuse("it holds a graph of its own, which cannot be lowered here")
+            raise self.refuse("its subgraph cannot be lowered here")
         self._lower_node(node)
 
     def refuse(self, reason: str) -> RefusedError:
@@ -79,16 +79,16 @@ class Op:
         return None if attribute is None else attribute.value
 
     def attr_int(self, name: str, default: int | None = None) -> int:
-        """An integer attribute; refused when it is missing and has no default."""
+        """An integer attribute; refused when it is missing and there is no default."""
         value = self._attribute(name)
         if value is None:
             if default is None:
-                raise self.refuse(f"required attribute {name} is missing; export the model again")
+                raise self.refuse(f"required attribute {name} is missing; re-export the model")
             return default
         return int(value)
 
     def attr_float(self, name: str, default: float) -> float:
-        """A float attribute: the shortest decimal that is the same float32, as people would have written it."""
+        """A float attribute, as the shortest decimal that rounds to the same float32."""
         value = self._attribute(name)
         return default if value is None else float(str(np.float32(value)))
 
@@ -114,25 +114,25 @@ class Op:
         return name in self.node.attributes
 
     def raw_attribute(self, name: str) -> Any:
-        """Any attribute as onnx-ir holds it (tensors, graphs)."""
+        """Any attribute in its onnx-ir form (tensors, graphs); None when missing."""
         return self._attribute(name)
 
     # -- inputs -----------------------------------------------------------------------------------------------
 
     @property
     def count(self) -> int:
-        """How many inputs are given, trailing empty ones left out."""
+        """The number of inputs, without trailing absent ones."""
         return max((i + 1 for i, value in enumerate(self.node.inputs) if value is not None), default=0)
 
     def has(self, index: int) -> bool:
-        """Whether input `index` is given."""
+        """Whether input `index` is present."""
         return index < len(self.node.inputs) and self.node.inputs[index] is not None
 
     def value(self, index: int) -> ir.Value:
-        """Input `index` as the IR holds it."""
+        """Input `index` as an IR value; refused when absent."""
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
         if value is None:
-            raise self.refuse(f"input {index} is missing; export the model again")
+            raise self.refuse(f"input {index} is missing; re-export the model")
         return value
 
     def shape(self, index: int) -> tuple[Dim, ...] | None:
@@ -152,7 +152,7 @@ class Op:
         return len(shape)
 
     def dtype(self, index: int) -> ir.DataType:
-        """The element type of input `index`; refused when unknown."""
+        """The dtype of input `index`; refused when unknown."""
         value = self.value(index)
         dtype = value.const_value.dtype if value.const_value is not None else value.dtype
         if dtype is None:
@@ -160,11 +160,11 @@ class Op:
         return dtype
 
     def is_float(self, index: int) -> bool:
-        """Whether input `index` holds floating-point numbers."""
+        """Whether the dtype of input `index` is a float of 16 bits or more."""
         return self.dtype(index) in _FLOATS
 
     def constant(self, index: int) -> NDArray[Any] | None:
-        """Input `index` as an array when it is given and known now."""
+        """Input `index` as an array when it is known at conversion; else, or when absent, None."""
         if not self.has(index):
             return None
         value = self.value(index)
@@ -174,11 +174,11 @@ class Op:
         return known.static if isinstance(known, Integers) else None
 
     def is_weight(self, index: int) -> bool:
-        """Whether input `index` is a constant of the file (as opposed to computed at run time)."""
+        """Whether input `index` is a constant of the file, not computed at run time."""
         return self.has(index) and self.value(index).const_value is not None
 
     def has_bias(self, index: int) -> bool:
-        """Whether input `index` is given and not merely zeros that an exporter wrote for "no bias"."""
+        """Whether input `index` is present and not just zeros that an exporter wrote for "no bias"."""
         if not self.has(index):
             return False
         value = self.value(index)
@@ -187,13 +187,13 @@ class Op:
         return bool(np.asarray(value.const_value.numpy()).any())
 
     def weight(self, index: int, transform: Any = "identity", shape: Sequence[int] | None = None) -> Weight:
-        """Input `index` as a weight of a module."""
+        """Input `index` as a weight of a module, stored after `transform` and in `shape` if given."""
         return Weight(self.value(index), transform, shape=shape)
 
     def integers(self, index: int) -> list[int | fx.Node] | fx.Node:
-        """The numbers in integer input `index`: known ones as ints, others as fx nodes.
+        """The numbers in integer input `index`: ints where known at conversion, else fx nodes.
 
-        An fx node alone is a Python list at run time, of a length that is not known now.
+        A single fx node instead of a list stands for a Python list at run time, of unknown length.
         """
         value = self.value(index)
         known = self.environment.get(value)
@@ -211,7 +211,7 @@ class Op:
         return [self.call(operator.getitem, numbers, position) for position in range(shape[0])]
 
     def known(self, index: int) -> Integers | None:
-        """Input `index` as numbers known element by element, when it is an integer of rank 0 or 1 and they are."""
+        """Input `index` as known numbers, if it is a known integer tensor of rank 0 or 1 (64 elements at most)."""
         value = self.value(index)
         known = self.environment.get(value)
         if isinstance(known, Integers):
@@ -224,7 +224,7 @@ class Op:
         return Integers(tuple(int(item) for item in array.reshape(-1)), scalar=array.ndim == 0)
 
     def x(self, index: int) -> fx.Node:
-        """Input `index` as a tensor at run time; a float constant becomes a parameter, others a buffer."""
+        """Input `index` as a tensor at run time; a float constant becomes a parameter, other constants buffers."""
         value = self.value(index)
         known = self.environment.get(value)
         if isinstance(known, fx.Node):
@@ -242,7 +242,7 @@ class Op:
         return self.call(torch.tensor, items, dtype=dtype, **self.builder.device())
 
     def number(self, index: int) -> float | int | bool | None:
-        """Input `index` as a Python number when it is one known value that nobody would train, else None."""
+        """Input `index` as a Python number if it is one known value that is not trained, else None."""
         if not self.has(index):
             return None
         value = self.value(index)
@@ -256,12 +256,12 @@ class Op:
 
     @staticmethod
     def _is_literal(value: ir.Value) -> bool:
-        """Whether a single float was written into the code (a Constant node or a generated name)."""
+        """Whether a float was written into the model's code (a Constant node, or a generated name)."""
         name = source_of_constant(value).value
         return bool(value.meta.get(LITERAL_KEY)) or is_generated(name)
 
     def operand(self, index: int) -> Any:
-        """Input `index` of two for arithmetic: a Python number for literals of the usual types, else a tensor."""
+        """Input `index` of a binary operator: a Python number for literals of float32 or int64, else a tensor."""
         if self.dtype(index) in (ir.DataType.FLOAT, ir.DataType.INT64) and not self._raises_rank(index):
             number = self.number(index)
             if number is not None:
@@ -269,14 +269,14 @@ class Op:
         return self.x(index)
 
     def _raises_rank(self, index: int) -> bool:
-        """Whether a single number of this rank would give the result more axes than the other operand has."""
+        """Whether this operand gives the result more axes than the other operand has."""
         shape, other = self.shape(index), self.shape(1 - index)
         return bool(shape) and (other is None or shape is None or len(shape) > len(other))
 
     # -- outputs ----------------------------------------------------------------------------------------------
 
     def uses_output(self, index: int) -> bool:
-        """Whether anything needs output `index`."""
+        """Whether output `index` is read by a node or is a graph output."""
         outputs = self.node.outputs
         if index >= len(outputs) or not outputs[index].name:
             return False
@@ -287,7 +287,7 @@ class Op:
         return dims_of(self.node.outputs[index])
 
     def set_output_shape(self, dims: Sequence[Dim], index: int = 0) -> None:
-        """State the shape of an output: what inference could not tell, and which of its symbols are the same."""
+        """Set the shape of an output where inference left it unknown, and record which of its symbols are equal."""
         inferred = dims_of(self.node.outputs[index])
         if inferred is None:
             self.node.outputs[index].shape = ir.Shape(list(dims))
@@ -297,7 +297,7 @@ class Op:
                 self.builder.symbols.setdefault(symbol, dim)
 
     def output_like_input(self) -> None:
-        """State that output 0 has the shape and element type of input 0, where onnx infers nothing."""
+        """Give output 0 the shape and dtype of input 0, where onnx infers none."""
         shape, output = dims_of(self.value(0)), self.node.outputs[0]
         if shape is not None and output.shape is None:
             output.shape = ir.Shape(list(shape))
@@ -305,15 +305,15 @@ class Op:
             output.dtype = self.dtype(0)
 
     def output_dtype(self, index: int = 0) -> ir.DataType | None:
-        """The inferred element type of output `index`."""
+        """The inferred dtype of output `index`."""
         return self.node.outputs[index].dtype
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """Call a function."""
+        """Add a call of a function to the fx graph."""
         return self.builder.call("call_function", function, args, kwargs, self.node)
 
     def method(self, name: str, *args: Any, **kwargs: Any) -> fx.Node:
-        """Call a tensor method; the tensor is the first argument."""
+        """Add a call of a tensor method; the tensor is the first argument."""
         return self.builder.call("call_method", name, args, kwargs, self.node)
 
     def module(
@@ -324,12 +324,12 @@ class Op:
         weights: Mapping[str, Weight] | None = None,
         buffers: Mapping[str, Weight] | None = None,
     ) -> fx.Node:
-        """Call a module `factory(**options)` that owns weights; `factory` must accept `device=`."""
+        """Add a module `factory(**options)` with these weights and call it; `factory` must accept `device=`."""
         path = self.builder.module(factory, options, weights or {}, buffers or {}, self.node)
         return self.builder.call("call_module", path, args, {}, self.node)
 
     def size(self, index: int, dim: int) -> int | fx.Node:
-        """Dimension `dim` of input `index`: a number when it is fixed, else an fx node."""
+        """The size of axis `dim` of input `index`: an int when it is fixed, else an fx node."""
         shape = self.shape(index)
         known = None if shape is None else shape[dim]
         if isinstance(known, int):

@@ -1,4 +1,4 @@
-"""The table behind `rtool ops`: every operator that can be converted, and in which opsets."""
+"""The table that `rtool ops` prints: every operator that can be converted, and in which opsets."""
 
 from __future__ import annotations
 
@@ -6,33 +6,55 @@ from dataclasses import dataclass
 
 import onnx
 
+from ...errors import InputError, nearest
 from . import families
 from .registry import FUSED_DOMAIN, REGISTRY, Lowering
 
-__all__ = ["OperatorRow", "operators"]
+__all__ = ["OperatorRow", "OperatorTable", "ops"]
 
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """One operator; `opsets` reads like `7-28`."""
+    """One operator; `opsets` is text such as `7-28`."""
 
     operator: str
     domain: str
     opsets: str
     trainable: bool
-    """Whether its weights become layers with parameters of their own."""
+    """Whether its weights become parameters of a layer."""
 
 
-def operators() -> tuple[OperatorRow, ...]:
-    """All operators, by domain and name; opsets without a gap are joined into one range."""
+@dataclass(frozen=True)
+class OperatorTable:
+    """The operators that `ops` found."""
+
+    operators: tuple[OperatorRow, ...]
+
+
+def ops(operator: str | None = None) -> OperatorTable:
+    """All operators that can be converted, or only `operator`, sorted by domain and name; adjacent opsets are joined.
+
+    Raises:
+        InputError: `operator` cannot be converted.
+
+    Examples:
+        >>> rtool.ops("Conv").operators[0].opsets
+        '1-28'
+    """
     families.load()
     rows: dict[tuple[str, str], list[Lowering]] = {}
     for row in REGISTRY.rows():
         if row.domain != FUSED_DOMAIN:
             rows.setdefault((row.domain, row.operator), []).append(row)
-    return tuple(
-        OperatorRow(operator, domain or "ai.onnx", _ranges(found), any(row.trainable for row in found))
-        for (domain, operator), found in rows.items()
+    chosen = {key: found for key, found in rows.items() if operator in (None, key[1])}
+    if not chosen:
+        hint = nearest(str(operator), {name for _, name in rows})
+        raise InputError(f"{operator}: this operator cannot be converted; {hint}")
+    return OperatorTable(
+        tuple(
+            OperatorRow(name, domain or "ai.onnx", _ranges(found), any(row.trainable for row in found))
+            for (domain, name), found in chosen.items()
+        )
     )
 
 

@@ -1,8 +1,13 @@
-"""Lifts what exporters took apart: MatMul + Add to Linear, and the formulas of LayerNorm, GELU and attention.
+"""Pattern fusion: replace several nodes that exporters write for one layer by a single fused operator.
 
-Works on the normalised graph, in place, after shapes are inferred. A pattern is fused only where nothing else uses
-its inner values and its constants are the right ones; the fused operators live in a domain of their own and are
-registered like all others.
+1. Linear: MatMul with a constant matrix, then Add of a constant vector.
+2. LayerNormalization: `(x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b` over the last axis (arXiv:1607.06450).
+3. Gelu: `0.5 * x * (1 + erf(x / sqrt(2)))`, the exact form (arXiv:1606.08415).
+4. Attention: `softmax(q @ k' * scale) @ v` without a mask (arXiv:1706.03762).
+
+Works in place on a graph in canonical form with inferred shapes. A pattern is fused only where its inner values have
+no other readers and its constants have the expected values. Fused operators have the domain `FUSED_DOMAIN` and are
+lowered in `layers/fused.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ __all__ = ["fuse_patterns"]
 
 @dataclass(frozen=True)
 class Match:
-    """Nodes (the last one gives the result) that are one operator of these inputs and attributes."""
+    """Nodes, the last of which gives the result, and the fused operator that replaces them."""
 
     operator: str
     nodes: Sequence[ir.Node]
@@ -31,7 +36,7 @@ class Match:
 
 
 def fuse_patterns(graph: ir.Graph) -> None:
-    """Replace every match, in graph order."""
+    """Replace every match of a pattern, in place."""
     for operator, finders in _FINDERS.items():
         for node in [node for node in graph if node.op_type == operator and node.domain == ""]:
             if node.graph is None:
@@ -43,7 +48,7 @@ def fuse_patterns(graph: ir.Graph) -> None:
 
 def _replace(graph: ir.Graph, match: Match) -> None:
     last = match.nodes[-1]
-    # Named after the first node: its scope is that of the layer, also where an exporter fused the last one away.
+    # The fused node has the name and the metadata of the last node.
     fused = ir.Node(FUSED_DOMAIN, match.operator, match.inputs, match.attributes, name=last.name)
     fused.metadata_props.update(last.metadata_props)
     fused.meta[FUSED_KEY] = tuple(node.name or "" for node in match.nodes)
@@ -56,7 +61,7 @@ def _replace(graph: ir.Graph, match: Match) -> None:
 
 
 def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """The node of this type that makes `value` for one consumer only."""
+    """The node of this operator that writes `value`, if `value` has a single reader; else None."""
     node = None if value is None else value.producer()
     if value is None or node is None or node.op_type != operator or node.domain != "":
         return None
@@ -64,7 +69,7 @@ def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
 
 
 def _number(value: ir.Value | None) -> float | None:
-    """The one number a constant holds."""
+    """The value of a constant of one element; else None."""
     if value is None or value.const_value is None or value.const_value.size != 1:
         return None
     return float(np.asarray(value.const_value.numpy()).reshape(-1)[0])
@@ -76,7 +81,7 @@ def _is_number(value: ir.Value | None, expected: float) -> bool:
 
 
 def _with_number(node: ir.Node, expected: float) -> ir.Value | None:
-    """The other input of a commutative node one of whose inputs is this number."""
+    """The other input of a commutative node that has this number as an input; else None."""
     left, right = node.inputs
     if _is_number(right, expected):
         return left
@@ -175,7 +180,7 @@ def _reduces_last(node: ir.Node) -> bool:
 
 
 def _is_vector(value: ir.Value) -> bool:
-    """Its length need not be known to be that of the axis: the lowering writes a broadcast out."""
+    """Whether the rank is 1; the length may differ from the axis, as the lowering then broadcasts."""
     shape = dims_of(value)
     return shape is not None and len(shape) == 1
 
@@ -242,7 +247,7 @@ def _attention(node: ir.Node) -> Match | None:
 
 
 _FOUR = (None,) * 4
-"""The keys have four axes, as their transposition shows; the others most likely too, and torch broadcasts as ONNX."""
+"""Assumed where shapes are unknown: the keys have four axes, as their transposition shows; torch broadcasts as ONNX."""
 
 
 def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None, list[ir.Node]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 __all__ = ["why_not"]
 
-_RANDOM = "draws random numbers, which no two runtimes draw alike; make them an input of the graph"
+_RANDOM = "draws random numbers, which differ between runtimes; make them an input of the graph"
 _TEXT = "works on text; run it before the model"
-_SEQUENCE = "makes or takes sequences, which are not tensors; export with tensors only"
+_SEQUENCE = "reads or writes sequences, which are not tensors; re-export with tensors only"
 _REASONS = {
     **dict.fromkeys(
         (
@@ -40,7 +40,7 @@ _REASONS = {
 
 
 def why_not(operator: str, domain: str) -> str:
-    """The reason that ends a refusal for an operator that is not in the table."""
+    """Why an operator has no row in the registry, and what to do instead."""
     if domain == "ai.onnx.ml":
         return "no lowering for the operators of classical machine learning; run it before or after the model"
     if domain:

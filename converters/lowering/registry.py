@@ -1,18 +1,24 @@
-"""The one table of operators that can be lowered, and the decorator that fills it.
+"""The registry of operators that can be lowered, and the decorator that fills it. How to add an operator:
 
-To add an operator, write a function in the family file it belongs to (or a new file, listed in `families.py`):
+1. Choose the family file: elementwise/ for functions of single elements, layers/ for what torch has a layer for,
+   tensors/ for moving, choosing, counting and control flow. A new file must be listed in `families.py`.
+2. Write a function there, with the decorator `lowers`, for example in elementwise/activations.py:
 
-    @lowers("HardSwish", since=14, seen=22)
-    def hard_swish(op: Op) -> Lowered:
-        return op.call(F.hardswish, op.x(0))
+       @lowers("HardSwish", since=14, seen=22)
+       def hard_swish(op: Op) -> Lowered:
+           return op.call(F.hardswish, op.x(0))
 
-- `since` is the first opset whose meaning the function implements, `until` the first one it does not (None: still
-  valid). An operator whose meaning changed gets one function a range, or one function that reads `op.opset`.
-- `seen` is the `since_version` of the newest schema the author read. When a newer onnx adds a later version that
-  differs in allowed types only, it is accepted; any other change is refused until somebody has read it.
-- The function receives one node as an `Op` (see `operation.py`) and returns what its outputs are. What it cannot
-  do exactly it refuses with `op.refuse("what; what to do about it")`: nothing is approximated.
-- `trainable` marks operators whose weights become parameters.
+   - `since` is the first opset whose meaning the function implements, `until` the first one whose meaning it does not
+     (None: still valid). An operator whose meaning changed gets one function per range of opsets, or one function that
+     reads `op.opset`.
+   - `seen` is the `since_version` of the newest schema that the author read. A later version that differs only in
+     allowed dtypes is accepted; any other change is refused until somebody has read it and raised `seen`.
+   - `trainable=True` marks operators whose weights become parameters.
+   - The function receives one node as an `Op` (see `operation.py`) and returns its outputs. Nothing is approximated:
+     for what it cannot do exactly, it raises `op.refuse("what is not supported; what to do")`.
+3. Where torch has no exact equivalent, write one in exact/; it may import only torch, as generated code contains it.
+4. Add cases to tests/converters/lowering/test_operators.py, which compares with ONNX Runtime. `rtool ops` lists the
+   operator, and test_onnx_backend.py runs ONNX's own cases for it.
 """
 
 from __future__ import annotations
@@ -32,14 +38,14 @@ if TYPE_CHECKING:
 __all__ = ["FUSED_DOMAIN", "REGISTRY", "Lowering", "Registry", "lowers"]
 
 FUSED_DOMAIN = "rtool"
-"""Domain of the operators that `lift.py` makes of patterns; they have no ONNX schema and never appear in files."""
+"""Domain of the operators that `pattern_fusion` creates; they have no ONNX schema and never appear in files."""
 
 LowerFunction = Callable[["Op"], "Lowered"]
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """One row of the table: an operator, the opsets `[since, until)` covered, and the function that lowers it."""
+    """One row of the registry: an operator, the opsets `[since, until)`, and the function that lowers it."""
 
     operator: str
     since: int
@@ -55,7 +61,7 @@ class Lowering:
 
 
 class Registry:
-    """Operators by (domain, name); ranges of one operator never overlap."""
+    """Rows by (domain, operator); the opset ranges of one operator never overlap."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], list[Lowering]] = {}
@@ -64,7 +70,7 @@ class Registry:
         """Add a row.
 
         Raises:
-            ValueError: its range overlaps one that is already there (a programming error).
+            ValueError: its range overlaps that of another row (a programming error).
         """
         rows = self._rows.setdefault((row.domain, row.operator), [])
         for other in rows:
@@ -78,7 +84,7 @@ class Registry:
         rows.sort(key=lambda entry: entry.since)
 
     def find(self, operator: str, opset: int, domain: str = "") -> Lowering | str:
-        """The row for an operator of a model of this opset, or the reason why there is none."""
+        """The row for an operator in a model of this opset, or the reason why there is none, as text."""
         rows = self._rows.get((domain, operator))
         if not rows:
             return why_not(operator, domain)
@@ -90,7 +96,7 @@ class Registry:
         return f"opset {opset} is outside the opsets covered ({covered}); convert the model with onnx.version_converter"
 
     def rows(self) -> Iterable[Lowering]:
-        """Every row, by domain, name and opset."""
+        """Every row, sorted by domain, operator and opset."""
         return (row for key in sorted(self._rows) for row in self._rows[key])
 
 
@@ -106,7 +112,7 @@ def lowers(
     trainable: bool = False,
     domain: str = "",
 ) -> Callable[[LowerFunction], LowerFunction]:
-    """Register the decorated function for `operator` in opsets `[since, until)`; may be stacked."""
+    """Register the decorated function for `operator` in opsets `[since, until)`; see the module. May be stacked."""
 
     def register(function: LowerFunction) -> LowerFunction:
         REGISTRY.add(Lowering(operator, since, until, seen, trainable, function, domain))
@@ -121,12 +127,12 @@ def _range_text(row: Lowering) -> str:
 
 @cache
 def _unread_change(operator: str, seen: int, opset: int, domain: str) -> str | None:
-    """Why the schema in force at `opset` may mean something else than the one read, or None."""
+    """Why the schema at `opset` may mean something else than the schema that was read; None if it does not."""
     if domain == FUSED_DOMAIN:
         return None
     newest = onnx.defs.onnx_opset_version()
     if domain == "" and opset > newest:
-        return f"opset {opset} is newer than the newest known one ({newest}); export with an older opset"
+        return f"opset {opset} is newer than the newest known one ({newest}); re-export with an older opset"
     try:
         schema = onnx.defs.get_schema(operator, opset, domain)
         known = onnx.defs.get_schema(operator, seen, domain)
@@ -134,7 +140,7 @@ def _unread_change(operator: str, seen: int, opset: int, domain: str) -> str | N
         return f"opset {opset} has no operator of this name"
     if schema.since_version <= seen or _signature(schema) == _signature(known):
         return None
-    return f"version {schema.since_version} changed more than types since {seen}; export with an older opset"
+    return f"version {schema.since_version} changed more than types since {seen}; re-export with an older opset"
 
 
 def _signature(schema: onnx.defs.OpSchema) -> object:

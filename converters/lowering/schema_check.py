@@ -1,4 +1,4 @@
-"""Checks one node against its operator's schema, so that lowering functions can trust what they read."""
+"""Check a node against its operator's schema, so that lowering functions can rely on what they read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["schema_problem"]
 
 
 def schema_problem(node: ir.Node, opset: int) -> str | None:
-    """What is wrong with the attributes, the element types and the number of inputs and outputs of `node`, or None.
+    """What is wrong with the attributes, dtypes or number of inputs and outputs of `node`; None if it is valid.
 
-    Attributes that only earlier revisions of the operator knew are left alone: exporters keep writing some that lost
-    their meaning. One that none ever knew is a damaged name, and the value it should have stated is lost.
+    Attributes that only earlier revisions of the operator had are ignored: exporters still write some that have no
+    meaning any more. An attribute that no revision had is a damaged name, whose value is lost.
     """
     domain = "" if node.domain == "ai.onnx" else node.domain
     try:
@@ -22,27 +22,27 @@ def schema_problem(node: ir.Node, opset: int) -> str | None:
     except onnx.defs.SchemaError:
         return None
     if not schema.min_input <= len(node.inputs) <= schema.max_input:
-        return f"takes {_range(schema.min_input, schema.max_input)} inputs, got {len(node.inputs)}; export it again"
+        return f"expects {_range(schema.min_input, schema.max_input)} inputs, got {len(node.inputs)}; re-export it"
     if not schema.min_output <= len(node.outputs) <= schema.max_output:
-        return f"gives {_range(schema.min_output, schema.max_output)} outputs, got {len(node.outputs)}; export it again"
+        return f"gives {_range(schema.min_output, schema.max_output)} outputs, got {len(node.outputs)}; re-export it"
     for name, definition in schema.attributes.items():
         attribute = node.attributes.get(name)
         if attribute is None:
             if definition.required:
-                return f"required attribute {name} is missing; export the model again"
+                return f"required attribute {name} is missing; re-export the model"
             continue
         expected = ir.AttributeType(definition.type.value)  # type: ignore[attr-defined]
         if not attribute.is_ref() and attribute.type != expected:
-            return f"attribute {name} is {attribute.type.name}, expected {expected.name}; export the model again"
+            return f"attribute {name} is {attribute.type.name}, expected {expected.name}; re-export the model"
     stated = {name for name in node.attributes if not name.startswith("__")}  # ONNX leaves such names to tools
     unknown = sorted(stated - _attributes_ever()[node.op_type, domain])
     if unknown:
-        return f"no revision of it has an attribute {unknown[0]!r}; the file is damaged or not ONNX, export it again"
+        return f"no revision of it has an attribute {unknown[0]!r}; the file is damaged or not ONNX, re-export it"
     return _type_problem(node, schema)
 
 
 def _type_problem(node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
-    """The first input whose element type the operator does not take."""
+    """The first input whose dtype the operator does not accept, in words; None if there is none."""
     allowed = _input_types(schema.name, schema.since_version, schema.domain)
     for index, value in enumerate(node.inputs):
         if value is None or value.dtype is None or not isinstance(value.type, ir.TensorType):
@@ -51,19 +51,19 @@ def _type_problem(node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
         if f"tensor({value.dtype.name.lower()})" not in types:
             kinds = ", ".join(sorted(kind.removeprefix("tensor(").rstrip(")") for kind in types))
             found = value.dtype.name.lower()
-            return f"input {index} ({name}) is {found}, expected {kinds}; the file is damaged, export it again"
+            return f"input {index} ({name}) is {found}, expected {kinds}; the file is damaged, re-export it"
     return None
 
 
 @lru_cache(maxsize=1024)
 def _input_types(operator: str, since: int, domain: str) -> tuple[tuple[str, frozenset[str]], ...]:
-    """Name and types of every input of one revision of an operator."""
+    """Name and accepted types of every input of one revision of an operator."""
     return tuple((i.name, frozenset(i.types)) for i in onnx.defs.get_schema(operator, since, domain).inputs)
 
 
 @lru_cache(maxsize=1)
 def _attributes_ever() -> dict[tuple[str, str], set[str]]:
-    """All attributes that any revision of an operator has or had, by operator and domain."""
+    """(operator, domain) -> names of the attributes that any of its revisions has."""
     known: dict[tuple[str, str], set[str]] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
         known.setdefault((schema.name, schema.domain), set()).update(schema.attributes)

@@ -1,7 +1,7 @@
-"""Operators on numbers that came from shapes, computed number by number instead of as tensors.
+"""Compute Equal, Where, ConstantOfShape and Reshape on numbers from shapes as numbers, not as tensors.
 
-`lower.py` asks here first. What cannot be decided now (is N equal to 3?) is left to the operator's own lowering.
-The arithmetic operators do the same in their own functions.
+`lower` tries this first. What cannot be decided at conversion (is N equal to 3?) is left to the operator's lowering.
+The arithmetic operators do the same in `elementwise/arithmetic.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .values import Integers
 __all__ = ["on_shape_numbers"]
 
 _LONGEST = 64
-"""Numbers; a longer vector is data, not a shape."""
+"""Elements; a longer vector is data, not a shape."""
 
 
 def on_shape_numbers(op: Op) -> Integers | None:
-    """The result of `op` as known numbers, or None when it is not one of these operators or not decidable."""
+    """The result of `op` as known numbers; None for another operator, or where it cannot be decided."""
     function = _FUNCTIONS.get(op.type)
     return None if function is None or op.node.domain not in ("", "ai.onnx") else function(op)
 

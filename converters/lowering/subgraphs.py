@@ -1,4 +1,4 @@
-"""Lowers a graph that stands in a node's attribute: the body of a loop, a branch, a function of scores."""
+"""Lower a subgraph of a node: the body of a loop, a branch, the score function of FlexAttention."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["lower_copy", "make_constant"]
 
 
 def lower_copy(op: Op, graph: ir.Graph, inputs: Sequence[ir.Value], suffix: str) -> list[ir.Value]:
-    """Lower a copy of `graph` that reads `inputs`; returns the values that stand for its outputs."""
+    """Lower a copy of `graph` that reads `inputs`; return the values of its outputs. `suffix` makes names unique."""
     copy = graph.clone(allow_outer_scope_values=True)
     if len(copy.inputs) != len(inputs):
-        raise op.refuse(f"{len(inputs)} values for the {len(copy.inputs)} inputs of its body; export the model again")
+        raise op.refuse(f"{len(inputs)} values for the {len(copy.inputs)} inputs of its body; re-export the model")
     for own, given in zip(list(copy.inputs), inputs, strict=True):
         own.replace_all_uses_with(given, replace_graph_outputs=True)
     for node in copy:
@@ -30,7 +30,7 @@ def lower_copy(op: Op, graph: ir.Graph, inputs: Sequence[ir.Value], suffix: str)
 
 
 def make_constant(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
-    """`value`, known to be `tensor` from now on."""
+    """Make `value` a constant that holds `tensor`, and return it."""
     value.const_value, value.type = tensor, ir.TensorType(tensor.dtype)
     value.shape = ir.Shape(tensor.shape.numpy())
     value.meta[LITERAL_KEY] = True

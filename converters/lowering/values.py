@@ -1,7 +1,7 @@
-"""What is known about an ONNX value while a graph is lowered: a constant, known integers, or a runtime tensor.
+"""The three forms of an ONNX value during lowering: a constant, known integers, or a tensor at run time.
 
-Constants live in the IR itself (`ir.Value.const_value`). Integers computed from shapes are kept as Python numbers
-and fx nodes (`Integers`), so that a Shape-Gather-Unsqueeze-Concat-Reshape chain never becomes tensor arithmetic.
+Constants are in the IR (`ir.Value.const_value`). Integers computed from shapes are Python numbers and fx nodes
+(`Integers`), so that a chain such as Shape-Gather-Unsqueeze-Concat-Reshape never becomes tensor arithmetic.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ..records.node_facts import facts_of
 __all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor", "without_kernels"]
 
 Dim = int | str | None
-"""A dimension: a number, a symbol that equals itself wherever it appears, or unknown."""
+"""A dimension: a number, a symbol (equal symbols mean equal sizes), or None when unknown."""
 
 
 @dataclass(frozen=True)
 class Integers:
-    """An integer tensor of rank 0 or 1 known element by element; an fx node stands for a number at run time."""
+    """An integer tensor of rank 0 or 1 whose elements are known; an fx node stands for a number at run time."""
 
     items: tuple[int | fx.Node, ...]
     scalar: bool = False
@@ -37,7 +37,7 @@ class Integers:
 
     @property
     def static(self) -> NDArray[Any] | None:
-        """The numbers as an array when all are known now."""
+        """The numbers as an array, if all are known at conversion; else None."""
         if not all(isinstance(item, int) for item in self.items):
             return None
         dtype = np.bool_ if self.boolean else np.int64
@@ -45,14 +45,14 @@ class Integers:
 
 
 def symbol_of(item: int | fx.Node) -> Dim:
-    """What is known about a number: itself, the symbol of the dimension it was read from, or nothing."""
+    """A number as a dimension: itself, the symbol of the dimension it was read from, or None."""
     if isinstance(item, int):
         return item
     return facts_of(item).symbol
 
 
 def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
-    """The inferred shape of a value, or None when not even its rank is known."""
+    """The inferred shape of a value; None when its rank is unknown."""
     if value.const_value is not None:
         return tuple(value.const_value.shape.numpy())
     if value.shape is None:
@@ -96,11 +96,11 @@ def torch_dtype(dtype: ir.DataType | None) -> torch.dtype | None:
 
 
 def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
-    """A copy of a constant as a torch tensor with memory of its own, bit for bit.
+    """A bitwise copy of a constant as a torch tensor with its own memory.
 
     Raises:
         TypeError: torch has no such dtype.
-        InputError: the data has another size than the shape says.
+        InputError: the size of the data does not match the shape.
     """
     dtype = torch_dtype(tensor.dtype)
     if dtype is None:
@@ -114,7 +114,7 @@ def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
     except ValueError as error:
         raise InputError(
             f"weight '{tensor.name}': its data does not fill its shape {list(tensor.shape.numpy())} ({error}); "
-            "the file is cut, fetch the whole model"
+            "the file is truncated, fetch the whole model"
         ) from error
     bits = _BIT_VIEWS.get(tensor.dtype)
     shape = tensor.shape.numpy()
@@ -127,5 +127,5 @@ def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
 
 
 def without_kernels(dtype: ir.DataType) -> bool:
-    """Whether torch stores this element type but cannot calculate with it."""
+    """Whether torch can store this dtype but has no arithmetic kernels for it."""
     return dtype in (ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64)

@@ -1,1 +1,1 @@
-"""ONNX in, ONNX out: constant folding, shape inference, batch, embedded preprocessing, simplification, targets."""
+"""Passes from ONNX graph to ONNX graph: constant folding, shapes, batch, preprocessing, simplification, targets."""

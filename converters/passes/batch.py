@@ -1,8 +1,14 @@
-"""Rewrite the batch of an ONNX graph: fixed to N, or dynamic. Proved by running it, or refused.
+"""Rewrite the batch of an ONNX graph: fixed to N, or dynamic. The result is verified by running it, or refused.
 
-A baked-in batch hides in the input's shape and in constants of the graph, which `batch_constants` lets follow. The
-rewritten graph must then give, for several batch sizes, what the source gives image by image. So must a graph that
-states an open batch already: a constant of it may hold one all the same.
+A fixed batch is stated in the shapes of inputs and outputs, and may also be part of constants of the graph:
+
+1. the first dimension of every input that has the old batch becomes the new one;
+2. constants are folded, because shapes of Expand are often computed from constants;
+3. constants that depend on the batch are rewritten, see `batch_constants`; those that nothing reads afterwards go;
+4. output shapes are inferred again;
+5. for each of several batch sizes the rewritten graph must give what the source gives image by image.
+
+Step 5 also runs for a graph that already states a dynamic batch: a constant of it may still hold a fixed one.
 """
 
 from __future__ import annotations
@@ -25,13 +31,13 @@ from .batch_axes import Sizes
 from .batch_constants import Batch, follow_batch
 from .constant_folding import fold_constants
 
-__all__ = ["PROVED_BATCHES", "Batch", "set_batch"]
+__all__ = ["VERIFIED_BATCHES", "Batch", "changes_batch", "set_batch"]
 
-PROVED_BATCHES = (1, 2, 3, 5, 16)
-"""Sizes at which a dynamic batch is proved."""
+VERIFIED_BATCHES = (1, 2, 3, 5, 16)
+"""Batch sizes at which a dynamic batch is verified."""
 SYMBOL = "batch"
 TOLERANCE = 1e-5
-"""Kernels may sum in another order for another batch."""
+"""Largest relative error; above 0 because kernels may sum in another order for another batch."""
 
 
 def set_batch(
@@ -41,17 +47,24 @@ def set_batch(
     inputs: Sequence[NDArray[Any]] | None = None,
     tolerance: float = TOLERANCE,
 ) -> onnx.ModelProto:
-    """A copy of `model` that takes batches of `batch` images, or of any size.
+    """A copy of `model` whose batch is fixed to `batch` images, or dynamic.
 
     Args:
         model: the source; not changed.
-        batch: the new batch.
-        inputs: arrays the model takes, whose sizes it is proved with where the model leaves sizes open (height, width).
-        tolerance: largest relative error.
+        batch: a positive number, or "dynamic".
+        inputs: example inputs, one array per graph input; needed where sizes other than the batch (height, width) are
+            dynamic. Verification uses random values of these sizes.
+        tolerance: largest relative error of the verification, see `Parity.max_rel`.
 
     Raises:
-        InputError: `batch` is no batch, sizes are open and there are no `inputs`, or the rewritten graph does not give
-            what `model` gives image by image.
+        InputError: `batch` is neither a positive number nor "dynamic", sizes are dynamic and `inputs` is missing, or
+            the rewritten graph does not give what `model` gives image by image.
+
+    Examples:
+        >>> rewritten = rtool.converters.set_batch(onnx.load("fixed.onnx"), "dynamic")
+        >>> onnx.save(rewritten, "dynamic.onnx")
+        >>> rtool.inspect("fixed.onnx").batch, rtool.inspect("dynamic.onnx").batch
+        (2, 'dynamic')
     """
     if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise InputError(f"batch: expected a positive number or 'dynamic', got {batch!r}")
@@ -60,15 +73,24 @@ def set_batch(
     result.CopyFrom(model)
     if current == batch:
         return result
-    is_open = not isinstance(current, int)
-    if not (is_open and batch == "dynamic"):
+    if changes_batch(model, batch):
         result = _rewrite(model, current, batch)
-    _prove(model, result, batch, inputs, tolerance)
+    _verify(model, result, batch, inputs, tolerance)
     return result
 
 
+def changes_batch(model: onnx.ModelProto, batch: Batch) -> bool:
+    """Whether `set_batch` rewrites `model`; its result is an equal copy where the batch is `batch` already.
+
+    Raises:
+        InputError: the model has no input with a batch axis.
+    """
+    current = _batch_of(model)
+    return current != batch and (isinstance(current, int) or batch != "dynamic")
+
+
 def _batch_of(model: onnx.ModelProto) -> int | str:
-    """The first size of the first real input: a number, or a symbol."""
+    """The first dimension of the first input that is not a weight: a number, or the name of a symbol."""
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
@@ -90,7 +112,7 @@ def _rewrite(model: onnx.ModelProto, current: int | str, batch: Batch) -> onnx.M
         unread = set(_unread(graph))
         fold_constants(graph, "batch")  # shapes of Expand are often computed from constants
         follow_batch(graph, current, batch, sizes)
-        for name in set(_unread(graph)) - unread:  # the constants that gave way; a runtime warns of each
+        for name in set(_unread(graph)) - unread:  # the replaced constants; ONNX Runtime warns about each unused one
             del graph.graph.initializers[name]
         rewritten = ir.to_proto(graph)
     del rewritten.graph.value_info[:]
@@ -117,7 +139,7 @@ def _set_dim(dim: Any, batch: Batch) -> None:
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, Sizes]:
-    """The shapes a model states, by name."""
+    """Value name -> shape, for every value whose shape the model states."""
     return {
         value.name: [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
         for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
@@ -126,13 +148,13 @@ def _sizes(model: onnx.ModelProto) -> dict[str, Sizes]:
 
 
 def _unread(model: ir.Model) -> list[str]:
-    """Weights that no node of the graph or of a subgraph reads."""
+    """Names of initializers that no node of the graph or of a subgraph reads."""
     weights = model.graph.initializers.items()
     return [name for name, value in weights if not value.uses() and not value.is_graph_output()]
 
 
 def _with_output_shapes(model: onnx.ModelProto, source: onnx.ModelProto, batch: Batch) -> onnx.ModelProto:
-    """Output shapes inferred anew, or the source's with another first size (which the proof then confirms)."""
+    """Infer the output shapes again, else copy the source's with the new first size (which `_verify` then checks)."""
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -144,15 +166,15 @@ def _with_output_shapes(model: onnx.ModelProto, source: onnx.ModelProto, batch: 
     return model
 
 
-def _prove(
+def _verify(
     source: onnx.ModelProto,
     rewritten: onnx.ModelProto,
     batch: Batch,
     inputs: Sequence[NDArray[Any]] | None,
     tolerance: float,
 ) -> None:
-    """Run both; the source image by image."""
-    sizes = PROVED_BATCHES if batch == "dynamic" else (batch,)
+    """Compare the outputs of `rewritten` on whole batches with those of `source` image by image."""
+    sizes = VERIFIED_BATCHES if batch == "dynamic" else (batch,)
     reference = OnnxRunner(source)
     images = _images(reference, max(sizes), inputs)
     batched = _batched(reference)
@@ -168,13 +190,13 @@ def _prove(
                 raise InputError(f"max relative error {parity.max_rel:.3g} > {tolerance:g} at batch {size}")
     except InputError as error:
         raise InputError(
-            f"batch {batch}: the rewritten graph is not the source's ({error}); a constant of the graph depends on "
-            "the batch in a way that cannot be proved; export the model with a dynamic batch"
+            f"batch {batch}: the rewritten graph differs from the source ({error}); a constant of the graph depends on "
+            "the batch in a way that cannot be verified; re-export the model with a dynamic batch"
         ) from error
 
 
 def _images(runner: OnnxRunner, count: int, inputs: Sequence[NDArray[Any]] | None) -> tuple[NDArray[Any], ...]:
-    """Random inputs of `count` images; sizes that `runner` leaves open are those of `inputs`."""
+    """Random inputs of `count` images; dynamic sizes other than the batch are those of `inputs`."""
     specs: list[TensorSpec] = []
     shapes = [spec.shape for spec in runner.inputs] if inputs is None else [array.shape for array in inputs]
     for spec, given, cut in zip(runner.inputs, shapes, _batched(runner), strict=True):
@@ -184,7 +206,7 @@ def _images(runner: OnnxRunner, count: int, inputs: Sequence[NDArray[Any]] | Non
 
 
 def _batched(runner: OnnxRunner) -> list[bool]:
-    """Which inputs have a row per image: those without a fixed size of their own."""
+    """Per input, whether axis 0 is the batch: it is dynamic, or has the size of the first input's axis 0."""
     shapes = [spec.shape for spec in runner.inputs]
     first = next(shape[0] for shape in shapes if shape)
     return [bool(shape) and (not isinstance(shape[0], int) or shape[0] == first) for shape in shapes]
@@ -193,7 +215,7 @@ def _batched(runner: OnnxRunner) -> list[bool]:
 def _single(
     runner: OnnxRunner, images: tuple[NDArray[Any], ...], batched: list[bool], index: int
 ) -> list[NDArray[Any]]:
-    """The source's outputs for one image alone; where its batch is fixed, for a batch full of that image."""
+    """The source's outputs for one image; where its batch is fixed, for a batch of copies of that image."""
     outputs = runner.run(
         *(
             np.repeat(array[index : index + 1], runner.batch or 1, axis=0) if cut else array
@@ -201,5 +223,5 @@ def _single(
         )
     )
     if not all(output.ndim for output in outputs):
-        raise InputError("batch: an output is a single number for all images, so images have none of their own")
+        raise InputError("batch: an output is a single number for all images, so it cannot be compared image by image")
     return [output[:1] for output in outputs]

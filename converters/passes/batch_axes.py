@@ -1,9 +1,12 @@
-"""Where the batch lies in every value of a graph whose batch is a number: which axis grows with it, and how.
+"""Find the batch axis of every value in a graph whose batch is fixed.
 
-Told from shapes: a node is inferred once for the batch the file states and once for one image more, and the axis that
-differs is the one. Reshapes say nothing by themselves; there the order of the elements in memory decides, which a
-Reshape never changes: a value is `outer` runs of `batch` pieces, wherever the borders of its axes are put. Numbers
-computed from shapes are computed for both batches.
+1. The shapes of a node's outputs are inferred twice, for the batch N that the file states and for N + 1: the axis
+   whose size differs is the batch axis.
+2. Values computed from shapes (Shape, then integer arithmetic) are computed for both batches.
+3. The target shape of a Reshape is often a constant, for which rule 1 fails. A Reshape keeps the order of elements in
+   memory: the data is `outer` runs of N pieces of `inner` elements. The batch axis of the new shape is the axis whose
+   borders fit these runs (`aligned_axis`).
+4. Where inference fails, the first axis is assumed if N divides its size. `batch` verifies the result in any case.
 """
 
 from __future__ import annotations
@@ -23,25 +26,25 @@ from .constant_folding import evaluate
 __all__ = ["BatchAxes", "BatchAxis", "Sizes", "aligned_axis"]
 
 Sizes = list[int | None]
-"""A shape; None is an open size."""
+"""A shape; None is a dynamic size."""
 _SMALL = 64
-"""Elements of a constant that shape inference may want to see."""
+"""Elements; constants up to this size may be shapes, so inference receives their values."""
 
 
 @dataclass(frozen=True)
 class BatchAxis:
-    """The axis that grows: it has `rows` entries an image, `inside` of them between the batch and the next axis out."""
+    """The axis that grows with the batch: its size is `rows * batch`, ordered as [inside, batch, rows / inside]."""
 
     axis: int
     rows: int = 1
     inside: int = 1
-    """How often the batch is repeated within the axis: T for an axis [T * batch], 1 for [batch * T]."""
+    """How often the batch repeats within the axis: T for an axis [T * batch], 1 for [batch * T]."""
 
 
 def aligned_axis(sizes: Sequence[int], outer: int, inner: int, batch: int) -> BatchAxis | None:
-    """Which axis of a new shape holds the batch of a value of `outer` x `batch` x `inner` elements; None: none can.
+    """The batch axis of `sizes`, the new shape of a value of `outer` x `batch` x `inner` elements; None if none fits.
 
-    With a batch of 1 several can; then an axis of its own comes first, and the last axis (the features) last.
+    With a batch of 1 several axes fit: an axis of size 1 is preferred, the last axis (the features) comes last.
     """
     found: list[BatchAxis] = []
     before = 1
@@ -57,17 +60,17 @@ def aligned_axis(sizes: Sequence[int], outer: int, inner: int, batch: int) -> Ba
 
 
 class BatchAxes:
-    """Follows the batch from the inputs on, node by node; the caller mends constants in between."""
+    """Follow the batch through a graph node by node; the caller rewrites constants between the calls of `follow`."""
 
     def __init__(self, model: ir.Model, batch: int, sizes: Mapping[str, Sizes]) -> None:
         self.batch, self.opsets, self.named = batch, model.graph.opset_imports, sizes
         self.sizes: dict[ir.Value, Sizes] = {}
         self.axes: dict[ir.Value, BatchAxis] = {}
         self.numbers: dict[ir.Value, tuple[NDArray[Any], NDArray[Any]]] = {}
-        """What is computed from shapes: at the file's batch, and at one image more."""
+        """Values computed from shapes: at the batch N of the file, and at N + 1."""
 
     def sizes_of(self, value: ir.Value) -> Sizes | None:
-        """The shape of `value` at the batch of the file; None where not even its rank is known."""
+        """The shape of `value` at the batch of the file; None where its rank is unknown."""
         if value.const_value is not None:
             return list(value.const_value.shape.numpy())
         if value in self.numbers:
@@ -75,7 +78,7 @@ class BatchAxes:
         return self.sizes.get(value, self.named.get(value.name or ""))
 
     def outer_and_inner(self, value: ir.Value) -> tuple[int, int] | None:
-        """How `value` lies in memory around its batch; None where that is unknown."""
+        """`outer` and `inner` of `value`, see the module; None where its batch axis or a size is unknown."""
         sizes, at = self.sizes_of(value), self.axes.get(value)
         if at is None or sizes is None or None in sizes:
             return None
@@ -84,7 +87,7 @@ class BatchAxes:
         return outer, math.prod(known) // (outer * self.batch) if outer else 0
 
     def follow(self, node: ir.Node) -> None:
-        """Find the batch in the outputs of `node`, whose inputs are known."""
+        """Find the batch axis of each output of `node`; its inputs were followed before."""
         if self._follow_numbers(node):
             return
         grown = [value for value in node.inputs if value is not None and value in self.axes]
@@ -102,13 +105,13 @@ class BatchAxes:
                 if len(differing) == 1:
                     size = now[index][differing[0]]
                     at = None if size is None else self._like(grown, differing[0], size // self.batch)
-            elif grown and sizes and sizes[0] and sizes[0] % self.batch == 0:  # beyond inference: mostly the first axis
+            elif grown and sizes and sizes[0] and sizes[0] % self.batch == 0:  # rule 4
                 at = self._like(grown, 0, sizes[0] // self.batch)
             if at is not None:
                 self.axes[value] = at
 
     def _follow_numbers(self, node: ir.Node) -> bool:
-        """Compute what depends on shapes alone, for both batches."""
+        """Compute outputs that depend on shapes alone, for both batches (rule 2); whether this was such a node."""
         first = node.inputs[0] if node.inputs else None
         if node.op_type == "Shape" and first is not None and first in self.axes:
             sizes, at = self.sizes_of(first), self.axes[first]
@@ -123,7 +126,7 @@ class BatchAxes:
             return False
         try:
             pair = [evaluate(node, [entry[world] for entry in known if entry], self.opsets) for world in (0, 1)]
-        except Exception:  # the evaluator raises whatever an operator's code stumbles over; then nothing is known
+        except Exception:  # the evaluator raises any type of error; then the value is unknown
             return False
         self.numbers.update((value, (now, more)) for value, now, more in zip(node.outputs, *pair, strict=False))
         return True
@@ -135,12 +138,12 @@ class BatchAxes:
         return np.asarray(tensor.numpy()), np.asarray(tensor.numpy())
 
     def _like(self, grown: Sequence[ir.Value], axis: int, rows: int) -> BatchAxis:
-        """An axis whose rows are ordered as in the input that has as many."""
+        """The batch axis `axis` of an output, ordered as in the input with the same number of rows per image."""
         inside = next((self.axes[value].inside for value in grown if self.axes[value].rows == rows), 1)
         return BatchAxis(axis, rows, inside)
 
     def _infer(self, node: ir.Node, batch: int) -> dict[int, Sizes]:
-        """Shapes of the outputs at `batch`, by index, where onnx can tell."""
+        """Output index -> shape at `batch`, where onnx can infer it."""
         types: dict[str, onnx.TypeProto] = {}
         data: dict[str, onnx.TensorProto] = {}
         proto = ir.serde.serialize_node(node)

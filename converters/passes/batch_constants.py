@@ -1,7 +1,18 @@
-"""Let the constants of a graph follow its batch: shapes of Reshape, Expand and Tile, bounds of Slice, copied rows.
+"""Rewrite the constants of a graph that depend on its fixed batch.
 
-A constant is changed only where `batch_axes` finds the batch in the value it is applied to, or where it copies one row
-as often as there are images. What this cannot see stays, and the proof in `batch` then refuses the graph.
+A constant is changed only where `batch_axes` finds the batch axis of the value it applies to, or where it copies one
+row once per image:
+
+1. Reshape: the size of the batch axis in the target shape becomes the new one (-1, or computed, when dynamic).
+2. Expand, Tile: a repeat count equal to the batch becomes the new batch; an Expand of a value that already has the
+   batch keeps that axis.
+3. Slice: an end that takes the whole batch takes any whole batch.
+4. Concat, GridSample: an input that lacks the batch, and has one row or equal rows, is expanded to one row per image.
+5. MatMul: a constant that stacks equal matrices once per image is expanded from one.
+6. LSTM, GRU, RNN: an initial state of zeros is dropped (zeros are the default), any other with equal rows is expanded.
+7. Element-wise operators: a constant with equal rows, one per image, becomes one row, which broadcasts.
+
+Constants that no rule covers stay, and the verification in `batch` then refuses the graph.
 """
 
 from __future__ import annotations
@@ -18,7 +29,7 @@ from .batch_axes import BatchAxes, BatchAxis, Sizes, aligned_axis
 __all__ = ["Batch", "follow_batch"]
 
 Batch = int | Literal["dynamic"]
-"""A number of images, or any."""
+"""A number of images, or any number of them."""
 
 _ALL = np.iinfo(np.int64).max
 _BROADCASTING = frozenset(
@@ -26,23 +37,23 @@ _BROADCASTING = frozenset(
     | {"PRelu", "Pow", "Sub", "Where", "Xor"}
 )
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
-"""Inputs [directions, batch, hidden] that an image starts with."""
+"""Indices of the inputs [directions, batch, hidden] that hold an initial state."""
 
 
 def follow_batch(model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes]) -> None:
-    """Change, in place, the constants that hold the batch `current`.
+    """Rewrite, in place, the constants of `model` that depend on the batch `current`.
 
     Args:
-        model: its inputs state the new batch already.
-        current: the batch its constants hold.
-        batch: the new one.
-        sizes: shapes of its values at the old batch, by name.
+        model: a graph whose inputs already state the new batch.
+        current: the old batch, which the constants hold.
+        batch: the new batch.
+        sizes: value name -> shape at the old batch.
     """
     _Following(model, current, batch, sizes).run()
 
 
 class _Following:
-    """One walk through a graph."""
+    """One walk through a graph that applies the rules of the module."""
 
     def __init__(self, model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes]) -> None:
         self.graph, self.current, self.batch = model.graph, current, batch
@@ -81,12 +92,12 @@ class _Following:
         if data is None or data not in self.axes.axes:
             return
         if shape in self.axes.numbers:
-            self.axes.follow(node)  # for the sizes
+            self.axes.follow(node)  # finds the sizes of the output
         sizes, around = self.axes.sizes_of(node.outputs[0]), self.axes.outer_and_inner(data)
         numbers = _numbers(shape)
         if sizes is not None and None not in sizes and around is not None:
             at = aligned_axis([size for size in sizes if size is not None], *around, self.current)
-        else:  # open sizes: the first axis, where it is the same before and after
+        else:  # dynamic sizes: the first axis, if its size is the same before and after
             before = self.axes.axes[data]
             rows = before.rows * self.current
             at = before if before.axis == 0 and numbers and numbers[0] in (0, -1, rows) else None
@@ -109,7 +120,7 @@ class _Following:
             node.attributes.pop("allowzero", None)
 
     def _copies(self, node: ir.Node) -> None:
-        """Expand and Tile: of one row into as many as there are images, or of values that have their rows already."""
+        """Rule 2."""
         data, numbers = node.inputs[0], _numbers(node.inputs[1])
         if data is None:
             return
@@ -122,7 +133,7 @@ class _Following:
             sizes = self.axes.sizes_of(data) or []
             grows = at.axis + len(numbers) - len(sizes)
             if node.op_type == "Expand" and sizes and numbers[grows] == at.rows * self.current:
-                numbers[grows] = 1  # which leaves the axis as it is
+                numbers[grows] = 1  # Expand keeps an axis whose target size is 1
                 node.replace_input_with(1, self._integers(numbers, f"{node.outputs[0].name}_shape"))
             return
         axis = self._copied_axis(node, self.axes.sizes_of(data), numbers)
@@ -134,7 +145,7 @@ class _Following:
         self.axes.axes[node.outputs[0]] = BatchAxis(axis)
 
     def _copied_at_run_time(self, node: ir.Node) -> None:
-        """An Expand whose shape follows the batch already may be of a constant that does not."""
+        """An Expand whose shape is computed from the batch may still copy a constant with one row per image."""
         data, shape = node.inputs
         assert data is not None
         assert shape is not None
@@ -146,7 +157,7 @@ class _Following:
                 node.replace_input_with(0, row)
 
     def _copied_axis(self, node: ir.Node, sizes: Sizes | None, numbers: Sequence[int]) -> int | None:
-        """The axis along which one row becomes as many as there are images; with one image, any axis could be it."""
+        """The axis along which one row is copied once per image; with a batch of 1, only axis 0 counts."""
         if sizes is None:
             return 0 if numbers[0] == self.current else None
         aligned = [1] * (len(numbers) - len(sizes)) + list(sizes)
@@ -158,7 +169,7 @@ class _Following:
         return next((axis for axis in axes if axis == 0 or self.current > 1), None)
 
     def _slice(self, node: ir.Node) -> None:
-        """A slice that takes the whole batch takes any whole batch."""
+        """Rule 3."""
         data = node.inputs[0]
         at = None if data is None else self.axes.axes.get(data)
         if at is None or len(node.inputs) < 3:
@@ -176,7 +187,7 @@ class _Following:
                 node.replace_input_with(2, self._integers(ends, f"{node.outputs[0].name}_ends"))
 
     def _concat(self, node: ir.Node) -> None:
-        """What lacks a row an image beside values that have it: one row, copied."""
+        """Rule 4."""
         at = next(
             (self.axes.axes[value] for value in node.inputs if value is not None and value in self.axes.axes), None
         )
@@ -187,7 +198,7 @@ class _Following:
                 self._copy_row(node, index, value, at.axis)
 
     def _matrices(self, node: ir.Node) -> None:
-        """A stack of matrices that are copies of one weight (queries expanded by the exporter): that one, copied."""
+        """Rule 5; exporters expand the queries of an attention pooling so."""
         for index, value in enumerate(node.inputs):
             sizes = None if value is None or value.const_value is None else self.axes.sizes_of(value)
             if value is None or sizes is None or len(sizes) < 3 or self.current == 1:
@@ -197,7 +208,7 @@ class _Following:
                 self._copy_row(node, index, value, axis)
 
     def _states(self, node: ir.Node) -> None:
-        """The state every image starts with: none where it is zeros, else one row, copied."""
+        """Rule 6."""
         for index in _STATES[node.op_type]:
             value = node.inputs[index] if len(node.inputs) > index else None
             if value is None or value in self.axes.axes:
@@ -224,7 +235,7 @@ class _Following:
         self.axes.axes[copied] = BatchAxis(axis)
 
     def _broadcast(self, node: ir.Node) -> None:
-        """A weight with one equal row an image: one row, which broadcasts."""
+        """Rule 7."""
         grown = [value for value in node.inputs if value is not None and value in self.axes.axes]
         for value in grown:
             sizes = self.axes.sizes_of(value)
@@ -238,7 +249,7 @@ class _Following:
                     node.replace_input_with(index, row)
 
     def _row(self, value: ir.Value, axis: int) -> NDArray[Any] | None:
-        """One of the entries of a constant along `axis`; None unless there is one an image, and all are equal."""
+        """One entry of a constant along `axis`; None unless it has one entry per image and all are equal."""
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is None or tensor.shape[axis] != self.current:
             return None
@@ -250,15 +261,15 @@ class _Following:
         row = self._row(value, axis)
         return None if row is None else self._weight(row, f"{value.name}_row")
 
-    # -- what is added ------------------------------------------------------------------------------------------
+    # -- new nodes and constants --------------------------------------------------------------------------------
 
     def _shape(self, numbers: Sequence[int], at: BatchAxis) -> ir.Value:
-        """`numbers` with the batch at an axis: a constant, or computed from the input."""
+        """`numbers` with the batch at axis `at`: a constant, or computed from the input when the batch is dynamic."""
         if self.batch != "dynamic":
             return self._integers([*numbers[: at.axis], at.rows * self.batch, *numbers[at.axis + 1 :]], "shape")
         parts = [self._batch_size()]
         if at.rows > 1:
-            parts = [self._node("Mul", [parts[0], self._integers([at.rows], "rows_an_image")], after=parts[0])]
+            parts = [self._node("Mul", [parts[0], self._integers([at.rows], "rows_per_image")], after=parts[0])]
         if numbers[: at.axis]:
             parts.insert(0, self._integers(numbers[: at.axis], "shape_before"))
         if numbers[at.axis + 1 :]:
@@ -268,7 +279,7 @@ class _Following:
         return self._node("Concat", parts, after=next(part for part in parts if part.producer() is not None), axis=0)
 
     def _batch_size(self) -> ir.Value:
-        """The number of images, [1] int64."""
+        """The number of images at run time, int64 [1]."""
         if self.size is None:
             assert self.source is not None
             shape = self._node("Shape", [self.source], after=None)
@@ -305,6 +316,6 @@ class _Following:
 
 
 def _numbers(value: ir.Value | None) -> list[int] | None:
-    """A constant of whole numbers; None for anything else."""
+    """The values of a constant of integers; None for anything else."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else [int(number) for number in np.asarray(tensor.numpy()).reshape(-1)]

@@ -1,9 +1,13 @@
-"""Evaluates the nodes of a graph whose inputs are all constants, so that weights stand where they are used.
+"""Constant folding: replace nodes whose inputs are all constants by their values, so that layers read weights directly.
 
-Constant, Identity, ConstantOfShape, Cast, Reshape, Transpose and DequantizeLinear in front of a weight disappear;
-each folded value remembers the source value it came from, so that training can be written back into it. Values are
-computed by onnx's own reference evaluator, or by ONNX Runtime where that evaluator is wrong. Folding what would grow
-beyond a limit is refused, never attempted.
+1. Operators that only prepare a weight are folded: Constant, Identity, Cast, CastLike, Reshape, Flatten, Squeeze,
+   Unsqueeze, Transpose, DequantizeLinear.
+2. Any other operator is folded only where no float initializer went into its inputs (literals and integers); a float
+   weight that is computed with (scale times weight, a repeated token) remains a parameter and trains.
+3. Never folded: random operators, operators with subgraphs, operators of other domains, nodes that give a graph output.
+4. A folded value records the initializer it came from and the transform, so that training can be written back.
+5. Values are computed by onnx's reference evaluator, or by ONNX Runtime where that evaluator is wrong.
+6. A constant of over 2 GiB is refused before it is computed, see `constant_size`.
 """
 
 from __future__ import annotations
@@ -34,9 +38,11 @@ __all__ = [
 ]
 
 SOURCE_KEY = "rtool.parameter_source"
+"""Key in `Value.meta` of a folded constant: its `ParameterSource`."""
 LITERAL_KEY = "rtool.literal"
+"""Key in `Value.meta` of a folded constant: whether no float initializer went into it."""
 FIXED_KEY = "rtool.fixed"
-"""Marks a constant that is no weight, whatever its name: part of the preprocessing."""
+"""Key in `Value.meta` that marks a constant as part of the preprocessing, so that it never becomes a parameter."""
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -45,20 +51,20 @@ _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _KEEPS_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _PREPARES_WEIGHTS = _KEEPS_ELEMENTS | {"Constant", "Identity", "Cast", "CastLike", "Transpose", "DequantizeLinear"}
 _EVALUATED_FROM = {"DequantizeLinear": 19}
-"""Opset of the oldest revision the evaluator has, where earlier ones mean the same by what they have."""
+"""Operator -> oldest opset that the evaluator implements; for the attributes they have, earlier ones mean the same."""
 _EVALUATED_WRONG_BELOW: dict[str, float] = {
-    "Softmax": 13,  # it takes one axis where these revisions take all from it on
+    "Softmax": 13,  # it uses one axis, these revisions use all axes from it on
     "LogSoftmax": 13,
     "Hardmax": 13,
-    "BatchNormalization": 14,  # it mixes in the statistics of the batch
-    "LRN": math.inf,  # it computes as many channels as there are images
+    "BatchNormalization": 14,  # it uses statistics of the batch
+    "LRN": math.inf,  # it computes N channels instead of C
 }
-"""Operators that the evaluator gets wrong, and the first opset at which it does not."""
+"""Operator -> first opset at which the evaluator is right; below it, ONNX Runtime computes the value."""
 _CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
 
 
 def fold_constants(model: ir.Model, label: str) -> None:
-    """Replace every node whose inputs are all constants by its values, in place.
+    """Fold constants in place. `label` names the model in errors.
 
     Raises:
         InputError: a constant cannot be computed, or would be absurdly large.
@@ -76,16 +82,21 @@ def fold_constants(model: ir.Model, label: str) -> None:
 
 
 def source_of_constant(value: ir.Value) -> ParameterSource:
-    """Which value of the source graph a constant was made from, and how."""
+    """The value of the source graph that a constant was made from, and the transform between them."""
     source = value.meta.get(SOURCE_KEY)
     return source if isinstance(source, ParameterSource) else ParameterSource(value.name or "")
 
 
 def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[str, int]) -> list[NDArray[Any]]:
-    """The outputs of one node for known inputs.
+    """The outputs of one node for known inputs, computed by onnx's reference evaluator or ONNX Runtime.
+
+    Args:
+        node: the node; its own inputs are not read.
+        arrays: one array per input; None where an optional input is absent.
+        opsets: domain -> opset version of the model.
 
     Raises:
-        InputError: they would be absurdly large, or ONNX Runtime, where it must compute them, cannot.
+        InputError: an output would be absurdly large, or ONNX Runtime cannot compute it.
     """
     refuse_absurd_size(node, arrays, opsets)
     proto = ir.serde.serialize_node(node)
@@ -116,12 +127,11 @@ def _is_foldable(node: ir.Node) -> bool:
         return False
     if not all(value is None or value.const_value is not None for value in node.inputs):
         return False
-    # A float weight that is computed with (a scale times a weight, a token repeated) stays what it is and trains.
     return node.op_type in _PREPARES_WEIGHTS or _is_literal(node)
 
 
 def _is_literal(node: ir.Node) -> bool:
-    """Whether a constant was written into the code: no initializer went into it."""
+    """Whether no float initializer went into the inputs: the constant was written into the model's code."""
     return all(value is None or not _is_float(value) or bool(value.meta.get(LITERAL_KEY)) for value in node.inputs)
 
 
@@ -149,10 +159,10 @@ def _fold(node: ir.Node, opsets: dict[str, int], label: str) -> Sequence[ir.Tens
         return [ir.tensor(array) for array in evaluate(node, arrays, opsets)]
     except InputError:
         raise
-    except Exception as error:  # the evaluator raises whatever the operator's code stumbled over
+    except Exception as error:  # the evaluator raises any type of error
         raise InputError(
             f"{label}: node '{node.name}' ({node.op_type}): its constant value cannot be computed ({error}); "
-            "simplify the model with onnxslim or export it again"
+            "simplify the model with onnxslim or re-export it"
         ) from error
 
 
@@ -161,7 +171,11 @@ def _array(value: ir.Value) -> NDArray[Any] | None:
 
 
 def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
-    """The value of a Constant node."""
+    """The value of a Constant node.
+
+    Raises:
+        InputError: the value is sparse or missing.
+    """
     for name in _CONSTANT_VALUES:
         attribute = node.attributes.get(name)
         if attribute is None:
@@ -174,7 +188,9 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
         items = [attribute.value] if name == "value_string" else list(attribute.value)
         shape = () if name == "value_string" else (len(items),)
         return ir.StringTensor([str(item).encode() for item in items], shape=ir.Shape(shape))
-    raise InputError(f"node '{node.name}' (Constant): sparse or missing value is not supported; export dense weights")
+    raise InputError(
+        f"node '{node.name}' (Constant): a sparse or missing value is unsupported; re-export with dense weights"
+    )
 
 
 def _source(node: ir.Node, value: ir.Value) -> ParameterSource:
@@ -196,7 +212,7 @@ def _source(node: ir.Node, value: ir.Value) -> ParameterSource:
 def _replace(
     graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, source: ParameterSource, *, literal: bool
 ) -> None:
-    """Put an initializer of the same name in the place of a node's output."""
+    """Replace a node's output by an initializer of the same name."""
     constant = ir.Value(
         name=value.name,
         type=ir.TensorType(tensor.dtype),

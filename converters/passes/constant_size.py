@@ -1,7 +1,7 @@
-"""Stops the evaluation of a constant before a few bytes of shape ask for terabytes.
+"""Refuse constants of absurd size before they are computed.
 
-The size of what a node would give is inferred by onnx itself, from the shapes of its inputs and the numbers in the
-small ones. A damaged dimension would otherwise fill the memory or keep the machine busy for hours.
+A damaged dimension of a few bytes can ask for terabytes and would fill the memory. onnx infers the size of a node's
+outputs from the shapes of its inputs and from the values of its small inputs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ...errors import InputError
 __all__ = ["refuse_absurd_size"]
 
 _LARGEST = 1 << 29
-"""Elements, 2 GiB of float32; a constant beyond this is an absurd dimension, not a weight."""
+"""Elements, 2 GiB in float32; no real weight is larger."""
 _SMALL = 1 << 10
-"""Elements; what is no larger may be a shape and takes part in inference."""
+"""Elements; inputs up to this size may be shapes, so inference receives their values."""
 _GROWING = frozenset(
     {
         *("ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"),
@@ -31,14 +31,14 @@ _GROWING = frozenset(
         *("Conv", "ConvInteger", "QLinearConv", "AveragePool", "MaxPool", "LpPool"),  # by their padding
     }
 )
-"""Operators whose output may be far larger than their inputs; element-wise ones grow by broadcasting alone."""
+"""Operators whose output may be far larger than their inputs; all others grow by broadcasting at most."""
 
 
 def refuse_absurd_size(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: Mapping[str, int]) -> None:
-    """Check what `node` would give for these inputs, without computing it.
+    """Check the size of the outputs that `node` has for these inputs, without computing them.
 
     Raises:
-        InputError: more than 2 GiB of float32.
+        InputError: an output has over 2**29 elements (2 GiB in float32).
     """
     given = [array for array in arrays if array is not None]
     if node.op_type not in _GROWING and _broadcast_elements(given) <= _LARGEST:
@@ -49,19 +49,19 @@ def refuse_absurd_size(node: ir.Node, arrays: Sequence[NDArray[Any] | None], ops
     if elements is not None and elements > _LARGEST:
         raise InputError(
             f"node '{node.name}' ({node.op_type}): asks for a constant of {elements:,} elements; a dimension is "
-            "damaged or absurd, export the model again"
+            "damaged or absurd, re-export the model"
         )
 
 
 def _broadcast_elements(arrays: Sequence[NDArray[Any]]) -> int:
-    """The most that broadcasting these inputs against each other can give."""
+    """The number of elements that broadcasting these inputs against each other gives at most."""
     rank = max((array.ndim for array in arrays), default=0)
     shapes = [(1,) * (rank - array.ndim) + array.shape for array in arrays]
     return math.prod(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def _inferred_elements(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: Mapping[str, int]) -> int | None:
-    """Elements of the largest output, or None when onnx cannot tell."""
+    """Elements of the largest output; None when onnx cannot infer it."""
     proto = ir.serde.serialize_node(node)
     names = [f"input_{index}" if array is not None else "" for index, array in enumerate(arrays)]
     del proto.input[:]

@@ -1,4 +1,4 @@
-"""What one pass through a graph costs: multiply-accumulates and activations, from inferred shapes."""
+"""Count the multiply-accumulates and activations of a forward pass, from inferred shapes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ __all__ = ["Costs", "graph_costs"]
 
 @dataclass(frozen=True)
 class Costs:
-    """For one image; None where a shape they depend on is open."""
+    """Costs per image; None where a shape they depend on is dynamic."""
 
     macs: int | None
     activations: int | None
-    """Elements of all node outputs together."""
+    """Total number of elements of all node outputs."""
 
 
 def graph_costs(graph: ir.Graph) -> Costs:
-    """Costs of a graph whose shapes are inferred for batch 1."""
+    """The costs of a graph with inferred shapes; a dynamic batch counts as 1.
+
+    Only Conv, ConvTranspose, Gemm and MatMul have multiply-accumulates.
+    """
     products = [_MACS[node.op_type](node) for node in graph if node.op_type in _MACS]
     sizes = [_elements(value) for node in graph for value in node.outputs if value.name]
     return Costs(_sum(products), _sum(sizes))
@@ -33,7 +36,7 @@ def _sum(numbers: list[int | None]) -> int | None:
 
 
 def _dims(value: ir.Value | None) -> list[int] | None:
-    """The dimensions of a value; an open first one is the batch, of one image."""
+    """The dimensions of a value; a dynamic first one is the batch and counts as 1."""
     if value is None or value.shape is None:
         return None
     dims = [dim if isinstance(dim, int) else 1 if axis == 0 else None for axis, dim in enumerate(value.shape)]

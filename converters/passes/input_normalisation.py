@@ -1,7 +1,11 @@
-"""Recognises a graph that normalises its own input, as networks exported from MXNet do: `(x - mean) / std` up front.
+"""Recognise a graph that normalises its own input, `(x - mean) / std`, as networks exported from MXNet do.
 
-Such a network takes raw pixels. Its mean and standard deviation are no weights: they stay fixed, and are reported
-as part of the preprocessing.
+1. The graph has one input [N, C, H, W] with C = 1 or 3, and one node reads it.
+2. That node, and the one after it, is an Add, Sub, Mul or Div with one constant per channel (or one for all).
+3. The resulting factor 1 / std is positive for every channel.
+
+Such a network expects raw pixels. Its mean and standard deviation are not trained: they stay fixed and are reported as
+part of the preprocessing.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ __all__ = ["InputNormalisation", "find_input_normalisation"]
 
 @dataclass(frozen=True)
 class InputNormalisation:
-    """`(pixel - mean) / std`, one number a channel, done by the graph itself."""
+    """`(pixel - mean) / std` with one value per channel, computed by the graph itself."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -34,7 +38,7 @@ class InputNormalisation:
             value.meta[LITERAL_KEY] = True
 
     def preprocessing(self, height: int, width: int) -> FoundPreprocessing:
-        """What is left to do outside: resize only."""
+        """The preprocessing that remains outside the graph: resizing to `height` x `width`, mean 0, std 1."""
         channels = len(self.mean)
         order = "grey" if channels == 1 else "rgb"
         outside = Preprocessing(height, width, (0.0,) * channels, (1.0,) * channels, order)  # type: ignore[arg-type]
@@ -43,7 +47,7 @@ class InputNormalisation:
 
 
 def find_input_normalisation(graph: ir.Graph) -> InputNormalisation | None:
-    """The normalisation at the one image input of a normalised graph, or None."""
+    """The normalisation at the image input of a graph in canonical form; None if there is none."""
     images = graph.inputs[0] if len(graph.inputs) == 1 else None
     if images is None or images.shape is None or len(images.shape) != 4 or not isinstance(images.shape[1], int):
         return None
@@ -69,13 +73,13 @@ def find_input_normalisation(graph: ir.Graph) -> InputNormalisation | None:
 class _Step:
     adds: bool
     numbers: NDArray[np.float64]
-    """What is added to each channel, or what it is multiplied by."""
+    """One float64 value per channel: what is added, or the factor."""
     constant: ir.Value
     result: ir.Value
 
 
 def _step(value: ir.Value, channels: int) -> _Step | None:
-    """One addition or multiplication of the only use of `value` by one number a channel."""
+    """The node that reads `value`, where it is the only one and adds or multiplies one constant per channel."""
     uses = list(value.uses())
     if len(uses) != 1 or uses[0].node.op_type not in ("Add", "Sub", "Mul", "Div"):
         return None

@@ -1,4 +1,9 @@
-"""Remove what exporters leave about their machine: stack traces with file paths, scopes, documentation strings."""
+"""Remove traces of the exporting machine: stack traces with file paths, scopes, documentation strings.
+
+1. Documentation strings go from the model, its graphs, functions, nodes, attributes, values and tensors.
+2. Metadata entries go from graphs, functions, nodes, values and tensors.
+3. The model's own metadata stays: it holds the preprocessing and the provenance.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,7 @@ __all__ = ["strip_metadata"]
 
 
 def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without documentation strings and without metadata of nodes, values and graphs.
-
-    The model's own metadata stays: it holds the preprocessing and where the model comes from.
-    """
+    """A copy of `model` without documentation strings and without metadata, except the model's own metadata."""
     stripped = onnx.ModelProto()
     stripped.CopyFrom(model)
     stripped.ClearField("doc_string")

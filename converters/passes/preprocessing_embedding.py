@@ -1,7 +1,12 @@
-"""Put preprocessing into the graph: uint8 images [N, H, W, C] in, L2-normalised embeddings out.
+"""Embed preprocessing into the graph: uint8 images [N, H, W, C] in, L2-normalised embeddings out.
 
-A client then sends a quarter of the bytes and cannot preprocess wrongly. Resizing stays outside: the graph takes
-images of the size the network wants, RGB whatever order the network was trained with.
+A client then sends a quarter of the bytes and cannot preprocess wrongly. Resizing stays outside: the graph expects
+images of the network's size, in RGB (or grey) order. The nodes are added in this order:
+
+1. Gather: RGB to BGR, if the network expects BGR;
+2. Transpose: NHWC to NCHW, if the network expects NCHW;
+3. Cast to float32, Sub mean, Div std;
+4. at each output of rank 2: ReduceL2, Max with 1e-12, Div.
 """
 
 from __future__ import annotations
@@ -19,20 +24,26 @@ from ..records.preprocessing import Preprocessing
 __all__ = ["EMBEDDED_PREFIX", "embed_preprocessing"]
 
 EMBEDDED_PREFIX = "preprocess/"
-"""How the names of the added nodes begin; the conversion to float16 leaves them in float32."""
+"""Prefix of the names of the added nodes; the conversion to fp16 leaves these nodes in float32."""
 SMALLEST_NORM = 1e-12
 
 
 def embed_preprocessing(
     model: onnx.ModelProto, preprocessing: Preprocessing, *, normalise_output: bool = True
 ) -> onnx.ModelProto:
-    """A copy of `model` whose one image input takes uint8 pixels in 0..255.
+    """A copy of `model` whose image input is uint8 pixels [N, H, W, C] in 0..255.
 
     The arithmetic is `(pixel - mean) / std` in float32, bit for bit that of `Preprocessing.normalise`. Every output
     of rank 2 is divided by its L2 norm when `normalise_output`.
 
     Raises:
-        InputError: the input is not one float image of the preprocessing's size.
+        InputError: the model does not have exactly one float32 image input of the preprocessing's size.
+
+    Examples:
+        >>> pixels = rtool.converters.Preprocessing(height=16, width=8)
+        >>> onnx.save(rtool.converters.embed_preprocessing(onnx.load("model.onnx"), pixels), "pixels.onnx")
+        >>> rtool.inspect("pixels.onnx").inputs[0].dtype
+        'uint8'
     """
     graph_model = ir.from_proto(model)
     graph = graph_model.graph
@@ -104,7 +115,7 @@ def _normalising(graph: ir.Graph, pixels: ir.Value, preprocessing: Preprocessing
 
 
 def _unit_length(graph: ir.Graph, value: ir.Value, suffix: str) -> ir.Value:
-    """Add nodes that divide `value` by max(its norm, 1e-12); `suffix` tells one output's from another's."""
+    """Add nodes that divide `value` by max(its L2 norm, 1e-12); `suffix` makes their names unique per output."""
     axes = {"axes": [1], "keepdims": 1}
     inputs: list[ir.Value] = [value]
     if graph.opset_imports.get("", 0) >= 18:

@@ -1,7 +1,8 @@
-"""Infers the shape and element type of every value with onnx's shape inference, on a copy without weights.
+"""Infer the shape and dtype of every value with onnx's shape inference, on a copy of the model without weights.
 
-Shapes stated in the file are ignored except those of the inputs: files whose batch was edited often state stale
-ones. Symbolic dimensions keep their names; equal names are equal numbers.
+1. Shapes that the file states are ignored, except those of inputs: files whose batch was edited often state stale ones.
+2. Constants of up to 2 KiB take part, because they may be shapes; larger ones become inputs of the same shape.
+3. Symbolic dimensions keep their names; equal names mean equal sizes.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _ANY_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 
 
 def infer_shapes(model: ir.Model, label: str) -> None:
-    """Set the shape and dtype of every value that can be inferred, in place.
+    """Set the shape and dtype of every node output, in place; the shape is None where it cannot be inferred.
 
     Raises:
-        InputError: the graph contradicts itself.
+        InputError: the shapes in the graph contradict each other; `label` names the model.
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=False, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise InputError(f"{label}: the shapes contradict each other ({error}); export the model again") from error
+        raise InputError(f"{label}: the shapes contradict each other ({error}); re-export the model") from error
     infos = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
     for node in model.graph:
         for value in node.outputs:
@@ -39,9 +40,9 @@ def infer_shapes(model: ir.Model, label: str) -> None:
 
 
 def infer_node(node: ir.Node, known: Mapping[str, NDArray[np.int64]], opsets: Mapping[str, int]) -> None:
-    """Infer the outputs of one node from what has become known about its inputs since `infer_shapes`.
+    """Infer the outputs of one node again, now that more of its inputs are known than in `infer_shapes`.
 
-    `known` holds the numbers in integer inputs by value name. What cannot be inferred stays unknown.
+    `known` maps names of integer inputs to their values. Shapes that still cannot be inferred stay unknown.
     """
     if node.domain not in ("", "ai.onnx"):
         return
@@ -83,7 +84,7 @@ def _apply(value: ir.Value, info: onnx.ValueInfoProto | None) -> None:
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
-    """The model as a proto without its large weights: those become inputs of the same shape."""
+    """The model as a proto without weights over 2 KiB: those become inputs of the same shape."""
     graph = onnx.GraphProto(name="skeleton")
     for value in model.graph.inputs:
         graph.input.append(ir.serde.serialize_value(value))
@@ -106,16 +107,16 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
 
 
 def model_problem(model: ir.Model) -> str | None:
-    """What onnx's own checker has against a model (its weights left out), or None."""
+    """The first line of what onnx's checker reports about a model (checked without weights); None if it is valid."""
     try:
         proto = skeleton(model)
         for output, value in zip(proto.graph.output, model.graph.outputs, strict=True):
-            # The skeleton leaves output types to inference, the checker demands some.
+            # The skeleton has no output types, because inference sets them; the checker demands some.
             stated = ir.serde.serialize_value(value).type
             output.type.CopyFrom(stated if stated.WhichOneof("value") else _ANY_TENSOR)
             if output.type.HasField("tensor_type"):
                 output.type.tensor_type.shape.SetInParent()
         onnx.checker.check_model(proto)
-    except Exception as error:  # what cannot be serialised fails before the checker is reached
+    except Exception as error:  # a graph that cannot be serialised fails before the checker runs
         return str(error).strip().splitlines()[0]
     return None

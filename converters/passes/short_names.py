@@ -1,6 +1,7 @@
-"""Shorter names inside a graph whose weights have become so small that exporters' names outweigh them.
+"""Shorten names inside a graph in reduced precision, where long names can take more bytes than the weights.
 
-Names of inputs, outputs and the source's nodes stay: they are how people and block lists refer to a model.
+1. Intermediate values become t0, t1, ... and weights w0, w1, ..., counted in base 36.
+2. Names of inputs, outputs and nodes stay: people and `keep` lists refer to them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["shorten_values", "shorten_weights"]
 
 
 def shorten_values(model: ir.Model) -> None:
-    """Name intermediate values t0, t1, ..., counted in base 36, in place."""
+    """Rename the outputs of all nodes to t0, t1, ..., in place; graph inputs and outputs keep their names."""
     interface = _interface(model)
     names = _free_names("t", model)
     for node in model.graph.all_nodes():
@@ -25,7 +26,7 @@ def shorten_values(model: ir.Model) -> None:
 
 
 def shorten_weights(model: ir.Model) -> None:
-    """Name the initializers of the main graph w0, w1, ..., counted in base 36, in place."""
+    """Rename the initializers of the main graph to w0, w1, ..., in place; graph inputs and outputs keep their names."""
     interface = _interface(model)
     names = _free_names("w", model)
     for value in list(model.graph.initializers.values()):
@@ -38,9 +39,9 @@ def _interface(model: ir.Model) -> set[ir.Value]:
 
 
 def _free_names(prefix: str, model: ir.Model) -> Iterator[str]:
-    taken = {value.name for value in _interface(model)}
-    taken |= {name for graph in _graphs(model) for name in graph.initializers}
-    return (name for name in (prefix + np.base_repr(index, 36).lower() for index in count()) if name not in taken)
+    used = {value.name for value in _interface(model)}
+    used |= {name for graph in _graphs(model) for name in graph.initializers}
+    return (name for name in (prefix + np.base_repr(index, 36).lower() for index in count()) if name not in used)
 
 
 def _graphs(model: ir.Model) -> Iterator[ir.Graph]:

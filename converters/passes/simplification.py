@@ -1,8 +1,12 @@
-"""Simplify an ONNX graph with onnxslim or onnxsim, and keep the result only if it computes the same.
+"""Simplify an ONNX graph with onnxslim or onnxsim; the result is used only if it computes the same.
 
-Both are good and neither is always right, so neither is trusted: the simplified model must pass the checker, keep
-its inputs, outputs and opset, and give the source's numbers in ONNX Runtime. Else the source comes back, with the
-reason.
+Neither simplifier is always right, so its result is checked:
+
+1. the simplified model passes onnx's checker;
+2. names of inputs and outputs, and the opset, are unchanged, and the IR version is not newer;
+3. its outputs in ONNX Runtime equal the source's within a tolerance.
+
+Where a check fails, the source is returned with the reason.
 """
 
 from __future__ import annotations
@@ -25,13 +29,13 @@ __all__ = ["Simplification", "Simplifier", "simplify"]
 Simplifier = Literal["onnxslim", "onnxsim"]
 
 TOLERANCE = 1e-5
-"""Fusing and folding reorder sums; anything beyond is another function."""
+"""Largest relative error; above 0 because fusing and folding change the order of sums."""
 _PROBES = 2
 
 
 @dataclass(frozen=True)
 class Simplification:
-    """The model to go on with; `rolled_back` says why it is the source, where the simplifier went wrong."""
+    """The simplified model, or the source where a check failed; then `rolled_back` is the reason."""
 
     model: onnx.ModelProto
     method: Simplifier
@@ -48,10 +52,21 @@ def simplify(
     inputs: Sequence[NDArray[Any]] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Simplification:
-    """Simplify a copy of `model`, measured on `inputs` (one array a graph input) or on random ones.
+    """Simplify a copy of `model`.
+
+    Args:
+        model: the source; not changed.
+        method: "onnxslim" or "onnxsim".
+        inputs: arrays for the comparison, one per graph input; random ones by default.
+        tolerance: largest relative error of the comparison, see `Parity.max_rel`.
 
     Raises:
-        InputError: an unknown method, or `model` itself cannot be run.
+        InputError: an unknown method, or ONNX Runtime cannot run `model` itself.
+
+    Examples:
+        >>> result = rtool.converters.simplify(onnx.load("model.onnx"))
+        >>> [node.op_type for node in result.model.graph.node]
+        ['Conv', 'Relu', 'ReduceMean']
     """
     if method not in get_args(Simplifier):
         raise InputError(f"unknown simplifier {method!r}; {nearest(method, get_args(Simplifier))}")
@@ -65,8 +80,8 @@ def simplify(
         _check_interface(model, simplified)
         parity = measure_parity(expected, OnnxRunner(simplified).run(*arrays))
         if not parity.max_rel <= tolerance:
-            raise InputError(f"it changed the numbers: max relative error {parity.max_rel:.3g} > {tolerance:g}")
-    except Exception as error:  # simplifiers raise anything; whatever it is, the source is still good
+            raise InputError(f"it changed the outputs: max relative error {parity.max_rel:.3g} > {tolerance:g}")
+    except Exception as error:  # simplifiers raise any type of error; the source is still valid
         reason = f"{method}: {error}".splitlines()[0]
         return Simplification(model, method, before, before, parity, reason)
     return Simplification(simplified, method, before, len(simplified.graph.node), parity, None)
@@ -95,7 +110,7 @@ def _run(model: onnx.ModelProto, method: Simplifier) -> onnx.ModelProto:
 
 
 def _check_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Names, types and shapes of inputs and outputs, opset and IR version are the caller's business."""
+    """Check that the names of inputs and outputs, the opset and the IR version are the caller's."""
     for kind in ("input", "output"):
         a, b = (
             [value.name for value in getattr(model.graph, kind) if value.name not in _weights(model)]

@@ -1,9 +1,14 @@
-"""What a deployment target can read: the newest ONNX opset and IR version, and whose operators, on the safe side.
+"""Deployment targets: the newest ONNX opset and IR version each can read, and which operator domains.
 
 ONNX Runtime refuses an IR version it does not know and an opset newer than its own; a Triton release ships one ONNX
-Runtime (24.10 has 1.19). Where the exact limit of a version was not checked, the table has one it surely reads. No
-target surely reads bfloat16: ONNX Runtime's CPU kernels take none and its CUDA kernels some, and TensorRT's opset here
-is older than Convs of bfloat16.
+Runtime (24.10 ships 1.19). Where the exact limit of a version was not checked, the table has a lower one that is sure
+to work. No target is sure to read bfloat16: ONNX Runtime has no CPU kernels for it and few CUDA kernels, and the opset
+of TensorRT in this table is older than bfloat16 Convs. `pin_to_target` applies these rules:
+
+1. an opset newer than the target's is refused;
+2. an operator of a domain that the target does not have is refused, unless the file defines it as a function;
+3. bfloat16 is refused;
+4. a newer IR version is lowered to the target's.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ _RUNTIMES: Mapping[str, Target] = {
     "1.27": Target(23, 11),
     "1.28": Target(23, 11),
 }
-"""By version of ONNX Runtime."""
+"""Version of ONNX Runtime -> what it reads."""
 
 _TRITON: Mapping[str, tuple[str, ...]] = {
     "1.17": ("24.04",),
@@ -57,21 +62,22 @@ _TRITON: Mapping[str, tuple[str, ...]] = {
     "1.27": ("26.07",),
     "1.28": ("26.08",),
 }
-"""The releases that ship each, from the server's docs/introduction/compatibility.md, "ONNX Runtime Versions"."""
+"""Version of ONNX Runtime -> the Triton releases that ship it, from the server's docs/introduction/compatibility.md,
+"ONNX Runtime Versions"."""
 
 TARGETS: Mapping[str, Target] = {
     **{f"onnxruntime:{version}": target for version, target in _RUNTIMES.items()},
     **{f"triton:{release}": _RUNTIMES[version] for version, releases in _TRITON.items() for release in releases},
     "tensorrt": Target(20, 10, _ONNX),
 }
-"""Every `--target`."""
+"""Every name that `--target` accepts."""
 
 
 def find_target(name: str) -> Target:
     """The target of that name.
 
     Raises:
-        InputError: it is not in the table; the nearest ones are listed.
+        InputError: it is not in the table; the message lists the nearest ones.
     """
     if name not in TARGETS:
         raise InputError(f"unknown target {name!r}; {nearest(name, TARGETS)}")
@@ -79,10 +85,10 @@ def find_target(name: str) -> Target:
 
 
 def check_precision(name: str, precision: str | None) -> None:
-    """Find out before any work that a target cannot read what is to be made for it.
+    """Check, before any slow step, that a target can read models of `precision` ("fp16", "bf16", "int8").
 
     Raises:
-        InputError: there is no such target, or it does not read models of `precision` ("fp16", "bf16", "int8").
+        InputError: there is no such target, or it may not read such models.
     """
     find_target(name)
     if precision == "bf16":
@@ -90,13 +96,13 @@ def check_precision(name: str, precision: str | None) -> None:
 
 
 def pin_to_target(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """A copy of `model` with an IR version the target reads.
+    """A copy of `model` with an IR version that the target reads.
 
-    Nothing but the number changes: what newer IR versions added is only metadata to older readers, or types that an
-    older opset cannot use.
+    Only that number changes: newer IR versions added metadata, which older readers ignore, and dtypes that an older
+    opset cannot use.
 
     Raises:
-        InputError: the opset is newer than the target's, or the model holds bfloat16 or operators it does not read.
+        InputError: an unknown target, or a model that it cannot read, see the rules above.
     """
     target = find_target(name)
     opset = next((entry.version for entry in model.opset_import if entry.domain in _ONNX), 0)
@@ -112,7 +118,7 @@ def pin_to_target(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         if node.domain not in target.domains and (node.domain, node.op_type) not in functions:
             raise InputError(
                 f"node '{node.name}' ({node.op_type} of {node.domain}) is not known to {name}; choose a target of ONNX "
-                "Runtime, or export a graph without it"
+                "Runtime, or re-export the model without it"
             )
     if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in model.graph.initializer) or any(
         node.op_type == "Cast" and node.attributes.get_int("to", 0) == onnx.TensorProto.BFLOAT16 for node in nodes

@@ -1,1 +1,1 @@
-"""fp16, bf16 and int8, and the search for what must stay in float32."""
+"""Convert a model to fp16, bf16 or int8, and search for the nodes that must stay in float32."""

@@ -1,9 +1,11 @@
-"""Which nodes must stay in float32 when a narrower model misses its gate: one search for 16 bits and for 8.
+"""Search for the nodes that must go back to float32 when a model in reduced precision (16 or 8 bits) misses its gate.
 
-The graph is cut into overlapping blocks, which are ranked by how much their return to float32 helps and returned in
-that order until the gate holds (ranked anew where the next one no longer helps); what was returned without need is
-dropped by halving. How a
-model is narrowed and measured is the caller's business: the search only names nodes and reads cosines.
+1. The graph is cut into overlapping blocks of nodes.
+2. Blocks are ranked by the accuracy gained per cost when the block alone goes back to float32.
+3. Blocks go back in that order until the gate passes; they are ranked again when the next one does not help.
+4. Runs of nodes that the gate does not need are converted again, longest runs first, halving the length.
+
+The caller converts and measures; the search only names nodes and reads cosines.
 """
 
 from __future__ import annotations
@@ -19,21 +21,21 @@ from ..runtime.parity import Parity
 __all__ = ["Trial", "named_nodes", "return_blocks"]
 
 BLOCKS = 16
-"""Into how many runs of nodes the graph is cut for ranking."""
+"""Number of blocks into which the graph is cut."""
 DROPS = 32
-"""How often it is tried to take nodes back once the gate holds; what remains is few nodes too many."""
+"""Largest number of trials in step 4."""
 
 
 class Trial(Protocol):
-    """One narrowed model: which nodes it keeps in float32, and how far its outputs are from the reference."""
+    """One converted model: its float32 nodes, and the parity of its outputs."""
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """Names of the nodes in float32."""
+    def float32_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that are in float32."""
 
     @property
     def parity(self) -> Parity:
-        """Against the reference."""
+        """Parity with the reference."""
 
 
 T = TypeVar("T", bound=Trial)
@@ -48,33 +50,33 @@ def return_blocks(
     largest_share: float,
     cost: Callable[[Sequence[str]], float] = len,
 ) -> T:
-    """The trial with few `nodes` in float32 that holds `min_cosine`; the best one found where none does.
+    """The trial with few `nodes` in float32 that reaches `min_cosine`; the last one tried where none does.
 
     Args:
-        attempt: narrows all but the named nodes and measures.
-        nodes: names of the nodes that may be returned, in graph order.
-        start: the trial that missed the gate; what it keeps stays kept.
+        attempt: converts all nodes but the named ones, and measures.
+        nodes: names of the nodes that may go back to float32, in graph order.
+        start: the trial that missed the gate; its float32 nodes stay in float32.
         min_cosine: the gate.
-        largest_share: of `nodes`; beyond it the search gives up.
-        cost: of returning some nodes; blocks are ranked by what a unit of it brings.
+        largest_share: share of `nodes` beyond which the search gives up.
+        cost: the cost of returning the named nodes; blocks are ranked by the gain in mean cosine per cost.
     """
-    names = [name for name in nodes if name not in start.kept]
+    names = [name for name in nodes if name not in start.float32_nodes]
     size = max(1, len(names) // BLOCKS)
     # Overlapping, so that neighbours that only help together share a block.
     blocks = [tuple(names[index : index + 2 * size]) for index in range(0, len(names), size)]
     best, ranked = start, False
-    while blocks and best.parity.min_cosine < min_cosine and len(best.kept) <= largest_share * len(names):
+    while blocks and best.parity.min_cosine < min_cosine and len(best.float32_nodes) <= largest_share * len(names):
         if not ranked:
-            trials = {block: attempt(_union(best.kept, block)) for block in blocks}
+            trials = {block: attempt(_union(best.float32_nodes, block)) for block in blocks}
             gains = {block: trials[block].parity.mean_cosine - best.parity.mean_cosine for block in blocks}
             blocks.sort(key=lambda block: gains[block] / max(cost(block), 1), reverse=True)
             best, ranked = trials[blocks.pop(0)], True
         else:
-            trial = attempt(_union(best.kept, blocks.pop(0)))
-            # The ranking holds while its next block still helps; else another one may by now.
+            trial = attempt(_union(best.float32_nodes, blocks.pop(0)))
+            # The ranking is used as long as its next block helps.
             ranked = trial.parity.mean_cosine > best.parity.mean_cosine
             best = trial
-    return _without_idle(attempt, best, start.kept, min_cosine)
+    return _without_unneeded(attempt, best, start.float32_nodes, min_cosine)
 
 
 def named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -91,22 +93,26 @@ def named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
             node.name = node.name or f"{node.op_type}_{index}"
     names = [node.name for node in named.graph.node]
     if len(set(names)) != len(names):
-        raise InputError("node names are not unique, so none can be kept in float32; simplify the model first")
+        raise InputError(
+            "node names are not unique, so no node can be named to stay in float32; simplify the model first"
+        )
     return named
 
 
-def _without_idle(attempt: Callable[[tuple[str, ...]], T], found: T, fixed: tuple[str, ...], min_cosine: float) -> T:
-    """Return to the narrow type ever smaller runs of the kept nodes that the gate does not need."""
+def _without_unneeded(
+    attempt: Callable[[tuple[str, ...]], T], found: T, fixed: tuple[str, ...], min_cosine: float
+) -> T:
+    """Step 4; the nodes in `fixed` stay in float32."""
     best, left = found, DROPS
-    length = (len(found.kept) - len(fixed) + 1) // 2
+    length = (len(found.float32_nodes) - len(fixed) + 1) // 2
     while length >= 1 and best.parity.min_cosine >= min_cosine:
-        free = [name for name in best.kept if name not in fixed]
+        free = [name for name in best.float32_nodes if name not in fixed]
         for index in range(0, len(free), length):
             if not left:
                 return best
             left -= 1
             run = set(free[index : index + length])
-            trial = attempt(tuple(name for name in best.kept if name not in run))
+            trial = attempt(tuple(name for name in best.float32_nodes if name not in run))
             if trial.parity.min_cosine >= min_cosine:
                 best = trial
         length //= 2

@@ -1,10 +1,11 @@
-"""Even out the ranges of channels before quantisation, by powers of two, so that float32 outputs stay the same bits.
+"""Channel equalisation: even out the ranges of channels before quantisation, without changing float32 outputs.
 
-One scale must serve all channels of an activation, so a channel with a small range is left few of the 256 levels.
-Behind a Conv a channel can be divided by any positive factor if what reads it multiplies by the same one: Relu, PRelu
-and pooling pass factors on, and the Conv's own weights have a scale a channel. Nagel et al., "Data-Free Quantization
-Through Weight Equalization and Bias Correction", ICCV 2019, with measured ranges as in Xiao et al., "SmoothQuant",
-ICML 2023. Factors are rounded to powers of two, by which float32 arithmetic scales exactly.
+An activation has one scale for all channels, so a channel with a small range uses few of the 256 levels. A channel of
+a Conv can be divided by any positive factor if its readers multiply by the same factor: Relu, PRelu and pooling pass
+factors on, and the weights of the Conv have per-channel scales. Nagel et al.: "Data-Free Quantization Through Weight
+Equalization and Bias Correction", ICCV 2019, arXiv:1906.04721 (section 4.1), with measured activation ranges as in
+Xiao et al.: "SmoothQuant", ICML 2023, arXiv:2211.10438. Factors are rounded to powers of two, which scale float32
+numbers exactly.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from ..runtime.runners import OnnxRunner
 __all__ = ["equalise_channels"]
 
 _PASS_ON = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
-"""f(a x) = a f(x) for a > 0, channel by channel."""
+"""Operators with f(a x) = a f(x) for a > 0, per channel."""
 _DEAD = 1e-4
-"""Of the largest channel's range: below it a channel says nothing and is left alone."""
+"""Share of the largest channel's range; a channel below it counts as dead and is not scaled."""
 _LARGEST_EXPONENT = 12
 _BATCH = 8
 
@@ -32,14 +33,14 @@ Array = NDArray[np.float64]
 
 
 def equalise_channels(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelProto:
-    """A copy of the float32 `model` with other weights, evener activations and the same outputs, to the bit.
+    """A copy of the float32 `model` with rescaled weights and bitwise equal outputs.
 
-    A channel that a depthwise Conv reads gets the range of all others. Where a Conv reads many channels, the square
-    root of its unevenness moves into that Conv's weights, whose scale spans the channels it reads.
+    A channel that only depthwise Convs read is scaled to the range of the others. If a Conv reads several channels, its
+    scale spans them, so half of the difference (the square root of the ratio) moves into its weights.
 
     Args:
-        model: with one input; weights are initializers.
-        images: preprocessed calibration images [N, ...] that show the ranges.
+        model: a model with one input, whose weights are initializers.
+        images: preprocessed calibration images float32 [N, ...], on which ranges are measured.
     """
     equalised = ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
     pairs = list(_pairs(equalised.graph))
@@ -57,7 +58,7 @@ def equalise_channels(model: onnx.ModelProto, images: NDArray[np.float32]) -> on
 
 @dataclass(frozen=True)
 class _Pair:
-    """A Conv, the activation behind it, and the Convs that read nothing else of it."""
+    """A Conv, the last value of the activations behind it, and the Convs that are its only readers."""
 
     writer: ir.Node
     value: ir.Value
@@ -83,7 +84,7 @@ def _pairs(graph: ir.Graph) -> Iterator[_Pair]:
 
 
 def _owns_weights(node: ir.Node) -> bool:
-    """Whether all weights of `node` are float32 initializers that nothing else reads."""
+    """Whether all weights of `node` are float32 initializers without other readers."""
     weights = [value for value in node.inputs[1:] if value is not None]
     return bool(weights) and all(
         value.const_value is not None
@@ -106,7 +107,7 @@ def _groups(node: ir.Node) -> int:
 
 
 def _factors(largest: Array, readers: Sequence[ir.Node]) -> Array:
-    """By what each channel is divided: powers of two with a geometric mean near 1."""
+    """The divisor of each channel: powers of two with a geometric mean near 1."""
     live = largest > _DEAD * largest.max(initial=0.0)
     if not live.any():
         return np.ones_like(largest)
@@ -123,14 +124,14 @@ def _factors(largest: Array, readers: Sequence[ir.Node]) -> Array:
 
 
 def _magnitudes_by_input(node: ir.Node) -> Array:
-    """The largest weight that reads each input channel."""
+    """The largest magnitude among the weights of each input channel, float64 [C]."""
     weight, groups = _array(_weights(node)[0]), _groups(node)
     by_group = np.abs(weight).reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return np.asarray(by_group.max(axis=(1, 3)).reshape(-1), dtype=np.float64)
 
 
 def _scaled_inputs(weight: NDArray[np.float32], factors: Array, groups: int) -> Array:
-    """`weight` [O, C / groups, ...] with what reads input channel c multiplied by factors[c]."""
+    """`weight` [O, C / groups, ...] with the weights of input channel c multiplied by factors[c]."""
     by_group = weight.astype(np.float64).reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return np.asarray((by_group * factors.reshape(groups, 1, weight.shape[1], 1)).reshape(weight.shape))
 
@@ -140,7 +141,7 @@ def _rows(factors: Array, rank: int) -> Array:
 
 
 def _array(value: ir.Value) -> NDArray[np.float32]:
-    """The numbers of an initializer."""
+    """The values of an initializer."""
     assert value.const_value is not None
     return np.asarray(value.const_value.numpy())
 
@@ -150,7 +151,7 @@ def _set(value: ir.Value, array: Array) -> None:
 
 
 def _largest_magnitudes(model: onnx.ModelProto, names: Sequence[str], images: NDArray[np.float32]) -> list[Array]:
-    """The largest |x| of each channel of the named values [N, C, ...] over `images`."""
+    """Per named value [N, C, ...], the largest |x| of each channel over `images`, float64 [C]."""
     if not names:
         return []
     shown = onnx.ModelProto()

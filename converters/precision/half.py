@@ -1,13 +1,13 @@
-"""Make an ONNX model compute in float16 (or bfloat16): weights and activations, with as few Casts as possible.
+"""Convert an ONNX model to float16 or bfloat16, weights and activations, with as few Casts as possible.
 
-Written anew on onnx-ir because the public converters leave graphs unsorted, clip weights at 1e4 without a word and
-break on Resize, Cast and subgraphs. Here every weight keeps its value up to one rounding; a node whose weights do
-not fit stays in float32, as do shape arithmetic, operators known to overflow (`half_rules`) and the nodes a caller
-names. A Cast stands only where a narrow and a wide value meet, once per value.
+Not built on the public converters, which leave graphs unsorted, clip weights at 1e4 without a warning and fail on
+Resize, Cast and subgraphs.
 
-Constants that would vanish where they guard a division stay wide as well (`half_epsilons`).
+1. Each node is converted or stays in float32, as `half_rules` lists; the caller may name more nodes to stay.
+2. Each converted weight is rounded once; a weight that converted and float32 nodes share is stored in both dtypes.
+3. A Cast is added only where float32 and 16-bit nodes meet, once per value and dtype.
 
-Does not look at activations; finding nodes that overflow on real data is `half_search`'s business.
+Activations are not measured here: `half_search` finds the nodes that overflow on real inputs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...errors import GateError, InputError
 from ..passes.short_names import shorten_values
 from .half_epsilons import nodes_guarding_divisions
 from .half_preparation import prepare_for_half
-from .half_rules import OVERFLOWING, NodeTypes, is_control_flow, node_types
+from .half_rules import OVERFLOWING, NodeTypes, data_values, is_control_flow, node_types, subgraphs_of
 
 __all__ = ["Float32Node", "HalfModel", "convert_prepared", "refuse_unknown_nodes", "to_half"]
 
@@ -39,7 +39,7 @@ _NUMPY = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 @dataclass(frozen=True)
 class Float32Node:
-    """A node that stays in float32, and why."""
+    """A node that stays in float32, and the reason."""
 
     node: str
     operator: str
@@ -48,16 +48,16 @@ class Float32Node:
 
 @dataclass(frozen=True)
 class HalfModel:
-    """The narrow model, what stayed wide, and what the rounding did."""
+    """The converted model, the nodes that stay in float32, and what the rounding changed."""
 
     model: onnx.ModelProto
-    kept: tuple[Float32Node, ...]
+    float32_nodes: tuple[Float32Node, ...]
     casts: int
-    """Cast nodes that were added."""
+    """Number of Cast nodes that were added."""
     flushed: int
-    """Weights that were not 0 and are now, being below the smallest number of the narrow type."""
+    """Number of weights that underflowed to zero in the 16-bit dtype."""
     returned: tuple[str, ...]
-    """Names of those in `kept` that stay in float32 because the caller named them, and not by a rule."""
+    """Names of those in `float32_nodes` that stay in float32 on request, not by a rule."""
 
 
 def to_half(
@@ -67,17 +67,22 @@ def to_half(
     keep: Collection[str] = (),
     dtype: HalfType = "float16",
 ) -> HalfModel:
-    """Convert a copy of `model`.
+    """Convert a copy of `model` to `dtype`.
 
     Args:
         model: a float32 model; not changed.
-        keep_io_types: inputs and outputs of the graph stay float32, with one Cast each.
+        keep_io_types: whether inputs and outputs of the graph stay float32, with one Cast each.
         keep: names of nodes that stay in float32.
-        dtype: the narrow type.
+        dtype: "float16" or "bfloat16".
 
     Raises:
-        InputError: a name in `keep` does not exist, or a value's type cannot be inferred.
+        InputError: a name in `keep` does not exist, or the dtype of a value cannot be inferred.
         GateError: the result does not pass `onnx.checker`.
+
+    Examples:
+        >>> half = rtool.converters.to_half(onnx.load("model.onnx"))
+        >>> half.casts, [node.op_type for node in half.model.graph.node]
+        (2, ['Cast', 'Conv', 'Relu', 'ReduceMean', 'Cast'])
     """
     prepared = prepare_for_half(model)
     refuse_unknown_nodes(keep, model, prepared)
@@ -87,24 +92,26 @@ def to_half(
 def convert_prepared(
     prepared: onnx.ModelProto, *, keep_io_types: bool, keep: Collection[str], dtype: HalfType
 ) -> HalfModel:
-    """`to_half` of a model that `prepare_for_half` made; names in `keep` that it lacks are passed over."""
+    """`to_half` for a model from `prepare_for_half`; names in `keep` that it does not have are ignored."""
     source = ir.from_proto(onnx.shape_inference.infer_shapes(prepared))
     conversion = _Conversion(source, keep_io_types, frozenset(keep), dtype)
     conversion.run()
     result = ir.to_proto(source)
-    del result.graph.value_info[:]  # readers infer the types of intermediate values, as they must in most files
+    del result.graph.value_info[:]  # readers infer the dtypes of intermediate values
     try:
         onnx.checker.check_model(result, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateError(f"{dtype}: the converted model does not pass onnx.checker ({error})") from error
-    return HalfModel(result, tuple(conversion.kept), conversion.casts, conversion.flushed, tuple(conversion.returned))
+    return HalfModel(
+        result, tuple(conversion.float32_nodes), conversion.casts, conversion.flushed, tuple(conversion.returned)
+    )
 
 
 def refuse_unknown_nodes(keep: Collection[str], model: onnx.ModelProto, prepared: onnx.ModelProto) -> None:
-    """Names are those of `prepared`, or of nodes of `model` that became weights or aliases there and need no keeping.
+    """Check that each name in `keep` is a node of `prepared`, or a node of `model` that the preparation removed.
 
     Raises:
-        InputError: a name is neither; a call of a function, for one, stands for several nodes.
+        InputError: a name is neither, or is a call of a function, which stands for several nodes.
     """
     calls = {(function.domain, function.name) for function in model.functions}
     known = {node.name for node in ir.from_proto(prepared).graph.all_nodes()}
@@ -118,27 +125,27 @@ def refuse_unknown_nodes(keep: Collection[str], model: onnx.ModelProto, prepared
 
 @dataclass
 class _Conversion:
-    """One run over a model: first every value's type is decided, then the graph is rewritten to match."""
+    """One run over a model: first the dtype of every value is decided, then the graph is rewritten to match."""
 
     model: ir.Model
     keep_io_types: bool
     keep: frozenset[str]
     dtype: HalfType
-    kept: list[Float32Node] = field(default_factory=list)
+    float32_nodes: list[Float32Node] = field(default_factory=list)
     casts: int = 0
     flushed: int = 0
     returned: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.narrow = _TYPES[self.dtype]
+        self.half = _TYPES[self.dtype]
         self.limit = _LARGEST[self.dtype]
         self.opsets = self.model.graph.opset_imports
         self.plans: dict[ir.Node, NodeTypes] = {}
         self.types: dict[ir.Value, ir.DataType] = {}
-        """What every value that was float32 becomes; initializers are made in both types as needed."""
+        """New dtype of each value that was float32; initializers exist in both dtypes as needed."""
         self.guards = nodes_guarding_divisions(self.model, self._vanishes)
-        self.wide_graphs: dict[ir.Graph, str] = {}
-        """Subgraphs of control flow that stays in float32, with the name of that node."""
+        self.float32_graphs: dict[ir.Graph, str] = {}
+        """Subgraph of a control-flow node that stays in float32 -> the name of that node."""
         nodes = list(self.model.graph.all_nodes())
         self.node_names = {node.name for node in nodes}
         self.value_names = {value.name for graph in _graphs(self.model) for value in graph.inputs}
@@ -150,15 +157,15 @@ class _Conversion:
     def run(self) -> None:
         nodes = list(self.model.graph.all_nodes())
         for node in nodes:
-            if is_control_flow(node) and (node.name in self.keep or node.graph in self.wide_graphs):
-                self.wide_graphs.update(dict.fromkeys(_subgraphs(node), node.name or ""))
-        data = _data_values(self.model)
+            if is_control_flow(node) and (node.name in self.keep or node.graph in self.float32_graphs):
+                self.float32_graphs.update(dict.fromkeys(subgraphs_of(node), node.name or ""))
+        data = data_values(self.model)
         for graph in _graphs(self.model):
             self._decide_inputs(graph)
         for node in nodes:
             self._decide(node, data)
         for value in self.model.graph.outputs:
-            if value.is_initializer() and _is_float(value):  # it keeps its name; a twin serves other readers
+            if value.is_initializer() and _is_float(value):  # it keeps its name; other readers use a copy
                 self._as(value, self._interface_type(self.model.graph))
         for node in nodes:
             self._rewrite(node)
@@ -166,7 +173,7 @@ class _Conversion:
             self._rewrite_outputs(graph)
         for value, dtype in self.types.items():
             value.dtype = dtype
-        _drop_idle_casts(self.model)
+        _drop_useless_casts(self.model)
         shorten_values(self.model)
 
     # -- deciding ---------------------------------------------------------------------------------------------
@@ -177,39 +184,39 @@ class _Conversion:
                 self.types[value] = self._interface_type(graph)
 
     def _interface_type(self, graph: ir.Graph) -> ir.DataType:
-        """What the float inputs and outputs of a graph become."""
+        """The new dtype of the float32 inputs and outputs of a graph."""
         main = graph is self.model.graph
-        return ir.DataType.FLOAT if (main and self.keep_io_types) or graph in self.wide_graphs else self.narrow
+        return ir.DataType.FLOAT if (main and self.keep_io_types) or graph in self.float32_graphs else self.half
 
     def _decide(self, node: ir.Node, data: set[ir.Value]) -> None:
         types = node_types(node, self.opsets.get(node.domain, 0), self.dtype)
-        reason = self._rule_to_keep(node, types, data)
-        wish = self._wish_to_keep(node) if reason is None else None
-        if types is None or reason is not None or wish is not None:
+        reason = self._reason_by_rule(node, types, data)
+        request = self._reason_by_request(node) if reason is None else None
+        if types is None or reason is not None or request is not None:
             types = NodeTypes((False,) * len(node.inputs), (False,) * len(node.outputs))
-            if (reason or wish) and any(_is_float(value) for value in (*node.inputs, *node.outputs)):
-                self.kept.append(Float32Node(node.name or "", node.op_type, reason or wish or ""))
-                if wish:
+            if (reason or request) and any(_is_float(value) for value in (*node.inputs, *node.outputs)):
+                self.float32_nodes.append(Float32Node(node.name or "", node.op_type, reason or request or ""))
+                if request:
                     self.returned.append(node.name or "")
         self.plans[node] = types
-        for value, narrow in zip(node.outputs, types.outputs, strict=True):
+        for value, is_half in zip(node.outputs, types.outputs, strict=True):
             if value.dtype is None and value.type is None and value.name:
                 raise InputError(
-                    f"{self.dtype}: the type of '{value.name}', made by node '{node.name}' ({node.op_type}), cannot "
-                    "be inferred; simplify the model first"
+                    f"{self.dtype}: the dtype of '{value.name}', written by node '{node.name}' ({node.op_type}), "
+                    "cannot be inferred; simplify the model first"
                 )
             if _is_float(value):
-                self.types[value] = self.narrow if narrow else ir.DataType.FLOAT
+                self.types[value] = self.half if is_half else ir.DataType.FLOAT
 
-    def _wish_to_keep(self, node: ir.Node) -> str | None:
-        """Whether the caller wants `node` in float32: itself, or the node whose subgraph it is in."""
+    def _reason_by_request(self, node: ir.Node) -> str | None:
+        """Why `node` stays on request: it, or the node whose subgraph it is in, is named; None otherwise."""
         if node.name in self.keep:
-            return "asked for"
-        owner = self.wide_graphs.get(node.graph) if isinstance(node.graph, ir.Graph) else None
-        return None if owner is None else f"inside of '{owner}', which was asked for"
+            return "requested"
+        owner = self.float32_graphs.get(node.graph) if isinstance(node.graph, ir.Graph) else None
+        return None if owner is None else f"in a subgraph of '{owner}', which was requested"
 
-    def _rule_to_keep(self, node: ir.Node, types: NodeTypes | None, data: set[ir.Value]) -> str | None:
-        """Why `node` stays in float32 in any case; "" for a reason not worth reporting, None when it is narrowed."""
+    def _reason_by_rule(self, node: ir.Node, types: NodeTypes | None, data: set[ir.Value]) -> str | None:
+        """Why `node` stays by `half_rules`; "" for rule 5, which is not reported; None if it is converted."""
         if is_control_flow(node):
             return None
         if types is None:
@@ -217,13 +224,13 @@ class _Conversion:
         if node.op_type in OVERFLOWING:
             return "its sums may overflow"
         if any(_is_sequence(value) for value in (*node.inputs, *node.outputs)):
-            return "it works on sequences"
+            return "it reads or writes sequences"
         if not any(value in data for value in (*node.inputs, *node.outputs) if value is not None):
             return ""  # computed from shapes and constants alone
         if node in self.guards:
             return self.guards[node]
         for index, value in enumerate(node.inputs):
-            if value is not None and not self._fits(value) and not self._is_idle_bound(node, index):
+            if value is not None and not self._fits(value) and not self._is_unreachable_bound(node, index):
                 return f"weight '{value.name}' exceeds {self.limit:g}"
         filling = node.attributes.get("value")
         if node.op_type == "ConstantOfShape" and filling is not None and self._exceeds(filling.as_tensor()):
@@ -237,29 +244,29 @@ class _Conversion:
         magnitude = np.abs(tensor.numpy())
         return bool((magnitude[np.isfinite(magnitude)] > self.limit).any())
 
-    def _is_idle_bound(self, node: ir.Node, index: int) -> bool:
-        """Whether input `index` is a bound of Clip that no narrow number reaches, so that infinity does as well."""
+    def _is_unreachable_bound(self, node: ir.Node, index: int) -> bool:
+        """Whether input `index` is a bound of Clip that no 16-bit value reaches, so that infinity does the same."""
         value = node.inputs[index]
         if node.op_type != "Clip" or index == 0 or value is None or value.const_value is None:
             return False
         return bool((np.asarray(value.const_value.numpy()) * (1 if index == 2 else -1) > 0).all())
 
-    def _vanishes(self, wide: NDArray[Any]) -> NDArray[np.bool_]:
-        return np.asarray((wide != 0) & (wide.astype(_NUMPY[self.dtype]) == 0), dtype=np.bool_)
+    def _vanishes(self, array: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.asarray((array != 0) & (array.astype(_NUMPY[self.dtype]) == 0), dtype=np.bool_)
 
     # -- rewriting --------------------------------------------------------------------------------------------
 
     def _rewrite(self, node: ir.Node) -> None:
-        for index, (value, narrow) in enumerate(zip(node.inputs, self.plans[node].inputs, strict=True)):
+        for index, (value, is_half) in enumerate(zip(node.inputs, self.plans[node].inputs, strict=True)):
             if value is not None and _is_float(value):
-                wanted = self.narrow if narrow else ir.DataType.FLOAT
+                wanted = self.half if is_half else ir.DataType.FLOAT
                 node.replace_input_with(index, self._as(value, wanted))
-        narrowed = [value for value in node.outputs if self.types.get(value) == self.narrow]
+        converted = [value for value in node.outputs if self.types.get(value) == self.half]
         for name in ("to", "dtype"):
             attribute = node.attributes.get(name)
-            if narrowed and attribute is not None and attribute.value == ir.DataType.FLOAT:
-                node.attributes[name] = ir.AttrInt64(name, self.narrow.value)
-        if narrowed and node.op_type == "ConstantOfShape":
+            if converted and attribute is not None and attribute.value == ir.DataType.FLOAT:
+                node.attributes[name] = ir.AttrInt64(name, self.half.value)
+        if converted and node.op_type == "ConstantOfShape":
             attribute = node.attributes.get("value")
             filling = ir.tensor(np.zeros(1, np.float32)) if attribute is None else attribute.as_tensor()
             node.attributes["value"] = ir.AttrTensor("value", self._rounded(filling))
@@ -275,7 +282,7 @@ class _Conversion:
                 value.name, result.name = result.name, value.name
 
     def _as(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        """`value` in the wanted type: itself, a converted weight, or the output of a Cast."""
+        """`value` in the wanted dtype: itself, a converted weight, or the output of a Cast."""
         if value.const_value is not None and value.is_initializer():
             return self._constant(value, wanted)
         if self.types[value] == wanted:
@@ -304,7 +311,7 @@ class _Conversion:
         return result
 
     def _constant(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        """An initializer of the wanted type: the first type asked for takes the value's place, a second is added."""
+        """An initializer of the wanted dtype: the first dtype replaces the value, a second one is added beside it."""
         key = (value, wanted)
         if key in self.constants:
             return self.constants[key]
@@ -332,11 +339,11 @@ class _Conversion:
         return twin
 
     def _rounded(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        wide: NDArray[np.float32] = tensor.numpy()
-        with np.errstate(over="ignore"):  # only bounds of Clip may become infinite, see _is_idle_bound
-            narrow = wide.astype(_NUMPY[self.dtype])
-        self.flushed += int(((narrow == 0) & (wide != 0)).sum())
-        return ir.Tensor(narrow, dtype=self.narrow, name=tensor.name)
+        array: NDArray[np.float32] = tensor.numpy()
+        with np.errstate(over="ignore"):  # only bounds of Clip may become infinite, see _is_unreachable_bound
+            half = array.astype(_NUMPY[self.dtype])
+        self.flushed += int(((half == 0) & (array != 0)).sum())
+        return ir.Tensor(half, dtype=self.half, name=tensor.name)
 
 
 def _is_float(value: ir.Value | None) -> bool:
@@ -353,38 +360,16 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
     yield from model.graph.subgraphs()
 
 
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    """The subgraphs a node runs itself."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
-
-
-def _unused(name: str, taken: set[str | None]) -> str:
-    """`name`, made unlike all in `taken` and added to them."""
-    while name in taken:
+def _unused(name: str, used: set[str | None]) -> str:
+    """`name` with underscores appended until it is not in `used`; the result is added to `used`."""
+    while name in used:
         name += "_"
-    taken.add(name)
+    used.add(name)
     return name
 
 
-def _data_values(model: ir.Model) -> set[ir.Value]:
-    """Values that depend on what is in the inputs, rather than on shapes and constants alone."""
-    data = {value for graph in _graphs(model) for value in graph.inputs if not value.is_initializer()}
-    for node in model.graph.all_nodes():
-        if node.op_type in ("Shape", "Size"):
-            continue
-        if is_control_flow(node) or any(value in data for value in node.inputs if value is not None):
-            data.update(node.outputs)
-    return data
-
-
-def _drop_idle_casts(model: ir.Model) -> None:
-    """Remove Casts of the source that now cast a type to itself."""
+def _drop_useless_casts(model: ir.Model) -> None:
+    """Remove Casts of the source model whose input already has the dtype they cast to."""
     for graph in _graphs(model):
         for node in list(graph):
             if node.op_type != "Cast" or node.inputs[0] is None or node.outputs[0].is_graph_output():

@@ -1,8 +1,11 @@
-"""Bring a float32 graph into the form its conversion to 16 bits starts from: every node named, every weight a weight.
+"""Prepare a float32 graph for its conversion to fp16 or bf16.
 
-Calls of functions are inlined, aliases (Identity) disappear, float Constants become initializers, and what is computed
-from weights alone (a transposed matrix, an unfolded weight norm) is computed here, so that the file stores the result
-in 16 bits instead of the sources in 32. Names of the nodes that stay are never changed: block lists refer to them.
+1. Every node gets a name; existing names are never changed, because `keep` lists refer to them.
+2. Calls of functions are inlined.
+3. Identity nodes are removed, except at graph outputs.
+4. Float Constants become initializers.
+5. Nodes whose inputs are all weights (a transposed matrix, a weight norm) are computed, so that the file stores the
+   result in 16 bits instead of the inputs in 32; not where that makes the file larger.
 """
 
 from __future__ import annotations
@@ -22,16 +25,16 @@ from .half_rules import is_control_flow
 __all__ = ["prepare_for_half"]
 
 _FLOATS = ("value", "value_float", "value_floats")
-_UNFOLDED = frozenset(
+_NEVER_FOLDED = frozenset(
     {"Bernoulli", "Constant", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
-_NARROW_BYTES = 2
+_HALF_BYTES = 2
 _SMALL = 1024
-"""Bytes a computed weight may take whatever it is made from."""
+"""Bytes; a computed weight up to this size is stored even if its inputs are smaller."""
 
 
 def prepare_for_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` that computes the same; a prepared model stays as it is."""
+    """A copy of `model` that computes the same; preparing a prepared model changes nothing."""
     graph = ir.from_proto(onnx.shape_inference.infer_shapes(model))
     _name_nodes(graph)
     if graph.functions:
@@ -44,19 +47,19 @@ def prepare_for_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _name_nodes(model: ir.Model) -> None:
-    """Give nameless nodes a name, so that they can be kept and reported."""
+    """Name the nodes without a name, so that lists and reports can refer to them."""
     nodes = [
         *model.graph.all_nodes(),
         *(node for function in model.functions.values() for node in function.all_nodes()),
     ]
-    taken = {node.name for node in nodes}
+    used = {node.name for node in nodes}
     for index, node in enumerate(nodes):
         if not node.name:
             name = f"{node.op_type}_{index}"
-            while name in taken:
+            while name in used:
                 name += "_"
             node.name = name
-            taken.add(name)
+            used.add(name)
 
 
 def _store_float_constants(graph: ir.Graph) -> None:
@@ -72,7 +75,7 @@ def _store_float_constants(graph: ir.Graph) -> None:
 
 
 def _fold_weights(model: ir.Model) -> None:
-    """Compute what depends on weights alone, unless the file would grow by it."""
+    """Rule 5."""
     graph = model.graph
     for node in list(graph):
         arrays = _constant_inputs(node)
@@ -82,7 +85,7 @@ def _fold_weights(model: ir.Model) -> None:
             continue
         try:
             results = evaluate(node, arrays, graph.opset_imports)
-        except Exception:  # the evaluator raises whatever an operator's code stumbles over; the node then stays
+        except Exception:  # the evaluator raises any type of error; the node then stays
             continue
         sources = [value for value in node.inputs if value is not None]
         for value, result in zip(node.outputs, results, strict=False):
@@ -94,8 +97,8 @@ def _fold_weights(model: ir.Model) -> None:
 
 
 def _constant_inputs(node: ir.Node) -> list[NDArray[Any] | None] | None:
-    """The inputs of a node that depends on constants alone; None for any other node."""
-    if node.domain not in ("", "ai.onnx") or node.op_type in _UNFOLDED or not node.inputs:
+    """The inputs of a node whose inputs are all constants; None for any other node."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _NEVER_FOLDED or not node.inputs:
         return None
     if is_control_flow(node):
         return None
@@ -109,19 +112,19 @@ def _constant_inputs(node: ir.Node) -> list[NDArray[Any] | None] | None:
 
 
 def _size_in_half(node: ir.Node) -> float:
-    """Bytes of the outputs once narrowed; infinite where a shape is unknown."""
+    """Bytes of the outputs in 16 bits; infinite where a shape is unknown."""
     size = 0.0
     for value in node.outputs:
         dims = None if value.shape is None else list(value.shape)
         if dims is None or value.dtype is None or not all(isinstance(dim, int) for dim in dims):
             return float("inf")
-        width = _NARROW_BYTES if value.dtype == ir.DataType.FLOAT else value.dtype.itemsize
+        width = _HALF_BYTES if value.dtype == ir.DataType.FLOAT else value.dtype.itemsize
         size += int(np.prod([int(dim) for dim in dims])) * width  # type: ignore[arg-type]
     return size
 
 
 def _replace(graph: ir.Graph, old: ir.Value, tensor: ir.TensorProtocol) -> None:
-    """Put an initializer of the same name in the place of a node's output."""
+    """Replace a node's output by an initializer of the same name."""
     new = ir.Value(name=old.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
     old.replace_all_uses_with(new)
     old.name = f"{old.name}_replaced"

@@ -1,10 +1,12 @@
-"""Find the few nodes that must stay in float32 when a model narrowed to 16 bits loses its numbers.
+"""Search for the few nodes that must stay in float32 so that a model in fp16 or bf16 keeps its accuracy.
 
-First what overflows: the float32 model is run on real inputs with every intermediate value as an output, and nodes
-that write or read more than half of the narrow type's range are kept. If the gate still fails, blocks are returned to
-float32 by `precision_search`. The list of names is plain data:
-`to_half(model, keep=names)` gives the same model again. Everything is measured with real rounding (`half_emulation`),
-which ONNX Runtime's CPU kernels would hide.
+1. The model is converted (`half`) and compared with float32 outputs on real inputs.
+2. If that misses the gate, nodes that overflow go back to float32: those that read or write values beyond half of the
+   dtype's range, measured in float32 on the same inputs.
+3. If it still misses, blocks of nodes go back to float32, see `block_search`.
+
+The result is a list of names: `to_half(model, keep=names)` makes the same model again. Accuracy is measured with
+16-bit rounding (`half_emulation`), which ONNX Runtime's CPU kernels do not perform.
 """
 
 from __future__ import annotations
@@ -29,23 +31,25 @@ from .half_preparation import prepare_for_half
 __all__ = ["HalfSearch", "search_half"]
 
 LIMITS = {"float16": 65504.0, "bfloat16": float(np.finfo(np.float32).max)}
-"""Largest finite numbers of the narrow types."""
+"""Largest finite number of each dtype."""
 SAFE_SHARE = 0.5
-"""Values beyond this share of the limit are taken for overflowing: other images go further than those measured."""
+"""Values beyond this share of the limit count as overflowing, because other images may give larger ones."""
 LARGEST_SHARE = 0.1
-"""More than this share of the nodes returned to float32 is no float16 model any more."""
+"""Largest share of the nodes that may go back to float32."""
 FEW_NODES = 4
-"""Always allowed: one operation that overflows and its neighbours are more than a tenth of a small graph."""
+"""This many nodes may always go back: an overflow and its neighbours exceed a tenth of a small graph."""
 
 
 @dataclass(frozen=True)
 class HalfSearch:
-    """The narrow model that holds the gate, which nodes it cost, and the parity it reached."""
+    """The converted model that passes the gate, the nodes that stay in float32 for it, and its parity."""
 
     half: HalfModel
-    kept: tuple[str, ...]
+    float32_nodes: tuple[str, ...]
+    """Names to pass as `keep` to `to_half`; nodes that stay by a rule are listed in `half.float32_nodes` only."""
     parity: Parity
     trials: int
+    """Number of conversions that were measured."""
 
 
 def search_half(
@@ -59,40 +63,40 @@ def search_half(
     dtype: HalfType = "float16",
     reference: Sequence[NDArray[Any]] | None = None,
 ) -> HalfSearch:
-    """Narrow `model` so that its outputs for `inputs` keep `min_cosine` with those of float32.
+    """Convert `model` so that the cosine between its outputs and those of float32 is at least `min_cosine`.
 
     Args:
         model: the float32 model.
-        inputs: real inputs, one array a graph input, of any number of images.
-        min_cosine: the gate.
-        keep: names of nodes to keep in float32 from the start, as from an earlier search.
-        uncounted: names of nodes that are not the network's (embedded preprocessing): they stay in float32 too, but
-            count neither as nodes of the graph nor as nodes in float32.
+        inputs: real inputs, one array per graph input, of any number of images.
+        min_cosine: the gate: smallest cosine per image between the two outputs.
+        keep: names of nodes that stay in float32 from the start, e.g. from an earlier search.
+        uncounted: names of nodes that do not belong to the network (embedded preprocessing): they stay in float32 too,
+            and the limit on float32 nodes does not count them.
         keep_io_types: as in `to_half`.
-        dtype: the narrow type.
-        reference: the outputs to compare with; default is what `model` gives.
+        dtype: "float16" or "bfloat16".
+        reference: the outputs to compare with; by default those of `model`.
 
     Raises:
-        InputError: two nodes share a name, or one to keep does not exist.
-        GateError: the gate cannot be held with at most a tenth of the nodes (or `FEW_NODES`) returned to float32.
-            Nodes that a rule keeps (`to_half`) do not count, whether `keep` names them or not.
+        InputError: two nodes share a name, or a node in `keep` does not exist.
+        GateError: the gate is missed with at most a tenth of the nodes (or `FEW_NODES`) back in float32. Nodes that
+            stay by a rule (`half_rules`) do not count, whether `keep` names them or not.
     """
     prepared = named_nodes(prepare_for_half(model))
     refuse_unknown_nodes(keep, model, prepared)
-    # What the preparation computed wrong would go unseen beside a reference of the prepared model.
+    # The reference is `model`, not `prepared`, so that an error of the preparation is measured too.
     expected = run_in_batches(OnnxRunner(model), inputs, ALL) if reference is None else tuple(reference)
     search = _Search(prepared, tuple(inputs), keep_io_types, dtype, expected, tuple(uncounted))
     best = search.attempt(tuple(keep))
     if best.parity.min_cosine < min_cosine:
-        best = search.attempt(tuple(dict.fromkeys((*best.kept, *search.overflowing()))))
+        best = search.attempt(tuple(dict.fromkeys((*best.float32_nodes, *search.overflowing()))))
     if best.parity.min_cosine < min_cosine:
         nodes = [node.name for node in search.model.graph.node if node.name not in search.uncounted]
         best = return_blocks(search.attempt, nodes, best, min_cosine, largest_share=0.5)
-    nodes_at_all, returned = search.counted(best)
-    if best.parity.min_cosine < min_cosine or returned > max(FEW_NODES, LARGEST_SHARE * nodes_at_all):
+    total, returned = search.counted(best)
+    if best.parity.min_cosine < min_cosine or returned > max(FEW_NODES, LARGEST_SHARE * total):
         instead = "with --bf16, whose range is that of float32, or in float32" if dtype == "float16" else "in float32"
         raise GateError(
-            f"{dtype}: min cosine {best.parity.min_cosine:.6f} with {returned} of {nodes_at_all} nodes returned to "
+            f"{dtype}: min cosine {best.parity.min_cosine:.6f} with {returned} of {total} nodes returned to "
             f"float32, must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%} (or {FEW_NODES}); "
             f"export {instead}"
         )
@@ -100,7 +104,7 @@ def search_half(
 
 
 class _Search:
-    """One model and its inputs; counts how often it was narrowed."""
+    """One model and its inputs; counts the trials."""
 
     def __init__(
         self,
@@ -116,22 +120,23 @@ class _Search:
         self.expected = expected
         self.trials = 0
 
-    def attempt(self, kept: tuple[str, ...]) -> HalfSearch:
-        """Narrow all but `kept`, and measure."""
+    def attempt(self, float32_nodes: tuple[str, ...]) -> HalfSearch:
+        """Convert all nodes but `float32_nodes`, and measure."""
         self.trials += 1
-        keep = (*kept, *self.uncounted)
+        keep = (*float32_nodes, *self.uncounted)
         half = convert_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
         runner = OnnxRunner(emulate_half(half.model))
         arrays = [array.astype(spec.dtype, copy=False) for array, spec in zip(self.inputs, runner.inputs, strict=True)]
-        return HalfSearch(half, kept, measure_parity(self.expected, run_in_batches(runner, arrays, ALL)), self.trials)
+        parity = measure_parity(self.expected, run_in_batches(runner, arrays, ALL))
+        return HalfSearch(half, float32_nodes, parity, self.trials)
 
     def counted(self, trial: HalfSearch) -> tuple[int, int]:
-        """How many nodes the network has, subgraphs included, and how many of them were returned to float32."""
+        """The number of nodes of the network, subgraphs included, and how many of them went back to float32."""
         nodes = [node.name for node in ir.from_proto(self.model).graph.all_nodes()]
         return len(set(nodes) - set(self.uncounted)), len(set(trial.half.returned) - set(self.uncounted))
 
     def overflowing(self) -> list[str]:
-        """Nodes that write or read values beyond the safe share of the range."""
+        """Names of nodes that read or write values beyond the safe share of the range."""
         limit = SAFE_SHARE * LIMITS[self.dtype]
         large = _values_beyond(self.model, self.inputs, limit)
         return [
@@ -142,7 +147,7 @@ class _Search:
 
 
 def _values_beyond(model: onnx.ModelProto, inputs: Sequence[NDArray[Any]], limit: float) -> set[str]:
-    """Names of float32 values of the main graph whose magnitude exceeds `limit` for `inputs`."""
+    """Names of float32 values of the main graph whose magnitude exceeds `limit` (or is NaN) on `inputs`."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     inferred = onnx.shape_inference.infer_shapes(watched)

@@ -1,9 +1,10 @@
-"""Quantise a float32 model to int8 in QDQ form: static, weights per channel, activations calibrated on real images.
+"""Quantise a float32 model to int8 in QDQ form: static, per-channel weights, activations calibrated on real images.
 
-Done by onnxruntime.quantization, whose reader wants files and an opset of 13; both are arranged here. Static scales are
-constants, so an image's embedding cannot depend on its neighbours in the batch, as it would with dynamic ones;
-`check_slots` proves it for the result. Biases stay in float32, as TensorRT wants them; ONNX Runtime quantises them as
-it loads the file from 1.21 on, and before that computes layers that have one in float32: right, but no faster.
+onnxruntime.quantization does the work (Krishnamoorthi: "Quantizing deep convolutional networks for efficient
+inference", arXiv:1806.08342); it needs files and at least opset 13, which this module provides. Static scales are
+constants, so the embedding of an image cannot depend on its neighbours in the batch, as it would with dynamic scales;
+`check_slots` verifies that. Biases stay in float32, as TensorRT requires. ONNX Runtime quantises them on loading from
+version 1.21; earlier versions compute layers with a bias in float32, which is correct but no faster.
 """
 
 from __future__ import annotations
@@ -36,16 +37,17 @@ from .int8_ranges import CalibrationMethod, measure_ranges
 __all__ = ["Quantiser", "calibrated", "check_slots", "to_int8", "unprofitable_nodes"]
 
 FEWEST_IMAGES = 16
-"""Fewer images give ranges that the next image leaves."""
+"""With fewer images, the next image often exceeds the measured ranges."""
 _OPSET = 13
-"""The first opset whose QuantizeLinear has an axis, which weights per channel need."""
+"""The first opset whose QuantizeLinear has an axis, which per-channel weights need."""
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _OPERATORS = (*_LAYERS, "Relu", "Clip")
-"""What gets quantisers: layers, and what is fused into them. With Add, Mul and pooling in 8 bits too, files grow and
-embeddings suffer (iresnet50: cosine .988, was .991), and nothing gets faster (.531 of float32's time, was .534)."""
+"""Operators that are quantised: layers, and what runtimes fuse into them. Quantising Add, Mul and pooling as well makes
+files larger and embeddings worse (iresnet50: cosine .988 instead of .991) and no faster (.531 of float32's time
+instead of .534)."""
 _FLOAT32, _RANGES = "float32.onnx", "ranges.json"
 _WORTHWHILE = 100
-"""Weights from which a layer gains: int8 saves 3 bytes each, its quantisers, names and scales cost about 250."""
+"""Fewest weights of a layer to quantise: int8 saves 3 bytes per weight, quantisers and scales cost about 250."""
 
 
 def to_int8(
@@ -59,13 +61,13 @@ def to_int8(
 
     Args:
         model: a float32 model with one input.
-        images: preprocessed calibration images [N, ...], at least 16.
-        method: how activation ranges come from what was seen.
+        images: preprocessed calibration images float32 [N, ...], at least 16.
+        method: how activation ranges follow from the measured values, see `int8_ranges`.
         keep: names of nodes that stay in float32.
 
     Raises:
-        InputError: too few images, an unknown method, no node of a name in `keep`, nothing worth quantising, or a model
-            that cannot be quantised.
+        InputError: too few images, an unknown method, a name in `keep` that does not exist, no layer worth quantising,
+            or a model that cannot be quantised.
     """
     with calibrated(model, images, method=method) as quantiser:
         quantiser.check_float32_nodes(keep)
@@ -76,7 +78,7 @@ def to_int8(
 def calibrated(
     model: onnx.ModelProto, images: NDArray[np.float32], *, method: CalibrationMethod = "minmax"
 ) -> Iterator[Quantiser]:
-    """What quantises `model`, any number of times, with ranges that are measured once.
+    """A `Quantiser` for `model`; ranges are measured once, for any number of quantisations.
 
     Raises:
         InputError: as in `to_int8`.
@@ -93,7 +95,7 @@ def calibrated(
         with _quietly():
             try:
                 _save_ranges(measure_ranges(prepared, images, method, _activations(prepared)), folder / _RANGES)
-            except Exception as error:  # the calibrators raise whatever their passes stumble over
+            except Exception as error:  # ONNX Runtime raises any type of error
                 raise InputError(f"int8: the model cannot be calibrated ({error}); export with --fp16") from error
         operators = {node.name: node.op_type for node in prepared.graph.node}
         removed = frozenset(node.name for node in named.graph.node) - operators.keys()
@@ -102,22 +104,22 @@ def calibrated(
 
 @dataclass(frozen=True)
 class Quantiser:
-    """A model in a folder beside the ranges of its activations; made by `calibrated`."""
+    """A model and the ranges of its activations, both in `folder`; made by `calibrated`."""
 
     method: CalibrationMethod
     folder: Path
     operators: Mapping[str, str]
-    """Operator of each node."""
+    """Node name -> operator."""
     removed: frozenset[str]
-    """Nodes of the source that are none any more: constants and aliases."""
+    """Nodes of the source that the preparation removed: constants and aliases."""
     unprofitable: frozenset[str]
     """Nodes that always stay in float32, see `unprofitable_nodes`."""
 
     def check_float32_nodes(self, keep: Collection[str]) -> None:
-        """Refuse a list that names no nodes of this model, or leaves nothing to quantise.
+        """Check a list of nodes that stay in float32.
 
         Raises:
-            InputError: it does.
+            InputError: a name is not a node of this model, or no layer is left to quantise.
         """
         unknown = sorted(set(keep) - set(self.operators) - self.removed)
         if unknown:
@@ -132,7 +134,7 @@ class Quantiser:
             )
 
     def quantise(self, keep: Collection[str] = ()) -> onnx.ModelProto:
-        """The int8 model, the nodes named in `keep` in float32.
+        """The int8 model; the nodes named in `keep` stay in float32.
 
         Raises:
             InputError: the model cannot be quantised.
@@ -153,16 +155,16 @@ class Quantiser:
                     nodes_to_exclude=sorted({*keep, *self.unprofitable}),
                     op_types_to_quantize=list(_OPERATORS),
                     calibration_cache_path=str(self.folder / _RANGES),
-                    # A bias in float32 is exact, smaller than its int32 with a scale a channel, and all TensorRT reads.
+                    # A float32 bias is exact, smaller than int32 with per-channel scales, and all that TensorRT reads.
                     extra_options={"QuantizeBias": False},
                 )
-            except Exception as error:  # the quantiser raises whatever its passes stumble over
+            except Exception as error:  # ONNX Runtime raises any type of error
                 raise InputError(f"int8: the model cannot be quantised ({error}); export with --fp16") from error
         return compact_quantised(onnx.load(target))
 
 
 def unprofitable_nodes(model: onnx.ModelProto) -> list[str]:
-    """Layers so small that their scales and quantisers outweigh what int8 saves, with what only serves them.
+    """Layers so small that quantisers and scales take more bytes than int8 saves, and nodes that only serve them.
 
     In a small OSNet these are the 1x1 layers of its channel gates, with the pooling, Relu and Sigmoid between them.
     """
@@ -179,11 +181,11 @@ def unprofitable_nodes(model: onnx.ModelProto) -> list[str]:
     if not small:
         return []
     makers = {name: node for node in model.graph.node for name in node.output}
-    for node in model.graph.node:  # forwards: what reads a small layer alone
+    for node in model.graph.node:  # forwards: nodes that read only a small layer
         sources = [makers[name] for name in node.input if name in makers]
         if node.op_type not in _LAYERS and len(sources) == 1 and sources[0].name in small:
             small.add(node.name)
-    for node in reversed(model.graph.node):  # backwards: what only small layers read
+    for node in reversed(model.graph.node):  # backwards: nodes that only small layers read
         users = [user for name in node.output for user in readers.get(name, [])]
         if node.op_type not in _LAYERS and users and all(user.name in small for user in users):
             small.add(node.name)
@@ -191,10 +193,15 @@ def unprofitable_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def check_slots(model: onnx.ModelProto, images: NDArray[Any], *, tolerance: float = 1e-5) -> None:
-    """Prove that the embedding of an image does not depend on its place or its neighbours in the batch.
+    """Check that the embedding of an image depends neither on its position nor on its neighbours in the batch.
+
+    Args:
+        model: the quantised model.
+        images: preprocessed images [N, ...].
+        tolerance: largest relative change of the embedding.
 
     Raises:
-        GateError: it does.
+        GateError: an embedding changes by more.
     """
     runner = OnnxRunner(model)
     size = runner.batch or 4
@@ -212,7 +219,7 @@ def check_slots(model: onnx.ModelProto, images: NDArray[Any], *, tolerance: floa
 
 
 def _activations(model: onnx.ModelProto) -> list[str]:
-    """Values that quantisers may be put on: what the quantised operators read and write, initializers aside."""
+    """Names of values that may be quantised: what the quantised operators read and write, without weights."""
     weights = {tensor.name for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type in _OPERATORS]
     names = dict.fromkeys(
@@ -222,7 +229,7 @@ def _activations(model: onnx.ModelProto) -> list[str]:
 
 
 def _save_ranges(ranges: Mapping[str, tuple[float, float]], path: Path) -> None:
-    """As `quantize_static` reads them."""
+    """Write the ranges in the format that `quantize_static` reads."""
     from onnxruntime.quantization import calibrate
 
     found = {name: tuple(np.array(end, np.float32) for end in ends) for name, ends in ranges.items()}
@@ -230,7 +237,7 @@ def _save_ranges(ranges: Mapping[str, tuple[float, float]], path: Path) -> None:
 
 
 def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """At least opset 13, weights as initializers, every Gemm with beta 1, every type and shape known."""
+    """`model` with opset 13 or later, weights as initializers, beta 1 in every Gemm, inferred dtypes and shapes."""
     if len(_real_inputs(model)) != 1:
         raise InputError(f"int8: expected a model with one input, got {len(_real_inputs(model))}")
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -238,7 +245,9 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
         try:
             model = version_converter.convert_version(model, _OPSET)
         except RuntimeError as error:
-            raise InputError(f"int8: opset {opset} cannot be raised to {_OPSET} ({error}); export it anew") from error
+            raise InputError(
+                f"int8: opset {opset} cannot be raised to {_OPSET} ({error}); re-export the model"
+            ) from error
     graph = ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
     LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(graph)
     drop_identities(graph)
@@ -247,7 +256,7 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fold_beta(graph: ir.Graph) -> None:
-    """Gemm is A B + beta C; the quantiser sets beta to 1 and leaves C as it was."""
+    """Multiply C of every Gemm, A B + beta C, by beta: the quantiser sets beta to 1 without changing C."""
     for node in list(graph):
         beta = node.attributes.get("beta")
         if node.op_type != "Gemm" or beta is None or beta.as_float() == 1.0:
@@ -277,7 +286,7 @@ def _real_inputs(model: onnx.ModelProto) -> Sequence[onnx.ValueInfoProto]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the quantiser's log and advice, some of which it prints."""
+    """Silence the log, warnings and printed advice of the quantiser."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,8 +1,12 @@
-"""Take out of a quantised graph what says nothing: for small networks the quantiser's notes outweigh the weights.
+"""Remove redundant parts of a quantised graph; in small networks they take more bytes than the weights.
 
-Zero points of symmetric weights are zero by definition and optional; equal scales and zero points need one tensor;
-value names, inferred types and attributes that state the default are not read by anybody. Names of the source's
-nodes, inputs and outputs stay. The numbers are unchanged.
+1. Names of quantisers (QuantizeLinear, DequantizeLinear); their axis, where the scale is a scalar or the axis is 1.
+2. Zero points of symmetric weights: zero by definition, and optional.
+3. Attributes of Conv that state the default.
+4. Copies of equal constants (scales, zero points), and constants that nothing reads.
+5. Long names of values and weights, see `short_names`, and inferred shapes.
+
+Names of the source's nodes, inputs and outputs stay. The outputs are unchanged.
 """
 
 from __future__ import annotations
@@ -21,19 +25,19 @@ _SYMMETRIC = (ir.DataType.INT8, ir.DataType.INT32)
 
 
 def compact_quantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the QDQ model `model` without needless tensors, attributes and names."""
+    """A copy of `model`, a model in QDQ form, without redundant tensors, attributes and names."""
     own = onnx.ModelProto()
     own.CopyFrom(model)  # renaming a weight would rename it in the caller's model
     compacted = ir.from_proto(own)
     for node in compacted.graph:
         if node.op_type in _QUANTISERS:
             node.name = None
-            _drop_idle_axis(node)
-            _drop_idle_zero_point(node)
+            _drop_needless_axis(node)
+            _drop_needless_zero_point(node)
         elif node.op_type == "Conv":
             _drop_default_attributes(node)
     _merge_equal_constants(compacted.graph)
-    compacted.metadata_props.pop(FOLDED_KEY, None)  # names weights, whose names change here
+    compacted.metadata_props.pop(FOLDED_KEY, None)  # it refers to weights by the names that change here
     shorten_values(compacted)
     shorten_weights(compacted)
     result = ir.to_proto(compacted)
@@ -41,15 +45,15 @@ def compact_quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _drop_idle_axis(node: ir.Node) -> None:
-    """The axis of a scalar scale says nothing, and 1 is the default."""
+def _drop_needless_axis(node: ir.Node) -> None:
+    """Rule 1 (axis); the default axis is 1."""
     scale, axis = node.inputs[1], node.attributes.get("axis")
     if axis is not None and scale is not None and (axis.as_int() == 1 or (scale.shape is not None and not scale.shape)):
         node.attributes.pop("axis")
 
 
-def _drop_idle_zero_point(node: ir.Node) -> None:
-    """A missing zero point is zero, of the type of the quantised weight."""
+def _drop_needless_zero_point(node: ir.Node) -> None:
+    """Rule 2; a missing zero point is zero, in the dtype of the quantised weight."""
     if node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
         return
     weight, zero = node.inputs[0], node.inputs[2]
@@ -60,7 +64,7 @@ def _drop_idle_zero_point(node: ir.Node) -> None:
 
 
 def _drop_default_attributes(node: ir.Node) -> None:
-    """What Conv assumes anyway; the kernel's shape stays, as some readers look for it."""
+    """Rule 3; kernel_shape stays, because some readers need it."""
     for name, default in (("dilations", 1), ("strides", 1), ("pads", 0)):
         attribute = node.attributes.get(name)
         if attribute is not None and set(attribute.as_ints()) == {default}:
@@ -74,7 +78,7 @@ def _drop_default_attributes(node: ir.Node) -> None:
 
 
 def _merge_equal_constants(graph: ir.Graph) -> None:
-    """One initializer where several hold the same numbers; those that nothing reads go."""
+    """Rule 4."""
     first: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
     for value in list(graph.initializers.values()):
         if value.const_value is None or value.is_graph_input() or value.is_graph_output():

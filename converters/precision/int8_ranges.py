@@ -1,10 +1,13 @@
-"""Between which two numbers each activation is quantised, from what it held for the calibration images.
+"""Measure the range [low, high] in which each activation is quantised, on calibration images.
 
-`minmax` takes all that was seen, `percentile` leaves out one number in 100,000 at each end, and `entropy` cuts where
-the histogram loses least to 256 levels (Migacz, "8-bit Inference with TensorRT", GTC 2017; here with a lower end of its
-own, as the levels are unsigned). Measured here and not by onnxruntime.quantization: its entropy compares, by default, a
-histogram of 128 bins with itself in 128 levels and so cuts nothing, with more bins takes minutes, and its calibrators
-hold all activations of all images. One batch is held here.
+- `minmax`: all measured values;
+- `percentile`: all but one value in 100,000 at each end;
+- `entropy`: clips outliers where the histogram loses the least information in 256 levels (Migacz: "8-bit Inference
+  with TensorRT", GTC 2017; here with a separate lower end, because the levels are unsigned).
+
+onnxruntime.quantization is not used for this: by default its entropy method compares a histogram of 128 bins with
+itself in 128 levels and so clips nothing, with more bins it takes minutes, and its calibrators hold the activations of
+all images in memory. This module holds those of one batch.
 """
 
 from __future__ import annotations
@@ -28,21 +31,21 @@ _BATCH = 8
 _BINS = 2048
 _LEVELS = 256
 _CANDIDATES = 128
-"""Cuts that entropy compares."""
+"""Number of ranges that `entropy` compares."""
 _LEFT_OUT = 1e-5
-"""Share of the numbers beyond each end of a percentile's range."""
+"""Share of the values that `percentile` leaves out at each end."""
 
 
 def measure_ranges(
     model: onnx.ModelProto, images: NDArray[np.float32], method: CalibrationMethod, names: Sequence[str]
 ) -> dict[str, Range]:
-    """The range of each of the values `names` of `model`.
+    """Value name -> (low, high).
 
     Args:
-        model: float32, with one input.
-        images: preprocessed calibration images [N, ...].
+        model: a float32 model with one input.
+        images: preprocessed calibration images float32 [N, ...].
         method: see the module.
-        names: inputs, outputs or intermediate values.
+        names: names of inputs, outputs or intermediate values of `model`.
     """
     ranges: dict[str, Range] = {}
     for name, array in _activations(model, images, names):
@@ -52,13 +55,16 @@ def measure_ranges(
         return ranges
     counts = {name: np.zeros(_BINS, np.int64) for name in ranges}
     for name, array in _activations(model, images, names):
-        counts[name] += np.histogram(array, _BINS, _widened(ranges[name]))[0]
+        counts[name] += np.histogram(array, _BINS, _with_zero(ranges[name]))[0]
     cut = cut_by_entropy if method == "entropy" else cut_by_percentile
-    return {name: cut(counts[name], _widened(ranges[name])) for name in ranges}
+    return {name: cut(counts[name], _with_zero(ranges[name])) for name in ranges}
 
 
 def cut_by_percentile(counts: Counts, seen: Range, left_out: float = _LEFT_OUT) -> Range:
-    """The smallest range of whole bins that leaves out at most the share `left_out` at each end."""
+    """The smallest range of whole bins that leaves out at most the share `left_out` at each end.
+
+    `counts` is a histogram with equal bins over the range `seen`.
+    """
     edges = np.linspace(*seen, len(counts) + 1)
     below = np.cumsum(counts) / counts.sum()
     first = int(np.searchsorted(below, left_out, side="right"))
@@ -68,11 +74,12 @@ def cut_by_percentile(counts: Counts, seen: Range, left_out: float = _LEFT_OUT) 
 
 
 def cut_by_entropy(counts: Counts, seen: Range, levels: int = _LEVELS) -> Range:
-    """The range around zero whose `levels` tell most of the histogram: smallest Kullback-Leibler divergence.
+    """The range around zero that loses the least information in `levels` levels: smallest KL divergence D(P || Q).
 
-    Candidates cut both ends at one magnitude; P is the histogram within the cut, what lies beyond added to its ends;
-    Q is P's inside, evenly spread over the occupied bins of each level. The bin of zero, which behind a Relu holds half
-    of all numbers and is exact in any case, counts as its fuller neighbour, or it alone would decide.
+    Candidates clip both ends at one magnitude. P is the histogram within the range, with the counts beyond it added to
+    its end bins. Q spreads the counts of each level evenly over the occupied bins of that level. The bin of zero holds
+    half of all values behind a Relu and is represented exactly; it would decide alone, so it counts as its fuller
+    neighbour. `counts` is a histogram with equal bins over the range `seen`.
     """
     edges = np.linspace(*seen, len(counts) + 1)
     zero = int(np.clip(np.searchsorted(edges, 0.0, side="right") - 1, 0, len(counts) - 1))
@@ -93,7 +100,7 @@ def cut_by_entropy(counts: Counts, seen: Range, levels: int = _LEVELS) -> Range:
 
 
 def _divergence(counts: Counts, first: int, last: int, levels: int) -> float:
-    """KL(P || Q) of the cut [first, last), see `cut_by_entropy`."""
+    """D(P || Q) of the bins [first, last), see `cut_by_entropy`."""
     inside = counts[first:last].astype(np.float64)
     p = inside.copy()
     p[0] += counts[:first].sum()
@@ -105,12 +112,12 @@ def _divergence(counts: Counts, first: int, last: int, levels: int) -> float:
     if not q.sum():
         return float(np.inf)
     p, q = p / p.sum(), q / q.sum()
-    q[occupied] = np.maximum(q[occupied], 1e-12)  # bins that only hold what was cut off
+    q[occupied] = np.maximum(q[occupied], 1e-12)  # bins that hold only clipped values
     return float((p[occupied] * np.log(p[occupied] / q[occupied])).sum())
 
 
-def _widened(seen: Range) -> Range:
-    """With zero inside, which quantisation must express exactly, and not empty."""
+def _with_zero(seen: Range) -> Range:
+    """The range extended to contain zero, which quantisation must represent exactly, and not empty."""
     low, high = min(seen[0], 0.0), max(seen[1], 0.0)
     return (low, high) if high > low else (low, low + 1e-6)
 
@@ -118,7 +125,7 @@ def _widened(seen: Range) -> Range:
 def _activations(
     model: onnx.ModelProto, images: NDArray[np.float32], names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Every named value for every batch of `images`."""
+    """Yield (name, array) for every named value and every batch of `images`."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     entry = next(
@@ -137,5 +144,5 @@ def _activations(
             continue
         full = np.resize(batch, (fixed, *images.shape[1:])) if fixed else batch
         for spec, array in zip(runner.outputs, runner.run(full), strict=True):
-            # Rows that only fill a fixed batch would count twice.
+            # Without the rows that only fill a fixed batch: they would count twice.
             yield spec.name, array[: len(batch)] if array.ndim and len(array) == len(full) else array

@@ -1,7 +1,8 @@
-"""Find the few nodes that must stay in float32 when a quantised model misses its gate; see `precision_search`.
+"""Search for the few nodes that must stay in float32 so that a model in int8 passes its gate, see `block_search`.
 
-Activation ranges are measured once; each trial quantises anew around the nodes it keeps, and runs in ONNX Runtime.
-The list of names is plain data: `to_int8(model, images, keep=names)` gives the same model again.
+Activation ranges are measured once; each trial quantises the float32 model again, without its float32 nodes, and runs
+in ONNX Runtime. Nodes go back to float32 in order of accuracy gained per byte. The result is a list of names:
+`to_int8(model, images, keep=names)` makes the same model again.
 """
 
 from __future__ import annotations
@@ -24,21 +25,22 @@ from .int8_ranges import CalibrationMethod
 __all__ = ["Int8Search", "search_int8"]
 
 LARGEST_SHARE = 0.5
-"""With more than this share of the nodes in float32 a quantised model is neither small nor fast."""
+"""Largest share of the nodes in float32; beyond it a quantised model is neither small nor fast."""
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Int8Search:
-    """The quantised model that holds the gate, which nodes it cost, and the parity it reached."""
+    """The quantised model that passes the gate, the nodes that stay in float32 for it, and its parity."""
 
     model: onnx.ModelProto
-    kept: tuple[str, ...]
-    """Nodes in float32 for the gate's sake."""
+    float32_nodes: tuple[str, ...]
+    """Names of nodes that stay in float32 to pass the gate."""
     unprofitable: tuple[str, ...]
-    """Nodes in float32 because int8 would make the file larger, see `unprofitable_nodes`."""
+    """Names of nodes that stay in float32 because int8 would make the file larger, see `unprofitable_nodes`."""
     parity: Parity
     trials: int
+    """Number of quantisations that were measured."""
 
 
 def search_int8(
@@ -50,19 +52,19 @@ def search_int8(
     keep: Sequence[str] = (),
     reference: Sequence[NDArray[Any]] | None = None,
 ) -> Int8Search:
-    """Quantise `model` so that its outputs for `images` keep `min_cosine` with those of float32.
+    """Quantise `model` so that the cosine between its outputs and those of float32 is at least `min_cosine`.
 
     Args:
         model: the float32 model, with one input.
-        images: preprocessed calibration images [N, ...], at least 16; also what is measured.
-        min_cosine: the gate.
-        method: how activation ranges come from what was seen.
-        keep: names of nodes to keep in float32 from the start, as from an earlier search.
-        reference: the outputs to compare with; default is what `model` gives.
+        images: preprocessed calibration images float32 [N, ...], at least 16; the cosine is measured on them too.
+        min_cosine: the gate: smallest cosine per image between the two outputs.
+        method: how activation ranges follow from the measured values, see `int8_ranges`.
+        keep: names of nodes that stay in float32 from the start, e.g. from an earlier search.
+        reference: the outputs to compare with; by default those of `model`.
 
     Raises:
-        GateError: the gate cannot be held with at most half of the nodes in float32, or an embedding depends on its
-            neighbours in the batch.
+        GateError: the gate is missed with at most half of the nodes in float32, or an embedding depends on the other
+            images of the batch.
         InputError: the model cannot be quantised.
     """
     expected = tuple(reference) if reference is not None else run_in_batches(OnnxRunner(model), images, _BATCH)
@@ -72,12 +74,12 @@ def search_int8(
         names = [name for name in quantiser.operators if name not in quantiser.unprofitable]
         unprofitable = tuple(name for name in quantiser.operators if name in quantiser.unprofitable)
 
-        def attempt(kept: tuple[str, ...]) -> Int8Search:
+        def attempt(float32_nodes: tuple[str, ...]) -> Int8Search:
             nonlocal trials
             trials += 1
-            quantised = quantiser.quantise(kept)
+            quantised = quantiser.quantise(float32_nodes)
             outputs = run_in_batches(OnnxRunner(quantised), images, _BATCH)
-            return Int8Search(quantised, kept, unprofitable, measure_parity(expected, outputs), trials)
+            return Int8Search(quantised, float32_nodes, unprofitable, measure_parity(expected, outputs), trials)
 
         best = attempt(tuple(name for name in keep if name not in unprofitable))
         if best.parity.min_cosine < min_cosine:
@@ -90,17 +92,17 @@ def search_int8(
                 largest_share=LARGEST_SHARE,
                 cost=lambda names: sum(1 + sizes.get(name, 0) for name in names),
             )
-    if best.parity.min_cosine < min_cosine or len(best.kept) > max(LARGEST_SHARE * len(names), len(keep)):
+    if best.parity.min_cosine < min_cosine or len(best.float32_nodes) > max(LARGEST_SHARE * len(names), len(keep)):
         raise GateError(
-            f"int8: min cosine {best.parity.min_cosine:.6f} with {len(best.kept)} of {len(names)} nodes in float32, "
-            f"must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%}; calibrate on more images, try another "
-            "--calibration, or use --fp16"
+            f"int8: min cosine {best.parity.min_cosine:.6f} with {len(best.float32_nodes)} of {len(names)} nodes "
+            f"in float32, must be >= {min_cosine:g} with at most {LARGEST_SHARE:.0%}; calibrate on more images, "
+            "try another --calibration, or use --fp16"
         )
     check_slots(best.model, images)
     return replace(best, trials=trials)
 
 
 def _weights_of(model: onnx.ModelProto) -> dict[str, int]:
-    """How many weights each node reads: returned to float32, each costs three bytes."""
+    """Node name -> number of weights it reads; in float32 each takes three bytes more than in int8."""
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
     return {node.name: sum(sizes.get(name, 0) for name in node.input) for node in model.graph.node}

@@ -1,1 +1,1 @@
-"""What is known of a model, as plain data: the conversion record, preprocessing, provenance, `rtool.*` metadata."""
+"""Plain data about a model: conversion record, preprocessing, provenance and the `rtool.*` keys of its metadata."""

@@ -1,7 +1,7 @@
-"""What the fx graph of a converted module does, node by node and weights aside, as text that can be compared and kept.
+"""The steps of a converted module's fx graph as text, without weights, to detect later edits of the module.
 
-A conversion keeps the steps of its module in the record, so that an edit made since is found without converting the
-source once more. Restored BatchNorms do not count: they are folded away before anything is written back.
+A conversion stores the steps in its record; comparing them with the module's present steps finds an edit without
+converting the source again. Restored BatchNorms are not steps: write-back folds them first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["GraphStep", "first_difference", "graph_steps", "root_hooks"]
 
 @dataclass(frozen=True)
 class GraphStep:
-    """What one fx node does: its kind, its target, its arguments with nodes by number, and its module, described."""
+    """One fx node: its kind, its target, its arguments (other nodes as `%number`) and the `repr` of its module."""
 
     kind: str
     target: str
@@ -31,7 +31,7 @@ class GraphStep:
 
 
 def graph_steps(module: fx.GraphModule, restored: Collection[str] = ()) -> tuple[GraphStep, ...]:
-    """The nodes of `module` in order, without the layers in `restored`, whose readers read the layer before them."""
+    """The nodes of `module` in order. A layer in `restored` is skipped; its users refer to the layer before it."""
     numbers: dict[fx.Node, str] = {}
     steps = [GraphStep("root", "forward", "", change)] if (change := _changed_calls([module])) else []
     for node in module.graph.nodes:
@@ -47,7 +47,7 @@ def graph_steps(module: fx.GraphModule, restored: Collection[str] = ()) -> tuple
 
 
 def first_difference(own: Iterable[GraphStep], original: Iterable[GraphStep]) -> str:
-    """The first step in which a module is not what its source converts to; "" where there is none."""
+    """Describe the first step in which a module differs from what its source converts to; "" if there is none."""
     for step, expected in zip_longest(own, original):
         if step != expected:
             return f"the module {step or 'ends'} where its source {expected or 'ends'}"
@@ -55,7 +55,7 @@ def first_difference(own: Iterable[GraphStep], original: Iterable[GraphStep]) ->
 
 
 def root_hooks(module: nn.Module) -> int:
-    """How many forward hooks the module itself has, apart from those of its layers."""
+    """The number of forward hooks on the module itself, not counting those on its layers."""
     return len(module._forward_hooks) + len(module._forward_pre_hooks)
 
 
@@ -64,7 +64,7 @@ def _name(target: Any) -> str:
 
 
 def _changed_calls(parts: Iterable[nn.Module]) -> str:
-    """What makes a layer give something else than one of the same options: hooks, another class or `forward`."""
+    """Why layers compute something else than their options say: hooks, a replaced `forward`, a class not of torch."""
     found = []
     for part in parts:
         hooks = root_hooks(part)

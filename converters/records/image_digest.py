@@ -1,7 +1,7 @@
-"""A name for a set of images: one sha256 over them, whatever their order.
+"""The digest of a set of images: one sha256 that does not depend on their order.
 
-What is hashed is what the model gets: the bytes of each image's array after decoding and preprocessing, so that a
-generator and a folder have one alike, and another resize is another set.
+It covers what the model receives, the bytes of each array after decoding and preprocessing: a folder and a generator
+of the same images have the same digest, and another resize gives another one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["combined_digest", "describe_images", "row_digests"]
 
 
 def row_digests(arrays: Sequence[NDArray[Any]]) -> list[bytes]:
-    """The sha256 of every row of a batch: dtype, shape and bytes of that row of each array [N, ...].
+    """One sha256 per row of a batch, over dtype, shape and bytes of that row in each array [N, ...].
 
-    An array of another height than the first has no row per image: it is part of every row, whole.
+    An array whose axis 0 differs from N has no rows per image; it enters the digest of every row as a whole.
     """
     digests = []
     count = _count(arrays)
@@ -34,16 +34,16 @@ def row_digests(arrays: Sequence[NDArray[Any]]) -> list[bytes]:
 
 
 def combined_digest(digests: Iterable[bytes]) -> str:
-    """The sha256 of sorted digests, as hexadecimal digits."""
+    """The sha256 over the sorted digests, in hexadecimal."""
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def describe_images(images: NDArray[Any] | Sequence[NDArray[Any]], *, random: bool) -> dict[str, Any]:
-    """What provenance says of the images something was measured on: how many, their digest, whether made up."""
+    """The facts that provenance records about measured images: their number, their digest, whether they are random."""
     arrays = [images] if isinstance(images, np.ndarray) else list(images)
     return {"images": _count(arrays), "sha256": combined_digest(row_digests(arrays)), "random": random}
 
 
 def _count(arrays: Sequence[NDArray[Any]]) -> int:
-    """The height of the first array that has one."""
+    """N: the size of axis 0 of the first array that has axes."""
     return next((len(array) for array in arrays if array.ndim), 0)

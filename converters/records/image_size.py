@@ -1,4 +1,4 @@
-"""Whether a preprocessing makes images of the size the model takes; it is stored with it, and every reader follows."""
+"""Check that a preprocessing produces images of the size that the model expects."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["check_image_size", "image_shape", "listed"]
 
 
 def image_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
-    """The shape of one image as the network takes it."""
+    """The shape of one preprocessed image without the batch axis: (C, H, W), or (H, W, C) when layout is nhwc."""
     size = (preprocessing.height, preprocessing.width)
     return (preprocessing.channels, *size) if preprocessing.layout == "nchw" else (*size, preprocessing.channels)
 
 
 def check_image_size(label: str, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None) -> None:
-    """Hold the preprocessing to the one image input of a model, where it has one.
+    """Compare the preprocessing with the model's image input; a model without exactly one 4-d input passes.
 
     Raises:
-        InputError: the sizes differ, with both.
+        InputError: the sizes differ; the message gives both.
     """
     if preprocessing is None or len(inputs) != 1 or len(inputs[0].shape) != 4:
         return
@@ -34,5 +34,9 @@ def check_image_size(label: str, inputs: Sequence[TensorSpec], preprocessing: Pr
 
 
 def listed(shape: Sequence[Dim]) -> str:
-    """`batch x 3 x 256 x 128`."""
+    """A shape in words; an unknown size is `?`.
+
+    >>> listed(("batch", 3, 256, None))
+    'batch x 3 x 256 x ?'
+    """
     return " x ".join("?" if size is None else str(size) for size in shape)

@@ -1,9 +1,11 @@
-"""Which BatchNorms were folded into which weights, as rtool's own exports state it in a model's metadata."""
+"""The metadata key in which rtool's exports record which BatchNorm was folded into which weight."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+
+from .json_text import parse_json
 
 __all__ = ["FOLDED_KEY", "stated_folds"]
 
@@ -12,9 +14,9 @@ FOLDED_KEY = "rtool.folded_batchnorms"
 
 
 def stated_folds(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a model's metadata says of folded BatchNorms; empty where it says nothing that can be read."""
+    """Weight initializer -> path of the BatchNorm folded into it; empty where the metadata has no readable entry."""
     try:
-        stated = json.loads(metadata.get(FOLDED_KEY, "{}"))
+        stated = parse_json(metadata.get(FOLDED_KEY, "{}"))
     except json.JSONDecodeError:
         return {}
     return {str(weight): str(name) for weight, name in stated.items()} if isinstance(stated, dict) else {}

@@ -1,7 +1,7 @@
-"""Preprocessing: what happens to an image before the network sees it. A property of the model.
+"""Preprocessing: how an image becomes network input. A property of the model, stored in bundles and ONNX metadata.
 
-Stored with the model in bundles and ONNX metadata, and used alike by training, evaluation, embedding and
-serving. Holds no tensor code: NumPy and Pillow are enough, so serving can import it without torch.
+Training, evaluation, embedding and serving all use this one function. It needs only NumPy and Pillow, so that serving
+can import it without torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ _RESAMPLING = {
 class Preprocessing:
     """Resize to `height` x `width`, reorder channels, then `(pixel - mean) / std` on pixels in 0..255.
 
-    `mean` and `std` have one number a channel, in the order of `channel_order`.
+    `mean` and `std` have one value per channel, in units of the pixels and in the order of `channel_order`.
+
+    >>> from PIL import Image
+    >>> IMAGENET([Image.new("RGB", (64, 64))]).shape
+    (1, 3, 256, 128)
+
+    Raises:
+        InputError: a size or std that is not positive, an unknown interpolation, or a mean or std of the wrong length.
     """
 
     height: int
@@ -54,14 +61,14 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """Channels the network sees: 1 for grey, else 3."""
+        """The number of input channels: 1 for grey, else 3."""
         return 1 if self.channel_order == "grey" else 3
 
     def resize(self, image: Image.Image) -> NDArray[np.uint8]:
         """`image` as uint8 pixels [height, width, channels] in RGB (or grey) order, ready to be augmented.
 
         Raises:
-            InputError: its pixels are floating point or wider than 16 bits, which says nothing of their range.
+            InputError: the pixels are floating point or have over 16 bits, so their range is unknown.
         """
         image = _with_8_bits(image)
         mode = "L" if self.channel_order == "grey" else "RGB"
@@ -73,7 +80,7 @@ class Preprocessing:
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """RGB (or grey) pixels [N, H, W, C] uint8 -> network input float32 in this layout and channel order."""
+        """RGB (or grey) pixels uint8 [N, H, W, C] -> network input float32 in this layout and channel order."""
         if self.channel_order == "bgr":
             pixels = pixels[..., ::-1]
         values = (pixels.astype(np.float32) - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
@@ -89,10 +96,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`; what is left out has its default.
+        """The inverse of `to_dict`; keys that are left out have their defaults.
 
         Raises:
-            InputError: an unknown or missing key, or a mean or std that is no list.
+            InputError: an unknown or missing key, or a mean or std that is not a list.
         """
         if not isinstance(data, dict):
             raise InputError(f"preprocessing: expected keys and values, got {type(data).__name__}")
@@ -102,7 +109,7 @@ class Preprocessing:
                 raise InputError(f"preprocessing: unknown key {name!r}; {nearest(str(name), known)}")
         for name in ("height", "width"):
             if name not in data:
-                raise InputError(f"preprocessing: {name!r} is missing; it needs the size the model takes")
+                raise InputError(f"preprocessing: {name!r} is missing; give the size that the model expects")
         try:
             values: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in data.items()}
             return cls(**values)
@@ -111,7 +118,7 @@ class Preprocessing:
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
-    """`image`, with 16-bit grey scaled to 8 bits; Pillow's own conversion cuts it off at 255 instead."""
+    """`image`, with 16-bit grey scaled to 8 bits; Pillow's own conversion clips at 255 instead."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     values = np.asarray(image)

@@ -1,15 +1,15 @@
-"""What preprocessing a model expects: stated in the file's metadata, else guessed from the shape of its input.
+"""Find the preprocessing a model expects: stated in the file's metadata, else guessed from the shape of its input.
 
-A guess says so; it is never applied silently where a user stated something else.
+A guess is marked (`is_guess`) and never replaces what the user stated.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import InputError
+from .json_text import parse_json
 from .preprocessing import ARCFACE, IMAGENET, Preprocessing
 from .record import TensorSpec
 
@@ -19,12 +19,12 @@ METADATA_KEY = "rtool.preprocessing"
 """Key of an ONNX model's metadata that holds a preprocessing as JSON."""
 
 PREPROCESSINGS: Mapping[str, Preprocessing] = {"imagenet": IMAGENET, "arcface": ARCFACE}
-"""Names a user may give."""
+"""The names that `--preprocessing` accepts."""
 
 
 @dataclass(frozen=True)
 class FoundPreprocessing:
-    """A preprocessing and where it comes from."""
+    """A preprocessing and its origin in words, e.g. "stated in the file"."""
 
     preprocessing: Preprocessing
     origin: str
@@ -32,17 +32,17 @@ class FoundPreprocessing:
 
 
 def find_preprocessing(inputs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> FoundPreprocessing | None:
-    """The preprocessing stated in `metadata`, else a guess for one image input, else None.
+    """The preprocessing stated in `metadata`, else a guess where the model has one image input, else None.
 
     Raises:
-        InputError: the metadata holds something else.
+        InputError: the metadata entry is not a preprocessing as JSON.
     """
     stated = metadata.get(METADATA_KEY)
     if stated is not None:
         try:
-            return FoundPreprocessing(Preprocessing.from_dict(json.loads(stated)), "stated in the file")
+            return FoundPreprocessing(Preprocessing.from_dict(parse_json(stated)), "stated in the file")
         except ValueError as error:
-            raise InputError(f"metadata {METADATA_KEY}: not JSON ({error}); export the model again") from error
+            raise InputError(f"metadata {METADATA_KEY}: not JSON ({error}); re-export the model") from error
     return _guess(inputs)
 
 
@@ -60,7 +60,7 @@ def _guess(inputs: Sequence[TensorSpec]) -> FoundPreprocessing | None:
 
 
 def describe(preprocessing: Preprocessing | None, origin: str | None) -> str:
-    """One line for a table."""
+    """The preprocessing and its origin as one line for a table."""
     if preprocessing is None:
         return origin or "unknown; state it with --preprocessing"
     size = f"{preprocessing.height}x{preprocessing.width} {preprocessing.channel_order}"

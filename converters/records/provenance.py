@@ -1,18 +1,18 @@
-"""Where a model comes from, as a chain: source, converted, restored, trained, exported; each link with its facts.
+"""Provenance of a model as a chain of links: source, converted, restored, trained, exported; each with its facts.
 
-A bundle keeps the chain in `bundle.json`, an exported ONNX file in its own metadata (key `rtool.chain`) and in its
-manifest; each command takes over the chain it finds and adds its link. Plain data, no paths of the machine.
+A bundle stores the chain in `bundle.json`, an exported ONNX file in its metadata (key `rtool.chain`) and in its
+manifest; each command copies the chain it finds and appends its own link. The chain is plain data without local paths.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...version import __version__
+from .json_text import parse_json
 
 __all__ = ["CHAIN_KEY", "ChainLink", "chain_of_bundle", "chain_of_metadata", "to_json", "tool_versions"]
 
@@ -22,7 +22,7 @@ CHAIN_KEY = "rtool.chain"
 
 @dataclass(frozen=True)
 class ChainLink:
-    """One thing that was done: a word for it, a line for people, and facts for programs (JSON data)."""
+    """One processing step: its name, one line for people, and facts for programs (JSON data)."""
 
     step: str
     detail: str
@@ -30,7 +30,7 @@ class ChainLink:
 
 
 def chain_of_bundle(info: Mapping[str, Any]) -> tuple[ChainLink, ...]:
-    """The chain in a bundle's `bundle.json`; of a bundle without one, what its other entries tell."""
+    """The chain in a bundle's `bundle.json`; for a bundle without one, the link that its other entries imply."""
     provenance = info.get("provenance")
     chain = _links(provenance.get("chain") if isinstance(provenance, Mapping) else None)
     if chain:
@@ -44,9 +44,9 @@ def chain_of_bundle(info: Mapping[str, Any]) -> tuple[ChainLink, ...]:
 
 
 def chain_of_metadata(metadata: Mapping[str, str]) -> tuple[ChainLink, ...]:
-    """The chain in an ONNX file's own metadata; empty where it says nothing that can be read."""
+    """The chain in an ONNX file's metadata; empty where there is no readable entry."""
     try:
-        return _links(json.loads(metadata.get(CHAIN_KEY, "[]")))
+        return _links(parse_json(metadata.get(CHAIN_KEY, "[]")))
     except ValueError:
         return ()
 
@@ -57,13 +57,13 @@ def to_json(chain: Iterable[ChainLink]) -> list[dict[str, Any]]:
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of what a conversion depends on."""
+    """Package -> version, for the packages a conversion depends on; those not installed are left out."""
     found = {"rtool": __version__}
     for package in ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxslim", "onnxsim"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            continue  # one of the two runtimes
+            continue  # only one of the two ONNX Runtime packages is installed
     return found
 
 

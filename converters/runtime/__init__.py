@@ -1,1 +1,1 @@
-"""Run any model on NumPy arrays (ONNX Runtime, torch) and compare: runners, parity, probes, which batch it takes."""
+"""Run any model on NumPy arrays (ONNX Runtime, torch, Triton), measure parity, find out which batches it supports."""

@@ -1,4 +1,4 @@
-"""Whether a module takes other batches than the one baked into its file, with the file's numbers."""
+"""Find out by running it whether a converted module supports other batches than the fixed batch of its file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from .parity import measure_parity
 from .probing import probe_inputs
 from .runners import OnnxRunner
 
-__all__ = ["only_batch"]
+__all__ = ["fixed_batch_by_numbers"]
 
 
-def only_batch(module: fx.GraphModule, reference: OnnxRunner, tolerance: float) -> int | None:
-    """The only batch `module` takes; None when it gives the file's numbers at another one too.
+def fixed_batch_by_numbers(module: fx.GraphModule, reference: OnnxRunner, tolerance: float) -> int | None:
+    """The only batch that `module` supports; None when it agrees with the file at another batch too.
 
-    `reference` is the file `module` was made from. At one image more than the file takes, the first and the last
-    rows of every output must be what the file gives for those images.
+    `reference` is the file `module` was converted from. With a fixed batch of N, the module runs on N + 1 images: the
+    first N and the last N rows of each output must equal the file's outputs for those images.
+
+    Args:
+        module: the converted module, in eval mode.
+        reference: the file in ONNX Runtime.
+        tolerance: largest relative error (see `Parity.max_rel`).
     """
     size = reference.batch
     if size is None or any(not spec.shape or spec.shape[0] != size for spec in reference.inputs):
@@ -30,7 +35,7 @@ def only_batch(module: fx.GraphModule, reference: OnnxRunner, tolerance: float) 
     tensors = [torch.from_numpy(arrays[names.index(spec.name)]) for spec in record.inputs]
     try:
         with torch.no_grad():
-            # Not `module(...)`: torch.fx prints the generated code on the terminal when that raises.
+            # Not `module(...)`: torch.fx prints the generated code on the terminal when a call raises.
             result = module.forward(*tensors)
     except (RuntimeError, IndexError):
         return size

@@ -1,8 +1,8 @@
-"""Which batches a module takes that was made from a file with one batch baked in, told from shapes in milliseconds.
+"""Find out from shapes alone, in milliseconds, whether a converted module supports only the batch its file states.
 
-Most files keep their batch only in the shapes they state, and their modules take any. Where a constant of the graph
-holds it (a class token expanded to N rows), the module takes that batch only; `set_batch` can rewrite such a file.
-Where the file is at hand, `batch_of_file.only_batch` compares numbers.
+Most files state a fixed batch only in the shapes of their inputs, and the converted module supports any batch. Where
+a constant of the graph holds the batch (a class token expanded to N rows), the module supports only that one;
+`set_batch` can rewrite such a file. Where the file is available, `batch_by_numbers` compares outputs as well.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import fx, nn
 
 from ..records.record import TensorSpec
 
-__all__ = ["runnable_batch"]
+__all__ = ["fixed_batch_by_shapes"]
 
 
-def runnable_batch(module: fx.GraphModule, inputs: Sequence[TensorSpec]) -> int | None:
-    """The only batch a converted module runs at; None when it runs at others, or when shapes alone do not tell."""
+def fixed_batch_by_shapes(module: fx.GraphModule, inputs: Sequence[TensorSpec]) -> int | None:
+    """The only batch that `module` supports; None when it supports others, or when shapes alone cannot decide."""
     sizes = {spec.shape[0] if spec.shape else None for spec in inputs}
     size = sizes.pop() if len(sizes) == 1 else None
     if not isinstance(size, int) or not _has_shapes_at(module, inputs, size):
@@ -28,7 +28,7 @@ def runnable_batch(module: fx.GraphModule, inputs: Sequence[TensorSpec]) -> int 
 
 
 def _has_shapes_at(module: fx.GraphModule, inputs: Sequence[TensorSpec], batch: int) -> bool:
-    """Whether the module goes through on tensors without data."""
+    """Whether the module runs at `batch` on meta tensors (shapes without data)."""
     arguments = []
     for spec in inputs:
         sizes = [batch, *(size for size in spec.shape[1:] if isinstance(size, int))]

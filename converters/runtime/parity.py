@@ -1,8 +1,7 @@
-"""The numbers of a parity check: how far the outputs of a candidate are from those of its reference.
+"""Parity: measure how far the outputs of a candidate model are from those of its reference.
 
-The maximum relative error is the largest absolute difference divided by the largest absolute value of the
-reference output. Dividing element by element would measure nothing but how close to zero an element happens
-to be.
+The maximum relative error of an output is its largest absolute difference divided by the largest absolute value of
+the reference. An error per element would be dominated by elements that happen to be near zero.
 """
 
 from __future__ import annotations
@@ -23,29 +22,35 @@ Arrays = Sequence[NDArray[Any]]
 
 @dataclass(frozen=True)
 class Parity:
-    """The worst disagreement over all outputs of a model; `worst` is (output, flat index) of `max_abs`."""
+    """The largest differences over all outputs of a model; `worst` is (output, flat index) of `max_abs`."""
 
     max_abs: float
     max_rel: float
     min_cosine: float
     mean_cosine: float
-    """Over rows; of the worst output. Smoother than the minimum, which one row decides."""
+    """Mean over rows, of the worst output. Smoother than `min_cosine`, which a single row decides."""
     rank_agreement: float
-    """Share of rows whose nearest other row in the batch is the same in both (1.0 for fewer than 3 rows)."""
+    """Share of rows whose nearest other row in the batch is the same in both (1.0 with fewer than 3 rows)."""
     worst: tuple[int, int]
     elements: int
 
     @property
     def identical(self) -> bool:
-        """No element differs."""
+        """Whether no element differs."""
         return self.max_abs == 0.0
 
 
 def measure_parity(reference: Arrays, candidate: Arrays) -> Parity:
-    """Compare outputs pairwise; axis 0 is the batch. Non-finite values agree only with the same value in place.
+    """Compare outputs pairwise, in float64; axis 0 is the batch. NaN and infinity agree only with the same value.
 
     Raises:
-        InputError: the numbers or shapes of outputs differ.
+        InputError: the number of outputs or a shape differs.
+
+    Examples:
+        >>> reference = np.eye(2, dtype=np.float32)
+        >>> parity = rtool.converters.measure_parity([reference], [1.5 * reference])
+        >>> parity.max_abs, parity.max_rel, parity.min_cosine
+        (0.5, 0.5, 1.0)
     """
     if len(reference) != len(candidate):
         raise InputError(f"parity: {len(reference)} reference outputs against {len(candidate)}")
@@ -84,10 +89,18 @@ def assert_parity(
     min_cosine: float | None = None,
     reason: str,
 ) -> Parity:
-    """Measure, and raise when a tolerance is missed. `reason` says why the tolerance is what it is.
+    """Measure parity and raise when it misses a tolerance.
+
+    Args:
+        reference: expected outputs.
+        candidate: outputs to compare, in the same order.
+        max_rel: largest maximum relative error, see `Parity`.
+        min_cosine: smallest cosine over all rows.
+        reason: why the tolerance has its value; part of the error message.
 
     Raises:
-        GateError: with the measured numbers, the place of the worst element and the tolerance.
+        GateError: a tolerance is missed; the message gives the measured values and the worst element.
+        InputError: the number of outputs or a shape differs.
     """
     parity = measure_parity(reference, candidate)
     misses = []
@@ -112,7 +125,7 @@ def _unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Row by row; -1 where a number is not finite."""
+    """One cosine per row; -1 where a value is not finite."""
     cosines = (a * b).sum(axis=1)
     # Two zero rows agree; a zero row against anything else has cosine 0.
     cosines = np.where(~a.any(axis=1) & ~b.any(axis=1), 1.0, cosines)

@@ -1,4 +1,4 @@
-"""Inputs to measure a model on when the user gives none: seeded random arrays of the shapes and types it takes."""
+"""Seeded random inputs for measuring a model when the user gives none, in the shapes and dtypes of its inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ __all__ = ["probe_inputs", "probe_pixels"]
 
 
 def probe_inputs(inputs: Sequence[TensorSpec], batch: int, *, seed: int = 0) -> tuple[NDArray[Any], ...]:
-    """One array per input, axis 0 of size `batch` where the batch is not fixed: normal floats, small integers.
+    """One array per input; axis 0 has size `batch` where it is not fixed.
+
+    Floats are drawn from N(0, 1), uint8 from 0..255, booleans and other integers from {0, 1}.
+
+    >>> (images,) = probe_inputs([TensorSpec("images", "float32", ("batch", 3, 4, 4))], 2)
+    >>> images.shape, images.dtype
+    ((2, 3, 4, 4), dtype('float32'))
 
     Raises:
         InputError: a size other than the batch is unknown.
@@ -29,7 +35,7 @@ def probe_inputs(inputs: Sequence[TensorSpec], batch: int, *, seed: int = 0) -> 
             shape[0] = batch
         if None in shape:
             raise InputError(
-                f"input {spec.name!r} has the open shape {list(spec.shape)}; give inputs of a real size to measure on"
+                f"input {spec.name!r} has the dynamic shape {list(spec.shape)}; give inputs of a fixed size"
             )
         sizes = [size for size in shape if size is not None]
         dtype = np.dtype(spec.dtype)
@@ -45,7 +51,7 @@ def probe_inputs(inputs: Sequence[TensorSpec], batch: int, *, seed: int = 0) -> 
 
 
 def probe_pixels(preprocessing: Preprocessing, count: int, *, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth random images [count, H, W, C] uint8: noise at several scales, each image of its own tint and contrast."""
+    """Smooth random images uint8 [count, H, W, C]: noise at several scales, with a tint and contrast per image."""
     generator = np.random.default_rng(seed)
     size = (preprocessing.height, preprocessing.width)
     image = np.repeat(generator.standard_normal((count, 1, 1, preprocessing.channels)), size[0], axis=1)

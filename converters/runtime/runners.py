@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, PlatformError
 from ..records.record import TensorSpec, record_of
+from .session_model import session_model
 
 if TYPE_CHECKING:
     import onnx
@@ -91,10 +92,10 @@ class OnnxRunner:
             options.inter_op_num_threads = 1
         file = ModelFile.of(model)
         self.name = name or (file.name if file.is_named else "onnx")
+        self._given = session_model(file, options)
         providers = _providers(device)
-        content = file.for_onnxruntime()
         try:
-            self.session = ort.InferenceSession(content, options, providers=providers)
+            self.session = ort.InferenceSession(self._given.content, options, providers=providers)
         except Exception as error:  # ONNX Runtime has a dozen exception types without a common base
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.name}: ONNX Runtime cannot load it ({reason}); run `rtool inspect`") from error

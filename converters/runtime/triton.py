@@ -1,4 +1,4 @@
-"""A model on a running Triton, opened and called like any other model: what is behind `triton://host:port/model`.
+"""Run a model on a running Triton server: the runner behind the model reference `triton://host:port/model`.
 
 tritonclient is imported on first use. `serving.client` builds the public client on top of this connection.
 """
@@ -27,9 +27,17 @@ Arrays = tuple[NDArray[Any], ...]
 
 
 class TritonModel:
-    """One model on one server. `url` is host:port of gRPC; `version` None takes the highest that is ready.
+    """One model on one server. Safe to use from several threads.
 
-    Safe to use from several threads. `timeout` in seconds bounds every request.
+    Args:
+        url: host:port of the gRPC endpoint.
+        model: the name of the model.
+        version: None uses the highest version that is ready.
+        timeout: seconds that each request may take.
+
+    Raises:
+        InputError: `url` is malformed, or the server has no such model or version.
+        PlatformError: the server does not answer.
     """
 
     def __init__(self, url: str, model: str, version: int | None = None, *, timeout: float = 30.0) -> None:
@@ -46,7 +54,7 @@ class TritonModel:
             problem = self._explain(error, opening=True)
             self._client.close()
             raise problem from error
-        # One value a row travels as a row of one, because Triton has no empty dims; callers see the graph's shape.
+        # Triton has no empty dims, so an output [N] is served as [N, 1]; callers see the graph's shape [N].
         self._single = {
             entry.name
             for entry in (*config.input, *config.output)
@@ -55,9 +63,9 @@ class TritonModel:
         self.inputs = tuple(_spec(tensor, self._single) for tensor in metadata.inputs)
         self.outputs = tuple(_spec(tensor, self._single) for tensor in metadata.outputs)
         self.max_batch = int(config.max_batch_size)
-        """Largest batch of an open model; 0 when the batch is baked in."""
+        """Largest batch of a model with dynamic batch; 0 when the batch is fixed."""
         self.batch = _fixed_batch(self.inputs) if self.max_batch == 0 else None
-        """The baked batch; None when it is open."""
+        """The fixed batch; None when it is dynamic."""
 
     def __enter__(self) -> Self:
         return self
@@ -72,19 +80,19 @@ class TritonModel:
         self._client.close()
 
     def run(self, *arrays: NDArray[Any]) -> Arrays:
-        """Send one request with `arrays` in graph order; the outputs come back in graph order.
+        """Send one request with `arrays` in graph order and return the outputs in graph order.
 
         Raises:
-            InputError: number, type or shape do not fit the model, or the server refuses the request.
+            InputError: number, dtype or shape of the arrays does not fit the model, or the server refuses the request.
             PlatformError: the server does not answer in time.
         """
         return self.submit(*arrays).result()
 
     def submit(self, *arrays: NDArray[Any]) -> Future[Arrays]:
-        """Like `run`, without waiting.
+        """Like `run`, but return a future at once.
 
         Raises:
-            InputError: number, type or shape do not fit the model.
+            InputError: number, dtype or shape of the arrays does not fit the model.
         """
         from tritonclient.utils import InferenceServerException
 
@@ -126,7 +134,7 @@ class TritonModel:
                     f"input {spec.name!r} expected {spec.dtype} {wanted}, got {array.dtype} {list(array.shape)}"
                 )
             elif self.max_batch and len(array) > self.max_batch:
-                problems.append(f"input {spec.name!r} has {len(array)} rows, the model takes up to {self.max_batch}")
+                problems.append(f"input {spec.name!r} has {len(array)} rows, the model accepts up to {self.max_batch}")
         if problems:
             raise InputError(f"model {self.model!r} on {self.url}: {'; '.join(problems)}")
         return arrays
@@ -178,10 +186,13 @@ class TritonReference:
 
     @classmethod
     def parse(cls, reference: str) -> Self:
-        """Take a reference apart.
+        """Parse a reference; without a version, `version` is None.
+
+        >>> TritonReference.parse("triton://localhost:8001/osnet/2")
+        TritonReference(url='localhost:8001', model='osnet', version=2)
 
         Raises:
-            InputError: it has another form.
+            InputError: the reference has another form.
         """
         found = re.fullmatch(r"triton://([^/\s]+:\d{1,5})/([A-Za-z0-9._-]+)(?:/([1-9]\d*))?", reference)
         if found is None:
@@ -191,7 +202,7 @@ class TritonReference:
 
 
 class TritonRunner:
-    """A model on a Triton in the shape of `Runner`: name, inputs, outputs, batch, `run`."""
+    """A model on a Triton server with the interface of `Runner`: name, inputs, outputs, batch, `run`."""
 
     def __init__(self, model: TritonModel) -> None:
         self.model = model
@@ -205,19 +216,19 @@ class TritonRunner:
         """Open `triton://host:port/model[/version]`.
 
         Raises:
-            InputError: another form, or the server has no such model.
+            InputError: the reference has another form, or the server has no such model.
             PlatformError: no server answers.
         """
         parsed = TritonReference.parse(reference)
         return cls(TritonModel(parsed.url, parsed.model, parsed.version, timeout=timeout))
 
     def run(self, *arrays: NDArray[Any]) -> Arrays:
-        """One request; arrays and outputs in graph order."""
+        """Send one request; arrays and outputs are in graph order."""
         return self.model.run(*arrays)
 
 
 def _grpc() -> Any:
-    """Tritonclient's gRPC module, which takes a tenth of a second to import."""
+    """Tritonclient's gRPC module, imported late because that takes 0.1 s."""
     from tritonclient import grpc
 
     return grpc

@@ -1,164 +1,188 @@
-"""Loads the weights of a fused `.pth` into a converted module: by name, else by unique shape and order.
+"""Copies a state_dict file into a module: by name, or for a fused network also by unique shape and order.
 
-For users whose training code exports a fused state_dict beside the graph. The state_dict of the unfused original goes
-into a module whose BatchNorms were restored, by name. Nothing is unpickled: only tensors in plain containers are
-read. A partial match is refused unless asked for.
+`onnx2torch --weights` and `model.weights` of a fine-tuning run both load through here, so they read the same files and
+refuse them in the same words. The fused `.pth` that training code saves beside its graph goes into the converted
+module; the state_dict of the unfused original goes, by name, into a module whose BatchNorms were restored. Nothing is
+copied before everything fits; a partial match is refused unless it is asked for.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ..records.record import record_of
+from .state_dict_files import StateDictFile, read_state_dict
+from .state_dict_names import is_counter, names_of_module
+from .weight_match import MatchedWeight, Matches, StateDictOrigin, WeightMatch, match_of, refuse_misfit
 
-__all__ = ["MatchedWeight", "WeightMatch", "is_unfused", "load_fused_weights", "load_unfused_weights"]
-
-_DEPTHS = {
-    237: "a fused iresnet50",
-    462: "a fused iresnet100",
-    396: "an unfused iresnet50",
-    771: "an unfused iresnet100",
-}
-"""Tensors in the state_dict (without counters) of insightface's networks."""
-_NESTED = ("state_dict", "model", "model_state_dict")
-
-
-@dataclass(frozen=True)
-class MatchedWeight:
-    """Parameter or buffer `target` was loaded from `key`."""
-
-    target: str
-    key: str
-    how: Literal["name", "shape and order"]
+__all__ = [
+    "MatchedWeight",
+    "StateDictOrigin",
+    "WeightMatch",
+    "cancelled_biases",
+    "is_unfused",
+    "load_fused_weights",
+    "load_named_weights",
+    "load_unfused_weights",
+]
 
 
-@dataclass(frozen=True)
-class WeightMatch:
-    """What was loaded from a state_dict, and what was left."""
+def load_fused_weights(
+    module: nn.Module, weights: str | Path | StateDictFile, *, allow_partial: bool = False
+) -> WeightMatch:
+    """Load the state_dict of a fused network into its converted module, in place.
 
-    matched: tuple[MatchedWeight, ...]
-    missing: tuple[str, ...]
-    """Parameters and buffers of the module that got nothing."""
-    unused: tuple[str, ...]
-    """Keys of the file that went nowhere."""
-    looks_like: str | None
+    A tensor is matched by its name; those left are matched in order where file and module have equally many of a shape.
 
-
-def load_fused_weights(module: nn.Module, path: str | Path, *, allow_partial: bool = False) -> WeightMatch:
-    """Load the state_dict at `path` into `module`, in place.
+    Args:
+        module: from `onnx_to_torch`; its tensors keep their dtype.
+        weights: the file, or what `read_state_dict` made of it.
+        allow_partial: accept a file that lacks tensors of the module, or has others.
 
     Raises:
-        InputError: the file holds no state_dict, or does not fill the module completely and `allow_partial` is off.
+        InputError: the file holds no state_dict, does not fill the module completely and `allow_partial` is off, has no
+            tensor of it, or holds NaN or infinity.
     """
-    file = Path(path)
-    state = _read_state(file)
-    match = _match({k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}, state)
-    if (match.missing or match.unused) and not allow_partial:
-        kind = f"; it looks like {match.looks_like}" if match.looks_like else ""
-        raise InputError(
-            f"{file}: {len(match.matched)} tensors fit, {len(match.missing)} of the model get none "
-            f"({', '.join(match.missing[:3]) or '-'}), {len(match.unused)} of the file are left over "
-            f"({', '.join(match.unused[:3]) or '-'}){kind}; give the weights of this graph, or --allow-partial"
-        )
-    own = module.state_dict()
-    with torch.no_grad():
-        for entry in match.matched:
-            own[entry.target].copy_(state[entry.key].reshape(own[entry.target].shape))
+    state = _read(weights)
+    own = {name: tensor for name, tensor in module.state_dict().items() if not is_counter(name)}
+    named = names_of_module(state, own, own)
+    matched, misshapen = _match_fused(own, named.tensors)
+    way_out = "give the weights of this graph, or --allow-partial"
+    match = match_of(state, named, own, matched)
+    refused = bool(match.missing or match.unused) and not allow_partial
+    refuse_misfit(match, own, named, misshapen, refused=refused, way_out=way_out)
+    _copy(module, {target: named.tensors[name] for target, (name, _) in matched.items()}, state.path)
     return match
 
 
-def is_unfused(module: nn.Module, path: str | Path) -> bool:
-    """Whether the state_dict at `path` has BatchNorms that `module` has not.
+def is_unfused(module: nn.Module, weights: str | Path | StateDictFile) -> bool:
+    """Whether the state_dict in a file has BatchNorms that `module` has not.
 
     Raises:
         InputError: the file holds no state_dict.
     """
-    own = module.state_dict()
-    return any(name.endswith("running_mean") and name not in own for name in _read_state(Path(path)))
+    state, own = _read(weights), module.state_dict()
+    names = names_of_module(state, own, own).tensors
+    return any(name.endswith("running_mean") and name not in own for name in names)
 
 
-def load_unfused_weights(module: nn.Module, path: str | Path, *, allow_partial: bool = False) -> WeightMatch:
+def load_unfused_weights(
+    module: nn.Module, weights: str | Path | StateDictFile, *, allow_partial: bool = False
+) -> WeightMatch:
     """Load the state_dict of the original network into `module`, which has its BatchNorms back, by name, in place.
 
-    A bias that a layer got from fusing and the original lacks is zero.
+    A bias that a layer got from fusing and the original lacks becomes zero.
+
+    Args:
+        module: from `onnx_to_torch`, after `restore_batchnorm`.
+        weights: the file, or what `read_state_dict` made of it.
+        allow_partial: accept a file that lacks tensors of the module, or has others.
 
     Raises:
-        InputError: the file holds no state_dict, or does not fill the module completely and `allow_partial` is off.
+        InputError: the file holds no state_dict, does not fill the module completely and `allow_partial` is off, has
+            tensors of another shape or none of the module, or holds NaN or infinity.
     """
-    file = Path(path)
-    state = _read_state(file)
-    own = set(module.state_dict())
-    try:
-        outcome = module.load_state_dict(dict(state), strict=False)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{file}: is of another architecture ({reason}); give the original's weights") from error
-    missing = tuple(name for name in outcome.missing_keys if not name.endswith("num_batches_tracked"))
-    unused = tuple(outcome.unexpected_keys)
-    if (missing or unused) and not allow_partial:
-        raise InputError(
-            f"{file}: {len(missing)} tensors of the model get none ({', '.join(missing[:3]) or '-'}), "
-            f"{len(unused)} of the file are left over ({', '.join(unused[:3]) or '-'}); "
-            "give the weights of the network this file was exported from, or --allow-partial"
-        )
-    matched = tuple(MatchedWeight(name, name, "name") for name in state if name in own)
-    return WeightMatch(matched, missing, unused, _DEPTHS.get(len(state)))
-
-
-def _read_state(file: Path) -> dict[str, Tensor]:
-    try:
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file; check the path") from None
-    except pickle.UnpicklingError as error:  # torch's own message advises to run whatever is in the file
-        raise InputError(
-            f"{file}: expected a state_dict of tensors, got other Python objects or a damaged file; "
-            "save model.state_dict()"
-        ) from error
-    except Exception as error:  # damaged bytes break the reading in ways nobody can list
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{file}: expected a state_dict of tensors, cannot read it ({reason}); fetch or save it again"
-        ) from error
-    for key in _NESTED:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        raise InputError(
-            f"{file}: expected a state_dict of tensors, got {type(loaded).__name__}; save model.state_dict()"
-        )
-    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
-    return {
-        key.removeprefix("module."): value for key, value in tensors.items() if not key.endswith("num_batches_tracked")
-    }
-
-
-def _match(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> WeightMatch:
-    matched = [
-        MatchedWeight(name, name, "name")
-        for name, tensor in own.items()
-        if name in state and _long_axes(state[name]) == _long_axes(tensor)
-    ]
-    names = {entry.target for entry in matched}
-    left, free = _by_shape(own, names), _by_shape(state, names)
-    for shape, targets in left.items():
-        keys = free.get(shape, [])
-        if len(keys) == len(targets):
-            matched += [MatchedWeight(t, k, "shape and order") for t, k in zip(targets, keys, strict=True)]
-    targets_done, keys_done = {entry.target for entry in matched}, {entry.key for entry in matched}
-    return WeightMatch(
-        tuple(matched),
-        tuple(name for name in own if name not in targets_done),
-        tuple(key for key in state if key not in keys_done),
-        _DEPTHS.get(len(state)),
+    return load_named_weights(
+        module,
+        weights,
+        may_lack=lambda _: allow_partial,
+        may_have_others=allow_partial,
+        way_out="give the weights of the network this file was exported from, or --allow-partial",
     )
+
+
+def load_named_weights(
+    module: nn.Module,
+    weights: str | Path | StateDictFile,
+    *,
+    may_lack: Callable[[str], bool],
+    may_have_others: bool,
+    way_out: str,
+) -> WeightMatch:
+    """Load a state_dict into `module` by name, in place.
+
+    A bias before a restored BatchNorm that the file lacks becomes zero: BatchNorm subtracts it again.
+
+    Args:
+        module: any module; its tensors keep their dtype.
+        weights: the file, or what `read_state_dict` made of it.
+        may_lack: whether the tensor of this name keeps its value where the file lacks it.
+        may_have_others: whether the file may have tensors that the module has no place for, such as a classifier's.
+        way_out: how a message about a misfit ends.
+
+    Raises:
+        InputError: the file holds no state_dict, does not fit, has no tensor of the module, or holds NaN or infinity.
+    """
+    state, own = _read(weights), module.state_dict()
+    optional = cancelled_biases(module)
+    required = {name for name in own if not (is_counter(name) or name in optional or may_lack(name))}
+    named = names_of_module(state, own, required)
+    misshapen = [name for name in own if name in named.tensors and named.tensors[name].shape != own[name].shape]
+    matched: Matches = {name: (name, "name") for name in own if name in named.tensors and name not in misshapen}
+    zero = {name for name in optional if name not in named.tensors and f"{name[:-4]}weight" in matched}
+    match = match_of(state, named, [name for name in own if name not in zero and not is_counter(name)], matched)
+    refused = not required.isdisjoint(match.missing) or bool(misshapen) or (bool(match.unused) and not may_have_others)
+    refuse_misfit(match, own, named, misshapen, refused=refused, way_out=way_out)
+    values = {target: named.tensors[target] for target in matched}
+    _copy(module, {**values, **{name: torch.zeros_like(own[name]) for name in zero}}, state.path)
+    return match
+
+
+def _read(weights: str | Path | StateDictFile) -> StateDictFile:
+    return weights if isinstance(weights, StateDictFile) else read_state_dict(weights)
+
+
+def cancelled_biases(module: nn.Module) -> set[str]:
+    """Biases of layers before a restored BatchNorm, which subtracts them again: no output depends on them."""
+    record = record_of(module)
+    return {f"{entry.after}.bias" for entry in record.restored} if record is not None else set()
+
+
+def _match_fused(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[Matches, list[str]]:
+    """By name of the module, the name in the file and how it was found; and names whose shapes differ."""
+    same = [name for name in own if name in state]
+    misshapen = [name for name in same if _long_axes(state[name]) != _long_axes(own[name])]
+    matched: Matches = {name: (name, "name") for name in same if name not in misshapen}
+    left, free = _by_shape(own, matched.keys()), _by_shape(state, matched.keys())
+    for shape, targets in left.items():
+        names = free.get(shape, [])
+        if len(names) == len(targets):
+            matched.update({target: (name, "shape and order") for target, name in zip(targets, names, strict=True)})
+    return matched, [name for name in misshapen if name not in matched]
+
+
+def _copy(module: nn.Module, values: Mapping[str, Tensor], file: Path) -> None:
+    """Copy `values` into the tensors of `module` that have their names, converted to the dtype of each.
+
+    Raises:
+        InputError: one is no array of floats, or holds NaN or infinity; nothing has been copied then.
+    """
+    own, ready, broken = module.state_dict(), {}, []
+    for name, value in values.items():
+        target = own[name]
+        dense = value.layout == torch.strided and not value.is_quantized and not value.is_meta
+        if not dense or (target.is_floating_point() and not value.is_floating_point()):
+            kind = str(value.dtype if value.layout == torch.strided else value.layout).removeprefix("torch.")
+            raise InputError(
+                f"{file}: weight {name!r} is {kind}{' without data' if value.is_meta else ''}, and the network has "
+                f"{str(target.dtype).removeprefix('torch.')}; give weights that are not quantised or sparse"
+            )
+        ready[name] = value.detach().reshape(target.shape).to(target.dtype)
+        # a network that has infinity there, such as an attention mask, may be given one
+        if not torch.isfinite(ready[name]).all() and (ready[name].isnan().any() or torch.isfinite(target).all()):
+            broken.append(name)
+    if broken:
+        raise InputError(
+            f"{file}: weight {broken[0]!r} (and {len(broken) - 1} more) holds NaN or infinity; give a sound file"
+        )
+    with torch.no_grad():
+        for name, value in ready.items():
+            own[name].copy_(value)
 
 
 def _long_axes(tensor: Tensor) -> list[int]:
@@ -166,9 +190,9 @@ def _long_axes(tensor: Tensor) -> list[int]:
     return [size for size in tensor.shape if size != 1]
 
 
-def _by_shape(tensors: Mapping[str, Tensor], taken: set[str]) -> dict[tuple[int, ...], list[str]]:
+def _by_shape(tensors: Mapping[str, Tensor], matched: Collection[str]) -> dict[tuple[int, ...], list[str]]:
     found: dict[tuple[int, ...], list[str]] = {}
     for name, tensor in tensors.items():
-        if name not in taken:
+        if name not in matched and not is_counter(name):
             found.setdefault(tuple(tensor.shape), []).append(name)
     return found

@@ -67,6 +67,13 @@ def write_back(
     Raises:
         InputError: `source` is another model, `module` was edited or has parts that the source graph has no place
             for, or `output` is the source file or holds weights of it.
+
+    Examples:
+        >>> module = rtool.converters.onnx_to_torch("model.onnx")
+        >>> _ = module.conv.bias.data.fill_(1.0)
+        >>> trained = rtool.converters.write_back(module, "model.onnx")
+        >>> onnx.numpy_helper.to_array(trained.graph.initializer[1])
+        array([1., 1., 1., 1.], dtype=float32)
     """
     file = source_file(source)
     if output is not None:

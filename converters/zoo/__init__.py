@@ -1,1 +1,1 @@
-"""Architectures, one paper a file."""
+"""Architectures that rtool can build by name, one paper per file, listed in `registry.py`."""

@@ -1,4 +1,4 @@
-"""Which known architecture a graph looks like, from its operators and sizes. A guess, and said to be one."""
+"""Guess which known architecture an ONNX graph is, from its operators and channels. `inspect` labels it a guess."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import onnx_ir as ir
 __all__ = ["guess_architecture"]
 
 _IRESNET_PRELUS = {9: "iresnet18", 17: "iresnet34", 25: "iresnet50", 50: "iresnet100", 99: "iresnet200"}
-"""PReLUs of each depth: the stem's and one a block."""
+"""Number of PReLUs -> name: one in the stem and one per block."""
 
 
 def guess_architecture(graph: ir.Graph, operators: Mapping[str, int]) -> str | None:
-    """A zoo name, a family, or None."""
+    """The name of a zoo entry or of a family ("transformer"); None when nothing matches.
+
+    `operators` counts the nodes per operator type.
+    """
     convolutions = [node for node in graph if node.op_type == "Conv"]
     if not convolutions:
         return "transformer" if operators.get("Softmax", 0) >= 2 else None

@@ -1,7 +1,8 @@
-"""iResNet, the residual network of ArcFace, pre-activated and with PReLU.
+"""iResNet, the pre-activated residual network with PReLU that ArcFace uses.
 
-Deng, Guo, Xue, Zafeiriou: "ArcFace", CVPR 2019, arXiv:1801.07698 (block "improved residual unit", output
-"E": BN-Dropout-FC-BN). Parameter names are those of insightface's arcface_torch, so its state_dicts load.
+Deng, Guo, Xue, Zafeiriou: "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019,
+arXiv:1801.07698 (block "improved residual unit", output "E": BN-Dropout-FC-BN). Parameter names are those of
+insightface's arcface_torch, so its state_dicts load.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 __all__ = ["IResNet"]
 
 _REDUCTION = 16
-"""The four stages halve the image once each."""
+"""Input size / feature map size: each of the four stages halves the image."""
 
 
 class _Block(nn.Module):
@@ -43,8 +44,8 @@ def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
 class IResNet(nn.Module):
     """Aligned faces [N, 3, H, W] float32 -> embeddings [N, embedding_size], not normalised.
 
-    `depths` counts the blocks of each stage; `input_size` is (height, width) and fixes the size of
-    the last linear layer.
+    `depths` is the number of blocks per stage; `input_size` is (height, width) in pixels and fixes the size of the
+    last linear layer.
     """
 
     def __init__(
@@ -85,5 +86,5 @@ class IResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0.0, 0.1)
-        # The scale of the embedding is the margin head's business: gamma of the last BatchNorm stays 1.
+        # The margin loss sets the scale of the embedding, so gamma of the last BatchNorm stays 1.
         self.features.weight.requires_grad_(False)

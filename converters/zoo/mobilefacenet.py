@@ -1,7 +1,8 @@
-"""MobileFaceNet, a small face network of inverted residuals with global depthwise convolution at its end.
+"""MobileFaceNet, a small face network of inverted residual blocks that ends in a global depthwise convolution.
 
-Chen, Liu, Gao, Han: "MobileFaceNets", CCBR 2018, arXiv:1804.07573; widened twice and with 512-d embeddings as
-in insightface's arcface_torch ("mbf"), whose parameter names it has, so its state_dicts load.
+Chen, Liu, Gao, Han: "MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on Mobile Devices",
+CCBR 2018, arXiv:1804.07573; with twice the channels and 512-d embeddings as in insightface's arcface_torch ("mbf").
+Parameter names are those of arcface_torch, so its state_dicts load.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def _convolution(
 
 
 class _Layers(nn.Module):
-    """A sequence below the name `layers`, as the published state_dicts have it."""
+    """A sequence named `layers`, as in the published state_dicts."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -72,8 +73,8 @@ def _residuals(channels: int, expanded: int, depth: int) -> _Layers:
 class MobileFaceNet(nn.Module):
     """Aligned faces [N, 3, H, W] float32 -> embeddings [N, embedding_size], not normalised.
 
-    `depths` counts the residual bottlenecks of the three stages; `input_size` is (height, width) and fixes
-    the kernel of the global depthwise convolution.
+    `depths` is the number of residual bottlenecks per stage, `scale` multiplies the channels, and `input_size` is
+    (height, width) in pixels and fixes the kernel of the global depthwise convolution.
     """
 
     def __init__(
@@ -85,20 +86,20 @@ class MobileFaceNet(nn.Module):
         input_size: tuple[int, int] = (112, 112),
     ) -> None:
         super().__init__()
-        narrow, wide = 64 * scale, 128 * scale
+        early, late = 64 * scale, 128 * scale
         self.layers = nn.ModuleList(
             [
-                _ConvBlock(3, narrow, 3, 2, 1),
-                _ConvBlock(narrow, narrow, 3, 1, 1, groups=64),
-                _Bottleneck(narrow, narrow, 128, stride=2),
-                _residuals(narrow, 128, depths[0]),
-                _Bottleneck(narrow, wide, 256, stride=2),
-                _residuals(wide, 256, depths[1]),
-                _Bottleneck(wide, wide, 512, stride=2),
-                _residuals(wide, 256, depths[2]),
+                _ConvBlock(3, early, 3, 2, 1),
+                _ConvBlock(early, early, 3, 1, 1, groups=64),
+                _Bottleneck(early, early, 128, stride=2),
+                _residuals(early, 128, depths[0]),
+                _Bottleneck(early, late, 256, stride=2),
+                _residuals(late, 256, depths[1]),
+                _Bottleneck(late, late, 512, stride=2),
+                _residuals(late, 256, depths[2]),
             ]
         )
-        self.conv_sep = _ConvBlock(wide, _LAST_CHANNELS)
+        self.conv_sep = _ConvBlock(late, _LAST_CHANNELS)
         height, width = (-(-side // _REDUCTION) for side in input_size)
         self.features = _Layers(
             _LinearBlock(_LAST_CHANNELS, _LAST_CHANNELS, (height, width), groups=_LAST_CHANNELS),

@@ -1,9 +1,9 @@
-"""OSNet, omni-scale person re-identification network.
+"""OSNet, the omni-scale network for person re-identification.
 
 Zhou, Yang, Cavallaro, Xiang: "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019,
 arXiv:1905.00953. Parameter names are those of the authors' deep-person-reid, so its state_dicts load; the
-classifier is left out, because rtool's heads live with the losses. Input of any size from 32 x 32 on, embedding
-after FC-BatchNorm-ReLU, not normalised.
+classifier is left out, because in rtool classifier weights belong to the losses. Inputs may have any size of at
+least 32 x 32; the embedding comes after FC-BatchNorm-ReLU and is not normalised.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _LightConv3x3(nn.Module):
 
 
 class _ChannelGate(nn.Module):
-    """Unified aggregation gate: one weight in 0..1 per channel and image, from global average pooling."""
+    """Unified aggregation gate: one factor in 0..1 per channel and image, from global average pooling."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def _stage(inputs: int, outputs: int, *, reduce: bool) -> nn.Sequential:
 class OSNet(nn.Module):
     """Images [N, 3, H, W] float32 -> embeddings [N, embedding_size], non-negative.
 
-    `width` scales the channels 64, 256, 384, 512 of the published x1.0.
+    `width` multiplies the channels 64, 256, 384, 512 of the published x1.0 model.
     """
 
     def __init__(self, width: float = 1.0, *, embedding_size: int = 512) -> None:

@@ -1,8 +1,9 @@
-"""PCB, part-based convolutional baseline for person re-identification: one embedding a horizontal stripe.
+"""PCB, the part-based convolutional baseline for person re-identification: one embedding per horizontal stripe.
 
 Sun, Zheng, Yang, Tian, Wang: "Beyond Part Models: Person Retrieval with Refined Part Pooling", ECCV 2018,
 arXiv:1711.09349. Parameter names are those of deep-person-reid's `pcb`, so its state_dicts load; its classifiers are
-left out, because rtool's heads live with the losses. The embedding is the stripes' in a row, as the `pcb` loss expects.
+left out, because in rtool classifier weights belong to the losses. The embedding concatenates those of the stripes,
+as the `pcb` loss expects.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class _Reduce(nn.Module):
 
 
 class PCB(ResNet50):
-    """Images [N, 3, 384, 128] -> embeddings [N, parts * reduced]; in eval mode each stripe's has unit length."""
+    """Images [N, 3, H, W] float32 -> embeddings [N, parts * reduced]; in eval mode each stripe has unit length."""
 
     def __init__(self, *, parts: int = 6, reduced: int = 256, dropout: float = 0.5, last_stride: int = 1) -> None:
         super().__init__(last_stride=last_stride, embedding_size=None)
@@ -39,7 +40,7 @@ class PCB(ResNet50):
         nn.init.kaiming_normal_(self.conv5.layers[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images -> stripes' embeddings, top to bottom."""
+        """Images -> the embeddings of the stripes, concatenated from top to bottom."""
         stripes = self.conv5(self.dropout(self.parts_avgpool(self.feature_map(x)))).squeeze(3)
         if not self.training:
             stripes = F.normalize(stripes, dim=1)

@@ -1,7 +1,9 @@
 """The table of architectures rtool can build by name, with the preprocessing each expects.
 
-`build_architecture("osnet_x0_25")` makes the module with fresh weights; weights come from a bundle or a
-state_dict, never from the network. Options are the keyword arguments of the architecture's class.
+`build_architecture("osnet_x0_25")` makes the module with fresh weights; trained weights come from a bundle or a
+state_dict and are never downloaded. Options are the keyword arguments of the architecture's class.
+
+To add an architecture: write a file beside this one and add a row to `ZOO`, and a row to `_VALUES` for each new option.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Architecture:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names a caller may pass beside the fixed arguments."""
+        """The option names that a caller may pass."""
         return tuple(name for name in inspect.signature(self.build).parameters if name not in self.arguments)
 
 
@@ -88,16 +90,22 @@ _VALUES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "reduced": _COUNT,
     "scale": _COUNT,
 }
-"""What each option of the architectures takes, in words and as a check."""
+"""Option -> the values it accepts, in words and as a check."""
 
 
 def build_architecture(name: str, *, input_size: tuple[int, int] | None = None, **options: Any) -> nn.Module:
     """The named architecture with fresh weights, drawn from torch's global generator, in training mode.
 
-    `input_size` (height, width) sizes the last layer where it depends on the image; the others take any size.
+    `input_size` (height, width) in pixels sizes the last layer where that depends on the image; the other
+    architectures accept images of any size.
 
     Raises:
-        InputError: an unknown name or option, whose nearest known ones are listed, or a value it does not take.
+        InputError: an unknown name or option (the nearest known ones are listed), or a value the option rejects.
+
+    Examples:
+        >>> network = rtool.converters.build_architecture("osnet_x0_25").eval()
+        >>> network(torch.zeros(1, 3, 128, 64)).shape
+        torch.Size([1, 512])
     """
     architecture = _architecture(name)
     for option in options:
@@ -121,7 +129,11 @@ def _check_value(architecture: Architecture, name: str, option: str, value: obje
 
 
 def architecture_preprocessing(name: str, *, input_size: tuple[int, int] | None = None) -> Preprocessing:
-    """The preprocessing the named architecture expects, at `input_size` (height, width) when that is given."""
+    """The preprocessing the named architecture expects, with `input_size` (height, width) in pixels when given.
+
+    Raises:
+        InputError: an unknown name.
+    """
     preprocessing = _architecture(name).preprocessing
     if input_size is None:
         return preprocessing

@@ -1,8 +1,9 @@
-"""ResNet-50 for re-identification: last stride 1, pooled, 512-d embedding; also with IBN-a normalisation.
+"""ResNet-50 for re-identification: last stride 1, global pooling, 512-d embedding; optionally IBN-a normalisation.
 
-He, Zhang, Ren, Sun: "Deep Residual Learning", CVPR 2016, arXiv:1512.03385; last stride 1 as in Luo et al.,
-"Bag of Tricks", arXiv:1903.07071; IBN-a from Pan et al., "Two at Once", ECCV 2018, arXiv:1807.09441. The
-backbone has torchvision's parameter names (and IBN-Net's `bn1.IN`, `bn1.BN`), the embedding those of
+He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385; last stride 1 as in
+Luo et al.: "Bag of Tricks and A Strong Baseline for Deep Person Re-identification", arXiv:1903.07071; IBN-a from Pan
+et al.: "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net", ECCV 2018, arXiv:1807.09441. The
+backbone has torchvision's parameter names (and IBN-Net's `bn1.IN`, `bn1.BN`), the embedding layers have those of
 deep-person-reid's `resnet50_fc512`.
 """
 
@@ -60,8 +61,8 @@ class _Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """Images [N, 3, H, W] float32 -> embeddings [N, embedding_size], non-negative.
 
-    With `embedding_size=None` the pooled 2048-d features are the embedding. `ibn` puts IBN-a into the first
-    three stages.
+    With `embedding_size=None` the pooled 2048-d features are the embedding. `ibn` uses IBN-a in the first three stages;
+    `last_stride` is the stride of the fourth.
     """
 
     def __init__(self, *, ibn: bool = False, last_stride: int = 1, embedding_size: int | None = 512) -> None:

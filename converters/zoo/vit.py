@@ -1,9 +1,10 @@
-"""ViT-tiny for faces: 144 patches of 9 x 9, 12 pre-normed blocks of width 256, the whole map flattened into the head.
+"""ViT-tiny for faces: 144 patches of 9 x 9, 12 pre-norm blocks of width 256; the last layers read all tokens at once.
 
-Dosovitskiy et al.: "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929, without class token, as in An et
-al.: "Killing Two Birds with One Stone", CVPR 2022, arXiv:2203.15565. Parameter names are those of insightface's
-arcface_torch ("vit_t"), so its state_dicts load. Their random masking of patches in training is left out;
-`mask_token`, which only it uses, is kept as a buffer.
+Dosovitskiy et al.: "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021,
+arXiv:2010.11929, without class token, as in An et al.: "Killing Two Birds with One Stone: Efficient and Robust
+Training of Face Recognition CNNs by Partial FC", CVPR 2022, arXiv:2203.15565. Parameter names are those of
+insightface's arcface_torch ("vit_t"), so its state_dicts load. Its random masking of patches in training is left out;
+the `mask_token` that only the masking uses remains as an unused buffer.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class _Perceptron(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and perceptron, each behind a LayerNorm and beside a shortcut."""
+    """Attention, then perceptron, each with a LayerNorm before it and a shortcut around it."""
 
     def __init__(self, dim: int, heads: int, ratio: int) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class _Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Aligned faces [N, 3, H, W] float32 -> embeddings [N, embedding_size], not normalised.
 
-    `input_size` is (height, width); only whole patches of it are seen.
+    `input_size` is (height, width) in pixels; pixels beyond the last whole patch are ignored.
     """
 
     def __init__(

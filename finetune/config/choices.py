@@ -1,4 +1,4 @@
-"""Words that a configuration and a loss function share, so that reading a configuration loads no torch."""
+"""Choices that a configuration and a loss function share, so that reading a configuration does not import torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The configuration of a fine-tuning run: frozen models, every field documented once; this is the reference page.
 
-Unknown keys are refused. Reading files, overrides and messages is `config_files`' business.
+Unknown keys are refused. `files` reads YAML and overrides and words the messages; `losses` has the kinds of loss.
 """
 
 from __future__ import annotations
@@ -62,19 +62,20 @@ class ModelConfig(Section):
     preprocessing: Literal["auto", "imagenet", "arcface"] = "auto"
     """Normalisation of pixels; auto: the model's own, else arcface for square inputs and imagenet for others."""
     size: tuple[Count, Count] | None = None
-    """Height and width of the network input; by default the model's own."""
+    """Height and width of the network input in pixels; by default the model's own."""
     output: Annotated[int, Field(ge=0)] = 0
     """Which output is the embedding, for networks with several."""
     weights: Path | None = None
-    """A .safetensors or .pth state_dict loaded by name over the reference's weights."""
+    """A state_dict file (.safetensors, .pth, .pt or .ckpt) loaded by name over the reference's weights; a checkpoint's
+    container and one prefix of the names, such as `module.`, are removed and reported."""
     weights_may_lack: tuple[str, ...] = ()
     """Patterns of tensor names that `weights` need not have, such as [fc*] for an ImageNet file."""
     options: dict[str, int | float | bool | str] = Field(default_factory=dict)
     """Arguments of a zoo architecture, such as {dropout: 0.4}."""
     freeze: dict[str, NotNegative | None] = Field(default_factory=dict)
-    """Parameter or module name pattern (`conv1*`) -> epoch at which it thaws; null keeps it frozen throughout."""
+    """Parameter or module name pattern (`conv1*`) -> epoch from which it trains; null keeps it frozen throughout."""
     channels_last: bool = True
-    """Keep images and weights in NHWC memory order, which is faster for convolutions on most devices."""
+    """Keep images and weights in NHWC memory order, in which convolutions are faster on most devices."""
     compile: bool = False
     """Run the backbone through torch.compile."""
 
@@ -83,35 +84,35 @@ class DataConfig(Section):
     """Which images are trained and evaluated on, and how batches are made of them."""
 
     train: str
-    """A folder (one sub-folder an identity, Market-1501, DukeMTMC or MSMT17 layout, train.rec or .tar shards), a .csv
+    """A folder (one sub-folder per identity, Market-1501, DukeMTMC or MSMT17 layout, train.rec or .tar shards), a .csv
     or .jsonl manifest, a .rec or .tar file, or a generator such as `synthetic-people:identities=150,seed=1`."""
     evaluate: str | None = None
     """Held-out data in the same notation, or pairs of a .bin file; by default some training identities are held out."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of identities held out when `evaluate` is not given."""
     batch: Count = 64
-    """Images a step on each process."""
+    """Images per batch on each process."""
     sampler: Literal["random", "pk", "pk_cameras"] = "random"
-    """pk: several images of each identity in a batch, as pair losses need; pk_cameras: from different cameras."""
+    """pk: several images of each identity in a batch, as pair losses need; pk_cameras: those from different cameras."""
     images_per_identity: Annotated[int, Field(ge=2)] = 4
     """K of the pk samplers; `batch` is a multiple of it."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Worker processes that decode and augment; 0 works in the training process."""
+    """Worker processes that decode and augment; 0 does it in the training process."""
     memory_gb: NotNegative = 2.0
-    """Keep decoded images in memory while they fit into this, training images first; others are decoded at each use."""
+    """Gigabytes (1e9 bytes) of decoded images kept in memory, training images first; others are decoded at each use."""
 
 
 class AugmentConfig(Section):
-    """Random changes of training images; each is drawn from a generator seeded by epoch and sample."""
+    """Random changes of training images, drawn from a generator that is seeded per epoch and sample."""
 
     flip: Share = 0.5
     """Probability of mirroring left and right."""
     pad_crop: Annotated[int, Field(ge=0)] = 0
-    """Pad by so many pixels on each side, then crop back at a random place."""
+    """Pixels of padding on each side, before cropping back to size at a random place."""
     random_crop: Share = 0.0
-    """Probability of keeping only a rectangle (20 to 100 % of the area) and filling the rest."""
+    """Probability of keeping only a rectangle (20 to 100 % of the area) and filling the rest with the mean colour."""
     low_resolution: Share = 0.0
-    """Probability of shrinking to 20 to 100 % and enlarging back."""
+    """Probability of shrinking to 20 to 100 % of the height and width and enlarging back."""
     photometric: Share = 0.0
     """Probability of changing brightness, contrast and saturation by factors from 0.5 to 1.5."""
     colour: Share = 0.0
@@ -119,13 +120,13 @@ class AugmentConfig(Section):
     blur: Share = 0.0
     """Probability of Gaussian blur."""
     grey: Share = 0.0
-    """Probability of taking the colour away."""
+    """Probability of converting to grey."""
     erasing: Share = 0.0
-    """Probability of erasing a rectangle (2 to 40 % of the area, aspect 0.3 to 3.3) with the model's mean colour."""
+    """Probability of filling a rectangle (2 to 40 % of the area, aspect 0.3 to 3.3) with the mean colour."""
 
 
 class OptimizerConfig(Section):
-    """How parameters move."""
+    """How parameters are updated."""
 
     kind: Literal["sgd", "adamw"] = "adamw"
     """Stochastic gradient descent, or AdamW."""
@@ -134,36 +135,37 @@ class OptimizerConfig(Section):
     head_lr: Positive | None = None
     """Peak learning rate of heads; by default `lr`."""
     momentum: Share = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: NotNegative = 5e-4
-    """Of weights, not of norms and biases."""
+    """Weight decay of weights, not of norms and biases."""
     clip: Positive | None = None
-    """Largest gradient norm."""
+    """Largest norm of the gradient of all parameters together; null does not clip."""
     lr_multipliers: dict[str, NotNegative] = Field(default_factory=dict)
-    """Parameter or module name pattern, as in `model.freeze` -> factor of `lr`; the last match counts."""
+    """Parameter or module name pattern (as in `model.freeze`) -> factor of `lr`; the last match counts."""
     decay_norms: bool = False
     """Apply weight decay to norms and biases as well."""
     accumulate: Count = 1
-    """Batches whose gradients are averaged for one step."""
+    """Batches per optimizer step, whose gradients are averaged."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of an average of the weights that is evaluated and saved instead of them; 0 keeps none."""
+    """Decay per step of an exponential moving average of the weights, which is evaluated and saved instead of them; 0
+    keeps none."""
 
 
 class ScheduleConfig(Section):
-    """How the learning rate moves over the run."""
+    """How the learning rate changes over the run."""
 
     kind: Literal["cosine", "multistep", "polynomial", "constant"] = "cosine"
     """Shape after the warm-up."""
     moves: Literal["step", "epoch"] = "step"
-    """How often the rate moves after the warm-up; epoch: at the start of each one. The warm-up rises at every step."""
+    """How often the rate changes after the warm-up, which rises at every step; epoch: at the start of each one."""
     warmup_epochs: NotNegative = 0.0
-    """Linear rise from zero."""
+    """Epochs of linear rise from zero to the peak rate."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """The rise in optimizer steps, instead of `warmup_epochs`."""
+    """Length of the rise in optimizer steps, instead of `warmup_epochs`."""
     milestones: tuple[Positive, ...] = ()
     """Epochs after which multistep multiplies by `gamma`."""
     milestone_steps: tuple[Count, ...] = ()
-    """Optimizer steps after which it does so too."""
+    """Optimizer steps after which multistep multiplies by `gamma`, beside `milestones`."""
     gamma: Positive = 0.1
     """Factor of multistep."""
     power: Positive = 1.0
@@ -182,12 +184,12 @@ class EvaluationConfig(Section):
     flip: bool = True
     """Add the embedding of the mirror image."""
     batch: Count = 64
-    """Images embedded at a time."""
+    """Images per batch."""
     metric: str | None = None
     """Metric that chooses the best checkpoint. Of retrieval mAP (the default), rank1, rank5, rank10 or mINP; of
     verification accuracy (the default), tar_at_far_1e2, _1e3 or _1e4, val_at_far_1e3 or, without fixed pairs, rank1."""
     rerank: bool = False
-    """Rank the gallery by k-reciprocal re-ranking; takes memory for all pairs of held-out images."""
+    """Rank the gallery by k-reciprocal re-ranking; needs memory for all pairs of held-out images."""
 
 
 class CheckpointConfig(Section):
@@ -196,11 +198,12 @@ class CheckpointConfig(Section):
     every_steps: Count | None = None
     """Steps between checkpoints within an epoch; each epoch ends with one in any case."""
     keep: Count = 2
-    """Newest checkpoints kept, beside the best and the newest after which a step was taken; so 1 keeps 2."""
+    """Number of newest checkpoints kept, beside the best one and the newest one after which a step succeeded; so 1 may
+    keep 3."""
 
 
 class TrackingConfig(Section):
-    """Where numbers go beside metrics.jsonl."""
+    """Where metrics are written beside metrics.jsonl."""
 
     tensorboard: bool = True
     """Write TensorBoard events into tb/."""
@@ -212,7 +215,7 @@ class FinetuneConfig(Section):
     """One fine-tuning run."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "finetune"
-    """Folder below `output`."""
+    """Name of the run's folder below `output`."""
     output: Path = Path("runs")
     """Where run folders go: output/name/time."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -220,15 +223,15 @@ class FinetuneConfig(Section):
     epochs: Count = 10
     """Passes over the training data."""
     steps_per_epoch: Count | None = None
-    """Cut an epoch after so many steps."""
+    """Largest number of optimizer steps per epoch; by default as many as the data make."""
     log_every: Count = 20
     """Steps between lines of the log and records of the losses."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; a device that is absent is refused."""
     precision: Literal["fp32", "bf16", "fp16", "half"] = "fp32"
-    """Arithmetic of the backbone; heads and losses stay in fp32. half: fp16 on a GPU and bf16 on a processor."""
+    """Precision in which the backbone computes; heads and losses stay in fp32. half: fp16 on a GPU, bf16 on a CPU."""
     threads: Count | None = None
-    """Processor threads of each process; by default the machine's cores shared between processes."""
+    """CPU threads of each process; by default the machine's cores divided by the processes."""
     model: ModelConfig
     """Which network is trained."""
     data: DataConfig
@@ -236,17 +239,17 @@ class FinetuneConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     """Random changes of training images."""
     losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)]
-    """Terms of the weighted sum that is minimised."""
+    """Terms of the weighted sum that training minimises."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How parameters move."""
+    """How parameters are updated."""
     schedule: ScheduleConfig = ScheduleConfig()
-    """How the learning rate moves."""
+    """How the learning rate changes."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How held-out data are measured."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What is kept on disk."""
     tracking: TrackingConfig = TrackingConfig()
-    """Where numbers go."""
+    """Where metrics are written."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Read a configuration file and `key=value` overrides; say what is wrong in one message, with the nearest names.
+"""Read a configuration file and `key=value` overrides; report all faults in one message, with the nearest names.
 
 Files are YAML. An override names a field by its path (`optimizer.lr=1e-4`, `losses.0.margin=soft`) and its value is
 read as YAML, then checked against the field's type like any other.
@@ -16,16 +16,27 @@ from pydantic import BaseModel, ValidationError
 
 from ...errors import ConfigError, InputError, nearest
 from .config import FinetuneConfig
+from .yaml_text import load_yaml
 
 __all__ = ["dump_config", "load_config"]
 
 
 def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = ()) -> FinetuneConfig:
-    """The configuration in a file (or as it is), with overrides applied and checked.
+    """The configuration in a file, or `config` itself, with overrides applied and checked.
+
+    Args:
+        config: A YAML file, or a configuration.
+        overrides: `key.path=value`, each value written as YAML; later ones replace earlier ones.
 
     Raises:
-        InputError: the file is missing or no YAML.
-        ConfigError: unknown keys and wrong values, all of them in one message.
+        InputError: the file is missing.
+        ConfigError: the file is not YAML, keys are unknown or values wrong; all of them in one message.
+
+    Examples:
+        >>> rtool.config.init("finetune.yaml")
+        ConfigFile(path=PosixPath('finetune.yaml'), left_out=())
+        >>> rtool.finetune.load_config("finetune.yaml", ["optimizer.lr=1e-4"]).optimizer.lr
+        0.0001
     """
     if isinstance(config, FinetuneConfig):
         source, data = "config", config.model_dump(mode="json")
@@ -47,10 +58,10 @@ def dump_config(config: FinetuneConfig) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-4 as text; this loader reads it as the number everybody means. A key given twice is refused."""
+    """YAML 1.1 reads 1e-4 as text; this loader reads it as a number. It refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """As the base class, which would let the last of equal keys win."""
+        """As the base class, which would silently use the last of two equal keys."""
         seen = set()
         for key, _ in node.value:
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
@@ -75,7 +86,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        data = load_yaml(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
@@ -85,12 +96,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
-    """Set one `key.path=value` in the raw data. Keys that do not exist are left for validation to refuse."""
+    """Set one `key.path=value` in the raw data. Validation refuses keys that do not exist."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"override '{override}': expected key=value, such as optimizer.lr=1e-4")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = load_yaml(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': the value is not YAML: {error}") from error
     *parents, last = path.split(".")
@@ -123,7 +134,7 @@ def _position(place: list[Any], key: str, override: str) -> int:
 
 
 def _without_echoes(problems: Iterable[Any]) -> Iterator[Any]:
-    """Leave out that a list whose items are wrong is too short, which pydantic says as if they were not there."""
+    """Leave out "too short" for a list whose items are wrong: pydantic counts only the items that are right."""
     known = list(problems)
     for problem in known:
         place = problem["loc"]

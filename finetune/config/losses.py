@@ -1,4 +1,4 @@
-"""The losses of a configuration, one section a kind; formulas are where the losses are."""
+"""The losses of a configuration, one section per kind; formulas and papers are in the modules of `losses/`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SoftmaxLoss(Section):
 
 
 class ArcFaceLoss(Section):
-    """Combined-margin softmax: s (cos(m1 t + m2) - m3)."""
+    """Combined-margin softmax (ArcFace, arXiv:1801.07698): s (cos(m1 t + m2) - m3)."""
 
     kind: Literal["arcface"]
     weight: Positive = 1.0
@@ -47,11 +47,11 @@ class ArcFaceLoss(Section):
     gradient: MarginGradient = "exact"
     """exact, or straight_through as arcface_torch trains."""
     filter_above: float | None = None
-    """Zero cosines of other classes above this value."""
+    """Set cosines of other classes above this value to zero; null leaves them."""
 
 
 class CosFaceLoss(Section):
-    """Additive cosine margin (CosFace; AM-softmax is scale 30, margin 0.35): s (cos t - m)."""
+    """Additive cosine margin (CosFace, arXiv:1801.09414; AM-softmax is scale 30, margin 0.35): s (cos t - m)."""
 
     kind: Literal["cosface"]
     weight: Positive = 1.0
@@ -63,7 +63,7 @@ class CosFaceLoss(Section):
 
 
 class AdaFaceLoss(Section):
-    """Margin that follows image quality."""
+    """Margin that follows image quality (AdaFace, arXiv:2204.00964)."""
 
     kind: Literal["adaface"]
     weight: Positive = 1.0
@@ -73,13 +73,13 @@ class AdaFaceLoss(Section):
     margin: NotNegative = 0.4
     """m."""
     h: Positive = 0.333
-    """Concentration of the quality measure."""
+    """Factor of the quality measure, the deviation of an embedding's norm from the mean norm."""
     momentum: Share = 0.01
-    """How far norm statistics move towards a batch's."""
+    """Share by which the norm statistics move towards those of each batch."""
 
 
 class CircleLoss(Section):
-    """Circle loss, class form."""
+    """Circle loss, class form (arXiv:2002.10857)."""
 
     kind: Literal["circle"]
     weight: Positive = 1.0
@@ -91,7 +91,7 @@ class CircleLoss(Section):
 
 
 class CirclePairLoss(Section):
-    """Circle loss over the pairs of a batch."""
+    """Circle loss over the pairs of a batch (arXiv:2002.10857)."""
 
     kind: Literal["circle_pair"]
     weight: Positive = 1.0
@@ -103,17 +103,17 @@ class CirclePairLoss(Section):
 
 
 class CenterLoss(Section):
-    """Half the squared distance to the class centre."""
+    """Half the squared distance to the class centre (Wen et al., ECCV 2016)."""
 
     kind: Literal["center"]
     weight: Positive = 5e-4
     """Factor in the sum of losses."""
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """How far the centres of a batch's classes move towards their rows, a step."""
+    """Share by which the centres of a batch's classes move towards their embeddings per step."""
 
 
 class TripletLoss(Section):
-    """Batch-hard triplet loss."""
+    """Batch-hard triplet loss (arXiv:1703.07737)."""
 
     kind: Literal["triplet"]
     weight: Positive = 1.0
@@ -127,7 +127,7 @@ class TripletLoss(Section):
 
 
 class PartsLoss(Section):
-    """Cross-entropy of one linear classifier a part of the embedding, averaged over the parts, as PCB trains."""
+    """Mean cross-entropy of one linear classifier per part of the embedding (PCB, arXiv:1711.09349)."""
 
     kind: Literal["pcb"]
     weight: Positive = 1.0
@@ -139,7 +139,7 @@ class PartsLoss(Section):
 
 
 class PartialFCLoss(Section):
-    """Combined-margin softmax with classes sharded over processes and sampled; its rows are updated by SGD."""
+    """Combined-margin softmax, classes sharded over processes and sampled (arXiv:2203.15565); SGD updates its rows."""
 
     kind: Literal["partial_fc"]
     weight: Positive = 1.0
@@ -151,7 +151,7 @@ class PartialFCLoss(Section):
     gradient: MarginGradient = "exact"
     """exact, or straight_through as arcface_torch trains."""
     rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of each process's classes that a step uses."""
+    """Share of each process's classes that each step uses."""
 
 
 LossConfig = Annotated[

@@ -1,7 +1,7 @@
-"""The one language in which a configuration names parts of a network: `conv1*`, `layer4`, `*.bias`.
+"""The patterns by which a configuration names parts of a network: `conv1*`, `layer4`, `*.bias`.
 
-A pattern (as in file names) names parameters, or modules and with them everything below. `model.freeze`,
-`model.weights_may_lack` and `optimizer.lr_multipliers` share it.
+A pattern, with the wildcards of file names, matches parameters, or modules and with them everything below.
+`model.freeze`, `model.weights_may_lack` and `optimizer.lr_multipliers` use them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["check_patterns", "matches"]
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether `pattern` names the tensor `name` or a module that it is in."""
+    """Whether `pattern` matches the tensor `name` or a module that it is in."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1))
 

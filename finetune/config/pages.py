@@ -23,18 +23,18 @@ _TEMPLATE: dict[str, Any] = {
 
 
 def commented_config(config: FinetuneConfig | None = None) -> str:
-    """Every field with its value and, above it, what it means; without `config`, defaults and examples."""
+    """Every field with its value and, above it, its meaning, as YAML; without `config`, defaults and examples."""
     values = config or config_template()
     return "\n".join(_section_lines(values, "")) + "\n"
 
 
 def config_template() -> FinetuneConfig:
-    """Defaults, and examples where there is none."""
+    """A configuration of defaults, with examples for fields that have none."""
     return FinetuneConfig.model_validate(_TEMPLATE)
 
 
 def loss_reference() -> str:
-    """All loss kinds with their fields and defaults."""
+    """All kinds of loss with their fields and defaults, as YAML."""
     blocks = []
     for model in _loss_models():
         lines = [f"# {_summary(model)}"]
@@ -63,7 +63,7 @@ def _section_lines(section: BaseModel, indent: str) -> Iterator[str]:
 
 
 def _item_lines(item: BaseModel, indent: str) -> Iterator[str]:
-    """A loss as a list item: its kind first, then what it means and its fields."""
+    """A loss as a list item: its kind first, then its fields with their meaning."""
     fields = item.model_dump(mode="json")
     yield f"{indent}- kind: {fields.pop('kind')}  # {_summary(type(item))}"
     for name, value in fields.items():
@@ -71,7 +71,7 @@ def _item_lines(item: BaseModel, indent: str) -> Iterator[str]:
 
 
 def _meaning(field: FieldInfo) -> list[str]:
-    """What a field is for, and the words it takes where it takes only some: lines."""
+    """The meaning of a field, in lines, and the values it accepts where there are only some."""
     words = _words(field.annotation)
     lines = (field.description or "").splitlines()
     return lines if len(words) < 2 else [*lines, f"One of {', '.join(words)}."]

@@ -1,16 +1,15 @@
 """`params.json` of older re-identification trainers (pytorch-reid-lite and its relatives) as a configuration of ours.
 
 Their keys lie flat or in sections (`lr.base_lr` or `base_lr`, `tri_loss_params.margin` or `tri_loss_margin`); both are
-read. What has no counterpart is returned by name, never dropped in silence. Two of their faults are not taken over:
-`fine_tune` froze weights but left BatchNorm in training mode, and average precision was a trapezoid.
+read. Settings without a counterpart are returned by name, so that the user sees them. Two faults of theirs are not
+copied: `fine_tune` froze weights but left BatchNorm in training mode, and average precision was a trapezoid.
 
 Their networks are a pretrained stem and fresh layers above it (embedding, classifiers): `fine_tune` freezes the stem
-alone, and `fc_lr` is the rate of all that is fresh. They decay every parameter.
+alone, and `fc_lr` is the rate of all that is fresh. They apply weight decay to every parameter.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from ...converters.records.json_text import parse_json
 from ...errors import ConfigError, InputError
 from .config import FinetuneConfig
 
@@ -49,14 +49,14 @@ _OPTIMIZERS: Mapping[str, tuple[str, str | None]] = {
 
 
 def convert_params(path: Path) -> tuple[FinetuneConfig, tuple[str, ...]]:
-    """The configuration, and the names of settings that have no counterpart in it.
+    """The configuration that a `params.json` describes, and the names of settings that have no counterpart in it.
 
     Raises:
-        InputError: the file is missing or no JSON object.
+        InputError: the file is missing or not a JSON object.
         ConfigError: its values make no valid configuration.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except ValueError as error:
@@ -73,7 +73,7 @@ def convert_params(path: Path) -> tuple[FinetuneConfig, tuple[str, ...]]:
 
 
 class _Settings:
-    """Settings by flat name, which remember what was asked for. Numbers may be written as text."""
+    """Settings by flat name, which record which of them were read. Numbers may be written as text."""
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
         self._path = path
@@ -117,14 +117,14 @@ class _Settings:
         return bool(value)
 
     def text(self, *names: str, default: str) -> str:
-        """A word."""
+        """A text."""
         value = self.get(*names, default=default)
         if not isinstance(value, str):
             self.refuse(self._name(names) or names[0], "a text")
         return str(value)
 
     def refuse(self, name: str, expected: str) -> NoReturn:
-        """Say what is wrong with a setting.
+        """Refuse a setting.
 
         Raises:
             ConfigError: always.
@@ -136,7 +136,7 @@ class _Settings:
         self._left_out.append(what)
 
     def unused(self) -> tuple[str, ...]:
-        """Settings with a value that nobody asked for, and what else has no counterpart."""
+        """Settings with a value that were not read, and what else has no counterpart."""
         unasked = [name for name, value in self._values.items() if name not in self._used and value not in (None, "")]
         return (*unasked, *self._left_out)
 

@@ -1,4 +1,4 @@
-"""What all sections of a configuration share: their base class, and the kinds of numbers in them."""
+"""What all sections of a configuration share: the base class and the types of numbers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys and numbers that are not finite refused, docstrings kept."""
+    """Base of all sections: frozen; unknown keys and numbers that are not finite are refused; docstrings are kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

@@ -1,8 +1,9 @@
 """Random changes of one training image, uint8 [H, W, C] in and out, never in place.
 
-Each takes its own random generator, seeded by run, epoch and place in the epoch's plan: a sample is changed alike in
-whatever process or worker it is made, and after a resume. Random erasing: Zhong et al., AAAI 2020. Crop, low resolution
-and photometric change as AdaFace trains with (Kim et al., CVPR 2022).
+The generator of a sample is seeded by run, epoch and position in the epoch's plan, so a sample is changed in the same
+way in every process or worker, and after a resume. Random erasing: Zhong et al., "Random Erasing Data Augmentation",
+arXiv:1708.04896, here filled with one colour. Crop, low resolution and photometric change are those with which AdaFace
+is trained: Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", arXiv:2204.00964.
 """
 
 from __future__ import annotations
@@ -35,12 +36,19 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """The generator of one sample: Philox, counted by epoch and position, which costs microseconds to make."""
+    """The generator of one sample: Philox with epoch and position as its counter, which is made in microseconds."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, position, epoch]))
 
 
 def augment(image: Pixels, config: AugmentConfig, fill: Sequence[float], rng: np.random.Generator) -> Pixels:
-    """All configured changes in their order. `fill` is the colour of erased and padded places, one number a channel."""
+    """All configured changes in their order.
+
+    Args:
+        image: uint8 [H, W, C].
+        config: The probabilities.
+        fill: Colour of erased and padded places, one value per channel, 0..255.
+        rng: The generator of the sample.
+    """
     colour = np.asarray(fill, dtype=np.uint8)
     if rng.random() < config.flip:
         image = image[:, ::-1]
@@ -62,7 +70,7 @@ def augment(image: Pixels, config: AugmentConfig, fill: Sequence[float], rng: np
 
 
 def pad_crop(image: Pixels, padding: int, colour: Pixels, rng: np.random.Generator) -> Pixels:
-    """Shift by up to `padding` pixels each way; what comes in from outside has `colour`."""
+    """Pad with `colour` and crop at a random place: a shift by up to `padding` pixels in each direction."""
     height, width, _ = image.shape
     padded = np.empty((height + 2 * padding, width + 2 * padding, image.shape[2]), dtype=np.uint8)
     padded[:] = colour
@@ -72,7 +80,7 @@ def pad_crop(image: Pixels, padding: int, colour: Pixels, rng: np.random.Generat
 
 
 def keep_rectangle(image: Pixels, colour: Pixels, rng: np.random.Generator) -> Pixels:
-    """Keep a rectangle of 20 to 100 % of the area where it is, and fill the rest with `colour`."""
+    """Keep a rectangle of 20 to 100 % of the area in place, and fill the rest with `colour`."""
     height, width, _ = image.shape
     area, aspect = rng.uniform(0.2, 1.0), np.exp(rng.uniform(np.log(0.75), np.log(4 / 3)))
     tall = min(height, max(1, round(height * np.sqrt(area * aspect))))
@@ -85,7 +93,7 @@ def keep_rectangle(image: Pixels, colour: Pixels, rng: np.random.Generator) -> P
 
 
 def lower_resolution(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
-    """Shrink to 20 to 100 % of the size and enlarge again, each with one of three interpolations."""
+    """Shrink to 20 to 100 % of height and width and enlarge again, each with one of three interpolations."""
     height, width, _ = image.shape
     share = rng.uniform(0.2, 1.0)
     filters = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
@@ -95,7 +103,7 @@ def lower_resolution(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixe
 
 
 def photometric(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
-    """Brightness, contrast and saturation by factors from 0.5 to 1.5."""
+    """Change brightness, contrast and saturation by factors from 0.5 to 1.5."""
     brightness, contrast, saturation = rng.uniform(0.5, 1.5, 3).astype(np.float32)
     values = image * brightness
     mean = values.mean()
@@ -107,22 +115,22 @@ def photometric(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def scale_channels(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
-    """Each channel by its own factor exp(N(0, 0.2)): another white balance."""
+    """Multiply each channel by its own factor exp(N(0, 0.2)): a change of white balance."""
     return _quantise(image * np.exp(rng.normal(0, 0.2, image.shape[2])).astype(np.float32))
 
 
 def blur(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
-    """Gaussian blur with a deviation of 0.3 to 1.5 pixels."""
+    """Gaussian blur with a standard deviation of 0.3 to 1.5 pixels."""
     return _from_pil(_to_pil(image).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5))), image.shape[2])
 
 
 def to_grey(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:  # noqa: ARG001 - one signature for all
-    """Luma in every channel."""
+    """Put the luma (ITU-R BT.601) into every channel."""
     return image if image.shape[2] == 1 else _quantise(np.repeat((image @ _LUMA)[..., None], 3, axis=2))
 
 
 def erase(image: Pixels, colour: Pixels, rng: np.random.Generator, *, attempts: int = 10) -> Pixels:
-    """Paint a rectangle of 2 to 40 % of the area with `colour`; unchanged when none fits in `attempts` draws."""
+    """Fill a rectangle of 2 to 40 % of the area with `colour`; unchanged if none fits in `attempts` draws."""
     height, width, _ = image.shape
     for _ in range(attempts):
         area = rng.uniform(0.02, 0.4) * height * width

@@ -1,7 +1,7 @@
-"""What a data set is here: images, one identity and one camera an image, and the names to report them by.
+"""What a data set is here: images, one identity and one camera per image, and names for messages.
 
-Readers (`image_folder`, `market1501`, ...) and generators make a `Dataset`; samplers plan over its labels alone,
-and nothing decodes an image before its pixels are wanted. Reading pixels is `decoding`'s business.
+The readers in `formats` and the generators in `synthetic` make a `Dataset`; samplers plan over its labels alone. An
+image is decoded only when its pixels are needed, by `decoding`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["ArrayImages", "Dataset", "ImageSource", "encode_identities"]
 UNKNOWN_CAMERA = -1
 
 MOST_CAMERA = 2**31 - 1
-"""The largest camera number: more is a mistake in the data, and would not fit everywhere."""
+"""The largest camera number that is accepted; a larger one is a mistake in the data."""
 
 
 class ImageSource(Protocol):
-    """Where images come from. Indexing decodes, and raises `UnreadableImageError`."""
+    """Images by number. Indexing decodes one, and raises `UnreadableImageError` if that fails."""
 
     def __len__(self) -> int: ...
 
@@ -62,19 +62,20 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class Dataset:
-    """N images with labels. Arrays have length N; images are named for messages."""
+    """N images with labels; arrays have length N."""
 
     name: str
     images: ImageSource
     identities: NDArray[np.int64]
-    """0 .. identity_count - 1, every value in use."""
+    """int64 [N], 0 .. identity_count - 1; every value occurs."""
     cameras: NDArray[np.int64]
-    """Camera number; `UNKNOWN_CAMERA` where there is none."""
+    """int64 [N], camera numbers from 0; `UNKNOWN_CAMERA` where there is none."""
     names: Sequence[str]
+    """By which messages name the images."""
     is_query: NDArray[np.bool_] | None = None
-    """Query images of a fixed retrieval protocol; None where the data set has none."""
+    """bool [N], the query images of a fixed retrieval protocol; None where the data set has none."""
     pairs: NDArray[np.int64] | None = None
-    """[P, 3] of a fixed verification protocol: image, image, 1 for the same person; None where there is none."""
+    """int64 [P, 3] of a fixed verification protocol: image, image, 1 for the same person; None where there is none."""
     notes: tuple[str, ...] = ()
     """What the reader left out and why, for the log."""
 
@@ -97,7 +98,7 @@ class Dataset:
         return int(self.identities.max()) + 1
 
     def subset(self, positions: NDArray[np.int64], name: str | None = None) -> Dataset:
-        """The images at `positions`, identities renumbered without gaps; pairs of which an image is lost leave."""
+        """The images at `positions` int64 [n], identities renumbered without gaps, with the pairs that remain whole."""
         chosen = np.asarray(positions, dtype=np.int64)
         names = self.names
         return replace(

@@ -1,7 +1,7 @@
-"""Read images at the size a model wants, a whole data set or batch by batch; count and name those that cannot be read.
+"""Read images at the size of a model, a whole data set or batch by batch; count and name those that cannot be read.
 
-An unreadable image is skipped. More than `TOLERATED` of them stop the run: the data set is then damaged, and a
-model trained on the rest would hide it.
+An unreadable image is skipped. More than the share `TOLERATED` of them stop the run: the data set is damaged then, and
+a model trained on the rest would hide it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = [
 ]
 
 TOLERATED = 0.01
-"""The largest share of unreadable images a run goes on with."""
+"""The largest share of unreadable images with which a run continues."""
 
 _NAMED = 5
 
 Resize = Callable[[Image.Image], NDArray[np.uint8]]
-"""An image as pixels uint8 [H, W, C]."""
+"""A function from an image to its pixels uint8 [H, W, C]."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """The readable images of a data set: uint8 [n, H, W, C], and the data set cut down to them."""
+    """The readable images of a data set: pixels uint8 [n, H, W, C], the data set of these n, and the others' names."""
 
     dataset: Dataset
     values: NDArray[np.uint8]
@@ -49,10 +49,10 @@ class Pixels:
 
 
 def read_image(dataset: Dataset, resize: Resize, index: int) -> NDArray[np.uint8]:
-    """The pixels of one image.
+    """The pixels uint8 [H, W, C] of image number `index`.
 
     Raises:
-        UnreadableImageError: it cannot be decoded, or its kind of pixels has no 8-bit form.
+        UnreadableImageError: it cannot be decoded, or its pixel format has no 8-bit form.
     """
     image = dataset.images[index]
     try:
@@ -111,7 +111,7 @@ def stream_pixels(
 
 
 def check_unreadable(name: str, unreadable: Iterable[str], total: int) -> None:
-    """Raise when too many images were unreadable.
+    """Refuse a data set if too many of its `total` images are unreadable.
 
     Raises:
         DataError: naming the first few.
@@ -126,13 +126,13 @@ def check_unreadable(name: str, unreadable: Iterable[str], total: int) -> None:
 
 
 def unreadable_note(name: str, unreadable: Iterable[str]) -> str:
-    """A line for the log: how many images were skipped, and which."""
+    """A line for the log that counts and names the images that were skipped."""
     bad = list(unreadable)
     return f"{name}: {len(bad)} unreadable images skipped: {', '.join(bad)}"
 
 
 def first_images(dataset: Dataset, count: int) -> list[Image.Image]:
-    """The first `count` readable images of a data set, fewer when it has fewer."""
+    """The first `count` readable images of a data set, fewer if it has fewer."""
     images: list[Image.Image] = []
     for index in range(len(dataset)):
         if len(images) == count:

@@ -1,4 +1,4 @@
-"""Images in files or as the bytes of files, decoded at each access, upright as their EXIF orientation says."""
+"""Images in files or as the bytes of files, decoded at each access and turned upright by their EXIF orientation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
+from .image_formats import READ_FORMATS
+
 __all__ = ["EncodedImages", "FileImages", "UnreadableImageError", "decode_image", "printable"]
 
 _DAMAGE = (OSError, ValueError, SyntaxError, LookupError, TypeError, Image.DecompressionBombError)
-"""What Pillow raises for damaged files, depending on the format and on the place of the damage."""
+"""Exceptions that Pillow raises for damaged files, depending on the format and the kind of damage."""
 
 
 class UnreadableImageError(Exception):
-    """One image cannot be decoded. Never reaches the user: `decoding` counts and names them."""
+    """One image cannot be decoded. The user never sees it: `decoding` counts and names such images."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FileImages:
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """`count` images; `read(index)` gives the bytes of a JPEG, PNG, ... file. Pickled with `read` for workers."""
+    """`count` images; `read(index)` returns the bytes of a JPEG, PNG, ... file and must be picklable for workers."""
 
     count: int
     read: Callable[[int], bytes]
@@ -55,10 +57,10 @@ def decode_image(source: Path | BinaryIO) -> Image.Image:
     """Decode an image file and turn it upright.
 
     Raises:
-        UnreadableImageError: it is missing, damaged or no image.
+        UnreadableImageError: the file is missing, damaged or not an image.
     """
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=READ_FORMATS) as image:
             image.load()
             _turn_upright(image)
             return image
@@ -67,7 +69,7 @@ def decode_image(source: Path | BinaryIO) -> Image.Image:
 
 
 def printable(path: Path | str) -> str:
-    """A name for logs and messages: bytes that are not UTF-8, which Python keeps as lone surrogates, are escaped."""
+    """A name for logs and messages, with bytes that are not UTF-8 (lone surrogates in Python) escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
@@ -75,4 +77,4 @@ def _turn_upright(image: Image.Image) -> None:
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except _DAMAGE:
-        return  # metadata that cannot be read say nothing of the orientation; the pixels are whole
+        return  # the orientation cannot be read, but the pixels are whole

@@ -1,7 +1,7 @@
-"""Batches of augmented training images in the order of a plan, made here or in worker processes.
+"""Batches of augmented training images in the order of a plan, made in this process or in workers.
 
-Pixels come from memory or are decoded at each use. An image that cannot be read then is replaced by another one, of
-its identity where there is one, so that ranks stay in step; its number is handed on to be counted.
+Pixels come from memory or are decoded at each use. An image that cannot be read is replaced by another one, of the same
+identity if there is one, so that all ranks have full batches; its number is passed on and counted.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from .image_files import UnreadableImageError
 __all__ = ["Batch", "EpochSamples", "TrainingPixels", "iterate_batches", "lost_workers_named"]
 
 Key = tuple[int, int]
-"""Place in the epoch's plan, and image number."""
+"""Position in the epoch's plan, and image number."""
 
 Sample = tuple[NDArray[np.uint8], int, tuple[int, ...]]
-"""Pixels [H, W, C], label, and the images that could not be read on the way."""
+"""Pixels uint8 [H, W, C], label, and the numbers of images in whose place it stands."""
 
 _LOST = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)\.|exited unexpectedly(.*))")
-"""What torch says of a worker that is gone: the name of a signal, or an exit code, or neither."""
+"""torch's message about a worker that ended: with the name of a signal, an exit code, or neither."""
 _OUT_OF_MEMORY = "the machine may be out of memory; lower data.workers or data.memory_gb"
-_FOR_WANT_OF_MEMORY: dict[str | None, str] = {
+_LACK_OF_MEMORY: dict[str | None, str] = {
     signal.strsignal(signal.SIGKILL): f"was killed (signal 9); {_OUT_OF_MEMORY}",
     signal.strsignal(signal.SIGBUS): "found no shared memory; make /dev/shm larger, or lower data.workers",
     None: f"ended unexpectedly; {_OUT_OF_MEMORY}",
 }
-"""By the name of the signal that ended a worker; None when torch has not heard it."""
+"""The reason, by the name of the signal that ended a worker; None if torch does not know it."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,23 @@ class Batch:
     unreadable: tuple[int, ...]
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which a GPU copies while the processor goes on."""
+        """The same in page-locked memory, from which a GPU copies while the CPU continues."""
         return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable)
 
 
 @dataclass(frozen=True)
 class TrainingPixels:
-    """Where a training image's pixels come from: `values` [N, H, W, C] in memory, or decoded from `dataset`."""
+    """The pixels of training images: `values` uint8 [N, H, W, C] in memory, or decoded from `dataset` at each use."""
 
     dataset: Dataset
     resize: Resize
     values: NDArray[np.uint8] | None
 
     def read(self, index: int) -> Sample:
-        """An image, or the next readable one: of its identity first, then in the order of the data set.
+        """Image number `index`, or the next readable one: of its identity first, then in the order of the data set.
 
         Raises:
-            DataError: more images than are tolerated cannot be read, none of the identity among them.
+            DataError: no image of the identity can be read, and the unreadable ones are more than are tolerated.
         """
         labels = self.dataset.identities
         if self.values is not None:
@@ -82,7 +82,7 @@ class TrainingPixels:
             return self._replacement(index)
 
     def _replacement(self, index: int) -> Sample:
-        """The image that stands in for `index`. Looks for it only now: this goes through the labels of all images."""
+        """The image in place of `index`. Searched only when needed, because that reads the labels of all images."""
         labels, count = self.dataset.identities, len(self.dataset)
         ahead = (np.arange(count) + index) % count
         alike = labels[ahead] == labels[index]
@@ -116,7 +116,7 @@ class EpochSamples(TorchDataset[Sample]):
         return augment(image, self.augment, self.fill, rng), label, unreadable
 
     def __getitems__(self, keys: list[Key]) -> list[Sample] | RtoolError:
-        """What a worker process makes of a batch. An error is handed over whole: raised, it would lose its message."""
+        """A batch in a worker process. An error is returned, for torch would lose its message if it were raised."""
         try:
             return [self[key] for key in keys]
         except RtoolError as error:
@@ -143,11 +143,19 @@ class _BatchKeys:
 def iterate_batches(
     samples: EpochSamples, plan: NDArray[np.int64], columns: slice, workers: int, *, first: int = 0, pin: bool = False
 ) -> Iterator[Batch]:
-    """One batch a row of `plan` [steps, global batch] from row `first` on, of the images in `columns`; with `pin`, in
-    memory that a GPU copies from.
+    """Batches of augmented images, one per row of a plan.
+
+    Args:
+        samples: The images of the epoch.
+        plan: Image numbers int64 [steps, global batch].
+        columns: The columns whose images this process makes.
+        workers: Worker processes; 0 makes batches in this one.
+        first: The row to begin with.
+        pin: Put batches into page-locked memory, from which copies to a GPU do not block.
 
     Raises:
         DataError: too many images cannot be read.
+        PlatformError: a worker ended unexpectedly.
     """
     keys = _BatchKeys(plan, columns, first)
     if workers == 0:
@@ -169,39 +177,40 @@ def iterate_batches(
 
 @contextmanager
 def lost_workers_named() -> Iterator[None]:
-    """Turn the loss of a batch worker into a `PlatformError`; all that is done between two batches stands within.
+    """Turn the loss of a batch worker into a `PlatformError`, within the context.
 
-    torch looks after its workers in a signal handler, so its error comes out of whatever runs at that moment.
+    torch watches its workers in a signal handler, so its error is raised from whatever code runs at that moment; the
+    context must therefore contain all the work between two batches.
 
     Raises:
-        PlatformError: a worker was killed for want of memory, or ended without a reason that is known.
+        PlatformError: a worker was killed for lack of memory, or ended for an unknown reason.
     """
     try:
         yield
     except RuntimeError as error:
-        # Who waits for a batch raises anew, and the signal is in the cause.
+        # Code that waits for a batch raises a new error, with the signal in its cause.
         found = [match for text in (error, error.__cause__) if (match := _LOST.search(str(text)))]
         if not found:
             raise
         ended = next((match[1] or match[2] for match in found if match[1] or match[2]), None)
-        if ended not in _FOR_WANT_OF_MEMORY:  # a crash, which is nobody's memory
+        if ended not in _LACK_OF_MEMORY:  # a crash that has nothing to do with memory
             raise
-        raise PlatformError(f"a batch worker {_FOR_WANT_OF_MEMORY[ended]}, and go on with --resume auto") from error
+        raise PlatformError(f"a batch worker {_LACK_OF_MEMORY[ended]}, and continue with --resume auto") from error
 
 
 def _raising(batches: Iterator[Batch | RtoolError]) -> Iterator[Batch]:
     try:
         for batch in batches:
             if isinstance(batch, RtoolError):
-                # Kept alive by the traceback, the workers would be waited for seconds when it is collected.
+                # The traceback would keep the workers alive, and collecting it would wait seconds for them.
                 del batches
                 raise batch
             yield batch
     except (ConnectionError, EOFError) as error:
-        if str(error).startswith("Caught "):  # in a worker, which lives
+        if str(error).startswith("Caught "):  # raised in a worker that is alive
             raise
-        # The sockets of a process that is killed are closed before it counts as dead and torch hears of it.
-        raise PlatformError(f"a batch worker {_FOR_WANT_OF_MEMORY[None]}, and go on with --resume auto") from error
+        # The sockets of a killed process are closed before torch notices that it is dead.
+        raise PlatformError(f"a batch worker {_LACK_OF_MEMORY[None]}, and continue with --resume auto") from error
 
 
 def _collate_or_pass(samples: Sequence[Sample] | RtoolError) -> Batch | RtoolError:

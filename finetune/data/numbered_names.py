@@ -1,4 +1,4 @@
-"""Names of images that are told apart by a number: made when one is wanted, as millions of strings take gigabytes."""
+"""Names of images that differ in a number, made when one is needed: millions of strings would need gigabytes."""
 
 from __future__ import annotations
 

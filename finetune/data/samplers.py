@@ -1,7 +1,9 @@
 """Which images make up each batch of an epoch, planned from labels alone and the same on every rank.
 
-A plan is an array [steps, global batch] of image numbers. Rank r takes the r-th part of each row, so one process with
-batch B and two with B/2 see the same images, and a resumed run goes on in the middle of the same plan.
+A plan is an array int64 [batches, global batch] of image numbers. Rank r trains on the r-th part of each row, so one
+process with batch B and two with B/2 see the same images, and a resumed run continues in the middle of the same plan.
+Batches of P identities with K images each: Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person
+Re-Identification", arXiv:1703.07737.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from .dataset import UNKNOWN_CAMERA
 
-__all__ = ["Sampler", "plan_epoch", "plan_pk", "plan_random", "rank_part"]
+__all__ = ["Sampler", "plan_epoch", "plan_pk", "plan_random", "rank_columns"]
 
 Indices = NDArray[np.int64]
 Sampler = Literal["random", "pk", "pk_cameras"]
@@ -31,7 +33,17 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> Indices:
-    """The plan of one epoch for `ranks` processes with `batch` images each.
+    """The plan of one epoch for `ranks` processes with `batch` images each: int64 [batches, ranks * batch].
+
+    Args:
+        sampler: "random", "pk", or "pk_cameras" (images of an identity from different cameras).
+        identities: int64 [N].
+        cameras: int64 [N]; used by "pk_cameras" alone.
+        batch: Images per batch on each process.
+        images_per_identity: K of the pk samplers, of which `batch` is a multiple.
+        ranks: Processes.
+        seed: Seeds the order, with `epoch`.
+        epoch: Number of the epoch, from 0.
 
     Raises:
         DataError: the data set cannot fill one batch, a pk batch has one identity, or cameras are unknown.
@@ -41,7 +53,7 @@ def plan_epoch(
         return plan_random(len(identities), batch * ranks, rng)
     if batch % images_per_identity:
         raise DataError(
-            f"data.batch {batch} is no multiple of data.images_per_identity {images_per_identity}, as pk batches need"
+            f"data.batch {batch} is not a multiple of data.images_per_identity {images_per_identity}, as pk needs"
         )
     identities_per_batch = batch * ranks // images_per_identity
     if identities_per_batch < 2:
@@ -50,9 +62,7 @@ def plan_epoch(
             f"in which no two people differ; set data.batch to {2 * images_per_identity} or more"
         )
     if sampler == "pk_cameras" and (cameras == UNKNOWN_CAMERA).any():
-        raise DataError(
-            "data.sampler pk_cameras: the training images do not say which camera took them; use data.sampler=pk"
-        )
+        raise DataError("data.sampler pk_cameras: the cameras of the training images are unknown; use data.sampler=pk")
     return plan_pk(
         identities,
         cameras if sampler == "pk_cameras" else None,
@@ -62,14 +72,14 @@ def plan_epoch(
     )
 
 
-def rank_part(plan: Indices, rank: int, ranks: int) -> Indices:
-    """The columns of a plan that one rank takes: [steps, global batch / ranks]."""
+def rank_columns(plan: Indices, rank: int, ranks: int) -> slice:
+    """The columns of a plan [steps, global batch] whose images process `rank` of `ranks` trains on."""
     width = plan.shape[1] // ranks
-    return plan[:, rank * width : (rank + 1) * width]
+    return slice(rank * width, (rank + 1) * width)
 
 
 def plan_random(count: int, batch: int, rng: np.random.Generator) -> Indices:
-    """Every image at most once, in random order; the rest that fills no batch is left out.
+    """Every image at most once, in random order: int64 [batches, batch]; a rest that does not fill a batch is left out.
 
     Raises:
         DataError: fewer images than a batch.
@@ -88,11 +98,11 @@ def plan_pk(
     images_per_identity: int,
     rng: np.random.Generator,
 ) -> Indices:
-    """Batches of P identities with K images each; an image is seen about once an epoch.
+    """Batches of P identities with K images each, int64 [batches, P * K]; an image occurs about once per epoch.
 
-    The images of an identity are shuffled (with `cameras`: dealt camera by camera) and cut into groups of K, a short
-    group filled with other images of the identity. Batches take the P identities with the most groups left, so that
-    no identity is left over alone. Identities with one image make no pair and are left out.
+    The images of an identity are shuffled (with `cameras`: dealt camera by camera) and cut into groups of K; a short
+    group is filled with other images of the identity. Each batch is made of the P identities with the most groups left,
+    so that no identity is left over alone. Identities with one image make no pair and are left out.
 
     Raises:
         DataError: fewer than P identities have two images.

@@ -1,6 +1,6 @@
 """Parts of a data set: by identity for training and held-out evaluation, query and gallery, pairs to verify.
 
-All are functions of the labels and a seed, never of file order on disk or of time.
+All depend on the labels and a seed alone, never on the order of files on disk or on time.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from .dataset import UNKNOWN_CAMERA, Dataset
 
-__all__ = ["draw_pairs", "query_and_gallery", "split_by_identity"]
+__all__ = ["draw_pairs", "has_cameras", "query_and_gallery", "split_by_identity"]
 
 Indices = NDArray[np.int64]
 
 _MOST_TO_SHUFFLE = 10_000_000
-"""Pairs up to which they are drawn by shuffling their numbers, as every dated result was."""
+"""Up to this many pairs, they are drawn by shuffling their numbers, as for every dated result."""
 
 
 def split_by_identity(dataset: Dataset, holdout: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Training part and held-out part; no identity is in both. `holdout` is the share of identities held out.
+    """Training part and held-out part; no identity is in both. `holdout`, 0..1, is the share of identities held out.
 
     Raises:
         DataError: either part would have fewer than two identities.
@@ -41,7 +41,9 @@ def split_by_identity(dataset: Dataset, holdout: float, seed: int) -> tuple[Data
 
 
 def query_and_gallery(dataset: Dataset) -> tuple[Indices, Indices]:
-    """Positions of queries and gallery: the data set's own, or the first image of each identity in each camera.
+    """Positions int64 of queries [Q] and gallery [G].
+
+    They are the data set's own, or the first image of each identity and camera is a query.
 
     Raises:
         DataError: there are no queries, or no image is left for the gallery.
@@ -65,10 +67,16 @@ def query_and_gallery(dataset: Dataset) -> tuple[Indices, Indices]:
 
 
 def draw_pairs(identities: Indices, *, folds: int = 10, most: int = 6000, seed: int = 0) -> Indices:
-    """Balanced verification pairs [P, 3] (image, image, 1 for the same identity), laid out fold by fold.
+    """Balanced verification pairs int64 [P, 3] (image, image, 1 for the same identity), laid out fold by fold.
+
+    Args:
+        identities: int64 [N].
+        folds: Number of folds; each has as many pairs of one identity as of two.
+        most: Largest number of pairs.
+        seed: Seeds the draw.
 
     Raises:
-        DataError: too few same-identity pairs for one a fold.
+        DataError: fewer pairs of one identity than folds.
     """
     rng = np.random.default_rng(seed)
     order = np.argsort(identities, kind="stable")
@@ -108,5 +116,5 @@ class _Pairs:
 
 
 def has_cameras(dataset: Dataset) -> bool:
-    """Whether every image knows its camera."""
+    """Whether the camera of every image is known."""
     return bool((dataset.cameras != UNKNOWN_CAMERA).all())

@@ -1,8 +1,7 @@
-"""A model reference as a function from pixels to embeddings, whatever runs it."""
+"""A model reference as a function from pixels to embeddings, whether ONNX Runtime, Triton or torch runs it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.bundles.reference import load_model, open_runner
+from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ...errors import InputError
@@ -25,7 +25,7 @@ Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Embedder:
-    """`embed` takes pixels uint8 [N, H, W, C] as `preprocessing.resize` makes them, and gives float32 [N, D]."""
+    """`embed` turns pixels uint8 [N, H, W, C], as `preprocessing.resize` makes them, into embeddings float32 [N, D]."""
 
     name: str
     preprocessing: Preprocessing
@@ -43,10 +43,16 @@ def open_embedder(
 ) -> Embedder:
     """Open `reference`: ONNX files in ONNX Runtime, `triton://` on its server, everything else in torch.
 
-    A runner is used as it is.
+    Args:
+        reference: A model reference, or a runner that is open already.
+        batch: Images per call of the model; a model with a fixed batch keeps its own.
+        output: Number of the output that is the embedding, from 0.
+        device: "cpu" or "cuda:N"; the server chooses its own for `triton://`.
+        preprocessing: Normalisation; "auto" uses the model's own, else the usual one for its input's shape.
+        size: Height and width in pixels, for models that do not state it.
 
     Raises:
-        InputError: it does not exist, does not say its input size, or has no such output.
+        InputError: the model does not exist, or its input size is unknown or another.
     """
     own: Preprocessing | None = None
     runner: Runner
@@ -66,7 +72,11 @@ def open_embedder(
 
 
 def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64, output: int = 0) -> Embedder:
-    """Any runner as an embedder; one that takes uint8 has the preprocessing in its graph and gets the pixels."""
+    """A runner as an embedder; one with uint8 input has the preprocessing in its graph and is given the pixels.
+
+    Raises:
+        InputError: when `embed` is called, the runner has no output of that number.
+    """
     takes_pixels = bool(runner.inputs) and runner.inputs[0].dtype == "uint8"
 
     def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -80,11 +90,11 @@ def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64
 
 
 def _stored_preprocessing(runner: Runner) -> Preprocessing | None:
-    """What an exported ONNX file says of its preprocessing, under `rtool.preprocessing` in its metadata."""
+    """The preprocessing that an exported ONNX file states in its metadata, under `rtool.preprocessing`."""
     if not isinstance(runner, OnnxRunner):
         return None
     stored = runner.session.get_modelmeta().custom_metadata_map.get("rtool.preprocessing")
     try:
-        return Preprocessing.from_dict(json.loads(stored)) if stored else None
+        return Preprocessing.from_dict(parse_json(stored)) if stored else None
     except ValueError as error:
         raise InputError(f"{runner.name}: its stored preprocessing is not JSON ({error}); export it again") from error

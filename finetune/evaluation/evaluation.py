@@ -1,7 +1,7 @@
 """Evaluate a model on a data set: embed every image (and its mirror image), then retrieval or verification metrics.
 
-`evaluate_embeddings` takes any function from pixels to embeddings, so that a torch module in training, an ONNX file
-and a served model are all measured by the same code; `evaluate` takes a model reference.
+`evaluate_embeddings` measures any function from pixels to embeddings, so that a torch module in training, an ONNX file
+and a served model are all measured by the same code; `evaluate` opens a model reference first.
 """
 
 from __future__ import annotations
@@ -47,17 +47,20 @@ def evaluate_embeddings(
     batch: int = 64,
     rerank: bool = False,
     roc: Path | None = None,
-    tell: Callable[[str], object] | None = None,
+    report: Callable[[str], object] | None = None,
 ) -> EvaluationResult:
-    """Measure `embed` on `dataset`; `resize` brings an image to the pixels it wants (`Preprocessing.resize`).
+    """Measure `embed` on `dataset`; images are decoded batch by batch, unreadable ones left out.
 
     Args:
+        embed: From pixels uint8 [N, H, W, C] to embeddings float32 [N, D].
+        dataset: The images and their labels.
         protocol: By default what the data set's labels allow, see `choose_protocol`.
+        resize: From an image to its pixels uint8 [H, W, C], such as `Preprocessing.resize`.
         flip: Add the embedding of the mirror image.
-        batch: Images embedded at a time.
+        batch: Images per batch.
         rerank: Rank the gallery by k-reciprocal re-ranking.
         roc: A CSV file to write the ROC of a verification into.
-        tell: Called with a line about images that could not be read.
+        report: Called with a line about images that could not be read.
 
     Raises:
         ConfigError: re-ranking of a verification, or the ROC of a retrieval.
@@ -67,7 +70,7 @@ def evaluate_embeddings(
     plan = plan_evaluation(dataset, protocol, rerank=rerank)
     if roc is not None and plan.protocol != "verification":
         raise ConfigError(f"{roc}: a ROC is of a verification, and {dataset.name} is measured by {plan.protocol}")
-    dataset, embeddings = _embed_streamed(embed, dataset, resize, flip=flip, batch=batch, tell=tell)
+    dataset, embeddings = _embed_streamed(embed, dataset, resize, flip=flip, batch=batch, report=report)
     plan = plan_evaluation(dataset, protocol, rerank=rerank)
     if roc is not None:
         _write_roc(roc, plan, embeddings, dataset)
@@ -81,7 +84,7 @@ def _embed_streamed(
     *,
     flip: bool,
     batch: int,
-    tell: Callable[[str], object] | None,
+    report: Callable[[str], object] | None,
 ) -> tuple[Dataset, Floats]:
     """The readable part of `dataset` and its embeddings; one batch of images is held at a time."""
     rows, chosen = [], []
@@ -90,9 +93,9 @@ def _embed_streamed(
         chosen.append(positions)
     readable = np.concatenate(chosen)
     if len(readable) < len(dataset):
-        if tell is not None:
+        if report is not None:
             lost = np.setdiff1d(np.arange(len(dataset)), readable)
-            tell(unreadable_note(dataset.name, (dataset.names[index] for index in lost)))
+            report(unreadable_note(dataset.name, (dataset.names[index] for index in lost)))
         dataset = dataset.subset(readable)
     return dataset, np.concatenate(rows)
 
@@ -106,7 +109,7 @@ def evaluate_pixels(
     batch: int = 64,
     rerank: bool = False,
 ) -> EvaluationResult:
-    """As `evaluate_embeddings`, on images already read."""
+    """As `evaluate_embeddings`, on images that are in memory."""
     plan = plan_evaluation(pixels.dataset, protocol, rerank=rerank)
     return _measure(plan, embed_images(embed, pixels.values, flip=flip, batch=batch), pixels.dataset)
 
@@ -127,7 +130,7 @@ def _measure(plan: EvaluationPlan, embeddings: Floats, dataset: Dataset) -> Eval
 
 
 def _write_roc(path: Path, plan: EvaluationPlan, embeddings: Floats, dataset: Dataset) -> None:
-    """False and true accept rates as CSV, over the pairs that TAR@FAR is taken over."""
+    """Write false and true accept rates as CSV, over the pairs that TAR@FAR is measured on."""
     known = dataset.pairs is None
     points = roc_curve(*scored_pairs(unit_rows(embeddings), dataset.identities, plan.pairs, known_identities=known))
     try:
@@ -168,34 +171,45 @@ def evaluate(
     size: tuple[int, int] | None = None,
     rerank: bool = False,
     roc: Path | None = None,
-    tell: Callable[[str], object] | None = None,
+    report: Callable[[str], object] | None = None,
 ) -> EvaluationResult:
     """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
 
-    An ONNX file runs in ONNX Runtime (a fixed batch is padded), everything else in torch; a runner that is open
-    already, such as a served model's, is measured as it is.
+    An ONNX file runs in ONNX Runtime (batches for a fixed batch are padded), `triton://` on its server, everything else
+    in torch.
 
     Args:
-        data: What `open_dataset` takes.
-        subset: The side of a data set with fixed sides.
-        output: Which output is the embedding.
-        preprocessing: Normalisation, for models that do not say.
-        size: Height and width, for models that do not say.
+        reference: A model reference, or a runner that is open already.
+        data: A folder, file or generator, as `open_dataset` accepts it.
+        protocol: By default what the data set's labels allow, see `choose_protocol`.
+        subset: The side of a data set with fixed sides (Market-1501, MSMT17).
+        flip: Add the embedding of the mirror image.
+        batch: Images per batch.
+        output: Number of the output that is the embedding, from 0.
+        device: "cpu" or "cuda:N".
+        preprocessing: Normalisation, for models that do not state it.
+        size: Height and width in pixels, for models that do not state it.
         rerank: Rank the gallery by k-reciprocal re-ranking.
         roc: A CSV file to write the ROC of a verification into.
-        tell: Called with a line about each thing left out of the data set.
+        report: Called with a line about each thing left out of the data set.
 
     Raises:
         ConfigError: re-ranking of a verification, or the ROC of a retrieval.
         InputError: the model or the data set does not exist, or the size is unknown.
         DataError: the data set does not fit the protocol, or cannot be read.
         GateError: embeddings are not finite.
+
+    Examples:
+        >>> people = "synthetic-people:identities=4,images=8,seed=2,size=16x8"
+        >>> result = rtool.evaluate("model.onnx", people)
+        >>> result.protocol, result.queries, result.gallery
+        ('retrieval', 16, 16)
     """
     dataset = open_dataset(data, subset)
     model = open_embedder(reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size)
-    if tell is not None:
+    if report is not None:
         for note in dataset.notes:
-            tell(f"{dataset.name}: {note}")
+            report(f"{dataset.name}: {note}")
     return evaluate_embeddings(
         model.embed,
         dataset,
@@ -205,5 +219,5 @@ def evaluate(
         batch=batch,
         rerank=rerank,
         roc=roc,
-        tell=tell,
+        report=report,
     )

@@ -1,4 +1,4 @@
-"""How a data set will be measured, decided from its labels alone, so that what cannot work is refused before training.
+"""How a data set will be measured, decided from its labels alone, so that a misfit is refused before training.
 
 The protocol follows from the labels unless it is named; metrics are the fields of its result that are better when
 larger.
@@ -30,18 +30,20 @@ def _none() -> Indices:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Which images of a data set meet which. Query and gallery of retrieval, or the pairs [P, 3] of verification."""
+    """Which images of a data set are compared: query and gallery of retrieval, or the pairs of verification."""
 
     protocol: Protocol
     metrics: tuple[str, ...]
     """What is measured, the usual one first."""
     rerank: bool = False
     query: Indices = field(default_factory=_none)
+    """Image numbers int64 [Q]; `gallery` likewise [G]. Empty for verification."""
     gallery: Indices = field(default_factory=_none)
     pairs: Indices = field(default_factory=_none)
+    """int64 [P, 3]: image, image, 1 for the same identity. Empty for retrieval."""
 
     def metric(self, name: str | None) -> str:
-        """`name`, or the usual metric.
+        """`name` if it is measured; for None the usual metric of the protocol.
 
         Raises:
             ConfigError: it is not measured; lists what is.
@@ -63,10 +65,15 @@ def choose_protocol(dataset: Dataset) -> Protocol:
 
 
 def plan_evaluation(dataset: Dataset, protocol: Protocol | None = None, *, rerank: bool = False) -> EvaluationPlan:
-    """Decide what is compared with what; nothing is decoded.
+    """Decide from the labels which images are compared; nothing is decoded.
+
+    Args:
+        dataset: The images and their labels.
+        protocol: By default `choose_protocol`.
+        rerank: Whether retrieval is re-ranked.
 
     Raises:
-        ConfigError: re-ranking of pairs.
+        ConfigError: re-ranking of a verification.
         DataError: the labels do not fit the protocol.
     """
     chosen = protocol or choose_protocol(dataset)

@@ -1,8 +1,8 @@
-"""k-reciprocal re-ranking of a retrieval: images are near when they have the same neighbours, mutually.
+"""k-reciprocal re-ranking of a retrieval: images are near when they share mutual nearest neighbours.
 
 Zhong, Zheng, Cao, Li: "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017, arXiv:1701.08398.
 The final distance is (1 - lambda) Jaccard + lambda d, where d is the squared distance divided by the row's largest.
-Queries help each other: the result depends on the whole set of them, so it is a metric of its own, not a better one.
+The result for one query depends on all the others, so re-ranked metrics cannot be compared with plain ones.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from numpy.typing import NDArray
 __all__ = ["reranked_distances"]
 
 _CHUNK = 64
-"""Rows sorted at a time: the numbers of a whole sort would take twice the memory of the distances."""
+"""Rows sorted at a time: the int64 result of sorting all at once would need twice the memory of the distances."""
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 
 def reranked_distances(query: Floats, gallery: Floats, *, k1: int = 20, k2: int = 6, weight: float = 0.3) -> Floats:
-    """Distances [Q, G] of unit embeddings [Q, D] and [G, D]; smaller is nearer.
+    """Distances float32 [Q, G] between unit embeddings; smaller is nearer.
 
-    With N = Q + G images it holds three float32 matrices [N, N] at its peak, the distances and the encodings before and
-    after they are averaged, and little else: 4.5 GB for the 19,281 images of Market-1501.
+    With N = Q + G images, peak memory is three float32 matrices [N, N]: the distances, and the encodings before and
+    after they are averaged; 4.5 GB for the 19,281 images of Market-1501.
 
     Args:
-        k1: Neighbours among which reciprocal ones are looked for.
-        k2: Neighbours whose encodings are averaged; 1 takes each image's own.
+        query: Unit embeddings float32 [Q, D].
+        gallery: Unit embeddings float32 [G, D].
+        k1: Nearest neighbours among which reciprocal ones are looked for.
+        k2: Nearest neighbours, the image included, whose encodings are averaged; 1 averages nothing.
         weight: lambda, the share of the original distance.
     """
     rows = np.concatenate([query, gallery])

@@ -1,9 +1,10 @@
 """Retrieval metrics: CMC, mean average precision and mINP, with the same-camera rule of person re-identification.
 
 For each query the gallery images of the same identity *and* the same camera are dropped; a query without a match left
-is skipped. Average precision is the mean of the precisions at the hits (not the trapezoid of older code).
-mINP is the mean of hits / rank of the last hit (Ye et al., "Deep learning for person re-identification", 2021).
-The ranking is by cosine, or by `reranking`.
+is skipped. Average precision is the mean of the precisions at the hits, as in Zheng et al., "Scalable Person
+Re-identification: A Benchmark", ICCV 2015, without the trapezoid of its evaluation code. mINP is the mean over queries
+of (number of hits) / (rank of the last hit): Ye et al., "Deep Learning for Person Re-identification: A Survey and
+Outlook" (AGW), arXiv:2001.04193. The ranking is by cosine, or by `reranking`.
 """
 
 from __future__ import annotations
@@ -58,9 +59,16 @@ def measure_retrieval(
     *,
     rerank: bool = False,
 ) -> RetrievalResult:
-    """Rank the gallery [G, D] for each query [Q, D] by cosine similarity, or by k-reciprocal re-ranking.
+    """Rank the gallery for each query by cosine similarity, or by k-reciprocal re-ranking.
 
-    A camera below 0 is unknown and drops nothing.
+    Args:
+        query: Embeddings float32 [Q, D] of any length; they are normalised here.
+        gallery: Embeddings float32 [G, D].
+        query_ids: Identities int64 [Q].
+        gallery_ids: Identities int64 [G].
+        query_cameras: Cameras int64 [Q]; a camera below 0 is unknown and drops nothing.
+        gallery_cameras: Cameras int64 [G].
+        rerank: Rank by `reranked_distances`.
 
     Raises:
         DataError: no query has a match.

@@ -1,4 +1,4 @@
-"""Embeddings as unit vectors for the metrics, which refuse what is not finite: NaN would be ranked like a number."""
+"""Embeddings as unit vectors for the metrics; NaN and infinity are refused, for they would be ranked like numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Floats = NDArray[np.float32]
 
 
 def unit_rows(embeddings: Floats) -> Floats:
-    """Embeddings [N, D] divided by their lengths; a row of zeros stays one.
+    """Embeddings float32 [N, D] divided by their Euclidean lengths; a row of zeros stays zero.
 
     Raises:
         GateError: some hold NaN or infinity.

@@ -1,10 +1,10 @@
 """Verification metrics: 10-fold accuracy and VAL@FAR as on LFW, and the true accept rate at false accept rates (ROC).
 
-Protocol (Huang et al. 2007, in insightface's form): squared distances of unit embeddings, thresholds 0 to 4 in steps of
-0.01, unshuffled folds, the threshold with the best accuracy on nine folds (the first of equals) applied to the tenth.
-VAL@FAR: steps of 0.001, the threshold at which nine folds have the FAR, interpolated, gives the tenth's true accepts.
-TAR@FAR is the highest TAR among thresholds whose FAR does not exceed the target; with fewer than 1 / FAR different
-pairs none of them may pass.
+Protocol (Huang et al., "Labeled Faces in the Wild", 2007, in insightface's form): squared distances of unit embeddings,
+thresholds 0 to 4 in steps of 0.01, unshuffled folds; the threshold with the best accuracy on nine folds (the first of
+equals) is applied to the tenth. VAL@FAR: thresholds in steps of 0.001; the threshold at which nine folds have the FAR,
+interpolated linearly, gives the tenth fold's share of true accepts. TAR@FAR is the highest TAR among thresholds whose
+FAR does not exceed the target; with fewer than 1 / FAR different pairs, none of them may pass.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _FINE_THRESHOLDS = np.arange(0, 4, 0.001)
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """Shares in 0..1. `accuracy_std` is the deviation over the folds."""
+    """Shares in 0..1 over `pairs` pairs. `accuracy_std` is the standard deviation over the folds."""
 
     accuracy: float
     accuracy_std: float
@@ -74,10 +74,14 @@ class VerificationResult:
 def measure_verification(
     embeddings: Floats, identities: Indices, pairs: Indices, *, known_identities: bool = True
 ) -> VerificationResult:
-    """Verify `pairs` [P, 3] of the images with `embeddings` [N, D].
+    """Decide for pairs of images whether they show one identity, and measure how often that is right.
 
-    With known identities TAR@FAR is taken over every pair of images, up to `MOST_FOR_ALL_PAIRS` images; else over
-    the listed pairs, as in protocols that list theirs.
+    Args:
+        embeddings: float32 [N, D] of any length; they are normalised here.
+        identities: int64 [N].
+        pairs: int64 [P, 3]: image, image, 1 for the same identity; the folds are ten consecutive parts of them.
+        known_identities: Whether `identities` are real. TAR@FAR is then measured over every pair of images, up to
+            `MOST_FOR_ALL_PAIRS` images; else, and beyond that, over `pairs`, as in protocols that list theirs.
 
     Raises:
         DataError: fewer pairs than folds.
@@ -104,7 +108,7 @@ def measure_verification(
 def scored_pairs(
     unit: Floats, identities: Indices, pairs: Indices, *, known_identities: bool
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Cosines of the pairs that TAR@FAR is taken over (see `measure_verification`), and which are of one identity."""
+    """Cosines of the pairs that TAR@FAR is measured on (see `measure_verification`), and which are of one identity."""
     if known_identities and len(unit) <= MOST_FOR_ALL_PAIRS:
         first, second = np.triu_indices(len(unit), 1)
         return (unit @ unit.T)[first, second], identities[first] == identities[second]
@@ -113,6 +117,10 @@ def scored_pairs(
 
 def fold_accuracies(distances: Floats, is_same: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Accuracy on each of ten consecutive folds of the pairs, at the other folds' best threshold: float64 [10].
+
+    Args:
+        distances: Squared distances of unit embeddings, [P].
+        is_same: Which pairs are of one identity, bool [P].
 
     Raises:
         DataError: fewer pairs than folds.
@@ -132,14 +140,14 @@ def fold_accuracies(distances: Floats, is_same: NDArray[np.bool_]) -> NDArray[np
 def fold_true_accepts(distances: Floats, is_same: NDArray[np.bool_], far: float) -> NDArray[np.float64]:
     """VAL@FAR: the share of each fold's same pairs below the threshold at which the other folds' FAR is `far`, [10].
 
-    Interpolation takes different pairs to lie evenly between two thresholds. Where they do not, as when a network maps
-    all images to about one point, and more than one of them passes beyond `far`, the threshold is the largest that
+    Interpolation assumes that different pairs lie evenly between two thresholds. Where they do not, as when a network
+    maps all images to about one point, and more than one of them passes beyond `far`, the threshold is the largest that
     keeps to `far`. Where no threshold below 4 lets so many pass, nothing is accepted. A fold without same pairs gives
     NaN.
 
     Args:
-        distances: Squared, [P].
-        is_same: Which pairs are of one identity, [P].
+        distances: Squared distances of unit embeddings, [P].
+        is_same: Which pairs are of one identity, bool [P].
         far: The false accept rate, above 0.
     """
     distances = np.maximum(distances, 0)  # alike embeddings may be rounded to below it, and before the first threshold
@@ -161,14 +169,22 @@ def fold_true_accepts(distances: Floats, is_same: NDArray[np.bool_], far: float)
 
 
 def roc_curve(scores: Floats, is_same: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
-    """(FAR, TAR) at ten FARs a decade, from the first that one different pair in all makes, up to 1."""
+    """(FAR, TAR) at ten FARs per decade up to 1, from the decade in which one of the different pairs passes.
+
+    Args:
+        scores: Cosines [P].
+        is_same: Which pairs are of one identity, bool [P].
+    """
     decades = math.ceil(math.log10(max(int((~is_same).sum()), 1)))
     rates = 10.0 ** (np.arange(-10 * decades, 1) / 10)
     return tuple((float(far), true_accept_rate(scores, is_same, float(far))) for far in rates)
 
 
 def true_accept_rate(scores: Floats, is_same: NDArray[np.bool_], far: float) -> float:
-    """Share of same pairs above the lowest threshold that lets through at most `far` of the different pairs."""
+    """Share of same pairs above the lowest threshold that at most the share `far` of the different pairs exceeds.
+
+    NaN without pairs of either kind.
+    """
     negatives = np.sort(scores[~is_same])[::-1]
     if not negatives.size or not is_same.any():
         return float("nan")

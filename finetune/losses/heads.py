@@ -1,13 +1,15 @@
-"""Loss terms that training adds up: each takes embeddings [N, D] and labels [N] and gives one number.
+"""The heads of a run: modules that turn embeddings [N, D] and int64 labels [N] into one loss, a float32 scalar.
 
-Heads that own class weights or centres are modules; pair losses own nothing and look at the batch of all ranks.
-Formulas are in `softmax_losses`, `margin_losses` and `pair_losses`; here live parameters, buffers and what is shared
-between ranks. All arithmetic is float32, also under autocast.
+Training adds up their weighted losses. A head owns class weights (parameters) or centres (buffers), or nothing where
+the loss compares the images of a batch with each other. The formulas are pure functions in `softmax_losses`,
+`margin_losses` and `pair_losses`; here are the parameters, and what is exchanged between ranks. Logits and losses are
+computed in float32, also under autocast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -38,7 +40,10 @@ __all__ = ["AdaFaceHead", "CenterHead", "CosineHead", "LinearHead", "PairHead", 
 
 
 class LinearHead(nn.Module):
-    """Softmax cross-entropy of a linear classifier."""
+    """Softmax cross-entropy of a linear classifier with weight [C, D] and bias [C], with label smoothing.
+
+    Label smoothing: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567.
+    """
 
     def __init__(self, dimension: int, classes: int, smoothing: float) -> None:
         super().__init__()
@@ -47,16 +52,19 @@ class LinearHead(nn.Module):
         self._smoothing = smoothing
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss: a scalar."""
+        """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
         return softmax_loss(self.logits(embeddings), labels, smoothing=self._smoothing)
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """[N, C] of embeddings [N, D]."""
+        """Logits float32 [N, C] of embeddings [N, D]."""
         return F.linear(embeddings.float(), self.weight, self.bias)
 
 
 class PartsHead(nn.Module):
-    """One linear classifier for each equal slice of the embedding; the mean of their cross-entropies."""
+    """One linear classifier per equal slice of the embedding; the loss is the mean of their cross-entropies.
+
+    Sun et al., "Beyond Part Models: Person Retrieval with Refined Part Pooling" (PCB), arXiv:1711.09349.
+    """
 
     def __init__(self, dimension: int, classes: int, parts: int, smoothing: float) -> None:
         super().__init__()
@@ -64,7 +72,7 @@ class PartsHead(nn.Module):
         self._smoothing = smoothing
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss: a scalar."""
+        """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
         slices = embeddings.chunk(len(self.classifiers), dim=1)
         classifiers = cast("list[LinearHead]", list(self.classifiers))
         logits = [classifier.logits(part) for classifier, part in zip(classifiers, slices, strict=True)]
@@ -72,7 +80,10 @@ class PartsHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """Softmax cross-entropy over logits made from the cosines to class weights [C, D]."""
+    """Softmax cross-entropy over logits that a function makes of the cosines to class weights [C, D].
+
+    With the functions of `margin_losses`: ArcFace, CosFace and AM-softmax, and circle loss in class form.
+    """
 
     def __init__(self, dimension: int, classes: int, logits: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -80,14 +91,16 @@ class CosineHead(nn.Module):
         self._logits = logits
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss: a scalar."""
+        """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
         return F.cross_entropy(self._logits(cosine_logits(embeddings, self.weight), labels), labels)
 
 
 class AdaFaceHead(nn.Module):
     """AdaFace: the margin follows image quality, measured by the embedding's norm against running statistics.
 
-    Mean and deviation of the norms are those of the batch of all ranks, and move by `momentum` a step.
+    Kim, Jain and Liu, "AdaFace: Quality Adaptive Margin for Face Recognition", arXiv:2204.00964. The norms are clamped
+    to 0.001..100. In training mode, mean and standard deviation of the norms in the batch of all ranks move the running
+    ones by the share `momentum` before they are used; these start at 20 and 100.
     """
 
     norm_mean: Tensor
@@ -101,7 +114,7 @@ class AdaFaceHead(nn.Module):
         self._config = config
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss: a scalar."""
+        """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
         config = self._config
         norms = embeddings.detach().float().norm(dim=1).clamp(0.001, 100)
         if self.training:
@@ -120,7 +133,11 @@ class AdaFaceHead(nn.Module):
 
 
 class CenterHead(nn.Module):
-    """Center loss. The centres are no parameters: after each batch, of all ranks, they move by their own rule."""
+    """Center loss with centres [C, D], which start at zero and are no parameters.
+
+    Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016. After each forward
+    pass in training mode the centres of the classes in the batch of all ranks move by `moved_centers`.
+    """
 
     centers: Tensor
 
@@ -130,7 +147,7 @@ class CenterHead(nn.Module):
         self._alpha = alpha
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss: a scalar."""
+        """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
         loss = center_loss(embeddings.float(), labels, self.centers)
         if self.training:
             rows = gather_rows(embeddings.detach().float())
@@ -139,15 +156,15 @@ class CenterHead(nn.Module):
 
 
 class PairHead(nn.Module):
-    """A loss over pairs, taken over the rows of all ranks."""
+    """A loss over the pairs of images in the batch of all ranks, of raw or of normalised embeddings."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], normalise: bool) -> None:
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], *, normalise: bool) -> None:
         super().__init__()
         self._loss = loss
         self._normalise = normalise
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss: a scalar."""
+        """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
         rows = gather_rows(embeddings.float())
         return self._loss(F.normalize(rows) if self._normalise else rows, gather_rows(labels))
 
@@ -157,39 +174,21 @@ def build_head(
 ) -> nn.Module:
     """The module for one entry of `losses`, with fresh weights from torch's global generator.
 
-    `seed` and `device` are for the shards of PartialFC, which differ between ranks and cannot be moved later.
+    Args:
+        config: One entry of `losses`.
+        dimension: D, the length of the embedding.
+        classes: C, the number of identities in the training data.
+        seed: Seeds the shards of PartialFC, which differ between ranks.
+        device: Where PartialFC keeps its shard, which cannot be moved later; other heads are made on the CPU.
+
+    Raises:
+        ConfigError: the parts of a `pcb` loss do not divide the embedding.
     """
     match config:
         case SoftmaxLoss():
             return LinearHead(dimension, classes, config.smoothing)
-        case ArcFaceLoss():
-            m1, m2, m3 = config.margins
-            return CosineHead(
-                dimension,
-                classes,
-                lambda cosine, labels: margin_logits(
-                    cosine,
-                    labels,
-                    scale=config.scale,
-                    m1=m1,
-                    m2=m2,
-                    m3=m3,
-                    gradient=config.gradient,
-                    filter_above=config.filter_above,
-                ),
-            )
-        case CosFaceLoss():
-            return CosineHead(
-                dimension,
-                classes,
-                lambda cosine, labels: margin_logits(cosine, labels, scale=config.scale, m2=0.0, m3=config.margin),
-            )
-        case CircleLoss():
-            return CosineHead(
-                dimension,
-                classes,
-                lambda cosine, labels: circle_logits(cosine, labels, scale=config.scale, margin=config.margin),
-            )
+        case ArcFaceLoss() | CosFaceLoss() | CircleLoss():
+            return CosineHead(dimension, classes, _logits_of(config))
         case AdaFaceLoss():
             return AdaFaceHead(dimension, classes, config)
         case PartsLoss():
@@ -210,18 +209,34 @@ def build_head(
         case CenterLoss():
             return CenterHead(dimension, classes, config.alpha)
         case CirclePairLoss():
-            return PairHead(
-                lambda rows, labels: circle_pair_loss(rows, labels, margin=config.margin, scale=config.scale), False
-            )
+            return PairHead(partial(circle_pair_loss, margin=config.margin, scale=config.scale), normalise=False)
         case TripletLoss():
             margin = None if config.margin == "soft" else config.margin
-            return PairHead(
-                lambda rows, labels: triplet_loss(rows, labels, margin=margin, mining=config.mining), config.normalise
+            return PairHead(partial(triplet_loss, margin=margin, mining=config.mining), normalise=config.normalise)
+
+
+def _logits_of(config: ArcFaceLoss | CosFaceLoss | CircleLoss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function from cosines [N, C] and labels [N] to logits [N, C] of a loss with one weight vector per class."""
+    match config:
+        case ArcFaceLoss():
+            m1, m2, m3 = config.margins
+            return partial(
+                margin_logits,
+                scale=config.scale,
+                m1=m1,
+                m2=m2,
+                m3=m3,
+                gradient=config.gradient,
+                filter_above=config.filter_above,
             )
+        case CosFaceLoss():
+            return partial(margin_logits, scale=config.scale, m2=0.0, m3=config.margin)
+        case CircleLoss():
+            return partial(circle_logits, scale=config.scale, margin=config.margin)
 
 
 def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation over the values of all ranks."""
+    """Mean and unbiased standard deviation of values [n] over all ranks, float32 scalars."""
     wide = values.double()  # before the sums: the variance is a small difference of large ones
     sums = torch.stack([torch.ones_like(wide).sum(), wide.sum(), wide.square().sum()])
     count, total, squares = all_reduce_sum(sums)

@@ -1,9 +1,15 @@
-"""Classification logits with margins, as pure functions of cosines; embeddings and class weights are unit vectors.
+"""Classification logits with margins, as pure functions of the cosines between embeddings and class weights.
 
-Each returns logits whose softmax cross-entropy is the loss. Sources: ArcFace (Deng et al. 2019, combined margin m1, m2,
-m3), CosFace and AM-softmax (Wang et al. 2018), AdaFace (Kim et al. 2022), circle loss, class form (Sun et al. 2020).
-insightface drops m2 as soon as m3 > 0, and its gradient ignores the angle; here all three margins count and the
-gradient is a choice.
+Each returns logits whose softmax cross-entropy is the loss. Sources:
+- Liu et al., "SphereFace: Deep Hypersphere Embedding for Face Recognition", arXiv:1704.08063 (m1);
+- Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", arXiv:1801.07698 (m2, and all three);
+- Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", arXiv:1801.09414, and Wang et al.,
+  "Additive Margin Softmax for Face Verification", arXiv:1801.05599 (m3);
+- Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", arXiv:2204.00964;
+- Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", arXiv:2002.10857 (class form).
+
+Differences from insightface's arcface_torch: there m2 is dropped as soon as m3 > 0, and the gradient ignores the angle;
+here all three margins are applied and `gradient` chooses.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ _EDGE = 1e-6
 
 
 def cosine_logits(embeddings: Tensor, weight: Tensor) -> Tensor:
-    """Cosines [N, C] of embeddings [N, D] and class weights [C, D], float32 whatever the autocast."""
+    """Cosines float32 [N, C] of embeddings [N, D] and class weights [C, D], also under autocast."""
     with torch.autocast(embeddings.device.type, enabled=False):
         return F.linear(F.normalize(embeddings.float()), F.normalize(weight.float()))
 
@@ -39,17 +45,17 @@ def margin_logits(
     gradient: MarginGradient = "exact",
     filter_above: float | None = None,
 ) -> Tensor:
-    """z_j = s cos t_j, and z_y = s (cos(min(m1 t_y + m2, pi)) - m3) for the labelled class.
+    """Logits [N, C]: z_j = s cos t_j, and z_y = s (cos(min(m1 t_y + m2, pi)) - m3) for the labelled class.
 
     Args:
-        cosine: [N, C].
+        cosine: cos t, float [N, C]; with m1 = 1 and m2 = 0 the angle is not computed.
         labels: int64 [N]; a negative label has no class here (another shard's) and gets no margin.
         scale: s.
         m1: Factor of the angle (SphereFace).
         m2: Added to the angle (ArcFace).
         m3: Subtracted from the cosine (CosFace).
         gradient: "exact", or "straight_through": dz_y / dcos t_y = s, as arcface_torch trains.
-        filter_above: Zero the cosines of other classes above this value, which are likely label noise.
+        filter_above: Set cosines of other classes above this value to zero; such pairs are likely label noise.
     """
     rows = torch.nonzero(labels >= 0).squeeze(1)
     target = cosine[rows, labels[rows]]
@@ -80,15 +86,15 @@ def adaface_logits(
     margin: float = 0.4,
     edge: float = 1e-3,
 ) -> Tensor:
-    """z_y = s [cos(clip(t_y - m k, e, pi - e)) - (m + m k)] with the image quality k in -1..1.
+    """Logits [N, C]: z_j = s cos t_j, and z_y = s [cos(clip(t_y - m k, e, pi - e)) - (m + m k)] for the labelled class.
 
     Args:
-        cosine: [N, C].
+        cosine: cos t, float [N, C].
         labels: int64 [N].
-        quality: k [N], detached: clip(h (norm - mean) / (deviation + e), -1, 1).
+        quality: k, the image quality in -1..1, float [N], detached: clip(h (norm - mean) / (deviation + e), -1, 1).
         scale: s.
         margin: m.
-        edge: e.
+        edge: e, how far angles stay from 0 and pi, in radians.
     """
     rows = torch.arange(len(labels), device=labels.device)
     angle = torch.acos(cosine[rows, labels].clamp(-1 + edge, 1 - edge))
@@ -97,9 +103,15 @@ def adaface_logits(
 
 
 def circle_logits(cosine: Tensor, labels: Tensor, *, scale: float = 64.0, margin: float = 0.35) -> Tensor:
-    """z_y = s a_p (cos t_y - 1 + m), z_j = s a_n (cos t_j - m).
+    """Logits [N, C]: z_j = s a_n (cos t_j - m), and z_y = s a_p (cos t_y - 1 + m) for the labelled class.
 
     a_p = [1 + m - cos t_y]+ and a_n = [cos t_j + m]+ are detached.
+
+    Args:
+        cosine: cos t, float [N, C].
+        labels: int64 [N].
+        scale: s, the paper's gamma.
+        margin: m.
     """
     rows = torch.arange(len(labels), device=labels.device)
     fixed = cosine.detach()

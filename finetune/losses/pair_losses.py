@@ -1,7 +1,10 @@
-"""Losses over the pairs of a batch, as pure functions of embeddings [N, D] and labels [N].
+"""Losses over the pairs of a batch, as pure functions of embeddings [N, D] and int64 labels [N]; each gives a scalar.
 
-Batch-hard triplet (Hermans et al. 2017), its weighted form (Ristani and Tomasi 2018), circle loss in pair form (Sun et
-al. 2020) and center loss (Wen et al. 2016). Anchors without a positive or without a negative in the batch do not count.
+Anchors without a positive or without a negative in the batch are left out of the mean. Sources:
+- Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737;
+- Ristani and Tomasi, "Features for Multi-Target Multi-Camera Tracking and Re-Identification", CVPR 2018 (weighted);
+- Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", arXiv:2002.10857 (pair form);
+- Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016 (center loss).
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ __all__ = ["center_loss", "circle_pair_loss", "moved_centers", "pairwise_distanc
 
 
 def pairwise_distances(embeddings: Tensor) -> Tensor:
-    """d_ij = sqrt(max(|a - b|^2, 1e-12)): [N, N]. The floor keeps the gradient of equal rows finite."""
+    """Euclidean distances [N, N] of embeddings [N, D]: d_ij = sqrt(max(|z_i - z_j|^2, 1e-12)).
+
+    The floor keeps the gradient of equal rows finite.
+    """
     squares = embeddings.square().sum(dim=1)
     squared = squares[:, None] + squares[None, :] - 2 * embeddings @ embeddings.T
     return squared.clamp(min=1e-12).sqrt()
@@ -26,7 +32,13 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, *, margin: float | None = 0
     """mean_a [m + d_ap - d_an]+, or with `margin=None` the soft form mean_a log(1 + exp(d_ap - d_an)).
 
     `hard`: d_ap is the largest positive and d_an the smallest negative distance; `weighted`: averages with softmax(d)
-    over the positives and softmin(d) over the negatives. Zero, still attached to the graph, without a valid anchor.
+    over the positives and softmin(d) over the negatives. Without a valid anchor the loss is zero, with a zero gradient.
+
+    Args:
+        embeddings: [N, D], raw or normalised.
+        labels: int64 [N].
+        margin: m, in the unit of the distances; None for the soft form.
+        mining: `hard` or `weighted`.
     """
     distances = pairwise_distances(embeddings)
     positive, negative = _pair_masks(labels)
@@ -47,7 +59,13 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, *, margin: float | None = 0
 def circle_pair_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.25, scale: float = 64.0) -> Tensor:
     """mean_a softplus(LSE_p(-g a_p (s_p - 1 + m)) + LSE_n(g a_n (s_n - m))) over cosines s.
 
-    a_p = [1 + m - s_p]+ and a_n = [s_n + m]+ are detached.
+    a_p = [1 + m - s_p]+ and a_n = [s_n + m]+ are detached. Without a valid anchor the loss is zero.
+
+    Args:
+        embeddings: [N, D]; they are normalised here.
+        labels: int64 [N].
+        margin: m.
+        scale: g, the paper's gamma.
     """
     unit = F.normalize(embeddings)
     similar = unit @ unit.T
@@ -64,14 +82,18 @@ def circle_pair_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.25
 
 
 def center_loss(embeddings: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """mean_i 1/2 |z_i - c_y|^2 with centers [C, D], which `moved_centers` moves."""
+    """mean_i 1/2 |z_i - c_y|^2 of embeddings z [N, D] with labels y [N] and centers c [C, D]: a scalar.
+
+    `moved_centers` updates the centers, not this loss's gradient.
+    """
     return 0.5 * (embeddings - centers[labels]).square().sum(dim=1).mean()
 
 
 def moved_centers(embeddings: Tensor, labels: Tensor, centers: Tensor, *, alpha: float = 0.5) -> Tensor:
-    """c_j + alpha sum_{i: y_i = j} (z_i - c_j) / (1 + n_j) with n_j rows of class j; others stay: [C, D].
+    """Centers [C, D] after a batch: c_j + alpha sum_{i: y_i = j} (z_i - c_j) / (1 + n_j) with n_j rows of class j.
 
-    Wen et al. 2016, equation 4: a rate of its own, whatever weight the loss and rate the optimizer has.
+    The update of Wen et al. (ECCV 2016, equation 4); it depends neither on the loss's weight nor on the learning rate.
+    Centers of classes that are not in the batch stay.
     """
     pulls = torch.zeros_like(centers).index_add_(0, labels, embeddings - centers[labels])
     counts = torch.bincount(labels, minlength=len(centers))
@@ -79,7 +101,7 @@ def moved_centers(embeddings: Tensor, labels: Tensor, centers: Tensor, *, alpha:
 
 
 def _pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Same identity and another image; another identity: bool [N, N] each."""
+    """Positive pairs (same identity, another image) and negative pairs (another identity): bool [N, N] each."""
     same = labels[:, None] == labels[None, :]
     other_image = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return same & other_image, ~same

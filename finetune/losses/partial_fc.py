@@ -1,9 +1,11 @@
 """PartialFC: margin softmax over millions of identities, classes sharded over ranks and sampled, updates row-sparse.
 
-Source: An et al., "Killing two birds with one stone", CVPR 2022 (arcface_torch's v2). Each rank owns a contiguous part
-of the class weights. All ranks' embeddings meet every shard; softmax is taken over all shards with two all-reduces.
-With a sampling rate below 1, a shard uses the classes in the batch and random others, one at least. With fewer classes
-than ranks some shards are empty; they take part in everything all the same.
+Sources: An et al., "Partial FC: Training 10 Million Identities on a Single Machine", arXiv:2010.05222, and An et al.,
+"Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC",
+arXiv:2203.15565 (arcface_torch's second version). Each rank owns a contiguous part of the class weights. Every shard
+computes logits for the embeddings of all ranks; the softmax over all shards needs two all-reduces, the probability of
+the label a third. With a sampling rate below 1, a shard uses the classes in the batch and random others, one at least.
+With fewer classes than ranks some shards are empty and still join in every collective.
 
 arcface_torch indexes a dense parameter, so momentum and weight decay touch every row and memory is three times the
 weights. Here the sampled rows alone are a leaf of autograd; gradient, momentum and decay touch only them, and `step`
@@ -28,18 +30,21 @@ from .margin_losses import margin_logits
 __all__ = ["PartialFC", "shard_bounds"]
 
 _FLOOR = 1e-30
-"""Smallest probability whose logarithm is taken; a dead run shows the loss -log of it, 69.0776."""
+"""Floor of the probabilities before the logarithm; a run that has collapsed shows the loss -log(1e-30) = 69.0776."""
 
 
 def shard_bounds(classes: int, shard: int, shards: int) -> tuple[int, int]:
-    """First and last-plus-one class of a shard; the first classes % shards of them hold one more."""
+    """First class of a shard, and the one after its last; the first `classes % shards` shards hold one class more."""
     size, larger = divmod(classes, shards)
     start = shard * size + min(shard, larger)
     return start, start + size + (shard < larger)
 
 
 class PartialFC(nn.Module):
-    """One rank's shard. `forward` gives the loss over all ranks; after `backward`, `step` updates the used rows."""
+    """One rank's shard, weight and momentum float32 [shard's classes, D].
+
+    `forward` gives the loss over all ranks; after `backward`, `step` updates the used rows.
+    """
 
     def __init__(
         self,
@@ -91,7 +96,10 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def step(self, lr: float, *, momentum: float, weight_decay: float) -> None:
-        """SGD on the rows of the last forward pass: g + wd w into the momentum, w - lr momentum. Others rest."""
+        """SGD on the rows of the last forward pass: v = momentum v + g + weight_decay w, then w = w - lr v.
+
+        Rows that were not used keep weight and momentum.
+        """
         leaf = self._sampled
         if leaf is None or leaf.grad is None:
             return
@@ -106,16 +114,16 @@ class PartialFC(nn.Module):
         self._sampled = None
 
     def gradient(self) -> Tensor | None:
-        """Gradient of the rows of the last forward pass, before `step`."""
+        """Gradient of the rows of the last forward pass [rows, D], before `step`; None without one."""
         return self._sampled.grad if self._sampled is not None else None
 
     def scale_gradient(self, factor: Tensor | float) -> None:
-        """Multiply the gradient, as clipping and loss scaling do."""
+        """Multiply the gradient in place, for clipping and for taking out the loss scale."""
         if self._sampled is not None and self._sampled.grad is not None:
             self._sampled.grad.mul_(factor)
 
     def shard_state(self) -> dict[str, Tensor]:
-        """The shard for a checkpoint; `load_shards` takes any number of them."""
+        """The shard for a checkpoint, on the CPU; `load_shards` reads the shards of any number of ranks."""
         return {
             "weight": self.weight.cpu(),
             "momentum": self.momentum.cpu(),
@@ -124,7 +132,7 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def load_shards(self, shards: list[Mapping[str, Any]]) -> None:
-        """Take this rank's classes out of the shards of a run on `len(shards)` ranks, in rank order."""
+        """Copy this rank's classes from the shards of a run on `len(shards)` ranks, given in rank order."""
         start, end = self._start, self._start + len(self.weight)
         for number, shard in enumerate(shards):
             low, high = shard_bounds(self.classes, number, len(shards))
@@ -136,7 +144,7 @@ class PartialFC(nn.Module):
             self._generator.set_state(shards[rank()]["generator"])
 
     def _sample(self, labels: Tensor) -> Tensor:
-        """Choose the rows of this step; labels become positions among them, -1 for other shards' classes."""
+        """Choose the rows of this step; return the labels as positions among them, -1 for other shards' classes."""
         self._rows = None
         if self.rate >= 1.0 or not self.training:
             return labels

@@ -1,8 +1,8 @@
 """Softmax cross-entropy of plain classifiers, as pure functions of logits: with label smoothing, and over parts.
 
-Sources: label smoothing, Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016, arXiv:1512.00567, section
-7; parts, Sun et al., "Beyond Part Models" (PCB), ECCV 2018, arXiv:1711.09349, whose losses are added up there and
-averaged here, so that their weight does not depend on the number of parts.
+Sources: label smoothing, Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567,
+section 7; parts, Sun et al., "Beyond Part Models: Person Retrieval with Refined Part Pooling" (PCB), arXiv:1711.09349.
+PCB adds up the losses of its parts; here they are averaged, so that their weight does not depend on their number.
 """
 
 from __future__ import annotations

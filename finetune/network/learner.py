@@ -1,8 +1,8 @@
 """Backbone and losses as one module, so that DDP sees every parameter; and freezing of parts of the backbone.
 
 The backbone runs in the configured precision, heads and losses in float32. A frozen BatchNorm keeps its running
-statistics too: leaving it in training mode is a well-known way to ruin a fine-tuned model. What the network itself
-holds fixed, such as the last scale of an iresnet or what `rtool onnx2torch --freeze` froze, never thaws.
+statistics too: leaving it in training mode is a well-known way to ruin a fine-tuned model. Parameters that the network
+itself holds fixed, such as the last scale of an iresnet or those that `rtool onnx2torch --freeze` froze, never train.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ...converters.records.record import record_of
+from ...converters.weights.state_dict_loading import cancelled_biases
 from ...errors import ConfigError, InputError
 from ..config.name_patterns import check_patterns, matches
 from ..losses.partial_fc import PartialFC
@@ -23,14 +23,14 @@ _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Learner(nn.Module):
-    """`forward(images, labels)` gives the unweighted losses, one a head: [H]."""
+    """`forward(images, labels)` gives the unweighted losses, one per head: float32 [H]."""
 
     def __init__(self, backbone: nn.Module, heads: nn.ModuleList, *, output: int, autocast: torch.dtype | None) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = heads
         self.autocast = autocast
-        fixed = _cancelled_biases(backbone)
+        fixed = cancelled_biases(backbone)
         self._output = output
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
@@ -42,9 +42,9 @@ class Learner(nn.Module):
         return torch.stack([head(embeddings, labels) for head in self.heads])
 
     def compile_backbone(self) -> None:
-        """Run the backbone through torch.compile from now on, in training; heads draw, gather and branch.
+        """Run the backbone through torch.compile from now on; the heads, which gather and branch, are not compiled.
 
-        What is compiled is a function, not a module: parameters keep their names.
+        A function is compiled, not a module, so parameters keep their names.
         """
         self._compiled = torch.compile(self._embed)
 
@@ -52,7 +52,12 @@ class Learner(nn.Module):
         return embedding_of(self.backbone(images), self._output)
 
     def freeze(self, patterns: Mapping[str, float | None], epoch: int) -> None:
-        """Freeze what `patterns` (pattern -> epoch of thawing) hold at `epoch`, and thaw the rest."""
+        """Freeze the backbone's parameters that `patterns` match at `epoch`, and let the rest train.
+
+        Args:
+            patterns: Pattern of parameter or module names -> first epoch in which they train; None: never.
+            epoch: The epoch that begins, from 0.
+        """
         held = [pattern for pattern, until in patterns.items() if until is None or epoch < until]
         for name, parameter in self.backbone.named_parameters():
             learns = name in self._may_learn and not any(matches(name, pattern) for pattern in held)
@@ -70,10 +75,10 @@ class Learner(nn.Module):
 
 
 def embedding_of(outputs: Tensor | tuple[Tensor, ...], index: int) -> Tensor:
-    """The embedding among a network's outputs, as [N, D].
+    """Output `index` of a network, from 0, flattened to [N, D].
 
     Raises:
-        InputError: there is no output `index`.
+        InputError: there is no output of that number.
     """
     if isinstance(outputs, Tensor):
         outputs = (outputs,)
@@ -83,8 +88,9 @@ def embedding_of(outputs: Tensor | tuple[Tensor, ...], index: int) -> Tensor:
 
 
 def check_freezing(learner: Learner, freeze: Mapping[str, float | None]) -> None:
-    """Refuse patterns that match nothing, and those that leave nothing to train. The learner is left frozen as at the
-    start, when most is.
+    """Refuse patterns that match nothing, and those that leave nothing to train in the first epoch.
+
+    The learner is left frozen as in that epoch.
 
     Raises:
         ConfigError: naming the pattern and near names, or the way out.
@@ -97,9 +103,3 @@ def check_freezing(learner: Learner, freeze: Mapping[str, float | None]) -> None
             "model.freeze: the whole network is frozen and no loss has weights of its own, so the first epoch would "
             "train nothing; leave some layers out, or add a loss such as arcface"
         )
-
-
-def _cancelled_biases(backbone: nn.Module) -> set[str]:
-    """Biases of layers before a restored BatchNorm, which subtracts them again: their gradient is 0 and costs time."""
-    record = record_of(backbone)
-    return set() if record is None else {f"{entry.after}.bias" for entry in record.restored}

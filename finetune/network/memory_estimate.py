@@ -1,4 +1,4 @@
-"""About how many bytes a step needs on each process: weights, gradients, states and activations; not the data."""
+"""An estimate of the memory that a step needs on each process: weights, gradients, states and activations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["estimate_memory"]
 _FLOAT = 4
 _STATES = {"sgd": 1, "adamw": 2}
 _PROBES = (2, 4)
-"""Images of the passes that measure activations: what grows between them is an image's, the rest is there once."""
+"""Batch sizes at which activations are measured; the difference gives the bytes per image."""
 
 
 def estimate_memory(
@@ -28,12 +28,21 @@ def estimate_memory(
     processes: int,
     autocast: torch.dtype | None,
 ) -> int:
-    """Bytes of one process; `head_parameters` are those that every process has, without PartialFC."""
+    """Bytes that one process needs for a step, without the data.
+
+    Args:
+        config: The run.
+        network: Its network, on the CPU and in training mode.
+        head_parameters: Number of parameters of the heads that every process has, without PartialFC.
+        identities: Number of classes, over which PartialFC is sharded.
+        processes: Number of processes.
+        autocast: The dtype in which the backbone computes; None for float32.
+    """
     copies = 2 + _STATES[config.optimizer.kind] + (1 if config.optimizer.ema else 0)
     weights = _FLOAT * copies * (sum(p.numel() for p in network.module.parameters()) + head_parameters)
     few, more = (_activation_bytes(config, network, images, autocast) for images in _PROBES)
-    an_image = (more - few) / (_PROBES[1] - _PROBES[0])
-    activations = few + an_image * (config.data.batch - _PROBES[0])
+    per_image = (more - few) / (_PROBES[1] - _PROBES[0])
+    activations = few + per_image * (config.data.batch - _PROBES[0])
     shards = sum(
         _shard_bytes(loss, network.dimension, identities, processes, config.data.batch)
         for loss in config.losses
@@ -43,9 +52,10 @@ def estimate_memory(
 
 
 def _shard_bytes(loss: PartialFCLoss, dimension: int, identities: int, processes: int, batch: int) -> int:
-    """Rows and their momentum; of those a step uses a copy, its unit vectors and two gradients; and logits four times.
+    """Bytes of one shard of PartialFC.
 
-    Every process meets the embeddings of all.
+    All rows and their momentum; of the rows that a step uses a copy, its unit vectors and two gradients; and four
+    arrays of the size of the logits, which are of the embeddings of all processes.
     """
     rows = math.ceil(identities / processes)
     used = math.ceil(loss.rate * rows)
@@ -53,7 +63,7 @@ def _shard_bytes(loss: PartialFCLoss, dimension: int, identities: int, processes
 
 
 def _activation_bytes(config: FinetuneConfig, network: Network, images: int, autocast: torch.dtype | None) -> int:
-    """Bytes autograd keeps for the backward pass of some images, parameters not counted."""
+    """Bytes that autograd keeps for the backward pass of `images` images, without the parameters."""
     own = {parameter.data_ptr() for parameter in network.module.parameters()}
     kept: dict[int, int] = {}
 
@@ -68,7 +78,7 @@ def _activation_bytes(config: FinetuneConfig, network: Network, images: int, aut
     size = network.preprocessing
     pixels = torch.zeros(images, size.height, size.width, size.channels, dtype=torch.uint8)
     inputs = images_to_tensor(pixels, size, torch.device("cpu"), config.model.channels_last)
-    narrow = torch.autocast("cpu", dtype=autocast, enabled=autocast is not None)
-    with torch.autograd.graph.saved_tensors_hooks(count, same), narrow:
+    reduced = torch.autocast("cpu", dtype=autocast, enabled=autocast is not None)
+    with torch.autograd.graph.saved_tensors_hooks(count, same), reduced:
         network.module(inputs)
     return sum(kept.values())

@@ -1,7 +1,7 @@
 """The preprocessing of a model reference: its own, or the usual one for the shape of its input.
 
-A bare ONNX file from elsewhere does not say how its images are prepared. Square inputs are aligned faces by custom,
-taller ones pedestrian crops; the choice is reported, and can be set.
+An ONNX file from elsewhere does not state how its images are prepared. Square inputs usually are aligned faces, taller
+ones pedestrian crops; the configuration or an option can choose otherwise.
 """
 
 from __future__ import annotations
@@ -30,20 +30,27 @@ def choose_preprocessing(
     name: PreprocessingName = "auto",
     size: tuple[int, int] | None = None,
 ) -> Preprocessing:
-    """The preprocessing for `model`: its `own`, else by `name`, else by the input's shape; at `size` when given.
+    """The preprocessing for a model.
+
+    Args:
+        model: Its name, for messages.
+        own: The preprocessing stored with it, if any; used when `name` is "auto".
+        inputs: Its inputs; the first is the image.
+        name: "imagenet", "arcface", or "auto": `own`, else arcface for square inputs and imagenet for others.
+        size: Height and width in pixels; by default those of the input, else those of `own`.
 
     Raises:
-        InputError: the size is unknown, or is not the one the model is fixed to.
+        InputError: the size is unknown, or the model has a fixed input of another size.
     """
     fixed = _input_size(inputs)
     if size is not None and fixed is not None and size != fixed:
         raise InputError(
-            f"{model}: takes images of {fixed[0]}x{fixed[1]}, got size {size[0]}x{size[1]}; leave the size out"
+            f"{model}: has a fixed input of {fixed[0]}x{fixed[1]}, got size {size[0]}x{size[1]}; leave the size out"
         )
     height_width = size or fixed or (None if own is None else (own.height, own.width))
     if height_width is None:
         raise InputError(
-            f"{model}: does not say the size of its images; give one, such as --size 256x128, "
+            f"{model}: does not state the size of its images; give one, such as --size 256x128, "
             "or model.size=[256, 128] in a configuration"
         )
     height, width = height_width
@@ -55,7 +62,7 @@ def choose_preprocessing(
 
 
 def _input_size(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
-    """Height and width of a fixed image input: NCHW, or NHWC as models take it that embed their preprocessing."""
+    """Height and width of a fixed image input: NCHW, or NHWC in models that embed their preprocessing."""
     if not inputs or len(inputs[0].shape) != 4:
         return None
     _, second, third, fourth = inputs[0].shape

@@ -18,6 +18,7 @@ from ...converters.bundles.reference import Model, load_model
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import require_record
+from ...converters.weights.state_dict_loading import WeightMatch
 from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from ...errors import ConfigError, InputError
 from ..config.config import ModelConfig
@@ -33,20 +34,31 @@ __all__ = ["Network", "check_restorable", "images_to_tensor", "load_network", "r
 
 @dataclass(frozen=True)
 class Network:
-    """A module from normalised images to embeddings [N, dimension], what it expects, and how it becomes a bundle."""
+    """A module from normalised images to embeddings, the preprocessing it expects, and how it becomes a bundle."""
 
     name: str
     module: nn.Module
     preprocessing: Preprocessing
     dimension: int
+    """Length of the embedding."""
     save: Callable[[Path, nn.Module, ChainLink | None], Any]
-    """Writes a bundle; the link says of its provenance how it was trained."""
-    notes: tuple[str, ...] = ()
-    """Lines for the log: what was loaded into it."""
+    """Writes a bundle; the link records in its provenance how it was trained."""
+    weights: WeightMatch | None = None
+    """What `model.weights` loaded into it; None where there was no such file, or a checkpoint took its place."""
 
 
 def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> Tensor:
-    """Pixels uint8 [N, H, W, C] (RGB or grey) as float32 network input, as `Preprocessing.normalise`."""
+    """Network input of pixels, with the result of `Preprocessing.normalise`.
+
+    Args:
+        pixels: uint8 [N, H, W, C], RGB or grey.
+        preprocessing: Mean, standard deviation, channel order and layout.
+        device: Where the result is computed.
+        channels_last: Keep the memory order NHWC of an NCHW result.
+
+    Returns:
+        float32 [N, C, H, W], or [N, H, W, C] where the layout is NHWC.
+    """
     values = pixels.to(device, non_blocking=True).float()
     if preprocessing.channel_order == "bgr":
         values = values.flip(3)
@@ -59,28 +71,30 @@ def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch
 
 @cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Made once: a copy to a GPU from ordinary memory waits for it."""
+    """Cached, because copying to a GPU from pageable memory blocks."""
     return torch.tensor(values, device=device)
 
 
 def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network:
-    """The network `config` names, or the one in a checkpoint that a run goes on from. Fresh weights are drawn from
-    torch's global generator.
+    """The network that `config` names, or the one in a checkpoint from which a run continues, on the CPU.
+
+    Weights of zoo architectures are drawn from torch's global generator.
 
     Raises:
-        InputError: no such model, one that cannot be trained, a size it cannot take, or no output of that number.
+        InputError: there is no such model, it cannot be trained, it does not accept the size, has no output of that
+            number, or `model.weights` does not fit.
     """
     if checkpoint is None and config.reference in ZOO:
         model, identity = _from_zoo(config)
     else:
         if config.options and config.reference not in ZOO:
-            raise InputError(f"model.options: only zoo architectures take options, got {config.reference}")
+            raise InputError(f"model.options: only zoo architectures have options, got {config.reference}")
         model = load_model(checkpoint or config.reference)
         identity = _identity(model)
         if model.batch is not None:
             raise InputError(
-                f"{model.name}: takes batches of {model.batch} only, so it cannot be trained; open the batch of its "
-                "file with `rtool onnx2torch model.onnx --batch dynamic` and give that bundle"
+                f"{model.name}: has a fixed batch of {model.batch}, so it cannot be trained; make it dynamic with "
+                "`rtool onnx2torch model.onnx --batch dynamic` and give that bundle"
             )
     inputs = model.record.inputs if model.record is not None else ()
     preprocessing = choose_preprocessing(
@@ -90,10 +104,9 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         name=config.preprocessing,
         size=config.size,
     )
-    notes: tuple[str, ...] = ()
+    loaded = None
     if config.weights is not None and checkpoint is None:
         loaded = load_weights(model.module, config.weights, config.weights_may_lack)
-        notes = (f"model.weights {config.weights}: {loaded}",)
     chain = _earlier(model.chain, resumed=checkpoint is not None)
     record = model.record
     if record is not None:
@@ -106,14 +119,14 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
 
     dimension = _dimension(model, preprocessing, config.output)
-    return Network(model.name, model.module, preprocessing, dimension, save, notes)
+    return Network(model.name, model.module, preprocessing, dimension, save, loaded)
 
 
 def check_restorable(network: Network) -> fx.GraphModule:
-    """The network's module, which came from an ONNX file and so may have lost its BatchNorms.
+    """The network's module, if it came from an ONNX file and so may have lost its BatchNorms.
 
     Raises:
-        ConfigError: it did not.
+        ConfigError: it did not come from one.
     """
     if not isinstance(network.module, fx.GraphModule):
         raise ConfigError(f"model.restore_bn: {network.name} has its BatchNorms; set it to false")
@@ -121,10 +134,13 @@ def check_restorable(network: Network) -> fx.GraphModule:
 
 
 def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:
-    """Put BatchNorm back into the network, calibrated on `count` evenly spaced training images; a line for the log.
+    """Put BatchNorm back into the network, in place, calibrated on `count` evenly spaced training images.
+
+    Returns:
+        A line for the log.
 
     Raises:
-        ConfigError: no layer lost one.
+        ConfigError: the network did not come from an ONNX file, or no layer of it lost a BatchNorm.
     """
     module = check_restorable(network)
     chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
@@ -144,12 +160,12 @@ def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> 
 
 
 def _earlier(chain: tuple[ChainLink, ...], *, resumed: bool) -> tuple[ChainLink, ...]:
-    """What came before this run: a checkpoint that it goes on from is part of it."""
+    """The provenance before this run; the link of a checkpoint from which it continues belongs to the run itself."""
     return chain[:-1] if resumed and chain and chain[-1].step == "trained" else chain
 
 
 def _from_zoo(config: ModelConfig) -> tuple[Model, dict[str, Any]]:
-    """A zoo model with fresh weights, and what its bundle says it is."""
+    """A zoo model with fresh weights, and the architecture that its bundle will state."""
     name = config.reference
     options: dict[str, Any] = dict(config.options)
     if config.size is not None:
@@ -180,7 +196,7 @@ def _dimension(model: Model, preprocessing: Preprocessing, output: int) -> int:
         outputs = model.module(images_to_tensor(pixels, preprocessing, torch.device("cpu"), False))
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"{model.name}: does not take images of {preprocessing.height}x{preprocessing.width} "
+            f"{model.name}: does not accept images of {preprocessing.height}x{preprocessing.width} "
             f"({str(error).splitlines()[0]}); set model.size"
         ) from error
     return embedding_of(outputs, output).shape[1]

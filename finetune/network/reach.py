@@ -1,7 +1,7 @@
 """Which parameters of a network the chosen output depends on.
 
-A network with a second output, such as class scores beside an embedding, has layers that no loss here ever reaches. One
-process leaves them as they are; DDP waits for their gradients and fails. So they are held fixed from the start.
+A network with a second output, such as class scores beside an embedding, has layers that no loss reaches. A single
+process leaves them unchanged; DDP would wait for their gradients and fail. So they are made untrainable at the start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ __all__ = ["hold_unreached"]
 
 
 def hold_unreached(network: Network, output: int) -> list[str]:
-    """Make the parameters that `output` does not depend on untrainable; their names. Leaves the network evaluating."""
+    """Make the parameters that output number `output` does not depend on untrainable, and return their names.
+
+    The network is left in evaluation mode.
+    """
     module, size = network.module.eval(), network.preprocessing
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if not named:

@@ -1,4 +1,4 @@
-"""How the processes that a run starts live and end with it: ranks, and workers that make batches."""
+"""The processes that a run starts, ranks and batch workers: how they end with it, and who handles stop signals."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def end_with_parent() -> None:
-    """Have this process killed when the one that started it dies, however that dies (Linux; nothing elsewhere).
+    """Have the kernel kill this process when its parent dies, for whatever reason (Linux; elsewhere nothing is done).
 
-    A parent that is killed with signal 9 cannot stop its children. They would work on, unseen, and hold the run folder.
+    A parent that is killed with signal 9 cannot stop its children. They would keep running and hold the run folder.
     """
     if sys.platform == "linux":
         parent = os.getppid()
@@ -29,10 +29,10 @@ def end_with_parent() -> None:
 
 
 def serve_parent(_worker: int) -> None:
-    """Leave stop signals to the parent, and end with it: what a worker that makes batches does first.
+    """Ignore stop signals, which the parent handles, and end with it; batch workers call this first.
 
-    Terminals, schedulers and torchrun signal whole groups of processes. A worker that stopped then would take the step
-    its parent ends, and the checkpoint, with it.
+    Terminals, schedulers and torchrun signal whole groups of processes. If a worker stopped then, its parent could
+    neither finish its step nor save a checkpoint.
     """
     for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
@@ -41,7 +41,7 @@ def serve_parent(_worker: int) -> None:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold stop signals back within the context: a child started in it has them held until it ignores them."""
+    """Block stop signals within the context, so that a child started in it cannot get one before it ignores them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield

@@ -1,7 +1,7 @@
 """The few collectives training needs, each of which does nothing in a single process.
 
-Pair losses look at the whole batch: `gather_rows` gives every rank all rows, and a gradient that is right when every
-rank computes the same loss from them and DDP then averages parameter gradients.
+Pair losses need the whole batch: `gather_rows` gives every rank all rows, with a gradient that is right if every rank
+computes the same loss from them and DDP then averages the gradients of the parameters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def barrier() -> None:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum over ranks, without gradient; `values` is left as it is."""
+    """The sum over ranks, of any shape, without gradient; `values` is not changed."""
     if world_size() == 1:
         return values
     total = values.detach().clone()
@@ -42,7 +42,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def gather_numbers(numbers: Iterable[int], device: torch.device) -> set[int]:
-    """The numbers of all ranks, of which each may have any count."""
+    """The union of the numbers of all ranks, which may differ in how many they have."""
     own = torch.tensor(sorted(numbers), dtype=torch.int64, device=device)
     counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
     counts[rank()] = len(own)
@@ -87,7 +87,7 @@ class _GatherRowsSumming(torch.autograd.Function):
 
 
 def gather_rows_summing(rows: Tensor) -> Tensor:
-    """As `gather_rows`, for losses of which each rank computes a part, such as over its share of the classes."""
+    """As `gather_rows`, for losses of which each rank computes a part: the gradient is summed over ranks."""
     if world_size() == 1:
         return rows
     gathered: Tensor = _GatherRowsSumming.apply(rows)  # type: ignore[no-untyped-call]
@@ -95,7 +95,10 @@ def gather_rows_summing(rows: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows [n, ...] of every rank in rank order, [W n, ...]; every rank must hold the same number."""
+    """Rows [n, ...] of each of W ranks, in rank order: [W n, ...]; every rank must have the same n.
+
+    Backward, a rank gets the gradient of its own rows times W, because DDP divides by W.
+    """
     if world_size() == 1:
         return rows
     if not rows.is_floating_point():

@@ -1,7 +1,7 @@
-"""Ask a run to stop at its next step: SIGTERM, as schedulers send before they kill, or Ctrl-C (SIGINT).
+"""Stop a run after its present step: on SIGTERM, which schedulers send before they kill, or on Ctrl-C (SIGINT).
 
-SIGTERM may come several times, from a scheduler and from a launcher; all mean the same. A second Ctrl-C ends the run at
-once, as without this module.
+SIGTERM may come several times, from a scheduler and from a launcher, with the same effect. A second Ctrl-C ends the run
+at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["handlers_put_back", "on_stop_signal"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _OURS = (*_SIGNALS, signal.SIGHUP, signal.SIGQUIT)
-"""Those that torch's launcher takes over."""
+"""Signals whose handlers torch's launcher replaces."""
 
 
 @contextmanager
 def on_stop_signal(request: Callable[[str], None], signals: Sequence[signal.Signals] = _SIGNALS) -> Iterator[None]:
-    """Call `request` with a signal's name within the context; outside the main thread, which gets them, do nothing."""
+    """Within the context, call `request` with the name of each signal; outside the main thread do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -37,7 +37,7 @@ def on_stop_signal(request: Callable[[str], None], signals: Sequence[signal.Sign
 
 @contextmanager
 def handlers_put_back() -> Iterator[None]:
-    """Undo what the context does to the handlers of stop signals; torch's launcher leaves its own behind."""
+    """Restore the handlers of stop signals after the context; torch's launcher leaves its own behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -46,5 +46,5 @@ def handlers_put_back() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # one that was not set by Python cannot be set by it
+            if handler is not None:  # a handler that was not set from Python cannot be restored from it
                 signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """Several processes for one run: start them through torchrun's launcher, and join the group inside each.
 
-`launch` is `torchrun --nproc-per-node N -m rtool.finetune.worker ...` on this machine's loopback and a free port.
-Under a torchrun that somebody else started, `joined_group` alone does its work.
+`launch` does what `torchrun --nproc-per-node N -m rtool.finetune.worker ...` does, on the loopback interface and a free
+port. Under a torchrun that the user started, only `joined_group` is needed.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ __all__ = [
 
 _FAILURE = ".failure.json"
 _PATIENCE = timedelta(hours=4)
-"""How long a rank waits for another: rank 0 alone evaluates and writes. One that dies ends the others sooner."""
+"""How long a rank waits for another: only rank 0 evaluates and writes. If a rank dies, the others end sooner."""
 _TIME_TO_SAVE = 600
-"""Seconds that processes have, once told to stop, to end their step or evaluation and save; then they are killed."""
+"""Seconds that processes have after a stop signal to end their step or evaluation and save; then they are killed."""
 
 
 def count_processes(nproc: int | str, device: str) -> int:
-    """Processes to start: the number, or for "auto" one a GPU, or one for every two cores without a GPU."""
+    """Number of processes to start: `nproc` itself, or for "auto" one per GPU, or one per two cores without a GPU."""
     if nproc != "auto":
         return int(nproc)
     if device != "cpu" and torch.cuda.is_available():
@@ -56,11 +56,15 @@ def count_processes(nproc: int | str, device: str) -> int:
 
 
 def resolve_device(device: str, *, processes: int | None = None) -> torch.device:
-    """The device of this process; `processes` are those that will take part, by default those of the launcher.
+    """The device of this process: the CPU, or the GPU that the launcher's variables give it.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        processes: Processes of the run; by default as many as the launcher started.
 
     Raises:
-        PlatformError: a GPU was asked for and is absent, or is asked for by several processes, or none is known to be
-            this process's own. The CPU is never taken instead.
+        PlatformError: the GPU is absent, is shared by several processes, or cannot be determined for this process. The
+            CPU is never used instead.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
@@ -85,7 +89,7 @@ def resolve_device(device: str, *, processes: int | None = None) -> torch.device
 
 
 def _local_rank(gpus: int) -> int:
-    """Which of this machine's processes this one is, and so which GPU is its own."""
+    """The number of this process on its machine, which is the number of its GPU."""
     if not under_torchrun():
         return 0
     if "LOCAL_RANK" in os.environ:
@@ -95,23 +99,23 @@ def _local_rank(gpus: int) -> int:
     if gpus > 1:
         raise PlatformError(
             f"device cuda: RANK is set and LOCAL_RANK is not, so which of {gpus} GPUs is this process's is unknown; "
-            "set LOCAL_RANK or LOCAL_WORLD_SIZE, or start one torchrun a machine"
+            "set LOCAL_RANK or LOCAL_WORLD_SIZE, or start one torchrun per machine"
         )
     return 0
 
 
 def under_torchrun() -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher has started this process as one of several (WORLD_SIZE and RANK are set)."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def is_first_rank() -> bool:
-    """Whether this process speaks for its run: the only one, or rank 0; also outside the group."""
+    """Whether this process reports for its run: the only one, or rank 0; also works outside the process group."""
     return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 def check_launcher() -> None:
-    """Refuse to be one of several copies that know nothing of each other, each of which would train alone.
+    """Refuse to run as one of several copies that do not know each other, each of which would train alone.
 
     Raises:
         PlatformError: srun or mpirun started several processes without the variables of torchrun.
@@ -121,14 +125,14 @@ def check_launcher() -> None:
     for variable, launcher in (("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")):
         if int(os.environ.get(variable, "1")) > 1:
             raise PlatformError(
-                f"{launcher} started {os.environ[variable]} processes, each of which would train alone; start one a "
-                "node and let it be torchrun: see the end of rtool finetune --help"
+                f"{launcher} started {os.environ[variable]} processes, each of which would train alone; start one "
+                "torchrun per node: see the end of rtool finetune --help"
             )
 
 
 @contextmanager
 def joined_group(device: torch.device) -> Iterator[None]:
-    """Be a member of the process group within the context: NCCL on GPUs, else gloo. Nothing in a single process."""
+    """Join the process group within the context: NCCL on GPUs, else gloo. A single process needs none."""
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives of objects and new contexts would all go to GPU 0
     if not under_torchrun():
@@ -139,7 +143,7 @@ def joined_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not on_gpu:  # NCCL waits for its ranks, which may wait for this one; the process ends anyway
+        if not on_gpu:  # NCCL waits for other ranks, which may wait for this one; the process ends anyway
             _leave_group()
         raise
     _leave_group()
@@ -152,7 +156,7 @@ def _leave_group() -> None:
 
 @contextmanager
 def failure_reported(run: Path) -> Iterator[None]:
-    """Leave an error of this worker for `launch` before the group is left, which takes the other ranks down."""
+    """Write an error of this worker down for `launch`, before it leaves the group and so ends the other ranks."""
     try:
         yield
     except RtoolError as error:
@@ -165,8 +169,8 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
     """Run `rtool.finetune.worker` with `arguments` in `nproc` processes and wait for them.
 
     Raises:
-        RtoolError: what the failing process reported, of its own class.
-        PlatformError: a process died without a word.
+        RtoolError: the error that the failing process reported, with its class and message.
+        PlatformError: a process died without reporting an error.
         KeyboardInterrupt: Ctrl-C came before the processes could save.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -204,13 +208,13 @@ def launch(nproc: int, run: Path, arguments: Sequence[str]) -> None:
 
 
 def _report_failure(run: Path, error: RtoolError) -> None:
-    """Leave an error where `launch` in the parent process finds it; the first one counts."""
+    """Write an error where `launch` in the parent process finds it; only the first is kept."""
     path = run / _FAILURE
     if path.exists():
         return
     try:
         path.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}), encoding="utf-8")
-    except OSError:  # no space for it either
+    except OSError:  # the disk may be full
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the parent then points at the output above
 
 
@@ -223,7 +227,7 @@ def _reported_failure(run: Path, cause: ChildFailedError) -> RtoolError:
         name = signal.Signals(-failure.exitcode).name
         reason = "; the machine may be out of memory" if name == "SIGKILL" else ""
         return PlatformError(
-            f"{run}: training process {rank} was ended by {name}{reason}; --resume auto goes on from the last "
+            f"{run}: training process {rank} was ended by {name}{reason}; --resume auto continues from the last "
             "checkpoint"
         )
     report = json.loads(path.read_text(encoding="utf-8"))

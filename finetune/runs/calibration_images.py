@@ -1,4 +1,4 @@
-"""Images that calibrate restored BatchNorms, from a data set, a batch at a time, with a word on how far it is."""
+"""Images of a data set that calibrate restored BatchNorms, batch by batch, with a display of the progress."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ __all__ = ["CalibrationImages"]
 
 _BATCH = 32
 _LINES = 4
-"""Lines a calibration prints where there is no bar."""
+"""Lines that a calibration prints if there is no bar."""
 
 
 class CalibrationImages:
     """Images of a data set in batches; nothing is opened before `batches` is called, and one batch is held."""
 
     def __init__(self, spec: str, limit: int, display: ProgressDisplay) -> None:
-        """`limit` images spread evenly over the data set `spec` names."""
+        """Prepare to read.
+
+        Args:
+            spec: The data set, as `open_dataset` accepts it.
+            limit: Largest number of images, spread evenly over the data set.
+            display: Shows the progress.
+        """
         self._spec, self._limit, self._display = spec, limit, display
         self._total = limit
         self._seen = 0
@@ -38,10 +44,10 @@ class CalibrationImages:
             yield torch.from_numpy(preprocessing.normalise(pixels))
 
     def show(self, seen: int) -> None:
-        """Tell that `seen` images are in: on the bar, or a line every quarter."""
+        """Show that `seen` images have been read: on the bar, or by a line every quarter."""
         text = f"calibrated on {seen} of {self._total} images"
         if self._seen == 0 and seen > _BATCH:
-            self._display.line(f"going on from an interrupted calibration: {text}")
+            self._display.line(f"continuing an interrupted calibration: {text}")
         elif not self._display.has_bar and seen * _LINES // self._total > self._seen * _LINES // self._total:
             self._display.line(text)
         self._display.update(seen, self._total, "calibrating")

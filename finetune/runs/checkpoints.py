@@ -1,16 +1,16 @@
-"""Checkpoints: each is a bundle, readable by every command, plus the state that resuming needs.
+"""Checkpoints: each is a bundle, which every command can read, plus the state that resuming needs.
 
     checkpoints/step-00000240.rtool/   the bundle; training.safetensors, training.json
     checkpoints/last.rtool             link to the newest
     checkpoints/best.rtool             link to the best by the chosen metric
-    checkpoints/abandoned-00000480.rtool   was the best of what a run gave up by going on from an older one
+    checkpoints/abandoned-00000480.rtool   was the best, before the run was resumed from an older one
 
 A checkpoint is written under a hidden name, flushed and renamed, gets a hidden name again before it is deleted, and a
 link is replaced in one step: a kill at any moment leaves complete checkpoints only. Nothing is pickled.
 
-One is proven when a step was taken after it. When a run diverges, the newest proven one is where to go on from: the
-step after it is the one that did the damage, and all that were saved later hold it. That is so along one line of
-steps only, so those later than the one a run goes on from are given up first.
+A checkpoint is proven if a step succeeded after it. When a run diverges, it should continue from the newest proven one:
+the step after that did the damage, and all checkpoints saved later contain it. This holds along one sequence of steps
+only, so checkpoints later than the one from which a run is resumed are deleted first.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...converters.records.json_text import parse_json
 from ...errors import InputError, PlatformError
 from .disk_space import out_of_space_named
 
@@ -49,32 +50,34 @@ _STATE = "training.json"
 _TENSORS = "training.safetensors"
 _BUNDLE_TENSORS = "weights.safetensors"
 _HIDDEN = (".step-*.partial", ".shards-*", ".*.link")
-"""What a kill may leave behind."""
+"""Names of what a kill may leave behind."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """How far a run has come."""
 
     epoch: int = 0
     batch: int = 0
-    """Rows of the epoch's plan already used."""
+    """Rows of the epoch's plan that have been used."""
     step: int = 0
-    """Optimizer steps taken."""
+    """Optimizer steps, skipped ones included."""
     world_size: int = 1
+    """Processes."""
     best: float | None = None
+    """The chosen metric of the best checkpoint."""
     skipped: int = 0
-    """Steps left out because a gradient was not finite."""
+    """Steps skipped because a gradient was not finite."""
     skipped_in_a_row: int = 0
-    """The last so many steps were."""
+    """How many of the latest steps were skipped without one that succeeded between them."""
     batches: int = 0
     """Rows of an epoch's plan; `batch` counts up to it."""
     global_batch: int = 0
-    """Images in a row, of all processes."""
+    """Images per row of the plan, of all processes."""
 
     @property
-    def last_taken(self) -> int:
-        """The number of the last step that moved the weights."""
+    def last_succeeded(self) -> int:
+        """The number of the last step that updated the weights."""
         return self.step - self.skipped_in_a_row
 
 
@@ -86,7 +89,14 @@ def save_checkpoint(
     *,
     best: bool,
 ) -> Path:
-    """Write the checkpoint of `progress` and point `last` (and `best`) at it; shards staged before are taken in.
+    """Write the checkpoint of `progress`, with the shards that were staged for it, and point `last` at it.
+
+    Args:
+        folder: The run's `checkpoints/`.
+        progress: How far the run has come.
+        tensors: Training state, by name.
+        save_bundle: Writes the bundle to the path it is given.
+        best: Whether `best` shall point at it too.
 
     Raises:
         PlatformError: the disk is full, or shards of processes are missing; earlier checkpoints are intact, and nothing
@@ -110,7 +120,7 @@ def save_checkpoint(
         (temporary / _STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
         _flush(temporary)
         os.replace(temporary, final)
-        # `last` is what a run goes on from: when it moves first, a kill before the other loses the best one.
+        # A run continues from `last`: if that moved first, a kill before the other would lose the best one.
         if best:
             _link(folder / "best.rtool", name)
         _link(folder / "last.rtool", name)
@@ -118,7 +128,7 @@ def save_checkpoint(
 
 
 def stage_shard(folder: Path, progress: Progress, rank: int, tensors: Mapping[str, Tensor]) -> None:
-    """Leave what one rank alone holds where the checkpoint of `progress`, written by rank 0 afterwards, takes it in."""
+    """Write the tensors that only this rank has where rank 0 finds them when it saves the checkpoint of `progress`."""
     staging = _staging(folder, progress)
     with out_of_space_named(folder, f"saving step {progress.step}"):
         staging.mkdir(parents=True, exist_ok=True)
@@ -126,10 +136,10 @@ def stage_shard(folder: Path, progress: Progress, rank: int, tensors: Mapping[st
 
 
 def load_shards(checkpoint: Path) -> list[dict[str, Tensor]]:
-    """The shards of all ranks of the run that wrote a checkpoint, in rank order; none when no loss is sharded.
+    """The shards in a checkpoint, of all ranks in their order; empty if no loss is sharded.
 
     Raises:
-        InputError: some are missing, or there are some of another run.
+        InputError: there are more or fewer than the run had processes.
     """
     paths = sorted(checkpoint.glob("shard-*.safetensors"))
     processes = load_progress(checkpoint).world_size
@@ -139,7 +149,7 @@ def load_shards(checkpoint: Path) -> list[dict[str, Tensor]]:
 
 
 def load_training_state(checkpoint: Path) -> tuple[Progress, dict[str, Tensor]]:
-    """The training state beside a bundle.
+    """The training state in a checkpoint: the progress, and tensors by name.
 
     Raises:
         InputError: the folder is a plain bundle.
@@ -148,7 +158,7 @@ def load_training_state(checkpoint: Path) -> tuple[Progress, dict[str, Tensor]]:
 
 
 def load_progress(checkpoint: Path) -> Progress:
-    """How far the run had come.
+    """How far the run had come that wrote a checkpoint.
 
     Raises:
         InputError: the folder is a plain bundle, or its record is damaged.
@@ -157,7 +167,7 @@ def load_progress(checkpoint: Path) -> Progress:
     if not path.is_file():
         raise InputError(f"{checkpoint}: no {_STATE}; this is a bundle, not a checkpoint to resume from")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         progress = Progress(**values)
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error})") from error
@@ -168,7 +178,7 @@ def load_progress(checkpoint: Path) -> Progress:
 
 
 def check_checkpoint(checkpoint: Path) -> None:
-    """Read what a damaged file shows without reading its tensors.
+    """Refuse a checkpoint with a missing or damaged file; headers and lengths are checked, tensors not read.
 
     Raises:
         InputError: naming the file, and the newest other checkpoint of the run that is whole.
@@ -177,7 +187,7 @@ def check_checkpoint(checkpoint: Path) -> None:
     if damage is None:
         return
     others = [path for path in reversed(_all(checkpoint.parent)) if path != checkpoint and _damage(path) is None]
-    way_out = f"go on from the one before with --resume {others[0]}" if others else "start a new run"
+    way_out = f"continue from the one before with --resume {others[0]}" if others else "start a new run"
     raise InputError(f"{damage}; {way_out}")
 
 
@@ -194,7 +204,7 @@ def prune_checkpoints(folder: Path, keep: int, progress: Progress) -> None:
 
 
 def clear_partial(folder: Path) -> None:
-    """Delete what a kill left half written or half deleted. The folder need not exist."""
+    """Delete what a kill left half written or half deleted; the folder may be missing."""
     for pattern in _HIDDEN:
         for path in folder.glob(pattern):
             if path.is_dir() and not path.is_symlink():
@@ -204,8 +214,9 @@ def clear_partial(folder: Path) -> None:
 
 
 def go_back_to_proven(folder: Path, progress: Progress) -> Path | None:
-    """Point `last` at the newest proven checkpoint, delete later ones unless best, and return it; without one, take
-    `last` away.
+    """Point `last` at the newest proven checkpoint, delete later ones except the best, and return it.
+
+    Without a proven one, `last` is removed and None returned.
     """
     proven = _newest_proven(folder, progress)
     if proven is None:
@@ -220,45 +231,49 @@ def go_back_to_proven(folder: Path, progress: Progress) -> Path | None:
 
 
 def give_up_later(folder: Path, resumed: Path, measured: Mapping[int, float]) -> list[str]:
-    """Make the checkpoint a run goes on from the newest, and say what became of each later one.
+    """Delete the checkpoints later than the one from which a run is resumed.
 
-    They are deleted; the one that `best` points at is renamed, and `best` put on the best of those that are left. A
-    kill in between leaves `last` where it belongs, and the rest to the next start.
+    The one that `best` points at is renamed instead, and `best` points at the best of those that are left. After a kill
+    in between, `last` is right and the next start does the rest.
 
     Args:
-        resumed: Has been loaded whole, by all processes: until then a later one may be the way out.
+        folder: The run's `checkpoints/`.
+        resumed: The checkpoint, which all processes have loaded: until then a later one may be needed in its place.
         measured: The chosen metric by step.
+
+    Returns:
+        One line for the log per checkpoint that was deleted or renamed.
     """
     _link(folder / "last.rtool", os.path.relpath(resumed.resolve(), folder.resolve()))
     here = [_number(path) for path in _all(folder) if path.resolve() == resumed.resolve()]
     place = here[0] if here else (load_progress(resumed).step, 1)
     link = folder / "best.rtool"
-    best, told = link.resolve(), []
+    best, lines = link.resolve(), []
     for path in [path for path in _all(folder) if _number(path) > place]:
         if path.resolve() == best:
             aside = _free_name(folder, f"abandoned-{_number(path)[0]:08d}")
             os.replace(path, folder / aside)
-            told.append(f"{path.name}, the best until now, renamed {aside}")
+            lines.append(f"{path.name}, the best until now, renamed {aside}")
         else:
             _delete(path)
-            told.append(f"{path.name} deleted")
+            lines.append(f"{path.name} deleted")
     if not link.exists():
         left = [path for path in _all(folder) if _number(path)[0] in measured]
         if left:
             _link(link, max(left, key=lambda path: measured[_number(path)[0]]).name)
         else:
             link.unlink(missing_ok=True)
-    return told
+    return lines
 
 
 def best_step(folder: Path) -> int | None:
-    """The step of the checkpoint that `best` points at; None when there is none."""
+    """The step of the checkpoint that `best` points at; None if there is none."""
     link = folder / "best.rtool"
     return _number(link.resolve())[0] if link.exists() else None
 
 
 def _newest_proven(folder: Path, progress: Progress) -> Path | None:
-    return next((path for path in reversed(_all(folder)) if _number(path)[0] < progress.last_taken), None)
+    return next((path for path in reversed(_all(folder)) if _number(path)[0] < progress.last_succeeded), None)
 
 
 def _all(folder: Path) -> list[Path]:
@@ -267,7 +282,7 @@ def _all(folder: Path) -> list[Path]:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Hide it first: half of one must not stand under its name."""
+    """Rename, then delete: a half deleted checkpoint must not keep its name."""
     hidden = checkpoint.with_name(f".{checkpoint.name}.partial")
     os.replace(checkpoint, hidden)
     shutil.rmtree(hidden)
@@ -280,7 +295,7 @@ def _number(checkpoint: Path) -> tuple[int, int]:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, named; lengths and heads are read, no tensors."""
+    """What is wrong with the files of a checkpoint, None if nothing; lengths and headers are read, no tensors."""
     try:
         progress = load_progress(checkpoint)
     except InputError as error:
@@ -298,7 +313,7 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def _free_name(folder: Path, stem: str) -> str:
-    """A name of its own: a run that was stopped may come to the same step again, and must not touch what it has."""
+    """An unused name: a resumed run may reach the same step again, and must not overwrite its earlier checkpoint."""
     name, number = f"{stem}.rtool", 1
     while (folder / name).exists():
         number += 1

@@ -1,6 +1,6 @@
 """A full disk as one message instead of a traceback.
 
-safetensors reports the operating system's error as text only, so it is read from there.
+safetensors reports the operating system's error as text only, so its number is parsed from that.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _REASONS = {
 
 @contextmanager
 def out_of_space_named(folder: Path, doing: str = "writing") -> Iterator[None]:
-    """Turn a failed write for want of space into a `PlatformError` that names `folder` and what was being done.
+    """Turn a write that failed for lack of space into a `PlatformError` that names `folder` and what was being done.
 
     Raises:
-        PlatformError: in place of ENOSPC, EDQUOT and EFBIG; other errors pass.
+        PlatformError: in place of ENOSPC, EDQUOT and EFBIG; other errors are raised as they are.
     """
     try:
         yield
@@ -39,12 +39,12 @@ def out_of_space_named(folder: Path, doing: str = "writing") -> Iterator[None]:
             raise
         raise PlatformError(
             f"{folder}: {reason} while {doing}; checkpoints written before are whole: free some space, or lower "
-            "checkpoints.keep, and go on with --resume auto"
+            "checkpoints.keep, and continue with --resume auto"
         ) from error
 
 
 def _number(error: OSError | SafetensorError) -> int:
-    """The operating system's number of an error, 0 when there is none."""
+    """The operating system's number of an error, 0 if there is none."""
     if isinstance(error, OSError):
         return error.errno or 0
     found = re.search(r"\(os error (\d+)\)", str(error))

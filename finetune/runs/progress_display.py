@@ -14,10 +14,15 @@ __all__ = ["ProgressDisplay"]
 
 
 class ProgressDisplay:
-    """Use as a context manager. `line` prints; `update` moves the bar, where there is one."""
+    """Use as a context manager. `line` prints a line; `update` moves the bar, if there is one."""
 
     def __init__(self, *, quiet: bool = False, bar: bool | None = None) -> None:
-        """`bar` None: when stderr is a terminal and RTOOL_NO_PROGRESS is not set."""
+        """Prepare the display.
+
+        Args:
+            quiet: Print nothing.
+            bar: Whether to draw a bar; None: if stderr is a terminal and RTOOL_NO_PROGRESS is not set.
+        """
         self._quiet = quiet
         wanted = sys.stderr.isatty() and not os.environ.get("RTOOL_NO_PROGRESS") if bar is None else bar
         self._bar: Progress | None = None if quiet or not wanted else _make_bar()
@@ -36,7 +41,7 @@ class ProgressDisplay:
 
     @property
     def has_bar(self) -> bool:
-        """Whether steps are shown as they happen, so that lines about them would be noise."""
+        """Whether a bar shows each step, so that lines about steps are not needed."""
         return self._bar is not None
 
     def line(self, text: str) -> None:

@@ -1,7 +1,7 @@
-"""Which run to train in: a new one, or one to go on with, held against other runs; and whether it can be gone on with.
+"""Which run to train in, a new one or one that is resumed; it is locked, and checked before anything in it changes.
 
-What may change from one start to the next: epochs, rates, batches, processes, precision, augmentation, freezing,
-logging. What may not is what a checkpoint is made of; a change of it is refused by name before anything is touched.
+From one start to the next these may change: epochs, learning rates, batches, processes, precision, augmentation,
+freezing, logging. What a checkpoint holds, or what its metrics depend on, may not; a change of it is refused by name.
 """
 
 from __future__ import annotations
@@ -31,17 +31,21 @@ _FIXED: dict[str, Callable[[FinetuneConfig], Any]] = {
     "evaluation.protocol": lambda config: config.evaluation.protocol,
     "evaluation.metric": lambda config: config.evaluation.metric,
 }
-"""By field, what must be as it was: a checkpoint holds it, or a number in it is compared with later ones."""
+"""By field, the values that must not change: a checkpoint holds them, or its metric is compared with later ones."""
 
 
 @contextmanager
 def opened_run(
     config: FinetuneConfig, resume: Literal["auto"] | str | Path | None
 ) -> Iterator[tuple[Path, Path | None]]:
-    """The run folder to train in, locked within the context, and the checkpoint to go on from.
+    """The run folder to train in, locked within the context, and the checkpoint to continue from, None for a new run.
+
+    Args:
+        config: The configuration of this start.
+        resume: None for a new run; a run folder or checkpoint; or "auto", as for `finetune`.
 
     Raises:
-        InputError: what `resume` names is no run, has no whole checkpoint, has done its epochs, or is being written.
+        InputError: `resume` names no run, or one without a whole checkpoint, with its epochs done, or being written.
         ConfigError: the configuration does not fit the run.
     """
     found = _find(config, resume)
@@ -61,12 +65,12 @@ def opened_run(
 
 
 def last_checkpoint(run: Path) -> Path:
-    """The newest checkpoint itself, not the link, which the resumed run moves."""
+    """The newest checkpoint of a run, not the link to it, which the resumed run changes."""
     return (run / "checkpoints" / "last.rtool").resolve()
 
 
 def _find(config: FinetuneConfig, resume: str | Path | None) -> tuple[Path, Path] | None:
-    """The run and the checkpoint that `resume` means; None starts a new one."""
+    """The run and the checkpoint that `resume` names; None starts a new run."""
     if resume is None:
         return None
     if resume == "auto":
@@ -84,10 +88,12 @@ def _find(config: FinetuneConfig, resume: str | Path | None) -> tuple[Path, Path
 
 
 def _check_epochs(run: Path, checkpoint: Path, config: FinetuneConfig) -> None:
-    """Refuse a run that has nothing left to do; one that was killed before its result was written has."""
+    """Refuse a run whose epochs are done; one that was killed before its result was written may write it now."""
     done = load_progress(checkpoint).epoch
     if done >= config.epochs and (run / "result.json").exists():
-        raise InputError(f"{run}: has done {done} epochs of {config.epochs}; raise epochs to go on, or start a new run")
+        raise InputError(
+            f"{run}: has done {done} epochs of {config.epochs}; raise epochs to continue, or start a new run"
+        )
 
 
 def _check_config(run: Path, config: FinetuneConfig) -> None:
@@ -102,5 +108,5 @@ def _check_config(run: Path, config: FinetuneConfig) -> None:
 
 
 def _shape(loss: Any) -> str:
-    """What of a loss decides which weights it has."""
+    """The properties of a loss that decide which weights it has."""
     return f"{loss.kind} of {loss.parts} parts" if isinstance(loss, PartsLoss) else str(loss.kind)

@@ -1,15 +1,17 @@
 """The folder of one run: `output/name/time/` with configuration, environment, log and metrics.
 
-    config.yaml     the resolved configuration
-    env.json        command, versions, machine, processes, device
-    log.txt         what was printed
-    metrics.csv     the same as a table; tb/ the same for TensorBoard
-    report.html     the whole run on one page
-    metrics.jsonl   one JSON object a line: {"kind": "train"|"evaluation", "step", "epoch", ...}
-    checkpoints/    see `checkpoints`
-    result.json     written last, with the outcome; `finished` is false when the run was stopped
+    config.yaml     the resolved configuration; a run resumed with another keeps the earlier ones as config-1.yaml, ...
+    env.json        command, versions, machine, processes, device; env-2.json, ... of later starts
+    log.txt         every line of the log, also those that were not printed
+    metrics.jsonl   one JSON object per line: {"kind": "train"|"evaluation", "step", "epoch", ...}
+    metrics.csv     the same as a table, written when the run ends
+    tb/             the same for TensorBoard, written by `tracking`
+    checkpoints/    written by `checkpoints`
+    report.html     the whole run on one page, written by `run_report`
+    result.json     written when the run ends, with the outcome; `finished` is false when it was stopped
 
-Nothing is ever overwritten; `run_locked` keeps a second run out. A number that is none is null in all of them.
+A new run never writes into an existing folder, and `run_locked` keeps two runs out of one. NaN and infinity are null in
+the JSON files.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 
 import torch
 
+from ...converters.records.json_text import parse_json
 from ...errors import InputError
 from ...version import __version__
 from ..config.config import FinetuneConfig
@@ -41,12 +44,17 @@ __all__ = ["RunFolder", "create_run_folder", "find_unfinished", "read_metrics", 
 
 
 def create_run_folder(config: FinetuneConfig) -> Path:
-    """A new folder named by the time; a number is added when that second is taken."""
+    """Make a new run folder, named by the time, with a number if that name exists, and write config.yaml into it.
+
+    Raises:
+        InputError: the folder cannot be made.
+        PlatformError: the disk is full.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     parent = config.output / config.name
     number, path = 1, parent / stamp
     try:
-        parent.mkdir(parents=True, exist_ok=True)  # not with the folder: a link to nowhere would be taken for it
+        parent.mkdir(parents=True, exist_ok=True)  # apart from `path`, for `exists` is false for a broken link
         while path.exists():
             number += 1
             path = parent / f"{stamp}-{number}"
@@ -60,7 +68,7 @@ def create_run_folder(config: FinetuneConfig) -> Path:
 
 
 def renew_config(run: Path, config: FinetuneConfig) -> None:
-    """Put the configuration a run goes on with into its folder; another one stays as config-1.yaml, ...
+    """Write the configuration with which a run is resumed; if it differs, the earlier one becomes config-1.yaml, ...
 
     Raises:
         PlatformError: the disk is full; config.yaml is as it was.
@@ -78,22 +86,22 @@ def renew_config(run: Path, config: FinetuneConfig) -> None:
 
 
 def find_unfinished(config: FinetuneConfig) -> Path | None:
-    """The newest run of this name that has a checkpoint and did not finish."""
+    """The newest run folder below `output/name/` that has a checkpoint and did not finish; None if there is none."""
     runs = sorted((config.output / config.name).glob("*/checkpoints/last.rtool"), reverse=True)
     for checkpoint in runs:
         run = checkpoint.parent.parent
         result = run / "result.json"
-        if not result.exists() or not json.loads(result.read_text(encoding="utf-8"))["finished"]:
+        if not result.exists() or not parse_json(result.read_text(encoding="utf-8"))["finished"]:
             return run
     return None
 
 
 @contextmanager
 def run_locked(run: Path) -> Iterator[None]:
-    """Hold a run within the context.
+    """Lock a run folder within the context.
 
     Raises:
-        InputError: another run holds it.
+        InputError: another process holds the lock.
     """
     with (run / ".lock").open("w") as lock:
         try:
@@ -107,7 +115,7 @@ def run_locked(run: Path) -> Iterator[None]:
 
 @dataclass
 class RunFolder:
-    """An open run folder on the process that writes it. Use as a context manager, with the run locked."""
+    """The run folder, open on the process that writes it. Use as a context manager, with the run locked."""
 
     path: Path
     display: ProgressDisplay = field(default_factory=ProgressDisplay)
@@ -123,13 +131,8 @@ class RunFolder:
         for tracker in self.trackers:
             tracker.close()
 
-    @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints go."""
-        return self.path / "checkpoints"
-
     def log(self, line: str, *, routine: bool = False) -> None:
-        """Append to log.txt, and print on stderr; routine lines are not printed where a bar tells the same."""
+        """Append a line to log.txt and print it on stderr; routine lines are not printed where a bar shows the same."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
         if not (routine and self.display.has_bar):
@@ -144,46 +147,46 @@ class RunFolder:
             tracker.add(values)
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps beyond `step`, which a resumed run makes again."""
+        """Drop metrics of steps beyond `step`, which a resumed run repeats."""
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         _write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def write_environment(self, details: Mapping[str, Any]) -> None:
-        """Write env.json; a resumed run adds to it as env-2.json, ..."""
+        """Write env.json; a resumed run writes env-2.json, ..."""
         number = 1
         while (path := self.path / ("env.json" if number == 1 else f"env-{number}.json")).exists():
             number += 1
         path.write_text(json.dumps({**_environment(), **details}, indent=2) + "\n", encoding="utf-8")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json."""
+        """Write result.json and metrics.csv."""
         text = json.dumps(_finite_or_null(result), indent=2, allow_nan=False) + "\n"
         _write_whole(self.path / "result.json", text)
         write_csv(read_metrics(self.path), self.path / "metrics.csv")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All records of a run; a last line cut short by a kill is left out."""
+    """All records of a run's metrics.jsonl, in order; a last line that a kill cut short is left out."""
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except json.JSONDecodeError:
             break
     return rows
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: a full disk or a kill leaves the one that was there."""
+    """Replace a file in one step: after a full disk or a kill, the earlier file is still there."""
     temporary = path.with_name(f".{path.name}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # some file systems find out only now that they are full
+            os.fsync(file.fileno())  # some file systems report only now that they are full
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -191,7 +194,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _finite_or_null(value: Any) -> Any:
-    """The same with None for numbers that are not finite, which JSON does not have."""
+    """The same value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _finite_or_null(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

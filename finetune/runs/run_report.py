@@ -1,13 +1,12 @@
 """`report.html` of a run: outcome, curves, example images, environment and configuration in one self-contained page.
 
-A view of metrics.jsonl, env.json and config.yaml, made when a run ends; nothing is stored here alone.
+A view of metrics.jsonl, env.json and config.yaml, made when a run ends; the page holds no data of its own.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from ...converters.records.json_text import parse_json
 from .run_folder import read_metrics
 from .tracking import flatten_record
 
@@ -43,16 +43,22 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto } img, svg { max-widt
 
 
 _SPREADS = ("accuracy_std",)
-"""Numbers that are no level, and would lie along the axis."""
+"""Metrics that are spreads, not levels, and are not drawn."""
 
 
 def write_run_report(run: Path, outcome: Mapping[str, Any], sheet: Image.Image | None) -> Path:
-    """Write the page of a run that has ended; `sheet` shows training images."""
+    """Write `report.html` into the folder of a run that has ended.
+
+    Args:
+        run: The run folder.
+        outcome: What result.json says.
+        sheet: The contact sheet of training images; None shows none.
+    """
     from jinja2 import Environment
     from markupsafe import Markup
 
     records = read_metrics(run)
-    environment = json.loads((run / "env.json").read_text(encoding="utf-8"))
+    environment = parse_json((run / "env.json").read_text(encoding="utf-8"))
     page = Environment(autoescape=True).from_string(_TEMPLATE)
     text = page.render(
         name=f"{run.parent.name} {run.name}",
@@ -109,7 +115,7 @@ def _flat(outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value for people: a command as one would type it, no more digits than tell something."""
+    """A value for people: a command as one types it, a number with the digits that matter."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""Scalars of a run beside metrics.jsonl: a CSV table, TensorBoard events, and wandb where asked for.
+"""Scalars of a run beside metrics.jsonl: a CSV table, TensorBoard events, and Weights & Biases if configured.
 
-Each tracker takes the records of metrics.jsonl as they come. The JSON lines stay the source; these are views.
+Each tracker is given the records of metrics.jsonl as they are written. They are views of that file.
 """
 
 from __future__ import annotations
@@ -18,20 +18,26 @@ __all__ = ["Tracker", "flatten_record", "open_trackers", "write_csv"]
 
 
 class Tracker(Protocol):
-    """Something that takes records."""
+    """Something that is given the records of metrics.jsonl."""
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """One record of metrics.jsonl."""
+        """Add one record of metrics.jsonl."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
 
 
 def open_trackers(config: TrackingConfig, run: Path, step: int, settings: Mapping[str, Any]) -> list[Tracker]:
-    """The trackers a configuration asks for; `step` is where the run goes on.
+    """The trackers that a configuration names.
+
+    Args:
+        config: The section `tracking`.
+        run: The run folder.
+        step: The step from which the run continues, 0 for a new one.
+        settings: The whole configuration, for Weights & Biases.
 
     Raises:
-        PlatformError: wandb is asked for and not installed.
+        PlatformError: wandb is configured and not installed.
     """
     trackers: list[Tracker] = []
     if config.tensorboard:
@@ -51,7 +57,7 @@ def flatten_record(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def write_csv(records: list[dict[str, Any]], path: Path) -> None:
-    """All records as one table, a column for every number that occurs."""
+    """Write all records as one table, with a column per number that occurs."""
     rows = [{"kind": r["kind"], "step": r["step"], "epoch": r["epoch"], **dict(flatten_record(r))} for r in records]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -64,7 +70,7 @@ class _TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Events after `step` come from before a kill and are made again.
+        # Events after `step` are from before a kill, and the run repeats them.
         self._writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -83,7 +89,7 @@ class _Wandb:
             raise PlatformError(
                 "tracking.wandb: wandb is not installed; pip install wandb, or set it to null"
             ) from error
-        # One id for the life of a run folder, so that a resumed run goes on in the same place.
+        # One id per run folder, so that a resumed run continues in the same place.
         self._run: Any = wandb.init(
             project=project,
             id=f"{run.parent.name}-{run.name}",

@@ -1,4 +1,8 @@
-"""The learner of a run, put together from its configuration: backbone, heads and what is held fixed."""
+"""The learner of a run, put together from its configuration: backbone, heads and what is held fixed.
+
+`assemble_learner` makes the learner that trains. A plan, which moves nothing to a device, puts its own together from
+the same two parts, `build_heads` and `build_learner`.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +10,88 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ..config.config import FinetuneConfig
+from ..config.config import FinetuneConfig, PartialFCLoss
 from ..losses.heads import build_head
 from ..network.autocast import autocast_dtype
 from ..network.learner import Learner, check_freezing
 from ..network.networks import Network
 from ..network.reach import hold_unreached
-from .prepared_data import PreparedData
 
-__all__ = ["assemble_learner", "check_batch"]
+__all__ = ["assemble_learner", "build_heads", "build_learner"]
 
 _SHOWN = 3
 
 
 def assemble_learner(
-    config: FinetuneConfig, network: Network, data: PreparedData, device: torch.device
+    config: FinetuneConfig, network: Network, identities: int, device: torch.device
 ) -> tuple[Learner, list[str]]:
     """Backbone and heads on the device, and lines for the log; heads are drawn from the seed, alike on every rank.
 
     Raises:
         ConfigError: a pattern of `model.freeze` matches nothing, nothing would be trained, or batches are too small.
     """
-    unreached = hold_unreached(network, config.model.output)
     torch.manual_seed(config.seed)
-    identities = data.train.dataset.identity_count
-    heads = nn.ModuleList(
-        build_head(loss, network.dimension, identities, seed=config.seed, device=device) for loss in config.losses
-    )
-    autocast = autocast_dtype(config.precision, device)
-    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast).to(device)
-    check_freezing(learner, config.model.freeze)
-    check_batch(config, learner)
+    heads = build_heads(config, network.dimension, identities, device=device)
+    learner, notes = build_learner(config, network, heads, autocast_dtype(config.precision, device))
+    learner.to(device)
     if config.model.channels_last:
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return learner, notes
+
+
+def build_heads(
+    config: FinetuneConfig,
+    dimension: int,
+    identities: int,
+    *,
+    device: torch.device | None = None,
+    sharded_identities: int | None = None,
+) -> nn.ModuleList:
+    """One head per entry of `losses`, for embeddings [N, dimension], drawn from torch's global generator.
+
+    Args:
+        config: The run.
+        dimension: Length of the embedding.
+        identities: Number of classes.
+        device: Where PartialFC keeps its shard, which cannot be moved later; the other heads are made on the CPU.
+        sharded_identities: Number of classes of PartialFC alone; by default `identities`.
+
+    Raises:
+        ConfigError: the parts of a `pcb` loss do not divide the embedding.
+    """
+    sharded = identities if sharded_identities is None else sharded_identities
+    return nn.ModuleList(
+        build_head(
+            loss,
+            dimension,
+            sharded if isinstance(loss, PartialFCLoss) else identities,
+            seed=config.seed,
+            device=device,
+        )
+        for loss in config.losses
+    )
+
+
+def build_learner(
+    config: FinetuneConfig, network: Network, heads: nn.ModuleList, autocast: torch.dtype | None
+) -> tuple[Learner, list[str]]:
+    """Backbone and heads as one module, frozen as in the first epoch, and lines for the log.
+
+    Parameters of the network that the chosen output does not depend on become untrainable.
+
+    Raises:
+        ConfigError: a pattern of `model.freeze` matches nothing, nothing would be trained, or batches are too small.
+    """
+    unreached = hold_unreached(network, config.model.output)
+    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast)
+    check_freezing(learner, config.model.freeze)
+    _check_batch(config, learner)
     names = ", ".join(unreached[:_SHOWN]) + (", ..." if len(unreached) > _SHOWN else "")
     note = f"{len(unreached)} parameters that output {config.model.output} does not depend on stay as they are: {names}"
     return learner, [note] if unreached else []
 
 
-def check_batch(config: FinetuneConfig, learner: Learner) -> None:
+def _check_batch(config: FinetuneConfig, learner: Learner) -> None:
     """Refuse batches of one image where a BatchNorm learns in any epoch: one image has no variance.
 
     Raises:
@@ -57,6 +104,6 @@ def check_batch(config: FinetuneConfig, learner: Learner) -> None:
     for name, module in learner.backbone.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             raise ConfigError(
-                f"data.batch 1: {name} is a BatchNorm that learns, and takes its statistics from the batch; set "
+                f"data.batch 1: {name} is a BatchNorm that learns, with statistics from the batch; set "
                 "data.batch=2 or more, or freeze the BatchNorms with model.freeze"
             )

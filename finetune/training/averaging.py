@@ -1,7 +1,8 @@
 """Exponential moving average of a backbone: its parameters and its floating point buffers (BatchNorm statistics).
 
-average <- decay * average + (1 - decay) * value after every step. FastReID's averaged teacher leaves the statistics
-out and so pairs averaged weights with somebody else's BatchNorm; here they move together.
+average = decay * average + (1 - decay) * value after every step, as in Tarvainen and Valpola, "Mean teachers are better
+role models", arXiv:1703.01780. FastReID's mean teacher leaves the BatchNorm statistics out, so they do not belong to
+the averaged weights; here they are averaged as well.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move towards the module's present values."""
+        """Move the average towards the module's present values; called after each step."""
         values = [value.detach() for value in _floating(module).values()]
         torch._foreach_lerp_(list(self.tensors.values()), values, 1 - self._decay)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over saved averages."""
+        """Copy saved averages, by tensor name, into this one."""
         for name, value in self.tensors.items():
             value.copy_(tensors[name])
 

@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 
 from ...converters.records.preprocessing import Preprocessing
 from ..config.config import FinetuneConfig
-from ..data.loading import EpochSamples, TrainingPixels, iterate_batches
-from ..data.samplers import plan_epoch
+from ..data.loading import TrainingPixels, iterate_batches
 from ..network.networks import load_network
 from ..processes.launching import count_processes
+from .epoch import epoch_batches, epoch_samples
 from .prepared_data import open_training_data
 
 __all__ = ["contact_sheet", "draw_batch", "draw_first_batch"]
@@ -25,7 +25,11 @@ _MOST_IMAGES = 64
 
 
 def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Image.Image:
-    """The first training batch of a run of `nproc` processes, without training."""
+    """The first training batch of a run of `nproc` processes as an image, without training.
+
+    Raises:
+        RtoolError: the model or the data cannot be used.
+    """
     ranks = count_processes(nproc, config.device)
     preprocessing = load_network(config.model).preprocessing
     train, _ = open_training_data(config)
@@ -35,24 +39,13 @@ def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1
 def draw_batch(
     config: FinetuneConfig, pixels: TrainingPixels, preprocessing: Preprocessing, *, ranks: int
 ) -> Image.Image:
-    """The first batch of the first epoch of `pixels`, augmented: of all `ranks` processes together, 64 images at most.
+    """The first batch of the first epoch, augmented, of all `ranks` processes together; at most 64 images are drawn.
 
     Raises:
-        DataError: the data set cannot fill it, or too many of its images cannot be read.
+        DataError: the data set cannot fill a batch, or too many of its images cannot be read.
     """
-    data = config.data
-    plan = plan_epoch(
-        data.sampler,
-        pixels.dataset.identities,
-        pixels.dataset.cameras,
-        batch=data.batch,
-        images_per_identity=data.images_per_identity,
-        ranks=ranks,
-        seed=config.seed,
-        epoch=0,
-    )[:1, :_MOST_IMAGES]
-    fill = preprocessing.mean[::-1] if preprocessing.channel_order == "bgr" else preprocessing.mean
-    samples = EpochSamples(pixels, config.augment, fill, config.seed, 0)
+    plan = epoch_batches(config, pixels.dataset, ranks=ranks, epoch=0)[:1, :_MOST_IMAGES]
+    samples = epoch_samples(config, pixels, preprocessing, epoch=0)
     batch = next(iterate_batches(samples, plan, slice(None), workers=0))
     return contact_sheet(batch.pixels.numpy(), [str(label) for label in batch.labels.tolist()])
 

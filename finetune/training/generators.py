@@ -1,4 +1,4 @@
-"""The random generators of all processes as tensors, for checkpoints; dropout is all that draws from them."""
+"""The random generators of all processes as tensors, for checkpoints. During training only dropout draws from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def load_generator_states(tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """Restore this rank's states; a rank the checkpoint does not know keeps its fresh seed."""
+    """Restore this rank's states; a rank that the checkpoint does not have keeps its fresh seed."""
     if rank() < len(tensors["generator/cpu"]):
         torch.set_rng_state(tensors["generator/cpu"][rank()].clone())  # a row in place would be misaligned
     if device.type == "cuda" and rank() < len(tensors.get("generator/cuda", ())):

@@ -1,8 +1,9 @@
-"""The factor on a float16 loss that keeps small gradients above zero, and how it finds its size.
+"""The factor on a float16 loss that keeps small gradients from underflowing to zero, adapted during training.
 
 It doubles after 2000 good steps in a row and halves after one whose gradient was not finite, as torch's GradScaler
-does. That one looks at the optimizer's parameters only. This one is told: shards of PartialFC, which are outside the
-optimizer, count too, and a step in which only they learn works.
+does (Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740). GradScaler checks the optimizer's parameters
+itself; here the caller passes whether the step was finite, so that shards of PartialFC, which are outside the
+optimizer, count too, and a step works in which only they learn.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class LossScale:
         self._good_steps = 0
 
     def unscale(self, gradients: Sequence[Tensor]) -> None:
-        """Take the scale out of gradients, in place."""
+        """Divide gradients by the scale, in place."""
         if self.enabled and gradients:
             torch._foreach_mul_(list(gradients), 1 / self.value)
 
     def update(self, *, finite: bool) -> None:
-        """Move after a step."""
+        """Adapt the scale after a step; `finite`: whether all its gradients were."""
         if not self.enabled:
             return
         self._good_steps = self._good_steps + 1 if finite else 0

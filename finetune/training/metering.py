@@ -9,29 +9,34 @@ __all__ = ["Meter"]
 
 
 class Meter:
-    """Add steps, read means, reset. Losses stay on their device: fetching them at every step would wait for it."""
+    """Add steps, read means, reset. Losses stay on their device: fetching them at every step would block."""
 
     def __init__(self, losses: int, device: torch.device) -> None:
         self._empty = torch.zeros(losses, device=device)
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start from zero."""
         self._losses = self._empty.clone()
-        self._taken = 0
+        self._succeeded = 0
         self.steps = 0
         self.images = 0
         self.waited = 0.0
         self.seconds = 0.0
 
-    def add(self, losses: Tensor, images: int, waited: float, seconds: float, *, taken: bool) -> None:
-        """One step: its losses [H], images of all ranks, seconds waited for data and seconds in all.
+    def add(self, losses: Tensor, images: int, waited: float, seconds: float, *, succeeded: bool) -> None:
+        """Add one step.
 
-        The losses of a step that was not taken are left out: they may be no numbers.
+        Args:
+            losses: float32 [H] of this process.
+            images: Images of all ranks.
+            waited: Seconds spent waiting for data.
+            seconds: Seconds in all.
+            succeeded: Whether the gradient was finite; the losses of a skipped step, which may be NaN, are left out.
         """
-        if taken:
+        if succeeded:
             self._losses += losses
-            self._taken += 1
+            self._succeeded += 1
         self.steps += 1
         self.images += images
         self.waited += waited
@@ -39,15 +44,15 @@ class Meter:
 
     @property
     def mean_losses(self) -> Tensor:
-        """Mean losses [H] of this process over the steps taken; NaN when none was."""
-        return self._losses / self._taken if self._taken else torch.full_like(self._losses, torch.nan)
+        """Mean losses float32 [H] of this process over the steps that succeeded; NaN when none did."""
+        return self._losses / self._succeeded if self._succeeded else torch.full_like(self._losses, torch.nan)
 
     @property
     def images_per_second(self) -> float:
-        """Of all ranks."""
+        """Images of all ranks per second."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
     def data_wait(self) -> float:
-        """Share of the time spent waiting for data."""
+        """Share of the time spent waiting for data, 0..1."""
         return self.waited / self.seconds if self.seconds else 0.0

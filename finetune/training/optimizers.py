@@ -21,7 +21,9 @@ __all__ = ["build_optimizer", "load_optimizer_state", "optimizer_state", "set_le
 def build_optimizer(
     config: OptimizerConfig, backbone: nn.Module, heads: nn.Module
 ) -> tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]:
-    """The optimizer, and its parameters by name (`backbone.*`, `heads.*`). Frozen ones are in it, without gradient.
+    """The optimizer, and its parameters by name (`backbone.*`, `heads.*`), among them frozen ones.
+
+    Vectors (scales and biases of norms, other biases, PReLU slopes) get no weight decay unless `decay_norms` is set.
 
     Raises:
         ConfigError: a pattern of `lr_multipliers` matches no parameter.
@@ -38,7 +40,7 @@ def build_optimizer(
         {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
         for (lr, decay), parameters in groups.items()
     ]
-    # Fewer launches: a step looks at its gradient first, so a GPU may have nothing to do meanwhile.
+    # Fewer kernel launches: each step waits for its gradient norm first, so the GPU may be idle meanwhile.
     fused = all(parameter.is_cuda for parameters in groups.values() for parameter in parameters) or None
     optimizer: torch.optim.Optimizer
     if config.kind == "sgd":
@@ -51,13 +53,13 @@ def build_optimizer(
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to `factor` of its peak."""
+    """Set the learning rate of every group to `factor` times its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """State tensors by `parameter name/state name`."""
+    """The optimizer's state tensors by `parameter name/state name`."""
     return {
         f"{name}/{key}": torch.as_tensor(value)
         for name, parameter in named.items()
@@ -69,15 +71,15 @@ def optimizer_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Par
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_state`."""
+    """Put the tensors that `optimizer_state` gave back into an optimizer with parameters of the same names."""
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = named[name]
         state: dict[str, Any] = optimizer.state[parameter]
-        # In the parameter's memory order: another one takes the optimizer's slow path on a GPU.
+        # In the parameter's memory order: with another the optimizer is slower on a GPU.
         if value.ndim > 0:
             state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        else:  # counts of steps lie where the optimizer looks for them
+        else:  # counts of steps, which a fused optimizer keeps on the device and others on the CPU
             state[key] = value.to(parameter.device if optimizer.defaults["fused"] else "cpu", copy=True)
 
 
@@ -90,5 +92,5 @@ def _multiplier(multipliers: Mapping[str, float], name: str) -> float:
 
 
 def _decay(config: OptimizerConfig, parameter: nn.Parameter) -> float:
-    """Norm scales, biases and PReLU slopes are vectors; they are not decayed unless asked."""
+    """Weight decay of a parameter; scales of norms, biases and PReLU slopes have one axis at most."""
     return config.weight_decay if parameter.ndim > 1 or config.decay_norms else 0.0

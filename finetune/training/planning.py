@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: `rtool finetune --dry-run`."""
+"""The plan of a run without training: `rtool finetune --dry-run`."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Literal
 
 from torch import nn
 
-from ...errors import DataError, InputError
+from ...converters.weights.state_dict_loading import WeightMatch
+from ...errors import InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
-from ..data.samplers import plan_epoch
 from ..evaluation.plan import plan_evaluation
-from ..losses.heads import build_head
 from ..network.autocast import autocast_dtype
-from ..network.learner import Learner, check_freezing
 from ..network.memory_estimate import estimate_memory
 from ..network.networks import check_restorable, load_network
-from ..network.reach import hold_unreached
 from ..processes.launching import count_processes, resolve_device
-from .assembly import check_batch
+from .assembly import build_heads, build_learner
+from .epoch import epoch_steps
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
 
 __all__ = ["RunPlan", "plan_run"]
 
 _STAND_IN = 2
-"""Classes of PartialFC here: millions of rows need not be drawn to be counted."""
+"""Classes of PartialFC in a plan: millions of rows need not be drawn to be counted."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Shapes, counts and an estimate of memory a process in bytes."""
+    """Shapes, counts and the estimated memory of a run."""
 
     model: str
     input: tuple[int, int, int]
     """Channels, height, width."""
     embedding: int
+    """Length of the embedding."""
     parameters: int
+    """Of the network; `head_parameters` with all the shards of PartialFC."""
     head_parameters: int
     train_images: int
     train_identities: int
@@ -46,19 +46,26 @@ class RunPlan:
     held_out_identities: int
     protocol: str
     metric: str
-    """What chooses the best checkpoint."""
+    """The metric that chooses the best checkpoint."""
     batch: int
+    """Images per batch on each process."""
     processes: int
     steps_per_epoch: int
     epochs: int
     device: str
     memory: int
-    """Weights, gradients, optimizer state and activations of one batch; not the data."""
+    """Bytes per process: weights, gradients, optimizer state and activations of one batch; not the data."""
     output: Path
+    weights: WeightMatch | None
+    """What `model.weights` would load."""
 
 
 def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
-    """Resolve model, data and plan of a run; reads labels only and leaves nothing behind.
+    """Resolve model, data and plan of a run; only labels are read, and nothing is left on disk.
+
+    Args:
+        config: The run.
+        nproc: Processes on this machine, or "auto", as `finetune` starts them.
 
     Raises:
         RtoolError: whatever would stop the run before its first step.
@@ -73,68 +80,49 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     train, held_out = open_training_data(config)
     evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
     metric = evaluation.metric(config.evaluation.metric)
-    sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
-    heads = nn.ModuleList(
-        build_head(loss, network.dimension, _STAND_IN if isinstance(loss, PartialFCLoss) else train.identity_count)
-        for loss in config.losses
-    )
-    hold_unreached(network, config.model.output)
+    identities = train.identity_count
+    heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
-    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast)
-    check_freezing(learner, config.model.freeze)
-    check_batch(config, learner)
+    learner, _ = build_learner(config, network, heads, autocast)
     learner.train()  # the estimate is of a step
     build_optimizer(config.optimizer, network.module, heads)
-    data = config.data
-    plan = plan_epoch(
-        data.sampler,
-        train.identities,
-        train.cameras,
-        batch=data.batch,
-        images_per_identity=data.images_per_identity,
-        ranks=processes,
-        seed=config.seed,
-        epoch=0,
-    )
-    steps = len(plan) // config.optimizer.accumulate
-    if steps == 0:
-        raise DataError(
-            f"{train.name}: an epoch has {len(plan)} batches, fewer than optimizer.accumulate "
-            f"{config.optimizer.accumulate}"
-        )
+    batches = epoch_steps(config, train, ranks=processes, epoch=0)
+    sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
     size = network.preprocessing
     return RunPlan(
         model=network.name,
         input=(size.channels, size.height, size.width),
         embedding=network.dimension,
         parameters=_count(network.module),
-        head_parameters=_count(heads) + sharded * train.identity_count * network.dimension,
+        head_parameters=_count(heads) + sharded * identities * network.dimension,
         train_images=len(train),
-        train_identities=train.identity_count,
+        train_identities=identities,
         held_out_images=len(held_out),
         held_out_identities=held_out.identity_count,
         protocol=evaluation.protocol,
         metric=metric,
-        batch=data.batch,
+        batch=config.data.batch,
         processes=processes,
-        steps_per_epoch=min(steps, config.steps_per_epoch or steps),
+        steps_per_epoch=len(batches) // config.optimizer.accumulate,
         epochs=config.epochs,
         device=str(device),
         memory=estimate_memory(
             config,
             network,
             _count(heads),
-            identities=train.identity_count,
+            identities=identities,
             processes=processes,
             autocast=autocast,
         ),
         output=output,
+        weights=network.weights,
     )
 
 
 def _check_folder(folder: Path) -> None:
-    """Make a folder where the first one on the way to `folder` would be, and remove it: permissions do not tell, as of
-    a read-only disk or to root.
+    """Try whether `folder` can be made, with a temporary one in its nearest existing parent.
+
+    Permissions alone do not show it, for instance on a read-only disk or for root.
 
     Raises:
         InputError: it cannot be made.
@@ -150,7 +138,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _nearest_existing(path: Path) -> Path:
-    """`path` or the nearest of its parents; a link to nowhere is there, for no folder can be made in its place."""
+    """`path` or its nearest existing parent; a broken link counts, for no folder can be made in its place."""
     try:
         path.lstat()
     except FileNotFoundError:

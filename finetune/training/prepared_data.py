@@ -26,7 +26,7 @@ __all__ = ["HeldOutImages", "PreparedData", "open_training_data", "prepare_data"
 
 @dataclass(frozen=True)
 class HeldOutImages:
-    """Images to evaluate on: in memory (`pixels`), or decoded at each evaluation."""
+    """Images to evaluate on: in memory (`pixels`), or decoded at each evaluation where `pixels` is None."""
 
     dataset: Dataset
     resize: Resize
@@ -35,7 +35,7 @@ class HeldOutImages:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """`notes` are lines for the log: what was left out, and why."""
+    """The data of a run; `notes` are lines for the log that name what was left out, and why."""
 
     train: TrainingPixels
     held_out: HeldOutImages
@@ -43,7 +43,7 @@ class PreparedData:
 
 
 def open_training_data(config: FinetuneConfig) -> tuple[Dataset, Dataset]:
-    """Training and held-out data sets, nothing decoded.
+    """Training and held-out data sets, in this order; no image is decoded.
 
     Raises:
         DataError: too few identities in either.

@@ -1,7 +1,9 @@
-"""The learning rate over a run, as a pure function of the place in its plan; nothing to save or to resume.
+"""The learning rate over a run, as a pure function of the position in its plan; it has no state to save.
 
-The place is counted in steps of the present plan, so a run that goes on with other batches, or on another number of
-processes, goes on along the same curve.
+The position is counted in steps of the present plan, so a run that continues with other batches, or on another number
+of processes, continues along the same curve. Sources: linear warm-up, Goyal et al., "Accurate, Large Minibatch SGD:
+Training ImageNet in 1 Hour", arXiv:1706.02677; cosine, Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with
+Warm Restarts", arXiv:1608.03983, here without restarts.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ __all__ = ["learning_rate_factor"]
 
 
 def learning_rate_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Share of the peak rate that optimizer step `step` (from 0) uses.
+    """Share of the peak learning rate, 0..1, at optimizer step `step`, counted from 0.
 
     Linear warm-up w steps long: (step + 1) / w. After it, with t in 0..1 over the rest and f = `final`:
     cosine f + (1 - f) (1 + cos pi t) / 2; polynomial f + (1 - f) (1 - t)^power; multistep gamma^(milestones passed).

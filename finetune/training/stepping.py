@@ -1,7 +1,7 @@
-"""One optimizer step: forward, backward over a group of batches, clip, move, average. Single process or DDP.
+"""One optimizer step: forward and backward over a group of batches, clip, update, average. Single process or DDP.
 
-A step whose gradient is not finite is left out, and the BatchNorm statistics its forward pass spoiled are put back.
-`state` and `load` carry everything a later step depends on.
+A step whose gradient is not finite is skipped, and the BatchNorm statistics that its forward pass changed are restored.
+`state` and `load` cover everything that a later step depends on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Stepper"]
 
 
 class Stepper:
-    """Owns optimizer, scaler and average of a learner on one process."""
+    """Owns the optimizer, the loss scale and the average of a learner on one process."""
 
     def __init__(
         self, config: FinetuneConfig, learner: Learner, preprocessing: Preprocessing, device: torch.device
@@ -53,11 +53,14 @@ class Stepper:
 
     @property
     def learning_rate(self) -> float:
-        """Of the first group, as used last."""
+        """The learning rate of the first parameter group at the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def begin_epoch(self, epoch: int) -> None:
-        """Freeze and thaw; wrap the learner anew, for DDP looks at what learns when it is built."""
+        """Freeze parameters as `model.freeze` says for `epoch`, and wrap the learner again.
+
+        DDP decides when it is built which parameters it synchronises.
+        """
         self._learner.freeze(self._config.model.freeze, epoch)
         self._learner.train()
         self._model = self._learner
@@ -66,10 +69,16 @@ class Stepper:
             self._model = DistributedDataParallel(self._model, device_ids=devices)
 
     def step(self, group: list[Batch], rate: float, *, stop: bool = False) -> tuple[Tensor, bool]:
-        """Train on a group of batches at `rate` times the peak learning rates; `stop` is shared as `stop_asked`.
+        """Train on a group of batches.
+
+        Args:
+            group: Batches of this process, whose gradients are averaged.
+            rate: Factor of the peak learning rates.
+            stop: Whether this process was asked to stop; `stop_asked` then is true on all of them.
 
         Returns:
-            The mean unweighted losses [H] of this process, and whether the gradient was finite and the step taken.
+            The mean unweighted losses float32 [H] of this process, and whether the gradient was finite, so that the
+            weights were updated.
         """
         set_learning_rates(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
@@ -86,11 +95,11 @@ class Stepper:
         return total, self._update(rate, stop)
 
     def evaluated(self) -> AbstractContextManager[None]:
-        """The backbone holds what is evaluated and saved inside this context: the average, when one is kept."""
+        """Within this context the backbone holds what is evaluated and saved: the average, if one is kept."""
         return nullcontext() if self._average is None else self._average.applied_to(self._learner.backbone)
 
     def state(self) -> dict[str, Tensor]:
-        """Heads, optimizer, scaler, and the backbone itself when its average is saved in its place."""
+        """Heads, optimizer and loss scale; and the backbone itself, if its average is what the bundle holds."""
         tensors = {f"heads/{name}": value for name, value in self._learner.heads.state_dict().items()}
         tensors.update({f"optimizer/{k}": v for k, v in optimizer_state(self._optimizer, self._named).items()})
         if self._scale.enabled:
@@ -102,7 +111,7 @@ class Stepper:
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
     def shard_state(self) -> dict[str, Tensor]:
-        """What this rank alone holds: its shards of PartialFC heads, by head number."""
+        """The tensors that only this rank has: its shards of PartialFC heads, by `number/name`."""
         return {
             f"{number}/{name}": value.clone()
             for number, shard in enumerate(self._shards)
@@ -110,10 +119,10 @@ class Stepper:
         }
 
     def load_shards(self, ranks: list[dict[str, Tensor]]) -> None:
-        """Take this rank's classes out of the saved shards of all ranks, however many there were.
+        """Copy this rank's classes from the saved shards of all ranks, which may have been another number.
 
         Raises:
-            ConfigError: they were of another number of classes.
+            ConfigError: the shards have another number of classes.
         """
         for number, shard in enumerate(self._shards):
             rows = sum(len(tensors[f"{number}/weight"]) for tensors in ranks)
@@ -122,10 +131,10 @@ class Stepper:
             shard.load_shards([_below(tensors, f"{number}/") for tensors in ranks])
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`.
+        """Restore the tensors of `state`.
 
         Raises:
-            ConfigError: heads were of another number of classes.
+            ConfigError: the saved heads have another number of classes.
         """
         saved = _below(tensors, "heads/")
         for name, value in self._learner.heads.state_dict().items():
@@ -154,7 +163,7 @@ class Stepper:
         shard_squares, stopping = self._shared(stop)
         if self._shards:
             norm = (norm.square() + shard_squares).sqrt()
-        # One fetch a step: each waits for all that the device has been given to do.
+        # One fetch per step: each waits until the device has finished all its work.
         norm_value, stop_value = torch.stack([norm, stopping]).tolist()
         finite, self.stop_asked = math.isfinite(norm_value), stop_value > 0
         if finite:
@@ -173,7 +182,7 @@ class Stepper:
         return finite
 
     def _shared(self, stop: bool) -> tuple[Tensor, Tensor]:
-        """Sums over all ranks: the squared gradients of shards, with the loss scale taken out, and who must stop."""
+        """Sums over all ranks: the squared gradients of shards, divided by the loss scale, and who must stop."""
         squares = torch.zeros((), device=self._device)
         for shard in self._shards:
             shard.scale_gradient(1 / self._scale.value)
@@ -185,7 +194,7 @@ class Stepper:
         return shard_squares, stopping
 
     def _step_shards(self, rate: float) -> None:
-        """Row-sparse SGD at the rate of heads."""
+        """Row-sparse SGD at the learning rate of heads."""
         optimizer = self._config.optimizer
         for shard in self._shards:
             shard.step(

@@ -1,8 +1,8 @@
 """The training loop: epochs of steps, evaluations and checkpoints; resumable at any step.
 
-Everything a step depends on is a function of the configuration and of `Progress` (order, augmentation, rates) or is in
-the checkpoint (weights, optimizer, scaler, average, generators), so a resumed run repeats the uninterrupted one bit
-for bit. Rank 0 alone writes.
+Everything that a step depends on follows from the configuration and `Progress` (order, augmentation, learning rate) or
+is in the checkpoint (weights, optimizer, loss scale, average, generators), so a resumed run gives the same bits as an
+uninterrupted one. Only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...converters.records.provenance import ChainLink, tool_versions
-from ...errors import DataError, GateError
+from ...errors import GateError
 from ..config.config import FinetuneConfig
 from ..data.decoding import check_unreadable
-from ..data.loading import Batch, EpochSamples, iterate_batches, lost_workers_named
-from ..data.samplers import plan_epoch
+from ..data.loading import Batch, iterate_batches, lost_workers_named
+from ..data.samplers import rank_columns
 from ..evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
 from ..evaluation.plan import plan_evaluation
 from ..network.learner import embedding_of
@@ -44,6 +44,7 @@ from ..runs.checkpoints import (
 )
 from ..runs.run_folder import RunFolder, read_metrics
 from .assembly import assemble_learner
+from .epoch import epoch_samples, epoch_steps
 from .generators import generator_states, load_generator_states, seed_generators
 from .metering import Meter
 from .prepared_data import PreparedData
@@ -57,7 +58,7 @@ _MOST_SKIPPED_IN_A_ROW = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: finished, or stopped by a signal or an error."""
+    """How training ended: finished, or stopped by a signal or an error; `images_per_second` are of all ranks."""
 
     finished: bool
     stopped_by: str | None
@@ -66,7 +67,7 @@ class Outcome:
 
 
 class Trainer:
-    """One run on one process. Build it on every rank, then call `run` on every rank; rank 0 has the folder."""
+    """One run on one process. Every rank builds it and calls `run`; only rank 0 passes a folder."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Trainer:
         evaluation = config.evaluation
         plan = plan_evaluation(data.held_out.dataset, evaluation.protocol, rerank=evaluation.rerank)
         self._metric = plan.metric(evaluation.metric)
-        self._learner, self.notes = assemble_learner(config, network, data, device)
+        self._learner, self.notes = assemble_learner(config, network, data.train.dataset.identity_count, device)
         self._stepper = Stepper(config, self._learner, network.preprocessing, device)
         batches, global_batch = self._plan(0).shape
         self.steps_per_epoch: int = batches // config.optimizer.accumulate
@@ -97,11 +98,16 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Optimizer steps taken so far."""
+        """Optimizer steps so far, skipped ones included."""
         return self._progress.step
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint; with another number of processes or batch size, at the same share of the epoch."""
+        """Continue from a checkpoint; with another number of processes or batch size, at the same share of the epoch.
+
+        Raises:
+            ConfigError: the checkpoint's heads have another number of classes.
+            InputError: shards are missing.
+        """
         progress, tensors = load_training_state(checkpoint)
         self._stepper.load(tensors)
         self._stepper.load_shards(load_shards(checkpoint))
@@ -113,7 +119,7 @@ class Trainer:
         )
         if progress.global_batch != now.global_batch:
             self._log(f"batches of {now.global_batch} images from here on, {progress.global_batch} before")
-        barrier()  # one that cannot load it fails here, before what it may need instead is gone
+        barrier()  # a rank that cannot load it fails first, before later checkpoints are deleted
         if self._folder is not None:
             self._give_up_later(self._folder, checkpoint)
 
@@ -121,7 +127,11 @@ class Trainer:
         """Train until the last epoch, or until SIGTERM or Ctrl-C, which save and stop.
 
         Args:
-            asked_before: Signals that came before now.
+            asked_before: Names of signals that came before now.
+
+        Raises:
+            GateError: training diverged.
+            DataError: over 1 % of the images cannot be read.
         """
         finished = True
         with on_stop_signal(self._request_stop), lost_workers_named():
@@ -139,11 +149,11 @@ class Trainer:
         return self.outcome(None if finished else self._stopped_by or "a signal to another process")
 
     def outcome(self, stopped_by: str | None) -> Outcome:
-        """How it stands; `stopped_by` None when it has finished."""
+        """The outcome so far; `stopped_by` is None when the run has finished."""
         return Outcome(stopped_by is None, stopped_by, self._progress, self._total.images_per_second)
 
     def evaluate(self) -> EvaluationResult:
-        """Measure the held-out data with the weights as they are (the average, when one is kept)."""
+        """Measure the held-out data with the present weights, or with their average if one is kept."""
         evaluation = self._config.evaluation
         with self._stepper.evaluated():
             self._learner.eval()
@@ -162,17 +172,17 @@ class Trainer:
                     flip=flip,
                     batch=batch,
                     rerank=rerank,
-                    tell=self._log,
+                    report=self._log,
                 )
             finally:
                 self._learner.train()
 
     def _give_up_later(self, folder: RunFolder, checkpoint: Path) -> None:
-        """Drop what was saved and measured after a checkpoint; the best to beat is the best of what is left."""
+        """Drop what was saved and measured after a checkpoint; `best` becomes the best of what is left."""
         rows = [row for row in read_metrics(folder.path) if row.get(self._metric) is not None]
         measured = {row["step"]: row[self._metric] for row in rows if row["kind"] == "evaluation"}
-        for told in give_up_later(self._checkpoints, checkpoint, measured):
-            self._log(f"given up for {checkpoint.name}: {told}")
+        for line in give_up_later(self._checkpoints, checkpoint, measured):
+            self._log(f"resuming from {checkpoint.name}: {line}")
         step = best_step(self._checkpoints)
         best = None if step is None else measured.get(step, self._progress.best)
         self._progress = replace(self._progress, best=best)
@@ -182,28 +192,11 @@ class Trainer:
         self._stopped_by = self._stopped_by or signal_name
 
     def _plan(self, epoch: int) -> NDArray[np.int64]:
-        """The plan of an epoch, whole optimizer steps only."""
-        data, dataset = self._config.data, self._data.train.dataset
-        plan = plan_epoch(
-            data.sampler,
-            dataset.identities,
-            dataset.cameras,
-            batch=data.batch,
-            images_per_identity=data.images_per_identity,
-            ranks=world_size(),
-            seed=self._config.seed,
-            epoch=epoch,
-        )
-        accumulate = self._config.optimizer.accumulate
-        steps = min(len(plan) // accumulate, self._config.steps_per_epoch or len(plan))
-        if steps == 0:
-            raise DataError(
-                f"{dataset.name}: an epoch has {len(plan)} batches, fewer than optimizer.accumulate {accumulate}"
-            )
-        return plan[: steps * accumulate]
+        """The image numbers [batches, global batch] of an epoch, whole optimizer steps only."""
+        return epoch_steps(self._config, self._data.train.dataset, ranks=world_size(), epoch=epoch)
 
     def _run_epoch(self) -> bool:
-        """The rest of the current epoch; False when stopped before its end."""
+        """Train for the rest of the current epoch; False if stopped before its end."""
         epoch = self._progress.epoch
         self._stepper.begin_epoch(epoch)
         plan = self._plan(epoch)
@@ -214,10 +207,10 @@ class Trainer:
             started = time.perf_counter()
             group = [next(batches) for _ in range(accumulate)]
             waited = time.perf_counter() - started
-            losses, taken = self._step(group)
+            losses, succeeded = self._step(group)
             images = len(group) * plan.shape[1]
             for each in (meter, self._total):
-                each.add(losses, images, waited, time.perf_counter() - started, taken=taken)
+                each.add(losses, images, waited, time.perf_counter() - started, succeeded=succeeded)
             ends = self._progress.batch == len(plan)
             if ends or self._progress.step % self._config.log_every == 0:
                 self._report(meter)
@@ -231,54 +224,51 @@ class Trainer:
         return True
 
     def _batches(self, plan: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
-        """The batches of this rank from the present place in the epoch on."""
-        preprocessing = self._network.preprocessing
-        fill = preprocessing.mean[::-1] if preprocessing.channel_order == "bgr" else preprocessing.mean
-        samples = EpochSamples(self._data.train, self._config.augment, fill, self._config.seed, epoch)
-        width = plan.shape[1] // world_size()
-        columns = slice(rank() * width, (rank() + 1) * width)
+        """The batches of this rank from the present position in the epoch."""
+        samples = epoch_samples(self._config, self._data.train, self._network.preprocessing, epoch=epoch)
+        columns = rank_columns(plan, rank(), world_size())
         pin = self._device.type == "cuda"
         return iterate_batches(samples, plan, columns, self._config.data.workers, first=self._progress.batch, pin=pin)
 
     def _step(self, group: list[Batch]) -> tuple[Tensor, bool]:
-        """Train on a group and move on: the mean losses [H] of this process, and whether the step was taken."""
+        """Train on a group and advance: the mean losses [H] of this process, and whether the weights were updated."""
         self._met_unreadable.update(index for batch in group for index in batch.unreadable)
         progress, config = self._progress, self._config
         rate = learning_rate_factor(config.schedule, self._place, self.steps_per_epoch, config.epochs)
-        losses, taken = self._stepper.step(group, rate, stop=self._stopped_by is not None)
+        losses, succeeded = self._stepper.step(group, rate, stop=self._stopped_by is not None)
         self._progress = replace(
             progress,
             batch=progress.batch + len(group),
             step=progress.step + 1,
-            skipped=progress.skipped + (not taken),
-            skipped_in_a_row=0 if taken else progress.skipped_in_a_row + 1,
+            skipped=progress.skipped + (not succeeded),
+            skipped_in_a_row=0 if succeeded else progress.skipped_in_a_row + 1,
         )
-        if not taken:
+        if not succeeded:
             self._log(f"step {self._progress.step}: gradient not finite, step skipped")
         if self._progress.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
             self._stop_diverged()
-        return losses, taken
+        return losses, succeeded
 
     @property
     def _place(self) -> int:
-        """Steps of the present plan that are behind; those taken, unless the run was resumed with other batches."""
+        """Position in the present plan, in steps; equal to `step` unless the run was resumed with other batches."""
         in_epoch = self._progress.batch // self._config.optimizer.accumulate
         return self._progress.epoch * self.steps_per_epoch + min(in_epoch, self.steps_per_epoch)
 
     def _stop_diverged(self) -> NoReturn:
-        """Leave `last` where going on makes sense, and say so; alike on every rank, for any may be the one heard."""
+        """Put `last` on a checkpoint worth continuing from, and raise the same error on every rank."""
         if rank() == 0:
             go_back_to_proven(self._checkpoints, self._progress)
         barrier()
         last = self._checkpoints / "last.rtool"
-        kept = f"{last.resolve().name}, from before, is kept to go on from" if last.exists() else "start a new run"
+        kept = f"{last.resolve().name}, from before, is kept to continue from" if last.exists() else "start a new run"
         raise GateError(
             f"{_MOST_SKIPPED_IN_A_ROW} steps in a row had no finite gradient; lower optimizer.lr, set optimizer.clip, "
             f"or use precision=bf16; {kept}"
         )
 
     def _share_unreadable(self) -> None:
-        """Count and name the unreadable images that any process met, and stop when there are too many. A collective."""
+        """Count and log the unreadable images of all processes, and stop if there are too many. A collective."""
         dataset = self._data.train.dataset
         for index in sorted(gather_numbers(self._met_unreadable, self._device) - self._unreadable):
             self._log(f"unreadable image replaced by another: {dataset.names[index]}")
@@ -287,7 +277,7 @@ class Trainer:
         check_unreadable(dataset.name, (dataset.names[i] for i in sorted(self._unreadable)), len(dataset))
 
     def _should_stop(self) -> bool:
-        """Whether any process was asked to stop; several share it with every step, so that all stop at the same one."""
+        """Whether any process was asked to stop; shared at every step, so that all stop at the same one."""
         return self._stepper.stop_asked if world_size() > 1 else self._stopped_by is not None
 
     def _evaluation_is_due(self) -> bool:
@@ -295,7 +285,7 @@ class Trainer:
         return epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
 
     def _lacks_evaluation(self) -> bool:
-        """Whether the run was resumed from the end of an epoch whose evaluation failed. A collective: rank 0 knows."""
+        """Whether the run was resumed from the end of an epoch whose evaluation failed. A collective."""
         progress = self._progress
         if progress.step == 0 or progress.batch or not self._evaluation_is_due():
             return False
@@ -306,21 +296,21 @@ class Trainer:
         return bool(all_reduce_sum(torch.tensor(lacks, device=self._device)) > 0)
 
     def _finish_epoch(self) -> None:
-        """Evaluate when it is due, on rank 0, and save; an epoch whose evaluation fails is saved all the same."""
+        """Evaluate on rank 0 if it is due, and save; an epoch whose evaluation fails is saved as well."""
         epoch = self._progress.epoch
         if not self._evaluation_is_due() or rank() != 0:
             self._save(best=False)
             return
         try:
             result = self.evaluate()
-        except GateError:  # what has diverged is not worth going on from
+        except GateError:  # training has diverged: nobody should continue from here
             raise
         except Exception:
             self._save(best=False)
             raise
         values = asdict(result)
         metric = float(values[self._metric])
-        # a best that is not a number, as older runs may have, is beaten by any
+        # a best that is NaN, as older runs may have, is replaced by any number
         best = math.isfinite(metric) and (self._progress.best is None or not metric <= self._progress.best)
         if best:
             self._progress = replace(self._progress, best=metric)
@@ -351,7 +341,7 @@ class Trainer:
         prune_checkpoints(self._checkpoints, self._config.checkpoints.keep, self._progress)
 
     def _link(self) -> ChainLink:
-        """What the provenance of a checkpoint says of this run; metrics only where it was evaluated as it is."""
+        """The link that a checkpoint's provenance gets; with metrics only if these very weights were evaluated."""
         progress, (step, values) = self._progress, self._evaluated
         metrics = values if step == progress.step else {}
         shown = "".join(f", {name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))

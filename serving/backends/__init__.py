@@ -1,1 +1,1 @@
-"""Python-based Triton backends that run inside the server, not inside rtool."""
+"""Triton back ends and models in Python, which run inside the server and import nothing of rtool."""

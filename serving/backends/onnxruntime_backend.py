@@ -1,10 +1,10 @@
 """Triton's `onnxruntime` back end in Python, for the embedded server, which has no C++ one.
 
 The server loads this file as `backends/onnxruntime/model.py`; it runs inside Triton's Python stub and imports
-nothing of rtool. A repository with `backend: "onnxruntime"` is served unmodified, and the stock container serves the
+nothing of rtool. A repository with `backend: "onnxruntime"` is served unmodified, and the standard container serves the
 same repository with the C++ back end. Keys of `parameters` follow
-https://github.com/triton-inference-server/onnxruntime_backend#model-config-options; a value that cannot be honoured
-fails the load instead of being dropped.
+https://github.com/triton-inference-server/onnxruntime_backend#model-config-options; with a value that
+is not supported the model does not load.
 
 Not done: BYTES tensors, sequence batching, TensorRT, decoupled responses.
 """
@@ -47,11 +47,15 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
-        """Leave the configuration as written; rtool writes complete ones."""
+        """Return the configuration unchanged; rtool writes complete ones."""
         return auto_complete_model_config
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Open the session that `args` describes; any exception here is the message of the failed load."""
+        """Open the session that `args` describes; the message of an exception becomes that of the failed load.
+
+        Raises:
+            ValueError: the configuration asks for a type, accelerator or GPU that this back end does not support here.
+        """
         config = json.loads(args["model_config"])
         self._batched = config["max_batch_size"] > 0
         self._outputs = [output["name"] for output in config["output"]]
@@ -66,7 +70,7 @@ class TritonPythonModel:
             )
 
     def execute(self, requests: Sequence[Request]) -> list[Response]:
-        """Answer every request: merged along axis 0 when the model batches, else one run each."""
+        """Answer every request: merged along axis 0 when the model has a dynamic batch, else in one run per request."""
         responses: list[Response | None] = [None] * len(requests)
         inputs: dict[int, Rows] = {}
         for index, request in enumerate(requests):
@@ -98,7 +102,7 @@ class TritonPythonModel:
             merged = {name: np.concatenate([inputs[index][name] for index in group]) for name in inputs[group[0]]}
             results = self._session.run(self._outputs, merged)
         except Exception:
-            # One bad request must not fail its neighbours: each is run alone and answers for itself.
+            # One bad request must not fail the others: run each alone.
             return [(index, self._run_one(inputs[index], requests[index])) for index in group]
         rows = [len(next(iter(inputs[index].values()))) for index in group]
         edges = np.cumsum([0, *rows])
@@ -115,7 +119,11 @@ class TritonPythonModel:
 
 
 def session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
-    """The session options a model configuration asks for; ONNX Runtime's defaults where it is silent."""
+    """The session options of a model configuration; ONNX Runtime's defaults where it states none.
+
+    Raises:
+        ValueError: a graph optimisation level other than -1, 1 or 2.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     parameters = _parameters(config)
@@ -138,7 +146,11 @@ def session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
 
 
 def providers(kind: str, device: int, config: Mapping[str, Any]) -> list[Any]:
-    """The execution providers of one instance; a GPU that is not there is an error, never the CPU."""
+    """The execution providers of one instance; a missing GPU is an error and never replaced by the CPU.
+
+    Raises:
+        ValueError: an execution accelerator is configured, or a GPU without a CUDA provider.
+    """
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
     asked = [
         entry["name"]

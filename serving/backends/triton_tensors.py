@@ -1,7 +1,7 @@
-"""NumPy arrays in and out of Triton's Python stub without the copies, and without the traps, of its own methods.
+"""NumPy arrays in and out of Triton's Python stub by DLPack, without copies.
 
-Lies beside every `model.py` of ours inside the server, and imports nothing of rtool. The stub of Triton 24.10 predates
-NumPy 2: `as_numpy()` and `Tensor(name, array)` silently give empty buffers, so all data crosses by DLPack.
+Lies beside every `model.py` of rtool inside the server, and imports nothing of rtool. The stub of Triton 24.10 predates
+NumPy 2: its own `as_numpy()` and `Tensor(name, array)` silently give empty buffers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 
 __all__ = ["failed", "from_triton", "to_triton"]
 
-_USED = b"used_dltensor"  # kept alive here: a capsule stores the pointer, not a copy
+_USED = b"used_dltensor"  # kept alive: a capsule stores the pointer, not a copy
 _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 _set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
 _set_capsule_name.restype = ctypes.c_int
@@ -27,10 +27,10 @@ def from_triton(tensor: Any) -> np.ndarray[Any, Any]:
 
 
 def to_triton(name: str, array: np.ndarray[Any, Any]) -> Any:
-    """A Triton tensor that shares `array`'s memory.
+    """A Triton tensor that shares the memory of `array`, which is copied first when it is not contiguous.
 
-    The stub renames the capsule it consumed to a name NumPy does not know, whereupon NumPy complains on stderr with
-    every response; the name that the DLPack protocol demands keeps it quiet.
+    The stub renames the capsule that it consumed to a name that NumPy does not know, and NumPy then warns on stderr
+    with every response; the name that the DLPack protocol prescribes avoids the warning.
     """
     lent = _LentOnce(np.ascontiguousarray(array))
     tensor = pb_utils.Tensor.from_dlpack(name, lent)
@@ -40,12 +40,12 @@ def to_triton(name: str, array: np.ndarray[Any, Any]) -> Any:
 
 
 def failed(error: object) -> Any:
-    """The response of a request that could not be answered."""
+    """The response to a request that failed; clients get the text of `error`."""
     return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
 
 
 class _LentOnce:
-    """Lends an array by DLPack and keeps hold of the capsule, so that it can be marked as used afterwards."""
+    """Exports an array by DLPack and keeps the capsule, so that it can be marked as used afterwards."""
 
     def __init__(self, array: np.ndarray[Any, Any]) -> None:
         self._array = array

@@ -1,1 +1,1 @@
-"""Publish a version into a repository, roll it out and back."""
+"""Publish a version into a repository, load it on a running server, and roll back."""

@@ -1,7 +1,7 @@
-"""One process at a time: an advisory lock on a file, for publishers and for the Triton cache.
+"""One process at a time: an advisory lock (flock) on a file, for publishers and for the Triton cache.
 
-The lock belongs to the open file, so the operating system drops it when its holder dies. The file itself is empty and
-stays: removing it would let two processes hold locks on different files of the same name.
+The lock belongs to the open file, so the operating system releases it when its holder dies. The file itself is empty
+and is never removed: otherwise two processes could hold locks on different files of the same name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _POLL_SECONDS = 0.02
 
 @contextmanager
 def exclusive(path: Path, *, timeout: float, purpose: str) -> Iterator[None]:
-    """Hold the lock file `path` (created if absent) for the duration of the block.
+    """Hold the lock on the file `path` (created if absent) for the duration of the block; wait up to `timeout` seconds.
+
+    `purpose` completes the message "another process has held this lock while ...".
 
     Raises:
         PlatformError: another process held the lock for `timeout` seconds, or the file cannot be created.

@@ -1,8 +1,8 @@
-"""Publish a packer: a Triton model that takes single rows and serves them by a model with a baked batch.
+"""Publish a packer: a Triton model that accepts single rows and has them computed by a model with a fixed batch.
 
-The server side is `backends/packer.py`. Clients of the packer send what they have, 1 to 16 rows a request, and Triton
-fills the batches; simulated for re-ID crops, one crop a request holds a p95 of 35 ms at 90 % load where requests of
-1 to 5 crops need 216 ms (reference notes). Not needed for a model with an open batch.
+The server side is `backends/packer.py`. Clients of the packer send any number of rows up to the batch per request, and
+Triton fills the batches. In a simulation with re-ID crops at 90 % load, the 95th percentile of latency was 35 ms with
+one crop per request and 216 ms with 1 to 5 crops per request. A model with a dynamic batch needs no packer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ _FILES = {"model.py": _BACKENDS / "packer.py", "triton_tensors.py": _BACKENDS / 
 def deploy_packer(
     target: str, *, name: str, repository: str | Path = "model_repository", max_delay: float = 3.0, instances: int = 2
 ) -> DeployResult:
-    """Publish `name`, which packs single rows into the batches that `target` has baked in.
+    """Publish `name`, which packs single rows into the fixed batch of `target`.
 
-    `max_delay` in milliseconds is how long a batch waits to fill; `instances` should be one more than the target's, so
-    that one collects while the others wait for answers.
+    `max_delay` is how long a batch waits to fill, in milliseconds; `instances` should be one more than the target's, so
+    that one instance collects rows while the others wait for answers.
 
     Raises:
-        InputError: there is no such target in the repository, or its batch is open and needs no packer.
-        PlatformError: another publisher held the repository too long.
+        InputError: there is no such target in the repository, or its batch is dynamic and needs no packer.
+        ConfigError: the target's configuration does not parse.
+        PlatformError: another publisher held the repository for 300 s.
     """
     check_model_name(name)
     root = Path(repository)
@@ -77,7 +78,7 @@ def _fixed_batch(target: ModelFolder, config: Any) -> int:
     firsts = {entry.dims[0] for entry in (*config.input, *config.output) if entry.dims}
     if config.max_batch_size > 0 or len(firsts) != 1 or min(firsts) < 2:
         raise InputError(
-            f"{target.config_path}: a packer needs a batch of 2 or more baked into every input and output, "
-            f"got max_batch_size {config.max_batch_size} and {sorted(firsts)}; an open batch needs no packer"
+            f"{target.config_path}: a packer needs a fixed batch of 2 or more in every input and output, "
+            f"got max_batch_size {config.max_batch_size} and {sorted(firsts)}; a dynamic batch needs no packer"
         )
     return int(firsts.pop())

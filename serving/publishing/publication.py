@@ -1,14 +1,14 @@
 """The file operations of publishing, in the order that keeps a repository loadable after a crash at any of them.
 
-1. stage the version folder in `.REPOSITORY.rtool-staging/`, beside the repository and on the same file system, and
-   write it through to the disk;
-2. put the warm-up files in place: their names hold a digest, so none is overwritten;
-3. keep the configurations that serve now under `history/`;
+1. copy the configurations that serve now to `history/`;
+2. stage the version folder in `.REPOSITORY.rtool-staging/`, beside the repository and on the same file system, and
+   flush it to the disk;
+3. write the warm-up files: their names have a digest, so none is overwritten;
 4. rename the version folder into place;
 5. replace `configs/*.pbtxt`, then `config.pbtxt`, each by one rename.
 
-A new model is staged whole and appears by one rename. Source: POSIX rename(2), and the protocol of the reference
-notes: a server that looks at any moment sees the old model or the new one.
+A new model is staged as a whole and appears by one rename. A server that reads the repository at any moment sees the
+old model or the new one, because POSIX rename(2) is atomic.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ _LOCK_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Publication:
-    """One version to publish. `configs` maps paths below the model folder to their texts, `config.pbtxt` among them.
+    """One version to publish.
 
-    `files` maps names in the version folder to what is copied there, `digests` some of them to their sha256.
+    `files` maps names in the version folder to the files that are copied there, `digests` some of these names to their
+    SHA-256, `configs` paths below the model folder to their texts, `config.pbtxt` among them.
     """
 
     folder: ModelFolder
@@ -61,11 +62,11 @@ class Publication:
 
 @contextmanager
 def publishing(repository: Path) -> Iterator[Path]:
-    """Hold the repository for one publisher; yields an empty staging folder that is gone afterwards.
+    """Lock the repository for one publisher; yields an empty staging folder that is removed afterwards.
 
     Raises:
         InputError: the repository cannot be created or written.
-        PlatformError: another publisher held it for 300 s.
+        PlatformError: another publisher held the lock for 300 s.
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def publishing(repository: Path) -> Iterator[Path]:
         raise InputError(f"{repository}: cannot be created ({error.strerror}); choose another --repository") from error
     staging = _staging_folder(repository)
     with exclusive(repository / LOCK_FILE, timeout=_LOCK_SECONDS, purpose="publishing"):
-        shutil.rmtree(staging, ignore_errors=True)  # whatever a crashed publisher left
+        shutil.rmtree(staging, ignore_errors=True)  # left by a publisher that crashed
         folder = staging / uuid.uuid4().hex
         try:
             folder.mkdir(parents=True)
@@ -86,7 +87,7 @@ def publishing(repository: Path) -> Iterator[Path]:
 
 
 def _staging_folder(repository: Path) -> Path:
-    """A hidden folder beside the repository: inside it, Triton would take it for a model.
+    """A hidden folder beside the repository; inside the repository, Triton would load it as a model.
 
     Raises:
         InputError: the repository is the root of its file system, so that nothing beside it can be renamed into it.
@@ -101,7 +102,7 @@ def _staging_folder(repository: Path) -> Path:
 
 
 def publish(publication: Publication, staging: Path) -> None:
-    """Publish, in the order above; call it inside `publishing`.
+    """Publish in the order of the module's docstring, from step 2 on; call it inside `publishing`.
 
     Raises:
         InputError: the model file changed while it was copied.
@@ -118,14 +119,14 @@ def publish(publication: Publication, staging: Path) -> None:
     _write_warmup(folder, publication.warmup, staging)
     _sync_tree(staged.path)
     target = folder.version_path(publication.version)
-    if target.is_dir():  # a placeholder: it has no weights, so nothing can be serving it
+    if target.is_dir():  # a placeholder: it has no weights, so it cannot be in use
         _rename(target, staging / "placeholder")
     _rename(staged.version_path(publication.version), target)
     replace_configs(folder, publication.configs, staging)
 
 
 def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | None, staging: Path) -> None:
-    """Undo a publish: put `configs` back and take the version away, or the whole model where there were none."""
+    """Undo a publish: restore `configs` and remove the version; None, for a new model, removes the whole model."""
     if configs is None:
         _rename(folder.path, staging / "withdrawn")
         return
@@ -134,9 +135,9 @@ def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | Non
 
 
 def prune(folder: ModelFolder, needed: Collection[int | None], keep: int, staging: Path) -> tuple[int, ...]:
-    """Remove versions neither `needed` nor among the newest `keep`, and warm-up files that nothing names any more.
+    """Remove versions neither `needed` nor among the newest `keep`, and warm-up files that no configuration names.
 
-    Returns the versions removed. Each leaves by one rename, so a server never sees half of one.
+    Returns the versions removed. Each is removed by one rename, so that a server never sees a part of one.
     """
     versions = folder.versions()
     removed = tuple(version for version in versions[:-keep] if version not in needed)
@@ -171,31 +172,31 @@ def _write_warmup(folder: ModelFolder, files: Sequence[WarmupFile], staging: Pat
 
 
 def current_texts(folder: ModelFolder) -> dict[str, str]:
-    """The configurations a model has now: path below its folder -> text."""
+    """The present configurations of a model: path below its folder -> text."""
     paths = [folder.config_path, *sorted((folder.path / "configs").glob("*.pbtxt"))]
     return {str(path.relative_to(folder.path)): path.read_text() for path in paths if path.is_file()}
 
 
 def remember_configs(folder: ModelFolder, version: int, staging: Path) -> None:
-    """Keep the configurations that serve now as those of `version`, for a later rollback."""
+    """Copy the present configurations to the history of `version`, for a later rollback."""
     texts = current_texts(folder)
     if not texts:
         return
-    kept = staging / "history"
+    staged = staging / "history"
     for name, text in texts.items():
-        path = kept / name
+        path = staged / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    _sync_tree(kept)
+    _sync_tree(staged)
     target = folder.history_path(version)
     target.parent.mkdir(exist_ok=True)
     if target.exists():
         _rename(target, staging / "outdated")
-    _rename(kept, target)
+    _rename(staged, target)
 
 
 def replace_configs(folder: ModelFolder, configs: Mapping[str, str], staging: Path) -> None:
-    """Replace every configuration by one rename each, `config.pbtxt` last."""
+    """Replace each configuration by one rename, `config.pbtxt` last."""
     for name in sorted(configs, key=lambda name: name == CONFIG_FILE):
         path = folder.path / name
         path.parent.mkdir(exist_ok=True)
@@ -206,7 +207,7 @@ def replace_configs(folder: ModelFolder, configs: Mapping[str, str], staging: Pa
 def _make_newest(path: Path) -> None:
     """Date a file after everything else in its folder: Triton ignores a load request when nothing is newer than before.
 
-    Files copied from another machine can be dated in the future (server issue 7013).
+    Files copied from another machine can have dates in the future (Triton server issue 7013).
     """
     newest = max((entry.stat().st_mtime_ns for entry in path.parent.rglob("*") if entry != path), default=0)
     own = path.stat()

@@ -1,13 +1,14 @@
-"""Publish a model into a Triton repository: every step leaves a repository that loads.
+"""Publish a model into a Triton repository; after every step the repository can be loaded.
 
-`publication.py` has the file operations and their order. Publishers of one repository take turns; what cannot be
-served is refused before anything is written.
+`publication.py` has the file operations and their order. Publishers of one repository take turns; a model that cannot
+be served is refused before anything is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from ..repository.deployed import DeployResult, newest_served, remembered_config
 from ..repository.golden import golden_outputs
 from ..repository.graph_signature import GraphSignature, read_signature
 from ..repository.manifest import make_manifest
-from ..repository.model_config import ServingSettings
+from ..repository.model_config import Device, ServingSettings
 from ..repository.repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
 from ..repository.warmup import WarmupFile, example_array, read_examples, warmup_files
 from .publication import Publication, prune, publish, publishing, remember_configs, withdraw
@@ -46,56 +47,101 @@ def deploy(
 ) -> DeployResult:
     """Publish an ONNX file as the next version of `name`, and serve it.
 
-    `batch` states what the graph must have (a number baked in, or "dynamic"); None takes what it has. `settings` None
-    keeps the settings of the version served so far when the graphs agree, hand edits included. `also_serve` names
-    older versions to keep serving beside the new one. `warmup` maps input names to real arrays, or is a .npy or .npz
-    file. `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and
-    compares it with in-process ONNX Runtime; when that fails, the previous version is served again. `keep` removes
-    unserved versions beyond the newest `keep` (2 at least); None removes nothing. What exporters left in the nodes,
-    stack traces with file paths, is not published unless `keep_metadata`; the model's own metadata always is.
+    `batch` is what the graph must have: a fixed number of rows, or "dynamic"; None accepts either. `settings` None
+    keeps those served so far, hand edits included, when the graphs agree. `also_serve` lists older versions to serve
+    beside the new one. `warmup` maps input names to arrays [N, ...] of the inputs' dtypes, or is a .npy or .npz file.
+    `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and compares
+    its outputs with ONNX Runtime's. `keep` removes unserved versions beyond the newest `keep` (at least 2); None
+    removes none. `keep_metadata` also publishes exporters' stack traces and file paths.
 
     Raises:
-        InputError: the file, the name or the combination cannot be served; nothing was changed.
+        InputError, ConfigError: the file or the combination of arguments cannot be served; nothing was changed.
         GateError: the running server does not reproduce the model; the previous version is served again.
-        PlatformError: another publisher held the repository too long, or the server does not answer.
+        PlatformError: another publisher held the repository for 300 s, or the server does not answer.
+
+    Examples:
+        >>> result = rtool.deploy("model.onnx", name="network", batch="dynamic")
+        >>> str(result.path), result.served
+        ('model_repository/network/1', (1,))
     """
     check_model_name(name)
+    _check_keep(keep)
+    signature, files = _read_servable(model, batch, warmup)
+    folder = ModelFolder(Path(repository) / name)
+    with publishing(folder.path.parent) as staging:
+        versions = _next_versions(folder, also_serve)
+        plan = plan_configs(folder, signature, versions.served, device=device, settings=settings, warmup=files)
+        _check_plan(plan, folder, signature, also_serve)
+        as_given = keep_metadata or _is_placeholders(folder, versions.new, signature)
+        published = signature if as_given else without_traces(signature, staging)
+        manifest = _manifest(folder, versions, signature, published, provenance)
+        _write_version(folder, versions, published, plan, files, manifest, staging)
+        if url is not None:
+            _bring_live(url, folder, versions, staging)
+        removed = prune(folder, {*versions.served, versions.previous}, keep, staging) if keep is not None else ()
+    notes = _notes(files, removed, stripped=published is not signature)
+    return _result(folder, versions, published, plan.device, notes)
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """The version that is published, the one served before it, and those served afterwards."""
+
+    new: int
+    previous: int | None
+    served: tuple[int, ...]
+
+
+def _next_versions(folder: ModelFolder, also_serve: Sequence[int]) -> _Versions:
+    """The next free number, or that of a placeholder whose weights are missing."""
+    present = folder.versions()
+    placeholder = bool(present) and not any(folder.has_model(version) for version in present)
+    new = present[-1] if placeholder else max(present, default=0) + 1
+    return _Versions(new, newest_served(folder), tuple(sorted({*also_serve, new})))
+
+
+def _read_servable(
+    model: str | Path, batch: int | Literal["dynamic"] | None, warmup: Mapping[str, NDArray[Any]] | str | Path | None
+) -> tuple[GraphSignature, list[WarmupFile]]:
+    """The graph's signature and its warm-up files, after the graph has been run once."""
     signature = read_signature(model)
     _check_batch(signature, batch)
-    _check_keep(keep)
     examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
     files = warmup_files(signature, examples)
     _check_runs(signature, examples)
-    root = Path(repository)
-    folder = ModelFolder(root / name)
-    with publishing(root) as staging:
-        previous = newest_served(folder)
-        version = _next_version(folder)
-        served = tuple(sorted({*also_serve, version}))
-        plan = plan_configs(folder, signature, served, device=device, settings=settings, warmup=files)
-        _check_plan(plan, folder, signature, also_serve)
-        published = signature
-        if not keep_metadata and not _is_placeholders(folder, version, signature):
-            published = without_traces(signature, staging)
-        manifest = _manifest(folder, version, signature, published, previous, provenance)
-        if previous is not None:
-            remember_configs(folder, previous, staging)
-        model_file, digest = {MODEL_FILE: published.path}, {MODEL_FILE: published.sha256}
-        publish(Publication(folder, version, model_file, digest, plan.texts(), files, manifest), staging)
-        if url is not None:
-            _bring_live(url, folder, version, previous, staging)
-        removed = prune(folder, {*served, previous}, keep, staging) if keep is not None else ()
+    return signature, files
+
+
+def _write_version(
+    folder: ModelFolder,
+    versions: _Versions,
+    published: GraphSignature,
+    plan: ConfigPlan,
+    files: Sequence[WarmupFile],
+    manifest: Mapping[str, Any],
+    staging: Path,
+) -> None:
+    """Keep the configurations that serve now, then publish the new version and its own."""
+    if versions.previous is not None:
+        remember_configs(folder, versions.previous, staging)
+    model_file, digest = {MODEL_FILE: published.path}, {MODEL_FILE: published.sha256}
+    publish(Publication(folder, versions.new, model_file, digest, plan.texts(), files, manifest), staging)
+
+
+def _result(
+    folder: ModelFolder, versions: _Versions, published: GraphSignature, device: Device, notes: tuple[str, ...]
+) -> DeployResult:
     return DeployResult(
-        path=folder.version_path(version),
-        name=name,
-        version=version,
+        path=folder.version_path(versions.new),
+        name=folder.name,
+        version=versions.new,
         config=folder.config_path,
-        served=served,
-        previous=previous,
-        batch=signature.batch,
-        device=plan.device,
+        served=versions.served,
+        previous=versions.previous,
+        batch=published.batch,
+        device=device,
         sha256=published.sha256,
-        notes=_notes(files, removed, stripped=published is not signature),
+        notes=notes,
     )
 
 
@@ -104,7 +150,7 @@ def _notes(files: Sequence[WarmupFile], removed: Sequence[int], *, stripped: boo
     if stripped:
         notes.append("exporters' traces were removed from the nodes; --keep-metadata publishes the file as it is")
     if not files:
-        notes.append("no warm-up: the inputs leave more than the batch open; give real arrays as warmup")
+        notes.append("no warm-up: inputs have dynamic axes beside the batch; give arrays with --warmup")
     if removed:
         notes.append(f"removed version {', '.join(map(str, removed))}")
     return tuple(notes)
@@ -114,30 +160,30 @@ def _check_batch(signature: GraphSignature, wanted: int | Literal["dynamic"] | N
     found = signature.batch
     if wanted is None or wanted == (found if found is not None else "dynamic"):
         return
-    has = f"batch {found} baked in" if found is not None else "an open batch"
+    has = f"a fixed batch of {found}" if found is not None else "a dynamic batch"
     raise InputError(
-        f"{signature.path}: --batch {wanted} was asked for, but the graph has {has}; "
-        f"run `{_export_again(signature)} --batch {wanted} -o OUT.onnx` and deploy that"
+        f"{signature.path}: --batch {wanted} was requested, but the graph has {has}; "
+        f"run `{_export_command(signature)} --batch {wanted} -o OUT.onnx` and deploy that"
     )
 
 
-def _export_again(signature: GraphSignature) -> str:
-    """The command that makes such a file; narrow ones are made from their source, as only that can be exported."""
+def _export_command(signature: GraphSignature) -> str:
+    """The command that exports such a file; one of reduced precision is exported from what it was converted from."""
     steps = signature.metadata.get("rtool.steps", "")
     precision = next((name for name in ("fp16", "bf16", "int8") if f'"name": "{name}"' in steps), None)
     if precision is None:
         return f"rtool export {signature.path}"
-    source = signature.metadata.get("rtool.model", "SOURCE")
-    return f"rtool export {source} --{precision}{' --calibrate IMAGES' if precision == 'int8' else ''}"
+    origin = signature.metadata.get("rtool.model", "MODEL")
+    return f"rtool export {origin} --{precision}{' --calibrate IMAGES' if precision == 'int8' else ''}"
 
 
 def _check_keep(keep: int | None) -> None:
     if keep is not None and keep < 2:
-        raise InputError(f"deploy: keep must be at least 2, so that there is a version to roll back to; got {keep}")
+        raise InputError(f"deploy: keep must be at least 2, so that a version to roll back to remains; got {keep}")
 
 
 def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> None:
-    """Run the model once on the rows it is warmed up with, so that a file no server can run is never published."""
+    """Run the model once on the warm-up rows, so that a file that ONNX Runtime cannot run is never published."""
     rows = signature.batch or 1
     if examples is None and any(-1 in tensor.dims[1:] for tensor in signature.inputs):
         return
@@ -146,13 +192,6 @@ def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] 
         for tensor in signature.inputs
     }
     golden_outputs(signature.path, inputs)
-
-
-def _next_version(folder: ModelFolder) -> int:
-    versions = folder.versions()
-    if versions and not any(folder.has_model(version) for version in versions):
-        return versions[-1]  # fill the placeholder
-    return max(versions, default=0) + 1
 
 
 def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature, also_serve: Sequence[int]) -> None:
@@ -174,45 +213,45 @@ def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature
 
 def _manifest(
     folder: ModelFolder,
-    version: int,
+    versions: _Versions,
     signature: GraphSignature,
     published: GraphSignature,
-    previous: int | None,
     provenance: Mapping[str, Any] | None,
 ) -> Mapping[str, Any]:
-    placeholder = folder.manifest(version)
-    if placeholder is not None and _is_placeholders(folder, version, signature):
+    placeholder = folder.manifest(versions.new)
+    if placeholder is not None and _is_placeholders(folder, versions.new, signature):
         return placeholder
     return make_manifest(
         folder.name,
-        version,
+        versions.new,
         signature,
         published=published,
         repository=folder.path.parent,
-        previous=previous,
+        previous=versions.previous,
         provenance=provenance,
     )
 
 
 def _is_placeholders(folder: ModelFolder, version: int, signature: GraphSignature) -> bool:
-    """Whether these are the very weights that a committed manifest describes."""
+    """Whether the file is the one that a committed manifest describes."""
     placeholder = folder.manifest(version)
     return placeholder is not None and placeholder.get("sha256") == signature.sha256
 
 
-def _bring_live(url: str, folder: ModelFolder, version: int, previous: int | None, staging: Path) -> None:
-    """Load the new version on a running server and compare it; take it back when that fails."""
+def _bring_live(url: str, folder: ModelFolder, versions: _Versions, staging: Path) -> None:
+    """Load the new version on a running server and compare its outputs; withdraw it when that fails."""
     from .rollout import load_on_server, serve_version, unload_from_server
 
+    previous = versions.previous
     try:
-        serve_version(url, folder, version)
+        serve_version(url, folder, versions.new)
     except RtoolError as error:
         texts = remembered_configs(folder, previous) if previous is not None else None
-        withdraw(folder, version, texts, staging)
+        withdraw(folder, versions.new, texts, staging)
         if previous is None:
             unload_from_server(url, folder.name)
         else:
-            with suppress(RtoolError):  # a server that is gone reads the restored configuration when it starts
+            with suppress(RtoolError):  # a server that stopped reads the restored configuration when it starts
                 load_on_server(url, folder.name)
-        state = f"version {previous} is served again" if previous is not None else "it was taken out again"
-        raise GateError(f"{folder.path}: version {version} failed on {url}, {state}: {error}") from error
+        state = f"version {previous} is served again" if previous is not None else "the model was removed again"
+        raise GateError(f"{folder.path}: version {versions.new} failed on {url}, {state}: {error}") from error

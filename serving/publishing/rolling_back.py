@@ -20,12 +20,14 @@ def rollback(
 ) -> DeployResult:
     """Serve an earlier version again, under the configuration it was served with.
 
-    `to` None takes the version that was served before the present one. The version rolled back from stays in its
-    folder, unserved. `url` reloads the model on a running server.
+    `to` None selects the version that was served before the present one. The present version stays in its folder, but
+    is no longer served. `url` (host:port of gRPC) reloads the model on a running server and compares its outputs.
 
     Raises:
-        InputError: there is no such model, or no earlier version to go back to.
+        InputError: there is no such model, or no earlier version to roll back to.
         ConfigError: the earlier configuration does not parse.
+        GateError: the running server does not reproduce the earlier version.
+        PlatformError: another publisher held the repository for 300 s, or the server does not answer.
     """
     check_model_name(name)
     root = Path(repository)
@@ -63,7 +65,8 @@ def _predecessor(folder: ModelFolder, present: int | None) -> int:
     manifest = folder.manifest(present) if present is not None else None
     previous = (manifest or {}).get("previous_version")
     if not isinstance(previous, int):
-        kept = sorted(int(path.name) for path in (folder.path / "history").glob("*") if path.name.isdigit())
-        hint = f"served earlier: {', '.join(map(str, kept))}; choose one with --to" if kept else "it is the first one"
+        earlier = sorted(int(path.name) for path in (folder.path / "history").glob("*") if path.name.isdigit())
+        listed = ", ".join(map(str, earlier))
+        hint = f"served earlier: {listed}; choose one with --to" if earlier else "it is the first one"
         raise InputError(f"{folder.path}: version {present} has no predecessor to roll back to; {hint}")
     return previous

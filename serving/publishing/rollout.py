@@ -1,7 +1,8 @@
-"""Bring a published version to a running server: load it, wait until it is ready, compare it with ONNX Runtime.
+"""Load a published version on a running server, wait until it is ready, and compare its outputs with ONNX Runtime's.
 
-Triton loads the new version before it lets go of the old one, and keeps the old one when the new one fails to load.
-Clients that name no version get the highest that is ready. Going back is the publisher's business.
+Triton loads the new version before it unloads the old one, and keeps the old one when the new one fails to load.
+Clients that name no version get the highest that is ready. The publisher (`publishing.py`) rolls back on an error. The
+requests are those of Triton's model repository extension of the KServe v2 protocol.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _GPU_TOLERANCE = 1e-2
 
 
 def load_on_server(url: str, name: str, *, timeout: float = _LOAD_SECONDS) -> None:
-    """Ask the server to load `name` as its repository has it now.
+    """Ask the server to load `name` in its present state in the repository, within `timeout` seconds.
 
     Raises:
         InputError: the server refuses, e.g. because it was not started with `--control explicit`.
@@ -50,7 +51,7 @@ def load_on_server(url: str, name: str, *, timeout: float = _LOAD_SECONDS) -> No
 
 
 def unload_from_server(url: str, name: str) -> None:
-    """Ask the server to drop `name`; a server that is gone or does not know it is left alone."""
+    """Ask the server to unload `name`; errors (no server, no such model) are ignored."""
     client = triton.InferenceServerClient(url)
     try:
         with suppress(InferenceServerException):
@@ -60,10 +61,10 @@ def unload_from_server(url: str, name: str) -> None:
 
 
 def wait_version_ready(url: str, name: str, version: int, *, timeout: float = _LOAD_SECONDS) -> None:
-    """Wait until one version answers.
+    """Wait until one version is ready.
 
     Raises:
-        PlatformError: it does not within `timeout` seconds.
+        PlatformError: the server does not answer, or the version is not ready within `timeout` seconds.
     """
     client = triton.InferenceServerClient(url)
     deadline = time.monotonic() + timeout
@@ -79,18 +80,20 @@ def wait_version_ready(url: str, name: str, version: int, *, timeout: float = _L
 
 
 def check_served(url: str, folder: ModelFolder, version: int) -> None:
-    """Compare one served version with in-process ONNX Runtime on example rows, at the smallest and the largest batch.
+    """Compare one served version with ONNX Runtime in this process, on example rows at the smallest and largest batch.
 
-    Half precision on some engines is wrong only from a certain batch on, so a single row proves little.
+    With some engines, float16 is wrong only from a certain batch on, so a single row is not enough.
 
     Raises:
         GateError: the outputs differ by more than 1e-5 (CPU) or 1e-2 (GPU), relative to the largest.
-        InputError: the inputs leave more than the batch open, so that there are no example rows.
+        InputError: inputs have dynamic axes beside the batch, so that there are no example rows.
     """
     model = folder.model_path(version)
     signature = read_signature(model)
     if any(-1 in tensor.dims[1:] for tensor in signature.inputs):
-        raise InputError(f"{model}: its inputs leave more than the batch open, so there are no example rows to compare")
+        raise InputError(
+            f"{model}: its inputs have dynamic axes beside the batch, so there are no example rows to compare"
+        )
     config = read_config(folder.config_path)
     threads = intra_op_threads(config)
     on_gpu = device_of(config) == "gpu"
@@ -107,7 +110,7 @@ def check_served(url: str, folder: ModelFolder, version: int) -> None:
 
 
 def serve_version(url: str, folder: ModelFolder, version: int) -> None:
-    """Load, wait and compare; a packer has no weights to compare with and is only loaded.
+    """Load a version, wait for it and compare its outputs; a packer has no weights to compare with and is only loaded.
 
     Raises:
         GateError: the outputs differ.

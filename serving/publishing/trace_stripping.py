@@ -1,7 +1,7 @@
-"""The file a version publishes: the model without what exporters left about their machine in its nodes.
+"""The file that a version publishes: the model without the traces that exporters leave in its nodes.
 
-Stack traces name files and folders of whoever exported the model, and a repository is read by many. The arithmetic
-is the same; the model's own metadata stays. A file with nothing to remove is published byte for byte.
+Stack traces name files and folders on the exporter's machine, and a repository has many readers. The computation is the
+same and the model's own metadata stays. A file with nothing to remove is published byte for byte.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["without_traces"]
 
 
 def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
-    """The signature of a stripped copy in `folder`, or `signature` itself when there is nothing to strip.
+    """The signature of a copy in `folder` without traces, or `signature` itself when there is nothing to remove.
 
     Raises:
         InputError: the copy cannot be written.

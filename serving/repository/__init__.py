@@ -1,1 +1,1 @@
-"""A Triton model repository as plain data: configuration, manifest, signature, validation."""
+"""A Triton model repository as plain data: configurations, manifests, graph signatures, and their validation."""

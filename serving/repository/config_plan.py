@@ -1,7 +1,7 @@
-"""Which configurations a publish writes: built anew, or the served ones with new versions and warm-up.
+"""Which configurations a publish writes: new ones, or those served so far with other versions and warm-up.
 
 People tune a configuration by hand (delays, instances, rate limits). A later publish of a model with the same inputs
-and outputs keeps all of that, unless settings are given explicitly.
+and outputs preserves their edits, unless settings are given explicitly.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ConfigPlan:
 
 
 def device_of(config: ModelConfig) -> Device:
-    """`gpu` when an instance group asks for one."""
+    """`gpu` when an instance group has KIND_GPU, else `cpu`."""
     from tritonclient.grpc import model_config_pb2
 
     kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
@@ -58,18 +58,21 @@ def plan_configs(
     settings: ServingSettings | None,
     warmup: Sequence[WarmupFile],
 ) -> ConfigPlan:
-    """The default configuration and one for each device.
+    """The default configuration and one per device, each serving `versions`.
+
+    A configuration in `folder` that fits the graph is reused when `settings` is None. `device` "auto" keeps the device
+    that serves now; for a new model it selects a GPU where the machine has one.
 
     Raises:
-        ConfigError: a configuration that is there does not parse.
+        ConfigError: an existing configuration does not parse.
         InputError: the graph's inputs and outputs disagree on the batch axis.
     """
-    served = _kept(folder, None, signature) if settings is None else None
+    served = _reusable(folder, None, signature) if settings is None else None
     chosen = _choose_device(device, served)
     variants = {}
     for variant in VARIANTS:
-        kept = _kept(folder, variant, signature) if settings is None else None
-        variants[variant] = kept or build_config(
+        existing = _reusable(folder, variant, signature) if settings is None else None
+        variants[variant] = existing or build_config(
             folder.name, signature, versions, device=variant, settings=settings or ServingSettings()
         )
     default = served if served is not None and device_of(served) == chosen else _copy(variants[chosen])
@@ -89,8 +92,8 @@ def _choose_device(device: Literal["auto", "cpu", "gpu"], served: ModelConfig | 
     return "gpu" if gpu_present() else "cpu"
 
 
-def _kept(folder: ModelFolder, variant: Device | None, signature: GraphSignature) -> ModelConfig | None:
-    """The configuration that is there, when it fits the graph."""
+def _reusable(folder: ModelFolder, variant: Device | None, signature: GraphSignature) -> ModelConfig | None:
+    """The existing configuration, when it fits the graph."""
     path = folder.config_path if variant is None else folder.path / "configs" / f"{variant}.pbtxt"
     if not path.is_file():
         return None

@@ -1,8 +1,9 @@
-"""What a Triton configuration must say to serve a given ONNX graph: the rules, without touching a server.
+"""The rules that a Triton configuration must follow to serve a given ONNX graph, checked without a server.
 
-The C++ ONNX Runtime back end checks most of these when it loads a model, the embedded Python one does not, and some
-(warm-up with batch size 0, dynamic batching without a batch axis) are accepted and silently do nothing. Source:
-Triton's `model_config_utils.cc`, `dynamic_batch_scheduler.cc`, `backend_model_instance.cc`, `onnxruntime_utils.cc`.
+The C++ ONNX Runtime back end checks most of them when it loads a model, the embedded Python back end does not, and some
+settings (warm-up with batch size 0, dynamic batching without a batch axis) are accepted and have no effect. The fields
+are those of Triton's `model_config.proto`; the rules follow Triton's `model_config_utils.cc`,
+`dynamic_batch_scheduler.cc`, `backend_model_instance.cc` and `onnxruntime_utils.cc`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _SESSION_PARAMETERS = (
     "session.use_device_allocator_for_initializers",
     *_CUDA_IN_PARAMETERS,
 )
-"""What the ONNX Runtime back end reads; it ignores every other key without a word."""
+"""The keys that the ONNX Runtime back end reads; it silently ignores every other key."""
 
 
 def backend_of(config: ModelConfig) -> str:
@@ -54,7 +55,10 @@ def backend_of(config: ModelConfig) -> str:
 
 
 def check_settings(config: ModelConfig, name: str) -> Iterator[str]:
-    """Problems of a configuration on its own: names, back end, batching, instances, parameters."""
+    """Problems of a configuration by itself: names, back end, batching, instances, parameters.
+
+    `name` is the folder's. One message per problem; each names the field, what was expected and what to do.
+    """
     if config.name != name:
         yield f"name: expected {name!r} (the folder's name), got {config.name!r}; rename one of them"
     backend = backend_of(config)
@@ -106,7 +110,7 @@ def _check_batching(config: ModelConfig) -> Iterator[str]:
 
 
 def check_against_graph(config: ModelConfig, signature: GraphSignature) -> Iterator[str]:
-    """Problems between a configuration and the graph it serves: names, types, dims, the batch axis."""
+    """Disagreements of a configuration with the graph that it serves: names, types, dims, the batch axis."""
     yield from _check_names("input", config.input, signature.inputs, all_needed=True)
     yield from _check_names("output", config.output, signature.outputs, all_needed=False)
     for kind, entries, tensors in (
@@ -128,7 +132,7 @@ def _check_names(
         if name not in known:
             yield f"{kind} {name!r}: the graph has no such {kind}; {nearest(name, known)}"
         if given.count(name) > 1:
-            yield f"{kind} {name!r}: written {given.count(name)} times"
+            yield f"{kind} {name!r}: listed {given.count(name)} times"
     missing = [name for name in known if name not in given]
     if missing and (all_needed or len(missing) == len(known)):
         yield f"{kind}: the graph's {', '.join(map(repr, missing))} is missing"
@@ -142,10 +146,10 @@ def _check_tensor(kind: str, entry: Any, tensor: GraphTensor, max_batch: int) ->
     graph = list(tensor.dims)
     if max_batch > 0:
         if not graph or graph[0] != -1:
-            baked = graph[0] if graph else "no"
+            found = f"a fixed batch of {graph[0]}" if graph else "no axis"
             yield (
-                f"{place}: max_batch_size {max_batch} needs an open batch axis, the graph has {baked}; set "
-                f"max_batch_size: 0 and dims: {graph}, or `rtool export MODEL --batch dynamic`"
+                f"{place}: max_batch_size {max_batch} needs a dynamic batch axis, the graph has {found}; set "
+                f"max_batch_size: 0 and dims: {graph}, or run `rtool export MODEL --batch dynamic`"
             )
             return
         graph = graph[1:]
@@ -160,7 +164,11 @@ def _check_tensor(kind: str, entry: Any, tensor: GraphTensor, max_batch: int) ->
 def check_warmup(
     config: ModelConfig, folder: Path, size_of: Callable[[Path], int | None] | None = None
 ) -> Iterator[str]:
-    """Problems of the warm-up requests: what would be skipped, misses an input, or has the wrong number of bytes."""
+    """Problems of the warm-up requests: samples that are skipped, missing inputs, wrong numbers of bytes.
+
+    `folder` is the model's. `size_of` gives the bytes of a warm-up file, None for a missing one; by default it looks on
+    the disk.
+    """
     measure = size_of or _size
     inputs = {entry.name: entry for entry in config.input}
     for sample in config.model_warmup:
@@ -205,7 +213,7 @@ def _item_size(entry: Any) -> int:
     try:
         return int(GraphTensor(entry.name, type_name(entry.data_type), ()).dtype.itemsize)
     except InputError:
-        return np.dtype(np.uint16).itemsize  # BF16, the one fixed-size type NumPy lacks
+        return np.dtype(np.uint16).itemsize  # BF16, the only type of a fixed size that NumPy lacks
 
 
 def _size(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""What is deployed: the result of a publish or rollback, the version that serves, the configurations it served with."""
+"""What is deployed: the result of a publish or rollback, the served version, and the configurations of earlier ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["DeployResult", "newest_served", "remembered_configs"]
 
 @dataclass(frozen=True)
 class DeployResult:
-    """What is served now: `path` is the version folder, `served` the versions the configuration names."""
+    """What is served now: `path` is the version folder, `served` the versions that the configuration lists."""
 
     path: Path
     name: str
@@ -24,14 +24,18 @@ class DeployResult:
     previous: int | None
     """The version served before, None for a new model."""
     batch: int | None
-    """The baked batch; None when the batch is open."""
+    """The fixed batch of the graph; None when its batch is dynamic, and for a packer."""
     device: Device
     sha256: str
     notes: tuple[str, ...] = ()
 
 
 def newest_served(folder: ModelFolder) -> int | None:
-    """The highest version that is served and has weights; None for a new model or a placeholder."""
+    """The highest version that is served and has weights; None for a new model or a placeholder.
+
+    Raises:
+        ConfigError: the model's configuration does not parse.
+    """
     if not folder.config_path.is_file():
         return None
     named = served_versions(read_config(folder.config_path)) or folder.versions()
@@ -43,14 +47,14 @@ def remembered_configs(folder: ModelFolder, version: int) -> dict[str, str]:
     """The configurations that served `version`: path below the model folder -> text.
 
     Raises:
-        InputError: its weights or its configurations are gone.
+        InputError: its weights or its configurations no longer exist.
     """
-    kept = folder.history_path(version)
-    texts = {str(path.relative_to(kept)): path.read_text() for path in sorted(kept.rglob("*.pbtxt"))}
+    history = folder.history_path(version)
+    texts = {str(path.relative_to(history)): path.read_text() for path in sorted(history.rglob("*.pbtxt"))}
     if CONFIG_FILE not in texts or not folder.has_model(version):
         found = ", ".join(str(v) for v in folder.versions() if (folder.history_path(v) / CONFIG_FILE).is_file())
         raise InputError(
-            f"{folder.path}: version {version} cannot be rolled back to, its weights or its configuration are gone; "
+            f"{folder.path}: cannot roll back to version {version}, its weights or its configuration no longer exist; "
             f"possible: {found or 'none'}"
         )
     return texts

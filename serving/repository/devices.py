@@ -1,4 +1,4 @@
-"""Whether this machine has an NVIDIA GPU, asked of the driver itself so that torch need not be loaded."""
+"""Whether this machine has an NVIDIA GPU, by asking the CUDA driver, so that torch need not be loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outputs a served model must reproduce: in-process ONNX Runtime on the same rows."""
+"""The outputs that a served model must reproduce: those of ONNX Runtime in this process on the same rows."""
 
 from __future__ import annotations
 
@@ -17,22 +17,28 @@ __all__ = ["golden_outputs"]
 def golden_outputs(
     model: Path, inputs: Mapping[str, NDArray[Any]], *, threads: int | None = None, outputs: Sequence[str] | None = None
 ) -> tuple[NDArray[Any], ...]:
-    """Run an ONNX file on the CPU; `threads` as the `intra_op_thread_count` of its configuration.
+    """The outputs of an ONNX file on the CPU, in graph order or in that of the names in `outputs`.
+
+    `inputs` maps input names to arrays of the graph's shapes and dtypes. `threads` is the `intra_op_thread_count` of
+    the model's configuration, so that sums are rounded in the same order as on the server.
 
     Raises:
-        InputError: ONNX Runtime cannot open or run it.
+        InputError: ONNX Runtime cannot open or run the file.
     """
     import onnxruntime
+
+    from ...converters.runtime.session_model import session_model
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    given = session_model(model, options)
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(given.content, options, providers=["CPUExecutionProvider"])
         results = session.run(list(outputs) if outputs is not None else None, dict(inputs))
-    except Exception as error:  # onnxruntime raises a dozen unrelated types
-        raise InputError(f"{model}: ONNX Runtime cannot run it ({_first_line(error)}); export it again") from error
+    except Exception as error:  # onnxruntime raises many unrelated types
+        raise InputError(f"{model}: ONNX Runtime cannot run it ({_first_line(error)}); re-export it") from error
     return tuple(np.asarray(result) for result in results)
 
 

@@ -1,4 +1,4 @@
-"""What a Triton configuration must agree with: the inputs and outputs of an ONNX graph, its opset and IR version."""
+"""What a Triton configuration must match: the inputs and outputs of an ONNX graph, its opset and IR version."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _NUMPY_TYPES = {
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """One graph input or output: `data_type` as Triton names it, `shape` with numbers, symbols or None."""
+    """One graph input or output: `data_type` as Triton names it, `shape` of numbers, symbols or None (unknown)."""
 
     name: str
     data_type: str
@@ -52,7 +52,7 @@ class GraphTensor:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """The shape as a configuration writes it: -1 for what is not a number."""
+        """The shape as a configuration states it: -1 for every axis without a fixed size."""
         return tuple(dim if isinstance(dim, int) else -1 for dim in self.shape)
 
     @property
@@ -60,7 +60,7 @@ class GraphTensor:
         """The NumPy type.
 
         Raises:
-            InputError: a type that NumPy has not (BF16) or that has no fixed size (STRING).
+            InputError: a type that NumPy lacks (BF16) or that has no fixed size (STRING).
         """
         if self.data_type not in _NUMPY_TYPES:
             raise InputError(f"tensor {self.name!r}: {self.data_type} cannot be served; cast it inside the graph")
@@ -81,16 +81,16 @@ class GraphSignature:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the file."""
+        """SHA-256 of the file, in hexadecimal."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def batch(self) -> int | None:
-        """The batch size baked into the graph, None when every input and output leaves it open.
+        """The fixed batch of the graph; None when the first axis of every input and output is dynamic.
 
         Raises:
-            InputError: the inputs disagree, or a tensor has no batch axis.
+            InputError: the inputs and outputs disagree, or a tensor has no batch axis.
         """
         sizes = {tensor.name: tensor.dims[0] if tensor.dims else 0 for tensor in (*self.inputs, *self.outputs)}
         if all(size == -1 for size in sizes.values()):
@@ -98,9 +98,9 @@ class GraphSignature:
         of_inputs = {sizes[tensor.name] for tensor in self.inputs}
         if len(of_inputs) == 1 and min(of_inputs) > 0:
             return of_inputs.pop()
-        listed = ", ".join(f"{name}: {'open' if size == -1 else size or 'scalar'}" for name, size in sizes.items())
+        listed = ", ".join(f"{name}: {'dynamic' if size == -1 else size or 'scalar'}" for name, size in sizes.items())
         raise InputError(
-            f"{self.path}: inputs and outputs disagree on the batch axis ({listed}); export it again with one batch, "
+            f"{self.path}: inputs and outputs disagree on the batch axis ({listed}); re-export it with one batch, "
             "e.g. `rtool export MODEL --batch 16`"
         )
 
@@ -109,11 +109,13 @@ def read_signature(path: str | Path) -> GraphSignature:
     """Read the signature of an ONNX file; the weights are parsed but not checked.
 
     Raises:
-        InputError: the file is missing, not ONNX, or has inputs or outputs Triton cannot describe.
+        InputError: the file is missing, is not ONNX, keeps weights in other files, or has inputs or outputs that Triton
+            does not support.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
+    from ...converters.files.external_data import external_locations, has_external_data
     from ...converters.files.model_bytes import read_model_bytes
 
     path = Path(path)
@@ -122,13 +124,11 @@ def read_signature(path: str | Path) -> GraphSignature:
     except DecodeError as error:
         raise InputError(f"{path}: expected an ONNX model, got bytes that are not one or are cut short") from error
     if not model.graph.output:
-        raise InputError(f"{path}: expected an ONNX model, found no graph outputs; export it again")
-    external = {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    if external:
+        raise InputError(f"{path}: expected an ONNX model, found no graph outputs; re-export it")
+    if has_external_data(model):
+        named = ", ".join(external_locations(model, str(path)))
         raise InputError(
-            f"{path}: keeps weights in other files ({', '.join(sorted(external))}), and a version is published as one "
+            f"{path}: keeps weights in other files ({named}), and a version is published as one "
             f"file; save it whole: onnx.save(onnx.load({str(path)!r}), 'whole.onnx')"
         )
     weights = {initializer.name for initializer in model.graph.initializer}

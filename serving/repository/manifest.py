@@ -1,4 +1,4 @@
-"""The manifest beside a published model: what it is, where it came from, and the command that makes it again."""
+"""The manifest beside a published model: what it is, where it came from, and the command that publishes it again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ...converters.records.json_text import parse_json
 from .graph_signature import GraphSignature, GraphTensor
 
 __all__ = ["make_manifest", "manifest_text", "packer_manifest"]
@@ -16,7 +17,7 @@ __all__ = ["make_manifest", "manifest_text", "packer_manifest"]
 _FORMAT = 1
 _DEFAULT_REPOSITORY = Path("model_repository")
 _STATED = ("preprocessing", "source", "source_sha256", "steps", "chain")
-"""Keys `rtool.*` of a file's metadata that matter beside a served model."""
+"""Keys `rtool.*` of a file's metadata that the manifest repeats."""
 
 
 def make_manifest(
@@ -29,7 +30,11 @@ def make_manifest(
     previous: int | None,
     provenance: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The manifest of one version as JSON data; `published` is the file it has, made from that of `signature`."""
+    """The manifest of one version as JSON data.
+
+    `signature` is of the file that was given, `published` of the one that is served, which may lack exporters' traces;
+    `previous` is the version that was served before.
+    """
     from ...version import __version__
 
     batch = signature.batch if signature.batch is not None else "dynamic"
@@ -60,7 +65,7 @@ def make_manifest(
 def packer_manifest(
     name: str, version: int, *, target: str, batch: int, previous: int | None, digests: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The manifest of a packer version: whose rows it packs, and the digests of its files."""
+    """The manifest of a packer version: its target, the target's fixed batch, and the SHA-256 of each of its files."""
     from ...version import __version__
 
     return {
@@ -77,18 +82,18 @@ def packer_manifest(
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """The manifest as it is written."""
+    """The manifest as indented JSON text."""
     return json.dumps(manifest, indent=2) + "\n"
 
 
 def _stated(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What the export wrote into the file about where it comes from and what it expects."""
+    """What the export wrote into the file's metadata: preprocessing, origin and steps."""
     found: dict[str, Any] = {}
     for name in _STATED:
         text = metadata.get(f"rtool.{name}")
         if text:
             try:
-                found[name] = json.loads(text)
+                found[name] = parse_json(text)
             except ValueError:
                 found[name] = text  # a plain string
     return found

@@ -1,10 +1,11 @@
 """Triton model configurations: built from a graph's signature, written and read as protobuf text.
 
 The messages are Triton's own (`tritonclient.grpc.model_config_pb2`) and so is the parser of their text, which reports
-line and column. Two shapes of configuration are built, after the rules of Triton's ONNX Runtime back end:
+line and column. The fields are those of Triton's `model_config.proto`. Two kinds of configuration are built, following
+the rules of Triton's ONNX Runtime back end:
 
-- a batch baked into the graph: `max_batch_size: 0` and dims that include it (any other value fails the load);
-- an open batch: `max_batch_size: N`, dims without the batch axis, and dynamic batching.
+- fixed batch: `max_batch_size: 0` and dims that include the batch (with any other value the model does not load);
+- dynamic batch: `max_batch_size: N`, dims without the batch axis, and dynamic batching.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ __all__ = ["Device", "ModelConfig", "ServingSettings", "build_config", "parse_co
 
 Device = Literal["cpu", "gpu"]
 ModelConfig = Any
-"""`tritonclient.grpc.model_config_pb2.ModelConfig`, which carries no type information."""
+"""`tritonclient.grpc.model_config_pb2.ModelConfig`, which has no type annotations."""
 
 _HEADER = "# Written by `rtool deploy`. Later publishes keep what is edited here, except versions and warm-up.\n"
 
 
 @dataclass(frozen=True)
 class ServingSettings:
-    """What a configuration says beyond the graph itself. Times in milliseconds."""
+    """What a configuration states beyond the graph itself. Times in milliseconds."""
 
     max_batch: int = 64
-    """Largest batch Triton forms for a graph with an open batch; a baked batch ignores it."""
+    """Largest batch, in rows, that Triton forms for a graph with a dynamic batch; unused for a fixed batch."""
     max_delay: float = 2.0
-    """How long the first request of a batch waits for others."""
+    """How long the first request of a batch waits for others; unused for a fixed batch."""
     instances: int = 1
-    """Sessions in parallel; each holds its own copy of the weights."""
+    """Sessions in parallel; each has its own copy of the weights."""
     threads: int | None = None
-    """Intra-op threads of a session on the CPU; None shares the cores among the instances."""
+    """Intra-op threads per session on the CPU; None divides the cores among the instances."""
     queue_timeout: float | None = None
-    """Reject a request that queued longer; None lets it wait."""
+    """Reject a request that was queued for longer; None lets it wait."""
 
     def __post_init__(self) -> None:
-        """Refuse what no server can do.
+        """Reject values that no server supports.
 
         Raises:
             ConfigError: a value is out of range.
@@ -70,7 +71,7 @@ def build_config(
     settings: ServingSettings,
     warmup: Sequence[WarmupFile] = (),
 ) -> ModelConfig:
-    """The full configuration of one model; nothing is left for the server to complete.
+    """The complete configuration of one model, so that the server has nothing to complete.
 
     Raises:
         InputError: the graph's inputs and outputs disagree on the batch axis.
@@ -95,7 +96,10 @@ def build_config(
 def build_packer_config(
     name: str, target: ModelConfig, *, batch: int, versions: Sequence[int], max_delay: float, instances: int
 ) -> ModelConfig:
-    """The configuration of a packer for `target`: the same tensors without the batch axis, batched by Triton."""
+    """The configuration of a packer for `target`: the same tensors without the batch axis, batched by Triton.
+
+    `batch` is the target's fixed batch in rows, `max_delay` the milliseconds that a batch waits to fill.
+    """
     config = _empty()
     config.name = name
     config.backend = "python"
@@ -112,7 +116,7 @@ def build_packer_config(
 
 
 def intra_op_threads(config: ModelConfig) -> int | None:
-    """Threads of one session on the CPU, None where ONNX Runtime chooses."""
+    """Intra-op threads per session on the CPU; None where ONNX Runtime chooses."""
     key = "intra_op_thread_count"
     return int(config.parameters[key].string_value) if key in config.parameters else None
 
@@ -129,7 +133,7 @@ def set_versions(config: ModelConfig, versions: Sequence[int]) -> None:
 
 
 def set_warmup(config: ModelConfig, files: Sequence[WarmupFile]) -> None:
-    """Warm up with `files`: a full batch, and a single row as well where the batch is open."""
+    """Warm up with `files`: with a full batch, and with a single row as well where the batch is dynamic."""
     config.ClearField("model_warmup")
     if not files:
         return
@@ -145,7 +149,7 @@ def set_warmup(config: ModelConfig, files: Sequence[WarmupFile]) -> None:
 
 
 def served_versions(config: ModelConfig) -> tuple[int, ...]:
-    """The versions a `specific` policy names; empty for any other policy."""
+    """The versions that a `specific` version policy lists; empty for any other policy."""
     return tuple(config.version_policy.specific.versions)
 
 
@@ -153,7 +157,7 @@ def parse_config(text: str, place: Path) -> ModelConfig:
     """The configuration in `text`.
 
     Raises:
-        ConfigError: it does not parse; the message has `place`, line and column.
+        ConfigError: it does not parse; the message names `place`, line and column.
     """
     from google.protobuf import text_format
 
@@ -186,14 +190,14 @@ def write_config(config: ModelConfig) -> str:
 
     text = str(text_format.MessageToString(config, use_short_repeated_primitives=True))
     if config.max_batch_size == 0:
-        # The default is not printed, but it is the line a reader looks for.
+        # protobuf does not print defaults, but readers look for this line.
         name, _, rest = text.partition("\n")
         text = f"{name}\nmax_batch_size: 0\n{rest}"
     return _HEADER + text
 
 
 def type_name(data_type: int) -> str:
-    """`TYPE_FP32` for the number of that name."""
+    """The name of a `DataType` number of `model_config.proto`, e.g. `TYPE_FP32`."""
     return str(_messages().DataType.Name(data_type))
 
 
@@ -217,7 +221,7 @@ def _io(tensor: GraphTensor, batched: bool) -> dict[str, Any]:
     dims = tensor.dims[1:] if batched else tensor.dims
     io: dict[str, Any] = {"name": tensor.name, "data_type": _data_type(tensor.data_type), "dims": dims}
     if batched and not dims:
-        # One value a row: Triton has no empty dims, so a row is a vector of one that is reshaped away.
+        # One value per row: Triton has no empty dims, so a row is declared as a vector of one and reshaped to a scalar.
         io |= {"dims": [1], "reshape": {"shape": []}}
     return io
 
@@ -227,8 +231,8 @@ def _set_instances(config: ModelConfig, device: Device, settings: ServingSetting
     kind = kinds.KIND_GPU if device == "gpu" else kinds.KIND_CPU
     config.instance_group.add(kind=kind, count=settings.instances)
     if device == "gpu":
-        # The accelerator block would overwrite these four with defaults; `parameters` reach the session.
-        # Exhaustive search pays once for a fixed shape and anew for every batch size of an open one.
+        # The accelerator block would overwrite these with defaults; `parameters` reach the session.
+        # Exhaustive search runs once for a fixed batch, but again for every size of a dynamic one.
         config.parameters["cudnn_conv_algo_search"].string_value = "1" if batched else "0"
         config.parameters["arena_extend_strategy"].string_value = "1"
         return

@@ -1,4 +1,4 @@
-"""The folders of a Triton model repository as rtool lays them out, and what may be read from them.
+"""The folders of a Triton model repository as rtool lays them out, and how they are read.
 
     REPOSITORY/
       MODEL/
@@ -9,17 +9,17 @@
         1/manifest.json         sha256, origin, inputs and outputs
         history/1/*.pbtxt       the configurations that served version 1, for rollback
 
-A version folder without its model file is a *placeholder*: its manifest says how to make the weights.
+A version folder without its model file is a *placeholder*: its manifest states the command that makes the weights.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...converters.records.json_text import parse_json
 from ...errors import InputError
 
 __all__ = [
@@ -44,10 +44,10 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def check_model_name(name: str) -> str:
-    """`name`, when it can be a folder, a URL part and a Triton model.
+    """Return `name` when it is valid as a folder, as a part of a URL and as the name of a Triton model.
 
     Raises:
-        InputError: it cannot.
+        InputError: it is not.
     """
     if not _NAME.fullmatch(name) or name.endswith("."):
         raise InputError(
@@ -58,13 +58,13 @@ def check_model_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """One model of a repository; nothing is read before a method is called."""
+    """One model of a repository; the disk is read only when a method is called."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The model's name, which is its folder's."""
+        """The model's name, which is that of its folder."""
         return self.path.name
 
     @property
@@ -73,7 +73,7 @@ class ModelFolder:
         return self.path / CONFIG_FILE
 
     def variant_path(self, variant: str | None) -> Path:
-        """The configuration that `--config-name VARIANT` selects: the default one where there is no such file."""
+        """The configuration that `--config-name VARIANT` selects: the default one where the variant has no file."""
         path = self.path / "configs" / f"{variant}.pbtxt"
         return path if variant is not None and path.is_file() else self.config_path
 
@@ -86,23 +86,23 @@ class ModelFolder:
         return self.version_path(version) / MODEL_FILE
 
     def history_path(self, version: int) -> Path:
-        """Where the configurations that served `version` are kept."""
+        """The folder of the configurations that served `version`."""
         return self.path / "history" / str(version)
 
     def versions(self) -> tuple[int, ...]:
-        """Version folders in order, placeholders included."""
+        """Version numbers in ascending order, placeholders included."""
         if not self.path.is_dir():
             return ()
         names = (entry.name for entry in self.path.iterdir() if entry.is_dir())
         return tuple(sorted(int(name) for name in names if _VERSION.fullmatch(name)))
 
     def has_model(self, version: int) -> bool:
-        """Whether the version holds something to serve, and not only a manifest."""
+        """Whether the version has a file to serve, and not only a manifest."""
         folder = self.version_path(version)
         return folder.is_dir() and any(entry.name != MANIFEST_FILE for entry in folder.iterdir())
 
     def misnamed_versions(self) -> tuple[str, ...]:
-        """Folders that Triton would read as a version by their leading number although they are none.
+        """Folders that Triton would read as a version because of their leading number, although they are none.
 
         It parses names with `std::stoll`: `4.tmp` counts as version 4, and leading zeros are ignored.
         """
@@ -110,16 +110,16 @@ class ModelFolder:
         return tuple(sorted(n for n in names if re.match(r"[ +-]*[0-9]", n) and not _VERSION.fullmatch(n)))
 
     def manifest(self, version: int) -> dict[str, Any] | None:
-        """The manifest of one version, None where there is none.
+        """The manifest of one version as JSON data; None where there is none.
 
         Raises:
-            InputError: it is not a JSON object.
+            InputError: the file is not a JSON object.
         """
         path = self.version_path(version) / MANIFEST_FILE
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text())
+            found = parse_json(path.read_text())
         except (ValueError, OSError) as error:
             raise InputError(f"{path}: expected JSON ({error}); publish this version again") from error
         if not isinstance(found, dict):
@@ -128,7 +128,7 @@ class ModelFolder:
 
 
 def model_folders(repository: Path) -> tuple[ModelFolder, ...]:
-    """Every model folder of a repository, by name; files and hidden folders are none.
+    """Every model folder of a repository, sorted by name; files and hidden folders are ignored.
 
     Raises:
         InputError: the repository is not a folder.

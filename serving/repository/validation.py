@@ -1,7 +1,7 @@
 """Offline check of a model repository: every problem at once, before a server refuses it one by one.
 
-Looks at the text of the configurations, the ONNX graphs, the warm-up files and the folders. What only a running
-server can tell (whether the GPU has room, whether an operator exists there) is not checked here.
+Checks the text of the configurations, the ONNX graphs, the warm-up files and the folders. What only a running server
+knows (whether the GPU has enough memory, whether its runtime has an operator) is not checked here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Problem", "placeholders", "require_valid", "servable_models", "valid
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that keeps a model from being served: where it is, and what to do."""
+    """One reason why a model cannot be served: the file or folder, and what to do."""
 
     path: Path
     message: str
@@ -33,10 +33,15 @@ class Problem:
 def validate_repository(
     repository: str | Path, models: Sequence[str] | None = None, *, config_name: str | None = None
 ) -> tuple[Problem, ...]:
-    """All problems of `models` (all by default) under their default or `config_name` configurations.
+    """All problems of `models` (by default of every model) with their default or `config_name` configurations.
 
     Raises:
-        InputError: the repository is not a folder, or a name is not in it.
+        InputError: the repository is not a folder, or has no model of a given name.
+
+    Examples:
+        >>> _ = rtool.deploy("model.onnx", name="network", batch="dynamic")
+        >>> rtool.serving.validate_repository("model_repository")
+        ()
     """
     folders = {folder.name: folder for folder in model_folders(Path(repository))}
     for name in models or ():
@@ -48,7 +53,7 @@ def validate_repository(
 
 
 def validate_model(folder: str | Path, *, config_name: str | None = None) -> tuple[Problem, ...]:
-    """All problems of one model folder."""
+    """All problems of one model folder with its default or `config_name` configuration; empty when it can be served."""
     model = ModelFolder(Path(folder))
     path = model.variant_path(config_name)
     try:
@@ -67,10 +72,10 @@ def validate_model(folder: str | Path, *, config_name: str | None = None) -> tup
 def require_valid(
     repository: Path, models: Sequence[str], *, config_name: str | None = None, whole: bool = False
 ) -> None:
-    """Raise when `models` cannot be served; `whole` says that the server will load every folder it finds.
+    """Raise when `models` cannot be served; `whole`: the server will load every folder that it finds.
 
     Raises:
-        InputError: with every problem found.
+        InputError: there are problems, or no models; the message lists every problem.
     """
     if not models:
         raise InputError(f"{repository}: no model to serve; publish one with `rtool deploy model.onnx --name NAME`")
@@ -100,10 +105,10 @@ def _unserved_targets(repository: Path, models: Sequence[str]) -> Iterator[Probl
 
 
 def servable_models(repository: str | Path) -> tuple[str, ...]:
-    """Names of the models whose weights are present, so that a placeholder does not keep the others from serving.
+    """Names of the models whose weights are present; a placeholder does not keep the others from being served.
 
     Raises:
-        InputError: the repository is not a folder, or has no model with weights; says how to make them.
+        InputError: the repository is not a folder, or no model has weights; the message says how to make them.
     """
     folders = model_folders(Path(repository))
     ready = tuple(folder.name for folder in folders if not missing_weights(folder))
@@ -115,7 +120,7 @@ def servable_models(repository: str | Path) -> tuple[str, ...]:
 
 
 def placeholders(repository: str | Path) -> tuple[Problem, ...]:
-    """The models without weights, each with the command that makes them.
+    """The models without weights, each with the command that makes its weights.
 
     Raises:
         InputError: the repository is not a folder.
@@ -124,7 +129,7 @@ def placeholders(repository: str | Path) -> tuple[Problem, ...]:
 
 
 def missing_weights(model: ModelFolder) -> tuple[Problem, ...]:
-    """At most one problem: the model is a placeholder, or packs rows for one. Says how to make the weights."""
+    """At most one problem, with the command that makes the weights: the model is a placeholder, or packs for one."""
     return _without_weights(model) or _target_without_weights(model)
 
 
@@ -133,7 +138,7 @@ def _without_weights(model: ModelFolder) -> tuple[Problem, ...]:
     if any(model.has_model(version) for version in versions):
         return ()
     if not versions:
-        return (Problem(model.path, f"no version folder; publish one with {_publish_command(model, None)}"),)
+        return (Problem(model.path, f"no version folder; publish a version with {_publish_command(model, None)}"),)
     way_out = _publish_command(model, versions[-1])
     return (Problem(model.model_path(versions[-1]), f"the weights are not there; make them with {way_out}"),)
 
@@ -171,7 +176,7 @@ def _version_problems(model: ModelFolder, config: ModelConfig, path: Path) -> It
         return
     served = list(_served(model, config))
     if not served:
-        yield Problem(path, "version_policy: names no version")
+        yield Problem(path, "version_policy: lists no version")
     for version in served:
         if version not in model.versions():
             found = ", ".join(map(str, model.versions()))

@@ -1,8 +1,8 @@
-"""Warm-up requests made of real bytes, so that the first user's request is not the one that pays for start-up.
+"""Warm-up requests with finite data, so that the first user's request does not pay for the start-up of kernels.
 
-Triton's own `random_data` fills tensors with random bytes, which read as NaN and denormals for floats. The bytes here
-are a smooth picture, the same on every machine, that compresses to almost nothing in a git repository; a caller may
-give crops of his own instead.
+Triton's own `random_data` fills tensors with random bytes, which as floats are NaN and denormals. The data here is a
+smooth picture, the same on every machine, that compresses to almost nothing in a git repository; callers may pass crops
+instead. The requests are `model_warmup` of Triton's `model_config.proto`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...converters.files.array_files import read_arrays
 from ...errors import InputError
 from .graph_signature import GraphSignature, GraphTensor
 
@@ -23,12 +24,12 @@ __all__ = ["WarmupFile", "example_array", "read_examples", "warmup_files"]
 
 
 _SHIFT = 7
-"""Elements between the pictures of neighbouring rows; prime, so that rows of the usual sizes differ."""
+"""Elements by which the picture shifts from one row to the next; prime, so that rows of the usual sizes differ."""
 
 
 @dataclass(frozen=True)
 class WarmupFile:
-    """The bytes for one input of a warm-up request; the name holds a digest, so a new version never overwrites it."""
+    """The bytes for one input of a warm-up request; its name has a digest, so a new version never overwrites it."""
 
     input: str
     data_type: str
@@ -37,19 +38,19 @@ class WarmupFile:
 
     @property
     def file_name(self) -> str:
-        """The name under `warmup/`."""
+        """The file's name in the folder `warmup/`."""
         stem = "".join(letter if letter.isalnum() else "_" for letter in self.input)
         return f"{stem}-{hashlib.sha256(self.data).hexdigest()[:8]}.bin"
 
 
 def warmup_files(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None = None) -> list[WarmupFile]:
-    """One file per input: the whole batch where it is baked in, one row where it is open.
+    """One file per input: the whole batch where it is fixed, one row where it is dynamic.
 
-    `examples` maps input names to arrays with a batch axis; it must cover every input. Without it, inputs with open
-    axes beyond the batch cannot be made up and the result is empty.
+    `examples` maps every input's name to an array [N, ...] of the input's dtype, N at least the fixed batch. Without
+    it, example data is generated; the result is empty when an axis beside the batch is dynamic.
 
     Raises:
-        InputError: an example is missing or does not fit its input.
+        InputError: an example is missing, or differs from its input in dtype or shape.
     """
     batch = signature.batch
     if examples is None:
@@ -65,17 +66,18 @@ def warmup_files(signature: GraphSignature, examples: Mapping[str, NDArray[Any]]
 
 
 def example_array(tensor: GraphTensor, rows: int) -> NDArray[Any]:
-    """Smooth pictures for one input: 0..255 for integers of 8 bits, -1..1 for floats, else zeros.
+    """Smooth pictures [rows, ...] in the dtype of one input.
 
-    Each row is the one before it, shifted, so that a server that mixes rows up is found out.
+    Values are -1..1 for floats, 0..255 for uint8, 0..127 for int8, and 0 for other types. Each row is the one before
+    it, shifted, so that a server that mixes up rows is detected.
 
     Raises:
-        InputError: an axis beyond the batch is open, or the type has no NumPy counterpart.
+        InputError: an axis beside the batch is dynamic, or NumPy lacks the type.
     """
     shape = tensor.dims[1:]
     if -1 in shape:
         raise InputError(
-            f"input {tensor.name!r}: dims {list(tensor.dims)} leave more than the batch open; give examples"
+            f"input {tensor.name!r}: dims {list(tensor.dims)} have dynamic axes beside the batch; give examples"
         )
     dtype = tensor.dtype
     wave = np.zeros(shape)
@@ -93,18 +95,14 @@ def example_array(tensor: GraphTensor, rows: int) -> NDArray[Any]:
 
 
 def read_examples(path: Path, signature: GraphSignature) -> dict[str, NDArray[Any]]:
-    """Arrays from a `.npz` file by input name, or from a `.npy` file for a model with one input.
+    """Arrays by input name, from a `.npz` file, or from a `.npy` file for a model with one input. Nothing is unpickled.
 
     Raises:
-        InputError: the file is missing, holds no plain arrays, or does not tell which input it is for.
+        InputError: the file is missing, has no plain arrays, or is a single array for a model with several inputs.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: expected a .npy or .npz file of plain arrays ({error})") from error
-    if not isinstance(loaded, np.ndarray):
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+    loaded = read_arrays(path)
+    if isinstance(loaded, dict):
+        return loaded
     if len(signature.inputs) != 1:
         names = ", ".join(tensor.name for tensor in signature.inputs)
         raise InputError(f"{path}: one array for the inputs {names}; save them by name with numpy.savez")

@@ -1,1 +1,1 @@
-"""A running Triton: found, started, watched, stopped."""
+"""Find, start, watch and stop a Triton server."""

@@ -1,7 +1,7 @@
 """The command that serves a repository from NVIDIA's container image, for production.
 
-The image has the C++ back ends and the security fixes of 2025, and needs docker and, for GPU configurations, the
-NVIDIA container toolkit. The ports are published on 127.0.0.1 only; put your own gateway in front of them.
+The image has the C++ back ends and the security fixes of 2025. It needs docker and, for GPU configurations, the NVIDIA
+Container Toolkit. The ports are published on 127.0.0.1 only; put your own gateway in front of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ def container_command(
     gpu: bool = False,
     image: str = IMAGE,
 ) -> list[str]:
-    """`docker run ...`; `ports` are http, grpc, metrics on this machine. The repository is mounted read-only."""
+    """The `docker run` command that serves `models`; `ports` on this machine are HTTP, gRPC and metrics.
+
+    The repository is mounted read-only. `control` is Triton's `--model-control-mode` (none, explicit or poll),
+    `config_name` its `--model-config-name`; `gpu` passes all GPUs of the machine.
+    """
     command = ["docker", "run", "--rm", "--init", "--shm-size=1g"]
     command += ["--gpus=all"] if gpu else []
     for outside, inside in zip(ports, (8000, 8001, 8002), strict=True):
@@ -43,10 +47,10 @@ def container_command(
 
 
 def run_container(command: Sequence[str]) -> int:
-    """Run the command in the foreground and return its exit code; Ctrl-C reaches the container.
+    """Run the command in the foreground and return its exit code; Ctrl-C stops the container.
 
     Raises:
-        PlatformError: there is no docker on this machine.
+        PlatformError: docker is not on PATH.
     """
     if shutil.which(command[0]) is None:
         raise PlatformError(f"{command[0]} is not on PATH; install it, or run the printed command where it is")

@@ -1,11 +1,11 @@
-"""Which Triton this machine runs: the `tritonserver` on PATH, else the embedded one from the cache or the index.
+"""Which Triton this machine runs: the `tritonserver` on PATH, else the embedded one, downloaded on first use.
 
-The embedded server has only a Python back end, so a back-end folder is composed from Triton's own
-`python/` with the stub of this Python version, and `onnxruntime/model.py`, ours. Symbolic links will not do: Triton
-refuses a library that lies outside the back-end folder.
+The embedded server has only a Python back end. Its back-end folder is composed of Triton's own `python/`, with the stub
+of this Python version, and of `onnxruntime/model.py`, which is part of rtool. The files are copied, because Triton
+refuses a library that lies outside the back-end folder, and follows symbolic links to find out.
 
-The embedded build is Triton 2.51 (24.10), which lacks the security fixes of 2025: it binds to 127.0.0.1 only and
-serves development and tests. Production runs a 25.09+ image.
+The embedded build is Triton 2.51 (24.10), which lacks the security fixes of 2025: it binds to 127.0.0.1 only and is
+meant for development and tests. Use a 25.09+ image in production.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Triton:
 
     @property
     def embedded(self) -> bool:
-        """Whether this is the build that rtool fetches itself."""
+        """Whether this is the build that rtool downloads itself."""
         return self.root is not None
 
     def environment(self) -> dict[str, str]:
-        """The process environment the server is started with."""
+        """The environment variables with which the server is started."""
         environment = dict(os.environ)
         if self.root is not None:
             folders = [self.root / "nvidia_pytriton.libs", _python_library_folder(), environment.get("LD_LIBRARY_PATH")]
@@ -58,10 +58,10 @@ class Triton:
 
 
 def find_triton(*, fetch: bool = True) -> Triton:
-    """The server to run; fetches the embedded one on first use, unless `fetch` is off and it is only talked about.
+    """The server to run. The embedded one is downloaded on first use; with `fetch=False` its path may not exist yet.
 
     Raises:
-        PlatformError: nothing on PATH, and no embedded build for this platform and Python, or it cannot be fetched.
+        PlatformError: none on PATH, and no embedded build for this platform and Python, or the download fails.
     """
     if found := shutil.which("tritonserver"):
         return Triton(Path(found))
@@ -72,7 +72,7 @@ def find_triton(*, fetch: bool = True) -> Triton:
 
 
 def triton_status() -> tuple[str, str]:
-    """(what would be used, advice) for `rtool doctor`; fetches and starts nothing."""
+    """(what would be used, advice) for `rtool doctor`; downloads and starts nothing."""
     if found := shutil.which("tritonserver"):
         return f"tritonserver on PATH ({found})", ""
     if problem := _why_not_embedded():
@@ -80,19 +80,19 @@ def triton_status() -> tuple[str, str]:
     folder = unpacked_folder()
     if folder.is_dir():
         return f"embedded {TRITON_VERSION} ({folder})", "for development; production: a 25.09+ image"
-    return f"embedded {TRITON_VERSION}, fetched on first use (55 MB)", "run `rtool serve` once to fetch it"
+    return f"embedded {TRITON_VERSION}, downloaded on first use (55 MB)", "run `rtool serve` once to download it"
 
 
 def compose_backends(triton: Triton) -> Path:
-    """The back-end folder of the embedded server; made on first use, beside the unpacked wheel.
+    """The back-end folder of the embedded server, created on first use beside the unpacked wheel.
 
-    Its name holds the Python version and a digest of our files, so that other versions of rtool have their own.
+    Its name contains the Python version and a digest of rtool's files, so that other versions of rtool use their own.
 
     Raises:
         PlatformError: the unpacked wheel is incomplete, or the cache cannot be written.
     """
     if triton.root is None:
-        raise PlatformError(f"{triton.binary}: brings its own back ends; only the embedded server's are composed")
+        raise PlatformError(f"{triton.binary}: has its own back ends; only those of the embedded server are composed")
     digest = hashlib.sha256(b"".join((_OURS / name).read_bytes() for name in _OUR_FILES)).hexdigest()
     target = triton.root.with_name(f"backends-{_python_version()}-{triton.root.name[-12:]}-{digest[:12]}")
     if not target.is_dir():
@@ -129,7 +129,7 @@ def _python_version() -> str:
 
 
 def _why_not_embedded() -> str:
-    """Why the embedded build cannot run here, with the way out; empty when it can."""
+    """Why the embedded build cannot run on this machine, and what to do; empty when it can."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
         return f"the embedded Triton needs Linux x86_64, this is {system} {machine}; {_CONTAINER}"
@@ -158,7 +158,7 @@ def _library_name() -> str:
 
 
 def _python_library_folder() -> Path | None:
-    """Where this Python's own shared library lies; relocated builds state a LIBDIR that does not exist."""
+    """The folder of this Python's shared library; in relocated builds LIBDIR does not exist."""
     stated = Path(str(sysconfig.get_config_var("LIBDIR")))
     folders = (stated, Path(sys.base_prefix) / "lib")
     return next((folder for folder in folders if (folder / f"lib{_library_name()}").is_file()), None)

@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class ServeResult:
-    """Where the server listened, what it served, and for how long. Times in seconds."""
+    """Where the server listened (host:port), what it served, and for how long. Times in seconds."""
 
     url: str
     http_url: str
@@ -48,13 +48,13 @@ def serve(
     log: str | Path | None = None,
     on_ready: Callable[[TritonServer], None] | None = None,
 ) -> ServeResult:
-    """Serve `repository` until this process is asked to stop; arguments as of `TritonServer`.
+    """Serve `repository` until Ctrl-C or SIGTERM; the arguments are those of `TritonServer`, `timeout` in seconds.
 
-    `on_ready` is called once, with the running server.
+    `on_ready` is called once, with the running server. Port 0 selects a free port.
 
     Raises:
         InputError: the repository or a model cannot be served.
-        PlatformError: no Triton, a port in use, not ready in time, or the server ended by itself.
+        PlatformError: no Triton, a port in use, not ready within `timeout`, or the server ended by itself.
     """
     server = TritonServer(
         repository,
@@ -95,7 +95,7 @@ def _wait_for_the_end(server: TritonServer) -> None:
 @contextmanager
 def _terminate_like_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers; its own decide there
+        yield  # only the main thread may set signal handlers
         return
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:

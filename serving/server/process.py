@@ -1,9 +1,9 @@
 """A child process that never outlives its parent, writes its output to a file and can always be stopped.
 
 The child asks the kernel (PR_SET_PDEATHSIG) for SIGTERM when its parent dies, so that a killed test run or a closed
-terminal leaves no server behind. A small shim asks and then becomes the server: doing it in a `preexec_fn` would run
-Python between fork and exec of a process with threads, which gRPC makes of every client. The kernel counts the
-*thread* that started the child as its parent: start it from one that lives as long as the server shall.
+terminal leaves no server behind. A small shim makes the request and then becomes the server by exec: a `preexec_fn`
+would run Python between fork and exec of a process that has threads, and gRPC starts threads in every client. For the
+kernel, the parent is the *thread* that started the child: start it from a thread that lives as long as the server.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 _NO_GPU = re.compile("CudaDriverHelper|initialize NVML")
-"""What Triton reports as errors on every machine without a GPU."""
+"""Lines that Triton logs as errors on every machine without a GPU."""
 
 
 class ChildProcess:
@@ -45,7 +45,7 @@ class ChildProcess:
         shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *command]
         try:
             with log.open("ab") as output:
-                self._log_start = output.tell()  # what was there before is not ours to report
+                self._log_start = output.tell()  # the lines before it belong to earlier runs
                 self._process = subprocess.Popen(
                     shim,
                     env=dict(environment),
@@ -63,11 +63,11 @@ class ChildProcess:
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """None while the child runs."""
+        """The child's exit code (minus the signal that ended it); None while it runs."""
         return self._process.poll()
 
     def stop(self, grace: float) -> None:
-        """SIGTERM, then SIGKILL after `grace` seconds; what is left of its process group goes with it."""
+        """Send SIGTERM, after `grace` seconds SIGKILL, and SIGKILL to what is left of its process group."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -79,16 +79,16 @@ class ChildProcess:
         self._process.wait()
 
     def tail(self, lines: int = 12) -> str:
-        """The last lines of the log that say something: no tables, no blank lines."""
-        return "\n".join(self._said()[-lines:])
+        """The last `lines` lines of this run's log, without tables and blank lines."""
+        return "\n".join(self._lines()[-lines:])
 
     def complaints(self, lines: int = 12) -> str:
-        """The first lines of the log that report errors, as glog or the program marks them; its tail if none does."""
+        """The first lines of this run's log that are marked as errors, by glog or by the program; `tail` if none is."""
         errors = [
-            line for line in self._said() if re.match(r"  (E\d{4} |[Ee]rror:)", line) and not _NO_GPU.search(line)
+            line for line in self._lines() if re.match(r"  (E\d{4} |[Ee]rror:)", line) and not _NO_GPU.search(line)
         ]
         return "\n".join(errors[:lines]) or self.tail(lines)
 
-    def _said(self) -> list[str]:
+    def _lines(self) -> list[str]:
         text = self.log.read_bytes()[self._log_start :].decode(errors="replace") if self.log.exists() else ""
         return [f"  {line.rstrip()[:600]}" for line in text.splitlines() if line.strip() and line[0] not in "+|"]

@@ -1,8 +1,8 @@
 """Fetch the wheel that carries a `tritonserver` binary, and unpack it into the cache.
 
 `nvidia-pytriton` cannot be installed beside rtool (it pins NumPy below 2), so the wheel is downloaded with the user's
-own pip, checked against a pinned sha256 and only unpacked. Nothing of it is imported. The unpacked folder appears by
-one rename and is made by one process at a time.
+own pip, checked against a pinned sha256, and unpacked; none of its Python code is imported. The unpacked folder appears
+by one rename, and a lock lets one process at a time create it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def cache_folder() -> Path:
 
 
 def unpacked_folder() -> Path:
-    """Where the unpacked wheel lies once it was fetched."""
+    """The folder of the unpacked wheel, whether or not it exists yet."""
     return cache_folder() / "triton" / f"{WHEEL.removesuffix('.whl')}-{SHA256[:12]}"
 
 
 def fetch_wheel() -> Path:
-    """The unpacked wheel's folder; downloads and unpacks on first use.
+    """The folder of the unpacked wheel, downloaded and unpacked on first use (55 MB).
 
     Raises:
         PlatformError: the cache cannot be written, pip cannot download, or the file is not the pinned one.
@@ -106,10 +106,10 @@ def _check_digest(wheel: Path) -> None:
 
 
 def unpack_wheel(wheel: Path, target: Path) -> None:
-    """Unpack the server, its libraries and its licences; refuse any member that would land outside `target`.
+    """Unpack the server, its libraries and its licences into `target`, and nothing outside it.
 
     Raises:
-        PlatformError: not a zip archive, or a member with an absolute, climbing or linking path.
+        PlatformError: not a zip archive, or a member that is a link or whose path is absolute or contains `..`.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:

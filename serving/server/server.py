@@ -1,4 +1,4 @@
-"""A Triton server as a context manager: free loopback ports, ready when entered, gone when left.
+"""A Triton server as a context manager: on free loopback ports, ready when entered, stopped when left.
 
     with TritonServer("model_repository") as server:
         client = TritonClient(server.url, "osnet_x0_25_b16")
@@ -41,9 +41,14 @@ _ATTEMPTS = 3
 class TritonServer:
     """One server on one repository.
 
-    `control="explicit"` loads the models named, or all that have weights, and answers load requests (deploy --url
-    needs it); "none" loads everything and stays as it is; "poll" looks for changes every `poll_seconds`.
-    `config_name` picks `configs/<name>.pbtxt` (cpu, gpu) where a model has it. Port 0 takes a free one.
+    `control` is Triton's `--model-control-mode`: "explicit" loads `models`, or all that have weights, and accepts load
+    requests (`rtool deploy --url` needs it); "none" loads the whole repository once; "poll" loads the whole repository
+    and looks for changes every `poll_seconds`. `config_name` selects `configs/<name>.pbtxt` (cpu, gpu) where a model
+    has it. Port 0 selects a free port. `startup_timeout` and `stop_timeout` are in seconds; after the latter the server
+    is killed. `log` is the file to which the server's output is appended.
+
+    Raises:
+        InputError: the repository is not a folder, has no weights, or `models` is given without "explicit" control.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class TritonServer:
 
     @property
     def url(self) -> str:
-        """host:port of the gRPC endpoint, as `TritonClient` and `triton://` references take it."""
+        """host:port of the gRPC endpoint, as in `TritonClient(url, ...)` and `triton://url/model`."""
         return f"{_HOST}:{self._ports[1]}"
 
     @property
@@ -107,18 +112,18 @@ class TritonServer:
         """The running server process.
 
         Raises:
-            PlatformError: the server was not started.
+            PlatformError: the server is not running.
         """
         if self._process is None:
             raise PlatformError("the Triton server is not running; enter its `with` block first")
         return self._process
 
     def start(self) -> None:
-        """Start and wait until every model is ready.
+        """Start the server and wait until every model is ready.
 
         Raises:
             InputError: the repository or a model in it is not valid, or a model fails to load.
-            PlatformError: no Triton, a port in use, or not ready in time.
+            PlatformError: no Triton, a port in use, or not ready within `startup_timeout`.
         """
         if self._process is not None:
             raise PlatformError(f"{self.repository}: this Triton server already runs on {self.url}")
@@ -133,7 +138,7 @@ class TritonServer:
                 self.stop()
                 if last or "already in use" not in str(error):
                     raise
-                continue  # somebody took a free port between our look and Triton's bind
+                continue  # another program bound the free port before Triton did
             return
 
     def _start_once(self, triton: Triton) -> None:
@@ -167,7 +172,7 @@ class TritonServer:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop the server and remove its temporary files; harmless when it does not run."""
+        """Stop the server and remove its temporary files; does nothing when it is not running."""
         if self._process is not None:
             self._process.stop(self._stop_timeout)
             self._process = None
@@ -199,7 +204,11 @@ def server_command(
     poll_seconds: int = 1,
     memory_prefix: str = "",
 ) -> list[str]:
-    """The `tritonserver` command line; `ports` are http, grpc, metrics."""
+    """The `tritonserver` command line; `ports` are HTTP, gRPC and metrics, all on 127.0.0.1.
+
+    `backends` is the back-end folder of the embedded server, `memory_prefix` starts the names of its shared memory.
+    Automatic completion of configurations is off: rtool writes complete ones.
+    """
     command = [str(triton.binary), f"--model-repository={repository.absolute()}"]
     if backends is not None:
         command.append(f"--backend-directory={backends}")
@@ -218,10 +227,10 @@ def server_command(
 
 
 def choose_ports(asked: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The ports asked for, checked to be free, with a free one in place of every 0.
+    """The requested ports, checked to be free, with a free port in place of every 0.
 
     Raises:
-        InputError: a port number outside 0..65535, or the same one twice.
+        InputError: a port number outside 0..65535, or the same number twice.
         PlatformError: a port is in use or may not be bound.
     """
     fixed = [port for port in asked if port]
@@ -238,7 +247,7 @@ def choose_ports(asked: tuple[int, int, int]) -> tuple[int, int, int]:
             except OSError as error:
                 raise PlatformError(
                     f"{name} port {port} on {_HOST}: {error.strerror}; end the program that uses it, or choose "
-                    f"another with --{name}-port (0 takes a free one)"
+                    f"another with --{name}-port (0 selects a free port)"
                 ) from error
         http_port, grpc_port, metrics_port = (probe.getsockname()[1] for probe in sockets)
     finally:
@@ -265,7 +274,7 @@ def _startup_error(repository: Path, process: ChildProcess, reason: str) -> Inpu
 
 
 def dry_run(server: TritonServer) -> str:
-    """The command line `server` would start, as a shell reads it; fetches and starts nothing.
+    """The command line that `server` would start, quoted for a shell; downloads and starts nothing.
 
     Raises:
         PlatformError: there is no Triton for this machine.

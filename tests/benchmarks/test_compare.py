@@ -48,7 +48,7 @@ def test_a_model_off_by_a_tenth_fails_on_error_but_not_on_cosine():
     assert compare(Scale(1.0), Scale(1.1), min_cosine=0.9999).passed
 
 
-def test_a_half_precision_model_is_given_half_precision():
+def test_a_float16_model_is_given_float16():
     half = Scale(1.0, inputs=(TensorSpec("x", "float16", ("N", 3)),))
     compare(Scale(1.0), half)
     assert half.seen[0][0].dtype == np.float16
@@ -66,12 +66,12 @@ def test_models_with_other_inputs_are_refused(inputs, message):
         compare(Scale(1.0), Scale(1.0, inputs=inputs))
 
 
-def test_a_baked_batch_wins_and_two_different_ones_are_refused():
+def test_a_fixed_batch_replaces_the_wanted_one_and_two_different_ones_are_refused():
     assert common_batch([Scale(1), Scale(1, batch=16)], 2) == 16
     assert common_batch([Scale(1), Scale(1)], 2) == 2
     with pytest.raises(InputError, match="expected 1 or more"):
         common_batch([Scale(1)], 0)
-    with pytest.raises(InputError, match="different batches"):
+    with pytest.raises(InputError, match="different fixed batches"):
         common_batch([Scale(1, batch=1), Scale(1, batch=16)], 2)
 
 
@@ -82,9 +82,10 @@ def test_random_inputs_are_seeded_and_need_known_sizes():
         random_inputs([TensorSpec("x", "float32", ("N", "H"))], 2)
 
 
-@pytest.fixture
-def files(tmp_path):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
     """One small network as TorchScript, an exported program and ONNX, with and without its preprocessing inside."""
+    tmp_path = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(336, 8))
     x = torch.randn(2, 3, 16, 8)
@@ -102,17 +103,17 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_torch_files_are_compared_where_either_says_its_inputs(files):
+def test_torch_files_are_compared_where_either_states_its_inputs(files):
     assert parity(files / "m.pt", files / "m.pt2").passed
     assert parity(files / "m.onnx", files / "m.pt").passed
-    with pytest.raises(InputError, match="neither says"):
+    with pytest.raises(InputError, match="neither states"):
         parity(files / "m.pt", files / "m.pt")
     assert len(latency([files / "m.pt", files / "m.pt2"], rounds=3).rows) == 2
-    with pytest.raises(InputError, match="does not say"):
+    with pytest.raises(InputError, match="does not state"):
         latency([files / "m.pt"], rounds=3)
 
 
-def test_images_reach_each_model_in_the_form_it_takes(files):
+def test_images_reach_each_model_in_the_form_that_it_accepts(files):
     pixels, crops = files / "pixels.onnx", str(files / "crops")
     assert parity(files / "m.onnx", pixels, data=crops, max_rel=None, min_cosine=0.999999).passed
     assert parity(pixels, files / "m.pt", data=crops, max_rel=None, min_cosine=0.999999).passed

@@ -1,11 +1,11 @@
-"""Load on a real Triton, and the arithmetic of windows on samples made up for it."""
+"""Load on a real Triton, and the arithmetic of windows on constructed samples."""
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rtool.benchmarks import load, load_test, parity
+from rtool.benchmarks import load, parity, serving
 from rtool.errors import InputError, PlatformError
 from rtool.serving import TritonServer, deploy
 
@@ -23,13 +23,13 @@ def server(tmp_path_factory):
     path = folder / "relu.onnx"
     onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
     deploy(path, name="relu", repository=folder / "repository", batch="dynamic")
-    with TritonServer(folder / "repository") as running:
+    with TritonServer(folder / "repository", stop_timeout=0.0) as running:
         running.onnx = path
         yield running
 
 
 def test_closed_loop_keeps_requests_in_flight_and_loses_none(server):
-    report = load_test(server.url, "relu", concurrency=4, rows=2, window=0.3, max_windows=3)
+    report = serving(server.url, "relu", concurrency=4, rows=2, window=0.3, max_windows=3)
     assert report.errors == 0
     assert report.requests > 10
     assert report.crops_per_second == pytest.approx(2 * report.requests_per_second)
@@ -37,8 +37,8 @@ def test_closed_loop_keeps_requests_in_flight_and_loses_none(server):
     assert report.mean_batch >= 1
 
 
-def test_open_loop_sends_on_its_schedule_whatever_the_answers_take(server):
-    report = load_test(server.url, "relu", rate=100, window=0.5, max_windows=3)
+def test_open_loop_sends_on_its_schedule_however_long_the_answers_take(server):
+    report = serving(server.url, "relu", rate=100, window=0.5, max_windows=3)
     assert report.requests_per_second == pytest.approx(100, rel=0.5)
     assert report.sched_p50 >= report.p50
 
@@ -50,14 +50,14 @@ def test_a_served_model_is_compared_with_its_file(server):
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"rows": 0}, {"rate": -1.0}, {"window": 0.0}])
-def test_options_without_sense_are_refused(options):
+def test_options_that_are_not_positive_are_refused(options):
     with pytest.raises(InputError, match="must be positive"):
-        load_test("127.0.0.1:1", "relu", **options)
+        serving("127.0.0.1:1", "relu", **options)
 
 
 def test_a_server_that_is_not_there_is_an_error_with_its_address():
     with pytest.raises(PlatformError, match=r"127\.0\.0\.1:9"):
-        load_test("127.0.0.1:9", "relu")
+        serving("127.0.0.1:9", "relu")
 
 
 def samples(*latencies: float, every: float) -> list[load._Sample]:

@@ -21,7 +21,7 @@ def test_times_are_milliseconds():
     assert (times >= 20).all()
 
 
-def test_the_ratio_is_taken_round_by_round():
+def test_the_ratio_is_computed_per_round():
     first = np.array([1.0, 10.0, 100.0])
     row = timing._row("slower", first * 2, first, batch=4)
     assert (row.ratio, row.ratio_low, row.ratio_high) == (2.0, 2.0, 2.0)
@@ -33,5 +33,5 @@ def test_two_rounds_are_too_few_for_an_interval():
         timing.latency(["model.onnx"], rounds=2)
 
 
-def test_the_same_reference_twice_is_told_apart():
+def test_the_same_reference_twice_gets_two_names():
     assert timing._distinct(["a", "b", "a"]) == ["a (1)", "b", "a (3)"]

@@ -162,7 +162,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
     arguments = ["onnx2torch", str(EXAMPLE), "-o", str(tmp_path / "o.rtool"), "--weights", str(tmp_path / "other.pth")]
     refuse(arguments, capsys, "other.pth", "give the weights of this graph")
     restoring = ["--restore-bn", "--calibrate", "synthetic-people:identities=4", "--calibration-images", "16"]
-    refuse([*arguments, *restoring], capsys, "other.pth", "another architecture")
+    refuse([*arguments, *restoring], capsys, "other.pth", "does not fit the network", "another shape")
     assert [path.name for path in tmp_path.iterdir()] == ["other.pth"]
 
 
@@ -174,7 +174,7 @@ def test_a_batch_that_cannot_be_proved_is_refused(tmp_path, capsys):
     model = tmp_path / "rows.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), model)
     for batch in ("dynamic", "4"):
-        refuse(["export", str(model), "-o", str(tmp_path / "out.onnx"), "--batch", batch], capsys, "cannot be proved")
+        refuse(["export", str(model), "-o", str(tmp_path / "out.onnx"), "--batch", batch], capsys, "cannot be verified")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.onnx"]
 
 
@@ -206,7 +206,7 @@ def test_a_preprocessing_file_is_read_with_its_mistakes_named(tmp_path, capsys):
 
 
 def test_figures_cannot_be_saved_in_a_folder_that_is_not_there(tmp_path, capsys):
-    refuse(["bench", "latency", str(EXAMPLE), "--save", str(tmp_path / "no" / "x.json")], capsys, "make it first")
+    refuse(["bench", "latency", str(EXAMPLE), "--save", str(tmp_path / "no" / "x.json")], capsys, "create it first")
 
 
 def people(root: Path, identities: int, images: int, broken: int = 0) -> Path:

@@ -38,6 +38,20 @@ def test_onnx2torch_ends_with_the_path_and_refuses_to_replace(model_path, tmp_pa
     assert run(["onnx2torch", str(model_path), "-o", str(target), "--overwrite", "-q"]) == 0
 
 
+def test_onnx2torch_reports_what_it_removed_and_ignored_of_a_weights_file(model_path, tmp_path, capsys):
+    import torch
+
+    content = {"state_dict": {"module.conv.weight": torch.zeros(4, 3, 3, 3)}, "epoch": 3}
+    torch.save(content, tmp_path / "w.ckpt")
+    command = ["onnx2torch", str(model_path), "-o", str(tmp_path / "out.rtool"), "--weights", str(tmp_path / "w.ckpt")]
+    assert run(command) == 0
+    printed = capsys.readouterr().out
+    assert "read from 'state_dict'; 'module.' removed from the names; other entries ignored: epoch" in printed
+    assert run([*command, "--overwrite", "--json"]) == 0
+    origin = json.loads(capsys.readouterr().out)["weights"]["origin"]
+    assert (origin["container"], origin["removed"], origin["ignored"]) == ("state_dict", ["module."], ["epoch"])
+
+
 @pytest.mark.parametrize("content", [None, b"", b"<html>", b"version https://git-lfs", b"\x08\x07\x12"])
 def test_bad_files_end_with_one_message_and_exit_code_2(tmp_path, capsys, content):
     path = tmp_path / "bad.onnx"
@@ -55,7 +69,7 @@ def test_bad_files_end_with_one_message_and_exit_code_2(tmp_path, capsys, conten
 
 def test_ops_lists_operators_and_their_opsets(capsys):
     assert run(["ops", "Conv", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["operators"]
     assert rows[0]["operator"] == "Conv"
     assert rows[0]["trainable"]
     assert run(["ops", "Convv"]) == 2
@@ -114,7 +128,7 @@ def test_an_interrupted_calibration_is_gone_on_with(fused_path, tmp_path, monkey
     monkeypatch.setattr(calibration_images, "stream_pixels", counting)
     assert run(restoring(fused_path, "out.rtool")) == 0
     captured = capsys.readouterr()
-    assert "going on from an interrupted calibration: calibrated on 96 of 96" in captured.err
+    assert "continuing an interrupted calibration: calibrated on 96 of 96" in captured.err
     assert decoded == [32, 32, 32]
     assert not (tmp_path / "out.rtool.calibration").exists()
     assert run(restoring(fused_path, "whole.rtool")) == 0

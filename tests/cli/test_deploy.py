@@ -53,10 +53,10 @@ def test_rollback_goes_back_and_refuses_what_it_cannot_do(model, root, capsys):
     assert main.run(["deploy", "--rollback", "--name", "tiny", "--repository", str(root), "-q"]) == 0
     assert capsys.readouterr().out.strip() == str(root / "tiny/1")
     assert deploy(model, root, "--rollback") == 2
-    assert "--rollback takes no MODEL" in capsys.readouterr().err
+    assert "--rollback accepts no MODEL" in capsys.readouterr().err
 
 
-def test_a_packer_is_published_for_a_baked_batch(model, root, capsys):
+def test_a_packer_is_published_for_a_fixed_batch(model, root, capsys):
     deploy(model, root)
     assert main.run(["deploy", "--packer-for", "tiny", "--name", "pack", "--repository", str(root), "-q"]) == 0
     assert capsys.readouterr().out.strip().endswith("pack/1")

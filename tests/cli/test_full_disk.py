@@ -1,11 +1,13 @@
 """A disk that is full in mid-write: one message, exit code 2, and nothing half-written.
 
 The limit is the kernel's own (RLIMIT_FSIZE, in a process of its own): a write beyond it fails as on a full disk, after
-the file has begun to grow.
+the file has begun to grow. One process runs all the commands, each in its own folder, with its own limit.
 """
 
+import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,59 +19,89 @@ LIMIT = 100_000
 """Bytes a file can have; the model has nine times as many."""
 
 PROGRAM = """
-import resource, sys
+import contextlib, io, json, os, resource, sys
 from rtool.cli.main import run
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-sys.exit(run(sys.argv[2:]))
+
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+for folder, limit, arguments in json.load(sys.stdin):
+    os.chdir(folder)
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        code = run(arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    print(json.dumps([code, errors.getvalue()]), flush=True)
 """
 
-COMMANDS = {
-    "export": ["export", str(EXAMPLE), "-o", "out.onnx"],
-    "onnx2torch": ["onnx2torch", str(EXAMPLE), "-o", "out.rtool"],
-    "deploy": ["deploy", str(EXAMPLE), "--name", "m", "--repository", "models", "--device", "cpu"],
+EXPORT = ["export", str(EXAMPLE), "-o", "out.onnx"]
+CONVERT = ["onnx2torch", str(EXAMPLE), "-o", "out.rtool"]
+DEPLOY = ["deploy", str(EXAMPLE), "--name", "m", "--repository", "models", "--device", "cpu"]
+CASES = {
+    "export": (LIMIT, EXPORT),
+    "onnx2torch": (LIMIT, CONVERT),
+    "deploy": (LIMIT, DEPLOY),
+    "export with room": (100 * LIMIT, EXPORT),
+    "export over a file": (LIMIT, [*EXPORT, "--overwrite"]),
+    "onnx2torch without room for the weights": (6 * LIMIT, CONVERT),
 }
 
 
-def run_limited(arguments: list[str], folder: Path, limit: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(limit), *arguments], cwd=folder, capture_output=True, text=True, check=False
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and the folder that it ran in."""
+
+    code: int
+    message: str
+    folder: Path
+
+    @property
+    def files(self) -> list[str]:
+        """Everything but the locks by which publishers take turns."""
+        paths = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+        return sorted(str(path.relative_to(self.folder)) for path in paths)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    folders = {name: tmp_path_factory.mktemp("full") for name in CASES}
+    (folders["export over a file"] / "out.onnx").write_bytes(b"before")
+    cases = [(str(folders[name]), limit, arguments) for name, (limit, arguments) in CASES.items()]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=json.dumps(cases), capture_output=True, text=True, check=False
     )
-
-
-def files(folder: Path) -> list[str]:
-    """Everything but the lock that publishers of a repository take turns by."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_half_written_is_left(command, tmp_path):
-    done = run_limited(COMMANDS[command], tmp_path, LIMIT)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "File too large" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert [name for name in files(tmp_path) if "rtool" not in name or "lock" not in name] == []
-
-
-def test_the_same_command_writes_where_there_is_room(tmp_path):
-    """So that the refusals above are about the disk."""
-    done = run_limited(COMMANDS["export"], tmp_path, 100 * LIMIT)
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path) == ["out.onnx", "out.onnx.manifest.json"]
+    results = map(json.loads, done.stdout.splitlines())
+    return {name: Ended(code, message, folders[name]) for name, (code, message) in zip(CASES, results, strict=True)}
 
 
-def test_what_was_there_before_stays(tmp_path):
-    (tmp_path / "out.onnx").write_bytes(b"before")
-    done = run_limited([*COMMANDS["export"], "--overwrite"], tmp_path, LIMIT)
-    assert done.returncode == 2
-    assert (tmp_path / "out.onnx").read_bytes() == b"before"
-    assert files(tmp_path) == ["out.onnx"]
+@pytest.mark.parametrize("command", ["export", "onnx2torch", "deploy"])
+def test_nothing_half_written_is_left(ended, command):
+    result = ended[command]
+    assert result.code == 2, result.message
+    assert "Traceback" not in result.message
+    assert "File too large" in result.message
+    assert len(result.message.strip().splitlines()) == 1, result.message
+    assert result.files == []
 
 
-def test_weights_that_do_not_fit_leave_no_bundle(tmp_path):
+def test_the_same_command_writes_where_there_is_room(ended):
+    """So that the refusals above are about the disk."""
+    result = ended["export with room"]
+    assert result.code == 0, result.message
+    assert result.files == ["out.onnx", "out.onnx.manifest.json"]
+
+
+def test_what_was_there_before_stays(ended):
+    result = ended["export over a file"]
+    assert result.code == 2
+    assert (result.folder / "out.onnx").read_bytes() == b"before"
+    assert result.files == ["out.onnx"]
+
+
+def test_weights_that_do_not_fit_leave_no_bundle(ended):
     """The graph fits, the weights that are written after it do not: safetensors has an error of its own."""
-    done = run_limited(COMMANDS["onnx2torch"], tmp_path, 6 * LIMIT)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "nothing was left behind" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    result = ended["onnx2torch without room for the weights"]
+    assert result.code == 2, result.message
+    assert "Traceback" not in result.message
+    assert "nothing was left behind" in result.message
+    assert list(result.folder.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The command frame: exit codes, examples in every help, one message an error."""
+"""What all commands share: exit codes, examples in every help, one message per error."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def test_every_help_ends_with_examples_to_paste(name: str, command: click.Comman
 
 
 @pytest.mark.parametrize("group", [[], ["bench"], ["config"]])
-def test_a_group_says_whole_what_each_command_does(group, capsys, monkeypatch):
+def test_a_group_lists_each_command_with_a_whole_sentence(group, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main.run([*group, "--help"]) == 0
     listed = capsys.readouterr().out.split("Commands:")[1].splitlines()
@@ -74,7 +74,7 @@ def test_an_unknown_command_is_a_usage_error(capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_stream_that_knows_only_ascii_stops_no_command(monkeypatch):
+def test_an_ascii_stream_stops_no_command(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", stream)
 

@@ -42,7 +42,7 @@ def test_evaluate_writes_the_roc_of_a_verification(model, tmp_path, capsys):
     assert "a ROC is of a verification" in capsys.readouterr().err
 
 
-def test_converting_params_tells_what_was_left_out(tmp_path, capsys):
+def test_converting_params_lists_what_was_left_out(tmp_path, capsys):
     (tmp_path / "params.json").write_text(json.dumps({"optimizer": "nesterov", "gaussian_noise": True}))
     assert main.run(["config", "convert", str(tmp_path / "params.json")]) == 0
     out = capsys.readouterr().out

@@ -93,8 +93,8 @@ def test_a_data_set_smaller_than_a_batch(recipe, capsys):
 @pytest.mark.parametrize(
     ("dynamic", "mentioned"),
     [
-        ({2: "height", 3: "width"}, ("file.onnx", "does not take images of 64x32", "set model.size")),
-        ({}, ("file.onnx", "takes images of 32x16, got size 64x32")),
+        ({2: "height", 3: "width"}, ("file.onnx", "does not accept images of 64x32", "set model.size")),
+        ({}, ("file.onnx", "has a fixed input of 32x16, got size 64x32")),
     ],
     ids=["by its last layer", "by the file"],
 )
@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_nothing_half_writt
     assert (checkpoints / "last.rtool").resolve() == first.last
     assert {path: path.read_bytes() for path in before} == before
     assert not list(checkpoints.glob(".*.partial"))
-    # with space again, it goes on from there
+    # with space again, it continues from there
     resumed = finetune(recipe, [*options, "epochs=2"], resume=first.run_dir, quiet=True)
     assert resumed.finished
     assert load_training_state(resumed.last)[0].epoch == 2

@@ -96,6 +96,20 @@ def test_a_run_leaves_configuration_environment_log_metrics_and_checkpoints(conf
     assert not re.search(r'(src|href)="http|<script|<link', page)
 
 
+def test_what_was_loaded_removed_and_ignored_of_a_weights_file_is_reported(config, tmp_path):
+    from rtool.converters import build_architecture
+
+    state = build_architecture("osnet_x0_25").state_dict()
+    wrapped = {f"model.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "w.ckpt")
+    result = finetune(config, [f"model.weights={tmp_path / 'w.ckpt'}", "epochs=1", "steps_per_epoch=1"], quiet=True)
+    origin = result.weights["origin"]
+    assert (origin["container"], origin["removed"], origin["ignored"]) == ("state_dict", ["model."], ["epoch"])
+    assert len(result.weights["matched"]) == len(state)
+    line = f"{len(state)} tensors loaded; read from 'state_dict'; 'model.' removed from the names"
+    assert line in (result.run_dir / "log.txt").read_text()
+
+
 def test_the_saved_model_is_the_one_that_was_evaluated(config):
     from rtool.finetune.evaluation.evaluation import evaluate
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step ends, a checkpoint is saved, and what is printed says how to go on."""
+"""Ctrl-C and SIGTERM: the step ends, a checkpoint is saved, and what is printed says how to continue."""
 
 import contextlib
 import os
@@ -49,7 +49,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_ends_as_shells_expect(recipe, send_a
     code = run(["finetune", str(recipe), "--no-progress"])
     printed = capsys.readouterr()
     assert code == 130
-    assert "by SIGINT, and saved; go on with --resume auto" in printed.out
+    assert "by SIGINT, and saved; continue with --resume auto" in printed.out
     folder = Path(printed.out.splitlines()[-1])
     assert (folder / "checkpoints" / "last.rtool").resolve().name == "step-00000003.rtool"
     assert finetune(recipe, resume="auto", quiet=True).run_dir == folder
@@ -258,6 +258,6 @@ class _None:
 def test_a_run_says_where_it_does_otherwise_than_configured(recipe):
     result = finetune(recipe, ["epochs=1", "steps_per_epoch=50", "precision=half"], quiet=True)
     log = (result.run_dir / "log.txt").read_text()
-    assert "note: steps_per_epoch 50: the data make 4 steps an epoch" in log
+    assert "note: steps_per_epoch 50: the data make 4 steps per epoch" in log
     assert "note: precision half: bfloat16 on cpu" in log
     assert "1 process on cpu" in log

@@ -93,7 +93,7 @@ def lookup_model(path: Path) -> Path:
 
 
 def score_model(path: Path) -> Path:
-    """One value a row in and out: no axis besides the batch."""
+    """One value per row in and out: no axis beside the batch."""
     score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])
     weighted = helper.make_tensor_value_info("weighted", TensorProto.FLOAT, ["N"])
     weights = {"two": np.array(2, np.float32)}
@@ -154,5 +154,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory, onnx_files: dict[str, P
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository) as running:
+    """Stopped without grace, which takes Triton two seconds; `server/test_server.py` stops one as users do."""
+    with TritonServer(repository, stop_timeout=0.0) as running:
         yield running

@@ -22,7 +22,7 @@ def faces() -> np.ndarray:
     return np.random.default_rng(4).integers(0, 256, size=(23, 6, 6, 3), dtype=np.uint8)
 
 
-def test_a_baked_batch_is_answered_identically(server, onnx_files, run_local, crops):
+def test_a_fixed_batch_is_answered_identically(server, onnx_files, run_local, crops):
     with TritonClient(server.url, "reid") as client:
         (got,) = client.run(crops)
     (expected,) = run_local(onnx_files["reid"], crops)
@@ -30,7 +30,7 @@ def test_a_baked_batch_is_answered_identically(server, onnx_files, run_local, cr
 
 
 @pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 40])
-def test_any_number_of_rows_is_packed_into_baked_batches(server, onnx_files, run_local, crops, rows):
+def test_any_number_of_rows_is_packed_into_fixed_batches(server, onnx_files, run_local, crops, rows):
     many = np.concatenate([crops, crops[::-1], crops])[:rows]
     with TritonClient(server.url, "reid") as client:
         got = client.embed(many)
@@ -49,7 +49,7 @@ def test_a_row_does_not_depend_on_its_slot_or_its_neighbours(server, crops):
     assert all(np.array_equal(answers[0], answer) for answer in answers)
 
 
-def test_one_batch_of_an_open_model_is_answered_identically(server, onnx_files, run_local, faces):
+def test_one_dynamic_batch_is_answered_identically(server, onnx_files, run_local, faces):
     with TritonClient(server.url, "face") as client:
         (got,) = client.run(faces)
     np.testing.assert_array_equal(got, run_local(onnx_files["face"], faces)[0])
@@ -88,7 +88,7 @@ def test_half_int64_bool_and_double_cross_unchanged(server, onnx_files, run_loca
         np.testing.assert_array_equal(answer, expected)
 
 
-def test_one_value_a_row_keeps_the_shape_of_the_graph(server):
+def test_one_value_per_row_keeps_the_shape_of_the_graph(server):
     scores = np.arange(5, dtype=np.float32)
     with TritonClient(server.url, "score") as client:
         assert client.inputs[0].shape == client.outputs[0].shape == (None,)
@@ -111,12 +111,12 @@ def test_a_failing_request_does_not_fail_its_neighbours_in_the_batch(server):
         np.testing.assert_array_equal(answer, [[[6.0, 7.0]]])
 
 
-def test_specs_say_names_types_and_which_batch(server):
-    with TritonClient(server.url, "reid") as fixed, TritonClient(server.url, "face") as open_:
+def test_specs_state_names_types_and_batch(server):
+    with TritonClient(server.url, "reid") as fixed, TritonClient(server.url, "face") as dynamic:
         assert (fixed.batch, fixed.max_batch) == (16, 0)
-        assert (open_.batch, open_.max_batch) == (None, 64)
+        assert (dynamic.batch, dynamic.max_batch) == (None, 64)
         assert fixed.inputs[0].shape == (16, 3, 8, 4)
-        assert (open_.inputs[0].name, open_.inputs[0].dtype, open_.inputs[0].shape) == (
+        assert (dynamic.inputs[0].name, dynamic.inputs[0].dtype, dynamic.inputs[0].shape) == (
             "faces",
             "uint8",
             (None, 6, 6, 3),
@@ -138,7 +138,7 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_sent(server, array, 
     assert said in str(error.value)
 
 
-def test_more_rows_than_the_model_takes_in_one_request_are_refused(server):
+def test_more_rows_than_the_model_supports_in_one_request_are_refused(server):
     with TritonClient(server.url, "face") as client, pytest.raises(InputError, match="takes up to 64"):
         client.run(np.zeros((65, 6, 6, 3), np.uint8))
 

@@ -1,27 +1,28 @@
 """Classes of generated code that take numbers: blocks that differ only in channels or strides share one.
 
-The construction of a block is text with holes: every integer a layer is made with is a `Number`. Blocks whose text is
-equal but for the numbers form a `Group`. Once all are known, a number that is the same for all of them is written
-into the class; the others become parameters of its `__init__`, one for those that always go together.
+The construction of a block is text with holes: every integer a layer is made with is a `Number`, also one that equals
+its default and so is not written. Blocks whose text is equal but for the numbers form a `Group`. Once all are known, a
+number that is the same for all of them is written into the class; the others become parameters of its `__init__`, one
+for those that always go together.
 """
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
-from torch import nn
+from .constructors import Construction
 
 __all__ = ["Chain", "Group", "Number", "Part", "Use", "key_of", "layer_parts", "numbers_of", "render"]
 
-_CALL = re.compile(r"^([\w.]+)\((.*)\)$")
 _INPUTS = ("in_channels", "in_features")
 _OUTPUTS = ("out_channels", "out_features")
 _WIDTHS = (*_INPUTS, *_OUTPUTS, "num_features", "num_parameters", "num_channels", "groups")
 """Arguments that count channels, so that equal ones may be one parameter."""
 _LONGEST_LINE = 80
+_MANY = 3
+"""Equal members in a row from which on they are written once."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Number:
 
     name: str
     value: str
+    lead: str = ""
+    """What is written before it, if it is."""
+    default: str = ""
+    """The value that need not be written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +47,10 @@ class Use:
 
 @dataclass(frozen=True)
 class Chain:
-    """`nn.Sequential` of what the items make."""
+    """`nn.Sequential` or `nn.ModuleList` (or the argument of `super().__init__`) of what the items make."""
 
     items: tuple[tuple[Part, ...], ...]
+    kind: str = "nn.Sequential"
 
 
 Part = str | Number | Use | Chain
@@ -52,11 +58,13 @@ Part = str | Number | Use | Chain
 
 @dataclass(eq=False)
 class Group:
-    """A class to be: its name, the statements of `__init__` as its first block has them, and the other methods."""
+    """A class to be: its name and base, the statements of `__init__` as its first block has them, and `forward`."""
 
     name: str
+    base: str
     construction: Sequence[tuple[Part, ...]]
-    methods: str
+    method: Sequence[str]
+    """Lines, not indented; none where the class only holds members."""
     uses: list[tuple[Number, ...]] = field(default_factory=list)
     """The numbers of every block of the group."""
     _known: tuple[int, list[tuple[str, list[int]]]] = field(default=(0, []), init=False, repr=False)
@@ -69,11 +77,11 @@ class Group:
         for name, columns in parameters:
             for column in columns:
                 texts[column] = name
-        signature = ", ".join(["self", *(f"{name}: int" for name, _ in parameters)])
         values = iter(texts)
-        lines = [f"        {render(parts, values)}" for parts in self.construction]
-        head = [f"class {self.name}(nn.Module):", f"    def __init__({signature}) -> None:"]
-        return "\n".join([*head, "        super().__init__()", *lines, "", self.methods])
+        lines = [render(parts, values, 8) for parts in self.construction]
+        head = f"class {self.name}({self.base}):"
+        body = [*_signature([name for name, _ in parameters]), *(f"        {line}" for line in lines)]
+        return "\n".join([head, *body, *([""] if self.method else []), *(f"    {line}" for line in self.method)])
 
     def call(self, values: Sequence[str]) -> str:
         """The expression that makes a block with these values for its numbers; other than widths are named."""
@@ -116,6 +124,13 @@ class Group:
         return f"out_{what}" if goes_out else f"hidden_{what}"
 
 
+def _signature(names: Sequence[str]) -> list[str]:
+    """The lines of the head of `__init__`, indented."""
+    arguments = ", ".join(["self", *(f"{name}: int" for name in names)])
+    line = f"    def __init__({arguments}) -> None:"
+    return [line] if len(line) <= 120 else ["    def __init__(", f"        {arguments}", "    ) -> None:"]
+
+
 def _distinct(names: Sequence[str]) -> list[str]:
     """`names` with a number behind those that are there already."""
     found: list[str] = []
@@ -125,31 +140,17 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def layer_parts(module: nn.Module, text: str) -> tuple[Part, ...]:
-    """The constructor `text` of a layer with its integers as numbers."""
-    match = _CALL.match(text)
-    if match is None:
-        return (text,)
-    positional = list(inspect.signature(type(module).__init__).parameters)[1:]
-    parts: list[Part] = [f"{match[1]}("]
-    for index, argument in enumerate(_arguments(match[2])):
-        name, equals, value = argument.rpartition("=")
-        parts.append(f"{', ' if index else ''}{name}{equals}")
-        known = name or (positional[index] if index < len(positional) else "")
-        parts.append(Number(known, value) if known.isidentifier() and value.isdigit() else value)
+def layer_parts(made: Construction) -> tuple[Part, ...]:
+    """The constructor call of a layer with its integers as numbers."""
+    parts: list[Part] = [f"{made.type}("]
+    for argument in made.arguments:
+        comma = ", " if len(parts) > 1 else ""
+        lead = f"{comma}{argument.name}=" if argument.is_named else comma
+        if argument.is_integer:
+            parts.append(Number(argument.name, argument.text, lead, argument.default))
+        elif argument.text != argument.default:
+            parts.append(f"{lead}{argument.text}")
     return (*parts, ")")
-
-
-def _arguments(text: str) -> list[str]:
-    """The arguments of a call, split at the commas that lie in no bracket."""
-    found, depth = [""], 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            found.append("")
-        else:
-            found[-1] += character
-    return [argument.strip() for argument in found if argument.strip()]
 
 
 def numbers_of(parts: Sequence[Part]) -> Iterator[Number]:
@@ -171,29 +172,44 @@ def key_of(parts: Sequence[Part]) -> Hashable:
 
 def _key(part: Part) -> Hashable:
     if isinstance(part, Number):
-        return ("number", part.name)
+        return ("number", part.lead, part.name)
     if isinstance(part, Use):
         return ("use", part.group.name)
     if isinstance(part, Chain):
-        return ("chain", *(key_of(item) for item in part.items))
+        return (part.kind, *(key_of(item) for item in part.items))
     return part
 
 
-def render(parts: Sequence[Part], values: Iterator[str]) -> str:
-    """The text, with the next of `values` for every number."""
-    return "".join(_rendered(part, values) for part in parts)
+def render(parts: Sequence[Part], values: Iterator[str], indent: int = 0) -> str:
+    """The text, with the next of `values` for every number; further lines are indented."""
+    return "".join(_rendered(part, values, indent) for part in parts)
 
 
-def _rendered(part: Part, values: Iterator[str]) -> str:
+def _rendered(part: Part, values: Iterator[str], indent: int) -> str:
     if isinstance(part, Number):
-        return next(values)
+        value = next(values)
+        return "" if value == part.default else f"{part.lead}{value}"
     if isinstance(part, Use):
         return part.group.call([next(values) for _ in part.numbers])
     if isinstance(part, Chain):
-        items = [render(item, values) for item in part.items]
-        joined = ", ".join(items)
-        if len(joined) <= _LONGEST_LINE:
-            return f"nn.Sequential({joined})"
-        inner = "".join(f"            {item},\n" for item in items)
-        return f"nn.Sequential(\n{inner}        )"
+        return _chain(part.kind, [render(item, values, indent + 4) for item in part.items], indent)
     return part
+
+
+def _chain(kind: str, items: Sequence[str], indent: int) -> str:
+    """A list of modules; equal ones in a row are made by a comprehension."""
+    runs = [(text, len(list(group))) for text, group in groupby(items)]
+    is_sequential = kind == "nn.Sequential"
+    start, end = (f"{kind}(", ")") if is_sequential else (f"{kind}([", "])")
+    if len(runs) == 1 and runs[0][1] >= _MANY:
+        text, count = runs[0]
+        inner = f"({text} for _ in range({count}))"
+        return f"{kind}(*{inner})" if is_sequential else f"{kind}{inner}"
+    written: list[str] = []
+    for text, count in runs:
+        written += [f"*({text} for _ in range({count}))"] if count >= _MANY else [text] * count
+    joined = ", ".join(written)
+    if len(joined) <= _LONGEST_LINE and "\n" not in joined:
+        return f"{start}{joined}{end}"
+    pad = " " * indent
+    return f"{start}\n" + "".join(f"{pad}    {text},\n" for text in written) + f"{pad}{end}"

@@ -1,21 +1,20 @@
-"""Python text for the pieces of a module: one fx node as an expression, one layer as its constructor."""
+"""Python text for one fx node: the expression that computes it."""
 
 from __future__ import annotations
 
 import inspect
 import operator
-import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from ....errors import InputError
 from ...lowering import exact
 
-__all__ = ["constructor", "expression", "member"]
+__all__ = ["Written", "expression", "function_name"]
 
 _INFIX: dict[Any, str] = {
     operator.add: "+",
@@ -36,6 +35,7 @@ _INFIX: dict[Any, str] = {
     operator.or_: "|",
     operator.xor: "^",
 }
+_SUMS, _PRODUCTS = ("+", "-"), ("*", "@", "/")
 _NAMESPACES: tuple[tuple[str, Any], ...] = (
     ("F", F),
     ("torch", torch),
@@ -43,38 +43,44 @@ _NAMESPACES: tuple[tuple[str, Any], ...] = (
     ("torch.fft", torch.fft),
     ("torch.special", torch.special),
 )
-_BUILTINS = {getattr: "getattr", int: "int", float: "float", len: "len", max: "max", min: "min", tuple: "tuple"}
-_EQUAL_PAIR = re.compile(r"\((\d+)(?:, \1)+\)")
-_DEFAULTS = (
-    ", affine=True, bias=True, track_running_stats=True",
-    ", affine=True, track_running_stats=True",
-    ", track_running_stats=False",
-    ", elementwise_affine=True, bias=True",
-    ", elementwise_affine=True",
-    ", bias=True",
-    ", momentum=0.1",
-    ", eps=1e-05",
-)
+_BUILTINS = {int: "int", float: "float", len: "len", max: "max", min: "min", tuple: "tuple"}
 
 
-def expression(node: fx.Node, names: Mapping[fx.Node, str], locate: Callable[[str], str]) -> str:
+class Written(NamedTuple):
+    """An expression, and the operator that binds it loosest where it is not one piece."""
+
+    text: str
+    operator: str = ""
+    depth: int = 0
+    """How many calls and operations are nested in it."""
+
+
+Names = Mapping[fx.Node, Written]
+
+
+def expression(node: fx.Node, names: Names, locate: Callable[[str], str]) -> Written:
     """The right-hand side of the statement for `node`.
 
-    `names` are the variables of earlier nodes; `locate` turns a module path into an expression.
+    `names` are variables of earlier nodes, or expressions to be written in their place; `locate` turns a module path
+    into an expression.
     """
+    depth = 1 + max((names[n].depth for n in node.all_input_nodes), default=0)
     if node.op == "get_attr":
-        return locate(str(node.target))
+        return Written(locate(str(node.target)))
     if node.op == "call_module":
-        return f"{locate(str(node.target))}({_arguments(node, names)})"
+        return Written(f"{locate(str(node.target))}({_arguments(node, names)})", "", depth)
     if node.op == "call_method":
         receiver, *rest = node.args
-        return f"{_operand(receiver, names)}.{node.target}({_arguments(node, names, rest)})"
+        return Written(f"{_operand(receiver, names)}.{node.target}({_arguments(node, names, rest)})", "", depth)
     if node.target is operator.getitem:
-        return f"{_operand(node.args[0], names)}[{_index(node.args[1], names)}]"
+        return Written(f"{_operand(node.args[0], names)}[{_index(node.args[1], names)}]", "", depth)
+    if node.target is getattr and str(node.args[1]).isidentifier():
+        return Written(f"{_operand(node.args[0], names)}.{node.args[1]}", "", depth)
     if node.target in _INFIX and len(node.args) == 2:
-        left, right = (_operand(argument, names) for argument in node.args)
-        return f"{left} {_INFIX[node.target]} {right}"
-    return f"{function_name(node.target)}({_arguments(node, names)})"
+        symbol = _INFIX[node.target]
+        left, right = _operand(node.args[0], names, symbol), _operand(node.args[1], names, f"right {symbol}")
+        return Written(f"{left} {symbol} {right}", symbol, depth)
+    return Written(f"{function_name(node.target)}({_arguments(node, names)})", "", depth)
 
 
 def function_name(function: Any) -> str:
@@ -93,39 +99,31 @@ def function_name(function: Any) -> str:
     raise InputError(f"model.py: no name for the function {function!r}; report this model")
 
 
-def member(owner: str, name: str) -> str:
-    """A member of a plain module; numbers are no attribute names."""
-    return f'getattr({owner}, "{name}")' if name.isdigit() else f"{owner}.{name}"
-
-
-def constructor(module: nn.Module) -> str:
-    """The call that makes a fresh layer like `module`; defaults are left out."""
-    text = repr(module)
-    if "\n" in text:
-        raise InputError(f"model.py: no constructor for {type(module).__name__}; report this model")
-    text = _EQUAL_PAIR.sub(r"\1", text)
-    for default in _DEFAULTS:
-        text = text.replace(default, "")
-    text = re.sub(r"\b(in_features|out_features|num_parameters)=", "", text)
-    if not type(module).__module__.startswith("torch.nn"):
-        return text
-    floats = {tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point()} - {torch.float32}
-    return f"nn.{text[:-1]}{''.join(f', dtype={dtype}' for dtype in floats)})"
-
-
-def _arguments(node: fx.Node, names: Mapping[fx.Node, str], args: Any = None) -> str:
+def _arguments(node: fx.Node, names: Names, args: Any = None) -> str:
     positional = [_text(argument, names) for argument in (node.args if args is None else args)]
     return ", ".join([*positional, *(f"{name}={_text(value, names)}" for name, value in node.kwargs.items())])
 
 
-def _operand(value: Any, names: Mapping[fx.Node, str]) -> str:
+def _operand(value: Any, names: Names, place: str = "") -> str:
+    """`value` beside an operator (or, with an empty `place`, in front of a dot or a bracket)."""
     text = _text(value, names)
-    return f"({text})" if text.startswith("-") else text
+    inner = names[value].operator if isinstance(value, fx.Node) else ""
+    if inner and not _binds(inner, place):
+        return f"({text})"
+    is_number = isinstance(value, int | float) and not place
+    return f"({text})" if text.startswith("-") or is_number else text
 
 
-def _text(value: Any, names: Mapping[fx.Node, str]) -> str:
+def _binds(inner: str, place: str) -> bool:
+    """Whether `inner` needs no brackets at `place`: products within sums, and sums or products from the left."""
+    if place in (*_SUMS, "right +", "right -") and inner in _PRODUCTS:
+        return True
+    return (inner in _SUMS and place in _SUMS) or (inner == "*" and place in ("*", "/"))
+
+
+def _text(value: Any, names: Names) -> str:
     if isinstance(value, fx.Node):
-        return names[value]
+        return names[value].text
     if isinstance(value, tuple):
         inner = ", ".join(_text(item, names) for item in value)
         return f"({inner},)" if len(value) == 1 else f"({inner})"
@@ -140,12 +138,12 @@ def _text(value: Any, names: Mapping[fx.Node, str]) -> str:
     return repr(value)
 
 
-def _index(value: Any, names: Mapping[fx.Node, str]) -> str:
+def _index(value: Any, names: Names) -> str:
     """What stands between the brackets of a subscript."""
     items = value if isinstance(value, tuple) else (value,)
     return ", ".join(_slice(item, names) if isinstance(item, slice) else _text(item, names) for item in items)
 
 
-def _slice(value: slice, names: Mapping[fx.Node, str]) -> str:
+def _slice(value: slice, names: Names) -> str:
     start, stop, step = ("" if part is None else _text(part, names) for part in (value.start, value.stop, value.step))
     return f"{start}:{stop}:{step}" if step else f"{start}:{stop}"

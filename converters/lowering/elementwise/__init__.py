@@ -1,1 +1,1 @@
-"""Operators that work entry by entry: activations, arithmetic, logic, types."""
+"""Element-wise operators: activations, arithmetic, logic, casts."""

@@ -1,4 +1,4 @@
-"""Activations and other element-wise functions of one tensor."""
+"""Activations and other element-wise functions of one tensor, Softmax among them."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ for _operator, (_function, _since, _seen) in _PLAIN.items():
 
 @lowers("LeakyRelu", since=1, seen=16)
 def leaky_relu(op: Op) -> Lowered:
-    """Slope `alpha` below zero."""
+    """`x` above zero, `alpha * x` below."""
     return op.call(F.leaky_relu, op.x(0), op.attr_float("alpha", 0.01))
 
 
 @lowers("Elu", since=1, seen=22)
 def elu(op: Op) -> Lowered:
-    """Exponential below zero."""
+    """`x` above zero, `alpha * (exp(x) - 1)` below (arXiv:1511.07289)."""
     return op.call(F.elu, op.x(0), op.attr_float("alpha", 1.0))
 
 
 @lowers("HardSigmoid", since=1, seen=22)
 def hard_sigmoid(op: Op) -> Lowered:
-    """`clamp(alpha * x + beta, 0, 1)`; torch's own form has alpha 1/6."""
+    """`clamp(alpha * x + beta, 0, 1)`; torch's function fixes alpha to 1/6."""
     alpha, beta = op.attr_float("alpha", 0.2), op.attr_float("beta", 0.5)
     scaled = op.call(torch.mul, op.x(0), alpha)
     return op.call(torch.clamp, op.call(torch.add, scaled, beta), 0.0, 1.0)
@@ -69,20 +69,20 @@ def hard_sigmoid(op: Op) -> Lowered:
 
 @lowers("HardSwish", since=14, seen=22)
 def hard_swish(op: Op) -> Lowered:
-    """`x * relu6(x + 3) / 6`."""
+    """`x * relu6(x + 3) / 6` (MobileNetV3, arXiv:1905.02244)."""
     return op.call(F.hardswish, op.x(0))
 
 
 @lowers("Gelu", since=20, seen=20)
 def gelu(op: Op) -> Lowered:
-    """Exact, or approximated with tanh."""
+    """`x * Phi(x)`, exact or approximated with tanh (arXiv:1606.08415)."""
     approximate = op.attr_string("approximate", "none")
     return op.call(F.gelu, op.x(0), **({} if approximate == "none" else {"approximate": approximate}))
 
 
 @lowers("PRelu", since=7, seen=16, trainable=True)
 def prelu(op: Op) -> Lowered:
-    """`nn.PReLU` when the slope is one number or one a channel, else written out."""
+    """`nn.PReLU` for one slope or one per channel, else written out (arXiv:1502.01852)."""
     channels = _channels_of_slope(op)
     if channels is not None:
         weights = {"weight": op.weight(1, "reshape", (channels,))}
@@ -93,7 +93,7 @@ def prelu(op: Op) -> Lowered:
 
 @lowers("PRelu", since=1, until=7, seen=6, trainable=True)
 def prelu_of_old_opsets(op: Op) -> Lowered:
-    """The slope is one number, or a vector over axis 1."""
+    """PRelu whose slope is one number, or a vector over axis 1."""
     if not op.is_weight(1):
         return op.call(F.prelu, op.x(0), op.x(1))
     size = op.weight(1).value.const_value
@@ -103,7 +103,7 @@ def prelu_of_old_opsets(op: Op) -> Lowered:
 
 
 def _channels_of_slope(op: Op) -> int | None:
-    """How many slopes `nn.PReLU` would have, or None when the slope varies over other axes than channels."""
+    """The number of slopes of an `nn.PReLU`; None when the slope varies over other axes than the channels."""
     shape = op.shape(1)
     if not op.is_weight(1) or shape is None or not op.is_float(1):
         return None
@@ -124,7 +124,7 @@ def _dim(op: Op, axis: int) -> object:
 
 @lowers("Clip", since=1, seen=13)
 def clip(op: Op) -> Lowered:
-    """Bounds are attributes before opset 11, inputs afterwards."""
+    """Clamp to bounds, which are attributes before opset 11 and inputs from then on."""
     if op.opset < 11:
         low: Any = op.attr_float("min", -3.4028234663852886e38) if op.has_attribute("min") else None
         high: Any = op.attr_float("max", 3.4028234663852886e38) if op.has_attribute("max") else None
@@ -137,8 +137,8 @@ def clip(op: Op) -> Lowered:
         x = op.call(torch.maximum, x, op.x(1)) if low is not None else x
         return op.call(torch.minimum, x, op.x(2)) if high is not None else x
     if (low, high) == (0.0, 6.0) and op.is_float(0):
-        return op.call(F.relu6, x)  # what it was in torch; the gradient of clamp costs ten times as much on a CPU
-    # ONNX takes the upper bound when the bounds cross, as torch.clamp does.
+        return op.call(F.relu6, x)  # as in torch code; the gradient of clamp takes ten times as long on a CPU
+    # Where the lower bound exceeds the upper one, both ONNX and torch.clamp give the upper one.
     return op.call(torch.clamp, x, low, high)
 
 
@@ -154,29 +154,29 @@ def _bound(op: Op, index: int) -> Any:
 
 @lowers("Softmax", since=13, seen=13)
 def softmax(op: Op) -> Lowered:
-    """Along one axis."""
+    """Softmax over one axis."""
     return op.call(torch.softmax, op.x(0), op.attr_int("axis", -1))
 
 
 @lowers("LogSoftmax", since=13, seen=13)
 def log_softmax(op: Op) -> Lowered:
-    """Along one axis."""
+    """Logarithm of softmax over one axis."""
     return op.call(torch.log_softmax, op.x(0), op.attr_int("axis", -1))
 
 
 @lowers("Identity", since=1, seen=25)
 def identity(op: Op) -> Lowered:
-    """The same value, shape numbers included."""
+    """The input itself; known numbers stay known."""
     known = op.known(0)
     return known if known is not None else op.x(0)
 
 
 @lowers("Dropout", since=7, seen=22)
 def dropout(op: Op) -> Lowered:
-    """Nothing at inference; a `training_mode` input that is not constantly false is refused."""
+    """The input itself; a `training_mode` input that is not the constant false is refused."""
     training = op.constant(2)
     if op.has(2) and (training is None or bool(training)):
-        raise op.refuse("training_mode is not constantly false; export in eval mode")
+        raise op.refuse("training_mode is not the constant false; re-export in eval mode")
     if op.uses_output(1):
         x = op.x(0)
         return x, op.call(torch.ones_like, x, dtype=torch.bool)

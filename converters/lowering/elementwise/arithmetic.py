@@ -1,4 +1,4 @@
-"""Element-wise functions of several tensors, with NumPy broadcasting; numbers computed from shapes stay numbers."""
+"""Element-wise arithmetic and comparisons, with NumPy broadcasting; numbers computed from shapes stay numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__: list[str] = []
 
 
 def _on_numbers(op: Op, function: Callable[[Any, Any], Any]) -> Integers | None:
-    """Apply a function of two integers number by number, when both inputs are known numbers."""
+    """Apply a function of two integers to each pair of numbers, if both inputs are known numbers; else None."""
     left, right = op.known(0), op.known(1)
     if left is None or right is None:
         return None
@@ -92,7 +92,7 @@ def mul(op: Op) -> Lowered:
 
 @lowers("Div", since=7, seen=14)
 def div(op: Op) -> Lowered:
-    """Quotient; integers are truncated towards zero."""
+    """Quotient; of integers, rounded towards zero."""
     if op.is_float(0):
         return op.call(operator.truediv, op.operand(0), op.operand(1))
     if without_kernels(op.dtype(0)):
@@ -107,7 +107,7 @@ def div(op: Op) -> Lowered:
 
 @lowers("Pow", since=7, seen=15)
 def pow_(op: Op) -> Lowered:
-    """Power; the result has the type of the base."""
+    """Power; the result has the dtype of the base."""
     if not op.is_float(0) or op.dtype(0) != op.dtype(1):
         result = op.call(torch.pow, op.x(0), op.x(1))
         return op.call(torch.Tensor.type_as, result, op.x(0))
@@ -147,7 +147,7 @@ def mean(op: Op) -> Lowered:
 
 @lowers("Mod", since=10, seen=28)
 def mod(op: Op) -> Lowered:
-    """Remainder with the divisor's sign, or with the dividend's when `fmod`."""
+    """Remainder with the sign of the divisor, or of the dividend if `fmod` is set."""
     if without_kernels(op.dtype(0)):
         return op.call(unsigned_remainder, op.x(0), op.x(1))
     return op.call(torch.fmod if op.attr_int("fmod", 0) else torch.remainder, op.x(0), op.operand(1))
@@ -155,7 +155,7 @@ def mod(op: Op) -> Lowered:
 
 @lowers("Where", since=9, seen=16)
 def where(op: Op) -> Lowered:
-    """Choose element by element."""
+    """Elements of the second input where the condition holds, else of the third."""
     return op.call(torch.where, op.x(0), op.x(1), op.x(2))
 
 
@@ -205,7 +205,7 @@ _OLD: dict[str, Callable[..., Any]] = {
 def _register_old(name: str, function: Callable[..., Any]) -> None:
     @lowers(name, until=7, seen=6)
     def lowered(op: Op) -> Lowered:
-        """Before opset 7 the second tensor is broadcast only when the node says so, and from the axis it says."""
+        """Before opset 7, attributes state whether the second tensor is broadcast, and from which axis."""
         if op.type == "Div" and not op.is_float(0):
             return op.call(torch.div, op.x(0), op.x(1), rounding_mode="trunc")
         if not op.attr_int("broadcast", 0) or not op.has_attribute("axis"):

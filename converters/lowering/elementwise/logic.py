@@ -1,4 +1,4 @@
-"""Truth and bits: logical and bitwise operators, comparisons that torch lacks a kernel for, reinterpreting bits."""
+"""Logical and bitwise operators, comparisons with equality, tests for NaN and infinity, reinterpreted bits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def bitwise_not(op: Op) -> Lowered:
 
 @lowers("BitShift", since=11, seen=28)
 def bit_shift(op: Op) -> Lowered:
-    """Bits moved left or right; before opset 28 the numbers are unsigned."""
+    """Bits shifted left or right; before opset 28 integers are unsigned."""
     left = op.attr_string("direction") == "LEFT"
     if without_kernels(op.dtype(0)):
         return op.call(unsigned_shift_left if left else unsigned_shift_right, op.x(0), op.x(1))
@@ -69,7 +69,7 @@ def bit_shift(op: Op) -> Lowered:
 
 @lowers("BitCast", since=26, seen=26)
 def bit_cast(op: Op) -> Lowered:
-    """The same bits as another element type."""
+    """The same bits as another dtype."""
     target = ir.DataType(op.attr_int("to"))
     dtype = torch_dtype(target)
     if dtype is None:
@@ -80,13 +80,13 @@ def bit_cast(op: Op) -> Lowered:
 
 @lowers("IsNaN", since=9, seen=20)
 def is_nan(op: Op) -> Lowered:
-    """Whether not a number."""
+    """Whether each element is NaN."""
     return op.call(torch.isnan, op.x(0))
 
 
 @lowers("IsInf", since=10, seen=20)
 def is_inf(op: Op) -> Lowered:
-    """Whether infinite, of either or one sign."""
+    """Whether each element is infinite, of one sign or of either."""
     positive, negative = op.attr_int("detect_positive", 1), op.attr_int("detect_negative", 1)
     x = op.x(0)
     if positive and negative:

@@ -1,4 +1,4 @@
-"""Less common activations: gated, thresholded, normalising ones, and the trigonometric functions."""
+"""Less common activations: gated, thresholded and normalising functions, old Softmax, trigonometric functions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLAIN: dict[str, tuple[Callable[..., Any], int, int]] = {
     "Atanh": (torch.atanh, 9, 22),
     "Cosh": (torch.cosh, 9, 22),
     "Det": (torch.linalg.det, 11, 22),
-    "Mish": (F.mish, 18, 22),
+    "Mish": (F.mish, 18, 22),  # arXiv:1908.08681
     "Round": (torch.round, 11, 22),
     "Sinh": (torch.sinh, 9, 22),
     "Tan": (torch.tan, 7, 22),
@@ -45,13 +45,13 @@ for _name, (_function, _since, _seen) in _PLAIN.items():
 
 @lowers("Celu", since=12, seen=28)
 def celu(op: Op) -> Lowered:
-    """Continuously differentiable Elu."""
+    """Continuously differentiable Elu (arXiv:1704.07483)."""
     return op.call(F.celu, op.x(0), op.attr_float("alpha", 1.0))
 
 
 @lowers("Selu", since=6, seen=22)
 def selu(op: Op) -> Lowered:
-    """Scaled Elu."""
+    """Scaled Elu (arXiv:1706.02515)."""
     alpha = op.attr_float("alpha", 1.67326319217681884765625)
     gamma = op.attr_float("gamma", 1.05070102214813232421875)
     return op.call(operator.mul, op.call(F.elu, op.x(0), alpha), gamma)
@@ -59,13 +59,13 @@ def selu(op: Op) -> Lowered:
 
 @lowers("ThresholdedRelu", since=10, seen=22)
 def thresholded_relu(op: Op) -> Lowered:
-    """What lies above `alpha`, else zero."""
+    """`x` above `alpha`, else zero."""
     return op.call(F.threshold, op.x(0), op.attr_float("alpha", 1.0), 0.0)
 
 
 @lowers("Shrink", since=9, seen=9)
 def shrink(op: Op) -> Lowered:
-    """What lies beyond `lambd` on both sides, moved towards zero by `bias`, else zero."""
+    """`x - bias` above `lambd`, `x + bias` below `-lambd`, else zero."""
     threshold, bias = op.attr_float("lambd", 0.5), op.attr_float("bias", 0.0)
     x = op.x(0)
     below = op.call(torch.where, op.call(operator.lt, x, -threshold), op.call(operator.add, x, bias), 0)
@@ -83,19 +83,19 @@ def _swish(op: Op) -> fx.Node:
 
 @lowers("Swish", since=24, seen=24)
 def swish(op: Op) -> Lowered:
-    """`x * sigmoid(alpha * x)`."""
+    """`x * sigmoid(alpha * x)` (arXiv:1710.05941)."""
     return _swish(op)
 
 
 @lowers("SwiGLU", since=28, seen=28)
 def swiglu(op: Op) -> Lowered:
-    """Swish of the first input times the second."""
+    """Swish of the first input times the second (arXiv:2002.05202)."""
     return op.call(operator.mul, _swish(op), op.x(1))
 
 
 @lowers("Hardmax", since=1, seen=13)
 def hardmax_(op: Op) -> Lowered:
-    """One at the first largest entry, zero elsewhere; before opset 13 over all axes from `axis` on."""
+    """One at the first maximum, zero elsewhere; before opset 13 over all axes from `axis` on."""
     if op.opset < 13:
         return _on_joined_axes(op, hardmax)
     return op.call(hardmax, op.x(0), op.attr_int("axis", -1))
@@ -103,13 +103,13 @@ def hardmax_(op: Op) -> Lowered:
 
 @lowers("Softmax", since=1, until=13, seen=11)
 def softmax_of_old_opsets(op: Op) -> Lowered:
-    """Over all axes from `axis` on together."""
+    """Softmax over all axes from `axis` on together."""
     return _on_joined_axes(op, torch.softmax)
 
 
 @lowers("LogSoftmax", since=1, until=13, seen=11)
 def log_softmax_of_old_opsets(op: Op) -> Lowered:
-    """Over all axes from `axis` on together."""
+    """Logarithm of softmax over all axes from `axis` on together."""
     return _on_joined_axes(op, torch.log_softmax)
 
 
@@ -126,20 +126,20 @@ def _on_joined_axes(op: Op, function: Callable[..., Any]) -> fx.Node:
 
 @lowers("LpNormalization", since=1, seen=22)
 def lp_normalization(op: Op) -> Lowered:
-    """Divided by the norm along an axis; zeros stay zeros."""
+    """`x` divided by its norm along an axis; zeros stay zeros."""
     return op.call(lp_normalize, op.x(0), op.attr_int("p", 2), op.attr_int("axis", -1))
 
 
 @lowers("MeanVarianceNormalization", since=9, seen=13)
 def mean_variance_normalization(op: Op) -> Lowered:
-    """Zero mean and unit deviation over some axes."""
+    """`x` with zero mean and unit deviation over `axes`."""
     op.output_like_input()
     return op.call(mean_variance_normalize, op.x(0), op.attr_ints("axes", [0, 2, 3]))
 
 
 @lowers("LRN", since=1, seen=13)
 def local_response_normalization(op: Op) -> Lowered:
-    """Divided by the energy of neighbouring channels; torch's own window lies elsewhere when its size is even."""
+    """`x` divided by the energy of neighbouring channels; torch's window differs when its size is even."""
     size = op.attr_int("size")
     factors = (op.attr_float("alpha", 1e-4), op.attr_float("beta", 0.75), op.attr_float("bias", 1.0))
     return op.call(F.local_response_norm if size % 2 else local_response, op.x(0), size, *factors)

@@ -1,4 +1,4 @@
-"""Element types: casts."""
+"""Casts to another dtype: Cast, CastLike."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _FLOAT8 = (
 
 @lowers("Cast", since=6, seen=25)
 def cast(op: Op) -> Lowered:
-    """Convert the element type; numbers from shapes stay numbers between integer types."""
+    """Convert to another dtype; known numbers stay known between integer dtypes."""
     return _converted(op, ir.DataType(op.attr_int("to")))
 
 
 @lowers("CastLike", since=15, seen=25)
 def cast_like(op: Op) -> Lowered:
-    """Convert to the element type of the second input."""
+    """Convert to the dtype of the second input."""
     return _converted(op, op.dtype(1))
 
 

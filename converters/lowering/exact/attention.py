@@ -1,8 +1,8 @@
 """ONNX's Attention in full: caches, per-sample lengths, sliding windows, soft caps, rows without any allowed key;
 rotary embeddings and cache updates.
 
-`F.scaled_dot_product_attention` is used instead wherever it means the same. Shapes: B batch, H query heads, G key
-heads, L queries, S keys, D and E head sizes.
+`layers/attention.py` uses `F.scaled_dot_product_attention` instead where that computes the same. Shapes: B batch,
+H query heads, G key heads, L queries, S keys, D and E head sizes.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -40,7 +40,7 @@ def merge_heads(x: Tensor) -> Tensor:
 def _allowed(
     queries: int, keys: int, offset: int | Tensor, causal: bool, left: int, right: int, device: torch.device
 ) -> Tensor:
-    """Which keys the causal frontier and the window leave to each query: [L, S], or [B, 1, L, S] for an offset each."""
+    """The keys that causality and window allow each query: bool [L, S], or [B, 1, L, S] with one offset per sample."""
     distance = torch.arange(queries, device=device).unsqueeze(1) - torch.arange(keys, device=device)
     if isinstance(offset, Tensor):
         distance = distance + offset.reshape(-1, 1, 1, 1)
@@ -71,7 +71,7 @@ def _bias(
     left: int,
     right: int,
 ) -> Tensor:
-    """What is added to the scores: mask, causal frontier, window and padding together."""
+    """The sum that is added to the scores: mask, causality, window and padding."""
     queries = query.size(2)
     bias = torch.zeros((queries, keys), dtype=query.dtype, device=query.device)
     if mask is not None:
@@ -104,8 +104,8 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention of `query` [B, H, L, D] over `key` [B, G, S, D] and `value` [B, G, S, E].
 
-    `past` keys come before the first query; with `lengths` [B] only so many keys of each sample are filled. `shown`
-    chooses the second result: scores as they are (0), soft-capped (1), with the bias (2), or probabilities (3).
+    `past` keys come before the first query; with `lengths` [B] only that many keys of each sample are valid. `shown`
+    selects the second result: scores (0), soft-capped scores (1), scores with the bias (2), or probabilities (3).
     """
     groups = query.size(1) // key.size(1)
     if groups > 1:
@@ -131,10 +131,10 @@ def flex_scores(query: Tensor, key: Tensor, scale: float | None, precision: torc
 
 
 def flex_mix(probabilities: Tensor, value: Tensor) -> Tensor:
-    """Values [B, G, S, E] mixed by probabilities [B, H, L, S], in their precision."""
+    """Values [B, G, S, E] weighted by probabilities [B, H, L, S], computed in the dtype of the probabilities."""
     groups = probabilities.size(1) // value.size(1)
-    wide = value.repeat_interleave(groups, 1).to(probabilities.dtype)
-    return torch.matmul(probabilities, wide).to(value.dtype)
+    values = value.repeat_interleave(groups, 1).to(probabilities.dtype)
+    return torch.matmul(probabilities, values).to(value.dtype)
 
 
 def linear_attention(
@@ -150,7 +150,7 @@ def linear_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention with a recurrent state instead of keys: a gate when `decay`, the delta rule when `beta` is given.
 
-    `query`, `key`, `value` are [B, T, heads * size]; the state is [B, G, D, E], kept in float32.
+    `query`, `key`, `value` are [B, T, heads * size]; the state is [B, G, D, E], computed in float32.
     """
     queries, keys, values = (
         split_heads(x, count).float() for x, count in ((query, heads), (key, key_heads), (value, key_heads))

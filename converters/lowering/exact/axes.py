@@ -1,4 +1,4 @@
-"""Slicing and reshaping by numbers that are known only at run time, slicing backwards, and ONNX's Expand, which
+"""Slicing and reshaping by numbers known only at run time, slicing with negative steps, and ONNX's Expand, which
 broadcasts in both directions.
 
 Imports only torch: its source is copied into generated model files.
@@ -18,11 +18,11 @@ __all__ = ["align_to_axis", "expand_both_ways", "reshape_to", "slice_axes", "squ
 def slice_axes(
     x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None, steps: Sequence[int] | None
 ) -> Tensor:
-    """`x[start:end:step]` on several axes, with Python's meaning also of negative steps."""
+    """`x[start:end:step]` on several axes; negative steps mean what they mean in Python."""
     for position, (start, end) in enumerate(zip(starts, ends)):  # noqa: B905
         axis = position if axes is None else axes[position] % x.dim()
         step = 1 if steps is None else steps[position]
-        # What lies before the beginning stays there; -1 would mean the last entry.
+        # An end before the first entry stays there; -1 would mean the last entry.
         last = None if step < 0 and end < -x.size(axis) else end
         positions = range(x.size(axis))[slice(start, last, step)]
         index = torch.arange(positions.start, positions.stop, step, device=x.device) if positions else None
@@ -51,7 +51,7 @@ def squeeze_axes(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def align_to_axis(x: Tensor, axis: int, rank: int) -> Tensor:
-    """`x` in a shape that broadcasts with a tensor of `rank`, its first axis at `axis`: how ONNX once broadcast."""
+    """`x` with its first axis at `axis` of a tensor of `rank`: how ONNX broadcast before opset 7."""
     return x.reshape(list(x.shape) + [1] * (rank - axis - x.dim()))
 
 

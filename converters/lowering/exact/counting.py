@@ -16,7 +16,7 @@ __all__ = ["accumulate", "count_up", "one_hot"]
 def count_up(
     start: float, limit: float, delta: float, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor:
-    """`start + i * delta` while that is before `limit`; empty when the signs do not fit."""
+    """`start + i * delta` up to, not including, `limit`; empty if the sign of `delta` leads away from it."""
     steps = -((start - limit) // delta) if isinstance(delta, int) else math.ceil((limit - start) / delta)
     return start + torch.arange(max(int(steps), 0), dtype=dtype, device=device) * delta
 

@@ -14,33 +14,33 @@ __all__ = ["hardmax", "layer_normalize", "local_response", "lp_normalize", "mean
 
 
 def layer_normalize(
-    x: Tensor, scale: Tensor, bias: Tensor | None, axis: int, eps: float, widen: bool
+    x: Tensor, scale: Tensor, bias: Tensor | None, axis: int, eps: float, in_float32: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise over the axes from `axis` on, in float32 if `widen`; also the means and inverse deviations."""
+    """Normalise over the axes from `axis` on, in float32 if `in_float32`; also the means and inverse deviations."""
     axes = list(range(axis % x.dim(), x.dim()))
-    wide = x.float() if widen else x
-    mean = wide.mean(axes, keepdim=True)
-    centred = wide - mean
+    values = x.float() if in_float32 else x
+    mean = values.mean(axes, keepdim=True)
+    centred = values - mean
     inverse = torch.reciprocal(torch.sqrt((centred * centred).mean(axes, keepdim=True) + eps))
     y = (centred * inverse).to(x.dtype) * scale
     return y if bias is None else y + bias, mean, inverse
 
 
-def rms_normalize(x: Tensor, scale: Tensor, axis: int, eps: float, widen: bool) -> Tensor:
-    """Divide by the root mean square over the axes from `axis` on, in float32 if `widen`."""
+def rms_normalize(x: Tensor, scale: Tensor, axis: int, eps: float, in_float32: bool) -> Tensor:
+    """Divide by the root mean square over the axes from `axis` on, in float32 if `in_float32`."""
     axes = list(range(axis % x.dim(), x.dim()))
-    wide = x.float() if widen else x
-    y = wide / torch.sqrt((wide * wide).mean(axes, keepdim=True) + eps)
+    values = x.float() if in_float32 else x
+    y = values / torch.sqrt((values * values).mean(axes, keepdim=True) + eps)
     return y.to(x.dtype) * scale
 
 
 def hardmax(x: Tensor, axis: int) -> Tensor:
-    """One at the first largest entry along `axis`, zero elsewhere."""
+    """One at the first maximum along `axis`, zero elsewhere."""
     return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1)
 
 
 def lp_normalize(x: Tensor, p: int, axis: int) -> Tensor:
-    """`x` over its norm along `axis`; zero where the norm is."""
+    """`x` divided by its p-norm along `axis`; zero where the norm is zero."""
     norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
     return torch.where(norm == 0, 0, x / norm)
 

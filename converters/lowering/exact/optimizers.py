@@ -23,7 +23,7 @@ def momentum_step(
     decay: float,
     nesterov: bool,
 ) -> tuple[Tensor, Tensor]:
-    """New tensor and velocity; the first step (0) takes the gradient undamped."""
+    """New tensor and velocity; step 0 uses the whole gradient, later steps `beta` times the gradient."""
     gradient = decay * x + gradient
     velocity = alpha * velocity + torch.where(step > 0, beta, 1.0) * gradient
     change = gradient + alpha * velocity if nesterov else velocity
@@ -41,7 +41,7 @@ def adagrad_step(
     epsilon: float,
     decay: float,
 ) -> tuple[Tensor, Tensor]:
-    """New tensor and sum of squares."""
+    """New tensor and sum of squared gradients."""
     rate = rate / (1 + step * rate_decay)
     gradient = decay * x + gradient
     squares = squares + gradient * gradient
@@ -62,7 +62,7 @@ def adam_step(
     decay: float,
     decay_after: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """New tensor and moments; the bias is corrected from step 1 on."""
+    """New tensor and both moments; their bias is corrected from step 1 on."""
     gradient = decay * x + gradient
     mean = alpha * mean + (1 - alpha) * gradient
     square = beta * square + (1 - beta) * gradient * gradient

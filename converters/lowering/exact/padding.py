@@ -44,7 +44,7 @@ def pad_same(
 
 
 def pad_from_content(x: Tensor, axes: Sequence[int], pads: Sequence[int], mode: str) -> Tensor:
-    """Extend `axes` by copies of `x`; `pads` has all begins before all ends, negative ones crop first.
+    """Extend `axes` by copies of elements of `x`; `pads` has all begins before all ends; negative ones crop first.
 
     `mode` is "edge", "reflect" (the edge itself is not repeated) or "wrap".
     """
@@ -68,7 +68,7 @@ def pad_from_content(x: Tensor, axes: Sequence[int], pads: Sequence[int], mode: 
 
 
 def pad_axes(x: Tensor, axes: Sequence[int], pads: Sequence[int], mode: str, value: float) -> Tensor:
-    """Extend axes that are known only at run time; `mode` is also "constant"."""
+    """Extend axes that are known only at run time; `mode` may also be "constant"."""
     if mode != "constant":
         return pad_from_content(x, axes, pads, mode)
     ordered = [0] * (2 * x.dim())

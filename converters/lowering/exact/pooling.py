@@ -1,8 +1,8 @@
-"""Pooling that torch's own cannot do: unequal paddings with any `count_include_pad`, and any window:
+"""Pooling that torch's functions cannot do: unequal paddings with any `count_include_pad`, and any window:
 dilated, rounded up, over any number of axes.
 
 Windows are reduced one axis after the other, as sums over strided slices. Lists have one entry per spatial axis; a
-window that would start in the padding after the input is left out.
+window that would start in the padding behind the input does not count.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -40,22 +40,22 @@ def average_pool_padded(
 
 
 def _count(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int, ceil: bool) -> int:
-    """How many windows an axis has."""
+    """The number of windows along an axis."""
     free = size + begin + end - dilation * (kernel - 1) - 1
     count = (free + stride - 1 if ceil else free) // stride + 1
     return count - 1 if ceil and (count - 1) * stride >= size + begin else count
 
 
 def _sum_axis(x: Tensor, axis: int, kernel: int, stride: int, dilation: int, count: int) -> Tensor:
-    """Sum over the windows along one axis of an already padded tensor; what is missing at its end counts as zero."""
+    """Sum over the windows along one axis of a padded tensor; entries missing at its end count as zero."""
     missing = (count - 1) * stride + dilation * (kernel - 1) + 1 - x.size(axis)
     if missing > 0:
         x = F.pad(x, [0] * (2 * (x.dim() - 1 - axis)) + [0, missing])
     total = torch.zeros((), dtype=x.dtype, device=x.device)
     for tap in range(kernel):
-        taken = x.narrow(axis, tap * dilation, (count - 1) * stride + 1)
+        part = x.narrow(axis, tap * dilation, (count - 1) * stride + 1)
         index = [slice(None)] * axis + [slice(None, None, stride)]
-        total = total + taken[tuple(index)]
+        total = total + part[tuple(index)]
     return total
 
 
@@ -86,7 +86,7 @@ def average_windows(
     ceil: bool,
     include_pad: bool,
 ) -> Tensor:
-    """Mean of each window; padding counts only if `include_pad`, what rounding up adds never does."""
+    """Mean of each window; padding counts only if `include_pad`, entries added by rounding up never count."""
     total = _sum_windows(x, kernel, stride, dilation, begin, end, ceil)
     for a in range(len(kernel)):
         axis = x.dim() - len(kernel) + a
@@ -107,7 +107,7 @@ def max_windows(
     end: Sequence[int],
     ceil: bool,
 ) -> Tensor:
-    """Largest entry of each window; padding is lower than anything."""
+    """Maximum of each window; padding never wins."""
     lowest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
     for a in range(len(kernel)):
         axis = x.dim() - len(kernel) + a
@@ -138,7 +138,7 @@ def norm_windows(
 
 
 def flat_indices(indices: Tensor, spatial: Sequence[int], column_major: bool) -> Tensor:
-    """Positions within a plane [N, C, ...], as torch gives them, as positions in the whole input [N, C, *spatial]."""
+    """Convert torch's positions within a plane [N, C, ...] to positions in the whole input [N, C, *spatial]."""
     size = 1
     for length in spatial:
         size *= length

@@ -1,5 +1,5 @@
 """Linear quantisation: per tensor, per axis and per block (the last block may be short), integer products,
-and casts to 8-bit floats that saturate, or do not, as ONNX defines it (torch's own casts do neither alike).
+and casts to 8-bit floats that saturate or overflow as ONNX defines it (torch's casts differ per dtype).
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def spread(scale: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
-    """A scale or zero point in a shape that broadcasts with `x`."""
+    """A scale or zero point, reshaped to broadcast with `x`."""
     if scale.numel() == 1 and scale.dim() <= 1:
         return scale.reshape(())
     if block:
@@ -63,7 +63,7 @@ def dequantize(
 
 
 def dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantise to uint8 by the range of `x` itself; returns levels, scale and zero point."""
+    """Quantise to uint8 by the range of `x` itself; return levels, scale and zero point."""
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
     scale = torch.where(high == low, 1.0, high - low) / 255
     zero_point = torch.round((-low / scale).clamp(0, 255))
@@ -72,7 +72,7 @@ def dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _centred(x: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
-    """Levels minus their zero point, in float64: exact, and every kernel exists for it."""
+    """Levels minus their zero point, in float64: exact, and torch has all kernels for it."""
     levels = x.to(torch.float64)
     if zero_point is None:
         return levels
@@ -109,7 +109,7 @@ def integer_convolution(
 def requantize(
     total: Tensor, a_scale: Tensor, b_scale: Tensor, y_scale: Tensor, y_zero: Tensor, channel_axis: int
 ) -> Tensor:
-    """Integer sums as levels of another scale."""
+    """Quantise integer sums, whose scale is `a_scale * b_scale`, to `y_scale` and `y_zero`."""
     factor = a_scale * b_scale / y_scale
     if factor.numel() > 1 and factor.dim() == 1:
         shape = [1] * total.dim()
@@ -121,7 +121,7 @@ def requantize(
 
 
 def cast_to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
-    """Round `x` to `dtype`. What is too large becomes the largest number if `saturate`, else infinity or NaN."""
+    """Round `x` to `dtype`. Too large values become the largest number if `saturate`, else infinity or NaN."""
     largest = torch.finfo(dtype).max
     if saturate:
         return torch.clamp(x.float(), -largest, largest).to(dtype)

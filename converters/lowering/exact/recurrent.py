@@ -1,7 +1,7 @@
-"""Recurrent layers in ONNX's layout: torch's own kernels where they mean the same, else step by step.
+"""Recurrent layers in ONNX's layout: torch's kernels where they compute the same, else one step after the other.
 
 Shapes: T steps, B batch, I inputs, H hidden, D directions (1 or 2), G gates (RNN 1, GRU 3, LSTM 4). `w` is
-[D, G * H, I], `r` [D, G * H, H], `b` [D, 2 * G * H]. ONNX orders gates i o f c and z r h, torch i f c o and r z n.
+[D, G * H, I], `r` [D, G * H, H], `b` [D, 2 * G * H]. ONNX's gate order is i o f c and z r h, torch's i f c o and r z n.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -58,7 +58,7 @@ def native_lstm(
 def native_gru(
     x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor | None, directions: int
 ) -> tuple[Tensor, Tensor]:
-    """GRU with the usual activations that resets after the product, over sequences of full length."""
+    """GRU with the usual activations and reset after the product, over sequences of full length."""
     weights = _flat_weights(w, r, b, (1, 0, 2))
     y, h = torch.gru(x, _start(x, r, h), weights, b is not None, 1, 0.0, False, directions == 2, False)
     return _per_direction(y, directions), h
@@ -150,10 +150,10 @@ def recur(
     clip: float,
     flag: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Any RNN, GRU or LSTM, one step after the other; returns all outputs [T, D, B, H] and the last states.
+    """Any RNN, GRU or LSTM, one step after the other; return all outputs [T, D, B, H] and the last states.
 
-    `reverse` tells for each direction whether it runs backwards. `flag` is `linear_before_reset` of a GRU and
-    `input_forget` of an LSTM. Beyond its length a sequence keeps its state, and its output is zero.
+    `reverse` is true for each direction that runs backwards. `flag` is `linear_before_reset` of a GRU and
+    `input_forget` of an LSTM. Beyond its length, the state of a sequence does not change and its output is zero.
     """
     hidden, cell = _start(x, r, h), _start(x, r, c)
     bias = torch.zeros((w.size(0), 2 * w.size(1)), dtype=x.dtype, device=x.device) if b is None else b

@@ -1,4 +1,4 @@
-"""Reductions over several axes at once that torch lacks, or refuses for axes without entries.
+"""Reductions over several axes at once that torch does not have, or refuses for axes without entries.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -34,7 +34,7 @@ def log_sum_exp(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
 
 
 def product(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
-    """Product, of the input's type."""
+    """Product, in the dtype of the input."""
     for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
         x = x.prod(axis, keepdim=keepdim, dtype=x.dtype)
     return x
@@ -53,14 +53,14 @@ def _highest(dtype: torch.dtype) -> float:
 
 
 def largest(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
-    """Maximum; of nothing, the lowest number there is."""
+    """Maximum; the lowest number of the dtype where there are no entries."""
     if x.numel() == 0:
         return torch.full_like(x.sum(axes, keepdim=keepdim, dtype=x.dtype), _lowest(x.dtype))
     return torch.amax(x, axes, keepdim)
 
 
 def smallest(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
-    """Minimum; of nothing, the highest number there is."""
+    """Minimum; the highest number of the dtype where there are no entries."""
     if x.numel() == 0:
         return torch.full_like(x.sum(axes, keepdim=keepdim, dtype=x.dtype), _highest(x.dtype))
     return torch.amin(x, axes, keepdim)

@@ -1,9 +1,9 @@
-"""ONNX's Resize with every mode, coordinate transformation and rounding; `F.interpolate` knows only some.
+"""ONNX's Resize with every mode, coordinate transformation and rounding; `F.interpolate` has only some of them.
 
 Axes are resized one after the other: every output position is a weighted sum of a few input positions ("taps").
-Positions and weights are computed in float64 from float32 scales, as ONNX's definition has it. ONNX Runtime departs
-from it in corners: it aligns corners (and crops) by the rounded size where a scale gives a fractional one, and its
-float32 positions fall on the other side of ties.
+Positions and weights are computed in float64 from float32 scales, as ONNX defines it. ONNX Runtime differs in two
+cases: it aligns corners (and crops) by the rounded size where a scale gives a fractional one, and its float32 positions
+round ties differently.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -25,7 +25,7 @@ def _float32(number: float) -> float:
 
 
 def sizes_keeping_aspect(x: Tensor, axes: Sequence[int], sizes: Sequence[int], larger: bool) -> list[int]:
-    """Sizes with one factor for all axes, the largest or smallest of those asked for."""
+    """Sizes with one factor for all axes: the largest (if `larger`) or smallest of the requested factors."""
     ratios = [size / x.size(axis) for axis, size in zip(axes, sizes)]  # noqa: B905
     factor = max(ratios) if larger else min(ratios)
     return [math.floor(factor * x.size(axis) + 0.5) for axis in axes]
@@ -41,7 +41,7 @@ def _positions(
     end: float,
     device: torch.device,
 ) -> Tensor:
-    """Where each output lies among the inputs; `length` is the size of the output before it was rounded."""
+    """The input position of each output; `length` is the output size before rounding."""
     steps = torch.arange(outputs, dtype=torch.float64, device=device)
     if coordinates == "align_corners":
         return steps * 0 if length == 1 else steps * (inputs - 1) / (length - 1)
@@ -69,7 +69,7 @@ def _nearest(positions: Tensor, rounding: str) -> Tensor:
 
 
 def _cubic(distance: Tensor, a: float) -> Tensor:
-    """Keys' cubic kernel."""
+    """The cubic convolution kernel of Keys (1981) with parameter `a`."""
     d = distance.abs()
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
@@ -77,7 +77,7 @@ def _cubic(distance: Tensor, a: float) -> Tensor:
 
 
 def _taps(positions: Tensor, mode: str, scale: float, antialias: bool, a: float) -> tuple[Tensor, Tensor]:
-    """Input positions [outputs, taps], possibly outside, and their weights."""
+    """Input positions [outputs, taps], possibly outside the input, and their weights."""
     shrink = min(scale, 1.0) if antialias else 1.0
     before = math.floor(-(2 if mode == "cubic" else 1) / shrink) + 1
     offsets = torch.arange(before, 2 - before, device=positions.device)
@@ -132,7 +132,7 @@ def resize(
 ) -> Tensor:
     """Resize `axes` of `x` to `sizes` or by `scales`; `region` is the crop, all starts before all ends.
 
-    `outside` is the value of what the region takes from beyond the input.
+    `outside` is the value of positions of the region that lie outside the input.
     """
     for position, axis in enumerate(axes):
         inputs = x.size(axis)

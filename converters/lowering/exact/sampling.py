@@ -1,5 +1,5 @@
-"""Sampling feature maps at fractional positions: regions of interest, deformable convolution; and putting pieces
-back: overlapping blocks summed into an image, pooled maxima returned to where they were.
+"""Sampling feature maps at fractional positions (regions of interest, deformable convolution), summing overlapping
+blocks into an image, and putting pooled maxima back at their positions.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -17,7 +17,7 @@ __all__ = ["deformable_convolution", "fold_blocks", "max_unpool", "roi_align", "
 
 
 def _axis_taps(positions: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two neighbours and their weights along one axis; positions more than one outside weigh nothing."""
+    """Two neighbours and their weights along one axis; positions more than one pixel outside have weight 0."""
     inside = ((positions >= -1) & (positions <= size)).to(positions.dtype)
     clamped = positions.clamp(0, size - 1)
     low = clamped.floor()
@@ -57,7 +57,8 @@ def roi_align(
 ) -> Tensor:
     """Pool `boxes` [R, 4] (x1, y1, x2, y2) of `x` [N, C, H, W] to [R, C, height, width].
 
-    `samples` a bin and axis; 0 means as many as the bin has pixels. `maximum` takes the largest weighted corner.
+    `samples` is the number per bin and axis; 0 means one per pixel of the bin. Bins give the mean of their samples, or
+    the largest weighted corner if `maximum`.
     """
     corners = boxes * scale - (0.5 if half_pixel else 0.0)
     sizes = corners[:, 2:] - corners[:, :2]
@@ -73,7 +74,7 @@ def roi_align(
 
 
 def roi_max_pool(x: Tensor, boxes: Tensor, height: int, width: int, scale: float) -> Tensor:
-    """Largest entries of whole-pixel bins of `boxes` [R, 5] (batch, x1, y1, x2, y2); empty bins give zero."""
+    """Maximum of whole-pixel bins of `boxes` [R, 5] (batch, x1, y1, x2, y2); empty bins give zero."""
     pooled = []
     for box in boxes:
         left, top, right, bottom = (math.floor(float(side) * scale + 0.5) for side in box[1:])
@@ -104,7 +105,7 @@ def deformable_convolution(
 ) -> Tensor:
     """Convolve `x` [N, C, H, W] with taps moved by `offset` [N, offset_groups * taps * 2, OH, OW] (y before x).
 
-    `pads` are those before rows and columns; a tap outside the input sees zeros.
+    `pads` are those before rows and columns; a tap outside the input reads zeros.
     """
     n, channels, height, width = x.shape
     rows, columns = weight.shape[2:]
@@ -119,13 +120,13 @@ def deformable_convolution(
     grid = torch.stack(((2 * xs + 1) / width - 1, (2 * ys + 1) / height - 1), -1)
     grid = grid.reshape(n * offset_groups, taps * out_h, out_w, 2)
     maps = x.reshape(n * offset_groups, channels // offset_groups, height, width)
-    seen = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    seen = seen.reshape(n, offset_groups, channels // offset_groups, taps, out_h, out_w)
+    sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    sampled = sampled.reshape(n, offset_groups, channels // offset_groups, taps, out_h, out_w)
     if mask is not None:
-        seen = seen * mask.reshape(n, offset_groups, 1, taps, out_h, out_w)
-    seen = seen.reshape(n, groups, channels // groups, taps, out_h, out_w)
+        sampled = sampled * mask.reshape(n, offset_groups, 1, taps, out_h, out_w)
+    sampled = sampled.reshape(n, groups, channels // groups, taps, out_h, out_w)
     kernels = weight.reshape(groups, weight.size(0) // groups, channels // groups, taps)
-    y = torch.einsum("ngcthw,goct->ngohw", seen, kernels).reshape(n, weight.size(0), out_h, out_w)
+    y = torch.einsum("ngcthw,goct->ngohw", sampled, kernels).reshape(n, weight.size(0), out_h, out_w)
     return y if bias is None else y + bias.reshape(-1, 1, 1)
 
 

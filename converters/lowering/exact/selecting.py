@@ -1,4 +1,4 @@
-"""Gathering and scattering by coordinates, and choosing by condition, with ONNX's treatment of negative indices;
+"""Gather and scatter by coordinates and selection by condition, with ONNX's meaning of negative indices;
 non-maximum suppression per image and class.
 
 Imports only torch: its source is copied into generated model files.
@@ -32,7 +32,7 @@ def gather_elements(x: Tensor, indices: Tensor, axis: int) -> Tensor:
 
 
 def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, axis: int, reduction: str) -> Tensor:
-    """`out[indices[i, j], j] = updates[i, j]`, or reduced with what is there ("sum", "prod", "amax", "amin")."""
+    """`out[indices[i, j], j] = updates[i, j]`, or reduced with the old values ("sum", "prod", "amax", "amin")."""
     wrapped = _wrapped(indices, x.size(axis))
     if reduction == "none":
         return torch.scatter(x, axis, wrapped, updates)
@@ -40,7 +40,7 @@ def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, axis: int, red
 
 
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
-    """Slices of `x` at the coordinates in the last axis of `indices`, separately for each of the first axes."""
+    """Slices of `x` at the coordinates in the last axis of `indices`; the first `batch_dims` axes are shared."""
     coordinates = list(indices.to(torch.int64).unbind(-1))
     rest = indices.dim() - 1
     batch = []
@@ -52,7 +52,7 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
 
 
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, reduction: str) -> Tensor:
-    """Put `updates` at coordinates, or reduce them with what is there ("sum", "prod", "amax", "amin")."""
+    """Put `updates` at coordinates, or reduce them with the old values ("sum", "prod", "amax", "amin")."""
     coordinates = indices.to(torch.int64).unbind(-1)
     if reduction == "none":
         return x.index_put(coordinates, updates)
@@ -71,7 +71,7 @@ def compress(x: Tensor, condition: Tensor, axis: int) -> Tensor:
 
 
 def reverse_sequences(x: Tensor, lengths: Tensor, time_axis: int, batch_axis: int) -> Tensor:
-    """The first `lengths[b]` steps of every batch entry in reverse, the rest as it is."""
+    """The first `lengths[b]` steps of every batch entry in reverse, the rest unchanged."""
     moved = x.movedim((batch_axis, time_axis), (0, 1))
     steps = torch.arange(moved.size(1), device=x.device).unsqueeze(0)
     ends = lengths.to(torch.int64).unsqueeze(1)
@@ -81,7 +81,7 @@ def reverse_sequences(x: Tensor, lengths: Tensor, time_axis: int, batch_axis: in
 
 
 def unique(x: Tensor, axis: int | None, in_order: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Distinct entries, the first position of each, which one every entry is, and how often each occurs.
+    """Distinct entries, the first position of each, the index of the one that each entry is, and their counts.
 
     They come sorted, or in the order of their first occurrence if `in_order`.
     """
@@ -98,7 +98,7 @@ def unique(x: Tensor, axis: int | None, in_order: bool) -> tuple[Tensor, Tensor,
 
 
 def _corners(boxes: Tensor, centred: bool) -> Tensor:
-    """Boxes as low and high corners; given are two opposite corners in any order, or centre and size."""
+    """Boxes as low and high corners, from two opposite corners in any order, or from centre and size if `centred`."""
     first, second = boxes[..., :2], boxes[..., 2:]
     if centred:
         return torch.cat((first - second / 2, first + second / 2), -1)
@@ -119,9 +119,9 @@ def _overlap(box: Tensor, others: Tensor) -> Tensor:
 def non_maximum_suppression(
     boxes: Tensor, scores: Tensor, most: int, overlap: float, threshold: float | None, centred: bool
 ) -> Tensor:
-    """Indices [K, 3] (image, class, box) of boxes kept, best first in each class.
+    """Indices int64 [K, 3] (image, class, box) of the selected boxes, best first in each class.
 
-    `boxes` [N, B, 4], `scores` [N, C, B]. At most `most` boxes a class; a box that overlaps a better one by more than
+    `boxes` [N, B, 4], `scores` [N, C, B]. At most `most` boxes per class; a box that overlaps a better one by more than
     `overlap`, or whose score is not above `threshold`, is dropped.
     """
     chosen = []
@@ -132,11 +132,11 @@ def non_maximum_suppression(
             order = torch.argsort(row, descending=True, stable=True)
             if threshold is not None:
                 order = order[row[order] > threshold]
-            kept = 0
-            while order.numel() and kept < most:
+            selected = 0
+            while order.numel() and selected < most:
                 best = int(order[0])
                 chosen.append((image, category, best))
-                kept += 1
+                selected += 1
                 rest = order[1:]
                 order = rest[_overlap(corners[image, best], corners[image, rest]) <= overlap]
     return torch.tensor(chosen, dtype=torch.int64, device=scores.device).reshape(-1, 3)

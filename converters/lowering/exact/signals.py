@@ -46,7 +46,7 @@ def short_time_fourier(x: Tensor, step: int, window: Tensor | None, length: int,
 def cosine_window(
     size: int, weights: tuple[float, ...], periodic: bool, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor:
-    """`weights[0] - weights[1] cos(x) + weights[2] cos(2x)` over one period, or one that ends where it began."""
+    """`weights[0] - weights[1] cos(x) + weights[2] cos(2x)` over one period; if not `periodic`, symmetric."""
     period = size if periodic else size - 1
     angles = torch.arange(size, dtype=torch.float64, device=device) * (2 * math.pi / period)
     total = torch.zeros_like(angles)

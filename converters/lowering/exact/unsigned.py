@@ -1,7 +1,7 @@
 """Arithmetic on unsigned integers of 16, 32 and 64 bits, for which torch stores tensors but has no kernels.
 
-Narrow types are computed in int64 and wrapped back; uint64 is reinterpreted as int64, whose sums, differences and
-products have the same bits. Overflow wraps, as ONNX and NumPy have it.
+16 and 32 bits are computed in int64 and wrapped back; uint64 is reinterpreted as int64, whose sums, differences and
+products have the same bits. Overflow wraps, as in ONNX and NumPy.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -29,8 +29,8 @@ __all__ = [
 _TOP_BIT = -(2**63)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """The same bits (uint64) or the same value (narrower) in int64."""
+def _to_int64(x: Tensor) -> Tensor:
+    """The same bits (uint64) or the same value (fewer bits) in int64."""
     return x.view(torch.int64) if x.dtype == torch.uint64 else x.to(torch.int64)
 
 
@@ -45,17 +45,17 @@ def _ordered(x: Tensor) -> Tensor:
 
 def unsigned_add(a: Tensor, b: Tensor) -> Tensor:
     """Sum, wrapped."""
-    return _wrap(_wide(a) + _wide(b), a.dtype)
+    return _wrap(_to_int64(a) + _to_int64(b), a.dtype)
 
 
 def unsigned_sub(a: Tensor, b: Tensor) -> Tensor:
     """Difference, wrapped."""
-    return _wrap(_wide(a) - _wide(b), a.dtype)
+    return _wrap(_to_int64(a) - _to_int64(b), a.dtype)
 
 
 def unsigned_mul(a: Tensor, b: Tensor) -> Tensor:
     """Product, wrapped."""
-    return _wrap(_wide(a) * _wide(b), a.dtype)
+    return _wrap(_to_int64(a) * _to_int64(b), a.dtype)
 
 
 def unsigned_greater(a: Tensor, b: Tensor) -> Tensor:
@@ -80,34 +80,34 @@ def unsigned_minimum(a: Tensor, b: Tensor) -> Tensor:
 
 def unsigned_div(a: Tensor, b: Tensor) -> Tensor:
     """Quotient, rounded down."""
-    wide_a, wide_b = _wide(a), _wide(b)
+    signed_a, signed_b = _to_int64(a), _to_int64(b)
     if a.dtype != torch.uint64:
-        return _wrap(torch.div(wide_a, wide_b, rounding_mode="trunc"), a.dtype)
+        return _wrap(torch.div(signed_a, signed_b, rounding_mode="trunc"), a.dtype)
     # A signed division of half the dividend gives the quotient but for its last bit.
-    half = torch.div((wide_a >> 1) & ~_TOP_BIT, wide_b, rounding_mode="trunc") << 1
-    rest = wide_a - half * wide_b
-    small = half + ((rest ^ _TOP_BIT) >= (wide_b ^ _TOP_BIT)).to(torch.int64)
+    half = torch.div((signed_a >> 1) & ~_TOP_BIT, signed_b, rounding_mode="trunc") << 1
+    rest = signed_a - half * signed_b
+    small = half + ((rest ^ _TOP_BIT) >= (signed_b ^ _TOP_BIT)).to(torch.int64)
     large = (_ordered(a) >= _ordered(b)).to(torch.int64)
-    return _wrap(torch.where(wide_b < 0, large, small), a.dtype)
+    return _wrap(torch.where(signed_b < 0, large, small), a.dtype)
 
 
 def unsigned_remainder(a: Tensor, b: Tensor) -> Tensor:
-    """What division leaves."""
-    return _wrap(_wide(a) - _wide(unsigned_div(a, b)) * _wide(b), a.dtype)
+    """Remainder of the division."""
+    return _wrap(_to_int64(a) - _to_int64(unsigned_div(a, b)) * _to_int64(b), a.dtype)
 
 
 def unsigned_invert(a: Tensor) -> Tensor:
     """Every bit flipped."""
-    return _wrap(~_wide(a), a.dtype)
+    return _wrap(~_to_int64(a), a.dtype)
 
 
 def unsigned_shift_left(a: Tensor, b: Tensor) -> Tensor:
     """Bits moved up, zeros moved in."""
-    return _wrap(_wide(a) << _wide(b), a.dtype)
+    return _wrap(_to_int64(a) << _to_int64(b), a.dtype)
 
 
 def unsigned_shift_right(a: Tensor, b: Tensor) -> Tensor:
     """Bits moved down, zeros moved in."""
-    wide_a, wide_b = _wide(a), _wide(b)
-    shifted = ((wide_a >> 1) & ~_TOP_BIT) >> (wide_b - 1).clamp(min=0)
-    return _wrap(torch.where(wide_b == 0, wide_a, shifted), a.dtype)
+    signed_a, signed_b = _to_int64(a), _to_int64(b)
+    shifted = ((signed_a >> 1) & ~_TOP_BIT) >> (signed_b - 1).clamp(min=0)
+    return _wrap(torch.where(signed_b == 0, signed_a, shifted), a.dtype)

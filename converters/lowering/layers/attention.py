@@ -1,4 +1,4 @@
-"""Attention and its relatives: rotary embeddings, linear attention, caches, causal convolutions with state."""
+"""Attention, linear attention, rotary embeddings, key-value caches, causal convolutions with state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _optional(op: Op, index: int) -> fx.Node | None:
 
 @lowers("Attention", since=23, seen=25)
 def attention_(op: Op) -> Lowered:
-    """`F.scaled_dot_product_attention` unless caches, soft caps, windows or inner results ask for more."""
+    """Attention (arXiv:1706.03762): `F.scaled_dot_product_attention` where `_is_plain`, else written out."""
     rank = op.rank(0)
     heads = (op.attr_int("q_num_heads"), *[op.attr_int("kv_num_heads")] * 2) if rank == 3 else None
     query, key, value = (
@@ -44,10 +44,10 @@ def attention_(op: Op) -> Lowered:
 
 
 def _is_plain(op: Op) -> bool:
-    """Whether torch's own function means the same."""
+    """Whether torch's function computes the same: no cache, mask, soft cap, window, precision or scores output."""
     asks_more = any(op.has(index) for index in (4, 6)) or op.uses_output(3) or op.attr_float("softcap", 0.0) > 0
     windowed = op.attr_int("left_window_size", -1) >= 0 or op.attr_int("right_window_size", -1) >= 0
-    # A mask may leave a query no key at all, and may be shorter than the keys.
+    # A mask may allow a query no key at all, and may be shorter than the keys.
     return not (asks_more or windowed or op.has(3) or op.has_attribute("softmax_precision"))
 
 
@@ -96,15 +96,18 @@ def _written_out(
 
 @lowers("LinearAttention", since=27, seen=27)
 def linear_attention_(op: Op) -> Lowered:
-    """A recurrence over the steps of the sequence."""
+    """Linear attention, as a recurrence over the steps of the sequence.
+
+    The rule "linear" is arXiv:2006.16236, "gated_delta" is "Gated Delta Networks", arXiv:2412.06464.
+    """
     rule = op.attr_string("update_rule", "gated_delta")
     if rule not in ("linear", "gated", "delta", "gated_delta"):
         raise op.refuse(f"update_rule={rule} is unknown")
     if op.has(4) != ("gated" in rule) or op.has(5) != ("delta" in rule):
-        raise op.refuse(f"update_rule={rule} does not fit the inputs given; export the model again")
+        raise op.refuse(f"update_rule={rule} does not fit the inputs given; re-export the model")
     heads, key_heads = op.attr_int("q_num_heads"), op.attr_int("kv_num_heads")
     if key_heads < 1 or heads % key_heads:
-        raise op.refuse(f"{heads} query heads are no multiple of {key_heads} key heads; export the model again")
+        raise op.refuse(f"{heads} query heads are no multiple of {key_heads} key heads; re-export the model")
     inputs = [op.x(0), op.x(1), op.x(2), *(_optional(op, index) for index in (3, 4, 5))]
     both = op.call(linear_attention, *inputs, heads, key_heads, op.attr_float("scale", 0.0))
     return [op.call(operator.getitem, both, 0), op.call(operator.getitem, both, 1) if op.uses_output(1) else None]
@@ -112,7 +115,7 @@ def linear_attention_(op: Op) -> Lowered:
 
 @lowers("RotaryEmbedding", since=23, seen=23)
 def rotary_embedding_(op: Op) -> Lowered:
-    """Positions turned into rotations of feature pairs."""
+    """Rotary position embedding: pairs of features rotated by an angle per position (RoFormer, arXiv:2104.09864)."""
     is_joined = op.rank(0) == 3
     x = op.call(split_heads, op.x(0), op.attr_int("num_heads")) if is_joined else op.x(0)
     interleaved, size = bool(op.attr_int("interleaved", 0)), op.attr_int("rotary_embedding_dim", 0)
@@ -122,14 +125,14 @@ def rotary_embedding_(op: Op) -> Lowered:
 
 @lowers("TensorScatter", since=24, seen=24)
 def tensor_scatter(op: Op) -> Lowered:
-    """A cache with new entries."""
+    """A key-value cache with new entries written into it."""
     circular = op.attr_string("mode", "linear") == "circular"
     return op.call(update_cache, op.x(0), op.x(1), _optional(op, 2), op.attr_int("axis", -2), circular)
 
 
 @lowers("CausalConvWithState", since=27, seen=27)
 def causal_conv_with_state(op: Op) -> Lowered:
-    """A depthwise convolution that sees the past only, continued from its state."""
+    """A causal depthwise convolution that continues from the state of an earlier call."""
     width, channels = op.size(1, 2), op.size(1, 0)
     activation = op.attr_string("activation", "none")
     if activation not in ("none", "silu", "swish") or not isinstance(width, int) or not isinstance(channels, int):

@@ -1,4 +1,4 @@
-"""Convolutions: native modules when the weights are constants, functions when they arrive at run time."""
+"""Convolutions: `nn.ConvNd` when the weights are constants, functions when they are computed at run time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FUNCTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.c
 
 @lowers("Conv", since=1, seen=22, trainable=True)
 def conv(op: Op) -> Lowered:
-    """`nn.ConvNd`, with the padding in front when the two ends differ."""
+    """`nn.ConvNd`, behind a separate padding where begin and end differ."""
     shape = op.shape(1)
     if shape is None or not all(isinstance(dim, int) for dim in shape[2:]):
         raise op.refuse("the kernel size is unknown; give the weight a fixed shape")
@@ -43,12 +43,12 @@ def _module(op: Op, x: fx.Node, window: Window, padding: list[int], group: int) 
     shape = op.shape(1) or ()
     outputs, inputs = shape[0], shape[1]
     if not isinstance(outputs, int) or not isinstance(inputs, int) or group < 1 or outputs % group:
-        raise op.refuse(f"weight {list(shape)} does not fit {group} groups; export the model again")
+        raise op.refuse(f"weight {list(shape)} does not fit {group} groups; re-export the model")
     for given in (op.shape(0) or ())[1:2]:
         if isinstance(given, int) and given != inputs * group:
             raise op.refuse(
-                f"weight {list(shape)} of {group} groups takes {inputs * group} channels, the input has {given}; "
-                "the file is damaged, export it again"
+                f"weight {list(shape)} of {group} groups expects {inputs * group} channels, the input has {given}; "
+                "the file is damaged, re-export it"
             )
     options: dict[str, Any] = {
         "in_channels": inputs * group,
@@ -65,7 +65,7 @@ def _module(op: Op, x: fx.Node, window: Window, padding: list[int], group: int) 
 
 
 def pad_input(op: Op, window: Window, value: float = 0.0) -> fx.Node:
-    """Input 0, padded as far as torch's own symmetric `padding` cannot do it."""
+    """Input 0, padded with `value` where torch's symmetric `padding` cannot do it."""
     x = op.x(0)
     if window.same:
         upper = window.same == "upper"

@@ -1,4 +1,4 @@
-"""FlexAttention of the preview domain: attention whose scores and probabilities a graph of its own may change."""
+"""FlexAttention of the preview domain: attention whose scores and probabilities subgraphs may modify."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__: list[str] = []
 
 @lowers("FlexAttention", since=1, seen=1, domain="ai.onnx.preview")
 def flex_attention(op: Op) -> Lowered:
-    """Scores, changed; probabilities, changed; mixed values."""
-    narrow = op.dtype(0) in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    """Scores, `score_mod`, softmax, `prob_mod`, then the weighted sum of the values."""
+    is_half = op.dtype(0) in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     stated = op.attr_int("softmax_precision", 0)
-    precision = ir.DataType(stated) if stated else ir.DataType.FLOAT if narrow else op.dtype(0)
+    precision = ir.DataType(stated) if stated else ir.DataType.FLOAT if is_half else op.dtype(0)
     scale = op.attr_float("scale", 0.0) if op.has_attribute("scale") else None
     scores = op.call(flex_scores, op.x(0), op.x(1), scale, torch_dtype(precision))
-    probabilities = op.call(torch.softmax, _changed(op, "score_mod", scores, precision), -1)
-    return op.call(flex_mix, _changed(op, "prob_mod", probabilities, precision), op.x(2))
+    probabilities = op.call(torch.softmax, _modified(op, "score_mod", scores, precision), -1)
+    return op.call(flex_mix, _modified(op, "prob_mod", probabilities, precision), op.x(2))
 
 
-def _changed(op: Op, name: str, tensor: fx.Node, dtype: ir.DataType) -> fx.Node:
-    """What the graph in attribute `name` makes of a tensor [B, H, L, S]; without the attribute, the tensor."""
+def _modified(op: Op, name: str, tensor: fx.Node, dtype: ir.DataType) -> fx.Node:
+    """Apply the subgraph in attribute `name` to a tensor [B, H, L, S]; without the attribute, return the tensor."""
     graph = op.raw_attribute(name)
     if not isinstance(graph, ir.Graph):
         return tensor

@@ -1,4 +1,4 @@
-"""The operators `lift.py` makes of patterns: layers that an exporter had taken apart."""
+"""The fused operators that `pattern_fusion` creates: layers that an exporter wrote as several nodes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _changes_last_axis(op: Op, last: Dim) -> None:
 
 @lowers("LayerNormalization", seen=1, trainable=True, domain=FUSED_DOMAIN)
 def layer_norm(op: Op) -> Lowered:
-    """`nn.LayerNorm` over the last axis."""
+    """`nn.LayerNorm` over the last axis (arXiv:1607.06450)."""
     _keeps_shape(op)
     return layer_normalization(op)
 
 
 @lowers("Linear", seen=1, trainable=True, domain=FUSED_DOMAIN)
 def linear(op: Op) -> Lowered:
-    """`x @ W + b`; ONNX stores W as [inputs, outputs]."""
+    """`nn.Linear`: `x @ W + b`; ONNX stores W as [inputs, outputs]."""
     shape = op.shape(1) or ()
     _changes_last_axis(op, shape[1])
     options = {"in_features": shape[0], "out_features": shape[1], "bias": True}
@@ -44,7 +44,7 @@ def linear(op: Op) -> Lowered:
 
 @lowers("Gelu", seen=1, domain=FUSED_DOMAIN)
 def gelu(op: Op) -> Lowered:
-    """The exact GELU."""
+    """The exact GELU (arXiv:1606.08415)."""
     _keeps_shape(op)
     return op.call(F.gelu, op.x(0))
 

@@ -1,4 +1,4 @@
-"""Matrix products: `nn.Linear` when one factor is a constant matrix."""
+"""Matrix products: Gemm and MatMul, `nn.Linear` when the right factor is a constant matrix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gemm(op: Op) -> Lowered:
     if linear is not None:
         set_facts(
             linear, replace(facts_of(linear), rank=2)
-        )  # so that a BatchNorm behind it can be folded: axis 1 is the features
+        )  # axis 1 is the features, so a BatchNorm behind it can be folded
         return linear
     left = op.call(torch.t, op.x(0)) if op.attr_int("transA", 0) else op.x(0)
     right = op.call(torch.t, op.x(1)) if op.attr_int("transB", 0) else op.x(1)
@@ -58,7 +58,7 @@ def _linear(op: Op) -> fx.Node | None:
 
 
 def _bias(op: Op, outputs: object) -> Weight | None:
-    """Input 2 as the bias of a Linear, when it has one number an output and is added as it is."""
+    """Input 2 as the bias of a Linear, if it has one value per output and is added without a factor; else None."""
     shape = op.shape(2)
     if not op.is_weight(2) or op.attr_float("beta", 1.0) != 1.0 or not isinstance(outputs, int):
         return None

@@ -1,4 +1,4 @@
-"""Losses that exported training graphs end with, and the optimizer steps of ONNX's training preview."""
+"""Losses of exported training graphs, and the optimizer steps of ONNX's training preview."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _loss(op: Op, function: Any) -> fx.Node:
 
 
 def _class_weights(op: Op) -> fx.Node | None:
-    """Weights of classes are settings, not trained: torch's losses have no gradient for them."""
+    """The weights per class, as a buffer: torch's losses have no gradient for them."""
     if not op.has(2):
         return None
     return op.builder.attribute(Weight(op.value(2)), op.node, trainable=False) if op.is_weight(2) else op.x(2)
@@ -42,12 +42,12 @@ def negative_log_likelihood(op: Op) -> Lowered:
 
 @lowers("SoftmaxCrossEntropyLoss", since=12, seen=13)
 def softmax_cross_entropy(op: Op) -> Lowered:
-    """`F.cross_entropy`, and the logarithms of the probabilities."""
+    """`F.cross_entropy`, and the logarithms of the probabilities as second output."""
     return _loss(op, F.cross_entropy), op.call(torch.log_softmax, op.x(0), 1) if op.uses_output(1) else None
 
 
 def _steps(op: Op, function: Any, states: int, **options: Any) -> list[fx.Node | None]:
-    """One optimizer step for each tensor; outputs are grouped by kind, not by tensor."""
+    """One optimizer step per tensor; outputs are grouped by kind, not by tensor."""
     tensors = (op.count - 2) // (2 + states)
     results = []
     for tensor in range(tensors):
@@ -72,7 +72,7 @@ def momentum(op: Op) -> Lowered:
 
 @lowers("Adagrad", since=1, seen=1, domain=_TRAINING)
 def adagrad(op: Op) -> Lowered:
-    """Steps over the root of the summed squares."""
+    """Adagrad (Duchi et al., 2011)."""
     return _steps(
         op,
         adagrad_step,
@@ -85,7 +85,7 @@ def adagrad(op: Op) -> Lowered:
 
 @lowers("Adam", since=1, seen=1, domain=_TRAINING)
 def adam(op: Op) -> Lowered:
-    """Steps by bias-corrected moments."""
+    """Adam with bias-corrected moments (arXiv:1412.6980)."""
     return _steps(
         op,
         adam_step,

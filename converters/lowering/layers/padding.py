@@ -18,13 +18,13 @@ _NATIVE = {"reflect": "reflect", "edge": "replicate"}
 
 @lowers("Pad", since=2, until=11, seen=2)
 def pad_of_old_opsets(op: Op) -> Lowered:
-    """Pads and value are attributes."""
+    """Pad before opset 11: pads and value are attributes."""
     return _padded(op, list(op.attr_ints("pads", []) or []), list(range(op.rank(0))), op.attr_float("value", 0.0))
 
 
 @lowers("Pad", since=11, seen=25)
 def pad(op: Op) -> Lowered:
-    """Pads, value and axes are inputs."""
+    """Pad from opset 11: pads, value and axes are inputs."""
     rank = op.rank(0)
     axes = op.constant(3)
     value: Any = 0.0
@@ -40,14 +40,14 @@ def pad(op: Op) -> Lowered:
 def _mode(op: Op) -> str:
     mode = op.attr_string("mode", "constant")
     if mode not in ("constant", "edge", "reflect", "wrap"):
-        raise op.refuse(f"mode={mode} is unknown; export with constant, edge, reflect or wrap")
+        raise op.refuse(f"mode={mode} is unknown; re-export with constant, edge, reflect or wrap")
     return mode
 
 
 def _padded(op: Op, pads: Any, axes: list[int], value: Any) -> fx.Node:
     mode = _mode(op)
     if not isinstance(pads, list) or len(pads) != 2 * len(axes):
-        raise op.refuse(f"expected {2 * len(axes)} pads, two an axis; export with fixed ones")
+        raise op.refuse(f"expected {2 * len(axes)} pads, two per axis; re-export with fixed ones")
     rank = op.rank(0)
     pairs: dict[int, tuple[Any, Any]] = dict(zip(axes, zip(pads, pads[len(axes) :], strict=False), strict=True))
     ordered = [number for axis in reversed(range(rank)) for number in pairs.get(axis, (0, 0))]
@@ -63,14 +63,14 @@ def _padded(op: Op, pads: Any, axes: list[int], value: Any) -> fx.Node:
 
 
 def _fits(op: Op, ordered: list[Any]) -> bool:
-    """Whether no pad reaches beyond the mirrored input."""
+    """Whether every pad is smaller than its axis, as torch requires."""
     dims = list(reversed(op.shape(0) or ()))
     return all(isinstance(dims[i // 2], int) and number < dims[i // 2] for i, number in enumerate(ordered))
 
 
 @lowers("CenterCropPad", since=18, seen=18)
 def center_crop_pad_(op: Op) -> Lowered:
-    """Crop or pad around the middle."""
+    """Crop or pad axes around their middle."""
     rank = op.rank(0)
     axes = [axis % rank for axis in op.attr_ints("axes") or range(rank)]
     return op.call(center_crop_pad, op.x(0), axes, op.integers(1))

@@ -1,4 +1,4 @@
-"""Pooling over windows and over whole feature maps."""
+"""Pooling over windows and over whole feature maps: max, average, p-norm."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def _window(op: Op) -> Window:
 
 
 def _short(values: list[int]) -> int | list[int]:
-    """One number when all are equal, as people write it."""
+    """One number if all values are equal, as in hand-written code."""
     return values[0] if len(set(values)) == 1 else values
 
 
 def _fits(window: Window) -> bool:
-    """Whether torch accepts the paddings: both ends alike, at most half the kernel."""
+    """Whether torch accepts the padding: equal at both ends, at most half the kernel."""
     return window.is_symmetric and all(2 * p <= k for p, k in zip(window.begin, window.kernel, strict=True))
 
 
 @lowers("MaxPool", since=1, seen=22)
 def max_pool(op: Op) -> Lowered:
-    """Largest of each window."""
+    """Maximum of each window."""
     window = _window(op)
     if op.uses_output(1):
         return _max_pool_with_indices(op, window)
@@ -65,10 +65,10 @@ def max_pool(op: Op) -> Lowered:
 
 
 def _max_pool_with_indices(op: Op, window: Window) -> Lowered:
-    """Maxima and their positions in the whole input."""
+    """Maxima and their flat positions in the whole input."""
     dims = op.shape(0)
     if not _fits(window) or dims is None or not all(isinstance(dim, int) for dim in dims[2:]):
-        raise op.refuse("its Indices output is used with unequal paddings or unknown sizes; export without it")
+        raise op.refuse("its Indices output is used with unequal paddings or unknown sizes; re-export without it")
     pool = _MAX_WITH_INDICES[len(window.kernel)]
     geometry = (window.kernel, window.stride, window.begin, window.dilation, bool(op.attr_int("ceil_mode", 0)))
     both = op.call(pool, op.x(0), *geometry)
@@ -98,7 +98,7 @@ def average_pool(op: Op) -> Lowered:
             options["ceil_mode"] = True
         return op.call(_AVERAGE[len(window.kernel)], op.x(0), kernel, **options)
     if window.same:
-        raise op.refuse("auto_pad on unknown sizes; export with explicit pads")
+        raise op.refuse("auto_pad on unknown sizes; re-export with explicit pads")
     if not plain or op.attr_int("ceil_mode", 0):
         geometry = (window.kernel, window.stride, window.dilation, window.begin, window.end)
         return op.call(average_windows, op.x(0), *geometry, bool(op.attr_int("ceil_mode", 0)), include_pad)
@@ -111,7 +111,7 @@ def _spatial_axes(op: Op) -> list[int]:
 
 @lowers("GlobalAveragePool", since=1, seen=22)
 def global_average_pool(op: Op) -> Lowered:
-    """Mean over the spatial axes, which stay as ones."""
+    """Mean over the spatial axes, which get size 1."""
     if op.rank(0) == 4:
         return op.call(F.adaptive_avg_pool2d, op.x(0), 1)
     return op.call(torch.mean, op.x(0), _spatial_axes(op), keepdim=True)
@@ -119,7 +119,7 @@ def global_average_pool(op: Op) -> Lowered:
 
 @lowers("GlobalMaxPool", since=1, seen=22)
 def global_max_pool(op: Op) -> Lowered:
-    """Maximum over the spatial axes, which stay as ones."""
+    """Maximum over the spatial axes, which get size 1."""
     return op.call(torch.amax, op.x(0), _spatial_axes(op), keepdim=True)
 
 
@@ -128,12 +128,12 @@ def lp_pool(op: Op) -> Lowered:
     """The p-norm of each window."""
     window = _window(op)
     if window.same:
-        raise op.refuse("auto_pad on unknown sizes; export with explicit pads")
+        raise op.refuse("auto_pad on unknown sizes; re-export with explicit pads")
     geometry = (window.kernel, window.stride, window.dilation, window.begin, window.end)
     return op.call(norm_windows, op.x(0), op.attr_int("p", 2), *geometry, bool(op.attr_int("ceil_mode", 0)))
 
 
 @lowers("GlobalLpPool", since=2, seen=22)
 def global_lp_pool(op: Op) -> Lowered:
-    """The p-norm over the spatial axes, which stay as ones."""
+    """The p-norm over the spatial axes, which get size 1."""
     return op.call(torch.linalg.vector_norm, op.x(0), op.attr_int("p", 2), _spatial_axes(op), True)

@@ -1,4 +1,4 @@
-"""Quantised models: linear quantisation and its inverse, integer matrix products and convolutions."""
+"""Quantised models: QuantizeLinear and its inverse, integer matrix products and convolutions (arXiv:1712.05877)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _known_dtype(op: Op, dtype: ir.DataType) -> torch.dtype:
 
 
 def _axis(op: Op) -> int:
-    """Axis of the scales; meaningless, and out of range by default, when there is one scale."""
+    """The axis of the scales; with a single scale it has no meaning, and its default may be out of range."""
     rank = op.rank(0)
     axis = op.attr_int("axis", 1)
     return axis % rank if rank else 0
@@ -47,7 +47,7 @@ def _axis(op: Op) -> int:
 
 @lowers("QuantizeLinear", since=10, seen=28)
 def quantize_linear(op: Op) -> Lowered:
-    """Levels of a scale, saturated."""
+    """`saturate(round(x / scale) + zero_point)`, or a cast to an 8-bit float."""
     target = ir.DataType(op.attr_int("output_dtype", 0) or int(ir.DataType.UINT8))
     target = op.dtype(2) if op.has(2) else target
     dtype = _known_dtype(op, target)
@@ -63,7 +63,7 @@ def quantize_linear(op: Op) -> Lowered:
 
 @lowers("DequantizeLinear", since=10, seen=28)
 def dequantize_linear(op: Op) -> Lowered:
-    """Numbers from levels."""
+    """`(x - zero_point) * scale`."""
     stated = op.attr_int("output_dtype", 0)
     dtype = _known_dtype(op, ir.DataType(stated) if stated else op.dtype(1))
     return op.call(dequantize, op.x(0), op.x(1), _optional(op, 2), _axis(op), op.attr_int("block_size", 0), dtype)
@@ -71,20 +71,20 @@ def dequantize_linear(op: Op) -> Lowered:
 
 @lowers("DynamicQuantizeLinear", since=11, seen=11)
 def dynamic_quantize_linear(op: Op) -> Lowered:
-    """Quantise by the range at hand."""
+    """Quantise to uint8 by the range of the tensor itself."""
     found = op.call(dynamic_quantize, op.x(0))
     return [op.call(operator.getitem, found, index) if op.uses_output(index) else None for index in range(3)]
 
 
 @lowers("MatMulInteger", since=10, seen=10)
 def matmul_integer(op: Op) -> Lowered:
-    """Product of integers."""
+    """Matrix product of integers, as int32."""
     return op.call(integer_matmul, op.x(0), op.x(1), _optional(op, 2), _optional(op, 3))
 
 
 @lowers("QLinearMatMul", since=10, seen=21)
 def qlinear_matmul(op: Op) -> Lowered:
-    """Product of levels, as levels."""
+    """Matrix product of quantised tensors, quantised again."""
     total = op.call(integer_matmul, op.x(0), op.x(3), op.x(2), op.x(5))
     return op.call(requantize, total, op.x(1), op.x(4), op.x(6), op.x(7), -1)
 
@@ -95,7 +95,7 @@ def _convolution(op: Op, weight: int, zeros: tuple[int, int], bias: int) -> fx.N
         raise op.refuse("the kernel size is unknown; give the weight a fixed shape")
     window = window_of(op, [int(dim) for dim in shape[2:] if isinstance(dim, int)])
     if window.same:
-        raise op.refuse("auto_pad on unknown sizes; export with explicit pads")
+        raise op.refuse("auto_pad on unknown sizes; re-export with explicit pads")
     arguments: list[Any] = [op.x(0), op.x(weight), *(_optional(op, index) for index in (*zeros, bias))]
     geometry = (window.stride, window.torch_pads, window.dilation, op.attr_int("group", 1))
     return op.call(integer_convolution, *arguments, *geometry)
@@ -103,12 +103,12 @@ def _convolution(op: Op, weight: int, zeros: tuple[int, int], bias: int) -> fx.N
 
 @lowers("ConvInteger", since=10, seen=10)
 def conv_integer(op: Op) -> Lowered:
-    """Convolution of integers."""
+    """Convolution of integers, as int32."""
     return _convolution(op, 1, (2, 3), 4)
 
 
 @lowers("QLinearConv", since=10, seen=10)
 def qlinear_conv(op: Op) -> Lowered:
-    """Convolution of levels, as levels."""
+    """Convolution of quantised tensors, quantised again."""
     total = _convolution(op, 3, (2, 5), 8)
     return op.call(requantize, total, op.x(1), op.x(4), op.x(6), op.x(7), 1)

@@ -1,4 +1,4 @@
-"""RNN, GRU and LSTM. Weights stay in ONNX's layout, so that they can be written back; torch's kernels do the work."""
+"""RNN, GRU and LSTM, with weights in ONNX's layout, so that they can be written back; torch's kernels compute them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WITH_BETA = ("Affine", "ScaledTanh", "HardSigmoid")
 def _activations(op: Op, directions: int) -> list[tuple[str, float, float]]:
     names = [str(name) for name in op.raw_attribute("activations") or _USUAL[op.type] * directions]
     if len(names) != directions * len(_USUAL[op.type]):
-        raise op.refuse(f"{len(names)} activations for {directions} direction(s); export the model again")
+        raise op.refuse(f"{len(names)} activations for {directions} direction(s); re-export the model")
     alphas, betas = list(op.attr_floats("activation_alpha") or []), list(op.attr_floats("activation_beta") or [])
     chosen = []
     for name in names:
@@ -59,7 +59,7 @@ def _optional(op: Op, index: int) -> fx.Node | None:
 @lowers("GRU", since=7, seen=22, trainable=True)
 @lowers("LSTM", since=7, seen=22, trainable=True)
 def recurrent(op: Op) -> Lowered:
-    """Torch's own layer for usual activations and sequences of full length, else step by step."""
+    """Call torch's kernels for the usual activations and sequences of full length, else `recur`."""
     direction = op.attr_string("direction", "forward")
     if direction not in _DIRECTIONS:
         raise op.refuse(f"direction={direction} is unknown; known: {', '.join(_DIRECTIONS)}")
@@ -67,7 +67,7 @@ def recurrent(op: Op) -> Lowered:
     recurrence = op.shape(2)
     hidden = op.attr_int("hidden_size", 0)
     if recurrence is not None and hidden and isinstance(recurrence[-1], int) and recurrence[-1] != hidden:
-        raise op.refuse(f"hidden_size {hidden} contradicts its weights {list(recurrence)}; export it again")
+        raise op.refuse(f"hidden_size {hidden} contradicts its weights {list(recurrence)}; re-export it")
     activations = _activations(op, len(reverse))
     batch_first = bool(op.attr_int("layout", 0))
     x = _swapped(op, op.x(0), batch_first)
@@ -107,7 +107,7 @@ def _native(
 
 
 def _outputs(op: Op, results: fx.Node, batch_first: bool) -> list[fx.Node | None]:
-    """ONNX's outputs; with the batch first they are [B, T, D, H] and [B, D, H]."""
+    """The outputs in ONNX's layout; batch first they are [B, T, D, H] and [B, D, H]."""
     found: list[fx.Node | None] = []
     for index in range(len(op.node.outputs)):
         if not op.uses_output(index):

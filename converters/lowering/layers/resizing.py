@@ -32,7 +32,7 @@ _COORDINATES = frozenset(
 @lowers("Upsample", since=7, until=10, seen=9)
 @lowers("Resize", since=10, until=11, seen=10)
 def upsample(op: Op) -> Lowered:
-    """Scales only; positions are `i / scale`, rounded down."""
+    """Upsample and the first Resize: by scales only; output i reads the input at `i / scale`, rounded down."""
     scales = op.attr_floats("scales") if op.opset < 9 else _numbers(op, 1)
     mode = _mode(op)
     factors: Any = op.method("tolist", op.x(1)) if scales is None else [float(scale) for scale in scales]
@@ -44,7 +44,7 @@ def upsample(op: Op) -> Lowered:
 
 @lowers("Resize", since=11, seen=19)
 def resize_(op: Op) -> Lowered:
-    """By scales or to sizes, over all axes or some."""
+    """Resize from opset 11: by scales or to sizes, over all axes or some."""
     mode, coordinates = _mode(op), op.attr_string("coordinate_transformation_mode", "half_pixel")
     rounding = op.attr_string("nearest_mode", "round_prefer_floor")
     if coordinates not in _COORDINATES:
@@ -83,7 +83,7 @@ def _mode(op: Op) -> str:
     mode = op.attr_string("mode", "nearest")
     mode = "linear" if mode == "bilinear" else mode
     if mode not in ("nearest", "linear", "cubic"):
-        raise op.refuse(f"mode={mode} is unknown; export with nearest, linear or cubic")
+        raise op.refuse(f"mode={mode} is unknown; re-export with nearest, linear or cubic")
     return mode
 
 
@@ -93,22 +93,22 @@ def _numbers(op: Op, index: int) -> Sequence[float] | None:
 
 
 def _targets(op: Op, axes: Sequence[int]) -> tuple[Any, Any]:
-    """Sizes or scales, one an axis; the other is None."""
+    """Sizes and scales, one per axis; one of the two is None."""
     if op.has(3):
         sizes = op.integers(3)
         if isinstance(sizes, list) and len(sizes) != len(axes):
-            raise op.refuse(f"{len(sizes)} sizes for {len(axes)} axes; export the model again")
+            raise op.refuse(f"{len(sizes)} sizes for {len(axes)} axes; re-export the model")
         return sizes, None
     scales = _numbers(op, 2)
     if scales is None and op.has(2):
         return None, op.method("tolist", op.x(2))
     if not scales or len(scales) != len(axes):
-        raise op.refuse(f"{len(scales or ())} scales for {len(axes)} axes; export the model again")
+        raise op.refuse(f"{len(scales or ())} scales for {len(axes)} axes; re-export the model")
     return None, scales
 
 
 def _native(op: Op, mode: str, coordinates: str, rounding: str, sizes: Any, scales: Any) -> fx.Node | None:
-    """`F.interpolate`, when only spatial axes change and its coordinates are the same."""
+    """`F.interpolate`, if only spatial axes change and torch has the same coordinates; else None."""
     dims = op.shape(0)
     if dims is None or len(dims) not in _LINEAR:
         return None
@@ -135,7 +135,7 @@ def _is_size(size: int | fx.Node, dim: Dim) -> bool:
 
 
 def _native_nearest(op: Op, coordinates: str, rounding: str, target: dict[str, Any], scales: Any) -> fx.Node | None:
-    """Copies of every element: the same for all these roundings when the factor is a whole number."""
+    """`F.interpolate` in mode nearest, if the factor is a whole number and the rounding repeats elements; else None."""
     if "scale_factor" not in target:
         dims = (op.shape(0) or ())[2:]
         pairs = list(zip(dims, target["size"], strict=True))

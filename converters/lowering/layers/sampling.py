@@ -1,4 +1,4 @@
-"""Sampling at fractional positions and putting pieces back: grids, regions, deformable convolution, folding."""
+"""Sampling at fractional positions (grids, regions, deformable convolution) and its inverses (Col2Im, MaxUnpool)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODES = {"linear": "bilinear", "bilinear": "bilinear", "cubic": "bicubic", "bic
 
 @lowers("GridSample", since=16, seen=22)
 def grid_sample(op: Op) -> Lowered:
-    """`F.grid_sample` on 2-D and 3-D maps."""
+    """`F.grid_sample` on 2-D and 3-D maps (arXiv:1506.02025)."""
     mode, rank = op.attr_string("mode", "linear"), op.rank(0)
     if mode not in _MODES or rank not in (4, 5) or (rank == 5 and _MODES[mode] == "bicubic"):
         raise op.refuse(f"mode={mode} on {rank - 2} spatial axes; torch samples 2 (and 3, but not cubic)")
@@ -28,13 +28,13 @@ def grid_sample(op: Op) -> Lowered:
 
 @lowers("AffineGrid", since=20, seen=20)
 def affine_grid(op: Op) -> Lowered:
-    """`F.affine_grid`."""
+    """`F.affine_grid` (arXiv:1506.02025)."""
     return op.call(F.affine_grid, op.x(0), op.integers(1), align_corners=bool(op.attr_int("align_corners", 0)))
 
 
 @lowers("RoiAlign", since=10, seen=22)
 def roi_align_(op: Op) -> Lowered:
-    """Regions pooled at fractional positions; before opset 16 without the shift by half a pixel."""
+    """Regions pooled at fractional positions (arXiv:1703.06870); before opset 16 without the half-pixel shift."""
     default = "half_pixel" if op.opset >= 16 else "output_half_pixel"
     coordinates, mode = op.attr_string("coordinate_transformation_mode", default), op.attr_string("mode", "avg")
     if coordinates not in ("half_pixel", "output_half_pixel") or mode not in ("avg", "max"):
@@ -55,7 +55,7 @@ def roi_align_(op: Op) -> Lowered:
 
 @lowers("MaxRoiPool", since=1, seen=22)
 def max_roi_pool(op: Op) -> Lowered:
-    """Largest entries of whole-pixel bins."""
+    """Maximum of whole-pixel bins per region."""
     shape = op.attr_ints("pooled_shape")
     if shape is None or len(shape) != 2:
         raise op.refuse(f"pooled_shape {shape}; expected height and width")
@@ -64,7 +64,7 @@ def max_roi_pool(op: Op) -> Lowered:
 
 @lowers("DeformConv", since=19, seen=22)
 def deform_conv(op: Op) -> Lowered:
-    """Convolution with moved taps, over two axes."""
+    """Deformable convolution over two axes (arXiv:1703.06211; with a mask, arXiv:1811.11168)."""
     if op.rank(0) != 4:
         raise op.refuse(f"{op.rank(0) - 2} spatial axes; deformable convolution is defined here for 2")
     optional = [op.x(index) if op.has(index) else None for index in (3, 4)]
@@ -84,10 +84,10 @@ def deform_conv(op: Op) -> Lowered:
 
 @lowers("Col2Im", since=18, seen=18)
 def col2im(op: Op) -> Lowered:
-    """`F.fold` over two axes padded alike at both ends, else written out."""
+    """`F.fold` for two axes with equal padding at both ends, else written out."""
     image, block = op.integers(1), op.integers(2)
     if not isinstance(image, list) or not isinstance(block, list):
-        raise op.refuse("the number of spatial axes is unknown; export with fixed shapes")
+        raise op.refuse("the number of spatial axes is unknown; re-export with fixed shapes")
     axes = len(image)
     stride, dilation = op.attr_ints("strides", [1] * axes), op.attr_ints("dilations", [1] * axes)
     pads = op.attr_ints("pads", [0] * (2 * axes)) or []
@@ -98,7 +98,7 @@ def col2im(op: Op) -> Lowered:
 
 @lowers("MaxUnpool", since=9, seen=22)
 def max_unpool_(op: Op) -> Lowered:
-    """Maxima back where they were."""
+    """Pooled maxima put back at their positions, zeros elsewhere."""
     kernel = op.attr_ints("kernel_shape") or []
     axes = len(kernel)
     stride = op.attr_ints("strides", [1] * axes) or []

@@ -1,4 +1,4 @@
-"""Transposed convolutions: `nn.ConvTransposeNd`, cropped afterwards where the two ends are padded differently."""
+"""Transposed convolutions: `nn.ConvTransposeNd`, cropped afterwards where begin and end paddings differ."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FUNCTIONS: dict[int, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class _Geometry:
-    """One list entry a spatial axis; `extra` is ONNX's output_padding."""
+    """One list entry per spatial axis; `extra` is ONNX's output_padding."""
 
     kernel: list[int]
     stride: list[int]
@@ -37,7 +37,7 @@ class _Geometry:
 def _sizes(op: Op) -> list[int]:
     dims = op.shape(0)
     if dims is None or not all(isinstance(dim, int) for dim in dims[2:]):
-        raise op.refuse("output_shape or auto_pad on unknown sizes; export with explicit pads")
+        raise op.refuse("output_shape or auto_pad on unknown sizes; re-export with explicit pads")
     return [dim for dim in dims[2:] if isinstance(dim, int)]
 
 
@@ -45,7 +45,7 @@ def _geometry(op: Op, kernel: list[int]) -> _Geometry:
     axes = len(kernel)
     stated = op.attr_ints("kernel_shape", kernel)
     if stated != kernel:
-        raise op.refuse(f"kernel_shape {stated} contradicts its weight, whose kernel is {kernel}; export it again")
+        raise op.refuse(f"kernel_shape {stated} contradicts its weight, whose kernel is {kernel}; re-export it")
     stride, dilation = op.attr_ints("strides") or [1] * axes, op.attr_ints("dilations") or [1] * axes
     extra = op.attr_ints("output_padding") or [0] * axes
     wanted, mode = op.attr_ints("output_shape"), op.attr_string("auto_pad", "NOTSET")
@@ -59,7 +59,7 @@ def _geometry(op: Op, kernel: list[int]) -> _Geometry:
     for a, target in enumerate(wanted[-axes:]):
         total = stride[a] * (sizes[a] - 1) + extra[a] + (kernel[a] - 1) * dilation[a] + 1 - target
         if total < 0 and not op.has_attribute("output_shape"):
-            raise op.refuse(f"auto_pad={mode} asks for more than the kernel reaches; export with explicit pads")
+            raise op.refuse(f"auto_pad={mode} asks for more than the kernel reaches; re-export with explicit pads")
         if total < 0:
             extra[a], total = extra[a] - total, 0
         small = total // 2
@@ -95,7 +95,7 @@ def _convolved(op: Op, geometry: _Geometry, padding: list[int]) -> fx.Node:
         return op.call(_FUNCTIONS[axes], op.x(0), op.x(1), *arguments)
     inputs, outputs = shape[0], shape[1]
     if not isinstance(inputs, int) or not isinstance(outputs, int) or group < 1 or inputs % group:
-        raise op.refuse(f"weight {list(shape)} does not fit {group} groups; export the model again")
+        raise op.refuse(f"weight {list(shape)} does not fit {group} groups; re-export the model")
     options: dict[str, Any] = {
         "in_channels": inputs,
         "out_channels": outputs * group,

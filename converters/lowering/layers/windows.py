@@ -11,7 +11,7 @@ __all__ = ["Window", "window_of"]
 
 @dataclass(frozen=True)
 class Window:
-    """One list entry a spatial axis. `same` is "upper" or "lower" when paddings depend on the size at run time."""
+    """One list entry per spatial axis; `same` is "upper" or "lower" when paddings depend on the size at run time."""
 
     kernel: list[int]
     stride: list[int]
@@ -22,7 +22,7 @@ class Window:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether both ends are padded alike, so that torch's own `padding` can be used."""
+        """Whether begin and end paddings are equal, so that torch's `padding` can be used."""
         return not self.same and self.begin == self.end
 
     @property
@@ -33,11 +33,11 @@ class Window:
 
 
 def window_of(op: Op, kernel: list[int]) -> Window:
-    """Read the window attributes of a node whose kernel has these sizes."""
+    """The window of a node whose kernel has these sizes; refused where its attributes contradict each other."""
     axes = len(kernel)
     stated = op.attr_ints("kernel_shape", kernel)
     if stated != kernel:
-        raise op.refuse(f"kernel_shape {stated} contradicts its weight, whose kernel is {kernel}; export it again")
+        raise op.refuse(f"kernel_shape {stated} contradicts its weight, whose kernel is {kernel}; re-export it")
     stride = op.attr_ints("strides", [1] * axes) or [1] * axes
     dilation = op.attr_ints("dilations", [1] * axes) or [1] * axes
     if len(stride) != axes or len(dilation) != axes:
@@ -49,11 +49,11 @@ def window_of(op: Op, kernel: list[int]) -> Window:
         return _same(op, kernel, stride, dilation, upper=mode == "SAME_UPPER")
     pads = [0] * (2 * axes) if mode == "VALID" else op.attr_ints("pads", [0] * (2 * axes)) or [0] * (2 * axes)
     if mode not in ("NOTSET", "VALID", ""):
-        raise op.refuse(f"auto_pad={mode} is unknown; export with explicit pads")
+        raise op.refuse(f"auto_pad={mode} is unknown; re-export with explicit pads")
     if len(pads) != 2 * axes:
         raise op.refuse(f"kernel {kernel} needs {2 * axes} pads, got {pads}")
     if min(pads) < 0:
-        raise op.refuse(f"pads {pads} must not be negative; cut with Slice before it, or export it again")
+        raise op.refuse(f"pads {pads} must not be negative; crop with Slice before it, or re-export it")
     return Window(kernel, stride, dilation, pads[:axes], pads[axes:])
 
 

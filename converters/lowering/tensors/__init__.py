@@ -1,1 +1,1 @@
-"""Operators that move, choose, count or reduce entries, and control flow."""
+"""Operators that reshape, select, count, reduce or transform elements, and control flow."""

@@ -1,7 +1,7 @@
-"""Control flow that is decided when the model is converted: branches taken, loops of known length unrolled.
+"""If, Loop and Scan, resolved at conversion: one branch is chosen, loops of known length are unrolled.
 
-A branch or body is lowered node by node like the rest of the graph, once for every iteration, so that what torch sees
-is a plain graph. A condition or length that is known only at run time is refused.
+A branch or body is lowered node by node like the rest of the graph, once per iteration, so that torch sees a plain
+graph. A condition or length that is known only at run time is refused.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ..subgraphs import lower_copy, make_constant
 __all__: list[str] = []
 
 _LARGEST = 20_000
-"""Nodes; an unrolled loop beyond this is refused rather than waited for."""
+"""Nodes; a longer unrolled loop is refused, because it would take too long to convert."""
 
 
 @lowers("If", since=1, seen=25)
 def if_(op: Op) -> Lowered:
-    """The branch that the constant condition chooses."""
+    """The branch that the constant condition selects."""
     condition = op.constant(0)
     if condition is None:
-        raise op.refuse("its condition is known only at run time; export the branch that is needed")
+        raise op.refuse("its condition is known only at run time; re-export the branch that is needed")
     branch = _graph(op, "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")
     return _results(op, lower_copy(op, branch, [], "taken"))
 
 
 @lowers("Loop", since=1, seen=25)
 def loop(op: Op) -> Lowered:
-    """As many copies of the body as the constant trip count says, or until its condition is constantly false."""
+    """One copy of the body per iteration, for a constant trip count or until the condition is the constant false."""
     count, first = op.constant(0), op.constant(1)
     if (op.has(0) and count is None) or (op.has(1) and first is None) or (not op.has(0) and not op.has(1)):
-        raise op.refuse("its trip count or condition is known only at run time; export it unrolled")
+        raise op.refuse("its trip count or condition is known only at run time; re-export it unrolled")
     body, states = _graph(op, "body"), [op.value(index) for index in range(2, op.count)]
     limit = _LARGEST if count is None else int(count.reshape(-1)[0])
     running, iteration = first is None or bool(first.reshape(-1)[0]), 0
@@ -57,7 +57,7 @@ def loop(op: Op) -> Lowered:
 
 @lowers("Scan", since=9, seen=25)
 def scan(op: Op) -> Lowered:
-    """A copy of the body for every entry along the scanned axes."""
+    """One copy of the body per entry of the scanned axes."""
     body, scanned = _graph(op, "body"), op.attr_int("num_scan_inputs")
     first = op.count - scanned
     states, sequences = ([op.value(i) for i in indices] for indices in (range(first), range(first, op.count)))
@@ -83,7 +83,7 @@ def scan(op: Op) -> Lowered:
 def _graph(op: Op, name: str) -> ir.Graph:
     graph = op.raw_attribute(name)
     if not isinstance(graph, ir.Graph):
-        raise op.refuse(f"its {name} is missing; export the model again")
+        raise op.refuse(f"its {name} is missing; re-export the model")
     return graph
 
 
@@ -97,7 +97,7 @@ def _length(op: Op, first: int, axes: Sequence[int]) -> int:
 
 def _check_size(op: Op, body: ir.Graph, iterations: int) -> None:
     if iterations * max(len(body), 1) > _LARGEST:
-        raise op.refuse(f"unrolled it would have more than {_LARGEST} nodes; export it without the loop")
+        raise op.refuse(f"unrolled it would have more than {_LARGEST} nodes; re-export it without the loop")
 
 
 def _constant(array: NDArray[Any]) -> ir.Value:
@@ -107,7 +107,7 @@ def _constant(array: NDArray[Any]) -> ir.Value:
 def _is_true(op: Op, value: ir.Value) -> bool:
     known = Op(ir.Node("", "Identity", inputs=[value]), op.opset, op.builder, op.environment).constant(0)
     if known is None:
-        raise op.refuse("whether it goes on is known only at run time; export it unrolled")
+        raise op.refuse("whether the loop continues is known only at run time; re-export it unrolled")
     return bool(known.reshape(-1)[0])
 
 
@@ -124,7 +124,7 @@ def _entry(op: Op, sequence: ir.Value, axis: int, place: int) -> ir.Value:
 
 def _stacked(op: Op, pieces: Sequence[ir.Value], axis: int) -> ir.Value:
     if not pieces:
-        raise op.refuse("it runs zero times, and the shape of its output is unknown; export it without the loop")
+        raise op.refuse("it runs zero times, and the shape of its output is unknown; re-export it without the loop")
     if op.opset < 13:
         rows = [_emit(op, "Unsqueeze", [piece], axes=[axis]) for piece in pieces]
     else:

@@ -1,4 +1,4 @@
-"""Tensors made by counting: ranges, running sums, one-hot rows, triangles, identity matrices."""
+"""Range, CumSum, CumProd, OneHot, Trilu, EyeLike, ArgMax and ArgMin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _scalar(op: Op, index: int) -> Any:
 
 @lowers("Range", since=11, seen=27)
 def range_(op: Op) -> Lowered:
-    """`torch.arange` where it says the same: from zero in steps of one."""
+    """Numbers from start to limit in equal steps; `torch.arange` for steps of one from zero."""
     start, limit, delta = (_scalar(op, index) for index in (0, 1, 2))
     dtype = torch_dtype(op.dtype(0))
     is_size = isinstance(limit, fx.Node) and limit.target == "size"
@@ -41,7 +41,7 @@ def _accumulate(op: Op, *, product: bool) -> fx.Node:
     exclusive, reverse = bool(op.attr_int("exclusive", 0)), bool(op.attr_int("reverse", 0))
     axis = _scalar(op, 1)
     if not exclusive and not reverse:
-        # torch would widen small integers
+        # torch would convert small integers to int64
         dtype = None if op.is_float(0) else torch_dtype(op.dtype(0))
         options = {} if dtype is None else {"dtype": dtype}
         return op.call(torch.cumprod if product else torch.cumsum, op.x(0), axis, **options)
@@ -62,7 +62,7 @@ def cum_prod(op: Op) -> Lowered:
 
 @lowers("OneHot", since=9, seen=28)
 def one_hot_(op: Op) -> Lowered:
-    """Two values: one at the index, another elsewhere."""
+    """A new axis with one value at the index and another value elsewhere."""
     return op.call(one_hot, op.x(0), op.call(int, _scalar(op, 1)), op.x(2), op.attr_int("axis", -1))
 
 
@@ -75,7 +75,7 @@ def trilu(op: Op) -> Lowered:
 
 @lowers("EyeLike", since=9, seen=22)
 def eye_like(op: Op) -> Lowered:
-    """Ones on a diagonal of a matrix of the input's shape."""
+    """Ones on a diagonal of a matrix in the shape of the input, zeros elsewhere."""
     target = ir.DataType(op.attr_int("dtype")) if op.has_attribute("dtype") else op.dtype(0)
     dtype = torch_dtype(target)
     if dtype is None:

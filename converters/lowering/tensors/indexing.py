@@ -1,4 +1,4 @@
-"""Choosing parts of tensors: Gather, Slice, Split. On shape numbers they stay numbers."""
+"""Gather, Slice and Split; numbers from shapes stay numbers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..values import Integers
 __all__: list[str] = []
 
 _END = 2**31 - 1
-"""Ends beyond this mean "to the end", as exporters write INT64_MAX."""
+"""A larger end means "to the end": exporters write INT64_MAX."""
 
 
 @lowers("Gather", since=1, seen=13, trainable=True)
 def gather(op: Op) -> Lowered:
-    """Entries of an axis; from shape numbers, those numbers."""
+    """Entries of an axis at given indices."""
     known, index = op.known(0), op.constant(1)
     if known is not None and not known.scalar and index is not None and index.ndim <= 1:
         chosen = tuple(known.items[int(i)] for i in index.reshape(-1))
@@ -34,14 +34,14 @@ def gather(op: Op) -> Lowered:
 
 
 def _gather_tensor(op: Op, x: fx.Node, axis: int) -> fx.Node:
-    """Entries of an axis chosen by a tensor of indices of any shape; negative ones count from the end."""
+    """Entries of an axis at a tensor of indices of any shape; negative indices count from the end."""
     prefix: tuple[Any, ...] = (slice(None),) * axis
     return op.call(operator.getitem, x, (*prefix, op.x(1)))
 
 
 @lowers("Slice", since=10, seen=13)
 def slice_(op: Op) -> Lowered:
-    """Ranges of axes; written out when a step is negative, or axes or steps are known only at run time."""
+    """Ranges of axes; written out if a step is negative, or axes or steps are known only at run time."""
     starts, ends = op.integers(1), op.integers(2)
     axes = op.constant(3) if op.has(3) else None
     steps = op.constant(4) if op.has(4) else None
@@ -57,7 +57,7 @@ def slice_(op: Op) -> Lowered:
 
 @lowers("Slice", since=1, until=10, seen=1)
 def slice_of_old_opsets(op: Op) -> Lowered:
-    """Ranges given as attributes."""
+    """Slice before opset 10: the ranges are attributes."""
     starts, ends = op.attr_ints("starts", []) or [], op.attr_ints("ends", []) or []
     return _sliced(op, starts, ends, op.attr_ints("axes") or list(range(len(starts))), [1] * len(starts))
 

@@ -1,4 +1,4 @@
-"""Rearranging and contracting: Einsum, Tile, moving blocks between depth and space; optional values."""
+"""Einsum, Tile, DepthToSpace, SpaceToDepth, constants as outputs, and optional values."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__: list[str] = []
 
 @lowers("Einsum", since=12, seen=28)
 def einsum(op: Op) -> Lowered:
-    """`torch.einsum`, which reads the same notation."""
+    """`torch.einsum`, which has the same notation."""
     return op.call(torch.einsum, op.attr_string("equation"), *(op.x(index) for index in range(op.count)))
 
 
 @lowers("Tile", since=6, seen=13)
 def tile(op: Op) -> Lowered:
-    """Repeats of the whole tensor along every axis."""
+    """The whole tensor repeated along every axis."""
     return op.call(torch.tile, op.x(0), op.integers(1))
 
 
 @lowers("DepthToSpace", since=1, seen=28)
 def depth_to_space(op: Op) -> Lowered:
-    """Blocks of channels become blocks of pixels; torch shuffles in the order ONNX calls CRD."""
+    """Blocks of channels become blocks of pixels (arXiv:1609.05158); torch's pixel_shuffle is ONNX's mode CRD."""
     size, mode = op.attr_int("blocksize"), op.attr_string("mode", "DCR")
     if mode not in ("DCR", "CRD"):
         raise op.refuse(f"mode={mode} is unknown; known: DCR, CRD")
@@ -53,7 +53,7 @@ def space_to_depth(op: Op) -> Lowered:
 
 @lowers("Constant", since=1, seen=25)
 def constant(op: Op) -> Lowered:
-    """A constant that is an output of the graph; all others are folded before."""
+    """A constant that is an output of the graph; all others were folded before."""
     value = op.node.outputs[0]
     value.const_value = constant_tensor(op.node)
     return op.builder.attribute(Weight(value), op.node, trainable=False)
@@ -61,11 +61,11 @@ def constant(op: Op) -> Lowered:
 
 @lowers("OptionalHasElement", since=15, seen=28)
 def optional_has_element(op: Op) -> Lowered:
-    """Whether the input is given: known from the graph, because only plain tensors can be inputs."""
+    """Whether the input is present: known at conversion, because only plain tensors can be inputs."""
     return op.call(torch.tensor, op.has(0), **op.builder.device())
 
 
 @lowers("OptionalGetElement", since=15, seen=28)
 def optional_get_element(op: Op) -> Lowered:
-    """The element of an optional, which a plain tensor is itself."""
+    """The input itself: a plain tensor is its own element."""
     return op.x(0)

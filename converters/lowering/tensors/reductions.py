@@ -1,4 +1,4 @@
-"""Reductions over axes, which are an attribute in old opsets and an input in new ones."""
+"""Reductions over axes: sum, mean, maximum, minimum, product, norms; axes are an attribute or, later, an input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _axes(op: Op) -> Sequence[int | fx.Node] | fx.Node | None:
 
 def _reduce(op: Op, function: Callable[..., Any]) -> Lowered:
     if 0 in (op.shape(0) or ()):
-        function = _ON_NOTHING.get(op.type, function)
+        function = _ON_EMPTY_AXES.get(op.type, function)
     axes = _axes(op)
     keep = bool(op.attr_int("keepdims", 1))
     if axes == []:
@@ -47,8 +47,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "ReduceProd": (product, 18),
     "ReduceSumSquare": (sum_of_squares, 18),
 }
-_ON_NOTHING: dict[str, Callable[..., Any]] = {"ReduceMax": largest, "ReduceMin": smallest}
-"""What to call when a reduced axis may have no entries, which torch refuses."""
+_ON_EMPTY_AXES: dict[str, Callable[..., Any]] = {"ReduceMax": largest, "ReduceMin": smallest}
+"""Functions for reduced axes without entries, which torch refuses."""
 
 
 def _register(operator: str, function: Callable[..., Any], seen: int) -> None:

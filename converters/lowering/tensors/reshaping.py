@@ -1,4 +1,7 @@
-"""Shapes: reading them, and giving tensors new ones. A batch dimension that is kept is never written as a number."""
+"""Shape, Size, Reshape, Flatten, Squeeze, Unsqueeze, Concat, Transpose, Expand, ConstantOfShape.
+
+A batch axis that a Reshape does not change is never written as a number, so that the batch stays dynamic.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ __all__: list[str] = []
 
 @lowers("Shape", since=1, seen=25)
 def shape(op: Op) -> Lowered:
-    """The dimensions, as numbers; those not fixed are read at run time."""
+    """The sizes of the axes, as numbers; those that are not fixed are read at run time."""
     rank = op.rank(0)
     start, end = op.attr_int("start", 0), op.attr_int("end", rank)
     return Integers(tuple(op.size(0, axis) for axis in range(rank)[slice(start, end)]))
@@ -39,7 +42,7 @@ def size(op: Op) -> Lowered:
 
 @lowers("Reshape", since=5, seen=25)
 def reshape(op: Op) -> Lowered:
-    """`flatten` where it is one, else `reshape`; numbers from shapes stay numbers."""
+    """`torch.flatten` where that is the same, else `torch.reshape`; numbers from shapes stay numbers."""
     known = op.known(0)
     target = op.integers(1)
     if known is not None and len(known.items) == 1 and target in ([], [1], [-1]):
@@ -51,13 +54,13 @@ def reshape(op: Op) -> Lowered:
 
 
 def _is_read_from_tensor(item: int | fx.Node) -> bool:
-    """Whether a number arrives as data, so that it may be a zero that means "keep"."""
+    """Whether a number is data at run time, so that it may be 0, which means "keep the size"."""
     return isinstance(item, fx.Node) and (item.target is operator.getitem or item.target == "tolist")
 
 
 @lowers("Reshape", since=1, until=5, seen=1)
 def reshape_of_old_opsets(op: Op) -> Lowered:
-    """The shape is an attribute."""
+    """Reshape before opset 5: the shape is an attribute."""
     return _reshaped(op, list(op.attr_ints("shape", []) or []), False)
 
 
@@ -74,7 +77,7 @@ def _reshaped(op: Op, target: list[int | fx.Node], allow_zero: bool) -> fx.Node:
         if isinstance(item, int) and item == 0 and not allow_zero:
             sizes[axis] = op.size(0, axis)
     if dims and wanted and len(dims) > 1 and dims[0] is not None and wanted[0] == dims[0]:
-        # The batch is kept: never as a number, so that a baked-in batch does not stay baked in.
+        # The batch does not change; it is not written as a number, so that it stays dynamic.
         sizes[0] = -1 if -1 not in sizes[1:] else op.method("size", op.x(0), 0)
     return op.call(torch.reshape, op.x(0), sizes)
 
@@ -86,7 +89,7 @@ def _wanted(dims: tuple[Dim, ...] | None, axis: int, item: int | fx.Node, allow_
 
 
 def _inferred(dims: tuple[Dim, ...], others: list[Dim]) -> Dim:
-    """What -1 stands for: the dimensions of the input divided by the other ones, when that can be told."""
+    """The size that -1 stands for: the size of the input divided by the other sizes; None where that is unknown."""
     left = list(dims)
     product = 1
     for dim in others:
@@ -104,11 +107,11 @@ def _inferred(dims: tuple[Dim, ...], others: list[Dim]) -> Dim:
 
 
 def _is_flatten(dims: tuple[Dim, ...], wanted: list[Dim]) -> bool:
-    """Whether the leading axes are kept and all others joined into the last."""
-    kept = len(wanted) - 1
-    if kept < 1 or len(dims) <= kept or any(a is None or a != b for a, b in zip(dims, wanted[:-1], strict=False)):
+    """Whether the leading axes do not change and all others are joined into the last."""
+    leading = len(wanted) - 1
+    if leading < 1 or len(dims) <= leading or any(a is None or a != b for a, b in zip(dims, wanted[:-1], strict=False)):
         return False
-    rest = dims[kept:]
+    rest = dims[leading:]
     if any(not isinstance(dim, int) for dim in rest):
         return wanted[-1] is None and all(dim != 0 for dim in dims)
     return wanted[-1] == math.prod(dim for dim in rest if isinstance(dim, int))
@@ -116,7 +119,7 @@ def _is_flatten(dims: tuple[Dim, ...], wanted: list[Dim]) -> bool:
 
 @lowers("Flatten", since=1, seen=25)
 def flatten(op: Op) -> Lowered:
-    """Always a matrix: axes before `axis` joined, and those from it on."""
+    """A matrix: the axes before `axis` joined, and those from it on joined."""
     rank = op.rank(0)
     axis = op.attr_int("axis", 1)
     axis = axis + rank if axis < 0 else axis
@@ -140,7 +143,7 @@ def squeeze(op: Op) -> Lowered:
     if axes is None:
         dims = op.shape(0)
         if dims is None or not all(isinstance(dim, int) for dim in dims):
-            raise op.refuse("no axes given and a dimension is not fixed; export with axes")
+            raise op.refuse("no axes given and a dimension is not fixed; re-export with axes")
         axes = [axis for axis, dim in enumerate(dims) if dim == 1]
     if not isinstance(axes, list) or not all(isinstance(axis, int) for axis in axes):
         return op.call(squeeze_axes, op.x(0), axes)
@@ -165,7 +168,7 @@ def unsqueeze(op: Op) -> Lowered:
 
 @lowers("Concat", since=4, seen=13)
 def concat(op: Op) -> Lowered:
-    """Join along an axis; numbers from shapes stay numbers."""
+    """Join tensors along an axis; numbers from shapes stay numbers."""
     parts = [op.known(index) for index in range(op.count)]
     if all(part is not None and not part.scalar for part in parts):
         return Integers(tuple(item for part in parts if part is not None for item in part.items))
@@ -181,7 +184,7 @@ def transpose(op: Op) -> Lowered:
 
 @lowers("Expand", since=8, seen=13)
 def expand(op: Op) -> Lowered:
-    """Broadcast with a shape, in both directions: a 1 in the shape keeps the size of the input."""
+    """Broadcast with a shape, in both directions: a 1 in the shape means the size of the input."""
     target = op.integers(1)
     dims = op.shape(0)
     if not isinstance(target, list) or dims is None:
@@ -202,7 +205,7 @@ def expand(op: Op) -> Lowered:
 
 @lowers("ConstantOfShape", since=9, seen=25)
 def constant_of_shape(op: Op) -> Lowered:
-    """A tensor of one value."""
+    """A tensor with the same value everywhere."""
     tensor = op.raw_attribute("value")
     if tensor is None:
         return op.call(torch.full, op.integers(0), 0.0, dtype=torch.float32, **op.builder.device())

@@ -1,4 +1,4 @@
-"""Gathering and scattering by coordinates, choosing by rank, condition, distinctness or overlap."""
+"""Gather and scatter by coordinates; TopK, Compress, NonZero, Unique, ReverseSequence, NonMaxSuppression."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def _reduction(op: Op) -> str:
 
 @lowers("GatherElements", since=11, seen=13)
 def gather_elements_(op: Op) -> Lowered:
-    """One entry along an axis for every index."""
+    """`out[i, j] = x[indices[i, j], j]` along an axis."""
     return op.call(gather_elements, op.x(0), op.x(1), op.attr_int("axis", 0))
 
 
 @lowers("ScatterElements", since=11, seen=18)
 @lowers("Scatter", since=9, until=11, seen=9)
 def scatter_elements_(op: Op) -> Lowered:
-    """Entries along an axis put where the indices say, or reduced with what is there."""
+    """`out[indices[i, j], j] = updates[i, j]` along an axis, or reduced with the old values."""
     return op.call(scatter_elements, op.x(0), op.x(1), op.x(2), op.attr_int("axis", 0), _reduction(op))
 
 
@@ -54,7 +54,7 @@ def gather_nd_(op: Op) -> Lowered:
 
 @lowers("ScatterND", since=11, seen=18)
 def scatter_nd_(op: Op) -> Lowered:
-    """Slices put at coordinates, or reduced with what is there."""
+    """Slices written at coordinates, or reduced with the old values."""
     return op.call(scatter_nd, op.x(0), op.x(1), op.x(2), _reduction(op))
 
 
@@ -69,13 +69,13 @@ def compress_(op: Op) -> Lowered:
 
 @lowers("ReverseSequence", since=10, seen=28)
 def reverse_sequence(op: Op) -> Lowered:
-    """The beginning of every sequence turned around."""
+    """The first `lengths[b]` steps of each sequence in reverse."""
     return op.call(reverse_sequences, op.x(0), op.x(1), op.attr_int("time_axis", 0), op.attr_int("batch_axis", 1))
 
 
 @lowers("NonZero", since=9, seen=13)
 def non_zero(op: Op) -> Lowered:
-    """The coordinates of what is not zero, one row an axis."""
+    """The coordinates of non-zero elements, one row per axis."""
     return op.call(torch.t, op.call(torch.nonzero, op.x(0)))
 
 
@@ -89,7 +89,7 @@ def unique_(op: Op) -> Lowered:
 
 @lowers("TopK", since=1, seen=24)
 def top_k(op: Op) -> Lowered:
-    """The first entries of a stable sort: torch.topk leaves open which of equal ones it takes."""
+    """The first entries of a stable sort; torch.topk does not define the order of equal entries."""
     axis = op.attr_int("axis", -1)
     wanted: Any = [op.attr_int("k")] if op.opset < 10 else op.integers(1)
     count = wanted[0] if isinstance(wanted, list) else op.call(operator.getitem, wanted, 0)
@@ -106,7 +106,7 @@ def _first(op: Op, ordered: fx.Node, output: int, axis: int, count: Any) -> fx.N
 
 @lowers("NonMaxSuppression", since=10, seen=11)
 def non_max_suppression(op: Op) -> Lowered:
-    """Greedy suppression of overlapping boxes."""
+    """Greedy suppression of overlapping boxes, per image and class."""
     most, overlap = _scalar(op, 2, 0), _scalar(op, 3, 0.0)
     threshold = _scalar(op, 4, None)
     centred = bool(op.attr_int("center_point_box", 0))

@@ -16,7 +16,7 @@ __all__: list[str] = []
 
 @lowers("SplitToSequence", since=11, seen=24)
 def split_to_sequence(op: Op) -> Lowered:
-    """Pieces of given sizes along an axis; without sizes pieces of one, with or without that axis."""
+    """Pieces of given sizes along an axis; without sizes, pieces of size one."""
     axis = op.attr_int("axis", 0)
     if not op.has(1):
         whole = bool(op.attr_int("keepdims", 1))
@@ -36,7 +36,7 @@ def sequence_at(op: Op) -> Lowered:
 
 @lowers("SequenceLength", since=11, seen=11)
 def sequence_length(op: Op) -> Lowered:
-    """How many tensors a sequence has."""
+    """The number of tensors in a sequence."""
     return Integers((op.call(len, op.x(0)),), scalar=True)
 
 

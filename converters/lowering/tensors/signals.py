@@ -1,4 +1,4 @@
-"""Signal processing: DFT, STFT, windows, mel filters."""
+"""Signal processing: DFT, STFT, cosine windows, mel filters."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def stft(op: Op) -> Lowered:
 @lowers("HammingWindow", since=17, seen=17)
 @lowers("BlackmanWindow", since=17, seen=17)
 def window(op: Op) -> Lowered:
-    """A sum of cosines."""
+    """A Hann, Hamming or Blackman window: a sum of cosines."""
     periodic = bool(op.attr_int("periodic", 1))
     return op.call(cosine_window, _scalar(op, 0), _WINDOWS[op.type], periodic, _output_dtype(op), **op.builder.device())
 

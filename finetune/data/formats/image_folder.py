@@ -1,9 +1,9 @@
-"""Image folder: one sub-folder an identity, `IDENTITY/ANYTHING.jpg`; deeper folders belong to their first level.
+"""Image folder: one sub-folder per identity, `IDENTITY/ANYTHING.jpg`; deeper folders belong to their first level.
 
 Camera numbers are read from names in Market-1501's and DukeMTMC's form, `0002_c1s1_000451_03.jpg` and
-`0005_c2_f0046985.jpg`, when every file has one, else unknown. Left out and reported are files named after another image
-plus a suffix (`1.pgm.png` beside `1.pgm`): converted copies, which would put an image and its copy on both sides of an
-evaluation; what file managers and notebooks leave behind; and images that lie in no sub-folder.
+`0005_c2_f0046985.jpg`, if every file has one; else they are unknown. Left out and reported are files named after
+another image plus a suffix (`1.pgm.png` beside `1.pgm`), converted copies that would put an image and its copy on both
+sides of an evaluation; files that file managers and notebooks leave behind; and images that lie in no sub-folder.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ImageListing:
     links: list[Path]
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out, a line a kind."""
+        """What was left out, one line per kind."""
         kinds = (
             (self.copies, "converted copies"),
             (self.strays, "images in hidden files and folders and in __MACOSX"),
@@ -55,11 +55,11 @@ def open_image_folder(root: Path) -> Dataset:
     """Read the layout `root/IDENTITY/**/image`.
 
     Raises:
-        InputError: `root` is no folder.
+        InputError: `root` is not a folder.
         DataError: no sub-folder holds an image, or only one does.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; expected one sub-folder of images an identity")
+        raise InputError(f"{root}: no such folder; expected one sub-folder of images per identity")
     listing = list_images(root)
     paths = [path for path in listing.paths if path.parent != root]
     if not paths:
@@ -85,7 +85,7 @@ def open_image_folder(root: Path) -> Dataset:
 
 
 def list_images(root: Path) -> ImageListing:
-    """Find the image files below `root`, through links to folders as well.
+    """Find the image files below `root`, also through links to folders.
 
     Raises:
         DataError: a folder cannot be read.
@@ -99,7 +99,7 @@ def list_images(root: Path) -> ImageListing:
 
 
 def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
-    """All files. A link to a folder is followed once, and not back into `root`, where it would never end."""
+    """All files. A link to a folder is followed once, and never back into `root`, which would not end."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: this folder cannot be read: {error.strerror}") from error
@@ -118,7 +118,7 @@ def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
 
 
 def _is_stray(part: str) -> bool:
-    """Thumbnails and checkpoints (`.ipynb_checkpoints`), and what macOS puts into archives (`__MACOSX`, `._1.jpg`)."""
+    """Whether a name is of thumbnails, `.ipynb_checkpoints`, or macOS's files in archives (`__MACOSX`, `._1.jpg`)."""
     return part.startswith(".") or part == "__MACOSX"
 
 

@@ -1,17 +1,17 @@
-"""A manifest: one line an image, in CSV with a header or in JSON lines.
+"""A manifest: one line per image, in CSV with a header or in JSON lines.
 
     path,identity,camera,query
     crops/0001.jpg,alice,3,0
 
-`path` (relative to the manifest) and `identity` (any text, or a number from 0 on) are needed; `camera` (a number from 0
-on) and `query` (0 or 1, no or yes, false or true) are optional, for all lines or none. Lines without text are skipped.
+`path` (relative to the manifest) and `identity` (any text, or a whole number from 0) are required; `camera` (a whole
+number from 0) and `query` (0 or 1, no or yes, false or true) are optional, for all lines or none. Empty lines are
+skipped.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError, nearest
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
 from ..image_files import FileImages, printable
@@ -81,7 +82,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
         for name in names:
             _check_known(path, name)
             if names.count(name) > 1:
-                raise DataError(f"{path}: column '{name}' stands there twice")
+                raise DataError(f"{path}: column '{name}' occurs twice")
         for row in reader:
             if None in row:
                 raise DataError(f"{path}: line {reader.line_num} has more cells than the header ({', '.join(names)})")
@@ -91,12 +92,12 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
-    # Only at line feeds: str.splitlines would also break at the separators that JSON allows inside of text.
+    # Split at line feeds only: str.splitlines would also split at separators that JSON allows inside texts.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number} is no JSON object: {error}") from error
         if not isinstance(row, dict):

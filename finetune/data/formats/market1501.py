@@ -2,7 +2,8 @@
 
 Identity -1 is junk and dropped; identity 0000 is a distractor and stays in the gallery as a wrong answer.
 Market-1501: 751 identities and 12 936 images to train, 3 368 queries, 15 913 gallery images, 6 cameras
-(Zheng et al., "Scalable person re-identification", ICCV 2015). DukeMTMC-reID has the same form and 8 cameras.
+(Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015). DukeMTMC-reID has the same form and 8
+cameras.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ _JUNK = -1
 
 
 def is_market1501(root: Path) -> bool:
-    """Whether `root` holds the three folders."""
+    """Whether `root` has a folder `bounding_box_train/` or `bounding_box_test/`."""
     return (root / "bounding_box_train").is_dir() or (root / "bounding_box_test").is_dir()
 
 
 def open_market1501(root: Path, subset: Literal["train", "test"] = "train") -> Dataset:
-    """The training images, or queries and gallery together with their roles.
+    """The training images, or queries and gallery together, with `is_query` set.
 
     Raises:
         InputError: a folder is missing.
@@ -42,7 +43,7 @@ def open_market1501(root: Path, subset: Literal["train", "test"] = "train") -> D
 
 
 def _labelled(name: str, root: Path, roles: dict[str, bool]) -> Dataset:
-    """The images of some folders, each of queries or not."""
+    """The images of some folders; `roles` says of each whether it holds queries."""
     paths: list[Path] = []
     keys: list[int] = []
     cameras: list[int] = []

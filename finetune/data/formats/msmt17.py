@@ -1,8 +1,9 @@
 """MSMT17: `list_{train,val,query,gallery}.txt` with lines `path identity`; the camera is the third `_` field.
 
-Wei et al., "Person transfer GAN", CVPR 2018: 32 621 training images, 11 659 queries, 82 161 gallery images, 15 cameras.
-Images lie in `train/` and `test/`, or in `mask_train_v2/` and `mask_test_v2/` of the second version. Training takes
-the train and the val list together, as the published results do.
+Wei et al., "Person Transfer GAN to Bridge Domain Gap for Person Re-Identification", CVPR 2018: 32 621 training images,
+11 659 queries, 82 161 gallery images, 15 cameras. Images lie in `train/` and `test/`, or in `mask_train_v2/` and
+`mask_test_v2/` of the second version. The train and the val list together are the training images, as in published
+results.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ _FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2"
 
 
 def is_msmt17(root: Path) -> bool:
-    """Whether `root` holds the lists."""
+    """Whether `root` has a `list_train.txt`."""
     return (root / "list_train.txt").is_file()
 
 
 def open_msmt17(root: Path, subset: str = "train") -> Dataset:
-    """The training images, or queries and gallery together with their roles.
+    """The training images, or queries and gallery together, with `is_query` set.
 
     Raises:
         InputError: a list or folder is missing.

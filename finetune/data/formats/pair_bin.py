@@ -1,10 +1,10 @@
 """Verification sets in insightface's `.bin`: a pickle of (encoded images, same-person flags), pair i = images 2i, 2i+1.
 
 A pickle can run any code when it is loaded, and an array built from a hostile one can point anywhere in memory. So the
-unpickler here builds lists, tuples, bytes and numbers only: where the file asks for an array it gets a stand-in that
-collects type, shape and bytes, which are checked and read afterwards. Anything else the file asks for is refused.
+unpickler here builds lists, tuples, bytes and numbers only: where the file asks for an array, a stand-in collects type,
+shape and bytes, which are checked and read afterwards. Anything else that the file asks for is refused.
 
-What a file names again takes two bytes of it, so nothing is copied for being named again.
+A file needs only two bytes to name an object again, so an object that is named several times is never copied.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def open_pair_bin(path: Path) -> Dataset:
 
     Raises:
         InputError: the file is missing.
-        DataError: it is no pickle, asks for code, or has another content.
+        DataError: it is not a pickle, asks for code, or holds something else.
     """
     try:
         pickled = path.read_bytes()
@@ -60,7 +60,7 @@ def open_pair_bin(path: Path) -> Dataset:
     except MemoryError as error:
         raise DataError(f"{path}: {_EXHAUSTS}") from error
     if len(images) != 2 * len(same) or not same:
-        raise DataError(f"{path}: expected two images a flag, got {len(images)} images and {len(same)} flags")
+        raise DataError(f"{path}: expected two images per flag, got {len(images)} images and {len(same)} flags")
     count = len(images)
     numbers = np.arange(count, dtype=np.int64)
     flags = np.array(same, dtype=np.int64)
@@ -107,7 +107,7 @@ def _raw_image(number: int, image: object) -> bytes | bytearray:
 
 
 def _read_flags(value: object) -> list[bool]:
-    """One truth value a pair.
+    """One truth value per pair.
 
     Raises:
         TypeError: they are no list or array of booleans or integers.
@@ -145,7 +145,7 @@ class _DataType:
         self.name = text
 
     def __setstate__(self, state: Any) -> None:
-        """The byte order, which tells nothing of bytes and of whether a number is 0; and no fields."""
+        """Accept any byte order, for only bytes and "is it 0" are read, and refuse record types."""
         if any(part is not None for part in state[2:5]):
             raise pickle.UnpicklingError("it holds an array of records; only bytes and numbers are read")
 
@@ -162,7 +162,7 @@ class _Array:
         _, self._shape, self._type, _, self._raw = state
 
     def raw(self, name: str) -> bytes | bytearray:
-        """The bytes of the array, which has to be of the type `name`; no copy.
+        """The bytes of the array, which must have the type `name`, without a copy.
 
         Raises:
             TypeError: it was never filled.
@@ -193,7 +193,7 @@ class _Array:
 
 
 def _reconstruct(*_: Any) -> _Array:
-    """What NumPy calls for an empty array; its state follows."""
+    """Stands in for NumPy's function that makes an empty array, whose state follows."""
     return _Array()
 
 
@@ -202,17 +202,17 @@ def _scalar(data_type: Any, raw: Any = None) -> _Array:
 
 
 def _from_buffer(raw: Any, data_type: Any, shape: Any, *_: Any) -> _Array:
-    """What NumPy calls in pickle protocol 5."""
+    """Stands in for NumPy's function of pickle protocol 5."""
     return _Array(data_type, shape, raw)
 
 
 def _no_bytes() -> bytes:
-    """What Python 3 writes for empty bytes in old pickle protocols."""
+    """Stands in for the call that Python 3 writes for empty bytes in old pickle protocols."""
     return b""
 
 
 class _Call:
-    """A function the file may call and nothing else: no class to subclass, no attribute to replace."""
+    """A function that the file may only call: not a class to subclass, without attributes to replace."""
 
     __slots__ = ("_function",)
 
@@ -227,7 +227,7 @@ class _Call:
 
 
 class _Named:
-    """A class that is only named, as an argument: it can be neither called nor changed."""
+    """A class that the file may only name as an argument: it can be neither called nor changed."""
 
     __slots__ = ()
 
@@ -241,7 +241,7 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any] | None] = {
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): _DataType,
 }
-"""What arrays and empty byte strings need, and what stands in for it; None is only named."""
+"""Names that arrays and empty byte strings need, and what stands in for each; None: it may only be named."""
 
 
 class _DataUnpickler(pickle.Unpickler):
@@ -259,7 +259,7 @@ class _DataUnpickler(pickle.Unpickler):
         return _Named() if function is None else _Call(function)
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        """What Python 3 writes for bytes in old pickle protocols: every text once, so all of them fit into the file."""
+        """The call that Python 3 writes for bytes in old pickle protocols; each text may be used once."""
         if encoding not in ("latin1", "latin-1"):
             raise pickle.UnpicklingError(f"it asks for the encoding {encoding}")
         self._left -= len(text)
@@ -271,7 +271,7 @@ class _DataUnpickler(pickle.Unpickler):
 def _load(pickled: bytes) -> Any:
     """Unpickle into plain data and stand-ins."""
     for opcode, argument, _ in pickletools.genops(pickled):
-        # The unpickler makes room for every number up to this one, 32 GB for the largest that fits into 6 bytes.
+        # The unpickler allocates memory for every number up to this one: 32 GB for the largest of 6 bytes.
         if opcode.name.endswith("PUT") and int(argument or 0) > len(pickled):
             raise pickle.UnpicklingError(f"it numbers an object {argument}, beyond its own length")
     return _DataUnpickler(pickled).load()

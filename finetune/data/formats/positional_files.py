@@ -1,4 +1,4 @@
-"""Files read at any position: opened when they are needed, a few kept open, however many there are."""
+"""Files that are read at any position: opened when needed, with a limited number kept open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_OPEN = 64
 
 
 class PositionalFiles:
-    """Reads by position, so threads and forked workers may share it; a pickled copy opens the files itself."""
+    """Reads by position, so threads and forked workers can share it; a pickled copy opens the files again."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
@@ -23,18 +23,18 @@ class PositionalFiles:
         return PositionalFiles, (self.paths,)
 
     def read(self, number: int, size: int, offset: int) -> bytes:
-        """`size` bytes of file `number` from `offset` on, fewer at its end.
+        """`size` bytes of file number `number` from byte `offset`, fewer at its end.
 
         Raises:
             OSError: the file cannot be opened or read.
         """
-        # Held until it is read: another thread may push it out of the cache, and the last to let go of it closes it.
+        # Held while it is read: another thread may push it out of the cache, and the last reference closes it.
         file = self._open(self.paths[number])
         return os.pread(file.descriptor, size, offset)
 
 
 class _OpenFile:
-    """Closed when nobody reads it any more, which may be after it left the cache."""
+    """Closed with its last reference, which may be after it left the cache."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)

@@ -1,8 +1,8 @@
 """A face data set in RecordIO, as insightface packs them: images with a class label, and records about identities.
 
-Record 0 then has two labels and no image, and so have the records about identities; every other record is an image.
-Record 0 says where those begin, but in float32, which is not exact from 2^24 on, so what a record holds decides.
-Without such a record 0, as im2rec writes, every key of the index is an image.
+Record 0 and the records about identities have two labels and no image; every other record is an image. Record 0 states
+where those begin, but in float32, which is not exact from 2^24, so the content of each record decides. Without such a
+record 0, as im2rec writes files, every key of the index is an image.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .recordio import Heads, RecordReader
 __all__ = ["open_record_dataset"]
 
 _EXACT = 2**24
-"""From here on float32 does not hold every whole number."""
+"""From here float32 does not hold every whole number."""
 
 
 def open_record_dataset(path: Path) -> Dataset:
-    """Read labels from every record's head; images are read when they are wanted.
+    """Read the labels from the header of every record; images are read when they are needed.
 
     Raises:
         InputError: the index is missing.
-        DataError: damaged files, labels that are no numbers from 0 on, or fewer than two identities.
+        DataError: files are damaged, labels are not whole numbers from 0, or there are fewer than two identities.
     """
     reader = RecordReader(path)
     heads = reader.heads()
@@ -39,10 +39,10 @@ def open_record_dataset(path: Path) -> Dataset:
     wrong = ~((labels >= 0) & (labels < 2**63) & (labels == np.floor(labels)))
     if wrong.any():
         label = labels[wrong][0]
-        what = "a negative label" if label < 0 else "a label that is no whole number"
+        what = "a negative label" if label < 0 else "a label that is not a whole number"
         raise DataError(
             f"{path}: record {keys[wrong][0]} has {what}, {label:g}; {np.count_nonzero(wrong)} of {len(keys)} records "
-            "have labels other than whole numbers from 0 on"
+            "have labels other than whole numbers from 0"
         )
     identities = encode_identities(labels.astype(np.int64))
     if not identities.any():
@@ -59,7 +59,7 @@ def open_record_dataset(path: Path) -> Dataset:
 
 @dataclass(frozen=True)
 class _ReadImage:
-    """The encoded image of a number."""
+    """From an image number to the bytes of the encoded image."""
 
     reader: RecordReader
     keys: NDArray[np.int64]
@@ -78,4 +78,4 @@ def _notes(labels: NDArray[np.float32]) -> tuple[str, ...]:
     inexact = np.count_nonzero(labels >= _EXACT)
     if not inexact:
         return ()
-    return (f"{inexact} labels from {_EXACT} on, where float32 cannot tell neighbours apart: identities may be merged",)
+    return (f"{inexact} labels are {_EXACT} or more, where float32 has gaps: identities may be merged",)

@@ -1,8 +1,9 @@
 """MXNet RecordIO files `.rec` with their index `.idx`, read and written without mxnet.
 
 A record is u32 magic 0xced7230a, u32 (part << 29 | length), the payload, zeros up to a multiple of 4. Where the magic
-stands in a payload at a multiple of 4 it is cut out and the payload split there: part 0 is a whole record, 1 the first,
-2 a middle and 3 the last piece. The index has lines `key TAB offset`. Checked against bytes written by mxnet 1.9.1.
+occurs in a payload at a multiple of 4, it is cut out and the payload split there: part 0 is a whole record, 1 the
+first, 2 a middle and 3 the last piece. The index has lines `key TAB offset`. Checked against bytes written by mxnet
+1.9.1.
 
 An image payload starts with `<IfQQ`: flag, label, id, id2; with flag > 0 that many float32 labels follow.
 """
@@ -44,14 +45,14 @@ class Record(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """What N records say of themselves, each array [N] in the order of their keys."""
+    """The headers of N records, arrays [N] in the order of their keys."""
 
     labels: NDArray[np.float32]
-    """The first label of each."""
+    """float32 [N], the first label of each record."""
     counts: NDArray[np.int64]
-    """How many it has."""
+    """int64 [N], the number of its labels."""
     has_content: NDArray[np.bool_]
-    """Whether an image follows."""
+    """bool [N], whether an image follows."""
 
 
 def unpack_record(payload: bytes) -> Record:
@@ -63,14 +64,14 @@ def unpack_record(payload: bytes) -> Record:
     flag, label, number, _ = _HEADER.unpack_from(payload) if len(payload) >= _HEADER.size else (0, 0.0, 0, 0)
     end = _HEADER.size + 4 * flag
     if len(payload) < end:
-        raise DataError(f"a record of {len(payload)} bytes cannot hold its head of {end}; it is no image record")
+        raise DataError(f"a record of {len(payload)} bytes cannot hold its head of {end}; it is not an image record")
     if flag == 0:
         return Record((label,), number, payload[end:])
     return Record(struct.unpack(f"<{flag}f", payload[_HEADER.size : end]), number, payload[end:])
 
 
 def pack_record(record: Record) -> bytes:
-    """The inverse of `unpack_record`; a single label takes the short form.
+    """The payload of a record, which `unpack_record` reads; a single label is written in the short form.
 
     Raises:
         DataError: a whole number is not exact in float32, so that two identities could become one.
@@ -88,7 +89,7 @@ def pack_record(record: Record) -> bytes:
 
 
 class RecordReader:
-    """Random access by key. Threads and worker processes may share it."""
+    """Random access by key; threads and worker processes can share a reader."""
 
     def __init__(self, path: Path) -> None:
         """Open `path` and the `.idx` beside it.
@@ -132,7 +133,7 @@ class RecordReader:
             raise DataError(f"{self.path}: record {key}: {error}") from error
 
     def heads(self) -> Heads:
-        """Labels of all records, without reading their images: 36 bytes of each.
+        """The headers of all records, 36 bytes of each; images are not read.
 
         Raises:
             DataError: the file is damaged, or a record too short for its labels.
@@ -156,7 +157,7 @@ class RecordReader:
         beyond = offsets + 8 + length > self._size
         foreign = head["magic"] != struct.unpack("<I", _MAGIC)[0]
         for place in places[beyond | foreign][:1]:
-            self._read_from(int(self._offsets[place]))  # says what is wrong with it
+            self._read_from(int(self._offsets[place]))  # raises the error that fits
         whole = head["word"] >> _LENGTH_BITS == _WHOLE
         for place in places[whole & (length < _HEADER.size + 4 * count)][:1]:
             self.unpack(int(self.keys[place]))
@@ -203,7 +204,7 @@ def write_records(path: Path, payloads: Iterable[tuple[int, bytes]]) -> None:
     with path.open("wb") as file, path.with_suffix(".idx").open("w", encoding="ascii") as index:
         for key, payload in payloads:
             if len(payload) > _LENGTH_MASK:
-                raise DataError(f"{path}: record {key} has {len(payload)} bytes; RecordIO takes {_LENGTH_MASK}")
+                raise DataError(f"{path}: record {key} has {len(payload)} bytes; RecordIO allows {_LENGTH_MASK}")
             index.write(f"{key}\t{file.tell()}\n")
             file.write(_frame(payload))
 
@@ -222,6 +223,10 @@ def _frame(payload: bytes) -> bytes:
     return b"".join(framed)
 
 
+_FARTHEST = 1 << 48
+"""No file has an offset beyond; sums of larger ones overflow."""
+
+
 def _read_index(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Keys in ascending order, and their offsets."""
     if not path.stat().st_size:
@@ -230,13 +235,13 @@ def _read_index(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         lines = np.loadtxt(path, np.int64, comments=None, delimiter="\t", ndmin=2, encoding="latin-1")
     except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: {_first_bad_line(path)}") from error
-    if lines.shape[1] != 2 or lines.min() < 0:
+    if lines.shape[1] != 2 or lines.min() < 0 or lines[:, 1].max() >= _FARTHEST:
         raise DataError(f"{path}: {_first_bad_line(path)}")
     order = np.argsort(lines[:, 0], kind="stable")
     keys, offsets = lines[order, 0], lines[order, 1]
     repeated = keys[1:][np.diff(keys) == 0]
     if repeated.size:
-        raise DataError(f"{path}: key {repeated[0]} stands there twice")
+        raise DataError(f"{path}: key {repeated[0]} occurs twice")
     return keys, offsets
 
 

@@ -1,8 +1,14 @@
-"""A data set from the one word a command line or a configuration gives: `open_dataset("...")`.
+"""A data set from the one text that a command line or a configuration gives: `open_dataset("...")`.
 
-synthetic-people:identities=150,images=12,seed=1,cameras=7,views=6,size=128x64,shift=1.0
-synthetic-faces:identities=50,images=10,seed=2,size=64x64
-a folder in Market-1501 layout, or one sub-folder an identity
+    synthetic-people:identities=150,images=12,seed=1,cameras=7,views=6,size=128x64,shift=1.0
+    synthetic-faces:identities=50,images=10,seed=2,size=64x64
+    FOLDER        Market-1501 or DukeMTMC-reID, MSMT17, train.rec, *.tar shards, else one sub-folder per identity
+    FILE.csv, FILE.jsonl    a manifest
+    FILE.rec, FILE.tar      RecordIO with its .idx, a WebDataset shard
+    FILE.bin                verification pairs of insightface
+
+Which layout a folder has is decided by what lies in it, in the order above; each format is read by a module of this
+room.
 """
 
 from __future__ import annotations
@@ -58,11 +64,20 @@ _GENERATORS: Mapping[str, tuple[Callable[..., Dataset], Mapping[str, Callable[[s
 
 
 def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
-    """Open `spec`; `subset` chooses a side of layouts that have fixed ones (Market-1501, MSMT17).
+    """Open a data set; no image is decoded.
+
+    Args:
+        spec: A folder, a file, or `GENERATOR:key=value,...`, see the head of this module.
+        subset: The side of layouts that have fixed ones (Market-1501, MSMT17); others ignore it.
 
     Raises:
         InputError: nothing of that name, or a generator option that does not exist or parse.
         DataError: the layout is wrong, or there are fewer than two identities.
+
+    Examples:
+        >>> dataset = rtool.finetune.open_dataset("synthetic-people:identities=4,images=8,seed=2,size=16x8")
+        >>> len(dataset), len(set(dataset.identities.tolist()))
+        (32, 4)
     """
     name, _, options = str(spec).partition(":")
     if name in _GENERATORS:
@@ -71,7 +86,8 @@ def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
     root = Path(spec).expanduser()
     if not root.exists():
         raise InputError(
-            f"{spec}: no such folder, and no generator either (known: {', '.join(sorted(_GENERATORS))}:key=value,...)"
+            f"{spec}: no such file or folder, and not a generator "
+            f"(known: {', '.join(sorted(_GENERATORS))}:key=value,...)"
         )
     return _open_folder(root, subset) if root.is_dir() else _open_file(root)
 

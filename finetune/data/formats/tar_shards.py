@@ -1,12 +1,11 @@
 """WebDataset shards: uncompressed tar files whose members share a key, `KEY.jpg` with `KEY.cls` or `KEY.json`.
 
 `.cls` holds the identity; `.json` an object with `identity` and optionally `camera`. Members are indexed once and read
-by position, so that identities can be sampled; the webdataset package, which streams, is not needed.
+by position, so that identities can be sampled; the webdataset package, which streams, is not used.
 """
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
 from ..image_files import EncodedImages, printable
@@ -33,7 +33,7 @@ class _Member(NamedTuple):
 
 @dataclass(frozen=True)
 class _ReadMember:
-    """The bytes of the image of a number."""
+    """From an image number to the bytes of the encoded image."""
 
     files: PositionalFiles
     images: list[_Member]
@@ -50,7 +50,7 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
         DataError: a shard is damaged or compressed, a label is missing, or there are fewer than two identities.
     """
     if not shards:
-        raise InputError("no .tar shards there")
+        raise InputError("no .tar shards were given")
     files = PositionalFiles(shards)
     images: list[_Member] = []
     labels: list[dict[str, Any]] = []
@@ -94,7 +94,7 @@ def _label(place: str, files: PositionalFiles, members: dict[str, _Member]) -> d
     try:
         if ".cls" in members:
             return {"identity": _read(files, members[".cls"]).decode().strip()}
-        label = json.loads(_read(files, members[".json"]))
+        label = parse_json(_read(files, members[".json"]))
         return {"identity": label["identity"], "camera": _camera(label.get("camera", UNKNOWN_CAMERA))}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
@@ -107,7 +107,7 @@ def _label(place: str, files: PositionalFiles, members: dict[str, _Member]) -> d
 def _camera(value: Any) -> int:
     number = int(value)
     if number != float(value) or not UNKNOWN_CAMERA <= number <= MOST_CAMERA:
-        raise ValueError(f"no camera number: {value}")
+        raise ValueError(f"not a camera number: {value}")
     return number
 
 

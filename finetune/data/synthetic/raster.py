@@ -1,7 +1,7 @@
-"""A painter for many small pictures at once, in NumPy: anti-aliased shapes given by one number a picture.
+"""A painter for many small pictures at once, in NumPy: anti-aliased shapes given by one value per picture.
 
 The synthetic generators draw with it. A view (rotation, zoom, shear, shift) is applied to the coordinates instead of
-to the pixels, so a picture is drawn once, at its final size, without resampling. It draws; it knows no people.
+the pixels, so a picture is drawn once, at its final size, without resampling.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class View:
-    """How scene coordinates come from pixels, one number a picture [B]; lengths in picture heights."""
+    """How scene coordinates follow from pixels, one value per picture [B]; lengths in picture heights."""
 
     rotation: Floats
     """Radians."""
@@ -103,7 +103,7 @@ class Canvas:
     def _area(
         self, left: Floats, right: Floats, top: Floats, bottom: Floats
     ) -> Iterator[tuple[tuple[slice, slice, slice], Floats, Floats, Floats]]:
-        """The part of the pictures a shape can touch, with its coordinates; yields nothing when off all pictures."""
+        """The part of the pictures that a shape can touch, with its coordinates; nothing if it lies outside of all."""
         margin = 0.02
         rows = _span(self._row_span, float(top.min()) - margin, float(bottom.max()) + margin)
         columns = _span(self._column_span, float(left.min()) - margin, float(right.max()) + margin)

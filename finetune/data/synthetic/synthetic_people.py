@@ -1,9 +1,9 @@
-"""Synthetic people: who someone is lies in clothes, build and accessories; what varies is pose, view and camera.
+"""Synthetic people: identity lies in clothes, build and accessories; pose, view and camera vary.
 
-Colours come from eight, so identities share them and a colour histogram does not tell people apart. A camera set is a
-domain of its own: `cameras` seeds a colour response, exposure, blur, tilt and background shared by its cameras,
-each of which adds a smaller one. A model trained under one set is markedly worse under another, as with real sites.
-Written after a tried prototype; deterministic by its arguments, about 1 ms a crop.
+All clothes have one of eight colours, so identities share them and a colour histogram does not identify people. A
+camera set is a domain of its own: `cameras` seeds a colour response, exposure, blur, tilt and background shared by its
+cameras, to which each adds a smaller change. A model trained under one set is markedly worse under another, as with
+real sites. The same arguments give the same pictures; drawing needs about 1 ms per crop.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ PALETTE = (
 _VIEWS_OF_ONE = 4
 """How many cameras see one person."""
 _CHUNK = 32
-"""Pictures drawn at a time: their fields stay in the processor's cache."""
+"""Pictures drawn at a time, few enough for their arrays to stay in the CPU's cache."""
 
 
 @dataclass(frozen=True)
 class _Looks:
-    """Identity of each picture's person, one number a picture; lengths relative to body height."""
+    """The looks of the person in each picture, one value per picture; lengths relative to body height."""
 
     height: Floats
     build: Floats
@@ -87,16 +87,24 @@ def synthetic_people(
     size: tuple[int, int] = (128, 64),
     shift: float = 1.0,
 ) -> Dataset:
-    """`identities` people with `images` crops each, seen by `views` cameras of the set `cameras`.
+    """A data set of drawn people, each seen by up to four of the cameras of one set.
 
     Args:
-        seed: Who the people are and how each picture was taken.
-        cameras: Which camera set took them: the domain.
+        identities: Number of people, at least 2.
+        images: Crops per person, at least 2.
+        seed: Seeds the people and their pictures.
+        cameras: Seeds the camera set, that is the domain.
+        views: Number of cameras in the set, at least 2.
         size: Height and width of a crop in pixels.
         shift: How far camera sets lie apart; 0 gives every set the same mean response.
 
     Raises:
         DataError: a number is too small to make a retrieval data set.
+
+    Examples:
+        >>> people = rtool.finetune.synthetic_people(identities=2, images=3, seed=0, size=(16, 8))
+        >>> people.identities.tolist(), people.images[0].size
+        ([0, 0, 0, 1, 1, 1], (8, 16))
     """
     if identities < 2 or images < 2 or views < 2 or min(size) < 8:
         raise DataError(
@@ -112,8 +120,8 @@ def synthetic_people(
     for start in range(0, len(owner), _CHUNK):
         chunk = slice(start, start + _CHUNK)
         person = _Looks(**{name: field[owner[chunk]] for name, field in vars(looks).items()})
-        taken_by = _Cameras(**{name: field[camera[chunk]] for name, field in vars(responses).items()})
-        pixels[chunk] = _photograph(person, taken_by, rng, size)
+        response = _Cameras(**{name: field[camera[chunk]] for name, field in vars(responses).items()})
+        pixels[chunk] = _photograph(person, response, rng, size)
     return Dataset(
         name=f"synthetic-people:identities={identities},images={images},seed={seed},cameras={cameras}",
         images=ArrayImages(pixels),
@@ -181,7 +189,7 @@ def _assign_cameras(rng: np.random.Generator, identities: int, images: int, view
 
 
 def _photograph(p: _Looks, camera: _Cameras, rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Draw B people and take their pictures: uint8 [B, H, W, 3]."""
+    """Draw B people as their cameras see them: uint8 [B, H, W, 3]."""
     count, (height, width) = len(p.height), size
     normal = rng.standard_normal((count, 8), dtype=np.float32)
     uniform = rng.random((count, 12), dtype=np.float32)

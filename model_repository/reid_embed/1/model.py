@@ -1,9 +1,9 @@
-"""A Triton model that lets clients send single crops to a model with a baked batch.
+"""A Triton model that lets clients send single crops to a model with a fixed batch.
 
 Runs inside Triton's Python back end as `<packer>/1/model.py` and imports nothing of rtool. Triton's dynamic batcher
-joins the requests; this model concatenates their rows, pads the tail by repeating the last one (a real row, so no
-activation leaves its range), asks the target model once, and hands every request its rows. Triton cannot do this by
-itself: a batch is never padded, and an ensemble neither packs nor splits (server issues 7124 and 3527).
+joins the requests; this model concatenates their rows, pads them to the batch by repeating the last row (a real row
+keeps activations in their range), calls the target model once, and answers every request with its rows. Triton cannot
+do this by itself: it never pads a batch, and an ensemble neither packs nor splits (server issues 7124 and 3527).
 
 The call is asynchronous, so an instance collects its next batch while the target computes. Not done: a target with
 several inputs of different batch axes, decoupled responses.
@@ -25,7 +25,7 @@ Rows = list[np.ndarray[Any, Any]]
 
 
 class TritonPythonModel:
-    """One instance: the names it needs and two counters."""
+    """One instance: the target's name, its tensors and two counters."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the target's name and the batch, which is this model's `max_batch_size`."""
@@ -34,7 +34,7 @@ class TritonPythonModel:
         self._batch = int(config["max_batch_size"])
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
-        self._family = _row_family()  # its metrics die with it
+        self._family = _row_family()  # kept alive: Triton removes the metrics with their family
         self._real, self._padded = (
             self._family.Metric(labels={"model": args["model_name"], "kind": kind}) for kind in ("real", "padded")
         )
@@ -84,18 +84,18 @@ class TritonPythonModel:
         response = await request.async_exec()
         if response.has_error():
             raise RuntimeError(f"{self._target}: {response.error().message()}")
-        # A view would die with the response.
+        # Copied, because the memory belongs to the response.
         return [from_triton(pb_utils.get_output_tensor_by_name(response, name)).copy() for name in self._outputs]
 
 
 def _pad(rows: np.ndarray[Any, Any], missing: int) -> np.ndarray[Any, Any]:
     if missing < 0:
-        raise ValueError(f"{len(rows)} rows are more than the target's batch of {len(rows) + missing}")
+        raise ValueError(f"{len(rows)} rows exceed the target's batch of {len(rows) + missing}")
     return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
 
 def _row_family() -> Any:
-    """Counters `rtool_packer_rows{model, kind}` on the metrics port: how full the batches are."""
+    """Counters `rtool_packer_rows{model, kind}` on the metrics port: rows of requests (real) and padding (padded)."""
     return pb_utils.MetricFamily(
         name="rtool_packer_rows",
         description="Rows sent to the target model, real ones and padding",

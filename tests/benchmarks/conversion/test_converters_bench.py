@@ -1,4 +1,4 @@
-"""The comparison with other converters: what a reply amounts to, what a lost process is, how tables read."""
+"""The comparison with other converters: how replies and lost processes are judged, and what the tables hold."""
 
 import sys
 
@@ -46,7 +46,7 @@ def peer(program):
     return [sys.executable, "-c", program]
 
 
-def test_a_process_that_dies_or_hangs_is_a_crash_and_the_next_request_gets_a_fresh_one():
+def test_a_process_that_dies_or_hangs_is_a_crash_and_the_next_request_gets_a_new_one():
     answer = "import sys; sys.stdin.readline(); print('{\"kinds\": []}', flush=True)"
     with Worker("dying", command=peer("import os; os._exit(3)")) as worker:
         assert worker.ask({"do": "run"})["error"] == "crash: the process ended"
@@ -63,7 +63,7 @@ def test_our_own_converter_answers_through_the_same_worker():
     assert (name, status, detail) == ("doubling", "passed", "")
 
 
-def test_coverage_table_has_a_column_a_tool_and_says_who_was_not_run():
+def test_coverage_table_has_one_column_per_tool_and_marks_those_not_run():
     row = {"passed": 3, "refused": 1, "wrong": 0, "crashed": 0}
     suites = {
         "light": {"cases": 4, "tools": {"rtool": row, "pnnx": {**row, "passed": 2, "wrong": 1}}},
@@ -109,7 +109,7 @@ def test_speed_is_missed_when_the_whole_interval_is_above_the_bound():
     )
 
 
-def test_ratio_is_taken_round_by_round():
+def test_ratio_is_computed_per_round():
     first = np.array([1.0, 10.0, 100.0])
     assert converted_speed.ratio_of(2 * first, first) == (2.0, 2.0, 2.0)
 

@@ -1,4 +1,4 @@
-"""The export matrix tells a right conversion from a wrong one, and merges what was measured in portions."""
+"""The export matrix distinguishes right conversions from wrong ones, and merges rows of several calls."""
 
 import json
 from dataclasses import asdict
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rtool.benchmarks.conversion import export_matrix, matrix_cells
+from rtool.benchmarks.conversion import export_matrix, matrix_cells, module_uses
 from rtool.benchmarks.conversion.matrix_cells import Cell, Row, Subject, measure_cell
 from rtool.benchmarks.conversion.module_uses import try_uses
 from rtool.converters import onnx_to_torch
@@ -63,11 +63,16 @@ def test_a_wrong_conversion_is_missed(subject, monkeypatch, damage, said):
     assert any(miss.startswith(said) for miss in row.misses)
 
 
-def test_every_use_works_on_an_open_module_and_a_failing_one_says_why(subject):
+def test_every_use_works_on_a_dynamic_batch(subject):
     _, model = measure_cell(subject, Cell("small", "torchscript-17", 0, fused=True))
     found = try_uses(onnx_to_torch(model), subject.images)
+    assert found.keys() == export_matrix.USE_BOUNDS.keys()
     for name, value in found.items():
         assert value <= export_matrix.USE_BOUNDS[name], name
+
+
+def test_a_use_that_fails_says_why(subject, monkeypatch):
+    monkeypatch.setattr(module_uses, "USES", {name: module_uses.USES[name] for name in ("deepcopy", "jit.trace")})
     fixed = torch.fx.symbolic_trace(nn.Sequential(nn.Unflatten(0, (2, 1)), nn.Linear(8, 2)))
     found = try_uses(fixed, subject.images)
     assert found["deepcopy"] == 0.0
@@ -84,13 +89,13 @@ def test_rows_measured_again_replace_the_old_ones_in_the_order_of_the_matrix():
     new = {"rows": [row(errors={"1": 1.0}), row(batch=1)], "uses": []}
     report = export_matrix.merged(old, new)
     assert [(r["network"], r["batch"]) for r in report["rows"]] == [("iresnet18", 1), ("iresnet18", 0), ("vit_tiny", 0)]
-    assert export_matrix.missed(report) == ["iresnet18, dynamo-20, batch open, fused: error 1 at batch 1"]
+    assert export_matrix.missed(report) == ["iresnet18, dynamo-20, batch dynamic, fused: error 1 at batch 1"]
     assert "3 of 270 cells measured, 2 hold" in export_matrix.table(report)
     assert export_matrix.merged(json.loads(json.dumps(report)), {"rows": [], "uses": []}) == report
 
 
 @pytest.mark.parametrize(("network", "misses"), [("iresnet18", 2), ("vit_tiny", 1)])
-def test_scripting_is_asked_of_convolutional_networks_only(network, misses):
+def test_scripting_is_required_of_convolutional_networks_only(network, misses):
     uses = dict.fromkeys(export_matrix.USES, 0.0) | {"jit.script": "NotSupportedError", "torch.compile": 1e-3}
     report = {"rows": [], "uses": [{"network": network, "exporter": "dynamo-20", "fused": False, "uses": uses}]}
     assert len(export_matrix.missed(report)) == misses

@@ -1,4 +1,4 @@
-"""Figures of the export benchmarks: intervals that know about sessions, bounds that can be missed, resumable rows."""
+"""Figures of the export benchmarks: intervals over sets of sessions, bounds that can be missed, resumable rows."""
 
 import json
 
@@ -12,7 +12,7 @@ from rtool.errors import GateError, InputError
 
 
 def times(sets: int, rounds: int, seed: int, *, of_set: float = 0.0) -> np.ndarray:
-    """Milliseconds around 10 with 2 % of noise a round, and `of_set` of it that a set of sessions shares."""
+    """Milliseconds around 10 with 2 % of noise per round, and a relative deviation `of_set` per set of sessions."""
     generator = np.random.default_rng(seed)
     shared = of_set * generator.standard_normal((sets, 1))
     return 10 * (1 + shared + 0.02 * generator.standard_normal((sets, rounds)))
@@ -26,7 +26,7 @@ def test_the_interval_of_a_ratio_holds_the_true_one():
 
 
 def test_what_a_set_of_sessions_shares_widens_the_interval():
-    """Forty rounds of eight sets are not 320 measurements when a set's luck stays for its life."""
+    """Forty rounds of eight sets are not 320 independent measurements when the rounds of a set share a deviation."""
     _, low, high = ratio_with_interval(times(8, 40, 0), times(8, 40, 1))
     _, lucky_low, lucky_high = ratio_with_interval(times(8, 40, 0, of_set=0.05), times(8, 40, 1, of_set=0.05))
     assert lucky_high - lucky_low > 3 * (high - low)

@@ -1,9 +1,10 @@
-"""How figures of fine-tuning are put together: seeds over several calls, what does not fit, and tables computed."""
+"""How figures of fine-tuning are combined: seeds of several calls, sizes that do not fit, and computed tables."""
 
 import json
 
 import pytest
 
+from rtool.benchmarks.places import EXAMPLES
 from rtool.benchmarks.training import finetune_bench, finetune_quality
 from rtool.benchmarks.training.finetune_quality import combine_seeds, measure_quality, quality_recipes
 from rtool.benchmarks.training.partial_fc_step import memory_on_gpus, scaled_by_rows
@@ -18,7 +19,7 @@ def reached(monkeypatch):
     monkeypatch.setattr(finetune_quality, "_run", lambda recipe, seed, _: {recipe.metric: values[seed]})
 
 
-def test_seeds_of_several_calls_come_together_and_all_must_reach_the_target(reached):
+def test_seeds_of_several_calls_are_combined_and_all_must_reach_the_target(reached):
     first = measure_quality(seeds=[1], names=["synthetic faces"])
     both = combine_seeds(first, measure_quality(seeds=[0], names=["synthetic faces"]))
     assert both["synthetic faces"]["reached"] == [0.97, 0.96]
@@ -31,7 +32,7 @@ def test_seeds_of_several_calls_come_together_and_all_must_reach_the_target(reac
     assert combine_seeds(both, changed)["synthetic faces"]["runs"].keys() == {"1"}
 
 
-def test_the_result_file_of_a_day_takes_them_in_and_a_miss_is_the_exit_code(reached, tmp_path, capsys):
+def test_the_file_of_the_day_combines_them_and_a_miss_is_the_exit_code(reached, tmp_path, capsys):
     command = ["quality", "--recipes", "synthetic faces", "--output", str(tmp_path), "--seeds"]
     assert finetune_bench.main([*command, "0"]) == 0
     assert finetune_bench.main([*command, "2"]) == 1
@@ -51,13 +52,13 @@ def test_unknown_names_are_refused(tmp_path, capsys):
 
 def test_every_recipe_is_an_example_with_fields_that_exist(tmp_path):
     for recipe in quality_recipes(tmp_path).values():
-        load_config(finetune_quality._EXAMPLES / recipe.example, recipe.overrides)
+        load_config(EXAMPLES / recipe.example, recipe.overrides)
 
 
 def test_a_dense_layer_that_does_not_fit_is_computed_by_its_rows_and_marked():
-    measured = {"kind": "dense", "identities": 1000, "processor_seconds_a_step": 2.0, "peak_gigabytes": 1.5}
+    measured = {"kind": "dense", "identities": 1000, "processor_seconds_per_step": 2.0, "peak_gigabytes": 1.5}
     row = scaled_by_rows(measured, 3000)
-    assert (row["rows_touched"], row["processor_seconds_a_step"], row["peak_gigabytes"]) == (3000, 6.0, 4.5)
+    assert (row["rows_touched"], row["processor_seconds_per_step"], row["peak_gigabytes"]) == (3000, 6.0, 4.5)
     assert "from 1000 identities" in row["computed"]
 
 
@@ -67,4 +68,4 @@ def test_memory_of_29_million_identities_on_8_gpus():
     assert sparse["weights"] == pytest.approx(rows * 512 * 4 / 1e9, abs=0.01)  # 7.4, as arcface_torch's notes have it
     assert sparse["gradient"] == pytest.approx(0.1 * rows * 512 * 4 / 1e9, abs=0.01)
     assert dense["logits"] == pytest.approx(8 * 128 * rows * 4 * 2 / 1e9, abs=0.01)
-    assert arcface_torch["gigabytes_a_gpu"] - sparse["gigabytes_a_gpu"] == pytest.approx(0.9 * 7.424, abs=0.02)
+    assert arcface_torch["gigabytes_per_gpu"] - sparse["gigabytes_per_gpu"] == pytest.approx(0.9 * 7.424, abs=0.02)

@@ -1,4 +1,4 @@
-"""Calibration counts every image once, whatever interrupts it, at a batch the model can take."""
+"""Calibration counts every image once, even when interrupted, in batches that the model supports."""
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ def random(*shape, seed):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def baked(batch, folder):
+def fixed_batch(batch, folder):
     """A fused Conv and a fused Linear at 3x16x8, with a token expanded to `batch` rows, so no other batch runs."""
     weights = {
         "onnx::Conv_1": random(8, 3, 3, 3, seed=1),
@@ -36,12 +36,12 @@ def baked(batch, folder):
     ]
     graph = helper.make_graph(
         nodes,
-        "baked",
+        "fixed_batch",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, 3, 16, 8])],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [batch, 6])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
-    path = folder / "baked.onnx"
+    path = folder / "fixed_batch.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
@@ -94,13 +94,13 @@ def test_fewer_images_than_were_measured_before_the_interruption_are_refused(mod
 
 
 @pytest.mark.parametrize(("sizes", "measured"), [((8, 8, 1), True), ((1,) * 9, False)])
-def test_drift_is_measured_on_a_full_batch_or_said_not_to_be(model_file, sizes, measured):
+def test_drift_is_measured_on_a_full_batch_or_reported_as_unknown(model_file, sizes, measured):
     drift = restore_batchnorm(onnx_to_torch(model_file), batches(*sizes)).train_drift
     assert (drift is not None and drift > 0) if measured else drift is None
 
 
-def test_a_model_that_takes_one_batch_only_is_calibrated_in_batches_of_that_size(tmp_path, capfd):
-    path = baked(4, tmp_path)
+def test_a_model_with_a_fixed_batch_is_calibrated_in_batches_of_that_size(tmp_path, capfd):
+    path = fixed_batch(4, tmp_path)
     images = batches(7, 7, 3)
     module, other = onnx_to_torch(path), onnx_to_torch(path)
     report = restore_batchnorm(module, images)
@@ -111,13 +111,13 @@ def test_a_model_that_takes_one_batch_only_is_calibrated_in_batches_of_that_size
         assert torch.equal(tensor, norms(module)[name]), name
     result = onnx2torch(path, tmp_path / "out.rtool", restore_bn=True, calibrate=batches(32))
     assert (result.batch, result.restored.images) == (4, 32)
-    with pytest.raises(InputError, match="takes batches of 4 only"):
+    with pytest.raises(InputError, match="supports batches of 4 only"):
         restore_batchnorm(onnx_to_torch(path), batches(3))
     assert "def forward" not in "".join(capfd.readouterr())  # torch.fx prints the code of a module that raises
 
 
-def test_a_linear_of_a_model_that_takes_single_images_gets_no_batchnorm(tmp_path):
-    module = onnx_to_torch(baked(1, tmp_path))
+def test_a_linear_of_a_model_with_a_fixed_batch_of_one_gets_no_batchnorm(tmp_path):
+    module = onnx_to_torch(fixed_batch(1, tmp_path))
     report = restore_batchnorm(module, batches(16))
     assert [entry.after for entry in report.restored] == ["conv"]
     assert [(entry.layer, "one image" in entry.reason) for entry in report.skipped] == [("fc", True)]

@@ -1,4 +1,4 @@
-"""Folding leaves the function unchanged on every topology, or keeps the BatchNorm and says why."""
+"""Folding leaves the function unchanged on every topology, or keeps the BatchNorm and reports why."""
 
 import copy
 import re
@@ -148,7 +148,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_cannot_be_folded_exactly_stays_with_its_reason(name):
+def test_what_cannot_be_folded_exactly_is_kept_with_its_reason(name):
     torch.manual_seed(0)
     module, shape, reason = KEPT[name]
     module = traced(copy.deepcopy(module))
@@ -201,7 +201,7 @@ NETWORKS = {"iresnet18": 8, "mobilefacenet": 0, "osnet_x0_25": 0, "resnet50": 0}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_known_networks_fold_to_the_known_rest(name):
+def test_known_networks_keep_the_known_number_of_batchnorms(name):
     torch.manual_seed(0)
     module = fx.symbolic_trace(randomise(build_architecture(name, input_size=(32, 32))))
     images = torch.randn(2, 3, 32, 32)
@@ -231,7 +231,7 @@ def test_any_geometry_folds_behind_a_convolution(seed, groups, transposed):
 
 
 class Watched(nn.Module):
-    """A convolution in front of a BatchNorm, and somebody else who sees its weight or what goes through it."""
+    """A convolution in front of a BatchNorm, whose weight, input or output something else reads as well."""
 
     def __init__(self, how):
         super().__init__()
@@ -260,7 +260,7 @@ WATCHED = {
 
 
 @pytest.mark.parametrize("how", WATCHED)
-def test_batchnorm_stays_where_others_see_the_layer(how):
+def test_batchnorm_is_kept_where_something_else_reads_the_layer(how):
     torch.manual_seed(0)
     module = Watched(how)
     x = torch.randn(2, 4, 6, 6)

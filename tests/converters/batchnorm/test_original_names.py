@@ -75,7 +75,7 @@ def test_the_unfused_state_dict_loads_by_name_and_gives_the_originals_outputs(na
     report = restore_batchnorm(module, batches())
     assert report.architecture == name
     with torch.no_grad():
-        for tensor in [*module.parameters(), *module.buffers()]:  # nothing but what is loaded can give the outputs
+        for tensor in [*module.parameters(), *module.buffers()]:  # so that only the loaded tensors can give the outputs
             tensor.fill_(1)
         module.load_state_dict(original.state_dict(), strict=True)
         images = torch.randn(3, 3, *SIZE)
@@ -85,7 +85,7 @@ def test_the_unfused_state_dict_loads_by_name_and_gives_the_originals_outputs(na
     assert (again - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_a_wrapper_around_a_known_network_is_seen_through():
+def test_a_known_network_is_recognised_inside_a_wrapper():
     original = trained("osnet_x0_25")
     module = fx.symbolic_trace(copy.deepcopy(original))
     wrapped = fx.symbolic_trace(Wrapped(module).eval())

@@ -134,7 +134,7 @@ def test_only_layers_that_can_have_had_a_batchnorm_get_one():
     assert all(part in reasons[layer] for layer, part in expected.items()), reasons
 
 
-def test_names_in_the_file_decide_where_they_tell():
+def test_original_names_in_the_file_decide_which_layers_are_restored():
     module = fx.symbolic_trace(Mixed().eval())
     record = ConversionRecord("m.onnx", None, 17, "", (), ())
     attach_record(module, record)
@@ -179,7 +179,7 @@ def test_batchnorms_are_put_back_from_their_description():
         insert_batchnorms(bare, [RestoredBatchNorm("x.bn", "x.conv", 4, 1e-5)])
 
 
-def test_interrupted_calibration_goes_on_where_it_stopped(tmp_path):
+def test_interrupted_calibration_continues_where_it_stopped(tmp_path):
     state = tmp_path / "calibration.safetensors"
     whole, resumed = fused("mobilefacenet"), fused("mobilefacenet")
     runs = []
@@ -252,7 +252,7 @@ def test_state_of_another_model_or_other_images_is_refused(tmp_path):
         restore_batchnorm(other, batches(), state=state)
     with pytest.raises(InputError, match=r"other images.*remove it"):
         restore_batchnorm(fused("osnet_x0_25"), [batch + 1 for batch in batches()], state=state)
-    assert state.exists()  # with the right model and images it still serves
+    assert state.exists()  # it is still usable with the right model and images
     assert restore_batchnorm(fused("osnet_x0_25"), batches(), state=state).images == 12
 
 
@@ -262,7 +262,7 @@ def test_unusable_images_leave_no_state_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_is_told_after_every_batch():
+def test_progress_is_reported_after_every_batch():
     seen = []
     restore_batchnorm(fused("osnet_x0_25"), batches(), progress=seen.append)
     assert seen == [4, 8, 12]

@@ -247,8 +247,8 @@ def test_external_data_that_changes_is_refused_and_nothing_is_written(
 
     during(monkeypatch, change)
     if command == "open_runner":  # ONNX Runtime opens these files itself
-        original = ModelFile.for_onnxruntime
-        monkeypatch.setattr(ModelFile, "for_onnxruntime", lambda self: (original(self), change())[0])
+        original = ModelFile.proto
+        monkeypatch.setattr(ModelFile, "proto", lambda self, **options: (original(self, **options), change())[0])
     there = sorted(entry.name for entry in tmp_path.iterdir())
     if command == "inspect":
         assert any("weights.bin: changed while reading" in problem for problem in rtool.inspect(path).problems)

@@ -1,4 +1,4 @@
-"""A converted export gives ONNX Runtime's numbers, the original's gradients, and the original's names."""
+"""A converted export has the outputs of ONNX Runtime and the gradients and names of the original module."""
 
 import copy
 
@@ -32,7 +32,7 @@ def test_dynamic_exports_agree_with_onnx_runtime_at_any_batch(exported, run_onnx
 
 
 @pytest.mark.parametrize(("kind", "opset", "batch"), [("ts", 11, 1), ("ts", 17, 4), ("dy", 20, 1), ("dy", 18, 4)])
-def test_a_baked_in_batch_does_not_stay_baked_in(exported, run_onnx, images, kind, opset, batch):
+def test_a_fixed_batch_stated_in_shapes_becomes_dynamic(exported, run_onnx, images, kind, opset, batch):
     original, proto = exported("cnn", kind, opset, batch)
     module = onnx_to_torch(proto)
     assert measure_parity(run_onnx(proto, images(batch)), outputs(module, images(batch))).max_rel <= 1e-5
@@ -41,7 +41,7 @@ def test_a_baked_in_batch_does_not_stay_baked_in(exported, run_onnx, images, kin
 
 @pytest.mark.parametrize(("kind", "opset"), [("ts", 17), ("dy", 20)])
 @pytest.mark.parametrize("name", ["cnn", "vit"])
-def test_unfused_exports_keep_names_and_gradients(exported, images, name, kind, opset):
+def test_exports_without_fusion_keep_names_and_gradients(exported, images, name, kind, opset):
     original, proto = exported(name, kind, opset, "dynamic", False)
     module = onnx_to_torch(proto)
     module.load_state_dict(original.state_dict())

@@ -1,4 +1,4 @@
-"""The table of operators is complete and free of contradictions; shape numbers and lifted patterns are exact."""
+"""The registry of operators is complete and consistent; shape numbers and fused patterns are exact."""
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from rtool.converters import onnx_to_torch, operators
+from rtool.converters import onnx_to_torch, ops
 from rtool.converters.lowering.registry import REGISTRY, Lowering, Registry
 from rtool.converters.records.record import require_record
 from rtool.errors import InputError, UnsupportedOperatorsError
@@ -46,7 +46,7 @@ def test_an_opset_newer_than_known_is_refused():
 
 
 def test_the_printed_table_joins_ranges_without_a_gap():
-    rows = {row.operator: row for row in operators() if row.domain == "ai.onnx"}
+    rows = {row.operator: row for row in ops().operators if row.domain == "ai.onnx"}
     assert len(rows) > 150
     assert rows["PRelu"].opsets == f"1-{onnx.defs.onnx_opset_version()}"
     assert rows["Conv"].trainable
@@ -64,7 +64,7 @@ def test_matmul_and_add_become_one_linear_layer():
     assert require_record(module).nodes["fc"] == ("/fc/MatMul", "/fc/Add")
 
 
-def test_a_value_that_something_else_needs_is_not_lifted_away():
+def test_a_pattern_whose_inner_value_has_another_reader_is_not_fused():
     nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Add", ["a", "b"], ["y"])]
     weights = {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}
     module = onnx_to_torch(model(nodes, {"x": [1, 2]}, weights, outputs=("y", "a")))

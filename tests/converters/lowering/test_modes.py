@@ -1,4 +1,4 @@
-"""A converted module works with everything people do to modules: trace, export, compile, script, copy, cast, DDP."""
+"""A converted module can be traced, exported, compiled, scripted, copied, cast, and trained with autocast and DDP."""
 
 import copy
 import os
@@ -29,7 +29,7 @@ def same(got, expected):
     return (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_tracing_exporting_and_compiling_keep_the_batch_open(module, batches):
+def test_tracing_exporting_and_compiling_keep_the_batch_dynamic(module, batches):
     two, five = batches
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

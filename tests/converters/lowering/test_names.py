@@ -1,4 +1,4 @@
-"""Names come from what exporters leave behind, changed as little as Python needs."""
+"""Module names come from the names and metadata that exporters write, changed as little as Python requires."""
 
 import onnx_ir as ir
 import pytest
@@ -17,11 +17,11 @@ from rtool.converters.lowering.names import is_generated, parameter_path, safe_p
         ("", ""),
     ],
 )
-def test_torchscript_node_names_tell_the_scope(node_name, scope):
+def test_torchscript_node_names_state_the_scope(node_name, scope):
     assert scope_of(ir.Node("", "Conv", inputs=[], name=node_name)) == scope
 
 
-def test_dynamo_metadata_tells_the_scope_and_damaged_metadata_nothing():
+def test_dynamo_metadata_states_the_scope_and_damaged_metadata_is_ignored():
     node = ir.Node("", "Conv", inputs=[], name="node_Conv_12")
     node.metadata_props["pkg.torch.onnx.name_scopes"] = "['', 'layer1', 'layer1.0', 'conv2d']"
     assert scope_of(node) == "layer1.0"

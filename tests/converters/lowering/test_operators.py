@@ -1,4 +1,4 @@
-"""Operators against ONNX Runtime at the opsets where their form changed, with weights given and as constants."""
+"""Operators compared with ONNX Runtime at the opsets where their form changed, with weights as inputs and constants."""
 
 import numpy as np
 import onnx
@@ -178,7 +178,7 @@ def test_any_transposed_convolution_agrees_with_onnxruntime(data):
     check("ConvTranspose", arrays, 11, constants=data.draw(st.sampled_from([(), (1, 2)])), **geometry)
 
 
-def test_random_numbers_and_run_time_branches_are_refused_with_the_way_out():
+def test_random_numbers_and_run_time_branches_are_refused_with_a_remedy():
     with pytest.raises(UnsupportedOperatorsError, match=r"Bernoulli, opset 15"):
         onnx_to_torch(model_of("Bernoulli", [X], 15))
     graph = onnx.helper.make_graph(
@@ -194,7 +194,7 @@ def test_random_numbers_and_run_time_branches_are_refused_with_the_way_out():
     ]
     outputs = [onnx.helper.make_tensor_value_info("o", onnx.TensorProto.FLOAT, [2])]
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", inputs, outputs), ir_version=10)
-    with pytest.raises(UnsupportedOperatorsError, match=r"'choice' \(If.*known only at run time; export the branch"):
+    with pytest.raises(UnsupportedOperatorsError, match=r"'choice' \(If.*known only at run time; re-export the branch"):
         onnx_to_torch(model)
 
 

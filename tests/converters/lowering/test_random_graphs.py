@@ -42,7 +42,7 @@ class Graph:
         return self.draw(st.booleans())
 
     def value(self, *ranks):
-        """A value of one of these ranks (any when none is given), later ones likelier; None when there is none."""
+        """A value of one of these ranks (any if none is given), preferably a late one; None if there is none."""
         fitting = [entry for entry in self.values if not ranks or len(entry[1]) in ranks]
         return self.pick(*fitting, *fitting[-2:], fitting[-1]) if fitting else None
 
@@ -64,7 +64,7 @@ class Graph:
         name = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], name=f"n{len(self.nodes)}", **attributes))
         self.values.append((name, tuple(int(size) for size in shape)))
-        if min(self.values[-1][1], default=1) < 1:  # nothing is left: no graph anybody would have
+        if min(self.values[-1][1], default=1) < 1:  # an empty tensor, which no real graph has
             self.nodes.pop()
             self.values.pop()
 
@@ -76,7 +76,7 @@ class Graph:
             self.node(operator, [x, self.numbers(*axes)], shape, **attributes)
 
 
-# -- one function an operator family; each appends a node, or nothing where no value fits --------------------------
+# -- one function per operator family; each appends a node, or nothing where no value fits ------------------------
 
 
 def elementwise(graph):
@@ -193,7 +193,7 @@ def normalisation(graph):
     x, shape = found
     channels = shape[1]
     names = ["BatchNormalization", "InstanceNormalization", "PRelu"]
-    names += ["LRN"] if len(shape) == 4 else []  # ONNX Runtime takes no other rank
+    names += ["LRN"] if len(shape) == 4 else []  # ONNX Runtime accepts no other rank
     names += ["MeanVarianceNormalization"] if len(shape) == 4 and graph.opset >= 9 else []
     names += ["LayerNormalization"] if graph.opset >= 17 else []
     names += ["GroupNormalization"] if graph.opset >= 21 else []
@@ -380,7 +380,7 @@ FAMILIES = (
 
 
 def build(draw):
-    """A model, its inputs, and whether its batch is open."""
+    """A model, its inputs, and whether its batch is dynamic."""
     graph = Graph(draw)
     rank = graph.pick(4, 4, 4, 3, 2)
     shape = (IMAGES, graph.pick(2, 4, 6), *(graph.between(3, 7) for _ in range(rank - 2)))
@@ -416,7 +416,7 @@ def oracle(model, x):
         return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, {"x": x})]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # Its own rewriting of graphs is not what is tested here.
+    # ONNX Runtime's graph optimisations are not tested here.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x})

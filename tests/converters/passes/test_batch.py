@@ -1,4 +1,4 @@
-"""A rewritten batch gives, at every size, what the source gives image by image; what cannot be proved is refused."""
+"""A rewritten batch gives, at every size, what the source gives image by image; anything else is refused."""
 
 import io
 import warnings
@@ -16,7 +16,7 @@ from rtool.errors import InputError
 
 
 class MergedRows(nn.Module):
-    """Tokens: rows of all images merged into one axis and parted again, with a class token and positions."""
+    """Tokens: rows of all images are merged into one axis and split again, with a class token and positions."""
 
     def __init__(self, dim: int = 8) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def plain() -> nn.Module:
 
 
 def exported(module: nn.Module, batch: int, *, dynamic: bool = False) -> onnx.ModelProto:
-    """A TorchScript export with the batch baked into input, Reshape and Expand."""
+    """A TorchScript export with a fixed batch in input, Reshape and Expand."""
     torch.manual_seed(0)
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -67,10 +67,10 @@ def images(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("build", [plain, MergedRows])
-@pytest.mark.parametrize("baked", [1, 2, 16])
-def test_a_baked_batch_becomes_dynamic(build, baked):
+@pytest.mark.parametrize("fixed", [1, 2, 16])
+def test_a_fixed_batch_becomes_dynamic(build, fixed):
     module = build()
-    rewritten = set_batch(exported(module, baked), "dynamic")
+    rewritten = set_batch(exported(module, fixed), "dynamic")
     onnx.checker.check_model(rewritten, full_check=True)
     for shape in (rewritten.graph.input[0], rewritten.graph.output[0]):
         assert shape.type.tensor_type.shape.dim[0].dim_param == "batch"
@@ -95,7 +95,7 @@ def test_a_batch_becomes_another_fixed_one(build, source, target):
 
 
 @pytest.mark.parametrize("target", ["dynamic", 5])
-def test_constants_that_gave_way_are_gone(target):
+def test_replaced_constants_are_removed(target):
     source = exported(MergedRows(), 2)
     source.graph.initializer.append(numpy_helper.from_array(np.float32([1]), "never read, and not ours"))
     rewritten = set_batch(source, target)
@@ -126,7 +126,7 @@ def mixing_images() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def one_weight_an_image() -> onnx.ModelProto:
+def one_weight_per_image() -> onnx.ModelProto:
     """A weight with a row for each of the two images."""
     weight = numpy_helper.from_array(np.float32([[1, 2, 3], [4, 5, 6]]), "w")
     shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy"]
@@ -134,9 +134,9 @@ def one_weight_an_image() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.mark.parametrize("build", [mixing_images, one_weight_an_image])
-def test_what_cannot_be_proved_is_refused(build):
-    with pytest.raises(InputError, match="cannot be proved"):
+@pytest.mark.parametrize("build", [mixing_images, one_weight_per_image])
+def test_what_cannot_be_verified_is_refused(build):
+    with pytest.raises(InputError, match="cannot be verified"):
         set_batch(build(), "dynamic")
 
 
@@ -161,7 +161,7 @@ class Attention(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Attention with learned queries, expanded to one set an image."""
+    """Attention with learned queries, expanded to one set per image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,13 +219,13 @@ def exported_tokens(module: nn.Module, batch: int, kind: str) -> onnx.ModelProto
     return onnx.load_from_string(file.getvalue())
 
 
-@pytest.mark.parametrize("baked", [1, 4])
+@pytest.mark.parametrize("fixed", [1, 4])
 @pytest.mark.parametrize("kind", ["ts", "dy"])
 @pytest.mark.parametrize("build", [Attention, Pooling, Memory, Gated, Sampled])
-def test_a_batch_that_is_not_the_first_axis_is_followed(build, kind, baked):
+def test_a_batch_that_is_not_the_first_axis_is_followed(build, kind, fixed):
     torch.manual_seed(0)
     module = build()
-    model = exported_tokens(module, baked, kind)
+    model = exported_tokens(module, fixed, kind)
     for batch in ("dynamic", 3):
         rewritten = set_batch(model, batch)
         onnx.checker.check_model(rewritten, full_check=True)
@@ -299,25 +299,25 @@ def test_constants_that_hold_the_batch_follow_it(name):
 
 def test_a_slice_of_some_images_is_refused():
     nodes, weights, _ = ROWS["a slice of all images"]
-    with pytest.raises(InputError, match="cannot be proved"):
+    with pytest.raises(InputError, match="cannot be verified"):
         set_batch(rows_of(nodes, {**weights, "to": np.int64([2])}, [2, 3, 8]), "dynamic")
 
 
-def test_an_open_batch_is_proved_as_well():
+def test_a_dynamic_batch_is_verified_as_well():
     model = rows_of([helper.make_node("Reshape", ["x", "s"], ["y"])], {"s": np.int64([1, 24])}, ["n", 24])
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
-    with pytest.raises(InputError, match="cannot be proved"):
+    with pytest.raises(InputError, match="cannot be verified"):
         set_batch(model, "dynamic")
 
 
-def test_open_sizes_need_inputs_to_be_proved_with():
+def test_dynamic_sizes_need_inputs_to_be_verified_with():
     model = rows_of([helper.make_node("Relu", ["x"], ["y"])], {}, [4, 3, "width"])
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "width"
-    with pytest.raises(InputError, match="open shape") as caught:
+    with pytest.raises(InputError, match="dynamic shape") as caught:
         set_batch(model, "dynamic")
     assert "constant" not in str(caught.value)
-    opened = set_batch(model, "dynamic", inputs=[np.zeros((1, 3, 6), np.float32)])
-    assert run(opened, np.ones((2, 3, 7), np.float32)).shape == (2, 3, 7)
+    rewritten = set_batch(model, "dynamic", inputs=[np.zeros((1, 3, 6), np.float32)])
+    assert run(rewritten, np.ones((2, 3, 7), np.float32)).shape == (2, 3, 7)
 
 
 def test_an_output_for_all_images_together_is_refused():
@@ -337,7 +337,7 @@ def two_inputs(first: str | int) -> onnx.ModelProto:
 
 
 def weight_as_first_input() -> onnx.ModelProto:
-    """As files before IR version 4 list them."""
+    """List the initializers among the inputs, as files before IR version 4 do."""
     model = two_inputs("n")
     model.graph.input.insert(0, helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 8]))
     return model
@@ -358,13 +358,13 @@ def test_an_input_without_a_row_per_image_stays_whole(source, batch, fp16, tmp_p
     assert [dim.dim_value or dim.dim_param for dim in firsts] == ["batch" if batch == "dynamic" else batch, 8]
 
 
-def test_an_export_names_the_model_and_only_rtool_speaks(tmp_path, capfd):
+def test_an_export_error_names_the_model_and_nothing_else_is_printed(tmp_path, capfd):
     nodes, weights, _ = ROWS["a slice of all images"]
     path = tmp_path / "sliced.onnx"
     onnx.save(rows_of(nodes, {**weights, "to": np.int64([2])}, [2, 3, 8]), path)
-    with pytest.raises(InputError, match=r"^sliced\.onnx: batch dynamic: .*cannot be proved"):
+    with pytest.raises(InputError, match=r"^sliced\.onnx: batch dynamic: .*cannot be verified"):
         export(path, tmp_path / "out.onnx", batch="dynamic")
     onnx.save(rows_of([helper.make_node("Reshape", ["x", "s"], ["y"])], {"s": np.int64([2, 48])}, [2, 48]), path)
-    with pytest.raises(InputError, match="cannot be proved"):
+    with pytest.raises(InputError, match="cannot be verified"):
         set_batch(onnx.load(path), 3)
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Weights hidden behind other nodes become parameters, and what is computed from weights keeps training."""
+"""Weights behind other nodes become parameters, and weights that are computed with stay trainable."""
 
 import numpy as np
 import onnx
@@ -100,7 +100,7 @@ def test_a_weight_that_is_computed_with_keeps_its_own_gradient():
     assert torch.allclose(gradients["raw"], torch.full((4, 3), 2.0))
 
 
-def test_absurd_sizes_are_refused_before_any_memory_is_asked_for():
+def test_absurd_sizes_are_refused_before_memory_is_allocated():
     node = helper.make_node("ConstantOfShape", ["shape"], ["w"], name="huge")
     with pytest.raises(InputError, match="absurd"):
         onnx_to_torch(gemm([node], {"shape": np.array([1 << 30, 1 << 30])}))
@@ -141,9 +141,9 @@ _CHANNELS = [np.float32([0.5, 2, 1]), np.float32([1, 0, -1]), np.float32([0.2, -
         ("Softmax", 13, {"axis": 1}, []),
         ("LogSoftmax", 11, {"axis": 1}, []),
         ("Hardmax", 11, {"axis": 1}, []),
-        ("BatchNormalization", 9, {}, _CHANNELS),  # the evaluator mixes in statistics that inference never takes
+        ("BatchNormalization", 9, {}, _CHANNELS),  # the evaluator uses statistics of the batch
         ("BatchNormalization", 15, {}, _CHANNELS),
-        ("LRN", 17, {"size": 3, "alpha": 0.5}, []),  # one image: the evaluator sums up one channel alone
+        ("LRN", 17, {"size": 3, "alpha": 0.5}, []),  # one image: the evaluator sums one channel only
     ],
 )
 def test_a_computed_constant_is_what_onnx_runtime_makes_of_it(operator, opset, options, others, literal):

@@ -1,4 +1,4 @@
-"""Networks that normalise raw pixels themselves: the numbers are reported, and never train."""
+"""Networks that normalise raw pixels themselves: mean and std are reported and never trained."""
 
 import numpy as np
 import onnx

@@ -13,7 +13,7 @@ SIZE = (6, 4)
 
 
 def network(layout: str = "nchw", opset: int = 17, channels: int = 3) -> onnx.ModelProto:
-    """Flatten and multiply by a matrix: every pixel and channel counts differently."""
+    """Flatten and multiply by a matrix, with another weight for every pixel and channel."""
     shape = ["n", channels, *SIZE] if layout == "nchw" else ["n", *SIZE, channels]
     weight = np.random.default_rng(0).standard_normal((channels * 24, 5)).astype(np.float32)
     nodes = [

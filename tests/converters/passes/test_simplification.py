@@ -1,4 +1,4 @@
-"""A simplifier's result is kept when it computes the same, and rolled back with the reason when it does not."""
+"""A simplifier's result is used when it computes the same, and rolled back with the reason when it does not."""
 
 import numpy as np
 import onnx
@@ -65,7 +65,7 @@ def crashing(model: onnx.ModelProto, method: str) -> onnx.ModelProto:
     raise RuntimeError("segmentation fault, nearly")
 
 
-FAULTS = {scaling: "changed the numbers", renaming: "renamed the inputs", crashing: "segmentation fault, nearly"}
+FAULTS = {scaling: "changed the outputs", renaming: "renamed the inputs", crashing: "segmentation fault, nearly"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

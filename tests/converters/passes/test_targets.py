@@ -1,4 +1,4 @@
-"""Files are pinned to what a target reads, or refused; exporters' traces are removed and nothing else."""
+"""Models are pinned to what a target reads, or refused; only traces of the exporter are removed."""
 
 import numpy as np
 import onnx
@@ -111,7 +111,7 @@ def test_operators_the_target_does_not_have_are_refused(domain, name, refused):
         pin_to_target(made, name)
 
 
-def test_a_function_the_file_brings_along_is_known():
+def test_an_operator_that_the_file_defines_as_a_function_is_accepted():
     made = model()
     made.functions.append(function_with_a_branch())
     made.opset_import.append(helper.make_opsetid("local", 1))

@@ -1,4 +1,4 @@
-"""Equalisation evens out what a quantiser's scale must span, and changes no bit of what the network computes."""
+"""Equalisation evens out the ranges of channels and does not change a bit of the network's outputs."""
 
 import numpy as np
 import onnx
@@ -80,7 +80,7 @@ def test_ranges_become_even_and_outputs_stay_the_same_bits(between, groups):
         ranges = np.abs(run(candidate, images(), "m")[1]).max(axis=(0, 2, 3))
         return float(ranges.max() / ranges.min())
 
-    # A depthwise reader takes any factor, so only the rounding to powers of two stays; a dense one takes the root.
+    # A depthwise reader allows any factor, up to rounding to powers of two; a dense one gets the square root.
     assert unevenness(equalised) <= (2.0 if groups == WIDTH else 2 * np.sqrt(unevenness(model)) * 3)
     assert unevenness(equalised) < 0.2 * unevenness(model)
 
@@ -124,7 +124,7 @@ def test_a_dead_channel_stays_dead():
     np.testing.assert_array_equal(run(model, images(4, 1))[0], run(equalised, images(4, 1))[0])
 
 
-def test_quantisation_errs_less_where_channels_were_uneven():
+def test_quantisation_error_is_smaller_after_equalisation():
     """Against the same quantiser without equalisation, which a Clip at an unreachable bound prevents."""
     free = _wide_and_level(conv_pair([node("Relu", "c")], groups=WIDTH))
     blocked = _wide_and_level(conv_pair([node("Clip", "c", "zero", "six")], groups=WIDTH))
@@ -140,14 +140,14 @@ def test_quantisation_errs_less_where_channels_were_uneven():
 
 def _wide_and_level(model: onnx.ModelProto) -> onnx.ModelProto:
     """Every channel twice, so that the depthwise layer is large enough to be quantised; it evens the ranges out."""
-    wide = onnx.ModelProto.FromString(model.SerializeToString())
-    for tensor in wide.graph.initializer:
+    doubled = onnx.ModelProto.FromString(model.SerializeToString())
+    for tensor in doubled.graph.initializer:
         array = numpy_helper.to_array(tensor)
         if array.ndim and array.shape[0] == WIDTH:
             array = array / RANGES.astype(np.float32) if tensor.name == "k2" else array
             tensor.CopyFrom(numpy_helper.from_array(np.concatenate([array, array]), tensor.name))
-    for each in wide.graph.node:
+    for each in doubled.graph.node:
         for attribute in each.attribute:
             if attribute.name == "group":
                 attribute.i = 2 * WIDTH
-    return wide
+    return doubled

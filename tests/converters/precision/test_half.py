@@ -1,4 +1,4 @@
-"""fp16 models are sorted, pass the checker, run, and keep their numbers; what cannot be narrow stays wide."""
+"""fp16 models are sorted, pass the checker, run, and keep their numbers; what cannot be converted stays in float32."""
 
 import numpy as np
 import onnx
@@ -130,7 +130,7 @@ def loop() -> onnx.ModelProto:
 
 
 def large_weight() -> onnx.ModelProto:
-    """A mask constant no half can hold."""
+    """A mask constant beyond the range of float16."""
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),
         helper.make_node("Mul", ["r", "big"], ["m"], name="big_mul"),
@@ -141,7 +141,7 @@ def large_weight() -> onnx.ModelProto:
 
 
 def shared_weight() -> onnx.ModelProto:
-    """One weight for a node that must stay wide and one that need not."""
+    """One weight for a node that must stay in float32 and one that need not."""
     nodes = [
         helper.make_node("Mul", ["x", "w"], ["a"]),
         helper.make_node("ReduceL2", ["w"], ["n"], axes=[0], keepdims=1),
@@ -225,7 +225,7 @@ def test_a_plain_network_gets_one_cast_in_and_one_out():
     model = exported(network(), 2, 3, 16, 16)
     result = to_half(model)
     assert result.casts == 2
-    assert not result.kept
+    assert not result.float32_nodes
     assert operators(result.model)[0] == operators(result.model)[-1] == "Cast"
     assert {tensor.data_type for tensor in result.model.graph.initializer if tensor.data_type != TensorProto.INT64} == {
         HALF
@@ -237,7 +237,7 @@ def test_named_nodes_stay_in_float32():
     model = exported(network(), 2, 3, 16, 16)
     relu = next(node.name for node in model.graph.node if node.op_type == "Relu")
     result = to_half(model, keep=[relu])
-    assert [(kept.node, kept.reason) for kept in result.kept] == [(relu, "asked for")]
+    assert [(entry.node, entry.reason) for entry in result.float32_nodes] == [(relu, "requested")]
     assert result.casts == 4
     with pytest.raises(InputError, match="no node named 'nothing'"):
         to_half(model, keep=["nothing"])
@@ -246,29 +246,29 @@ def test_named_nodes_stay_in_float32():
 def test_weights_are_rounded_never_clipped():
     model = large_weight()
     result = to_half(model)
-    assert [kept.node for kept in result.kept] == ["big_mul"]
-    assert "exceeds 65504" in result.kept[0].reason
+    assert [entry.node for entry in result.float32_nodes] == ["big_mul"]
+    assert "exceeds 65504" in result.float32_nodes[0].reason
     big = next(tensor for tensor in result.model.graph.initializer if tensor.name == "big")
     assert np.array_equal(numpy_helper.to_array(big), np.float32([1e5, 2e5, 3e5]))
 
 
-def test_weights_that_vanish_are_counted():
+def test_weights_that_underflow_to_zero_are_counted():
     nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
     model = model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])], {"w": np.float32([1e-9, 0, 1])})
     assert to_half(model).flushed == 1
 
 
-def test_bfloat16_narrows_what_the_opset_allows():
+def test_bfloat16_converts_what_the_opset_allows():
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Conv", ["m", "k"], ["y"])]
     weights = {"w": values(4, 4), "k": values(1, 1, 1, 1)}
     model = model_of(nodes, [("x", FLOAT, [1, 1, 4, 4])], [("y", FLOAT, [1, 1, 4, 4])], weights)
     result = to_half(model, dtype="bfloat16").model
     types = {tensor.name: tensor.data_type for tensor in result.graph.initializer}
-    assert types == {"w": TensorProto.BFLOAT16, "k": FLOAT}  # Conv takes bfloat16 from opset 22 on
+    assert types == {"w": TensorProto.BFLOAT16, "k": FLOAT}  # Conv accepts bfloat16 from opset 22 on
 
 
-def test_a_bfloat16_file_computes_what_its_imitation_does():
-    """ONNX Runtime's CPU kernels take no bfloat16 Conv; the reference evaluator runs the file itself, in bfloat16."""
+def test_a_bfloat16_file_computes_what_its_emulation_does():
+    """ONNX Runtime has no bfloat16 Conv on CPU; the reference evaluator runs the file in bfloat16."""
     model = version_converter.convert_version(exported(network(), 2, 3, 16, 16), 22)
     result = to_half(model, dtype="bfloat16").model
     assert weight_types(result) == {TensorProto.BFLOAT16}
@@ -313,16 +313,16 @@ def choosing(last: str = "Relu") -> onnx.ModelProto:
 def test_control_flow_returns_to_float32_with_all_its_nodes(last):
     model = choosing(last)
     inputs = 10 + values(2, 3)
-    narrow, wide = to_half(model), to_half(model, keep=["if"])
-    assert not np.isfinite(run(emulate_half(narrow.model), inputs)[0]).all()
-    assert set(wide.returned) == {"if", "raise", "lower", "pass"}
+    half, repaired = to_half(model), to_half(model, keep=["if"])
+    assert not np.isfinite(run(emulate_half(half.model), inputs)[0]).all()
+    assert set(repaired.returned) == {"if", "raise", "lower", "pass"}
     for sign in (1, -1):  # both branches
-        got, expected = run(emulate_half(wide.model), sign * inputs)[0], run(model, sign * inputs)[0]
+        got, expected = run(emulate_half(repaired.model), sign * inputs)[0], run(model, sign * inputs)[0]
         assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
-        run(wide.model, sign * inputs)
+        run(repaired.model, sign * inputs)
 
 
-def test_a_loop_stays_in_float32_whole_and_its_imitation_carries_rounded_numbers():
+def test_a_loop_stays_in_float32_whole_and_its_emulation_carries_rounded_values():
     model, inputs = loop(), values(2, 3)
     expected = run(model, inputs)[0]
     assert np.array_equal(run(emulate_half(to_half(model, keep=["Loop_0"]).model), inputs)[0], expected)
@@ -415,19 +415,19 @@ def normalising(bound: str, epsilon: float = 1e-12) -> onnx.ModelProto:
 def test_a_row_of_zeros_stays_a_row_of_zeros_behind_a_normalisation(bound):
     model = normalising(bound)
     result = to_half(model)
-    kept = {entry.node for entry in result.kept}
-    assert {"guard", "norm"} <= kept
-    assert "fc" not in kept
+    names = {entry.node for entry in result.float32_nodes}
+    assert {"guard", "norm"} <= names
+    assert "fc" not in names
     assert (result.flushed, result.returned) == (0, ())
     inputs = np.concatenate([np.zeros((1, 8), np.float32), values(3, 8)])
     (expected,) = run(model, inputs)
-    for narrow in (result.model, emulate_half(result.model)):
-        got = run(narrow, inputs)[0]
+    for half in (result.model, emulate_half(result.model)):
+        got = run(half, inputs)[0]
         assert np.abs(got - expected).max() <= 2e-3
 
 
 def test_what_a_where_compares_is_compared_before_it_is_rounded():
-    """A square sum of 1e-10 is no 0 in float32; in float16 it is, and the epsilon in its place a million times less."""
+    """A square sum of 1e-10 is 0 in float16 but not in float32, so the Where would select the epsilon."""
     nodes = [
         helper.make_node("ReduceSumSquare", ["x"], ["n"], axes=[1], keepdims=1, name="norm"),
         helper.make_node("Equal", ["n", "zero"], ["z"], name="comparison"),
@@ -437,7 +437,7 @@ def test_what_a_where_compares_is_compared_before_it_is_rounded():
     weights = {"zero": np.float32(0), "eps": np.float32(1e-16)}
     square = helper.make_node("Mul", ["x", "x"], ["m"], name="square")
     model = model_of([square, *nodes], [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], weights)
-    assert {"norm", "comparison", "guard", "div"} == {entry.node for entry in to_half(model).kept}
+    assert {"norm", "comparison", "guard", "div"} == {entry.node for entry in to_half(model).float32_nodes}
     inputs = 1e-3 * values(3, 8)
     inputs[1] = np.float32([0] * 7 + [1e-5])
     (expected,) = run(model, inputs)
@@ -446,26 +446,28 @@ def test_what_a_where_compares_is_compared_before_it_is_rounded():
 
 
 def test_a_bound_that_float16_holds_costs_nothing():
-    assert {entry.node for entry in to_half(normalising("clip", 1e-5)).kept} == {"norm"}
+    assert {entry.node for entry in to_half(normalising("clip", 1e-5)).float32_nodes} == {"norm"}
 
 
-def test_a_divisor_that_would_vanish_stays_in_float32():
+def test_a_divisor_that_would_underflow_to_zero_stays_in_float32():
     nodes = [helper.make_node("Div", ["x", "d"], ["y"], name="div"), helper.make_node("Mul", ["y", "d"], ["z"])]
     model = model_of(nodes, [("x", FLOAT, [2])], [("z", FLOAT, [2])], {"d": np.float32([1e-9, 1])})
-    assert [(entry.node, entry.reason) for entry in to_half(model).kept] == [("div", "its divisor would be 0")]
+    assert [(entry.node, entry.reason) for entry in to_half(model).float32_nodes] == [
+        ("div", "its divisor would underflow to 0")
+    ]
 
 
-def test_names_of_the_graph_are_never_taken_twice():
+def test_names_in_the_graph_are_never_used_twice():
     nodes = [
         helper.make_node("Relu", ["x"], ["x_float16"], name="Cast_x_float16"),
-        helper.make_node("Add", ["x_float16", "w"], ["a"], name="kept"),
-        helper.make_node("Add", ["a", "w"], ["b"], name="narrow"),
+        helper.make_node("Add", ["x_float16", "w"], ["a"], name="wide"),
+        helper.make_node("Add", ["a", "w"], ["b"], name="converted"),
         helper.make_node("Add", ["b", "w_float"], ["c"], name="other"),
         helper.make_node("Add", ["c", "w_float16"], ["y"], name="last"),
     ]
     weights = {name: values(3, seed=seed) for seed, name in enumerate(("w", "w_float", "w_float16"))}
     model = model_of(nodes, [("x", FLOAT, [2, 3])], [("y", FLOAT, [2, 3])], weights)
-    result = to_half(model, keep=["kept"]).model
+    result = to_half(model, keep=["wide"]).model
     names = [node.name for node in result.graph.node]
     assert len(set(names)) == len(names)
     inputs = values(2, 3)
@@ -486,7 +488,7 @@ def test_a_weight_that_is_an_output_keeps_its_name(keep_io_types):
 
 
 @pytest.mark.parametrize("value", [None, 2.0, 1e5])
-def test_constants_of_a_shape_that_is_data_follow_the_type(value):
+def test_a_constant_of_a_shape_known_at_run_time_gets_the_converted_dtype(value):
     filling = {} if value is None else {"value": numpy_helper.from_array(np.float32([value]))}
     nodes = [
         helper.make_node("ConstantOfShape", ["size"], ["c"], name="fill", **filling),
@@ -494,21 +496,21 @@ def test_constants_of_a_shape_that_is_data_follow_the_type(value):
     ]
     model = model_of(nodes, [("x", FLOAT, [2, 3]), ("size", TensorProto.INT64, [2])], [("y", FLOAT, ["a", "b"])])
     result = to_half(model)
-    assert [entry.node for entry in result.kept] == (["fill"] if value == 1e5 else [])
+    assert [entry.node for entry in result.float32_nodes] == (["fill"] if value == 1e5 else [])
     arrays = values(2, 3), np.int64([2, 3])
     if value != 1e5:
-        for narrow in (result.model, emulate_half(result.model)):
-            assert np.abs(run(narrow, *arrays)[0] - run(model, *arrays)[0]).max() <= 2e-3
+        for half in (result.model, emulate_half(result.model)):
+            assert np.abs(run(half, *arrays)[0] - run(model, *arrays)[0]).max() <= 2e-3
 
 
-def test_an_identity_matrix_made_in_half_is_imitated():
+def test_an_identity_matrix_created_in_half_is_emulated():
     nodes = [helper.make_node("EyeLike", ["x"], ["e"], dtype=FLOAT), helper.make_node("MatMul", ["x", "e"], ["y"])]
     model = model_of(nodes, [("x", FLOAT, [4, 4])], [("y", FLOAT, [4, 4])])
     assert np.abs(run(emulate_half(to_half(model).model), values(4, 4))[0] - values(4, 4)).max() <= 2e-3
 
 
-def test_weights_made_of_weights_are_stored_narrow():
-    """A transposed matrix and a weight norm left unfolded: both once, in float16, without a node of their own."""
+def test_weights_computed_from_weights_are_stored_in_float16():
+    """A transposed matrix and a weight norm that the exporter did not fold: each is stored once, in float16."""
     nodes = [
         helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]),
         helper.make_node("MatMul", ["x", "wt"], ["a"]),

@@ -34,7 +34,7 @@ def inputs() -> np.ndarray:
 
 
 def run_half(model: onnx.ModelProto) -> np.ndarray:
-    """What a float16 model gives when every node's output really is rounded, node by node in NumPy."""
+    """The outputs of a float16 model whose node outputs are all rounded, computed in NumPy."""
     return np.asarray(ReferenceEvaluator(model).run(None, {"x": inputs()})[0], np.float32)
 
 
@@ -44,9 +44,9 @@ def cosine(model: onnx.ModelProto, reference: onnx.ModelProto) -> float:
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def test_a_sound_network_keeps_nothing():
+def test_a_network_within_range_needs_no_float32_nodes():
     result = search_half(deep_network({}), [inputs()])
-    assert result.kept == ()
+    assert result.float32_nodes == ()
     assert result.trials == 1
 
 
@@ -55,11 +55,11 @@ def test_an_overflowing_network_is_repaired_with_few_nodes_in_float32():
     assert not cosine(to_half(model).model, model) >= 0.9999
     result = search_half(model, [inputs()])
     assert cosine(result.half.model, model) >= 0.9999
-    assert set(result.kept) == {"matmul12", "relu12", "matmul13"}
-    assert len(result.kept) <= 0.1 * len(model.graph.node)
+    assert set(result.float32_nodes) == {"matmul12", "relu12", "matmul13"}
+    assert len(result.float32_nodes) <= 0.1 * len(model.graph.node)
 
 
-def test_the_reference_is_the_model_given_not_what_was_prepared_of_it(monkeypatch):
+def test_the_reference_is_the_given_model_not_the_prepared_one(monkeypatch):
     def wrong(model: onnx.ModelProto) -> onnx.ModelProto:
         other = onnx.ModelProto()
         other.CopyFrom(model)
@@ -74,25 +74,25 @@ def test_the_reference_is_the_model_given_not_what_was_prepared_of_it(monkeypatc
 def test_the_saved_list_gives_the_same_model_again():
     model = deep_network({12: 3e4})
     result = search_half(model, [inputs()])
-    again = to_half(model, keep=result.kept)
+    again = to_half(model, keep=result.float32_nodes)
     assert again.model.SerializeToString() == result.half.model.SerializeToString()
-    assert search_half(model, [inputs()], keep=result.kept).trials == 1
+    assert search_half(model, [inputs()], keep=result.float32_nodes).trials == 1
 
 
 def test_lost_precision_without_overflow_is_found_block_by_block():
-    """Two large terms cancel: nothing overflows, but the difference drowns in rounding."""
+    """Two large terms cancel: nothing overflows, but rounding destroys the difference."""
     model = deep_network({})
     middle = next(node for node in model.graph.node if node.name == "relu14")
-    middle.input[0] = "narrowed"
+    middle.input[0] = "reduced"
     offset = numpy_helper.from_array(np.float32(20000), "offset")
     model.graph.initializer.append(offset)
     at = list(model.graph.node).index(middle)
-    model.graph.node.insert(at, helper.make_node("Sub", ["raised", "offset"], ["narrowed"], name="sub"))
+    model.graph.node.insert(at, helper.make_node("Sub", ["raised", "offset"], ["reduced"], name="sub"))
     model.graph.node.insert(at, helper.make_node("Add", ["m14", "offset"], ["raised"], name="add"))
     result = search_half(model, [inputs()])
     assert cosine(result.half.model, model) >= 0.9999
-    assert {"add", "sub"} <= set(result.kept)
-    assert len(result.kept) <= 4
+    assert {"add", "sub"} <= set(result.float32_nodes)
+    assert len(result.float32_nodes) <= 4
 
 
 def test_what_cannot_be_repaired_is_refused_with_the_numbers():
@@ -127,7 +127,7 @@ def squared(layers: int, norms: int = 0, batch: str | int = "n") -> onnx.ModelPr
 
 def test_a_small_network_may_keep_a_few_nodes_beyond_a_tenth():
     result = search_half(squared(3), [inputs()])
-    assert result.kept == ("square", "root")
+    assert result.float32_nodes == ("square", "root")
 
 
 @pytest.mark.parametrize("batch", ["n", 1, 3, 16])
@@ -135,14 +135,14 @@ def test_an_image_that_overflows_is_found_behind_the_first_batch(batch):
     images = 1e-3 * inputs()
     images[5] *= 1e3
     result = search_half(squared(3, batch=batch), [images])
-    assert result.kept == ("square", "root")
+    assert result.float32_nodes == ("square", "root")
     assert result.parity.min_cosine >= 0.9999
 
 
 def test_a_list_with_the_nodes_a_rule_keeps_gives_the_same_model_however_many_they_are():
     model = squared(20, norms=16)
     first = search_half(model, [inputs()])
-    listed = [entry.node for entry in first.half.kept]
+    listed = [entry.node for entry in first.half.float32_nodes]
     assert {"square", "root", "norm0"} <= set(listed)
     assert len(listed) > 0.1 * len(model.graph.node)
     again = search_half(model, [inputs()], keep=listed)
@@ -153,12 +153,12 @@ def test_a_list_with_the_nodes_a_rule_keeps_gives_the_same_model_however_many_th
 def test_nodes_that_are_not_the_networks_stay_in_float32_and_do_not_count():
     model = deep_network({}, layers=5)
     added = [node.name for node in model.graph.node][:5]
-    assert search_half(model, [inputs()], uncounted=added).kept == ()
+    assert search_half(model, [inputs()], uncounted=added).float32_nodes == ()
     with pytest.raises(GateError, match="5 of 10 nodes"):
         search_half(model, [inputs()], keep=added)
 
 
-def test_aliases_and_constants_are_no_obstacle_to_the_search():
+def test_the_search_ignores_aliases_and_constants():
     """Exports are full of Identities: the search must not name what the conversion removes."""
     model = deep_network({12: 3e4})
     for index, node in enumerate(list(model.graph.node)):
@@ -169,10 +169,10 @@ def test_aliases_and_constants_are_no_obstacle_to_the_search():
                 if reader.op_type == "MatMul" and reader.input[0] == node.output[0]:
                     reader.input[0] = alias.output[0]
     result = search_half(model, [inputs()])
-    assert set(result.kept) == {"matmul12", "relu12", "matmul13"}
+    assert set(result.float32_nodes) == {"matmul12", "relu12", "matmul13"}
 
 
-def test_an_overflow_inside_of_a_branch_returns_the_whole_choice():
+def test_an_overflow_inside_a_branch_returns_the_whole_if_to_float32():
     shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("up_out", "down_out")]
     up = helper.make_graph(
         [
@@ -191,5 +191,5 @@ def test_an_overflow_inside_of_a_branch_returns_the_whole_choice():
         helper.make_node("Relu", ["b"], ["y"], name="relu"),
     ]
     result = search_half(network_of(nodes, {"big": 60000, "zero": 0}), [inputs()])
-    assert result.kept == ("if",)
+    assert result.float32_nodes == ("if",)
     assert set(result.half.returned) == {"if", "raise", "lower", "negate"}

@@ -18,7 +18,7 @@ SHAPE = (3, 12, 12)
 
 
 def network(opset: int = 12) -> onnx.ModelProto:
-    """Conv, Relu, global pooling, Gemm; at an opset below what quantisation per channel needs."""
+    """Conv, Relu, global pooling, Gemm, at an opset below that of per-channel quantisation."""
     generator = np.random.default_rng(0)
 
     def weight(*shape: int) -> np.ndarray:
@@ -79,9 +79,9 @@ def test_a_quantised_model_is_small_and_close(method, capfd):
 
 def test_named_nodes_stay_in_float32():
     quantised = to_int8(network(), images(16), keep=["head"])
-    kept = next(node for node in quantised.graph.node if node.op_type == "Gemm")
+    gemm = next(node for node in quantised.graph.node if node.op_type == "Gemm")
     weights = {tensor.name: tensor.data_type for tensor in quantised.graph.initializer}
-    assert weights[kept.input[1]] == TensorProto.FLOAT
+    assert weights[gemm.input[1]] == TensorProto.FLOAT
 
 
 def test_embeddings_do_not_depend_on_their_neighbours():
@@ -147,14 +147,14 @@ def test_layers_that_lose_the_gate_return_to_float32_and_the_list_gives_the_same
     assert cosine(run(model, calibration), run(to_int8(model, calibration), calibration)) < 0.9995
     found = search_int8(model, calibration, min_cosine=0.9995)
     assert cosine(run(model, calibration), run(found.model, calibration)) >= 0.9995
-    assert {"conv5", "conv6"} <= set(found.kept)
-    assert len(found.kept) <= 6
-    again = to_int8(model, calibration, keep=found.kept)
+    assert {"conv5", "conv6"} <= set(found.float32_nodes)
+    assert len(found.float32_nodes) <= 6
+    again = to_int8(model, calibration, keep=found.float32_nodes)
     assert again.SerializeToString() == found.model.SerializeToString()
-    assert search_int8(model, calibration, keep=found.kept, min_cosine=0.9995).trials == 1
+    assert search_int8(model, calibration, keep=found.float32_nodes, min_cosine=0.9995).trials == 1
 
 
-def test_layers_too_small_to_gain_stay_in_float32_with_what_serves_them():
+def test_layers_too_small_to_gain_stay_in_float32_with_the_nodes_that_serve_them():
     """A channel gate: pooling, 1x1 to one channel, Relu, 1x1 back, Sigmoid."""
     model = network()
     squeeze, excite = np.ones((1, 64, 1, 1), np.float32), np.ones((64, 1, 1, 1), np.float32)
@@ -178,7 +178,7 @@ def test_layers_too_small_to_gain_stay_in_float32_with_what_serves_them():
     assert [types.get(node.input[1]) for node in small] == [TensorProto.FLOAT, TensorProto.FLOAT]
 
 
-def test_compaction_changes_the_size_and_no_number():
+def test_compaction_changes_the_size_but_not_the_outputs():
     model = to_int8(network(21), images(16))
     again = compact_quantised(model)
     assert again.ByteSize() == model.ByteSize()
@@ -195,7 +195,7 @@ def test_compaction_changes_the_size_and_no_number():
     )
 
 
-def test_kept_nodes_are_read_from_a_manifest_or_a_list(tmp_path):
+def test_float32_nodes_are_read_from_a_manifest_or_a_list(tmp_path):
     (tmp_path / "list.json").write_text('["a", "b"]')
     (tmp_path / "m.json").write_text('{"kept_in_float32": [{"node": "a", "operator": "Conv", "reason": ""}]}')
     (tmp_path / "bad.json").write_text("{}")
@@ -232,7 +232,7 @@ def test_a_node_to_keep_that_does_not_exist_is_refused_with_the_nearest():
         search_int8(network(), images(16), keep=["haed"])
 
 
-def test_what_stays_in_float32_because_it_is_small_is_told_apart_from_what_loses_the_gate():
+def test_nodes_too_small_to_quantise_are_reported_apart_from_those_that_miss_the_gate():
     model = network()
     model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 64, 1, 1), np.float32), "g"))
     model.graph.node.insert(4, helper.make_node("Conv", ["r2", "g"], ["mask"], name="spatial"))
@@ -240,15 +240,15 @@ def test_what_stays_in_float32_because_it_is_small_is_told_apart_from_what_loses
     next(node for node in model.graph.node if node.name == "pool").input[0] = "masked"
     calibration = images(16)
     log = StepLog((calibration,), (run(model, calibration),))
-    _, kept = convert_to_int8(model, log, min_cosine=0.9)
-    assert [(entry.node, entry.operator, entry.reason) for entry in kept] == [
+    _, float32_nodes = convert_to_int8(model, log, min_cosine=0.9)
+    assert [(entry.node, entry.operator, entry.reason) for entry in float32_nodes] == [
         ("spatial", "Conv", "int8 would make the file larger")
     ]
     assert "0 nodes kept in float32, 1 too small to gain" in log.steps[-1].detail
 
 
-def test_slots_are_checked_with_fewer_images_than_a_fixed_batch_takes():
-    """Rounded to the largest value of the batch, by a file that takes 32 rows and only 8 are at hand."""
+def test_slots_are_checked_with_fewer_images_than_the_fixed_batch():
+    """Rounded to the largest value of the batch, by a file with a fixed batch of 32, checked with 8 images."""
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
@@ -277,7 +277,7 @@ def test_gemm_with_beta_adds_as_much_as_before(addend):
 
 
 @pytest.mark.parametrize("kind", ["Constant", "Identity", "Reshape"])
-def test_weights_that_are_no_initializers_do_not_keep_a_model_from_int8(kind):
+def test_a_model_whose_weights_are_not_initializers_can_be_quantised(kind):
     model = network(17)
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "k2")
     model.graph.initializer.remove(weight)

@@ -1,4 +1,4 @@
-"""Ranges of activations: all that was seen, all but the rarest, or the cut that loses least; for any batch."""
+"""Ranges of activations: minmax, percentile and entropy, the same for any batch size."""
 
 from itertools import pairwise
 
@@ -48,7 +48,7 @@ def test_percentile_agrees_with_sorting_the_numbers(left_out):
 
 
 def divergence(counts: np.ndarray, first: int, last: int, levels: int) -> float:
-    """The textbook sum, bin by bin."""
+    """The KL divergence as in its definition, bin by bin."""
     inside = [float(count) for count in counts[first:last]]
     p = list(inside)
     p[0] += float(counts[:first].sum())
@@ -65,7 +65,7 @@ def divergence(counts: np.ndarray, first: int, last: int, levels: int) -> float:
     )
 
 
-def test_entropy_takes_the_candidate_with_the_smallest_divergence():
+def test_entropy_chooses_the_candidate_with_the_smallest_divergence():
     """One tail of rare large numbers: brute force over the same candidates finds the same cut."""
     generator = np.random.default_rng(2)
     numbers = np.concatenate([np.abs(generator.standard_normal(30_000)), generator.uniform(4, 20, 40)])

@@ -1,4 +1,4 @@
-"""The digest of a source: worked out late, yet of the bytes that were read."""
+"""The digest of a source is computed late, but over the bytes that were read."""
 
 import copy
 import hashlib
@@ -19,7 +19,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_is_of_the_bytes_also_when_the_name_goes_to_another_file(file: Path):
+def test_the_digest_is_that_of_the_opened_bytes_when_the_path_gets_another_file(file: Path):
     expected = hashlib.sha256(file.read_bytes()).hexdigest()
     digest = FileDigest(file, OpenFile(file))
     other = file.with_suffix(".new")
@@ -28,7 +28,7 @@ def test_it_is_of_the_bytes_also_when_the_name_goes_to_another_file(file: Path):
     assert digest.value == expected
 
 
-def test_copies_and_pickles_keep_it(file: Path):
+def test_copies_and_pickles_keep_the_digest(file: Path):
     expected = hashlib.sha256(file.read_bytes()).hexdigest()
     digest = FileDigest(file, OpenFile(file))
     assert pickle.loads(pickle.dumps(digest)).value == expected
@@ -44,7 +44,7 @@ def test_a_file_written_to_in_place_is_refused(file: Path):
         _ = digest.value
 
 
-def test_asked_for_once_it_stays(file: Path):
+def test_a_computed_digest_does_not_change(file: Path):
     digest = FileDigest(file, OpenFile(file))
     first = digest.value
     file.write_bytes(b"new")

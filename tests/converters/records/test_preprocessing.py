@@ -1,4 +1,4 @@
-"""Preprocessing against the arithmetic written out."""
+"""Preprocessing compared with its written-out arithmetic, and the values it refuses."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_values_that_make_no_sense_are_refused(change, message):
 
 
 @pytest.mark.parametrize("order", ["rgb", "grey"])
-def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path, order):
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, order):
     ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     Image.fromarray(ramp.astype(np.int32)).save(tmp_path / "ramp.tif")

@@ -1,4 +1,4 @@
-"""The parity numbers against values worked out by hand."""
+"""Parity compared with values calculated by hand."""
 
 import numpy as np
 import pytest

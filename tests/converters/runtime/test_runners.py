@@ -1,4 +1,4 @@
-"""Every kind of reference opens as a runner of the same interface, and gives the same numbers."""
+"""Every kind of model reference opens as a runner with the same interface and gives the same outputs."""
 
 import warnings
 
@@ -73,7 +73,7 @@ def test_the_tail_of_a_fixed_batch_is_padded_and_cut(exported, images):
     assert np.allclose(whole, single, atol=1e-5)
 
 
-def test_wrong_inputs_name_the_model_and_what_it_takes(model_file, images):
+def test_wrong_inputs_name_the_model_and_what_it_expects(model_file, images):
     runner = OnnxRunner(model_file)
     with pytest.raises(InputError, match=r"takes 1 inputs \(x\), got 2"):
         runner.run(images(1), images(1))
@@ -89,7 +89,7 @@ def test_inputs_that_torch_cannot_take_are_refused_without_a_traceback(exported,
 
 
 class Stand:
-    """A runner of given inputs that returns what a function makes of the arrays, and notes the sizes it was fed."""
+    """A runner that applies a function to its inputs and records the batch sizes it received."""
 
     def __init__(self, function, inputs, batch=None):
         self.name, self.function, self.batch, self.outputs, self.fed = "stand", function, batch, (), []

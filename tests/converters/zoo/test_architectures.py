@@ -1,4 +1,4 @@
-"""The zoo is the published networks: parameter counts, state_dict layout, sizes, and ONNX Runtime's opinion."""
+"""The zoo equals the published networks: parameter counts, state_dict names, sizes, outputs in ONNX Runtime."""
 
 import io
 
@@ -37,7 +37,7 @@ def test_parameter_counts_and_state_dict_sizes_are_the_published_ones(name, publ
     assert (sum(p.numel() for p in module.parameters()), len(entries), len(counted)) == published
 
 
-# One or two telling names of each original project's checkpoint, with their shapes.
+# One or two characteristic names of each original project's checkpoint, with their shapes.
 ORIGINAL_NAMES = [
     ("osnet_x1_0", "conv2.0.conv2d.3.conv2.weight", (64, 1, 3, 3)),
     ("osnet_x1_0", "conv3.2.0.bn.running_mean", (384,)),
@@ -141,7 +141,7 @@ def test_unknown_names_and_options_list_the_nearest_known_ones():
         ("mobilefacenet", {"scale": 1.5}, "scale takes"),
     ],
 )
-def test_values_an_option_does_not_take_are_refused(name, options, message):
+def test_values_an_option_does_not_accept_are_refused(name, options, message):
     with pytest.raises(InputError, match=f"{name}: option .*{message}"):
         build_architecture(name, **options)
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+import rtool
 from rtool.errors import ConfigError, InputError
 from rtool.finetune.config.files import dump_config, load_config
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(rtool.__file__).parent / "examples").glob("*.yaml"))
 MINIMAL = """
 model: {reference: osnet_x0_25}
 data: {train: faces}

@@ -112,7 +112,7 @@ def test_a_network_from_onnx_is_a_stem_as_a_whole(tmp_path):
         ("adamw", "adamw", ()),
     ],
 )
-def test_optimizers_keep_their_kind_and_what_differs_is_told(tmp_path, name, kind, left_out):
+def test_optimizers_keep_their_kind_and_what_differs_is_reported(tmp_path, name, kind, left_out):
     config, unused = convert(tmp_path, {**FLAT, "optimizer": name})
     assert (config.optimizer.kind, unused) == (kind, left_out)
 
@@ -193,7 +193,7 @@ def test_the_commented_configuration_reads_back_and_explains_every_field():
         "MSMT17",
     ],
 )
-def test_the_commented_configuration_tells_the_words_a_field_takes(words):
+def test_the_commented_configuration_lists_the_words_a_field_accepts(words):
     assert words in commented_config()
 
 

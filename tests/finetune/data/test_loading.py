@@ -1,4 +1,4 @@
-"""Batch workers that are lost: what the machine lacks is told, a crash stays one."""
+"""Batch workers that are lost: a lack of memory is reported as that, a crash stays a crash."""
 
 import os
 import queue
@@ -23,7 +23,7 @@ ENDED = "DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details
 
 
 @pytest.mark.parametrize(
-    ("message", "cause", "told"),
+    ("message", "cause", "expected"),
     [
         (KILLED, None, "a batch worker was killed (signal 9); the machine may be out of memory; lower data.workers"),
         (WAITING, RuntimeError(KILLED), "a batch worker was killed (signal 9)"),
@@ -31,10 +31,10 @@ ENDED = "DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details
         (SHARED, None, "a batch worker found no shared memory; make /dev/shm larger"),
     ],
 )
-def test_a_worker_that_lacked_memory_is_told(message, cause, told):
+def test_a_worker_that_lacked_memory_is_reported(message, cause, expected):
     with pytest.raises(PlatformError) as raised, lost_workers_named():
         raise RuntimeError(message) from cause
-    assert str(raised.value).startswith(told)
+    assert str(raised.value).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,6 @@ def test_torch_says_it_in_these_words(tmp_path):
     images = EncodedImages(1, lambda _: (tmp_path / "0.png").read_bytes())
     dataset = Dataset("d", images, np.zeros(1, np.int64), np.full(1, -1), ("0",))
     samples = EpochSamples(TrainingPixels(dataset, kill_this_process, None), AugmentConfig(flip=0), (0.0,), 0, 0)
-    told = r"^a batch worker (was killed \(signal 9\)|ended unexpectedly); the machine may be out of memory"
-    with pytest.raises(PlatformError, match=told), lost_workers_named():
+    expected = r"^a batch worker (was killed \(signal 9\)|ended unexpectedly); the machine may be out of memory"
+    with pytest.raises(PlatformError, match=expected), lost_workers_named():
         next(iterate_batches(samples, np.zeros((1, 1), np.int64), slice(None), workers=1))

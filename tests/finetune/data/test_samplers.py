@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rtool.errors import DataError
-from rtool.finetune.data.samplers import plan_epoch, rank_part
+from rtool.finetune.data.samplers import plan_epoch, rank_columns
 
 IDENTITIES = np.repeat(np.arange(10), [7, 4, 4, 5, 8, 2, 3, 4, 6, 1])
 CAMERAS = np.arange(len(IDENTITIES)) % 2
@@ -45,7 +45,7 @@ def test_two_ranks_share_the_batches_of_one():
     single = plan(batch=8, ranks=1)
     double = plan(batch=4, ranks=2)
     assert (single == double).all()
-    parts = [rank_part(double, rank, 2) for rank in range(2)]
+    parts = [double[:, rank_columns(double, rank, 2)] for rank in range(2)]
     assert (np.concatenate(parts, axis=1) == single).all()
     # and an identity's images stay on one rank
     assert all(len(set(IDENTITIES[row])) == 1 for part in parts for row in part)
@@ -61,7 +61,7 @@ def test_epochs_and_seeds_differ_and_repeat():
     ("options", "message"),
     [
         ({"batch": 64}, "lower data.batch"),
-        ({"batch": 10}, "no multiple"),
+        ({"batch": 10}, "not a multiple"),
         ({"batch": 4}, "one identity, in which no two people differ; set data.batch to 8 or more"),
         ({"sampler": "pk_cameras", "cameras": np.full(len(IDENTITIES), -1)}, "use data.sampler=pk"),
         ({"sampler": "random", "batch": 100}, "do not fill one batch"),

@@ -37,13 +37,13 @@ def test_the_image_size_is_read_from_either_layout(spec, size):
     assert (preprocessing.height, preprocessing.width) == size
 
 
-def test_a_model_that_takes_uint8_gets_the_pixels_as_they_are():
+def test_a_model_with_uint8_input_gets_the_pixels_as_they_are():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 4, 3), dtype=np.uint8)
     embedder = open_embedder(Sums((TensorSpec("x", "uint8", ("N", 8, 4, 3)),)))
     np.testing.assert_allclose(embedder.embed(pixels)[:, 0], pixels.astype(float).sum(axis=(1, 2, 3)))
 
 
-def test_a_model_that_takes_floats_gets_them_normalised():
+def test_a_model_with_float_input_gets_them_normalised():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 4, 3), dtype=np.uint8)
     embedder = open_embedder(Sums((TensorSpec("x", "float32", ("N", 3, 8, 4)),)), preprocessing="imagenet")
     expected = Preprocessing(8, 4).normalise(pixels).astype(float).sum(axis=(1, 2, 3))

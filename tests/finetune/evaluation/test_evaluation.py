@@ -88,7 +88,7 @@ def test_preprocessing_is_the_models_own_or_follows_its_input(own, inputs, optio
 
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
-    [(FREE, {}, "give one"), (TALL, {"size": (64, 64)}, "takes images of 256x128")],
+    [(FREE, {}, "give one"), (TALL, {"size": (64, 64)}, "has a fixed input of 256x128")],
 )
 def test_a_size_that_is_unknown_or_wrong_is_refused(inputs, options, message):
     with pytest.raises(InputError, match=message):

@@ -94,7 +94,7 @@ def test_at_a_tenth_rows_rest_unless_sampled_whatever_momentum_and_decay_they_ca
     assert rested_with_momentum > 20
 
 
-def test_shards_of_three_ranks_are_taken_over_by_one():
+def test_shards_of_three_ranks_are_loaded_by_one():
     whole, momentum = torch.randn(11, 4), torch.randn(11, 4)
     shards = [
         {"weight": whole[slice(*shard_bounds(11, n, 3))], "momentum": momentum[slice(*shard_bounds(11, n, 3))]}

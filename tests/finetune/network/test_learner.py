@@ -26,7 +26,7 @@ def test_the_scale_of_an_iresnets_embedding_stays_fixed_at_every_epoch():
     for epoch, expected in enumerate([{"features.weight", "prelu.weight"}, {"features.weight"}]):
         trained.freeze({"prelu": 1, "features": 0}, epoch)
         assert frozen(backbone) == expected
-    assert trained.train().backbone.features.training  # its shift and its statistics go on
+    assert trained.train().backbone.features.training  # its shift and its statistics still change
 
 
 def test_patterns_name_parameters_and_modules():

@@ -1,4 +1,4 @@
-"""Which device a process takes, and what is said of one that died."""
+"""Which device a process uses, and what is reported of one that died."""
 
 import json
 from types import SimpleNamespace
@@ -71,7 +71,7 @@ def test_one_gpu_is_refused_to_processes_that_are_still_to_be_started(machine):
         (1, "process 1 ended with 1; see its output above"),
     ],
 )
-def test_a_process_that_died_without_a_word_is_told_of(tmp_path, exitcode, message):
+def test_a_process_that_died_without_an_error_is_reported(tmp_path, exitcode, message):
     cause = SimpleNamespace(get_first_failure=lambda: (1, SimpleNamespace(exitcode=exitcode)))
     with pytest.raises(PlatformError, match=message):
         raise _reported_failure(tmp_path, cause)

@@ -157,9 +157,9 @@ LEFT = {"step-00000004.rtool": "", "step-00000008.rtool": "", "last.rtool": "ste
 )
 def test_what_is_later_than_the_checkpoint_gone_on_from_is_given_up(tmp_path, best, measured, left):
     resumed = branched(tmp_path, best=best)
-    told = give_up_later(tmp_path, resumed, measured)
+    lines = give_up_later(tmp_path, resumed, measured)
     assert state(tmp_path) == LEFT | left
-    assert [line.split(".rtool")[0] for line in told] == ["step-00000008-2", "step-00000012", "step-00000016"]
+    assert [line.split(".rtool")[0] for line in lines] == ["step-00000008-2", "step-00000012", "step-00000016"]
     assert best_step(tmp_path) == (int(left["best.rtool"][5:13]) if "best.rtool" in left else None)
     assert give_up_later(tmp_path, resumed, measured) == []
     assert state(tmp_path) == LEFT | left

@@ -1,4 +1,4 @@
-"""Going on with a run: what may be changed, what is refused with its name, and what damage is told."""
+"""Resuming a run: what may be changed, what is refused by name, and what damage is reported."""
 
 import json
 import os
@@ -243,8 +243,8 @@ def test_gone_on_from_an_older_checkpoint_a_run_forgets_the_later_ones(recipe):
     assert result.best == checkpoints / "best.rtool"
     assert result.best.resolve() == result.last == checkpoints.resolve() / "step-00000012.rtool"
     check_checkpoint(result.last)
-    told = "given up for step-00000008.rtool: step-00000012.rtool, the best until now, renamed abandoned-00000012.rtool"
-    assert told in (run / "log.txt").read_text()
+    renamed = "step-00000012.rtool, the best until now, renamed abandoned-00000012.rtool"
+    assert f"resuming from step-00000008.rtool: {renamed}" in (run / "log.txt").read_text()
 
 
 def test_later_checkpoints_stand_until_the_older_one_is_loaded(recipe, monkeypatch):
@@ -290,7 +290,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_one_before(recipe):
 
 
 def test_rates_keep_their_curve_when_a_run_goes_on_with_larger_batches(recipe, monkeypatch):
-    """Stopped after 6 of 8 steps of an epoch; with twice the batch it goes on after 3 of 4."""
+    """Stopped after 6 of 8 steps of an epoch; with twice the batch it continues after 3 of 4."""
     shutil.rmtree(recipe.parent / "runs")
     original = training.Trainer._report
 

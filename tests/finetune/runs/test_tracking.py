@@ -1,4 +1,4 @@
-"""Numbers beside metrics.jsonl: what the wandb client is told, and what is said when it is not installed.
+"""Numbers beside metrics.jsonl: what the wandb client is given, and the message if it is not installed.
 
 The client talks to a server, which a test cannot; a recording module stands in its place.
 """
@@ -59,14 +59,14 @@ def test_wandb_is_given_the_configuration_every_number_and_the_end(calls, tmp_pa
     assert options["resume"] == "allow"
     assert options["dir"] == run
     assert options["config"] == config.model_dump(mode="json")
-    told = [(values, step) for kind, values, step in calls[1:-1] if kind == "log"]
+    logged = [(values, step) for kind, values, step in calls[1:-1] if kind == "log"]
     expected = [
         ({f"{row['kind']}/{name}": value for name, value in flatten_record(row)}, row["step"])
         for row in read_metrics(run)
     ]
-    assert told == expected
-    assert "train/losses/arcface" in told[0][0]
-    assert any("evaluation/rank1" in values for values, _ in told)
+    assert logged == expected
+    assert "train/losses/arcface" in logged[0][0]
+    assert any("evaluation/rank1" in values for values, _ in logged)
     assert calls[-1] == ("finish",)
 
 

@@ -1,4 +1,4 @@
-"""The loss scale of fp16: torch's rule, and told of what torch's scaler does not look at."""
+"""The loss scale of fp16: torch's rule, also for gradients that torch's scaler does not check."""
 
 import torch
 from torch import nn
@@ -78,11 +78,11 @@ def test_a_shard_learns_while_the_whole_network_is_frozen():
 
 def test_losses_of_skipped_steps_stay_out_of_the_mean():
     meter = Meter(2, CPU)
-    meter.add(torch.tensor([1.0, 2.0]), 8, 0.0, 1.0, taken=True)
-    meter.add(torch.tensor([torch.nan, torch.inf]), 8, 0.0, 1.0, taken=False)
-    meter.add(torch.tensor([3.0, 4.0]), 8, 0.0, 1.0, taken=True)
+    meter.add(torch.tensor([1.0, 2.0]), 8, 0.0, 1.0, succeeded=True)
+    meter.add(torch.tensor([torch.nan, torch.inf]), 8, 0.0, 1.0, succeeded=False)
+    meter.add(torch.tensor([3.0, 4.0]), 8, 0.0, 1.0, succeeded=True)
     assert meter.mean_losses.tolist() == [2.0, 3.0]
     assert meter.images_per_second == 8
     meter.reset()
-    meter.add(torch.tensor([torch.nan, torch.inf]), 8, 0.0, 1.0, taken=False)
+    meter.add(torch.tensor([torch.nan, torch.inf]), 8, 0.0, 1.0, succeeded=False)
     assert meter.mean_losses.isnan().all()

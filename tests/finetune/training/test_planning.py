@@ -1,4 +1,4 @@
-"""`--dry-run` tells what a run would do, writes nothing, and refuses what would stop the run before its first step."""
+"""`--dry-run` prints what a run would do, writes nothing, and refuses what would stop the run before its first step."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from rtool.finetune.runs.run_folder import create_run_folder
 from rtool.finetune.training.planning import plan_run
 
 
-def test_the_plan_tells_shapes_counts_and_how_it_will_be_measured(write_recipe, tmp_path, capsys):
+def test_the_plan_has_shapes_counts_and_how_it_will_be_measured(write_recipe, tmp_path, capsys):
     plan = plan_run(load_config(write_recipe()), nproc=2)
     assert (plan.input, plan.embedding, plan.train_images, plan.train_identities) == ((3, 32, 16), 512, 32, 8)
     assert (plan.steps_per_epoch, plan.processes, plan.held_out_images) == (2, 2, 32)
@@ -24,6 +24,14 @@ def test_the_plan_tells_shapes_counts_and_how_it_will_be_measured(write_recipe, 
     assert main.run(["finetune", str(tmp_path / "tiny.yaml"), "--dry-run"]) == 0
     assert "retrieval; mAP chooses the best checkpoint" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_the_plan_shows_what_a_weights_file_gives(write_recipe, tmp_path, capsys):
+    torch.save({"model": load_network(load_config(write_recipe()).model).module.state_dict()}, tmp_path / "w.pth")
+    config = write_recipe(model={"reference": "osnet_x0_25", "size": [32, 16], "weights": str(tmp_path / "w.pth")})
+    assert plan_run(load_config(config)).weights.origin.container == "model"
+    assert main.run(["finetune", str(config), "--dry-run"]) == 0
+    assert "tensors loaded; read from 'model'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -102,9 +110,9 @@ def test_a_batch_of_one_is_refused_as_a_run_would(write_recipe):
 
 def test_half_precision_needs_less_memory_and_shards_divide_theirs(write_recipe):
     plain = load_config(write_recipe(), ["data.batch=32"])
-    wide = plan_run(plain).memory
-    narrow = plan_run(plain.model_copy(update={"precision": "bf16"})).memory
-    assert 0.6 * wide < narrow < 0.9 * wide  # activations of BatchNorm and the weights stay wide
+    full = plan_run(plain).memory
+    half = plan_run(plain.model_copy(update={"precision": "bf16"})).memory
+    assert 0.6 * full < half < 0.9 * full  # activations of BatchNorm and the weights stay float32
     sharded = plan_run(load_config(write_recipe(losses=[{"kind": "partial_fc"}])))
     assert sharded.head_parameters == 8 * 512
     with torch.no_grad():

@@ -59,12 +59,12 @@ def train(precision: str = "fp32", steps: int = 12, **model) -> tuple[list[float
     batch = Batch(pixels, torch.arange(16) % 4, ())
     losses: list[float] = []
     for _ in range(steps + HALVINGS):
-        loss, taken = made.step([batch], 1.0)
-        if taken:
+        loss, succeeded = made.step([batch], 1.0)
+        if succeeded:
             losses.append(loss.item())
         if len(losses) == steps:
             return losses, learner
-    pytest.fail(f"{len(losses)} of {steps} steps were taken")
+    pytest.fail(f"{len(losses)} of {steps} steps succeeded")
 
 
 def test_the_arithmetic_of_each_precision():
@@ -113,8 +113,8 @@ def test_fp16_skips_a_step_that_overflows_lowers_the_scale_and_goes_on():
     with torch.no_grad():
         learner.backbone[3].weight.mul_(1e6)  # beyond 65504, the largest float16
     scale = made.state()["scaler"][0].item()
-    _, taken = made.step([batch], 1.0)
-    assert not taken
+    _, succeeded = made.step([batch], 1.0)
+    assert not succeeded
     assert made.state()["scaler"][0].item() == scale / 2
     with torch.no_grad():
         learner.backbone[3].weight.copy_(before["backbone.3.weight"])

@@ -73,7 +73,7 @@ def test_streaming_holds_one_batch_of_images_at_a_time():
     assert held == [5, 5, 2]
 
 
-def test_what_a_reader_left_out_is_told_once(tmp_path):
+def test_what_a_reader_left_out_is_reported_once(tmp_path):
     for identity in range(5):
         (tmp_path / f"p{identity}").mkdir()
         for name in ("1.png", "2.png", "._1.png"):

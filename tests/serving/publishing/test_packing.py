@@ -1,4 +1,4 @@
-"""A packer serves single rows by a model with a baked batch: the same numbers, in the right hands."""
+"""A packer serves single rows by a model with a fixed batch: the same numbers, each to the client that sent its row."""
 
 import http.client
 from concurrent.futures import ThreadPoolExecutor
@@ -74,9 +74,9 @@ def test_a_target_that_is_gone_is_an_error_for_the_client_not_the_end_of_the_ser
         assert client.run(row)[0].shape == (1, 8)
 
 
-def test_an_open_batch_needs_no_packer(tmp_path, onnx_files):
+def test_a_dynamic_batch_needs_no_packer(tmp_path, onnx_files):
     deploy(onnx_files["face"], name="face", repository=tmp_path / "models", device="cpu")
-    with pytest.raises(InputError, match="an open batch needs no packer"):
+    with pytest.raises(InputError, match="a dynamic batch needs no packer"):
         deploy_packer("face", name="packer", repository=tmp_path / "models")
     with pytest.raises(InputError, match="no such file"):
         deploy_packer("nothing", name="packer", repository=tmp_path / "models")

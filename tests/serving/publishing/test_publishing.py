@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_a_baked_batch_is_configured_with_max_batch_size_zero(root, onnx_files):
+def test_a_fixed_batch_is_configured_with_max_batch_size_zero(root, onnx_files):
     result = deploy(onnx_files["reid"], name="osnet", repository=root, batch=16, device="cpu")
     config = parsed(result.config)
     assert config.max_batch_size == 0
@@ -43,7 +43,7 @@ def test_a_baked_batch_is_configured_with_max_batch_size_zero(root, onnx_files):
     ]
 
 
-def test_an_open_batch_is_configured_with_dynamic_batching(root, onnx_files):
+def test_a_dynamic_batch_is_configured_with_dynamic_batching(root, onnx_files):
     settings = ServingSettings(max_batch=32, max_delay=1.5, queue_timeout=200)
     result = deploy(
         onnx_files["face"], name="arcface", repository=root, batch="dynamic", device="cpu", settings=settings
@@ -90,7 +90,7 @@ def test_given_examples_become_the_warm_up(root, onnx_files, tmp_path):
     assert file.read_bytes() == crops[:16].tobytes()
 
 
-def test_the_manifest_tells_what_was_published(root, onnx_files):
+def test_the_manifest_describes_what_was_published(root, onnx_files):
     result = deploy(onnx_files["reid"], name="osnet", repository=root, device="cpu", provenance={"run": "r1"})
     manifest = json.loads((result.path / "manifest.json").read_text())
     assert manifest["sha256"] == result.sha256
@@ -258,15 +258,15 @@ def test_a_graph_with_another_batch_is_refused_with_the_way_out(root, onnx_files
         ("int8", r"rtool export reid\.rtool --int8 --calibrate IMAGES --batch 8"),
     ],
 )
-def test_a_narrow_graph_with_another_batch_is_to_be_made_from_its_source(
+def test_a_graph_of_reduced_precision_with_another_batch_is_to_be_exported_from_its_origin(
     root, onnx_files, tmp_path, precision, command
 ):
     model = onnx.load(onnx_files["reid"])
     stated = {"rtool.model": "reid.rtool", "rtool.steps": json.dumps([{"name": "write-back"}, {"name": precision}])}
     onnx.helper.set_model_props(model, stated)
-    onnx.save(model, tmp_path / "narrow.onnx")
+    onnx.save(model, tmp_path / "reduced.onnx")
     with pytest.raises(InputError, match=command):
-        deploy(tmp_path / "narrow.onnx", name="m", repository=root, batch=8)
+        deploy(tmp_path / "reduced.onnx", name="m", repository=root, batch=8)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_publishers_of_one_model_take_turns(root, onnx_files):
 def test_weights_in_other_files_are_refused(root, onnx_files, tmp_path):
     model = onnx.load(onnx_files["reid"])
     onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
-    with pytest.raises(InputError, match=r"split\.data.*save it whole"):
+    with pytest.raises(InputError, match=r"split\.data.*save it as one"):
         deploy(tmp_path / "split.onnx", name="m", repository=root)
     assert not root.exists()
 

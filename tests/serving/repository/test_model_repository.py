@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     return Path(shutil.copytree(COMMITTED, tmp_path / "model_repository", ignore=ignored))
 
 
-def test_a_baked_batch_an_open_batch_and_a_packer_are_there():
+def test_a_fixed_batch_a_dynamic_batch_and_a_packer_are_there():
     assert set(MODELS) == {"arcface", "osnet_x0_25_b16", "reid_embed"}
 
 
@@ -69,6 +69,11 @@ def test_the_committed_packer_is_the_one_that_is_published(root, tmp_path):
     backends = Path(rtool.__file__).parent / "serving/backends"
     assert (root / "reid_embed/1/model.py").read_text() == (backends / "packer.py").read_text()
     assert (root / "reid_embed/1/triton_tensors.py").read_text() == (backends / "triton_tensors.py").read_text()
+    manifest = json.loads((root / "reid_embed/1/manifest.json").read_text())
+    assert manifest["sha256"] == {
+        name: hashlib.sha256((root / "reid_embed/1" / name).read_bytes()).hexdigest()
+        for name in ("model.py", "triton_tensors.py")
+    }
 
 
 def pooled_model(path: Path, manifest: dict) -> Path:

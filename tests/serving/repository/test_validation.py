@@ -43,7 +43,12 @@ def test_a_published_repository_has_no_problems(root):
         ("reid", "TYPE_FP32", "TYPE_FP16", "data_type expected TYPE_FP32, got TYPE_FP16"),
         ("reid", "8, 4]", "8, 5]", "dims expected [16, 3, 8, 4], got [16, 3, 8, 5]"),
         ("reid", "[16, 8]\n}", "[16, -1]\n}", "dims expected [16, 8], got [16, -1]"),
-        ("reid", "max_batch_size: 0", "max_batch_size: 16", "needs an open batch axis, the graph has 16"),
+        (
+            "reid",
+            "max_batch_size: 0",
+            "max_batch_size: 16",
+            "needs a dynamic batch axis, the graph has a fixed batch of 16",
+        ),
         ("reid", 'backend: "onnxruntime"', 'backend: "onnxruntime" dynamic_batching {}', "never batches"),
         ("reid", 'backend: "onnxruntime"', 'backend: "onnxruntime" platform: "tensorrt_plan"', "does not belong"),
         ("reid", 'backend: "onnxruntime"', "", "backend: missing"),

@@ -143,5 +143,5 @@ def test_a_tritonserver_on_path_is_preferred(tmp_path, monkeypatch):
 
 def test_the_status_fetches_nothing(cache):
     found, _ = triton_status()
-    assert "fetched on first use" in found
+    assert "downloaded on first use" in found
     assert not cache.exists()

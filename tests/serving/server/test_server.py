@@ -38,7 +38,7 @@ def wait_until(condition, seconds: float = 20.0) -> bool:
     return condition()
 
 
-def test_a_published_version_reaches_a_running_server_and_can_be_taken_back(
+def test_a_published_version_reaches_a_running_server_and_can_be_rolled_back(
     server, repository, onnx_files, make_model, run_local, tmp_path
 ):
     crops = np.random.default_rng(0).normal(size=(16, 3, 8, 4)).astype(np.float32)
@@ -54,13 +54,15 @@ def test_a_published_version_reaches_a_running_server_and_can_be_taken_back(
         np.testing.assert_array_equal(client.run(crops)[0], run_local(onnx_files["reid"], crops)[0])
 
 
-def test_a_version_the_server_does_not_reproduce_is_taken_back(server, repository, onnx_files, make_model, tmp_path):
+def test_a_version_that_the_server_does_not_reproduce_is_withdrawn(
+    server, repository, onnx_files, make_model, tmp_path
+):
     noisy = make_model("noisy", tmp_path / "noisy.onnx")
     deploy(onnx_files["reid"], name="steady", repository=repository, device="cpu", url=server.url)
     config = (repository / "steady/config.pbtxt").read_text()
     with pytest.raises(GateError, match=r"version 2 failed .* version 1 is served again: parity: max relative"):
         deploy(noisy, name="steady", repository=repository, url=server.url)
-    with pytest.raises(GateError, match="it was taken out again"):
+    with pytest.raises(GateError, match="the model was removed again"):
         deploy(noisy, name="new", repository=repository, url=server.url)
     assert not (repository / "new").exists()
     assert not (repository / "steady/2").exists()
@@ -105,22 +107,22 @@ def group_of(pid: int) -> int | None:
 
 
 def test_a_port_in_use_is_named_with_the_way_out(root):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
         with pytest.raises(PlatformError, match=rf"grpc port {port} on 127\.0\.0\.1.*--grpc-port"):
             TritonServer(root, grpc_port=port).start()
 
 
-def test_a_free_port_that_is_taken_meanwhile_is_tried_again(root, monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        lost = (choose_ports((0, 0, 0))[0], taken.getsockname()[1], choose_ports((0, 0, 0))[2])
+def test_a_free_port_that_another_program_binds_meanwhile_is_replaced(root, monkeypatch):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        lost = (choose_ports((0, 0, 0))[0], busy.getsockname()[1], choose_ports((0, 0, 0))[2])
         answers = iter([lost, choose_ports((0, 0, 0))])
         monkeypatch.setattr("rtool.serving.server.server.choose_ports", lambda _: next(answers))
-        with TritonServer(root) as server, TritonClient(server.url, "live") as client:
+        with TritonServer(root, stop_timeout=0.0) as server, TritonClient(server.url, "live") as client:
             assert client.batch == 16
 
 
@@ -157,30 +159,28 @@ def test_a_log_that_is_continued_reports_only_its_own_run(tmp_path):
     assert log.read_text() == "error: of an earlier run\nerror: of this one\n"
 
 
-def test_serve_announces_its_addresses_and_ends_cleanly_on_sigterm(root):
-    command = [sys.executable, "-m", "rtool", "serve", str(root)]
+def start_serving(root: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "rtool", "serve", str(root), *options]
     command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    serving = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with serving:
-        lines = [serving.stdout.readline() for _ in range(5)]
-        serving.send_signal(signal.SIGTERM)
-        assert serving.wait(30) == 0
-        assert serving.stderr.read() == ""
-    assert lines[0].startswith("ready in ")
-    assert "triton://127.0.0.1:" in lines[1]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_serve_as_json_says_where_it_listens_while_it_runs(root):
-    command = [sys.executable, "-m", "rtool", "serve", str(root), "--json"]
-    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
-        lines = []
-        while not lines or lines[-1] != "}\n":
-            lines.append(serving.stdout.readline())
-            assert lines[-1], serving.stderr.read()
-        ready = json.loads("".join(lines))
+def test_serve_announces_where_it_listens_and_ends_cleanly_on_sigterm(root):
+    """For people, and as one JSON object for scripts: two servers at once, because starting and stopping is waiting."""
+    with start_serving(root) as plain, start_serving(root, "--json") as scripted:
+        lines = [plain.stdout.readline() for _ in range(5)]
+        assert lines[0].startswith("ready in "), plain.stderr.read()
+        assert "triton://127.0.0.1:" in lines[1]
+        document = []
+        while not document or document[-1] != "}\n":
+            document.append(scripted.stdout.readline())
+            assert document[-1], scripted.stderr.read()
+        ready = json.loads("".join(document))
         with TritonClient(ready["url"], ready["models"][0]) as client:
             assert client.batch == 16
-        serving.send_signal(signal.SIGTERM)
-        assert serving.wait(30) == 0
-        assert serving.stdout.read() == ""
+        for serving in (plain, scripted):
+            serving.send_signal(signal.SIGTERM)
+        for serving in (plain, scripted):
+            assert serving.wait(30) == 0
+            assert serving.stdout.read() == ""
+            assert serving.stderr.read() == ""

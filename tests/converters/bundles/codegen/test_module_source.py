@@ -4,6 +4,7 @@ import io
 import types
 import warnings
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -78,7 +79,7 @@ def generated_from(module):
 def test_blocks_that_differ_in_numbers_share_a_class_that_takes_them():
     stages = nn.Sequential(Stage(3, 4, 8, 2, 3), Stage(8, 6, 8, 1, 3), Stage(8, 4, 5, 2, 3), Stage(5, 5, 5, 1, 3))
     converted, text, namespace = generated_from(nn.Sequential(stages, nn.Conv2d(5, 2, 1)))
-    assert text.count("nn.Module):") == 2
+    assert text.count("\nclass ") == 2
     assert "def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, stride: int) -> None:" in text
     assert "nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, stride=stride, padding=1, groups=hidden_" in text
     assert "self.bn = nn.BatchNorm2d(hidden_channels)" in text
@@ -92,17 +93,56 @@ def test_blocks_that_differ_in_numbers_share_a_class_that_takes_them():
         assert torch.equal(model(x), converted(x))
 
 
-def test_equal_numbers_of_another_kind_stay_apart_and_constant_ones_are_written_out():
+def test_numbers_that_are_the_default_for_some_are_arguments_too_and_constant_ones_are_written_out():
     stages = nn.Sequential(Stage(3, 3, 3, 1, 1), Stage(3, 5, 3, 1, 5), Stage(3, 3, 3, 1, 1))
     _, text, namespace = generated_from(nn.Sequential(stages, nn.Conv2d(3, 2, 1)))
-    assert "def __init__(self, hidden_channels: int" not in text  # a 1 x 1 layer has no padding: another structure
-    assert text.count("class ") == 3
-    assert "Block()" in text
-    stages = nn.Sequential(Stage(3, 3, 3, 1, 3), Stage(3, 5, 3, 1, 5))
-    _, text, namespace = generated_from(nn.Sequential(stages, nn.Conv2d(3, 2, 1)))
     assert "def __init__(self, hidden_channels: int, kernel_size: int, padding: int) -> None:" in text
-    assert "nn.Conv2d(3, hidden_channels, kernel_size=1, stride=1)" in text
+    assert "nn.Conv2d(3, hidden_channels, kernel_size=1)" in text
     assert namespace.Model().get_submodule("0.1.conv2").kernel_size == (5, 5)
+    assert namespace.Model().get_submodule("0.2.conv2").padding == (0, 0)
+
+
+def norm_model(operator, opset, **attributes):
+    """A file with one normalisation over [N, 8, 8] or [N, 8], and its scale (and offset) by name."""
+    shape = (8, 8) if operator == "LayerNormalization" else (8,)
+    draw = np.random.default_rng(0).standard_normal
+    names = ["norm.weight", "norm.bias"][: 1 + (operator == "LayerNormalization")]
+    weights = [onnx.numpy_helper.from_array(draw(shape).astype(np.float32), name) for name in names]
+    node = onnx.helper.make_node(operator, ["x", *names], ["y"], name=f"/norm/{operator}", **attributes)
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *shape]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "norm", ends[:1], ends[1:], weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-3])
+def test_rms_norm_keeps_its_epsilon(scale):
+    module = onnx_to_torch(norm_model("RMSNormalization", 23))  # epsilon 1e-5: ONNX's default, not torch's
+    namespace = {}
+    exec(generate_source(module), namespace)
+    model = namespace["Model"]().eval()
+    model.load_state_dict(module.state_dict())
+    x = (np.random.default_rng(1).standard_normal((4, 8)) * scale).astype(np.float32)
+    wide = x.astype(np.float64)
+    weight = module.state_dict()["norm.weight"].numpy()
+    expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * weight
+    with torch.no_grad():
+        got = model(torch.from_numpy(x)).numpy()
+    assert np.abs(got - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_layer_norm_over_two_equal_axes_keeps_both():
+    module = onnx_to_torch(norm_model("LayerNormalization", 17, axis=-2))
+    namespace = {}
+    exec(generate_source(module), namespace)
+    model = namespace["Model"]().eval()
+    model.load_state_dict(module.state_dict())
+    x = torch.randn(3, 8, 8)
+    wide = x.double()
+    centred = wide - wide.mean((1, 2), keepdim=True)
+    scaled = centred / torch.sqrt(centred.square().mean((1, 2), keepdim=True) + 1e-5)
+    expected = scaled * module.state_dict()["norm.weight"] + module.state_dict()["norm.bias"]
+    with torch.no_grad():
+        assert (model(x) - expected).abs().max() <= 1e-5
 
 
 def test_helpers_come_with_what_they_need():

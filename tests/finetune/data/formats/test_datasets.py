@@ -165,7 +165,7 @@ def test_a_folder_with_one_identity_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("/no/such/folder", "no such folder"),
+        ("/no/such/folder", "no such file or folder"),
         ("synthetic-people:identitys=3", "did you mean identities"),
         ("synthetic-people:identities=many", "identities must be int, got 'many'"),
         ("synthetic-faces:size=64", "size must be HEIGHTxWIDTH"),

@@ -78,7 +78,7 @@ GOOD = {"path": "a", "identity": 1}
         ("csv", "path,identity,query\na,b,1\nc,d,perhaps\n", "line 3: query must be 0 or 1, got 'perhaps'"),
         ("csv", "path,identity\na,1\nb,-1\n", "line 3: identity -1 is negative"),
         ("csv", "path,identity\na,1,\nb,2\n", "line 2 has more cells than the header"),
-        ("csv", "path,identity,identity\na,1,2\nb,2,3\n", "column 'identity' stands there twice"),
+        ("csv", "path,identity,identity\na,1,2\nb,2,3\n", "column 'identity' occurs twice"),
         ("csv", 'path,identity\na,"1\nb,2\nc,3\n', "is a quotation mark missing"),
         ("csv", 'path,identity\na,"1\nb,"2\nc,3\n', "line 3: .*is a quotation mark missing"),
         ("jsonl", lines(GOOD, {"path": "b", "identity": -2}), "line 2: identity -2 is negative"),

@@ -112,9 +112,9 @@ def test_an_index_of_another_file_and_a_missing_one_are_refused(golden):
     ("payload", "message"),
     [
         (pack_record(Record((-1.0,), 2, b"x")), "record 2 has a negative label, -1"),
-        (pack_record(Record((3.5,), 2, b"x")), "record 2 has a label that is no whole number, 3.5"),
-        (pack_record(Record((float("nan"),), 2, b"x")), "record 2 has a label that is no whole number, nan"),
-        (pack_record(Record((float("inf"),), 2, b"x")), "record 2 has a label that is no whole number, inf"),
+        (pack_record(Record((3.5,), 2, b"x")), "record 2 has a label that is not a whole number, 3.5"),
+        (pack_record(Record((float("nan"),), 2, b"x")), "record 2 has a label that is not a whole number, nan"),
+        (pack_record(Record((float("inf"),), 2, b"x")), "record 2 has a label that is not a whole number, inf"),
         (b"abc", "record 2: a record of 3 bytes cannot hold its head of 24"),
         (struct.pack("<IfQQ", 1000, 0, 2, 0) + b"xx", "record 2: a record of 26 bytes cannot hold its head of 4024"),
         (struct.pack("<IfQQ", 2**32 - 1, 0, 2, 0) + MAGIC, "record 2: a record of 28 bytes cannot hold its head"),
@@ -131,7 +131,7 @@ def test_labels_that_float32_would_merge_are_not_written_and_when_read_are_repor
     with pytest.raises(DataError, match="label 16777217 is not exact"):
         pack_record(Record((2.0**24 + 1,), 0, b""))
     write_records(tmp_path / "b.rec", [(k, pack_record(Record((2.0**24 * (k % 2),), k, b"x"))) for k in range(4)])
-    assert open_dataset(tmp_path / "b.rec").notes[0].startswith("2 labels from 16777216 on")
+    assert open_dataset(tmp_path / "b.rec").notes[0].startswith("2 labels are 16777216 or more")
 
 
 def test_a_head_whose_key_float32_rounds_down_loses_no_image(tmp_path):
@@ -164,7 +164,7 @@ def test_a_head_that_holds_the_magic_word_is_read_all_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [("0\t0\n1 40\n", "line 2: expected key and offset"), ("", "empty"), ("1\t0\n1\t0\n", "key 1 stands there twice")],
+    [("0\t0\n1 40\n", "line 2: expected key and offset"), ("", "empty"), ("1\t0\n1\t0\n", "key 1 occurs twice")],
 )
 def test_an_index_that_does_not_parse_says_where(golden, index, message):
     golden.with_suffix(".idx").write_text(index)

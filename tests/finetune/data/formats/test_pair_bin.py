@@ -160,7 +160,7 @@ def test_an_image_in_many_pairs_is_held_once(tmp_path, kind):
     assert len({id(dataset.images.read(index)) for index in range(200)}) == 1
 
 
-def test_memory_that_runs_out_while_images_are_read_is_told(tmp_path, monkeypatch):
+def test_memory_that_runs_out_while_images_are_read_is_lines(tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError
 
@@ -176,7 +176,7 @@ def test_memory_that_runs_out_while_images_are_read_is_told(tmp_path, monkeypatc
         (b"<html>", "cannot be read"),
         (pickle.dumps((IMAGES, FLAGS))[:500], "cannot be read"),
         ([1, 2, 3], r"expected a pair \(images, flags\), got list"),
-        (([b"x"], [True]), "expected two images a flag, got 1 images and 1 flags"),
+        (([b"x"], [True]), "expected two images per flag, got 1 images and 1 flags"),
         ((5, 6), "expected a list of encoded images, got int"),
         ((IMAGES, 6), "expected a list of same-person flags, got int"),
         ((IMAGES, None), "expected a list of same-person flags, got nothing"),
@@ -200,9 +200,9 @@ def test_a_pair_that_lost_an_image_leaves_and_the_image_is_named(tmp_path):
     whole = write(tmp_path / "whole.bin", ([*images[:6], *images[8:]], [*flags[:3], *flags[4:]]))
     images[7] = b"broken"
     damaged = write(tmp_path / "damaged.bin", (images, flags))
-    told = []
+    lines = []
     expected = evaluate_embeddings(embed, open_dataset(whole), resize=np.asarray)
-    measured = evaluate_embeddings(embed, open_dataset(damaged), resize=np.asarray, tell=told.append)
+    measured = evaluate_embeddings(embed, open_dataset(damaged), resize=np.asarray, report=lines.append)
     assert measured == expected
     assert measured.pairs == 199
-    assert told == [f"{damaged}: 1 unreadable images skipped: damaged.bin:7"]
+    assert lines == [f"{damaged}: 1 unreadable images skipped: damaged.bin:7"]

@@ -1,0 +1,87 @@
+"""The calls behind `rtool config show`, `init` and `convert`: configurations shown, started and converted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from .config import FinetuneConfig
+from .files import load_config
+from .pages import commented_config, config_template, loss_reference
+from .params_json import convert_params
+
+__all__ = ["ConfigFile", "ConfigPage", "convert", "init", "show"]
+
+
+@dataclass(frozen=True)
+class ConfigPage:
+    """A configuration, and the page that shows it."""
+
+    config: FinetuneConfig
+    text: str
+    """YAML with the meaning of each field above it; the reference of the losses where that was asked for."""
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A configuration that was written."""
+
+    path: Path
+    left_out: tuple[str, ...] = ()
+    """Settings of a converted file that have no counterpart, by name."""
+
+
+def show(
+    config: str | Path | FinetuneConfig | None = None, overrides: Sequence[str] = (), *, losses: bool = False
+) -> ConfigPage:
+    """Every field with its value and meaning: of `config` with `key=value` overrides, or the defaults.
+
+    Args:
+        losses: Show all kinds of losses with their fields and defaults instead.
+
+    Raises:
+        InputError: the file is missing.
+        ConfigError: unknown keys and wrong values, all of them in one message.
+
+    Examples:
+        >>> page = rtool.config.show(overrides=["epochs=3"])
+        >>> page.config.epochs, page.text.splitlines()[1]
+        (3, 'name: finetune')
+    """
+    resolved = load_config(config_template() if config is None else config, overrides)
+    return ConfigPage(resolved, loss_reference() if losses else commented_config(resolved))
+
+
+def init(path: str | Path = "finetune.yaml") -> ConfigFile:
+    """Write a commented configuration to `path`, to be edited.
+
+    Raises:
+        InputError: the file exists already, or cannot be written.
+    """
+    _write_new(Path(path), commented_config())
+    return ConfigFile(Path(path))
+
+
+def convert(params: str | Path, path: str | Path | None = None) -> ConfigFile:
+    """Read the params.json of an older re-ID trainer, and write a configuration to `path` (default: PARAMS.yaml).
+
+    Raises:
+        InputError: `params` is missing or no JSON object; the file to write exists already, or cannot be written.
+        ConfigError: the settings make no valid configuration.
+    """
+    config, left_out = convert_params(Path(params))
+    written = Path(params).with_suffix(".yaml") if path is None else Path(path)
+    _write_new(written, commented_config(config))
+    return ConfigFile(written, left_out)
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise InputError(f"{path}: exists already; name another file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
