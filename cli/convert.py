@@ -122,7 +122,7 @@ def onnx2torch_command(
 @click.argument("operator", required=False)
 @output_options
 def ops_command(output: Output, operator: str | None) -> None:
-    """List the ONNX operators that can be converted, or tell about one OPERATOR."""
+    """List the ONNX operators that can be converted, or one OPERATOR."""
     from rich.table import Table
 
     from ..converters import ops
