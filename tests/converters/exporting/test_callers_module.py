@@ -15,7 +15,7 @@ from rtool.converters import TorchRunner, export, onnx_to_torch, run_in_batches,
 from rtool.converters.batchnorm.kept_batchnorms import left_in_source
 from rtool.converters.records.preprocessing import Preprocessing
 from rtool.converters.records.record import record_of
-from rtool.converters.runtime.batch_by_shapes import runnable_batch
+from rtool.converters.runtime.batch_by_shapes import fixed_batch_by_shapes
 from rtool.converters.runtime.eval_mode import evaluation_twin, in_eval_mode
 
 PREPROCESSING = Preprocessing(16, 8, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
@@ -85,7 +85,7 @@ CONVERTED_ONLY: dict[str, Callable[[nn.Module, onnx.ModelProto, Path], object]] 
     "write_back": lambda module, source, folder: write_back(module, source),
     "save_bundle": lambda module, source, folder: save_bundle(module, folder / "m.rtool", source=source),
     "left_in_source": lambda module, source, folder: left_in_source(module),
-    "runnable_batch": lambda module, source, folder: runnable_batch(module, record_of(module).inputs),
+    "fixed_batch_by_shapes": lambda module, source, folder: fixed_batch_by_shapes(module, record_of(module).inputs),
 }
 
 

@@ -311,3 +311,12 @@ def test_weights_of_graph_constants_and_branches_belong_to_the_files_of_a_model(
     files = ModelFile.read(path).files
     assert files[0] == path
     assert {file.name for file in files[1:]} == {"weights.bin", "constant.bin", "then.bin", "else.bin"}
+
+
+@ON_LINUX
+def test_a_state_dict_is_opened_once_too(model: Path, tmp_path: Path):
+    weights = tmp_path / "fused.pth"
+    torch.save(onnx_to_torch(model).state_dict(), weights)
+    with counted(weights) as watch:
+        rtool.onnx2torch(model, tmp_path / "m.rtool", weights=weights)
+        assert watch.opens() == 1
