@@ -122,7 +122,7 @@ def onnx2torch_command(
 @click.argument("operator", required=False)
 @output_options
 def ops_command(output: Output, operator: str | None) -> None:
-    """List the ONNX operators that can be converted, or tell about one OPERATOR."""
+    """List the ONNX operators that can be converted, or one OPERATOR."""
     from rich.table import Table
 
     from ..converters import ops
@@ -266,7 +266,7 @@ def _beside(buffers: int) -> str:
 
 
 def _brief(found: Inspection) -> str:
-    batch = f"batch {found.batch}" if isinstance(found.batch, int) else "dynamic batch"
+    batch = f"batch {found.batch}" if isinstance(found.batch, int) else "any batch"
     problems = f"{len(found.problems)} problems" if found.problems else "no problems"
     what = found.architecture or "unknown architecture"
     return f"{found.name}: {what}, {found.parameters:,} parameters, {batch}, {problems}"

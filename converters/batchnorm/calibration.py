@@ -89,22 +89,22 @@ def calibrate(
 
 @dataclass
 class _Run:
-    """A calibration under way, and the state file it is kept in."""
+    """A calibration in progress, and its state file."""
 
     calibration: Calibration
     state: Path | None
     digest: str
     """Of the model."""
     done: int
-    """Batches that were measured before an interruption, and are only compared now."""
+    """Number of batches that were measured before an interruption; they are only compared now."""
     resumed: int
-    """Images in those."""
+    """Number of images in those batches."""
     index: int = 0
     seen: int = 0
 
     @property
     def is_new(self) -> bool:
-        """Whether the batch just taken was measured now."""
+        """Whether the last batch was measured now, not before the interruption."""
         return self.index > self.done
 
     def take(self, module: nn.Module, layers: Mapping[str, Layer], inputs: tuple[Tensor, ...]) -> None:
@@ -136,12 +136,12 @@ class _Run:
             self.save_if_grown()
 
     def save_if_grown(self) -> None:
-        """Write the state, where there is a file for it and batches were measured now."""
+        """Write the state file, if there is one and batches were measured now."""
         if self.state is not None and self.calibration.batches > self.done:
             save_state(self.calibration, self.state, self.digest)
 
     def check_complete(self) -> None:
-        """Make sure that all images from before the interruption came again.
+        """Check that all images from before the interruption were given again.
 
         Raises:
             InputError: there were fewer.

@@ -1,1 +1,1 @@
-"""Models at rest: the bundle format, opening whatever MODEL names, inspect, `onnx2torch`."""
+"""Stored models: the bundle format, opening every kind of MODEL, `inspect`, `onnx2torch`."""

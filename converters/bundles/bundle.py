@@ -73,7 +73,7 @@ class Bundle:
 
 
 def is_bundle(path: str | Path) -> bool:
-    """Whether `path` is a folder that claims to be a bundle."""
+    """Whether `path` is a folder with a `bundle.json`."""
     return (Path(path) / _INFO).is_file()
 
 
@@ -87,20 +87,20 @@ def save_bundle(
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write `module` as a bundle: beside `path` first, then renamed to it.
+    """Write `module` as a bundle, atomically.
 
     Args:
         module: a converted module, or one from the zoo.
-        path: the folder to make.
+        path: the bundle folder to make.
         source: for a converted module the graph it came from: the ONNX model, its file, or a bundle made from it.
         architecture: for a model from the zoo `{"name": ..., "options": {...}}`.
         preprocessing: stored with the model; default is the record's.
-        provenance: plain data on how this model came to be.
-        overwrite: replace a bundle (never anything else) that is already there.
+        provenance: JSON data on how this model was made.
+        overwrite: replace a bundle, but never anything else, that is already there.
 
     Raises:
         InputError: `path` exists, `source` and `architecture` do not fit `module`, or the converted module was edited,
-            so that its source graph no longer is what it computes.
+            so that it no longer computes what its source graph does.
     """
     record = record_of(module)
     if (record is None) == (architecture is None) or (record is None) != (source is None):
@@ -222,7 +222,7 @@ def _load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], folder
 
 
 def _unique_tensors(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The state of `module` with every tied tensor once, and which names share which."""
+    """The state of `module` with every tied tensor once, and name -> first name of the tied ones."""
     tensors: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
     first: dict[tuple[int, torch.Size], str] = {}
@@ -262,7 +262,7 @@ def _mapping(folder: Path, info: Mapping[str, Any]) -> dict[str, ParameterSource
 
 @contextmanager
 def _understood(file: Path) -> Iterator[None]:
-    """What a damaged or edited `bundle.json` breaks while it is read becomes a message."""
+    """Report the failure of reading a damaged or edited `bundle.json` as a message."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -276,7 +276,7 @@ def stripped_graph(proto: onnx.ModelProto, record: ConversionRecord) -> onnx.Mod
 
 
 def _source_proto(source: onnx.ModelProto | ir.Model | ModelFile | str | Path) -> onnx.ModelProto:
-    """The source graph as a proto of our own, which may be stripped."""
+    """A copy of the source graph, which may be stripped."""
     if isinstance(source, str | Path) and is_bundle(source):
         return parse_model(Path(source) / _GRAPH)
     if isinstance(source, onnx.ModelProto):  # whose weights may be stripped already, so it is not checked

@@ -1,4 +1,4 @@
-"""The options of `onnx2torch`: what each means, in one place."""
+"""The options of `onnx2torch`, each with its meaning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ConversionOptions:
     """How an ONNX file becomes a bundle.
 
     Raises:
-        InputError: BatchNorm is to be restored without images.
+        InputError: `restore_bn` without `calibrate`.
     """
 
     restore_bn: bool = False
@@ -32,12 +32,12 @@ class ConversionOptions:
     calibrate: CalibrationBatches | None = None
     """Images to measure the statistics of restored BatchNorms on."""
     calibration_state: str | Path | None = None
-    """File that keeps the statistics of an interrupted calibration, which the next run continues."""
+    """State file with the statistics of an interrupted calibration, from which the next run continues."""
     progress: Callable[[int], None] | None = None
     """Called with the number of calibration images seen."""
     weights: str | Path | None = None
-    """A state_dict to load into the module once it is converted and checked: fused, or with `restore_bn` also that of
-    the unfused original, by name."""
+    """A state_dict to load into the module after it was converted and checked: a fused one, or with `restore_bn` also
+    that of the unfused original, by name."""
     allow_partial: bool = False
     """Accept `weights` that do not fill the module."""
     freeze: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""The ONNX file in ONNX Runtime on seeded inputs: what a converted module is held to before anything is written."""
+"""The outputs of an ONNX file in ONNX Runtime on seeded inputs, with which a converted module is compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..runtime.runners import OnnxRunner, TorchRunner
 __all__ = ["BatchParity", "Reference"]
 
 _SMALL = 3_000_000
-"""Parameters; 16 images of a network up to this size, as all OSNets are, take a second at most on one core."""
+"""Parameters; a network up to this size, such as every OSNet, runs 16 images in at most a second on one core."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class Reference:
-    """A file in ONNX Runtime, and what it gives for seeded inputs."""
+    """A file in ONNX Runtime, and its outputs for seeded inputs."""
 
     name: str
     runner: OnnxRunner
@@ -64,12 +64,12 @@ class Reference:
         return cls(file.name, runner, tuple(samples))
 
     def following(self, module: nn.Module) -> Self:
-        """The same inputs with the outputs of `module`, which has other weights than the file."""
+        """A reference with the same inputs and the outputs of `module`, which has other weights than the file."""
         samples = (replace(sample, outputs=self._run(module, sample.inputs)) for sample in self.samples)
         return replace(self, samples=tuple(samples))
 
     def measure(self, module: nn.Module, tolerance: float, what: str) -> tuple[BatchParity, ...]:
-        """Compare `module`, which has or shares the record of the conversion, with what is expected.
+        """Compare `module`, which has the record of the conversion, with the expected outputs.
 
         Raises:
             GateError: it differs by more than `tolerance`, as largest relative error.
@@ -86,7 +86,7 @@ class Reference:
         return tuple(results)
 
     def _run(self, module: nn.Module, inputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-        """The module on the inputs of the file, of which it may not use all."""
+        """Run the module on the inputs of the file; it may use only some of them."""
         runner = TorchRunner(module)
         names = [spec.name for spec in self.runner.inputs]
         return runner.run(*(inputs[names.index(spec.name)] for spec in runner.inputs))

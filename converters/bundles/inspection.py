@@ -1,7 +1,7 @@
-"""`inspect`: what is in a model file, and what stands in the way of training it.
+"""`inspect`: the contents of a model file, and the problems that prevent training it.
 
-Reads only. The file is converted on the way (and the result thrown away), so the verdict on convertibility and on
-BatchNorms that cannot be folded is a measurement, not an opinion.
+Nothing is written. The file is converted on the way and the result discarded, so that problems and BatchNorms that
+cannot be folded are found by trying.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _RULE = "pkg.onnxscript.rewriter.rule_name"
 
 @dataclass(frozen=True)
 class BatchNorms:
-    """BatchNorms of a graph: those fused into layers, those still there, and those that must stay."""
+    """Numbers of BatchNorms: fused into layers, present, and those that cannot be folded."""
 
     fused: int
-    """Convolutions that had a BatchNorm, as far as names and metadata tell."""
+    """Convolutions that had a BatchNorm, according to names and metadata."""
     present: int
     unfoldable: tuple[KeptBatchNorm, ...]
     restored: int = 0
-    """Those a bundle has back behind layers they were fused into."""
+    """Restored ones of a bundle."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything `rtool inspect` prints; counts are per image."""
+    """Everything that `rtool inspect` prints; costs are per image."""
 
     name: str
     kind: str
@@ -68,12 +68,12 @@ class Inspection:
     batch: int | str
     """The fixed batch, or "dynamic"."""
     fixed_batch_places: tuple[str, ...]
-    """Where the batch is written down: graph inputs, and nodes with a constant shape."""
+    """Where the fixed batch is stated: graph inputs, and nodes with a constant shape."""
     operators: Mapping[str, int]
     parameters: int
-    """Numbers that training changes."""
+    """Trainable numbers."""
     buffers: int
-    """Numbers that it does not: BatchNorms' running statistics, fixed constants of a bundle."""
+    """Other numbers: running statistics of BatchNorms, fixed constants of a bundle."""
     macs: int | None
     activations: int | None
     precision: str
@@ -83,11 +83,11 @@ class Inspection:
     architecture: str | None
     problems: tuple[str, ...]
     chain: tuple[ChainLink, ...]
-    """Where the model comes from, oldest link first."""
+    """The provenance of the model, oldest link first."""
 
 
 def inspect(reference: str | Path) -> Inspection:
-    """Look into an ONNX file, a bundle or any other model reference.
+    """Inspect an ONNX file, a bundle or any other model reference.
 
     Raises:
         InputError: the reference names nothing that can be opened.
@@ -177,7 +177,7 @@ def _trainable(module: nn.Module) -> int:
 
 
 def _fixed(module: nn.Module) -> int:
-    """Without counters, which are no part of the function."""
+    """The number of floats in buffers; counters are not part of the function."""
     return sum(buffer.numel() for buffer in module.buffers() if buffer.is_floating_point())
 
 
@@ -240,20 +240,20 @@ def _inspect_graph(file: ModelFile, name: str, kind: str, size: int) -> Inspecti
 
 
 def _origin_in_graph(inputs: Sequence[TensorSpec]) -> str | None:
-    """A graph that takes pixels needs none from outside."""
+    """Where the preprocessing is, for a graph that takes pixels; None for others."""
     pixels = len(inputs) == 1 and inputs[0].dtype == "uint8"
     return "in the graph, which takes uint8 pixels" if pixels else None
 
 
 def _source_link(model: ir.Model) -> ChainLink:
-    """A file that says nothing of its past is where the chain begins."""
+    """The first link of the chain, for a file that states no provenance."""
     source, producer = source_of(model), " ".join(filter(None, (model.producer_name, model.producer_version)))
     opset = model.graph.opset_imports.get("", 0)
     return source_link(ConversionRecord(source.name, source.digest, opset, producer, (), ()))
 
 
 def _try_conversion(file: ModelFile) -> tuple[list[str], tuple[KeptBatchNorm, ...]]:
-    """Problems that stop the conversion, and the BatchNorms that cannot be folded when there are none."""
+    """Problems that prevent the conversion; if there are none, the BatchNorms that cannot be folded."""
     try:
         module = onnx_to_torch(file)
     except RtoolError as error:
@@ -267,7 +267,7 @@ def _batch(inputs: tuple[TensorSpec, ...]) -> int | str:
 
 
 def _fixed_batch(graph: ir.Graph) -> tuple[str, ...]:
-    """Graph inputs with a fixed batch, and nodes that write that number down again."""
+    """Graph inputs with a fixed batch, and nodes with that number in a constant shape."""
     places = []
     batches = set()
     for value in graph.inputs:
@@ -298,7 +298,7 @@ def _costs(model: ir.Model, label: str) -> Costs:
 
 
 def _count_fused(graph: ir.Graph, stated: Mapping[str, str]) -> int:
-    """Layers that had a BatchNorm: the metadata or dynamo says so, TorchScript renames their weights."""
+    """The number of layers that had a BatchNorm: metadata states it, and TorchScript renames their weights."""
     fused = 0
     for node in graph:
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
@@ -316,12 +316,12 @@ def _floats(graph: ir.Graph) -> list[ir.TensorProtocol]:
 
 
 def _count(graph: ir.Graph) -> int:
-    """Numbers in weights; a scalar is a constant of some formula."""
+    """The number of weight elements, without scalars, which are constants of formulas."""
     return sum(tensor.size for tensor in _floats(graph) if len(tensor.shape))
 
 
 def _count_statistics(graph: ir.Graph) -> int:
-    """Running means and variances, each once."""
+    """The number of elements of running means and variances, each counted once."""
     values = {
         value.name: value.const_value.size
         for node in graph

@@ -132,10 +132,10 @@ def _resolve(path: Path, target: Path, options: ConversionOptions) -> ModelFile:
 
 
 def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.GraphModule:
-    """The module of the file.
+    """Convert the file.
 
     Raises:
-        InputError: its weights are none that could train, or the preprocessing is of another size.
+        InputError: it has no weights that can be trained, or the preprocessing is of another size.
         UnsupportedOperatorsError: nodes that cannot be converted exactly.
     """
     module = onnx_to_torch(file, freeze=options.freeze)
@@ -150,7 +150,7 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
 def _find_preprocessing(
     file: ModelFile, reference: Reference, module: fx.GraphModule, options: ConversionOptions
 ) -> FoundPreprocessing | None:
-    """What was given, else what the file states, what its graph does itself, or what its input suggests."""
+    """The given preprocessing, else the one that the file states, its graph contains, or its input suggests."""
     if options.preprocessing is not None:
         return FoundPreprocessing(options.preprocessing, "given")
     found = find_preprocessing(reference.runner.inputs, file.metadata)
@@ -162,12 +162,12 @@ def _find_preprocessing(
 
 @dataclass(frozen=True)
 class _Restored:
-    """What `_restore` did to the module."""
+    """The results of `_restore`."""
 
     reference: Reference
-    """What the module is compared with from here on."""
+    """The reference for the module after this step."""
     parity: tuple[BatchParity, ...] = ()
-    """With restored BatchNorms; () where none were."""
+    """Measured after restoring BatchNorm; () where none was restored."""
     report: RestoreReport | None = None
     weights: WeightMatch | None = None
     links: tuple[ChainLink, ...] = ()
@@ -180,11 +180,11 @@ def _restore(
     preprocessing: Preprocessing | None,
     options: ConversionOptions,
 ) -> _Restored:
-    """Load the weights that are wanted and put BatchNorm back, in place; the original's weights need it there first.
+    """Load weights and restore BatchNorm, in place; unfused weights are loaded after BatchNorm was restored.
 
     Raises:
         InputError: no layer lost a BatchNorm, the images or the weights do not fit.
-        GateError: with BatchNorm the module gives other numbers.
+        GateError: the module with restored BatchNorm computes something else.
     """
     weights = None if options.weights is None else read_state_dict(options.weights)
     report, match = None, None
@@ -227,7 +227,7 @@ def _restore_batchnorm(
 
 
 def _save(module: fx.GraphModule, file: ModelFile, target: Path, options: ConversionOptions) -> None:
-    """Write the bundle, whole or not at all.
+    """Write the bundle, complete or not at all.
 
     Raises:
         InputError: it cannot be written.
@@ -249,7 +249,7 @@ def _save(module: fx.GraphModule, file: ModelFile, target: Path, options: Conver
 
 
 def _refuse_nan(module: fx.GraphModule, path: Path) -> None:
-    """A weight that is not a number trains to nothing, and kernels that drop it hide it from every comparison."""
+    """Refuse NaN in weights: it cannot be trained, and kernels that ignore it hide it from every comparison."""
     bad = [name for name, parameter in module.named_parameters() if bool(parameter.isnan().any())]
     if bad:
         raise InputError(f"{path}: weight {bad[0]!r} (and {len(bad) - 1} more) holds NaN; give a sound file")

@@ -1,4 +1,4 @@
-"""Opens whatever a command accepts as MODEL: an ONNX file, a bundle, a run folder, `.pt`, `.pt2` or a zoo name.
+"""Open every kind of MODEL: an ONNX file, a bundle, a run folder, `.pt`, `.pt2` or a zoo name.
 
 Nothing is unpickled: a `.pt` must be TorchScript, a `.pt2` an exported program.
 """
@@ -41,13 +41,13 @@ TORCH_SUFFIXES = (*_TORCHSCRIPT, ".pt2")
 """Files that torch opens."""
 
 _METADATA = (METADATA_KEY, CHAIN_KEY)
-"""What `export` writes into torch files, and is read back."""
+"""Keys of the metadata that `export` writes into torch files, to be read here."""
 
 _CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
 
 
 _TIME = re.compile(r"\d{8}-\d{6}")
-"""What the name of a run folder begins with."""
+"""Start of the name of a run folder."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Model:
     kind: Kind
     path: Path | None = None
     exported_inputs: tuple[TensorSpec, ...] = ()
-    """What an exported program says of its inputs."""
+    """The inputs that an exported program states."""
     chain: tuple[ChainLink, ...] = ()
     """Where it comes from, as far as it states."""
     file: ModelFile | None = None
-    """Of an ONNX file: what was read."""
+    """The ONNX file, for a model of that kind."""
     bundle: Bundle | None = None
-    """Of a bundle: what was read."""
+    """The bundle, for a model of that kind."""
 
     def source(self) -> ModelFile | None:
         """The graph that the module was converted from, with the weights of the module; None where there is none."""
@@ -75,7 +75,7 @@ class Model:
         return self.file
 
     def stripped_source(self) -> onnx.ModelProto:
-        """That graph without its weights, which is what a later bundle of the module needs; small, so it may be kept.
+        """The source graph without its weights, for a later bundle of the module; it is small, so it may be kept.
 
         Raises:
             InputError: the model was not converted from ONNX.
@@ -203,7 +203,7 @@ def _from_folder(path: Path) -> Model:
 def _name_of(bundle: Path) -> str:
     """The bundle's own name; of a checkpoint, which is called `best` in every run, that of the run.
 
-    A run lies in `output/NAME/TIME/`.
+    The folder of a run is `output/NAME/TIME/`.
     """
     folder = bundle.absolute().parent
     if folder.name != "checkpoints":

@@ -1,4 +1,4 @@
-"""What the module of an export computes, and a copy of it with BatchNorm folded."""
+"""Run the module of an export, and fold BatchNorm in a copy of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folded(
 
     Raises:
         GateError: it computes something else.
-        InputError: `padded` is wanted of a module that fx cannot trace.
+        InputError: `padded` for a module that fx cannot trace.
     """
     traced = _traced(origin.module)
     if traced is None:

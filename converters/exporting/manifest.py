@@ -1,7 +1,7 @@
-"""What an export leaves beside the weights: provenance in the model's own metadata, and a manifest file.
+"""The provenance of an export: in the model's own metadata, and in a manifest file.
 
-The metadata travels with the file (keys `rtool.*`); nodes are never touched by it. The manifest says the same and
-more as JSON, and holds the sha256 of the file as written.
+The metadata (keys `rtool.*`) is part of the file; nodes are not changed by it. The manifest contains the same and more
+as JSON, with the sha256 of the file as written.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ class ExportResult:
     manifest: Path
     format: str
     model: str
-    """What was exported: a bundle, file, zoo name or class."""
+    """Name of the exported bundle, file, zoo architecture or class."""
     source: str | None
-    """The ONNX file the model was once converted from."""
+    """The ONNX file that the model was converted from."""
     source_sha256: str | None
     steps: tuple[ExportStep, ...]
     measured_on: dict[str, Any]
-    """Number and sha256 of the images every step was measured on (and int8 calibrated), whether they were random."""
+    """Number and sha256 of the images that every step was measured on (and int8 calibrated), and whether they were
+    random."""
     chain: tuple[ChainLink, ...]
-    """Where the file comes from, this export last."""
+    """The provenance of the file; this export is the last link."""
     kept_batchnorms: tuple[dict[str, str], ...]
     float32_nodes: tuple[dict[str, str], ...]
     """Nodes that stay in float32 in a file of reduced precision, each with the reason."""
@@ -58,7 +59,7 @@ class ExportResult:
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of an export lies: `model.onnx` has `model.onnx.manifest.json`, `model.pt2` its own."""
+    """The path of the manifest of an export: for `model.onnx` it is `model.onnx.manifest.json`."""
     return path.with_name(f"{path.name}.manifest.json")
 
 
@@ -76,7 +77,7 @@ def describe_export(
     float32_nodes: tuple[Float32Node, ...],
     preprocessing: Preprocessing | None,
 ) -> ExportResult:
-    """Collect what is known, and put it into the metadata of `model` (in place); `chain` ends before this export."""
+    """Collect the result, and write it into the metadata of `model`, in place; `chain` ends before this export."""
     versions = tool_versions()
     result = ExportResult(
         path=path,
@@ -128,7 +129,7 @@ def write_export(result: ExportResult, data: bytes) -> ExportResult:
 
 
 def metadata_of(result: ExportResult) -> dict[str, str]:
-    """What the file itself says of where it comes from, by key."""
+    """The provenance that the file itself states, by key."""
     stated = {
         "rtool.version": result.versions["rtool"],
         "rtool.model": result.model,
@@ -155,7 +156,7 @@ def _state_in_metadata(
 
 
 def _folded_behind(folds: FoldReport, record: ConversionRecord | None) -> dict[str, str]:
-    """Weight -> BatchNorm that stood behind its layer, here or already when the source was exported."""
+    """Weight -> BatchNorm that was behind its layer, folded here or when the source was exported."""
     earlier = {} if record is None else record.folded
     known = {
         name: earlier[source.value]

@@ -1,4 +1,4 @@
-"""The steps of an ONNX export: each takes the graph as the one before left it, and returns a new one, measured."""
+"""The steps of an ONNX export; each takes the graph that the previous step returned, and returns a measured one."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ __all__ = [
 ]
 
 _TRACED_BATCHES = (1, 2, 3, 5)
-"""An exporter that fixes the batch it traced is found out at one of these."""
+"""Batches at which a re-export is measured, to detect a batch that tracing fixed."""
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """The ONNX model after a step, and what the steps did so far."""
+    """The ONNX model after a step, and the results of the steps so far."""
 
     exported: onnx.ModelProto | None
     """None for a torch file."""
@@ -153,7 +153,7 @@ def embed(
 def simplify_graph(
     graph: ExportedGraph, log: StepLog, method: Simplifier | Literal["auto", "none"], tolerance: float
 ) -> ExportedGraph:
-    """Simplify, unless the graph is the source's own and nobody asked.
+    """Simplify; with "auto" only a graph that is not the source's own.
 
     Raises:
         GateError: the simplified graph computes something else.
@@ -192,7 +192,7 @@ def reduce_precision(graph: ExportedGraph, log: StepLog, precision: Precision, o
 
 
 def finish(graph: ExportedGraph, options: ExportOptions) -> ExportedGraph:
-    """Pin to a target, and remove exporters' traces; neither touches the arithmetic."""
+    """Pin to a target, and remove exporters' traces; neither changes the arithmetic."""
     model = graph.model
     if options.target is not None:
         model = pin_to_target(model, options.target)

@@ -1,4 +1,4 @@
-"""The options of `export`: what each means, and which exclude each other or have no effect; refused before any work."""
+"""The options of `export`, each with its meaning; combinations with no effect are refused before any work."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Precision = Literal["fp16", "bf16", "int8"]
 MeasuredInputs = NDArray[Any] | Callable[[Preprocessing], NDArray[np.uint8]]
 """Images, or a function that reads them as uint8 pixels [N, H, W, C] for the model's preprocessing."""
 
-_HEEDED_WITH: Mapping[str, tuple[Precision, ...]] = {
+_READ_WITH: Mapping[str, tuple[Precision, ...]] = {
     "min_cosine": ("fp16", "bf16", "int8"),
     "keep_float32": ("fp16", "bf16", "int8"),
     "keep_io_types": ("fp16", "bf16"),
     "calibration": ("int8",),
 }
 """Options of the step that reduces the precision, and the precisions whose step reads them."""
-_ONNX_ONLY = ("batch", "embed_preprocessing", "simplifier", "target", "strip_metadata", *_HEEDED_WITH)
+_ONNX_ONLY = ("batch", "embed_preprocessing", "simplifier", "target", "strip_metadata", *_READ_WITH)
 _ON_THE_COMMAND_LINE = {"keep_io_types": "half-io"}
-"""Where its name there is not the field's with dashes."""
+"""Field -> name on the command line, where that is not the field's name with dashes."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class ExportOptions:
         precision = self.precision
         self._check_format(precision)
         for name in self._given():
-            heeded = _HEEDED_WITH.get(name)
-            if heeded is not None and precision not in heeded:
-                ways = " or ".join(f"--{entry}" for entry in heeded)
+            precisions = _READ_WITH.get(name)
+            if precisions is not None and precision not in precisions:
+                ways = " or ".join(f"--{entry}" for entry in precisions)
                 raise InputError(
                     f"export: {_flag(name)} is for reduced precision only; give it with {ways}, or leave it out"
                 )
@@ -108,10 +108,10 @@ class ExportOptions:
 
     @property
     def precision(self) -> Precision | None:
-        """The one reduced precision that is wanted; None for float32.
+        """The reduced precision; None for float32.
 
         Raises:
-            InputError: several are.
+            InputError: several were given.
         """
         chosen: list[Precision] = [name for name in get_args(Precision) if getattr(self, name)]
         if len(chosen) > 1:
@@ -119,7 +119,7 @@ class ExportOptions:
         return chosen[0] if chosen else None
 
     def _given(self) -> list[str]:
-        """Options for ONNX graphs that are not what they are by default."""
+        """The options for ONNX graphs that do not have their default value."""
         defaults = {entry.name: entry.default for entry in fields(self)}
         return [name for name in _ONNX_ONLY if not _is_default(getattr(self, name), defaults[name])]
 
@@ -134,7 +134,7 @@ class ExportOptions:
 
 
 def _is_default(value: Any, default: Any) -> bool:
-    """Whether nobody gave the option; any empty collection of names is one that was not given."""
+    """Whether an option has its default value; an empty collection counts as the default of a collection."""
     return value == default or (isinstance(default, tuple) and not value)
 
 

@@ -1,4 +1,4 @@
-"""What an export starts from: the opened model, the graph it came from, and the inputs it is measured on."""
+"""The origin of an export: the opened model, its source graph, and the inputs that it is measured on."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from ..weights.writing_back import check_source
 __all__ = ["PROBES", "ExportOrigin", "measured_on", "open_origin"]
 
 PROBES = 16
-"""Random images measured on when none are given."""
+"""Number of random images to measure on when none are given."""
 
 
 @dataclass(frozen=True)
 class ExportOrigin:
-    """What is exported: the module, its preprocessing, and the graph it came from, if any."""
+    """The module to export, its preprocessing, and its source graph, if any."""
 
     name: str
     module: nn.Module
@@ -44,12 +44,12 @@ class ExportOrigin:
     inputs: tuple[TensorSpec, ...]
     graph: ModelFile | None
     files: tuple[Path, ...]
-    """What the model was read from, and must not be written over; a folder stands for all inside it."""
+    """Files of the model, which are never overwritten; a folder stands for everything in it."""
     chain: tuple[ChainLink, ...]
     batch: int | None = None
     """The only batch the module supports; None when it supports any."""
     changed: str = ""
-    """Why the module is no longer what its source graph computes; "" where it is, or where it never had one."""
+    """Why the module no longer computes what its source graph does; "" where it does, or has no source graph."""
 
     @property
     def measured_batch(self) -> int | None:
@@ -78,7 +78,7 @@ class ExportOrigin:
         return self.preprocessing
 
     def check_unchanged(self) -> None:
-        """Make sure that all steps saw one version of the source.
+        """Check that all steps used one version of the source.
 
         Raises:
             InputError: one of its files changed since it was opened.
@@ -166,7 +166,7 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportOr
 
 
 def _found(model: Model) -> Preprocessing | None:
-    """What an ONNX file states about its preprocessing, or what the shape of its input suggests."""
+    """The preprocessing that an ONNX file states, or the shape of its input suggests."""
     if model.file is None:
         return None
     found = find_preprocessing(model.inputs, model.file.metadata)
@@ -188,10 +188,10 @@ def _image_spec(preprocessing: Preprocessing | None) -> tuple[TensorSpec, ...]:
 def measured_on(
     origin: ExportOrigin, given: NDArray[Any] | None
 ) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
-    """Pixels (where known) and the arrays the network takes.
+    """Pixels, where they are known, and the input arrays of the network.
 
     Raises:
-        InputError: neither inputs nor a preprocessing are known, or the inputs given are none or of another shape.
+        InputError: neither inputs nor a preprocessing are known, or the given inputs are empty or of another shape.
     """
     preprocessing = origin.preprocessing
     if given is not None:
@@ -221,7 +221,7 @@ def _given(origin: ExportOrigin, given: NDArray[Any]) -> tuple[NDArray[np.uint8]
 
 
 def _check_shape(label: str, expected: Sequence[Dim], got: Sequence[int]) -> None:
-    """All but the batch must be as expected, where that is a number."""
+    """Check every fixed size except the batch."""
     fixed = zip(expected[1:], got[1:], strict=False)
     if len(expected) != len(got) or any(isinstance(size, int) and size != found for size, found in fixed):
         raise InputError(f"{label}: expected {listed(('batch', *expected[1:]))}, got {listed(got)}")

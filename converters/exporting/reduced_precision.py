@@ -1,4 +1,4 @@
-"""The last steps of an export: float16, bfloat16 or int8, measured with real rounding and repaired where need be."""
+"""The steps that reduce the precision of an export: float16, bfloat16 or int8, measured with real rounding."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def convert_to_half(
     keep: Collection[str] = (),
     min_cosine: float | None = None,
 ) -> tuple[onnx.ModelProto, tuple[Float32Node, ...]]:
-    """Narrow to 16 bits, embedded preprocessing excepted; nodes that lose the gate go back to float32.
+    """Convert to 16 bits, except for an embedded preprocessing; nodes that fail the gate return to float32.
 
     A float16 file must load in ONNX Runtime. Its CPU has no bfloat16 kernels, so a bfloat16 file passes the checker and
     is measured by `half_emulation` alone, whose numbers tests hold to those of ONNX's reference evaluator on the file.
 
     Raises:
-        GateError: the gate cannot be held.
-        InputError: a node to keep does not exist, or the opset cannot be raised for bfloat16.
+        GateError: the gate is missed.
+        InputError: a node in `keep` does not exist, or the opset cannot be raised for bfloat16.
     """
     gate = HALF_COSINE[dtype] if min_cosine is None else min_cosine
     if dtype == "bfloat16":
@@ -62,15 +62,15 @@ def convert_to_half(
         dtype=dtype,
         min_cosine=gate,
     )
-    narrow = found.half.model
+    converted = found.half.model
     if dtype == "float16":
-        OnnxRunner(narrow)  # must load; its CPU kernels do not round, so it is measured below
-    kept = tuple(entry for entry in found.half.float32_nodes if entry.node not in embedded)
-    detail = f"{found.half.casts} Casts added, {len(kept)} nodes kept in float32{_searched(found.trials)}"
+        OnnxRunner(converted)  # must load; its CPU kernels do not round, so it is measured below
+    float32_nodes = tuple(entry for entry in found.half.float32_nodes if entry.node not in embedded)
+    detail = f"{found.half.casts} Casts added, {len(float32_nodes)} float32 nodes{_searched(found.trials)}"
     if found.half.flushed:
-        detail += f", {found.half.flushed} weights too small for {dtype} became 0 (the measured cosine includes it)"
-    log.check_model("fp16" if dtype == "float16" else "bf16", emulate_half(narrow), min_cosine=gate, detail=detail)
-    return narrow, kept
+        detail += f", {found.half.flushed} weights underflow to 0 in {dtype} (the measured cosine includes it)"
+    log.check_model("fp16" if dtype == "float16" else "bf16", emulate_half(converted), min_cosine=gate, detail=detail)
+    return converted, float32_nodes
 
 
 def convert_to_int8(
@@ -81,23 +81,25 @@ def convert_to_int8(
     keep: Collection[str] = (),
     min_cosine: float | None = None,
 ) -> tuple[onnx.ModelProto, tuple[Float32Node, ...]]:
-    """Quantise on the images of `log`; nodes that lose the gate go back to float32.
+    """Quantise, calibrated on the images of `log`; nodes that fail the gate return to float32.
 
     Raises:
-        GateError: the gate cannot be held, or an embedding depends on its neighbours in the batch.
+        GateError: the gate is missed, or an embedding depends on its neighbours in the batch.
         InputError: the model cannot be quantised.
     """
     gate = INT8_COSINE if min_cosine is None else min_cosine
     images = log.inputs[0]
     if images.dtype != np.float32:
-        raise InputError("int8: quantise without --embed-preprocessing; pixels are not what the network calibrates on")
+        raise InputError(
+            "int8: quantise without --embed-preprocessing; calibration needs the network's own inputs, not pixels"
+        )
     found = search_int8(model, images, method=method, keep=tuple(keep), min_cosine=gate, reference=log.expected)
     small = f", {len(found.unprofitable)} too small to gain" if found.unprofitable else ""
-    detail = f"{method}, {len(found.float32_nodes)} nodes kept in float32{small}{_searched(found.trials)}"
+    detail = f"{method}, {len(found.float32_nodes)} float32 nodes{small}{_searched(found.trials)}"
     log.check_model("int8", found.model, min_cosine=gate, detail=detail)
     types = {node.name: node.op_type for node in model.graph.node}
     reasons = dict.fromkeys(found.unprofitable, "int8 would make the file larger")
-    reasons |= dict.fromkeys(found.float32_nodes, "loses the gate in int8")
+    reasons |= dict.fromkeys(found.float32_nodes, "fails the gate in int8")
     return found.model, tuple(Float32Node(name, types.get(name, ""), reason) for name, reason in reasons.items())
 
 
@@ -106,7 +108,7 @@ def _searched(trials: int) -> str:
 
 
 def read_float32_nodes(path: Path) -> tuple[str, ...]:
-    """Names of nodes to keep in float32: from the manifest of an earlier export, or a JSON list.
+    """Names of float32 nodes, from the manifest of an earlier export or a JSON list.
 
     Raises:
         InputError: the file is neither.
@@ -123,7 +125,7 @@ def read_float32_nodes(path: Path) -> tuple[str, ...]:
 
 
 def _listed(manifest: Mapping[str, Any]) -> Any:
-    """The nodes in a manifest; an earlier version of rtool called them otherwise."""
+    """The float32 nodes in a manifest; an earlier version of rtool used another key."""
     return manifest["float32_nodes"] if "float32_nodes" in manifest else manifest["kept_in_float32"]
 
 

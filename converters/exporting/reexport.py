@@ -1,4 +1,4 @@
-"""Export a torch module to ONNX through torch.export: the way for models that did not come from an ONNX file.
+"""Export a torch module to ONNX through torch.export, for models that did not come from an ONNX file.
 
 Traced at batch 2 (a batch of 1 would become fixed) with a dynamic batch, into one file, at an opset and IR version
 that ONNX Runtime 1.19 and so Triton 24.10 can read.

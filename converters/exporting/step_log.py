@@ -1,4 +1,4 @@
-"""The measured steps of an export: every one compares what the model is now with what the module computes."""
+"""The measured steps of an export; each compares the outputs of the current model with those of the module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class ExportStep:
-    """One step: what it did, how far the outputs are from the module's, and what was allowed."""
+    """One step: what it did, how far the outputs are from the module's, and the tolerance."""
 
     name: str
     detail: str
@@ -49,7 +49,7 @@ class StepLog:
         min_cosine: float | None = None,
         detail: str = "",
     ) -> Parity:
-        """Measure `outputs` and note the step.
+        """Measure `outputs` and record the step.
 
         Raises:
             GateError: a tolerance is missed.
@@ -80,13 +80,13 @@ class StepLog:
         min_cosine: float | None = None,
         detail: str = "",
     ) -> Parity:
-        """`check` of what ONNX Runtime computes with `model`."""
+        """`check` the outputs of `model` in ONNX Runtime."""
         runner = OnnxRunner(model, name=name)
         outputs = run_in_batches(runner, _typed(runner, self.inputs), _BATCH)
         return self.check(name, outputs, max_rel=max_rel, min_cosine=min_cosine, detail=detail)
 
     def check_batches(self, name: str, model: onnx.ModelProto, sizes: Sequence[int], *, max_rel: float) -> None:
-        """Hold `model` to the tolerance at several batch sizes, without a step of its own.
+        """Check `model` at several batch sizes, without recording a step.
 
         Where there are fewer inputs than a batch needs, they are repeated.
 
@@ -108,19 +108,19 @@ class StepLog:
 
 
 def _with_rows(rows: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
-    """`rows`, and what `whole` has behind them."""
+    """`rows`, followed by the later rows of `whole`."""
     return np.concatenate([rows, whole[len(rows) :]]) if rows.ndim else rows
 
 
 def rows_of(array: NDArray[Any], size: int, count: int) -> NDArray[Any]:
-    """`size` rows of `array`, from the start again where it has fewer; all of it where `count` is not its height."""
+    """`size` rows of `array`, repeated where it has fewer; all of it where it does not have `count` rows."""
     if not array.ndim or len(array) != count:
         return array
     return array[np.arange(size) % count]
 
 
 def _typed(runner: OnnxRunner, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """A file with half precision at its inputs is fed what the module is, rounded."""
+    """The inputs of the module, rounded to the input dtypes of the file."""
     types = [spec.dtype for spec in runner.inputs]
     return [array.astype(dtype, copy=False) for array, dtype in zip(arrays, types, strict=False)]
 

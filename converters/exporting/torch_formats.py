@@ -1,6 +1,6 @@
 """The two torch file formats: exported programs (.pt2) and TorchScript (.pt, legacy), both traced.
 
-Either keeps metadata in files of its own inside the archive, one per key; `reference` reads those back.
+Both store metadata as files inside the archive, one per key; `reference` reads them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Traced", "TracedProgram", "TracedScript", "trace_program", "trace_sc
 
 
 class Traced(Protocol):
-    """A traced module that can be written, and read back."""
+    """A traced module that can be written and reloaded."""
 
     def serialised(self, metadata: Mapping[str, str]) -> bytes:
         """The bytes of the file."""

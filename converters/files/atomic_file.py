@@ -1,4 +1,4 @@
-"""Writing a file so that it is either there in full or not at all, and never over a model's own source."""
+"""Write files atomically, complete or not at all, and never over the source of a model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ...errors import InputError
 __all__ = ["check_file_output", "serialised", "write_atomically", "write_together"]
 
 _LARGEST = 1 << 31
-"""Bytes: what protobuf can put into one file."""
+"""Bytes; the size limit of one protobuf file."""
 
 
 def check_file_output(path: Path, *, sources: Iterable[Path] = ()) -> None:
-    """Refuse early what cannot or must not be written.
+    """Refuse an output that cannot or must not be written, before any work.
 
     Args:
         path: the file to write.
-        sources: what is never modified: the source model, then the files that belong to it (see `source_files`).
+        sources: files and folders that are never modified: the source model, then the files with its weights.
 
     Raises:
         InputError: `path` is a folder or one of `sources`, lies inside one of them, or its parent is missing.
@@ -51,7 +51,7 @@ def _is_same(path: Path, source: Path) -> bool:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path`, then rename.
+    """Write a temporary file beside `path`, then rename it.
 
     Raises:
         InputError: the disk is full or the folder not writable; nothing is left behind.
@@ -60,7 +60,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write every file beside its path, and rename when all of them are on the disk.
+    """Write a temporary file beside every path, and rename them when all are on the disk.
 
     Raises:
         InputError: the disk is full or a folder not writable; nothing is left behind.
@@ -86,7 +86,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 
 def _write_beside(path: Path, data: bytes) -> Path:
-    """A temporary file of that content in the folder of `path`, with the permissions the user's umask says."""
+    """A temporary file with that content in the folder of `path`, with the permissions of the user's umask."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:

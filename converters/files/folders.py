@@ -1,4 +1,4 @@
-"""Writing a folder so that it is either there in full or not at all."""
+"""Write folders atomically, complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["check_output", "replace_folder"]
 
 @contextmanager
 def replace_folder(path: Path, *, may_replace: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name when the block ends without an error.
+    """A temporary folder beside `path`, which is renamed to `path` when the block ends without an error.
 
     Args:
         path: the folder to make; its parent must exist.
-        may_replace: decides whether what is already at `path` may be replaced; None: never.
+        may_replace: whether what is already at `path` may be replaced; None: never.
 
     Raises:
-        InputError: `path` is taken, or its parent is missing.
+        InputError: `path` exists and may not be replaced, or its parent is missing.
     """
     check_output(path, may_replace=may_replace)
-    taken = path.exists()
+    exists = path.exists()
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
         _grant_usual_permissions(temporary)
-        if taken:
+        if exists:
             discarded = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, discarded / path.name)
             os.replace(temporary, path)
@@ -43,22 +43,22 @@ def replace_folder(path: Path, *, may_replace: Callable[[Path], bool] | None = N
 
 
 def check_output(path: Path, *, may_replace: Callable[[Path], bool] | None = None) -> None:
-    """Refuse early what `replace_folder` would refuse after the work is done.
+    """Refuse, before any work, what `replace_folder` would refuse.
 
     Raises:
-        InputError: `path` is taken, or its parent is missing.
+        InputError: `path` exists and may not be replaced, or its parent is missing.
     """
-    taken = path.exists() or path.is_symlink()
-    if taken and may_replace is None:
+    exists = path.exists() or path.is_symlink()
+    if exists and may_replace is None:
         raise InputError(f"{path}: already exists; choose another output or pass --overwrite to replace a bundle")
-    if taken and may_replace is not None and not may_replace(path):
+    if exists and may_replace is not None and not may_replace(path):
         raise InputError(f"{path}: exists and is not a bundle, so it is not replaced; choose another output")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
 
 
 def _grant_usual_permissions(folder: Path) -> None:
-    """What the user's umask says, instead of the private modes of temporary files."""
+    """Set the permissions of the user's umask, instead of the private ones of temporary files."""
     umask = os.umask(0)
     os.umask(umask)
     folder.chmod(0o777 & ~umask)

@@ -1,10 +1,10 @@
-"""Takes the large weights out of the bytes of an ONNX file: the proto without them, and where they lie.
+"""Split the bytes of an ONNX file into a proto without the large weights, and the positions of those weights.
 
-Parsing copies every weight into the proto, and each is copied again into its parameter; of a 260 MB file that is half
-of the time of a conversion and one file's size of memory. So the protobuf wire format is walked just deep enough to
-find the `raw_data` of the large initializers, the small remainder is parsed as usual, and each weight is read straight
-into its parameter when that is made. Whatever is unusual about the bytes is left to the ordinary parser: then
-`outline_of` returns None.
+Parsing copies every weight into the proto, and each is copied again into its parameter; for a 260 MB file that takes
+half of the time of a conversion, and as much memory as the file. Therefore the protobuf wire format is read only as far
+as needed to find the `raw_data` of the large initializers; the small remainder is parsed as usual, and each weight is
+read directly into its parameter. For bytes that are unusual in any way, `outline_of` returns None, and the ordinary
+parser decides.
 
 Wire format: https://protobuf.dev/programming-guides/encoding; field numbers: onnx.proto.
 """
@@ -31,24 +31,24 @@ __all__ = ["LARGE", "PLAIN", "FileTensor", "Outline", "Place", "outline_of"]
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _EIGHT_BYTES, _SIZED, _FOUR_BYTES = 0, 1, 2, 5
 LARGE = 1 << 20
-"""Bytes from which on a weight is left in the file; the structural checks do not look at such bytes either."""
+"""Bytes; a larger weight stays in the file. The structural checks do not read such bytes either."""
 PLAIN = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
 
 
 class _UnusualError(Exception):
-    """Bytes that the ordinary parser shall judge."""
+    """Bytes that are left to the ordinary parser."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a file the bytes of a weight lie."""
+    """Position of the bytes of a weight in a file."""
 
     offset: int
     length: int
 
 
 class FileTensor(ir.LazyTensor):
-    """A weight that is still in the file; `read_into` brings its bytes where they shall be, without another copy."""
+    """A weight that is still in the file; `read_into` copies its bytes once, directly to their destination."""
 
     def __init__(self, content: Content, place: Place, like: ir.TensorProtocol) -> None:
         shape = ir.Shape(tuple(like.shape.numpy()))
@@ -72,20 +72,20 @@ class FileTensor(ir.LazyTensor):
 
 @dataclass(frozen=True)
 class Outline:
-    """A proto whose large initializers have empty `raw_data`, and where their bytes are in the file."""
+    """A proto whose large initializers have empty `raw_data`, and the positions of their bytes in the file."""
 
     proto: onnx.ModelProto
     places: Mapping[str, Place]
 
     def put_weights_into(self, model: ir.Model, content: Content) -> None:
-        """Give the initializers of the IR made from `proto` their weights, which are read when they are asked for."""
+        """Attach the weights to the initializers of the IR made from `proto`, in place; they are read on use."""
         for name, place in self.places.items():
             value = model.graph.initializers[name]
             assert value.const_value is not None
             value.const_value = FileTensor(content, place, value.const_value)
 
     def fill(self, proto: onnx.ModelProto, content: Content) -> None:
-        """Put the weights into a copy of the outline's proto, in place."""
+        """Copy the weights into a copy of `self.proto`, in place."""
         for tensor in proto.graph.initializer:
             if tensor.name in self.places:
                 place = self.places[tensor.name]

@@ -1,4 +1,4 @@
-"""Load an ONNX model as an onnx-ir model, whatever names it; a caller's proto or IR model is never changed.
+"""Load an ONNX model from a path, a proto or an IR model as a new onnx-ir model; the argument is never changed.
 
 The IR made from a proto shares its weight bytes and owns everything else. A file is read once and never written.
 """

@@ -1,7 +1,7 @@
-"""Reading the bytes of a model file: once, whole, and only when it can be an ONNX model.
+"""Open a model file and read its bytes, once.
 
-What else a file of that name may hold (a folder, a web page, a git-lfs pointer, a zip archive) is refused with the way
-out. A file that is written to while it is read is refused too.
+A path that cannot be an ONNX model (a folder, a web page, a git-lfs pointer, a zip archive) is refused with the next
+step to take. A file that is written to while it is read is refused too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEAD = 512
 
 
 class Content(Protocol):
-    """The bytes of a model file, wherever they are."""
+    """The bytes of a model file, in memory or on the disk."""
 
     def read_into(self, target: memoryview, offset: int) -> None:
         """Fill `target` with the bytes from `offset` on.
@@ -34,7 +34,7 @@ class Content(Protocol):
 
 
 class HeldBytes:
-    """The bytes of a file that was read whole."""
+    """The bytes of a file, in memory."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -49,7 +49,7 @@ class HeldBytes:
 
 
 def open_model(path: Path) -> OpenFile:
-    """An open ONNX file, after telling apart what else a file of that name may hold.
+    """Open an ONNX file, after recognising what else a file of that name may hold.
 
     Raises:
         InputError: missing, a folder, empty, unreadable, or recognisably something else.
@@ -88,7 +88,7 @@ def read_model_bytes(path: Path, file: OpenFile | None = None) -> bytes:
 
 
 def changed_while_reading(path: Path) -> InputError:
-    """The error of a file that is no longer what this command began with."""
+    """The error for a file that another program changed while this command used it."""
     return InputError(
         f"{path}: changed while reading: expected the file as it was when this command began, got another size or "
         "time of change; let whatever writes it finish, and run the command again"

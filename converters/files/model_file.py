@@ -1,12 +1,12 @@
-"""One ONNX model as one value, read once: what every step of a command works on.
+"""One ONNX model as one value that is read once, for all steps of a command.
 
-A command opens a model file here, once, and hands the value on; so all of its steps see the same version of the file,
-whatever happens to that file meanwhile. Weights in other files (external data) are found and checked as a whole by
-`external_data`, and are not held in memory: a step that reads from such a file after it has changed stops with "changed
-while reading".
+A command opens a model file here, once, and passes the value on. So all of its steps use the same version of the file,
+even if another program replaces the file meanwhile. Weights in other files (external data) are found and checked as a
+whole by `external_data`, and are not read into memory; if such a file changes before it is read, the command stops with
+"changed while reading".
 
-The protobuf is parsed once, without the bytes of large weights (`outline`); `ir_model` and `proto` make what may be
-edited from it. Structure is checked in `validation.py`, when a graph is first made; meaning (shapes, operators) later.
+The protobuf is parsed once, without the bytes of large weights (`outline`); `ir_model` and `proto` make editable copies
+of it. `validation` checks the structure when the first copy is made; shapes and operators are checked later.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ModelSource:
 
     @property
     def sha256(self) -> str | None:
-        """Of the file; that of a file which was not read whole is worked out when first asked for.
+        """Of the file, as hexadecimal digits; computed on first use for a file that was not read completely.
 
         Raises:
             InputError: the file was written to since it was read.
@@ -58,32 +58,32 @@ class ModelSource:
 
 
 def source_of(model: ir.Model) -> ModelSource:
-    """Where an onnx-ir model was loaded from."""
+    """The source that an onnx-ir model was loaded from."""
     source = model.meta.get(_META_KEY)
     return source if isinstance(source, ModelSource) else ModelSource()
 
 
 def attach_source(model: ir.Model, source: ModelSource) -> None:
-    """Note where `model` was loaded from, in place."""
+    """Record the source that `model` was loaded from, in place."""
     model.meta[_META_KEY] = source
 
 
 class ModelFile:
-    """An ONNX model and what is known about its file. Make one with `read`, `mapped`, `of` or `in_memory`."""
+    """An ONNX model and its file. To make one, call `read`, `mapped`, `of` or `in_memory`."""
 
     def __init__(self, source: ModelSource, outline: Outline, content: Content | None, size: int) -> None:
         self._source = source
         self.name, self.path = source.name, source.path
-        """The file's name, or "<memory>", and where it is; None of a model in memory."""
+        """The file's name, or "<memory>", and its path, or None for a model in memory."""
         self.size = size
-        """Bytes of the file itself; 0 of a model in memory."""
+        """Size of the file itself in bytes; 0 for a model in memory."""
         self._outline = outline
         self._content = content
         self._checked = False
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """The model in a file, whose bytes are read now, once, and held.
+        """The model in a file; the bytes are read into memory, once.
 
         Raises:
             InputError: the file is missing, a folder, empty, a web page, a git-lfs pointer, truncated, or not ONNX.
@@ -93,9 +93,9 @@ class ModelFile:
 
     @classmethod
     def mapped(cls, path: str | Path) -> Self:
-        """`read`, except that large weights stay in the file, which stays open, until something asks for them.
+        """`read`, except that large weights stay in the file until they are used; the file stays open.
 
-        For those who are done with the model before the file can change: half the time and memory of a conversion.
+        It halves the time and the memory of a conversion, and suits callers that use the model at once.
 
         Raises:
             InputError: as `read`.
@@ -110,13 +110,13 @@ class ModelFile:
 
     @classmethod
     def in_memory(cls, proto: onnx.ModelProto, source: ModelSource | None = None) -> Self:
-        """A model that is no file, or no longer the one in the file that `source` names. `proto` is never edited."""
+        """A model that is not in a file, or one made from the file that `source` names. `proto` is never edited."""
         known = source or ModelSource()
         return cls(ModelSource(known.name, None, known.digest), Outline(proto, {}), None, 0)
 
     @classmethod
     def of(cls, model: str | Path | bytes | onnx.ModelProto | ModelFile) -> ModelFile:
-        """Whatever names or holds an ONNX model.
+        """The model in a path, bytes, a proto or another `ModelFile`.
 
         Raises:
             InputError: as `read`.
@@ -134,19 +134,19 @@ class ModelFile:
 
     @cached_property
     def source(self) -> ModelSource:
-        """Where the model comes from, with the digest of the file as it was read."""
+        """Name, path and digest of the file, as it was read."""
         if self.path is None or not isinstance(self._content, HeldBytes):
             return self._source
         return ModelSource(self.name, self.path, hashlib.sha256(self._content.data).hexdigest())
 
     @property
     def is_named(self) -> bool:
-        """Whether the model is, or comes from, a file."""
+        """Whether the model is in a file, or was made from one."""
         return self.name != _MEMORY
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Path or name, for messages."""
         return str(self.path or self.name)
 
     @property
@@ -161,12 +161,12 @@ class ModelFile:
 
     @cached_property
     def has_external_data(self) -> bool:
-        """Whether weights lie in other files."""
+        """Whether weights are in other files."""
         return has_external_data(self.outline)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file itself, then those beside it that hold weights; none of a model in memory.
+        """The file itself, then the files with external data; empty for a model in memory.
 
         Raises:
             InputError: as `ir_model`.
@@ -175,14 +175,14 @@ class ModelFile:
 
     @cached_property
     def _external(self) -> ExternalData:
-        """What lies in other files: all of it checked, none of it read."""
+        """The external data, all of it checked, none of it read."""
         if not self.has_external_data:
             return ExternalData()
         check_proto(self.outline, self.label)
         return find_external_data(self.outline, self.label, self.path)
 
     def ir_model(self) -> ir.Model:
-        """A fresh onnx-ir model, which may be edited freely. Weights are read when they are asked for.
+        """A new onnx-ir model, which may be edited freely. Its weights are read on use.
 
         Raises:
             InputError: the graph is malformed, or external data is missing, of another size, or said to lie where a
@@ -208,10 +208,10 @@ class ModelFile:
         return model
 
     def proto(self, *, leave_large_external: bool = False) -> onnx.ModelProto:
-        """A fresh copy with its weights inside, which may be edited.
+        """A new proto that includes its weights, and may be edited freely.
 
         Args:
-            leave_large_external: leave out large weights that lie in other files; `external_weights` reads them.
+            leave_large_external: leave out large weights in other files; `external_weights` reads them.
 
         Raises:
             InputError: as `ir_model`, or a file changed since it was opened.
@@ -229,7 +229,7 @@ class ModelFile:
         return self._external.weights(proto)
 
     def content(self) -> bytes:
-        """The model as ONNX Runtime may be handed it: the bytes of a file without external data.
+        """The bytes for ONNX Runtime, of a model without external data.
 
         Raises:
             InputError: it was written to since it was opened.
@@ -244,7 +244,7 @@ class ModelFile:
         self._checked = True
 
     def check_unchanged(self) -> None:
-        """Make sure that what was read from files since they were opened is of one version of them.
+        """Check that no file of the model changed since it was opened.
 
         Raises:
             InputError: one was replaced or written to meanwhile.
@@ -256,7 +256,7 @@ class ModelFile:
 
 
 def parse_model(path: Path) -> onnx.ModelProto:
-    """The proto in a file, as it is there: a bundle's graph, whose weights lie elsewhere.
+    """The proto in a file, without any checks: for the graph of a bundle, which has no weights.
 
     Raises:
         InputError: as `ModelFile.read`.

@@ -1,7 +1,7 @@
 """Structural checks on an ONNX proto before anything is built from it: names, opsets, sizes of weights.
 
-A file that fails here would otherwise crash, hang or give wrong numbers further on. Operators and shapes are not
-looked at; external data is checked in `external_data`.
+A file that fails here would otherwise crash, hang or give wrong numbers later. Operators and shapes are not checked;
+external data is checked in `external_data`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["check_proto"]
 
 _COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 _LARGE, _ABSURD = 1 << 20, 1 << 31
-"""Bytes; protobuf holds no more than 2 GiB. No graph input has as many elements either."""
+"""Bytes; protobuf holds at most 2 GiB. Also the limit on the elements of a graph input."""
 _ONNX_DOMAINS = ("", "ai.onnx")
 _TYPED_FIELDS = {
     ir.DataType.FLOAT: "float_data",

@@ -35,7 +35,7 @@ def canonicalise(model: ir.Model) -> None:
         model.graph.sort()
     except ValueError as error:
         raise InputError(f"{label}: the graph has a cycle; re-export the model") from error
-    _drop_pseudo_inputs(model.graph)
+    passes.RemoveInitializersFromInputsPass()(model)  # rule 3; old files list every initializer among the inputs
     fold_constants(model, label)
     passes.RemoveUnusedNodesPass()(model)
     _drop_unused_inputs(model.graph)
@@ -67,13 +67,6 @@ def fold_typed_constants(model: ir.Model, label: str) -> None:
     if changed:
         fold_constants(model, label)
         passes.RemoveUnusedNodesPass()(model)
-
-
-def _drop_pseudo_inputs(graph: ir.Graph) -> None:
-    """Rule 3; old files list every initializer among the inputs."""
-    real = [value for value in graph.inputs if value.name not in graph.initializers]
-    graph.inputs.clear()
-    graph.inputs.extend(real)
 
 
 def _drop_unused_inputs(graph: ir.Graph) -> None:

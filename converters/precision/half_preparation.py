@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 
 from ..passes.constant_folding import constant_tensor, evaluate
+from ..passes.identities import drop_identities
 from .half_rules import is_control_flow
 
 __all__ = ["prepare_for_half"]
@@ -38,8 +39,8 @@ def prepare_for_half(model: onnx.ModelProto) -> onnx.ModelProto:
     _name_nodes(graph)
     if graph.functions:
         InlinePass()(graph)
+    drop_identities(graph)
     for part in (graph.graph, *graph.graph.subgraphs()):
-        _drop_identities(part)
         _store_float_constants(part)
     _fold_weights(graph)
     return ir.to_proto(graph)
@@ -59,16 +60,6 @@ def _name_nodes(model: ir.Model) -> None:
                 name += "_"
             node.name = name
             used.add(name)
-
-
-def _drop_identities(graph: ir.Graph) -> None:
-    """Rule 3; at a graph output it stays: its input may belong to an outer graph or have other readers."""
-    for node in list(graph):
-        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
-            continue
-        if not node.outputs[0].is_graph_output():
-            node.outputs[0].replace_all_uses_with(node.inputs[0])
-            graph.remove(node, safe=True)
 
 
 def _store_float_constants(graph: ir.Graph) -> None:

@@ -24,9 +24,10 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import version_converter
-from onnx_ir.passes.common import IdentityEliminationPass, LiftConstantsToInitializersPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from ...errors import GateError, InputError, nearest
+from ..passes.identities import drop_identities
 from ..runtime.runners import OnnxRunner
 from .block_search import named_nodes
 from .channel_equalisation import equalise_channels
@@ -249,7 +250,7 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
             ) from error
     graph = ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
     LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(graph)
-    IdentityEliminationPass()(graph)
+    drop_identities(graph)
     _fold_beta(graph.graph)
     return onnx.shape_inference.infer_shapes(ir.to_proto(graph))
 

@@ -1,4 +1,4 @@
-"""The SHA-256 of a file as it was when it was opened, worked out when somebody first asks.
+"""The SHA-256 of a file as it was opened, computed on first use.
 
 A conversion does not need it, a bundle does; hashing 260 MB takes as long as converting them.
 """
@@ -17,7 +17,7 @@ __all__ = ["FileDigest", "OpenFile"]
 
 
 class OpenFile:
-    """A file that stays open while somebody may read it, also when its name goes to another one."""
+    """A file that stays open, so that its bytes can be read even after its name was given to another file."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -60,7 +60,7 @@ class OpenFile:
 
 
 class FileDigest:
-    """The digest of one opened file; copies share it, and a pickled one is worked out first."""
+    """The digest of one open file; copies share it, and pickling computes it."""
 
     def __init__(self, path: Path, file: OpenFile) -> None:
         self._name = path.name

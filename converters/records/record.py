@@ -1,8 +1,8 @@
 """What a converted module remembers of the ONNX file it came from.
 
 `onnx_to_torch` attaches a `ConversionRecord` to its module; restore, fold, write-back, bundles and exports read it.
-It is plain data and survives `copy.deepcopy`. How it is attached is known to this file alone: everybody else calls
-`record_of`, or `require_record` where a module without one is an error.
+It is plain data and survives `copy.deepcopy`. Only this file knows how it is attached: read it with `record_of`, or
+with `require_record` where a module without one is an error.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ParameterSource:
-    """Which value of the source graph a parameter or buffer was made from, and how.
+    """The value of the source graph that a parameter or buffer was made from, and how.
 
     `value` is the name of an initializer, or of the output of a Constant node, in the source file.
     `transpose` swaps the two axes of a matrix; `reshape` keeps the elements in order.
@@ -88,29 +88,29 @@ class ConversionRecord:
     """Module path -> names of the source nodes it stands for, in graph order."""
     restored: tuple[RestoredBatchNorm, ...] = ()
     frozen: tuple[str, ...] = ()
-    """Parameters that shall not train, whatever a configuration says."""
+    """Parameters that never train; a configuration cannot change that."""
     folded: dict[str, str] = field(default_factory=dict)
-    """Weight value -> path of the BatchNorm folded into it, where the file's own metadata says so."""
+    """Weight value -> path of the BatchNorm folded into it, where the file's own metadata states it."""
     steps: tuple[GraphStep, ...] | None = None
-    """What the fx graph did when it was converted, which tells an edit; None where nobody noted it."""
+    """The steps of the fx graph as it was converted, to detect an edit; None where they were not recorded."""
     preprocessing: Preprocessing | None = None
     earlier: tuple[ChainLink, ...] = ()
-    """Where the source came from, as far as the file itself tells."""
+    """The provenance of the source, as the file itself states it."""
     stated_chain: tuple[ChainLink, ...] | None = None
-    """The whole chain where a bundle tells it or something was done since."""
+    """The whole chain, where a bundle states it or something was done after the conversion."""
 
     @property
     def sha256(self) -> str | None:
         """Of the source file.
 
         Raises:
-            InputError: that file was written to since it was read, and nobody had asked before.
+            InputError: the file was written to after it was read, and the digest was not computed before.
         """
         return self.digest.value if isinstance(self.digest, FileDigest) else self.digest
 
     @property
     def chain(self) -> tuple[ChainLink, ...]:
-        """Where the module comes from, the last thing done last."""
+        """The provenance of the module, oldest link first."""
         return (*self.earlier, source_link(self)) if self.stated_chain is None else self.stated_chain
 
     @chain.setter

@@ -1,1 +1,1 @@
-"""Between a module's tensors and a file's: write back, strip, fill, load a state_dict."""
+"""Move tensors between modules and files: write back, strip, fill, load a state_dict."""

@@ -1,4 +1,4 @@
-"""Whether a converted module still computes what its source graph does, weights aside: what write-back relies on.
+"""Whether a converted module still computes what its source graph does, weights aside; write-back needs this.
 
 A module may be edited like any `torch.fx.GraphModule`: layers added, replaced, called in another order. Its fx graph
 is compared, node by node, with what it was when it was converted, or with that of a fresh conversion of the source.
@@ -17,7 +17,7 @@ __all__ = ["difference_from_conversion", "difference_from_source", "unplaced_par
 
 
 def unplaced_parameter(module: fx.GraphModule) -> str:
-    """A parameter that the source graph has no place for, or one of its own that `module` lacks; "" where none is."""
+    """A parameter that has no place in the source graph, or that `module` lacks, as a message; "" where none is."""
     record = require_record(module)
     restored = tuple(f"{entry.module}." for entry in record.restored)
     own = (name for name, _ in module.named_parameters() if not name.startswith(restored))
@@ -30,13 +30,13 @@ def unplaced_parameter(module: fx.GraphModule) -> str:
 
 
 def difference_from_conversion(module: fx.GraphModule) -> str:
-    """The first thing in which `module` is not what it was converted to, weights aside; "" where there is none."""
+    """The first difference of `module` from its state after the conversion, weights aside; "" where there is none."""
     steps = require_record(module).steps
     return unplaced_parameter(module) or ("" if steps is None else first_difference(_steps(module), steps))
 
 
 def difference_from_source(module: fx.GraphModule, source: ModelFile) -> str:
-    """The first thing in which `module` is not what `source` converts to, weights aside; "" where there is none."""
+    """The first difference of `module` from a new conversion of `source`, weights aside; "" where there is none."""
     return unplaced_parameter(module) or first_difference(_steps(module), _steps(onnx_to_torch(source)))
 
 

@@ -1,7 +1,7 @@
-"""Takes the weights out of an ONNX proto and puts them back, following a conversion's mapping.
+"""Strip the weights from an ONNX proto and fill them in again, following a conversion's mapping.
 
-A stripped weight keeps its name, type and shape, and says where its data went: external data that no other tool
-will find, so that a stripped graph can never be mistaken for a model. Only initializers and Constant nodes are
+A stripped weight keeps its name, type and shape, and names the place of its data as external data that no other tool
+finds, so that a stripped graph can never be mistaken for a model. Only initializers and Constant nodes are
 stripped; a parameter made from another node's output (a DequantizeLinear) is loaded from the weights file alone.
 """
 
@@ -87,7 +87,7 @@ def _size(tensor: onnx.TensorProto, label: str) -> int:
 
 
 def weight_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Weights by the name of the value they give: initializers, and the outputs of Constant nodes."""
+    """Weights by the name of their value: initializers, and the outputs of Constant nodes."""
     for tensor in graph.initializer:
         yield tensor.name, tensor
     for node in graph.node:

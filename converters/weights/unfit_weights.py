@@ -1,7 +1,7 @@
-"""Files whose weights training cannot start from: 16-bit floats and stored integers.
+"""Refuse weights from which training cannot start: 16-bit floats and stored integers.
 
-Both are where an export ends. Nothing can be held to a tolerance that starts from rounded weights, and weights of full
-precision no longer fit the scales of quantised ones.
+Both are results of an export. Rounded weights allow no tight tolerance, and trained weights of full precision would not
+fit the scales of quantised ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which nodes of a source graph read a weight, and which of them read it as a fixed argument, not as a parameter.
+"""Find the nodes of a source graph that read a weight, and those that read it as a fixed argument.
 
 The conversion makes Python numbers of some inputs: the bounds of a Clip, the value of a Pad, an exponent. Exporters
 merge equal constants, so one initializer can be such an argument and a trained weight as well (the 6 of a ReLU6 and a
@@ -22,14 +22,14 @@ from .stripping import weight_tensors
 __all__ = ["WeightRead", "WeightReaders", "accounted_reads", "fixed_reads", "stored_origins"]
 
 _FOLDED = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
-"""Operators that disappear in front of a weight, so that what reads them reads the weight."""
+"""Operators that are folded into a weight, so that their readers read the weight."""
 _NO_VALUES = frozenset({"Shape", "Size"})
-"""Operators to which the values of a weight are all the same."""
+"""Operators that do not use the values of a weight."""
 
 
 @dataclass(frozen=True)
 class WeightRead:
-    """Input `index` of `node`, and the names of the nodes that use what is read there: `node`, or those behind it."""
+    """Input `index` of `node`, and the names of the nodes that use its value: `node`, or those behind it."""
 
     node: onnx.NodeProto
     index: int
@@ -37,7 +37,7 @@ class WeightRead:
 
 
 class WeightReaders:
-    """The readers of every value of a graph, those in the graphs of an If or a Loop too."""
+    """The readers of every value of a graph, including those in subgraphs of an If or a Loop."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.nodes = tuple(_nodes(graph))
@@ -61,7 +61,7 @@ class WeightReaders:
 
 
 def stored_origins(graph: onnx.GraphProto) -> dict[str, str]:
-    """The stored weight behind every name of it: its own, and those Identity nodes give it."""
+    """Name -> stored weight, for its own name and the names that Identity nodes give it."""
     origins = {name: name for name, _ in weight_tensors(graph)}
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in origins:

@@ -1,7 +1,7 @@
-"""Put trained tensors into the ONNX graph they came from; everything else stays byte for byte.
+"""Write trained tensors into the ONNX graph they came from; everything else stays byte for byte.
 
-The way back that meets no exporter: nodes, names, metadata and untouched weights are those of the source, so the
-trained model runs wherever the source ran, as fast. Restored BatchNorms are folded on a copy first. A weight that
+No exporter is involved: nodes, names, metadata and unchanged weights are those of the source, so the trained model runs
+wherever the source runs, equally fast. Restored BatchNorms are folded on a copy first. A weight that
 did not change keeps its encoding; an untrained round trip gives back the same bytes.
 
 Exporters and simplifiers merge weights that happen to be equal, also those of one node (the beta and the running mean
@@ -94,7 +94,7 @@ def write_back(
 
 
 def check_source(record: ConversionRecord, file: ModelFile) -> None:
-    """Hold a source file to the digest of the one a module was converted from; a model in memory has none.
+    """Compare a source file with the digest of the one a module was converted from; a model in memory has none.
 
     Raises:
         InputError: it is another file.
@@ -110,7 +110,7 @@ def check_source(record: ConversionRecord, file: ModelFile) -> None:
 
 
 def source_file(source: onnx.ModelProto | ir.Model | ModelFile | str | Path) -> ModelFile:
-    """A source graph as the one value that is read once.
+    """A source graph as a `ModelFile`.
 
     Raises:
         InputError: the file is missing or no ONNX model.
@@ -191,13 +191,13 @@ def _give_own_initializer(
     data: bytes,
     fixed: Counter[str],
 ) -> None:
-    """Part one use of a merged weight from the others: a new initializer, read where the parameter is."""
+    """Separate one use of a merged weight from the others: a new initializer for the readers of the parameter."""
     places = _places(proto, record, parameter, value, fixed)
     if not places:
         also = f" (also as a fixed argument of node {next(iter(fixed))!r})" if fixed else ""
         raise NoPlaceError(
             f"{record.source}: weight '{merged.name}' is shared{also}, its copy {parameter!r} was trained to other "
-            f"values, and where it is read cannot be told; {_WAY_OUT}"
+            f"values, and its readers cannot be identified; {_WAY_OUT}"
         )
     own = proto.graph.initializer.add(name=f"{value}.{parameter}", data_type=merged.data_type)
     own.dims.extend(merged.dims)
@@ -209,8 +209,8 @@ def _give_own_initializer(
 def _places(
     proto: onnx.ModelProto, record: ConversionRecord, parameter: str, value: str, fixed: Counter[str]
 ) -> list[tuple[onnx.NodeProto, int]]:
-    """Nodes of the source, and which of their inputs, where `value` is read as `parameter`; none where it cannot be
-    told. `fixed` counts what nodes read of it as a fixed argument.
+    """Nodes of the source, and which of their inputs, where `value` is read as `parameter`; none where they
+    cannot be identified. `fixed` counts the nodes that read it as a fixed argument.
     """
     names = set(accounted_reads(record, parameter))
     readers = WeightReaders(proto.graph)
@@ -220,7 +220,7 @@ def _places(
         return [(read.node, read.index) for read in reading]
     called = Counter(node.name for node in readers.nodes)
     if any(not name or called[name] > 1 or name in fixed for name in names):
-        return []  # which of the nodes of one name, of none, or which of its inputs cannot be told
+        return []  # nodes without a name or of one name, or their inputs, cannot be told apart
     if fixed and any(output.name == value for output in proto.graph.output):
         return []
     own = [read for read in reading if names.intersection(read.users)]

@@ -122,7 +122,7 @@ def test_an_interrupted_calibration_is_gone_on_with(fused_path, tmp_path, monkey
     monkeypatch.setattr(calibration_images, "stream_pixels", stopping)
     assert run(restoring(fused_path, "out.rtool")) == 130
     captured = capsys.readouterr()
-    assert "the same command goes on from out.rtool.calibration" in captured.err
+    assert "the same command continues from out.rtool.calibration" in captured.err
     assert (tmp_path / "out.rtool.calibration").exists()
     assert not (tmp_path / "out.rtool").exists()
     monkeypatch.setattr(calibration_images, "stream_pixels", counting)

@@ -51,7 +51,7 @@ def test_a_small_network_is_narrowed_behind_its_embedded_preprocessing(dtype):
     log = StepLog((pixels,), unit_length(raw))
     narrow, kept = convert_to_half(embed_preprocessing(network(weights()), preprocessing), log, dtype=dtype)
     assert kept == ()
-    assert log.steps[-1].detail == "2 Casts added, 0 nodes kept in float32"
+    assert log.steps[-1].detail == "2 Casts added, 0 float32 nodes"
     assert narrow.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
 
 
@@ -61,4 +61,4 @@ def test_weights_that_vanish_are_told():
     images = np.random.default_rng(1).standard_normal((4, 3, 4, 4)).astype(np.float32)
     log = StepLog((images,), OnnxRunner(network(weight)).run(images))
     convert_to_half(network(weight), log)
-    assert log.steps[-1].detail.endswith(", 2 weights too small for float16 became 0 (the measured cosine includes it)")
+    assert log.steps[-1].detail.endswith(", 2 weights underflow to 0 in float16 (the measured cosine includes it)")

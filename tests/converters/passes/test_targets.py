@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.converters import export, pin_to_target, strip_metadata
-from rtool.converters.exporting import pipeline as exporting
+from rtool.converters.exporting import onnx_steps as exporting
 from rtool.converters.passes.targets import TARGETS, check_precision
 from rtool.errors import InputError
 

@@ -244,7 +244,7 @@ def test_nodes_too_small_to_quantise_are_reported_apart_from_those_that_miss_the
     assert [(entry.node, entry.operator, entry.reason) for entry in float32_nodes] == [
         ("spatial", "Conv", "int8 would make the file larger")
     ]
-    assert "0 nodes kept in float32, 1 too small to gain" in log.steps[-1].detail
+    assert "0 float32 nodes, 1 too small to gain" in log.steps[-1].detail
 
 
 def test_slots_are_checked_with_fewer_images_than_the_fixed_batch():

@@ -172,7 +172,7 @@ def test_copies_whose_place_cannot_be_told_are_refused():
         node.name = ""
     module = onnx_to_torch(source)
     train(module, steps=1)
-    with pytest.raises(NoPlaceError, match="where it is read cannot be told"):
+    with pytest.raises(NoPlaceError, match="its readers cannot be identified"):
         write_back(module, source)
 
 
