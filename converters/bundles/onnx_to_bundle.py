@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ...errors import GateError, InputError
 from ..batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
@@ -32,6 +32,7 @@ from ..weights.state_dict_loading import WeightMatch, is_unfused, load_fused_wei
 from ..weights.unfit_weights import refuse_half_weights
 from ..weights.writing_back import own_copy
 from .bundle import is_bundle, save_bundle
+from .codegen.check import written_module
 
 __all__ = ["BatchParity", "OnnxToTorchResult", "onnx2torch", "preprocessing_of"]
 
@@ -159,6 +160,7 @@ def onnx2torch(
         detail = f"{len(loaded.matched)} tensors of {Path(weights).name}"
         sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         links.append(ChainLink("weights", detail, {"file": Path(weights).name, "sha256": sha256, "unfused": unfused}))
+    _check_written(module, reference, samples, tolerance)
     found = find_preprocessing(record.inputs, _metadata(reference))
     if record.preprocessing is not None and (found is None or found.is_guess):
         found = FoundPreprocessing(record.preprocessing, "the graph normalises raw pixels itself")
@@ -217,7 +219,7 @@ def _samples(reference: OnnxRunner, module: fx.GraphModule) -> list[Sample]:
     return [(batch, [_random(spec, batch) for spec in reference.inputs]) for batch in batches]
 
 
-def _run(module: fx.GraphModule, reference: OnnxRunner, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+def _run(module: nn.Module, reference: OnnxRunner, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     """The module on the inputs of the file, of which it may not use all."""
     runner = TorchRunner(module)
     names = [spec.name for spec in reference.inputs]
@@ -225,7 +227,7 @@ def _run(module: fx.GraphModule, reference: OnnxRunner, arrays: Sequence[NDArray
 
 
 def _check(
-    module: fx.GraphModule,
+    module: nn.Module,
     reference: OnnxRunner,
     samples: Sequence[Sample],
     expected: Sequence[tuple[NDArray[Any], ...]],
@@ -247,6 +249,16 @@ def _check(
             )
         results.append(BatchParity(batch, parity))
     return tuple(results)
+
+
+def _check_written(module: fx.GraphModule, reference: OnnxRunner, samples: Sequence[Sample], tolerance: float) -> None:
+    """Hold the text that becomes model.py, executed from memory, to the bound of the module it was written from.
+
+    Raises:
+        GateError: it is another function, or none.
+    """
+    outputs = [_run(module, reference, arrays) for _, arrays in samples]
+    _check(written_module(module), reference, samples, outputs, tolerance, "written as model.py")
 
 
 def _random(spec: TensorSpec, batch: int) -> NDArray[Any]:

@@ -18,7 +18,9 @@ from .module_source import generate_source
 
 __all__ = ["module_from_source", "refuse_unexpected_syntax", "written_module"]
 
-_IMPORTS = frozenset({"torch", "torch.nn", "torch.nn.functional", "math", "typing", "operator", "collections.abc"})
+_IMPORTS = frozenset(
+    {"torch", "torch.nn", "torch.nn.functional", "math", "struct", "typing", "operator", "collections.abc"}
+)
 _REACHING_OUTSIDE = frozenset(
     {"__import__", "breakpoint", "builtins", "compile", "delattr", "eval", "exec", "exit", "getattr", "globals"}
     | {"help", "input", "locals", "memoryview", "open", "print", "quit", "setattr", "vars"}

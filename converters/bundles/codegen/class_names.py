@@ -113,7 +113,7 @@ def _stated(block: Block) -> str:
     for node in nodes:
         name = str(node.meta.get("classes", {}).get(block.path, "")).strip("_")
         if name.isidentifier() and name.isascii() and not hasattr(nn, name):
-            return name
+            return name[:1].upper() + name[1:]  # small letters are for arguments and variables
     return ""
 
 
