@@ -175,11 +175,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
 
-    An ONNX file runs in ONNX Runtime (batches for a fixed batch are padded), `triton://` on its server, everything else
-    in torch.
-
     Args:
-        reference: A model reference, or a runner that is open already.
+        reference: A model reference (see `open_embedder` for what runs it), or a runner that is open already.
         data: A folder, file or generator, as `open_dataset` accepts it.
         protocol: By default what the data set's labels allow, see `choose_protocol`.
         subset: The side of a data set with fixed sides (Market-1501, MSMT17).
@@ -187,8 +184,7 @@ def evaluate(
         batch: Images per batch.
         output: Number of the output that is the embedding, from 0.
         device: "cpu" or "cuda:N".
-        preprocessing: Normalisation, for models that do not state it.
-        size: Height and width in pixels, for models that do not state it.
+        preprocessing, size: Normalisation, height and width in pixels, for models that do not state them.
         rerank: Rank the gallery by k-reciprocal re-ranking.
         roc: A CSV file to write the ROC of a verification into.
         report: Called with a line about each thing left out of the data set.

@@ -114,7 +114,7 @@ def _stated(block: Block) -> str:
     for node in nodes:
         name = facts_of(node).classes.get(block.path, "").strip("_")
         if name.isidentifier() and name.isascii() and not hasattr(nn, name):
-            return name
+            return name[:1].upper() + name[1:]  # small letters are for arguments and variables
     return ""
 
 
