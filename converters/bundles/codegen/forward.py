@@ -14,7 +14,7 @@ from .text import Written, expression, length
 __all__ = ["VARIABLES", "forward_method", "is_number"]
 
 VARIABLES = ("x", "y", "z", "u", "v", "w")
-_LONGEST = 84
+_LONGEST = 92
 """Characters of an expression that others are written into."""
 _DEEPEST = 3
 """Calls and operations nested in one expression."""

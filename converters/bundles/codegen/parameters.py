@@ -8,9 +8,11 @@ for those that always go together or in the same ratio.
 
 from __future__ import annotations
 
+import io
+import tokenize
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count, groupby
+from itertools import chain, count, groupby, pairwise
 
 from .constructors import Construction
 from .text import split_marks
@@ -27,6 +29,8 @@ _PLAIN = ("stride", "kernel_size", "padding", "output_padding", "dilation", "sca
 """Parameters that mean nothing as a multiple of another."""
 _LARGEST_RATIO = 16
 _LONGEST_LINE = 80
+_WIDEST = 120
+"""Characters of a line."""
 _MANY = 3
 """Equal members in a row from which on they are written once."""
 
@@ -98,10 +102,10 @@ class Group:
         for column, value in values.items():
             texts[column] = value.text("" if column < built else "self.")
         numbers = iter(texts)
-        first, *lines = [render(parts, numbers, 8) for parts in self.construction]
+        first, *lines = [wrapped(render(parts, numbers, 8), 8) for parts in self.construction]
         used = {value.name for column, value in values.items() if column >= built}
         kept = [f"self.{name} = {name}" for name, _ in parameters if name in used]
-        method = [render(parts, numbers) for parts in self.method]
+        method = [wrapped(render(parts, numbers), 4) for parts in self.method]
         arguments = [
             f"{name}: {'float' if '.' in self.uses[0][column].value else 'int'}" for name, column in parameters
         ]
@@ -115,7 +119,8 @@ class Group:
         arguments: list[str] = []
         for name, column in self._parameters()[0]:
             is_width = self.uses[0][column].name in _WIDTHS
-            arguments.append(values[column] if is_width and len(arguments) < 3 else f"{name}={values[column]}")
+            is_plain = is_width and len(arguments) < 3 and not any("=" in argument for argument in arguments)
+            arguments.append(values[column] if is_plain else f"{name}={values[column]}")
         return f"{self.name}({', '.join(arguments)})"
 
     def _parameters(self) -> tuple[list[tuple[str, int]], dict[int, _Value]]:
@@ -125,14 +130,21 @@ class Group:
         return self._known[1:]
 
     def _worked_out(self) -> tuple[list[tuple[str, int]], dict[int, _Value]]:
-        widths: dict[tuple[str, ...], list[int]] = {}
+        varying = {
+            index: (self.uses[0][index].name, values)
+            for index, values in enumerate(zip(*([n.value for n in numbers] for numbers in self.uses), strict=True))
+            if len(set(values)) > 1
+        }
+        layers = {values for name, values in varying.values() if name in _WIDTHS}
+        widths: dict[tuple[str, ...], list[int]] = {
+            values: [] for name, values in varying.values() if name in (*_INPUTS, *_OUTPUTS)
+        }
         others: dict[tuple[str, ...], list[int]] = {}
-        for column, (number, *_) in enumerate(zip(*self.uses, strict=True)):
-            values = tuple(numbers[column].value for numbers in self.uses)
-            if len(set(values)) > 1 and (number.name in _WIDTHS or (values in widths and number.name in _FREE)):
+        for column, (name, values) in varying.items():
+            if name in _WIDTHS or (values in layers and name in _FREE):
                 widths.setdefault(values, []).append(column)
-            elif len(set(values)) > 1:
-                others.setdefault((number.name, *values), []).append(column)
+            else:
+                others.setdefault((name, *values), []).append(column)
         wanted = [(self._width_name(columns), values, columns) for values, columns in widths.items()]
         wanted += [(key[0], key[1:], columns) for key, columns in others.items()]
         bases: dict[tuple[str, ...], int] = {}
@@ -150,14 +162,15 @@ class Group:
         texts = {column: _Value(name) for name, (_, columns) in zip(names, kept, strict=True) for column in columns}
         for base, before, behind, columns in derived:
             texts.update(dict.fromkeys(columns, _Value(names[base], before, behind)))
-        return [(name, columns[0]) for name, (_, columns) in zip(names, kept, strict=True)], texts
+        shown = ([c for c in columns if varying[c][0] in _WIDTHS] or columns for _, columns in kept)
+        return [(name, columns[0]) for name, columns in zip(names, shown, strict=True)], texts
 
     def _width_name(self, columns: Sequence[int]) -> str:
         """What a width is called: from the first layers that take or give it to the last."""
         names = [self.uses[0][column].name for column in columns]
         ends = [name for name in names if name in (*_INPUTS, *_OUTPUTS)]
         if not ends:
-            return "groups" if set(names) == {"groups"} else "channels"
+            return {frozenset({"groups"}): "groups", frozenset({"shape"}): "size"}.get(frozenset(names), "channels")
         what = ends[0].partition("_")[2]
         comes_in, goes_out = ends[0] in _INPUTS or names[0] == "num_features", ends[-1] in _OUTPUTS
         if comes_in:
@@ -257,6 +270,31 @@ def _rendered(part: Part, values: Iterator[str], indent: int) -> str:
     return part
 
 
+def wrapped(line: str, indent: int) -> str:
+    """`line`, which is to be indented by `indent`, over several lines where it is too long."""
+    start = len(line) - len(line.lstrip())
+    first = line.find("(", line.find(" = ") + 1)
+    if "\n" in line or indent + len(line) < _WIDEST or first < 0 or not line.endswith(")"):
+        return line
+    pad = " " * (indent + start)
+    whole = line[first + 1 : -1]
+    fits = indent + start + 4 + len(whole) < _WIDEST
+    lines = [f"    {whole}"] if fits else [wrapped(f"    {part},", indent + start) for part in _arguments(whole)]
+    inner = f"\n{pad}".join(lines)
+    return f"{line[: first + 1]}\n{pad}{inner}\n{pad})"
+
+
+def _arguments(text: str) -> list[str]:
+    """The arguments of a call, parted at the commas that lie in no bracket and no string."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    ends, depth = [-1], 0
+    for token in tokens:
+        depth += (token.string in ("(", "[", "{")) - (token.string in (")", "]", "}"))
+        if token.string == "," and depth == 0:
+            ends.append(token.start[1])
+    return [text[start + 1 : end].strip() for start, end in pairwise([*ends, len(text)])]
+
+
 def _chain(kind: str, items: Sequence[str], indent: int) -> str:
     """A list of modules; equal ones in a row are made by a comprehension."""
     runs = [(text, len(list(group))) for text, group in groupby(items)]
@@ -273,4 +311,5 @@ def _chain(kind: str, items: Sequence[str], indent: int) -> str:
     if len(joined) <= _LONGEST_LINE and "\n" not in joined:
         return f"{start}{joined}{end}"
     pad = " " * indent
-    return f"{start}\n" + "".join(f"{pad}    {text},\n" for text in written) + f"{pad}{end}"
+    lines = [wrapped(text, indent + 4) for text in written]
+    return f"{start}\n" + "".join(f"{pad}    {text},\n" for text in lines) + f"{pad}{end}"
