@@ -112,12 +112,20 @@ class _Builder:
             else:
                 yield from self._callable(below, nodes, times, barred)
 
+    def _is_sequence(self, path: str) -> bool:
+        """Whether `path` only numbers its members: `nn.Sequential` adds no shortcut, but its only block may."""
+        members = dict(self.module.get_submodule(path).named_children())
+        is_block = len(members) == 1 and type(next(iter(members.values()))) is nn.Module
+        return bool(members) and all(name.isdigit() for name in members) and not is_block
+
     def _made(self, path: str, regions: list[set[fx.Node]], free: set[fx.Node]) -> tuple[list[Call], set[fx.Node]]:
         """The calls of `path`, all alike, and what is left of the nodes that belong to nobody."""
         for extend in (True, False):
             left, wholes = set(free), list[set[fx.Node]]()
             for region in regions:
-                wholes.append(grown(self.flow, region, left) if extend else region)
+                wholes.append(
+                    grown(self.flow, region, left, shortcuts=not self._is_sequence(path)) if extend else region
+                )
                 left -= wholes[-1]
             runs = [self.flow.reading_order(whole) for whole in wholes]
             ends = [self.flow.outputs(whole) for whole in wholes]

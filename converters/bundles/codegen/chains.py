@@ -14,7 +14,7 @@ from torch import fx
 
 from .blocks import Block, Call, Entry, inputs_of, results_of
 from .containers import Tree
-from .parameters import Part
+from .parameters import Part, marked_parts
 from .text import Written, expression
 
 __all__ = ["chain_items"]
@@ -61,7 +61,7 @@ def chain_items(
             made = _module(entry)
             if not made:
                 return None
-            between.append((made,))
+            between.append(made)
             continue
         gap = number - len(parts) - len(between)
         if gap < 0:
@@ -83,15 +83,15 @@ def _number(entry: Entry, path: str) -> int | None:
     return int(name) if name.isdigit() else -1
 
 
-def _module(entry: Entry) -> str:
-    """The module that does what a function does; "" where there is none."""
+def _module(entry: Entry) -> Parts:
+    """The module that does what a function does; nothing where there is none."""
     if not isinstance(entry, fx.Node) or entry.op != "call_function":
-        return ""
+        return ()
     if entry.target is torch.flatten and len(entry.args) == 2 and not entry.kwargs:
-        return "nn.Flatten()" if entry.args[1] == 1 else f"nn.Flatten({entry.args[1]})"
+        return ("nn.Flatten()" if entry.args[1] == 1 else f"nn.Flatten({entry.args[1]})",)
     kind, most = _MODULES.get(entry.target, ("", 0))
     if not kind or len(entry.args) > most or not isinstance(entry.args[0], fx.Node):
-        return ""
+        return ()
     mark = "_tensor_"
     text = expression(entry, {entry.args[0]: Written(mark)}, lambda path: path).text
-    return f"{kind}({text.partition(mark)[2].removeprefix(', ')}"
+    return marked_parts(f"{kind}({text.partition(mark)[2].removeprefix(', ')}")

@@ -53,8 +53,8 @@ class ClassNames:
         container = self.module.get_submodule(block.path)
         members = dict(container.named_children())
         names = set(members)
-        if len(members) == 1 and isinstance(next(iter(members.values())), _ConvNd):
-            return self._convolution(block, next(iter(members)))
+        if names == {"layers"}:
+            return self._of_layers(members["layers"])
         if names <= {"conv", "bn", "norm", "relu", "act", "prelu"} and isinstance(members.get("conv"), _ConvNd):
             return self._convolution(block, "conv")
         own = [node for node in block.nodes if node.op != "call_module"]
@@ -64,6 +64,13 @@ class ClassNames:
         if {"conv1", "conv2"} <= names <= {"conv1", "conv2", "bn"} and _is_depthwise(members["conv2"]):
             return f"LightConv{_kernel(members['conv2'])}"
         return next((name for name, needed, allowed in _BLOCKS if needed <= names and _fits(names, allowed)), "")
+
+    def _of_layers(self, layers: nn.Module) -> str:
+        """A block of which all is in one list, as MobileFaceNet's."""
+        kinds = [type(layer) for layer in layers.children()]
+        if kinds and issubclass(kinds[0], _ConvNd):
+            return "LinearBlock" if len(kinds) == 1 else "ConvBlock"
+        return "Stage" if set(kinds) == {nn.Module} else ""
 
     def _convolution(self, block: Block, member: str) -> str:
         last = block.outputs[0] if len(block.outputs) == 1 else None

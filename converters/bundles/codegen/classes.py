@@ -12,7 +12,7 @@ from .class_names import ClassNames
 from .constructors import construction_of
 from .containers import Tree
 from .forward import VARIABLES, forward_method
-from .parameters import Chain, Group, Part, Use, key_of, layer_parts, numbers_of
+from .parameters import Chain, Group, Number, Part, Use, key_of, layer_parts, marked_parts, numbers_of
 
 __all__ = ["ClassWriter"]
 
@@ -67,7 +67,7 @@ class ClassWriter:
     def _use(self, made: Group, named_after: Block | str) -> Parts:
         """A use of the class that reads as `made` does; of `made` when it is the first."""
         (numbers,) = made.uses
-        key = (made.base, tuple(key_of(parts) for parts in made.construction), tuple(made.method))
+        key = (made.base, *(tuple(map(key_of, lines)) for lines in (made.construction, made.method)))
         if key not in self.groups:
             of = self._names
             made.name = of.of_holder(named_after) if isinstance(named_after, str) else of.of_block(named_after)
@@ -78,10 +78,15 @@ class ClassWriter:
 
     def _group(self, path: str, blocks: dict[str, Block], method: Sequence[str]) -> Group:
         """A class for `path` alone; `blocks` are those that its members call, by path."""
-        is_list = self.tree.is_list(path)
+        is_list, container = self.tree.is_list(path), self.tree.container(path)
         construction = self._construction(path, blocks, is_list=is_list)
         numbers = tuple(number for parts in construction for number in numbers_of(parts))
-        return Group("", "nn.ModuleList" if is_list else "nn.Module", construction, method, [numbers])
+        lines = [marked_parts(line) for line in method]
+        numbers += tuple(number for parts in lines for number in numbers_of(parts))
+        members = frozenset(
+            name for name, _ in (*container.named_children(), *container.named_parameters(recurse=False))
+        )
+        return Group("", "nn.ModuleList" if is_list else "nn.Module", construction, lines, members, [numbers])
 
     def _construction(self, path: str, blocks: dict[str, Block], *, is_list: bool) -> list[Parts]:
         """Statements that make the members of a path."""
@@ -89,10 +94,10 @@ class ClassWriter:
         start: Part = Chain(self._items(path, blocks), "super().__init__") if is_list else "super().__init__()"
         lines: list[Parts] = [(start,)]
         for name, parameter in container.named_parameters(recurse=False):
-            lines.append(_assigned(name, "register_parameter", (_parameter(parameter),)))
+            lines.append(_assigned(name, "register_parameter", _parameter(parameter)))
         for name, buffer in container.named_buffers(recurse=False):
-            made = f"torch.empty({_size(buffer.shape)}, dtype={buffer.dtype})"
-            lines.append((f'self.register_buffer("{name}", {made})',))
+            made = ("torch.empty(", *_size(buffer.shape), f", dtype={buffer.dtype})")
+            lines.append((f'self.register_buffer("{name}", ', *made, ")"))
         for name, _ in container.named_children():
             if not (is_list and name.isdigit()):
                 below = f"{path}.{name}".lstrip(".")
@@ -143,11 +148,13 @@ def _assigned(name: str, register: str, value: Parts) -> Parts:
     return (f"self.{name} = ", *value)
 
 
-def _parameter(parameter: nn.Parameter) -> str:
+def _parameter(parameter: nn.Parameter) -> Parts:
     dtype = "" if str(parameter.dtype) == "torch.float32" else f", dtype={parameter.dtype}"
     frozen = "" if parameter.is_floating_point() else ", requires_grad=False"
-    return f"nn.Parameter(torch.empty({_size(parameter.shape)}{dtype}){frozen})"
+    return ("nn.Parameter(torch.empty(", *_size(parameter.shape), f"{dtype}){frozen})")
 
 
-def _size(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, shape)) or "()"
+def _size(shape: Sequence[int]) -> Parts:
+    if not shape:
+        return ("()",)
+    return tuple(Number("shape", str(dim), ", " if place else "") for place, dim in enumerate(shape))

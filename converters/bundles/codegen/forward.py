@@ -9,12 +9,12 @@ from itertools import chain, count
 from torch import fx
 
 from .blocks import Block, Call, Entry, inputs_of, results_of
-from .text import Written, expression
+from .text import Written, expression, length
 
 __all__ = ["VARIABLES", "forward_method", "is_number"]
 
 VARIABLES = ("x", "y", "z", "u", "v", "w")
-_LONGEST = 84
+_LONGEST = 92
 """Characters of an expression that others are written into."""
 _DEEPEST = 3
 """Calls and operations nested in one expression."""
@@ -24,7 +24,7 @@ Locate = Callable[[str], str]
 
 
 def forward_method(block: Block, arguments: Sequence[str], locate: Locate) -> list[str]:
-    """The lines of `forward`, not indented; `arguments` are the names of the block's inputs."""
+    """The lines of `forward`, not indented, numbers marked; `arguments` are the names of the block's inputs."""
     annotated = (f"{name}: {_annotation(node)}" for name, node in zip(arguments, block.inputs, strict=True))
     returned = [_annotation(node) for node in block.outputs]
     result = returned[0] if len(returned) == 1 else f"tuple[{', '.join(returned)}]"
@@ -72,10 +72,10 @@ def _nested(block: Block, locate: Locate) -> dict[fx.Node, Entry]:
         while chosen:
             trial = nested | {node: makers[node] for node in chosen}
             found = _written(entry, _Constant(short), trial, locate)
-            if found.depth <= _DEEPEST and len(found.text) <= _LONGEST:
+            if found.depth <= _DEEPEST and length(found.text) <= _LONGEST:
                 break
             sizes = [_written(makers[node], _Constant(short), nested, locate) for node in chosen]
-            worst = max(range(len(chosen)), key=lambda index: (sizes[index].depth, len(sizes[index].text)))
+            worst = max(range(len(chosen)), key=lambda index: (sizes[index].depth, length(sizes[index].text)))
             chosen.pop(worst)
         nested.update({node: makers[node] for node in chosen})
     return nested

@@ -37,11 +37,11 @@ def is_activation(node: fx.Node) -> bool:
     return _name(node) in _ACTIVATIONS and len(node.all_input_nodes) == 1
 
 
-def grown(flow: Flow, region: Region, free: Region) -> set[fx.Node]:
-    """`region` with what belongs to it of the nodes in `free`."""
+def grown(flow: Flow, region: Region, free: Region, *, shortcuts: bool = True) -> set[fx.Node]:
+    """`region` with what belongs to it of the nodes in `free`; without `shortcuts` it joins no value it was given."""
     found = set(region)
     while True:
-        more = _before(flow, found, free) or _behind(flow, found, free)
+        more = _before(flow, found, free) or _behind(flow, found, free, shortcuts=shortcuts)
         if not more:
             return found
         found |= more
@@ -67,7 +67,7 @@ def _before(flow: Flow, region: Region, free: Region) -> set[fx.Node]:
     return set()
 
 
-def _behind(flow: Flow, region: Region, free: Region) -> set[fx.Node]:
+def _behind(flow: Flow, region: Region, free: Region, *, shortcuts: bool) -> set[fx.Node]:
     """The operations up to the next end of the region; none when there is no such end."""
     outputs = flow.outputs(region)
     leads = _leads(flow, region, free)
@@ -85,6 +85,8 @@ def _behind(flow: Flow, region: Region, free: Region) -> set[fx.Node]:
             return taken
         used = {n for t in taken for n in t.all_input_nodes}
         joins_given = bool(used & given)
+        if joins_given and not shortcuts:
+            return set()
         if len(node.all_input_nodes) > 1 and (
             joins_given or len(outputs) > 1 or all(_name(n) in _ELEMENTWISE for n in taken)
         ):

@@ -81,7 +81,9 @@ def test_blocks_that_differ_in_numbers_share_a_class_that_takes_them():
     converted, text, namespace = generated_from(nn.Sequential(stages, nn.Conv2d(5, 2, 1)))
     assert text.count("\nclass ") == 2
     assert "def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, stride: int) -> None:" in text
-    assert "nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, stride=stride, padding=1, groups=hidden_" in text
+    depthwise = "hidden_channels, hidden_channels, kernel_size=3, stride=stride, padding=1, groups=hidden_channels"
+    assert f"self.conv2 = nn.Conv2d( {depthwise} )" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 120
     assert "self.bn = nn.BatchNorm2d(hidden_channels)" in text
     assert "self.short = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride)" in text
     assert "Block(3, 4, 8, stride=2)" in text
