@@ -1,7 +1,7 @@
 """The data flow of an fx graph: one order of its nodes, what lies between nodes, what goes into a region and out.
 
 A region is a set of nodes. Nothing here depends on the order in which the nodes stand in the file: optimisers sort
-them anew, and the same network is to be written the same way.
+them again, and the same network is to be written the same way.
 """
 
 from __future__ import annotations
