@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import rtool
 from rtool.benchmarks.conversion.model_source import EXPORTERS, OPTIMISERS, exported_by, measure, missed
 from rtool.benchmarks.conversion.window_networks import SIZE, ConvNeXt, Swin
 from rtool.converters import onnx_to_torch, restore_batchnorm
@@ -129,3 +130,15 @@ def test_lists_and_what_cannot_be_called_are_written_without_getattr(wrap):
     with torch.no_grad():
         assert torch.equal(twin(x), converted(x))
         assert torch.allclose(twin(x), module(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("network", ["cnn", "vit"])
+def test_a_re_export_by_rtool_reads_as_its_source_did(exported, tmp_path, network):
+    source, again = tmp_path / "source.onnx", tmp_path / "again.onnx"
+    onnx.save(exported(network, "dy", 20)[1], source)
+    rtool.onnx2torch(source, tmp_path / "m.rtool")
+    rtool.export(tmp_path / "m.rtool", again)
+    texts = [generate_source(onnx_to_torch(path)) for path in (source, again)]
+    assert set(onnx_to_torch(again).state_dict()) == set(onnx_to_torch(source).state_dict())
+    assert "getattr" not in texts[1]
+    assert abs(len(texts[1].splitlines()) - len(texts[0].splitlines())) <= 2
