@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import types
+from collections.abc import Iterator
 
 import torch
 from torch import fx, nn
@@ -74,15 +75,13 @@ def refuse_unexpected_syntax(text: str) -> None:
     Raises:
         GateError: naming the line and what stands there.
     """
-    for node in ast.walk(ast.parse(text)):
-        found = _unexpected(node)
-        if found:
-            line = getattr(node, "lineno", 0)
-            raise GateError(
-                f"model.py: line {line} holds {found}, expected definitions over torch only; nothing was executed or "
-                "written, report this model"
-            )
-    for statement in ast.parse(text).body:
+    tree = ast.parse(text)
+    for line, found in _all_unexpected(tree, frozenset()):
+        raise GateError(
+            f"model.py: line {line} holds {found}, expected definitions over torch only; nothing was executed or "
+            "written, report this model"
+        )
+    for statement in tree.body:
         allowed = ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign | ast.Expr
         is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
         if not isinstance(statement, allowed) or (isinstance(statement, ast.Expr) and not is_docstring):
@@ -92,13 +91,24 @@ def refuse_unexpected_syntax(text: str) -> None:
             )
 
 
-def _unexpected(node: ast.AST) -> str:
+def _all_unexpected(node: ast.AST, own: frozenset[str]) -> Iterator[tuple[int, str]]:
+    """Lines with what generated text never holds; `own` are the arguments of the functions around `node`."""
+    found = _unexpected(node, own)
+    if found:
+        yield getattr(node, "lineno", 0), found
+    if isinstance(node, ast.FunctionDef):
+        own |= {argument.arg for argument in node.args.args}
+    for child in ast.iter_child_nodes(node):
+        yield from _all_unexpected(child, own)
+
+
+def _unexpected(node: ast.AST, own: frozenset[str]) -> str:
     """What `node` holds that generated text never does; "" for nothing."""
     if isinstance(node, ast.Import):
         return next((f"import {alias.name}" for alias in node.names if alias.name not in _IMPORTS), "")
     if isinstance(node, ast.ImportFrom):
         return "" if node.module in _IMPORTS and not node.level else f"from {node.module} import"
-    if isinstance(node, ast.Name) and (node.id in _REACHING_OUTSIDE or _is_special(node.id)):
+    if isinstance(node, ast.Name) and node.id not in own and (node.id in _REACHING_OUTSIDE or _is_special(node.id)):
         return node.id
     return node.attr if isinstance(node, ast.Attribute) and _is_special(node.attr) else ""
 

@@ -65,7 +65,9 @@ def _nested(block: Block, locate: Locate) -> dict[fx.Node, Entry]:
     uses = Counter(node for entry in block.statements for node in _mentions(entry))
     uses.update(block.outputs)
     makers = {results_of(entry)[0]: entry for entry in block.statements if len(results_of(entry)) == 1}
-    nested: dict[fx.Node, Entry] = {node: entry for node, entry in makers.items() if node.op == "get_attr"}
+    nested: dict[fx.Node, Entry] = {
+        node: entry for node, entry in makers.items() if node.op == "get_attr" and node not in block.outputs
+    }
     short = Written("x")
     for entry in block.statements:
         chosen = [node for node in dict.fromkeys(inputs_of(entry)) if _is_for_one(node, uses) and node in makers]

@@ -204,3 +204,32 @@ def test_classes_hide_nothing_that_the_file_needs():
     model.load_state_dict(converted.state_dict())
     with torch.no_grad():
         assert torch.equal(model(x), converted(x))
+
+
+@pytest.mark.parametrize("kind", ["unread", "returned", "twice"])
+def test_tensors_that_are_returned_or_read_twice(kind):
+    weight = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal((4,)).astype(np.float32), "scale.w")
+    nodes = {
+        "unread": [onnx.helper.make_node("Relu", ["x"], ["y"]), onnx.helper.make_node("Identity", ["scale.w"], ["z"])],
+        "returned": [
+            onnx.helper.make_node("Mul", ["x", "scale.w"], ["y"]),
+            onnx.helper.make_node("Identity", ["y"], ["z"]),
+        ],
+        "twice": [
+            onnx.helper.make_node("Mul", ["x", "scale.w"], ["y"]),
+            onnx.helper.make_node("Add", ["y", "scale.w"], ["z"]),
+        ],
+    }[kind]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "yz"]
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4])
+    graph = onnx.helper.make_graph(nodes, "g", [x], ends, [weight])
+    module = onnx_to_torch(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    )
+    namespace = {}
+    exec(generate_source(module), namespace)
+    model = namespace["Model"]()
+    model.load_state_dict(module.state_dict())
+    sample = torch.randn(3, 4)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(model(sample), module(sample), strict=True))
