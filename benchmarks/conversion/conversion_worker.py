@@ -158,7 +158,7 @@ def _arguments(tool: str, module: Any, inputs: dict[str, Any]) -> list[Any]:
     """All tensors in graph order; rtool removes unused inputs and lists the remaining ones."""
     if tool != "rtool":
         return list(inputs.values())
-    from ...converters import require_record
+    from rtool.converters import require_record
 
     return [inputs[spec.name] for spec in require_record(module).inputs]
 

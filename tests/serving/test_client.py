@@ -139,7 +139,7 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_sent(server, array, 
 
 
 def test_more_rows_than_the_model_supports_in_one_request_are_refused(server):
-    with TritonClient(server.url, "face") as client, pytest.raises(InputError, match="takes up to 64"):
+    with TritonClient(server.url, "face") as client, pytest.raises(InputError, match="accepts up to 64"):
         client.run(np.zeros((65, 6, 6, 3), np.uint8))
 
 

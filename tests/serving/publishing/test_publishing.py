@@ -322,7 +322,7 @@ def test_publishers_of_one_model_take_turns(root, onnx_files):
 def test_weights_in_other_files_are_refused(root, onnx_files, tmp_path):
     model = onnx.load(onnx_files["reid"])
     onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
-    with pytest.raises(InputError, match=r"split\.data.*save it as one"):
+    with pytest.raises(InputError, match=r"split\.data.*save it whole"):
         deploy(tmp_path / "split.onnx", name="m", repository=root)
     assert not root.exists()
 

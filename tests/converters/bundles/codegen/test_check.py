@@ -15,6 +15,7 @@ from rtool.converters.bundles import onnx_to_bundle
 from rtool.converters.bundles.codegen import check
 from rtool.converters.bundles.codegen.check import module_from_source, refuse_unexpected_syntax, written_module
 from rtool.converters.bundles.codegen.module_source import generate_source
+from rtool.converters.records.record import require_record
 from rtool.errors import GateError
 
 HOSTILE = [
@@ -93,7 +94,7 @@ def hostile_model(name):
 def test_names_of_the_file_enter_the_text_as_identifiers_and_strings_only(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = onnx_to_torch(hostile_model(name))
-    module.meta["rtool"].source = f"{name}.onnx"
+    require_record(module).source = f"{name}.onnx"
     text = generate_source(module)
     refuse_unexpected_syntax(text)
     twin = module_from_source(text, module.state_dict())
