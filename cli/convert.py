@@ -91,7 +91,7 @@ def onnx2torch_command(
     if calibrate and not restore_bn:
         raise InputError(f"--calibrate {calibrate}: is for restoring BatchNorm; add --restore-bn, or leave it out")
     target = target or Path(f"{model.stem}.rtool")
-    state = target.with_name(f"{target.name}.calibration")
+    state = target.parent / f"{target.name}.calibration"
     with ProgressDisplay(quiet=output.quiet or output.as_json) as display:
         images = CalibrationImages(calibrate or "", calibration_images, display)
         try:

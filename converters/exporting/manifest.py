@@ -60,7 +60,7 @@ class ExportResult:
 
 def manifest_path(path: Path) -> Path:
     """The path of the manifest of an export: for `model.onnx` it is `model.onnx.manifest.json`."""
-    return path.with_name(f"{path.name}.manifest.json")
+    return path.parent / f"{path.name}.manifest.json"
 
 
 def describe_export(

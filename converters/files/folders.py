@@ -48,6 +48,8 @@ def check_output(path: Path, *, may_replace: Callable[[Path], bool] | None = Non
     Raises:
         InputError: `path` exists and may not be replaced, or its parent is missing.
     """
+    if not path.name:
+        raise InputError(f"{path}: expected the name of a folder to make; choose another output")
     exists = path.exists() or path.is_symlink()
     if exists and may_replace is None:
         raise InputError(f"{path}: already exists; choose another output or pass --overwrite to replace a bundle")

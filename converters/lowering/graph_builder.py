@@ -194,7 +194,7 @@ class GraphBuilder:
             if current is None:
                 return path
             if type(current) is not nn.Module:
-                return ".".join([*parts[:index], "_".join(parts[index:])])
+                return ".".join([*parts[:index], safe_path("_".join(parts[index:]))])
         return path
 
     def _is_taken(self, path: str) -> bool:

@@ -35,6 +35,8 @@ __all__ = ["VERIFIED_BATCHES", "Batch", "changes_batch", "set_batch"]
 
 VERIFIED_BATCHES = (1, 2, 3, 5, 16)
 """Batch sizes at which a dynamic batch is verified."""
+LARGEST = 65_536
+"""Images; no server is given more in one request, and each takes a run to verify."""
 SYMBOL = "batch"
 TOLERANCE = 1e-5
 """Largest relative error; above 0 because kernels may sum in another order for another batch."""
@@ -68,6 +70,8 @@ def set_batch(
     """
     if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise InputError(f"batch: expected a positive number or 'dynamic', got {batch!r}")
+    if batch != "dynamic" and batch > LARGEST:
+        raise InputError(f"batch: a batch of {batch} is verified image by image, at most {LARGEST}; use 'dynamic'")
     current = _batch_of(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)

@@ -6,6 +6,7 @@ same and the model's own metadata stays. A file with nothing to remove is publis
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from ...errors import InputError
@@ -18,15 +19,18 @@ def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
     """The signature of a copy in `folder` without traces, or `signature` itself when there is nothing to remove.
 
     Raises:
-        InputError: the copy cannot be written.
+        InputError: the file is no longer the one that the signature was read from, or the copy cannot be written.
     """
     import onnx
 
     from ...converters.files.atomic_file import serialised
-    from ...converters.files.model_bytes import read_model_bytes
+    from ...converters.files.model_bytes import changed_while_reading, read_model_bytes
     from ...converters.passes.metadata_stripping import strip_metadata
 
-    model = onnx.ModelProto.FromString(read_model_bytes(signature.path))
+    data = read_model_bytes(signature.path)
+    if hashlib.sha256(data).hexdigest() != signature.sha256:
+        raise changed_while_reading(signature.path)
+    model = onnx.ModelProto.FromString(data)
     stripped = strip_metadata(model)
     if stripped == model:
         return signature

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +77,8 @@ class GraphSignature:
     ir_version: int
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The file's own metadata, where `rtool export` states preprocessing and provenance."""
-
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the file, in hexadecimal."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    sha256: str = ""
+    """SHA-256 in hexadecimal of the bytes that the signature was read from; what is published must have it too."""
 
     @property
     def batch(self) -> int | None:
@@ -120,7 +115,8 @@ def read_signature(path: str | Path) -> GraphSignature:
 
     path = Path(path)
     try:
-        model = onnx.ModelProto.FromString(read_model_bytes(path))
+        data = read_model_bytes(path)
+        model = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise InputError(f"{path}: expected an ONNX model, got bytes that are not one or are cut short") from error
     if not model.graph.output:
@@ -140,6 +136,7 @@ def read_signature(path: str | Path) -> GraphSignature:
         opset,
         model.ir_version,
         {entry.key: entry.value for entry in model.metadata_props},
+        hashlib.sha256(data).hexdigest(),
     )
 
 

@@ -235,3 +235,24 @@ def test_a_model_whose_weight_is_not_finite_never_passes_parity(tmp_path, capsys
     with_nan(tmp_path / "nan.onnx")
     assert run(["bench", "parity", str(EXAMPLE), str(tmp_path / "nan.onnx"), "--min-cosine", "0.5"]) == 1
     assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["onnx2torch", str(EXAMPLE), "-o", ""],
+        ["onnx2torch", str(EXAMPLE), "-o", "."],
+        ["export", str(EXAMPLE), "-o", ""],
+        ["export", str(EXAMPLE), "-o", "."],
+        ["export", str(EXAMPLE), "-o", "x.onnx", "--batch", "1000000000"],
+        ["onnx2torch", str(EXAMPLE), "--batch", "99999999999999"],
+        ["evaluate", str(EXAMPLE), "synthetic-people:seed=-1,cameras=3,identities=4"],
+        ["evaluate", str(EXAMPLE), "synthetic-people:identities=999999999999999,cameras=3"],
+        ["evaluate", str(EXAMPLE), "synthetic-faces:identities=4,images=3,size=900000x900000"],
+    ],
+)
+def test_values_that_nothing_can_be_made_of_are_refused(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

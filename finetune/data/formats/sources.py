@@ -48,6 +48,8 @@ _PEOPLE: Mapping[str, Callable[[str], Any]] = {
     "size": _size,
     "shift": float,
 }
+_MOST_PIXELS = 10**10
+"""Of one drawn data set, three bytes each: more is held by no machine this is meant for."""
 _FACES = {key: _PEOPLE[key] for key in ("identities", "images", "seed", "size")}
 
 _FILES: Mapping[str, Callable[[Path], Dataset]] = {
@@ -122,4 +124,10 @@ def _parse_options(spec: str, text: str, types: Mapping[str, Callable[[str], Any
         except ValueError as error:
             expected = "HEIGHTxWIDTH" if key == "size" else types[key].__name__
             raise InputError(f"{spec}: {key} must be {expected}, got '{value}'") from error
+        if key in ("seed", "cameras") and options[key] < 0:
+            raise InputError(f"{spec}: {key} must be 0 or more, got {value}")
+    height, width = options.get("size", (1, 1))
+    drawn = options.get("identities", 1) * options.get("images", 1) * height * width
+    if drawn > _MOST_PIXELS:
+        raise InputError(f"{spec}: would draw {drawn} pixels, at most {_MOST_PIXELS}; ask for fewer or smaller images")
     return options

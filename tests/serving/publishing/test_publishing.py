@@ -353,3 +353,23 @@ def test_a_python_model_of_the_same_name_is_not_served_with_onnx_weights(root, o
     result = deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
     assert parsed(result.config).backend == "onnxruntime"
     assert validate_repository(root) == ()
+
+
+def test_a_file_that_is_replaced_while_it_is_published_is_refused(root, onnx_files, tmp_path, monkeypatch):
+    from rtool.serving.publishing import publishing
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_files["reid"].read_bytes())
+    original = publishing.read_signature
+
+    def read_and_replace(model):
+        signature = original(model)
+        edited = onnx.load(path)
+        edited.producer_name = "another"
+        onnx.save(edited, path)
+        return signature
+
+    monkeypatch.setattr(publishing, "read_signature", read_and_replace)
+    with pytest.raises(InputError, match="changed while"):
+        deploy(path, name="osnet", repository=root, batch=16, device="cpu")
+    assert tree(root) <= {".rtool.lock"}

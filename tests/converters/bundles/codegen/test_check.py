@@ -219,3 +219,19 @@ def test_the_executed_module_shares_the_weights_and_is_in_eval_mode(exported):
     own = dict(module.named_parameters())
     assert not twin.training
     assert all(parameter.data_ptr() == own[name].data_ptr() for name, parameter in twin.named_parameters())
+
+
+@pytest.mark.parametrize("names", [("0.weight", "0.fc.weight"), ("1.weight", "1.3.weight")])
+def test_a_layer_with_a_number_for_a_name_and_something_below_it_is_written(names, tmp_path):
+    draw = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(draw.normal(size=(4, 4)).astype(np.float32), name) for name in names]
+    nodes = [
+        helper.make_node("Gemm", ["x", names[0]], ["a"], transB=1),
+        helper.make_node("Gemm", ["a", names[1]], ["y"], transB=1),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    rtool.onnx2torch(path, tmp_path / "m.rtool")
+    assert (tmp_path / "m.rtool" / "model.py").is_file()
