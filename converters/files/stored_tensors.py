@@ -58,7 +58,7 @@ def stored_tensors(model: onnx.ModelProto, name: str) -> Iterator[StoredTensor]:
 
 
 def refuse_sparse(model: onnx.ModelProto, name: str) -> None:
-    """Refuse what the intermediate representation cannot hold, or would drop without a word.
+    """Refuse what the intermediate representation cannot hold, or would drop silently.
 
     Raises:
         InputError: a tensor of `model` is sparse.
