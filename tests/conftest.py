@@ -1,0 +1,27 @@
+"""For all tests: torch's ONNX exporter builds its table of operators once a session instead of at every export."""
+
+import copy
+import functools
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exporter_table_built_once():
+    """The table depends on the opset alone and takes half a second; every export gets a copy, to which it may add."""
+    if "torch" not in sys.modules:  # nothing here exports, and importing it takes longer than most tests
+        yield
+        return
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    built = functools.cache(ONNXRegistry.from_torchlib)
+
+    def from_torchlib(**opset):
+        table = copy.copy(built(**opset))
+        table.functions = {target: list(found) for target, found in table.functions.items()}
+        return table
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
+        yield
