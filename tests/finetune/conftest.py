@@ -1,4 +1,4 @@
-"""Start the programs of `rank_programs` in several processes over gloo on loopback."""
+"""A network and runs of a second, and the programs of `rank_programs` in several processes over gloo on loopback."""
 
 import importlib.util
 import os
@@ -11,13 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from torch import nn
+
+from rtool.converters.bundles.onnx_to_bundle import onnx2torch
 
 PROGRAMS = Path(__file__).with_name("rank_programs.py")
 
-TINY = {
+RUN = {
     "name": "tiny",
     "epochs": 1,
-    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
     "data": {
         "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
         "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
@@ -26,22 +28,55 @@ TINY = {
     "losses": [{"kind": "arcface", "scale": 16}],
     "tracking": {"tensorboard": False},
 }
-"""A run of seconds."""
+"""A run of a second: all but the network."""
+
+
+class TinyNetwork(nn.Module):
+    """Layers of every kind that training treats in its own way, named as OSNet's: 32x16 pixels to 16 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential()
+        self.conv1.conv, self.conv1.bn = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
+        self.conv5 = nn.Sequential()
+        self.conv5.conv, self.conv5.bn = nn.Conv2d(8, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 16)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.conv5(torch.relu(self.conv1(images)))).mean((2, 3)))
 
 
 @pytest.fixture(scope="session")
-def tiny() -> dict[str, object]:
-    """The configuration of a run of seconds."""
-    return TINY
+def tiny_model(tmp_path_factory) -> dict[str, object]:
+    """`model` of a configuration: `TinyNetwork`, as a bundle, in which a checkpoint costs a tenth of OSNet's."""
+    folder = tmp_path_factory.mktemp("network")
+    torch.manual_seed(0)
+    torch.onnx.export(
+        TinyNetwork().eval(),
+        (torch.zeros(1, 3, 32, 16),),
+        folder / "tiny.onnx",
+        dynamo=False,
+        training=torch.onnx.TrainingMode.PRESERVE,  # which leaves the BatchNorms as they are
+        input_names=["images"],
+        dynamic_axes={"images": {0: "batch"}},
+    )
+    onnx2torch(folder / "tiny.onnx", folder / "tiny.rtool")
+    return {"reference": str(folder / "tiny.rtool"), "size": [32, 16]}
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model) -> dict[str, object]:
+    """The configuration of a run of a second."""
+    return {**RUN, "model": tiny_model}
 
 
 @pytest.fixture
-def write_recipe(tmp_path):
+def write_recipe(tmp_path, tiny):
     """Writes the tiny configuration, with some fields changed; its runs go beside it."""
 
     def write(**changes: object) -> Path:
         path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump({**TINY, **changes, "output": str(tmp_path / "runs")}))
+        path.write_text(yaml.safe_dump({**tiny, **changes, "output": str(tmp_path / "runs")}))
         return path
 
     return write
@@ -59,35 +94,45 @@ def run_alone(name: str) -> dict[str, torch.Tensor]:
         dist.destroy_process_group()
 
 
-@pytest.fixture
-def run_ranks(tmp_path):
+def run_together(world: int, folder: Path) -> None:
+    """Every program of so many processes in one start of them, since a start costs more than the programs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(world):
+        environment = {
+            **os.environ,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, str(PROGRAMS), str(folder)]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    errors = []
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(errors)
+
+
+@pytest.fixture(scope="session")
+def run_ranks(tmp_path_factory):
+    """`run_ranks(program, world)`: what rank 0 of `world` processes made of a program of `rank_programs`."""
+    folders: dict[int, Path] = {}
+
     def run(name: str, world: int) -> dict[str, torch.Tensor]:
         if world == 1:
             return run_alone(name)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        output = tmp_path / f"{name}-{world}.pt"
-        processes = []
-        for rank in range(world):
-            environment = {
-                **os.environ,
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "RANK": str(rank),
-                "WORLD_SIZE": str(world),
-                "GLOO_SOCKET_IFNAME": "lo",
-                "OMP_NUM_THREADS": "1",
-            }
-            command = [sys.executable, str(PROGRAMS), name, str(output)]
-            processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-        errors = []
-        try:
-            errors = [process.communicate(timeout=120)[1] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        assert all(process.returncode == 0 for process in processes), "\n".join(errors)
-        return torch.load(output)
+        if world not in folders:
+            folder = tmp_path_factory.mktemp(f"ranks-{world}")
+            run_together(world, folder)
+            folders[world] = folder
+        return torch.load(folders[world] / f"{name}.pt")
 
     return run

@@ -1,10 +1,12 @@
-"""What each process of a several-process test does: `python rank_programs.py NAME OUTPUT`, RANK and WORLD_SIZE set.
+"""What each process of a several-process test does: `python rank_programs.py FOLDER`, RANK and WORLD_SIZE set.
 
-Rank 0 saves a dictionary of tensors to OUTPUT. Run by `conftest.run_ranks`.
+Every program of that world runs in turn, and rank 0 saves its dictionary of tensors to FOLDER/NAME.pt. Run by
+`conftest.run_ranks`.
 """
 
 import gc
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -190,11 +192,25 @@ PROGRAMS = {
     "partial_fc_at_a_tenth": partial_fc_at_a_tenth,
 }
 
+IN_A_WORLD_OF = {
+    2: (
+        "gradients",
+        "accumulated",
+        "two_outputs",
+        "partial_fc",
+        "partial_fc_sampled",
+        "partial_fc_four_classes_sampled",
+        "partial_fc_at_a_tenth",
+    ),
+    3: ("partial_fc", "partial_fc_two_classes", "partial_fc_two_classes_sampled"),
+}
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    result = PROGRAMS[sys.argv[1]]()
-    if dist.get_rank() == 0:
-        torch.save(result, sys.argv[2])
+    for name in IN_A_WORLD_OF[dist.get_world_size()]:
+        result = PROGRAMS[name]()
+        if dist.get_rank() == 0:
+            torch.save(result, Path(sys.argv[1], f"{name}.pt"))
     gc.collect()  # as `joined_group` does
     dist.destroy_process_group()

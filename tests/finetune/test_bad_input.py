@@ -156,7 +156,8 @@ sys.exit(run(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("change", ["epochs=2", "losses.0={kind: partial_fc}"], ids=["weights", "shards"])
-def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_nothing_half_written(recipe, change):
+def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_nothing_half_written(write_recipe, change):
+    recipe = write_recipe(model={"reference": "osnet_x0_25", "size": [32, 16]})  # 1 MB, five times what LIMITED allows
     options = ["epochs=1", "losses.0={kind: partial_fc}"] if "partial_fc" in change else ["epochs=1"]
     first = finetune(recipe, options, quiet=True)
     before = {path: path.read_bytes() for path in first.last.rglob("*") if path.is_file()}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from rtool.converters.bundles.reference import load_model
@@ -28,7 +29,6 @@ BASE = {
     "name": "tiny",
     "epochs": 2,
     "log_every": 1,
-    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
     "data": {
         "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
         "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
@@ -43,13 +43,18 @@ BASE = {
 }
 
 
-@pytest.fixture
-def config(tmp_path):
-    import yaml
+OSNET = "model={reference: osnet_x0_25, size: [32, 16]}"
 
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**BASE, "output": str(tmp_path / "runs")}))
+
+def written(folder: Path, model: dict[str, object]) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "model": model, "output": str(folder / "runs")}))
     return path
+
+
+@pytest.fixture
+def config(tmp_path, tiny_model):
+    return written(tmp_path, tiny_model)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -102,7 +107,8 @@ def test_what_was_loaded_removed_and_ignored_of_a_weights_file_is_reported(confi
     state = build_architecture("osnet_x0_25").state_dict()
     wrapped = {f"model.{name}": value for name, value in state.items()}
     torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "w.ckpt")
-    result = finetune(config, [f"model.weights={tmp_path / 'w.ckpt'}", "epochs=1", "steps_per_epoch=1"], quiet=True)
+    changes = [OSNET, f"model.weights={tmp_path / 'w.ckpt'}", "epochs=1", "steps_per_epoch=1"]
+    result = finetune(config, changes, quiet=True)
     origin = result.weights["origin"]
     assert (origin["container"], origin["removed"], origin["ignored"]) == ("state_dict", ["model."], ["epoch"])
     assert len(result.weights["matched"]) == len(state)
@@ -120,7 +126,7 @@ def test_the_saved_model_is_the_one_that_was_evaluated(config):
 
 def test_a_checkpoint_tells_how_it_came_to_be(config):
     """Where it began, and one link for this run with the metrics of these very weights."""
-    result = finetune(config, quiet=True)
+    result = finetune(config, [OSNET], quiet=True)
     chain = load_model(result.last).chain
     assert [link.step for link in chain] == ["source", "trained"]
     facts = chain[-1].facts
@@ -191,16 +197,38 @@ def test_kill_9_leaves_whole_checkpoints_and_a_run_to_resume(config, tmp_path):
     assert resumed.run_dir.parent.parent.name == "killed"
 
 
-def test_two_processes_resume_bit_for_bit_and_one_can_go_on_for_them(config, tmp_path):
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory, tiny_model):
+    """A run of two processes, each with batches of one identity; its configuration; the caller's handlers before."""
+    config = written(tmp_path_factory.mktemp("two"), tiny_model)
     options = ["threads=1", "checkpoints.every_steps=1", "checkpoints.keep=9", "evaluation.every=2"]
-    options.append("losses.0={kind: partial_fc, rate: 0.5}")
-    whole = finetune(config, options, nproc=2, quiet=True)
+    options += ["losses.0={kind: partial_fc, rate: 0.5}", "data.batch=4", "data.images_per_identity=4"]
+    before = [signal.getsignal(number) for number in STOPPING]
+    return finetune(config, options, nproc=2, quiet=True), config, tuple(options), before
+
+
+def test_two_processes_resume_bit_for_bit_and_one_can_go_on_for_them(two_processes, tmp_path):
+    whole, config, options, _ = two_processes
     assert json.loads((whole.run_dir / "env.json").read_text())["processes"] == 2
     same = finetune(config, options, resume=cut_back(whole.run_dir, tmp_path / "two", step=1), nproc=2, quiet=True)
     assert_same_state(whole.run_dir, same.run_dir)
-    alone = finetune(config, options, resume=cut_back(whole.run_dir, tmp_path / "one", step=1), quiet=True)
+    apart = [*options, "data.images_per_identity=2"]  # on one process, a batch of one identity has no negatives
+    alone = finetune(config, apart, resume=cut_back(whole.run_dir, tmp_path / "one", step=1), quiet=True)
     assert alone.finished
     assert alone.epochs == whole.epochs
+
+
+def test_batches_of_one_identity_a_process_are_trained_and_reported(two_processes):
+    result = two_processes[0]
+    assert result.finished
+    assert "data:image/png;base64," in (result.run_dir / "report.html").read_text()
+
+
+def test_a_run_of_two_processes_leaves_the_handlers_of_its_caller(two_processes):
+    assert [signal.getsignal(number) for number in STOPPING] == two_processes[3]
 
 
 def cut_back(run: Path, copy: Path, step: int) -> Path:
@@ -223,7 +251,7 @@ def test_a_finished_run_is_not_resumed(config):
 
 
 def test_frozen_layers_and_their_batchnorm_stay_and_others_move(config):
-    result = finetune(config, ["model.freeze={'conv1*': null}", "epochs=1"], quiet=True)
+    result = finetune(config, [OSNET, "model.freeze={'conv1*': null}", "epochs=1"], quiet=True)
     torch.manual_seed(0)
     from rtool.converters import build_architecture
 
@@ -242,7 +270,7 @@ def test_frozen_layers_and_their_batchnorm_stay_and_others_move(config):
         ("optimizer.lr_multipliers={'conv9*': 1}", ConfigError, "matches no parameter"),
         ("device=cuda:7", PlatformError, "GPU 7 was asked for"),
         ("data.batch=64", DataError, "lower data.batch"),
-        ("model.restore_bn=true", ConfigError, "has its BatchNorms"),
+        ("model={reference: osnet_x0_25, size: [32, 16], restore_bn: true}", ConfigError, "has its BatchNorms"),
         ("model.output=1", InputError, "has 1 outputs"),
         ("evaluation.metric=map", ConfigError, "known: mAP"),
         (
@@ -313,13 +341,6 @@ def test_a_run_that_diverges_from_its_first_step_has_nothing_to_go_on_from(confi
     with pytest.raises(GateError, match=r"; start a new run$"):
         finetune(config, ["optimizer.lr=1e30", "epochs=20", "evaluation.every=20"], quiet=True)
     assert finetune(config, ["epochs=1"], resume="auto", quiet=True).steps == 4
-
-
-def test_batches_of_one_identity_a_process_are_trained_and_reported(config):
-    batches = ["data.batch=4", "data.images_per_identity=4", "epochs=1", "steps_per_epoch=1", "threads=1"]
-    result = finetune(config, batches, nproc=2, quiet=True)
-    assert result.finished
-    assert "data:image/png;base64," in (result.run_dir / "report.html").read_text()
 
 
 def test_a_picture_that_cannot_be_drawn_does_not_change_how_a_run_ends(config, monkeypatch):

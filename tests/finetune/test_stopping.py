@@ -154,13 +154,6 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_run_of_two_processes_leaves_the_handlers_of_its_caller(recipe):
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    before = [signal.getsignal(number) for number in numbers]
-    finetune(recipe, ["epochs=1", "threads=1"], nproc=2, quiet=True)
-    assert [signal.getsignal(number) for number in numbers] == before
-
-
 def test_sigterm_to_the_launcher_lets_two_processes_save_and_exit_0(recipe):
     command = [sys.executable, "-m", "rtool", "finetune", str(recipe), "epochs=500", "threads=1", "--nproc", "2", "-q"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

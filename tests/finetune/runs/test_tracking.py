@@ -18,7 +18,6 @@ CONFIG = {
     "name": "tiny",
     "epochs": 1,
     "log_every": 1,
-    "model": {"reference": "osnet_x0_25", "size": [32, 16]},
     "data": {
         "train": "synthetic-people:identities=8,images=4,seed=1,size=32x16",
         "evaluate": "synthetic-people:identities=4,images=8,seed=2,size=32x16",
@@ -46,10 +45,10 @@ def calls(monkeypatch):
     return recorded
 
 
-def test_wandb_is_given_the_configuration_every_number_and_the_end(calls, tmp_path):
+def test_wandb_is_given_the_configuration_every_number_and_the_end(calls, tiny_model, tmp_path):
     from rtool.finetune.config.config import FinetuneConfig
 
-    config = FinetuneConfig.model_validate({**CONFIG, "output": tmp_path})
+    config = FinetuneConfig.model_validate({**CONFIG, "model": tiny_model, "output": tmp_path})
     run = finetune(config, quiet=True).run_dir
     kind, options = calls[0]
     assert kind == "init"

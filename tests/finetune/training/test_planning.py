@@ -16,6 +16,15 @@ from rtool.finetune.runs.run_folder import create_run_folder
 from rtool.finetune.training.planning import plan_run
 
 
+OSNET = {"reference": "osnet_x0_25", "size": [32, 16]}
+
+
+@pytest.fixture
+def tiny(tiny):
+    """With a network of the zoo, which has options and whose activations weigh as much as its weights."""
+    return {**tiny, "model": OSNET}
+
+
 def test_the_plan_has_shapes_counts_and_how_it_will_be_measured(write_recipe, tmp_path, capsys):
     plan = plan_run(load_config(write_recipe()), nproc=2)
     assert (plan.input, plan.embedding, plan.train_images, plan.train_identities) == ((3, 32, 16), 512, 32, 8)
@@ -28,7 +37,7 @@ def test_the_plan_has_shapes_counts_and_how_it_will_be_measured(write_recipe, tm
 
 def test_the_plan_shows_what_a_weights_file_gives(write_recipe, tmp_path, capsys):
     torch.save({"model": load_network(load_config(write_recipe()).model).module.state_dict()}, tmp_path / "w.pth")
-    config = write_recipe(model={"reference": "osnet_x0_25", "size": [32, 16], "weights": str(tmp_path / "w.pth")})
+    config = write_recipe(model={**OSNET, "weights": str(tmp_path / "w.pth")})
     assert plan_run(load_config(config)).weights.origin.container == "model"
     assert main.run(["finetune", str(config), "--dry-run"]) == 0
     assert "tensors loaded; read from 'model'" in capsys.readouterr().out
