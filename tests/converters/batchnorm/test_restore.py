@@ -1,6 +1,7 @@
 """A restored BatchNorm changes nothing in eval mode, is a real BatchNorm in training, and folds away again."""
 
 import copy
+import functools
 import hashlib
 import math
 import re
@@ -25,6 +26,11 @@ from rtool.errors import InputError
 
 def fused(name: str) -> fx.GraphModule:
     """The network as an exporter leaves it: trained statistics, BatchNorm folded."""
+    return copy.deepcopy(fused_once(name))
+
+
+@functools.cache
+def fused_once(name: str) -> fx.GraphModule:
     torch.manual_seed(0)
     module = build_architecture(name, input_size=(32, 32))
     with torch.no_grad():

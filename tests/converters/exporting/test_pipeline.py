@@ -16,7 +16,6 @@ from torch import nn
 
 from rtool.converters import (
     Preprocessing,
-    build_architecture,
     export,
     load_bundle,
     onnx_to_torch,
@@ -31,11 +30,27 @@ SIZE = (32, 32)
 PREPROCESSING = Preprocessing(*SIZE)
 
 
+class Network(nn.Module):
+    """Convolutions with BatchNorm, a shortcut, a pooling and a Linear layer: 3x32x32 to 16 numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+        self.conv3, self.bn3 = nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)) + x)
+        return self.fc(self.pool(torch.relu(self.bn3(self.conv3(x)))).flatten(1))
+
+
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory):
     """A fused export of a small network with weights that no exporter would merge."""
     torch.manual_seed(0)
-    module = build_architecture("osnet_x0_25", embedding_size=16)
+    module = Network()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
