@@ -15,7 +15,6 @@ from rtool.finetune.processes.launching import count_processes
 from rtool.finetune.runs.run_folder import create_run_folder
 from rtool.finetune.training.planning import plan_run
 
-
 OSNET = {"reference": "osnet_x0_25", "size": [32, 16]}
 
 
