@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..converters.bundles.reference import open_runner
 from ..converters.records.preprocessing import Preprocessing
-from ..converters.runtime.parity import Parity, measure_parity
+from ..converters.runtime.parity import Parity, check_gates, measure_parity
 from ..converters.runtime.runners import Runner
 from ..errors import InputError
 from .references import common_batch, random_inputs
@@ -54,7 +54,8 @@ def parity(
     the cosine is the smallest one over the output rows [N, ...]. Both are computed in float64.
 
     Raises:
-        InputError: the models have different inputs, outputs or fixed batches.
+        InputError: the models have different inputs, outputs or fixed batches; a tolerance is no number that an
+            outcome can meet.
         PlatformError: `device` is a GPU that cannot be used.
 
     Examples:
@@ -62,6 +63,7 @@ def parity(
         >>> report.batch, report.passed, report.parity.max_rel
         (2, True, 0.0)
     """
+    check_gates("bench parity", max_rel, min_cosine)
     runners = open_runner(reference), open_runner(candidate, device=device)
     batch = common_batch(runners, batch)
     if data:

@@ -29,7 +29,7 @@ def bench() -> None:
 )
 @click.argument("reference")
 @click.argument("candidate")
-@click.option("--batch", default=2, show_default=True, help="Rows; ignored for a fixed batch.")
+@click.option("--batch", default=2, show_default=True, type=click.IntRange(1), help="Rows; ignored for a fixed batch.")
 @click.option("--data", help="Compare on the first images of this data set instead of random numbers.")
 @click.option("--max-rel", type=float, help="Largest relative error allowed.  [default: 1e-5 without --min-cosine]")
 @click.option("--min-cosine", type=float, help="Smallest cosine similarity allowed per output row.")
@@ -65,7 +65,7 @@ def parity_command(
         seed=seed,
         device=device,
     )
-    numbers = report.parity
+    numbers, verdict = report.parity, "PASSED" if report.passed else "FAILED"
     output.emit(
         report,
         [
@@ -82,8 +82,9 @@ def parity_command(
                 f"{numbers.min_cosine:.8f}" + ("" if min_cosine is None else f"  (>= {min_cosine:g})"),
             ),
             ("rank agreement", f"{numbers.rank_agreement:.4f}"),
-            ("verdict", "PASSED" if report.passed else "FAILED"),
+            ("verdict", verdict),
         ],
+        brief=f"{verdict}: max relative error {numbers.max_rel:.3g}, min cosine {numbers.min_cosine:.8f}",
     )
     if not report.passed:
         raise GateError(f"{candidate} differs from {reference} by more than the tolerance")
@@ -140,7 +141,13 @@ def latency_command(
         numbers = [f"{value:.2f}" for value in (row.p50, row.p95, row.p99)]
         interval = f"{row.ratio_low:.3f} .. {row.ratio_high:.3f}"
         table.add_row(row.model, *numbers, f"{row.samples_per_second:.0f}", f"{row.ratio:.3f}", interval)
-    output.emit(report, [("batch", report.batch), ("rounds", report.rounds)], tables=[table], artefact=save)
+    output.emit(
+        report,
+        [("batch", report.batch), ("rounds", report.rounds)],
+        tables=[table],
+        artefact=save,
+        brief="" if save else "; ".join(f"{row.model} p50 {row.p50:.2f} ms" for row in report.rows),
+    )
 
 
 @bench.command(
@@ -197,4 +204,5 @@ def serving_command(
                 "LIMITING: the client, not the server, limits these figures" if report.client_bound else "not limiting",
             ),
         ],
+        brief=f"{report.crops_per_second:.1f} crops/s, p50 {report.p50:.2f} ms, {report.errors} errors",
     )

@@ -126,7 +126,13 @@ def finetune_command(
 )
 @click.option("--no-flip", is_flag=True, help="Do not add the embedding of the mirror image.")
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Images per batch.")
-@click.option("--embedding", default=0, show_default=True, help="Number of the output that is the embedding, from 0.")
+@click.option(
+    "--embedding",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of the output that is the embedding, from 0.",
+)
 @click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
 @click.option(
     "--preprocessing",
@@ -178,7 +184,13 @@ def evaluate_command(
     )
     values = vars(result).items()
     rows = [(name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in values]
-    output.emit({"protocol": result.protocol, **vars(result)}, [("protocol", result.protocol), *rows], artefact=roc)
+    main = "mAP" if result.protocol == "retrieval" else "accuracy"
+    output.emit(
+        {"protocol": result.protocol, **vars(result)},
+        [("protocol", result.protocol), *rows],
+        artefact=roc,
+        brief="" if roc else f"{result.protocol}: {main} {vars(result)[main]:.4f}",
+    )
 
 
 @click.group("config")

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import InputError
 from ..passes.batch import Batch
 from ..records.preprocessing import Preprocessing
+from ..runtime.parity import check_gates
 
 __all__ = ["CalibrationBatches", "ConversionKeywords", "ConversionOptions"]
 
@@ -24,7 +25,7 @@ class ConversionOptions:
     """How an ONNX file becomes a bundle.
 
     Raises:
-        InputError: `restore_bn` without `calibrate`.
+        InputError: `restore_bn` without `calibrate`, or a tolerance that is no number from 0 on.
     """
 
     restore_bn: bool = False
@@ -54,6 +55,7 @@ class ConversionOptions:
     hundred layers differ by less."""
 
     def __post_init__(self) -> None:
+        check_gates("onnx2torch: tolerance", max_rel=self.tolerance)
         if self.restore_bn and self.calibrate is None:
             raise InputError("--restore-bn measures activations: give images with --calibrate DATA")
 

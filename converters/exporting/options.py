@@ -17,6 +17,7 @@ from ..passes.simplification import Simplifier
 from ..passes.targets import check_precision
 from ..precision.int8_ranges import CalibrationMethod
 from ..records.preprocessing import Preprocessing
+from ..runtime.parity import check_gates
 
 __all__ = ["ExportKeywords", "ExportOptions", "Format", "MeasuredInputs", "Precision"]
 
@@ -42,7 +43,7 @@ class ExportOptions:
     """How a model becomes a file.
 
     Raises:
-        InputError: options exclude each other, or one has no effect with the others.
+        InputError: options exclude each other, or one has no effect with the others; a gate is no such number.
     """
 
     fp16: bool = False
@@ -87,6 +88,8 @@ class ExportOptions:
     """Replace a file that is already there."""
 
     def __post_init__(self) -> None:
+        check_gates("export --tolerance", max_rel=self.tolerance)
+        check_gates("export --min-cosine", min_cosine=self.min_cosine)
         precision = self.precision
         self._check_format(precision)
         for name in self._given():

@@ -6,6 +6,7 @@ the reference. An error per element would be dominated by elements that happen t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import GateError, InputError
 
-__all__ = ["Parity", "assert_parity", "measure_parity"]
+__all__ = ["Parity", "assert_parity", "check_gates", "measure_parity"]
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -38,6 +39,23 @@ class Parity:
     def identical(self) -> bool:
         """Whether no element differs."""
         return self.max_abs == 0.0
+
+
+def check_gates(what: str, max_rel: float | None = None, min_cosine: float | None = None) -> None:
+    """Check that the gates of a comparison are numbers that an outcome can meet or miss; None is no gate.
+
+    Args:
+        what: What was asked for, for the message: a command, and the option where its name is another.
+        max_rel: The largest relative error allowed, finite and at least 0.
+        min_cosine: The smallest cosine allowed, from -1 to 1.
+
+    Raises:
+        InputError: one is not such a number; NaN is none.
+    """
+    if max_rel is not None and not 0 <= max_rel < math.inf:
+        raise InputError(f"{what}: the largest relative error must be a number from 0 on, got {max_rel}")
+    if min_cosine is not None and not -1 <= min_cosine <= 1:
+        raise InputError(f"{what}: the smallest cosine must be a number from -1 to 1, got {min_cosine}")
 
 
 def measure_parity(reference: Arrays, candidate: Arrays) -> Parity:

@@ -52,8 +52,10 @@ def open_embedder(
         size: Height and width in pixels, for models that do not state it.
 
     Raises:
-        InputError: the model does not exist, or its input size is unknown or another.
+        InputError: the model does not exist, its input size is unknown or another, or `output` is negative.
     """
+    if output < 0:
+        raise InputError(f"output {output} was asked for; outputs count from 0")
     own: Preprocessing | None = None
     runner: Runner
     if not isinstance(reference, str | Path):

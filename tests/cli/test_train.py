@@ -5,6 +5,8 @@ import json
 import pytest
 
 from rtool.cli import main
+from rtool.errors import InputError
+from rtool.finetune.evaluation.embedders import open_embedder
 
 PEOPLE = "synthetic-people:identities=6,images=8,seed=2,size=32x16"
 FACES = "synthetic-faces:identities=6,images=6,seed=2,size=32x32"
@@ -29,6 +31,22 @@ def test_evaluate_measures_re_ranked_retrieval(model, capsys):
         results.append(json.loads(capsys.readouterr().out))
     assert [result["reranked"] for result in results] == [False, True]
     assert results[0]["mAP"] != results[1]["mAP"]
+
+
+def test_evaluate_quietly_prints_the_main_metric_in_one_line(model, capsys):
+    assert main.run(["evaluate", str(model), PEOPLE, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)["mAP"]
+    assert main.run(["evaluate", str(model), PEOPLE, "-q"]) == 0
+    assert capsys.readouterr().out == f"retrieval: mAP {measured:.4f}\n"
+    assert main.run(["evaluate", str(model), FACES, "-q"]) == 0
+    assert capsys.readouterr().out.startswith("verification: accuracy 0.")
+
+
+def test_a_negative_output_is_refused_before_anything_is_opened(capsys):
+    assert main.run(["evaluate", "nowhere.onnx", "nowhere", "--embedding", "-1"]) == 2
+    assert "-1 is not in the range x>=0" in capsys.readouterr().err
+    with pytest.raises(InputError, match="output -1 was asked for; outputs count from 0"):
+        open_embedder("nowhere.onnx", output=-1)
 
 
 def test_evaluate_writes_the_roc_of_a_verification(model, tmp_path, capsys):
