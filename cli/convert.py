@@ -59,7 +59,7 @@ def inspect_command(output: Output, model: str) -> None:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="Load this state_dict (.pth): fused, or with --restore-bn the original's.",
+    help="Load this state_dict (.safetensors, .pth, .pt or .ckpt): fused, or with --restore-bn the original's.",
 )
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that do not train, e.g. 'conv1.*'; repeatable.")

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import rtool
 from rtool.cli.main import cli
+from rtool.errors import InputError
 from rtool.finetune.finetuning import finetune
 from rtool.serving import TritonServer
 
@@ -148,6 +149,22 @@ def test_every_call_is_made_here_or_where_it_is_said_to_be():
 @pytest.mark.parametrize("command", CALLS)
 def test_a_call_returns_what_its_annotation_says(command: str, model: Path, tmp_path: Path):
     assert isinstance(CALLS[command](model, tmp_path), returned_by(command))
+
+
+MODELS = ("inspect", "onnx2torch", "evaluate", "export", "deploy", "bench.parity", "bench.latency")
+"""Calls that open a model."""
+
+
+@pytest.mark.parametrize("command", MODELS)
+def test_a_name_that_no_file_can_have_is_refused(command: str, tmp_path: Path):
+    with pytest.raises(InputError, match=r"'a.x00b\.onnx': no file can have this name"):
+        CALLS[command](Path("a\0b.onnx"), tmp_path)
+
+
+@pytest.mark.parametrize("command", ["inspect", "onnx2torch", "export", "deploy"])
+def test_a_model_on_a_server_has_no_graph_to_work_on(command: str, tmp_path: Path):
+    with pytest.raises(InputError, match=r"triton:/.*: is a model on a server, which gives outputs but no graph"):
+        CALLS[command]("triton://127.0.0.1:8001/m", tmp_path)
 
 
 def test_the_calls_around_a_server_return_what_their_annotations_say(model: Path, tmp_path: Path):

@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from ...errors import InputError, nearest
+from ..files.model_bytes import refuse_served
 from ..files.model_file import ModelFile
 from ..files.torch_archives.programs import load_program
 from ..files.torch_archives.scripts import load_script
@@ -121,13 +122,14 @@ def load_model(reference: str | Path) -> Model:
     """Open a model reference.
 
     Raises:
-        InputError: it names nothing that exists, or a file that is not what its name says.
+        InputError: it names nothing that exists, a model on a server, or a file that is not what its name says.
 
     Examples:
         >>> model = rtool.converters.load_model("model.onnx")
         >>> model.kind, type(model.module.conv).__name__
         ('onnx', 'Conv2d')
     """
+    refuse_served(reference)
     path = Path(reference)
     name = str(reference)
     if name in ZOO:

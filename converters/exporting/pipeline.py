@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import InputError
+from ..bundles.reference import TORCH_SUFFIXES
 from ..files.atomic_file import check_file_output, serialised
 from ..records.image_digest import describe_images
 from .folding import folded, module_outputs
@@ -29,6 +30,8 @@ from .torch_formats import Traced, trace_program, trace_script
 __all__ = ["export"]
 
 _SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
+_FORMATS = {".onnx": "onnx"} | {name: "pt2" if name == ".pt2" else "torchscript" for name in TORCH_SUFFIXES}
+"""Suffixes that readers go by, rtool among them; any other may be given to any format."""
 
 
 def export(
@@ -68,10 +71,17 @@ def _output_path(origin: ExportOrigin, output: str | Path | None, options: Expor
     """Where the file goes.
 
     Raises:
-        InputError: it or its manifest is there already, cannot be written, or belongs to the source.
+        InputError: it or its manifest is there already, cannot be written, or belongs to the source; its suffix is
+            that of another format.
     """
     name = _stem(origin.name) + _suffix(options.format, options.precision)
     path = Path(output) if output is not None else Path(name)
+    stated = _FORMATS.get(path.suffix, options.format)
+    if stated != options.format:
+        raise InputError(
+            f"{path}: would hold {options.format}, and {path.suffix} is the suffix of {stated}; "
+            f"pass --format {stated}, or name the file *{_SUFFIXES[options.format]}"
+        )
     for file in (path, manifest_path(path)):
         check_file_output(file, sources=origin.files)
         if file.exists() and not options.overwrite:

@@ -120,7 +120,10 @@ def read_float32_nodes(path: Path) -> tuple[str, ...]:
         if not isinstance(entries, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its entries are no names")
         return tuple(names)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be read ({reason}); give an export's manifest or a JSON list") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected an export's manifest or a JSON list of node names ({error})") from error
 
 

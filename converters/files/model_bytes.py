@@ -12,7 +12,7 @@ from typing import Protocol
 from ...errors import InputError
 from ..records.file_digest import OpenFile
 
-__all__ = ["Content", "HeldBytes", "changed_while_reading", "open_model", "read_model_bytes"]
+__all__ = ["Content", "HeldBytes", "changed_while_reading", "open_model", "read_model_bytes", "refuse_served"]
 
 _EXPORT_HINT = "export the model with torch.onnx.export or download the .onnx file itself"
 _HEAD = 512
@@ -52,8 +52,9 @@ def open_model(path: Path) -> OpenFile:
     """Open an ONNX file, after recognising what else a file of that name may hold.
 
     Raises:
-        InputError: missing, a folder, empty, unreadable, or recognisably something else.
+        InputError: missing, a folder, empty, unreadable, on a server, or recognisably something else.
     """
+    refuse_served(path)
     if path.is_dir():
         if (path / "bundle.json").is_file():
             raise InputError(f"{path}: expected an ONNX file, got a bundle; `rtool export` makes ONNX of it")
@@ -67,8 +68,23 @@ def open_model(path: Path) -> OpenFile:
         raise InputError(f"{path}: no such file; check the path{_neighbours(path)}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r}: no file can have this name ({error}); check the path") from error
     _refuse_other_formats(path, head)
     return file
+
+
+def refuse_served(reference: str | Path) -> None:
+    """Refuse a model of a running server where its graph or weights are needed.
+
+    Raises:
+        InputError: `reference` is triton://..., also as a path, which has one slash less.
+    """
+    if str(reference).startswith("triton:/"):
+        raise InputError(
+            f"{reference}: is a model on a server, which gives outputs but no graph and no weights; give the file or "
+            "bundle that it was deployed from"
+        )
 
 
 def read_model_bytes(path: Path, file: OpenFile | None = None) -> bytes:

@@ -44,7 +44,10 @@ def test_json_holds_every_step(model, tmp_path, capsys):
     [
         (["--batch", "many"], 2, "positive number or 'dynamic'"),
         (["--embed-preprocessing"], 2, "preprocessing"),
-        (["--tolerance", "-1"], 1, "export step 'write-back'"),
+        (["--tolerance", "-1"], 2, "from 0 on, got -1.0"),
+        (["--tolerance", "nan"], 2, "from 0 on, got nan"),
+        (["--fp16", "--min-cosine", "nan"], 2, "from -1 to 1, got nan"),
+        (["--fp16", "--keep-float32", "."], 2, ".: cannot be read (Is a directory); give an export's manifest"),
         (["--calibrate", "synthetic-people", "--calibration-images", "-5"], 2, "-5 is not in the range x>=1"),
         (["--half-io"], 2, "--half-io"),
     ],
@@ -55,3 +58,11 @@ def test_failures_are_one_message_and_an_exit_code(model, tmp_path, capsys, argu
     assert message in captured
     assert "Traceback" not in captured
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("onnx", ".pt2"), ("onnx", ".pt"), ("pt2", ".onnx"), ("pt2", ".pt")])
+def test_a_file_named_as_another_format_is_refused(model, tmp_path, capsys, format, suffix):
+    assert run(["export", str(model), "-o", str(tmp_path / f"out{suffix}"), "--format", format]) == 2
+    message = capsys.readouterr().err
+    assert f"out{suffix}: would hold {format}, and {suffix} is the suffix of" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
