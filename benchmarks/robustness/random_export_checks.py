@@ -1,7 +1,7 @@
 """What becomes of one random export: converted, compared, trained a little, written back, its batch made dynamic.
 
 The file is judged by the network it came from. Where the module and ONNX Runtime differ by more than the bound, both
-are held to the network in float64, which tells whose error it is. A network with Sigmoid or Softmax inside loses digits
+are held to the network in float64, which shows whose error it is. A network with Sigmoid or Softmax inside loses digits
 that no converter can give back, so what counts in the end is the module in float64 against the network in float64.
 """
 

@@ -178,7 +178,7 @@ class GraphBuilder:
         return free
 
     def _free_path(self, path: str) -> str:
-        """`path` made safe; where it leads through a layer it stays beside it, where it is taken it is numbered."""
+        """`path` made safe; where it leads through a layer it stays beside it, where it is in use it is numbered."""
         wanted = self._beside_layers(safe_path(path) or "module")
         free, number = wanted, 1
         while self._is_taken(free):
@@ -268,7 +268,7 @@ def _alias_owner(value: ir.Value, source: ir.Node) -> str:
     if is_generated(name):
         return scope_of(source)
     if "Fuse" in source.metadata_props.get(_REWRITE_RULE, ""):
-        return ""  # the node tells of the BatchNorm that went into it, the weight is the layer's own
+        return ""  # the node names the BatchNorm that was folded into it, the weight is the layer's own
     flattened = re.escape(re.sub(r"\W", "_", name))
     return "" if re.search(rf"%[pbc]_{flattened}\b", fx_node) else scope_of(source)
 

@@ -47,7 +47,7 @@ _RESERVED = frozenset(dir(nn.Module())) | {"graph", "code", "meta"}
 
 
 def is_generated(name: str) -> bool:
-    """Whether an initializer's name was made up by an exporter rather than taken from the model."""
+    """Whether an initializer's name was made up by an exporter rather than given by the model."""
     return bool(_GENERATED.search(name))
 
 
@@ -71,7 +71,7 @@ def tells_scope(node: ir.Node) -> bool:
 
 
 def classes_of(node: ir.Node) -> dict[str, str]:
-    """Module path -> class name, for the modules a node lay in; only dynamo exports tell."""
+    """Module path -> class name, for the modules a node lay in; only dynamo exports state it."""
     scopes, hierarchy = node.metadata_props.get(_SCOPES), node.metadata_props.get(_CLASSES)
     return dict(_paired(scopes, hierarchy)) if scopes and hierarchy else {}
 

@@ -220,7 +220,7 @@ def _places(
         return [(read.node, read.index) for read in reading]
     called = Counter(node.name for node in readers.nodes)
     if any(not name or called[name] > 1 or name in fixed for name in names):
-        return []  # nodes without a name or of one name, or their inputs, cannot be told apart
+        return []  # nodes without a name or of one name, or their inputs, cannot be distinguished
     if fixed and any(output.name == value for output in proto.graph.output):
         return []
     own = [read for read in reading if names.intersection(read.users)]

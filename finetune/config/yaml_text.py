@@ -1,4 +1,4 @@
-"""YAML with bounds: aliases may repeat a part of a file, but not unfold a few lines into a billion values.
+"""YAML with bounds: aliases may repeat a part of a file, but not expand a few lines into a billion values.
 
 The safe loaders of PyYAML make no objects, and follow aliases and nesting without a limit. Here the size of the
 document with all aliases written out is worked out on its nodes, before anything is constructed.
@@ -20,7 +20,7 @@ def load_yaml(text: str, loader_class: type[yaml.SafeLoader]) -> Any:
     """The one document in `text`.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or unfolds beyond all bounds.
+        yaml.YAMLError: it is no YAML, or expands beyond all bounds.
     """
     if len(text) > _LONGEST:
         raise yaml.YAMLError(f"{len(text)} characters, at most {_LONGEST} are read")
@@ -30,7 +30,7 @@ def load_yaml(text: str, loader_class: type[yaml.SafeLoader]) -> Any:
         if node is None:
             return None
         if _size(node, {}, set()) > _MOST_VALUES:
-            raise yaml.YAMLError(f"its aliases unfold to more than {_MOST_VALUES} values")
+            raise yaml.YAMLError(f"its aliases expand to more than {_MOST_VALUES} values")
         return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None

@@ -1,8 +1,8 @@
 """Executes generated source text, from memory and before it is saved, so that it can be compared with the module.
 
-Only text that `generate_source` has just made is executed, never a file. What it may contain is narrow, and checked
-on its syntax tree first: imports of torch and the standard library's `math` and `typing`, no builtins that reach
-outside. Names from an ONNX file enter it as identifiers and string literals only; this would stop one that did not.
+Only text that `generate_source` has just made is executed, never a file. Its syntax tree is checked first: imports of
+torch and of the standard library's `math` and `typing` alone, and no builtins that reach outside. Names from an ONNX
+file enter it as identifiers and string literals only; this would stop one that did not.
 """
 
 from __future__ import annotations
