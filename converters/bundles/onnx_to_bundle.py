@@ -261,7 +261,7 @@ def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> Chain
     facts: dict[str, Any] = {"parity_max_rel": _errors(parity), "versions": versions}
     if batch is not None:
         facts["batch"] = batch
-    detail = f"by rtool {versions['rtool']}, max relative error {worst:.2g} against ONNX Runtime"
+    detail = f"by rtool {versions['rtool']}, max relative error {worst:.2g} against {parity[0].oracle}"
     return ChainLink("converted", detail, facts)
 
 
