@@ -63,6 +63,7 @@ def inspect_command(output: Output, model: str) -> None:
 )
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that do not train, e.g. 'conv1.*'; repeatable.")
+@click.option("--learned", multiple=True, help="Single numbers of the file that train, e.g. '*.alpha'; repeatable.")
 @click.option("--batch", help="Rewrite a fixed batch first: dynamic, or a number. [default: as the file]")
 @click.option(
     "--tolerance",
@@ -84,6 +85,7 @@ def onnx2torch_command(
     weights: Path | None,
     allow_partial: bool,
     freeze: tuple[str, ...],
+    learned: tuple[str, ...],
     batch: str | None,
     tolerance: float,
     overwrite: bool,
@@ -113,6 +115,7 @@ def onnx2torch_command(
                 weights=weights,
                 allow_partial=allow_partial,
                 freeze=freeze,
+                learned=learned,
                 preprocessing=read_preprocessing(preprocessing),
                 batch=read_batch(batch),
                 tolerance=tolerance,
