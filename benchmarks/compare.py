@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ from numpy.typing import NDArray
 
 from ..converters.bundles.reference import open_runner
 from ..converters.records.preprocessing import Preprocessing
+from ..converters.runtime.double_precision import exact_outputs
+from ..converters.runtime.judging import judge
 from ..converters.runtime.parity import Parity, check_gates, measure_parity
-from ..converters.runtime.runners import Runner
+from ..converters.runtime.probability_outputs import probability_outputs
+from ..converters.runtime.reference_runner import ReferenceRunner, open_onnx
+from ..converters.runtime.runners import OnnxRunner, Runner
 from ..errors import InputError
 from .references import common_batch, random_inputs
 
@@ -33,6 +38,8 @@ class ParityReport:
     max_rel: float | None
     min_cosine: float | None
     passed: bool
+    reason: str = ""
+    """Where they differ by more than `max_rel`, what float64 says of it; who computed a file ONNX Runtime refuses."""
 
 
 def parity(
@@ -51,7 +58,9 @@ def parity(
     The inputs are seeded random numbers, or the first `batch` images of the data set `data`, preprocessed as for the
     reference model. A fixed batch replaces `batch`. The reference runs on the CPU, the candidate on `device`. The
     relative error is the largest absolute difference divided by the largest absolute value of the reference's outputs;
-    the cosine is the smallest one over the output rows [N, ...]. Both are computed in float64.
+    the cosine is the smallest one over the output rows [N, ...]. Both are computed in float64. Outputs that differ by
+    more than `max_rel` are judged by the models in float64, see `converters.runtime.judging`. On the CPU, a valid ONNX
+    file that ONNX Runtime refuses is computed by onnx.reference.
 
     Raises:
         InputError: the models have different inputs, outputs or fixed batches; a tolerance is no number that an
@@ -64,7 +73,7 @@ def parity(
         (2, True, 0.0)
     """
     check_gates("bench parity", max_rel, min_cosine)
-    runners = open_runner(reference), open_runner(candidate, device=device)
+    runners = _open(reference, "cpu"), _open(candidate, device)
     batch = common_batch(runners, batch)
     if data:
         first, second = _images(runners, (reference, candidate), data, batch)
@@ -101,14 +110,39 @@ def compare_runners(
     Raises:
         InputError: a model does not support the number, shape or kind of the inputs.
     """
-    expected = reference.run(*_as_inputs_of(reference, inputs))
-    got = candidate.run(*_as_inputs_of(candidate, inputs if candidate_inputs is None else candidate_inputs))
-    numbers = measure_parity(expected, got)
-    passed = (max_rel is None or numbers.max_rel <= max_rel) and (
-        min_cosine is None or numbers.min_cosine >= min_cosine
-    )
+    first = _as_inputs_of(reference, inputs)
+    second = _as_inputs_of(candidate, inputs if candidate_inputs is None else candidate_inputs)
+    expected, got = reference.run(*first), candidate.run(*second)
+    numbers, passed, reason = measure_parity(expected, got), True, ""
+    if max_rel is not None:
+        verdict = judge(
+            expected,
+            got,
+            max_rel,
+            exact_reference=partial(exact_outputs, reference, first),
+            exact_candidate=partial(exact_outputs, candidate, second),
+            probabilities=_probabilities(reference) or _probabilities(candidate),
+        )
+        passed, reason = verdict.agrees, verdict.reason
+    passed = passed and (min_cosine is None or numbers.min_cosine >= min_cosine)
+    refused = [runner.name for runner in (reference, candidate) if isinstance(runner, ReferenceRunner)]
+    said = [f"{name}: ONNX Runtime refuses this valid file, onnx.reference computed it" for name in refused]
+    reason = "; ".join(filter(None, (reason, *said)))
     batch = int(inputs[0].shape[0])
-    return ParityReport(reference.name, candidate.name, batch, described, numbers, max_rel, min_cosine, passed)
+    return ParityReport(reference.name, candidate.name, batch, described, numbers, max_rel, min_cosine, passed, reason)
+
+
+def _open(reference: str | Path, device: str) -> Runner:
+    path = Path(reference)
+    is_file = path.suffix == ".onnx" and not str(reference).startswith("triton://")
+    return open_onnx(path, device) if is_file else open_runner(reference, device=device)
+
+
+def _probabilities(runner: Runner) -> tuple[int, ...]:
+    """Positions of outputs that a Sigmoid or Softmax gives, where the graph is at hand."""
+    if isinstance(runner, OnnxRunner | ReferenceRunner):
+        return probability_outputs(runner.file.outline.graph)
+    return ()
 
 
 def _as_inputs_of(runner: Runner, inputs: Arrays) -> list[NDArray[np.generic]]:

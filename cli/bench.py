@@ -82,6 +82,7 @@ def parity_command(
                 f"{numbers.min_cosine:.8f}" + ("" if min_cosine is None else f"  (>= {min_cosine:g})"),
             ),
             ("rank agreement", f"{numbers.rank_agreement:.4f}"),
+            *([("reason", report.reason)] if report.reason else []),
             ("verdict", verdict),
         ],
         brief=f"{verdict}: max relative error {numbers.max_rel:.3g}, min cosine {numbers.min_cosine:.8f}",

@@ -63,7 +63,15 @@ def inspect_command(output: Output, model: str) -> None:
 )
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that do not train, e.g. 'conv1.*'; repeatable.")
+@click.option("--learned", multiple=True, help="Single numbers of the file that train, e.g. '*.alpha'; repeatable.")
 @click.option("--batch", help="Rewrite a fixed batch first: dynamic, or a number. [default: as the file]")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-5,
+    show_default=True,
+    help="Largest relative error against the file.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @output_options
 def onnx2torch_command(
@@ -77,7 +85,9 @@ def onnx2torch_command(
     weights: Path | None,
     allow_partial: bool,
     freeze: tuple[str, ...],
+    learned: tuple[str, ...],
     batch: str | None,
+    tolerance: float,
     overwrite: bool,
 ) -> None:
     """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers.
@@ -105,8 +115,10 @@ def onnx2torch_command(
                 weights=weights,
                 allow_partial=allow_partial,
                 freeze=freeze,
+                learned=learned,
                 preprocessing=read_preprocessing(preprocessing),
                 batch=read_batch(batch),
+                tolerance=tolerance,
                 overwrite=overwrite,
             )
         except KeyboardInterrupt:
@@ -169,9 +181,13 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         ("parameters", f"{result.parameters:,} ({result.trainable:,} trainable)"),
     ]
     rows += [
-        (f"parity, batch {entry.batch}", f"max relative error {entry.parity.max_rel:.2g} against ONNX Runtime")
+        (f"parity, batch {entry.batch}", f"max relative error {entry.parity.max_rel:.2g} against {entry.oracle}")
         for entry in result.parity
     ]
+    judged = [entry for entry in result.parity if entry.reason]
+    rows += [(f"judged, batch {entry.batch}", entry.reason) for entry in judged[:1]]
+    if any(entry.oracle == "onnx.reference" for entry in result.parity):
+        rows.append(("oracle", "ONNX Runtime refuses this valid file; it was compared with onnx.reference"))
     if result.batch is not None:
         advice = "--batch dynamic makes it dynamic, where that can be verified"
         rows.append(("batch", f"the model supports batches of {result.batch} only; {advice}"))

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -35,7 +36,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_bundle
 from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec, record_of, require_record
 from ..weights.module_edits import difference_from_conversion
-from ..weights.stripping import fill_weights, strip_weights
+from ..weights.stripping import fill_weights, strip_weights, weight_tensors
 from ..weights.weight_readers import fixed_reads, stored_origins
 from ..weights.writing_back import source_file, write_back
 from ..zoo.registry import build_architecture
@@ -153,7 +154,9 @@ def load_bundle(path: str | Path) -> Bundle:
         record = None
     else:
         stripped = parse_model(folder / _GRAPH)
-        module = _rebuild(folder, info, _filled(folder, info, stripped, tensors))
+        filled = _filled(folder, info, stripped, tensors)
+        module = _rebuild(folder, info, filled)
+        tensors = _without_fixed(tensors, module, filled, _mapping(folder, info))
         record = require_record(module)
         record.preprocessing, record.chain = preprocessing, chain_of_bundle(info)
     _load_tensors(module, tensors, folder)
@@ -187,7 +190,9 @@ def _filled(
 
 
 def _rebuild(folder: Path, info: dict[str, Any], source: ModelFile) -> fx.GraphModule:
-    module = onnx_to_torch(source)
+    with _understood(folder / _INFO):
+        learned = tuple(str(name) for name in info.get("learned", ()))
+    module = onnx_to_torch(source, learned=learned)
     keep_stored_names(module, _mapping(folder, info))
     record = require_record(module)
     with _understood(folder / _INFO):
@@ -198,6 +203,26 @@ def _rebuild(folder: Path, info: dict[str, Any], source: ModelFile) -> fx.GraphM
     if record.restored:
         insert_batchnorms(module, record.restored)
     return module
+
+
+def _without_fixed(
+    tensors: Mapping[str, torch.Tensor], module: nn.Module, filled: ModelFile, mapping: Mapping[str, ParameterSource]
+) -> dict[str, torch.Tensor]:
+    """`tensors` without those that an earlier rtool trained and that now are constants of the filled graph, where
+    they have the values they were trained to.
+    """
+    own = module.state_dict()
+    stale = [name for name in tensors if name in mapping and name not in own]
+    if not stale:
+        return dict(tensors)
+    stored = dict(weight_tensors(filled.outline.graph))
+    held = {name: stored.get(mapping[name].value) for name in stale}
+    in_graph = {name for name, tensor in held.items() if tensor is not None and _same_numbers(tensor, tensors[name])}
+    return {name: tensor for name, tensor in tensors.items() if name not in in_graph}
+
+
+def _same_numbers(stored: onnx.TensorProto, tensor: torch.Tensor) -> bool:
+    return np.array_equal(onnx.numpy_helper.to_array(stored).reshape(-1), tensor.numpy().reshape(-1))
 
 
 def _build_architecture(folder: Path, architecture: Mapping[str, Any]) -> nn.Module:
@@ -252,6 +277,7 @@ def _record_to_dict(record: ConversionRecord | None) -> dict[str, Any]:
         "nodes": {name: list(nodes) for name, nodes in record.nodes.items()},
         "restored": [asdict(entry) for entry in record.restored],
         "frozen": list(record.frozen),
+        **({"learned": list(record.learned)} if record.learned else {}),
     }
 
 

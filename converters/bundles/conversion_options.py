@@ -43,6 +43,9 @@ class ConversionOptions:
     """Accept `weights` that do not fill the module."""
     freeze: Sequence[str] = ()
     """Patterns of parameter paths that do not train, such as "conv1.*"."""
+    learned: Sequence[str] = ()
+    """Names in the file, or patterns such as "*.alpha", of single numbers that train although the file does not show
+    that they were parameters. An exponent, a bound, a threshold or an epsilon is refused."""
     preprocessing: Preprocessing | None = None
     """Stored with the model; by default what the file states or its input shape suggests."""
     batch: Batch | None = None
@@ -70,6 +73,7 @@ class ConversionKeywords(TypedDict, total=False):
     weights: str | Path | None
     allow_partial: bool
     freeze: Sequence[str]
+    learned: Sequence[str]
     preprocessing: Preprocessing | None
     batch: Batch | None
     overwrite: bool

@@ -22,7 +22,6 @@ from ..files.model_file import ModelFile, source_of
 from ..lowering.canonical_form import canonicalise
 from ..lowering.conversion import onnx_to_torch, tensor_specs
 from ..lowering.lower import lower
-from ..lowering.names import is_generated
 from ..passes.graph_costs import Costs, graph_costs
 from ..passes.input_normalisation import find_input_normalisation
 from ..passes.shape_inference import infer_shapes
@@ -31,6 +30,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink, chain_of_bundle, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, source_link
+from ..records.value_names import is_generated
 from ..zoo.architecture_guess import guess_architecture
 from .bundle import is_bundle, load_bundle
 from .reference import TORCH_SUFFIXES, load_model

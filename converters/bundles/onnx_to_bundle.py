@@ -138,7 +138,7 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
         InputError: it has no weights that can be trained, or the preprocessing is of another size.
         UnsupportedOperatorsError: nodes that cannot be converted exactly.
     """
-    module = onnx_to_torch(file, freeze=options.freeze)
+    module = onnx_to_torch(file, freeze=options.freeze, learned=options.learned)
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
     check_image_size(str(path), require_record(module).inputs, options.preprocessing)
@@ -261,7 +261,7 @@ def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> Chain
     facts: dict[str, Any] = {"parity_max_rel": _errors(parity), "versions": versions}
     if batch is not None:
         facts["batch"] = batch
-    detail = f"by rtool {versions['rtool']}, max relative error {worst:.2g} against ONNX Runtime"
+    detail = f"by rtool {versions['rtool']}, max relative error {worst:.2g} against {parity[0].oracle}"
     return ChainLink("converted", detail, facts)
 
 

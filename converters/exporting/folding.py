@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,11 +11,12 @@ from torch import fx, nn
 
 from ...errors import InputError
 from ..batchnorm.fold import FoldReport, fold_batchnorm
+from ..runtime.double_precision import exact_outputs
 from ..runtime.runners import TorchRunner, run_in_batches
 from .origin import PROBES, ExportOrigin
 from .step_log import StepLog
 
-__all__ = ["folded", "module_outputs"]
+__all__ = ["exact_module_outputs", "folded", "module_outputs"]
 
 
 def module_outputs(
@@ -23,6 +25,14 @@ def module_outputs(
     """The outputs of `module` at the batch of the source; with `any_batch`, at any that it supports itself."""
     batch = origin.batch if any_batch else origin.measured_batch
     return run_in_batches(TorchRunner(module, name=origin.name, batch=batch), arrays, PROBES)
+
+
+def exact_module_outputs(
+    origin: ExportOrigin, module: nn.Module, arrays: tuple[NDArray[Any], ...]
+) -> tuple[NDArray[Any], ...] | None:
+    """`module_outputs` in float64; None where they cannot be computed."""
+    runner = TorchRunner(module, name=origin.name, batch=origin.measured_batch)
+    return exact_outputs(runner, arrays, batch=PROBES)
 
 
 def folded(
@@ -41,7 +51,9 @@ def folded(
         return origin.module, None
     folds = fold_batchnorm(traced, padded=padded)
     detail = f"{len(folds.folded)} BatchNorms folded, {len(folds.kept)} kept"
-    log.check("fold", module_outputs(origin, traced, log.inputs), max_rel=tolerance, detail=detail)
+    outputs = module_outputs(origin, traced, log.inputs)
+    exact = partial(exact_module_outputs, origin, traced, log.inputs)
+    log.check("fold", outputs, max_rel=tolerance, detail=detail, exact=exact)
     return traced, folds
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -144,10 +144,15 @@ def embed(
     if pixels is None:
         raise InputError("export: to embed the preprocessing, give inputs as uint8 pixels [N, H, W, C]")
     model = embed_preprocessing(graph.model, preprocessing)
-    on_pixels = StepLog((pixels,), unit_length(log.expected), log.steps)
+    on_pixels = StepLog((pixels,), unit_length(log.expected), log.steps, exact=lambda: _unit_exact(log))
     detail = f"uint8 {preprocessing.height}x{preprocessing.width} in, unit length out"
     on_pixels.check_model("preprocessing", model, max_rel=tolerance, detail=detail)
     return replace(graph, exported=model, untouched=False, embedded=True), on_pixels
+
+
+def _unit_exact(log: StepLog) -> tuple[NDArray[Any], ...] | None:
+    exact = log.exact()
+    return None if exact is None else unit_length(exact)
 
 
 def simplify_graph(

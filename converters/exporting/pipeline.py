@@ -7,6 +7,7 @@ precision. Each result runs in ONNX Runtime on the same inputs, and an export th
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,7 +20,8 @@ from ...errors import InputError
 from ..bundles.reference import TORCH_SUFFIXES
 from ..files.atomic_file import check_file_output, serialised
 from ..records.image_digest import describe_images
-from .folding import folded, module_outputs
+from ..runtime.probability_outputs import probability_outputs
+from .folding import exact_module_outputs, folded, module_outputs
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .onnx_steps import ExportedGraph, embed, finish, make_graph, reduce_precision, rewrite_batch, simplify_graph
 from .options import ExportKeywords, ExportOptions, Format, Precision
@@ -59,12 +61,22 @@ def export(
     path = _output_path(origin, output, chosen)
     given = chosen.inputs(origin.required_preprocessing()) if callable(chosen.inputs) else chosen.inputs
     pixels, arrays = measured_on(origin, given)
-    log = StepLog(arrays, module_outputs(origin, origin.module, arrays))
+    log = _step_log(origin, arrays)
     _refuse_non_finite(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=given is None)
     if chosen.format != "onnx":
         return _export_torch(origin, path, log, measured, chosen)
     return _export_onnx(origin, path, log, measured, pixels, chosen)
+
+
+def _step_log(origin: ExportOrigin, arrays: tuple[NDArray[Any], ...]) -> StepLog:
+    """The log of an export that is measured on `arrays`."""
+    return StepLog(
+        arrays,
+        module_outputs(origin, origin.module, arrays),
+        exact=partial(exact_module_outputs, origin, origin.module, arrays),
+        probabilities=() if origin.graph is None else probability_outputs(origin.graph.outline.graph),
+    )
 
 
 def _output_path(origin: ExportOrigin, output: str | Path | None, options: ExportOptions) -> Path:

@@ -3,13 +3,16 @@
 1. Calls of functions are inlined.
 2. Nodes are sorted topologically.
 3. Graph inputs that are initializers are removed from the inputs.
-4. Constants are folded, see `passes.constant_folding`.
-5. Nodes and graph inputs that nothing uses are removed.
+4. Reads of constants that are not learned are marked, see `passes.fixed_constants`.
+5. Constants are folded, see `passes.constant_folding`.
+6. Nodes and graph inputs that nothing uses are removed.
 
 Names of inputs, outputs and weights do not change.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -18,15 +21,19 @@ from onnx_ir.passes import InvariantError, PassError
 from ...errors import InputError
 from ..files.model_file import source_of
 from ..passes.constant_folding import fold_constants
+from ..passes.fixed_constants import fix_constants
 
 __all__ = ["canonicalise", "fold_typed_constants"]
 
 
-def canonicalise(model: ir.Model) -> None:
+def canonicalise(model: ir.Model, learned: Sequence[str] = ()) -> None:
     """Bring `model`, which `load_onnx` loaded, into canonical form, in place.
 
+    `learned` are patterns of numbers that are learned although the file does not show it, see `fix_constants`.
+
     Raises:
-        InputError: the graph has a cycle, a function cannot be inlined, or a constant cannot be computed.
+        InputError: the graph has a cycle, a function cannot be inlined, a constant cannot be computed, or a pattern
+            matches no number that could be learned.
     """
     label = source_of(model).name
     if model.functions:
@@ -36,6 +43,7 @@ def canonicalise(model: ir.Model) -> None:
     except ValueError as error:
         raise InputError(f"{label}: the graph has a cycle; re-export the model") from error
     passes.RemoveInitializersFromInputsPass()(model)  # rule 3; old files list every initializer among the inputs
+    fix_constants(model, learned, label=label)
     fold_constants(model, label)
     passes.RemoveUnusedNodesPass()(model)
     _drop_unused_inputs(model.graph)

@@ -33,15 +33,22 @@ __all__ = ["onnx_to_torch", "tensor_specs"]
 
 
 def onnx_to_torch(
-    model: str | Path | onnx.ModelProto | ir.Model | ModelFile, *, freeze: Sequence[str] = ()
+    model: str | Path | onnx.ModelProto | ir.Model | ModelFile,
+    *,
+    freeze: Sequence[str] = (),
+    learned: Sequence[str] = (),
 ) -> fx.GraphModule:
-    """Convert a model to a module in eval mode; every float weight becomes an `nn.Parameter`.
+    """Convert a model to a module in eval mode; every float weight that was learned becomes an `nn.Parameter`.
+
+    Exponents, bounds, thresholds, epsilons and single numbers that the file does not show to be parameters stay what
+    they are, see `passes.fixed_constants`.
 
     The module takes its inputs in graph order. A single output is returned as a tensor, several as a tuple.
 
     Args:
         model: a path, a model read by `ModelFile`, or one in memory; not changed.
         freeze: patterns of parameter paths, such as `"conv1.*"`; matching parameters do not require gradients.
+        learned: names or patterns of single numbers of the file that are learned, though it does not show it.
 
     Raises:
         InputError: `model` is not a usable ONNX model, its file changed while it was read, or a pattern matches
@@ -58,7 +65,7 @@ def onnx_to_torch(
     file = ModelFile.mapped(model) if isinstance(model, str | Path) else model
     loaded = load_onnx(file)
     try:
-        module = _convert(loaded, freeze)
+        module = _convert(loaded, freeze, tuple(learned))
     except RtoolError:
         raise
     except Exception as error:
@@ -72,10 +79,10 @@ def onnx_to_torch(
     return module
 
 
-def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
+def _convert(loaded: ir.Model, freeze: Sequence[str], learned: tuple[str, ...]) -> fx.GraphModule:
     source = source_of(loaded)
     outputs = tensor_specs(loaded.graph.outputs)
-    canonicalise(loaded)
+    canonicalise(loaded, learned)
     infer_shapes(loaded, source.name)
     fold_typed_constants(loaded, source.name)
     fuse_patterns(loaded.graph)
@@ -98,6 +105,7 @@ def _convert(loaded: ir.Model, freeze: Sequence[str]) -> fx.GraphModule:
         preprocessing=_own_preprocessing(normalisation, loaded.graph),
         folded=stated_folds(loaded.metadata_props),
         earlier=chain_of_metadata(loaded.metadata_props),
+        learned=learned,
     )
     attach_record(module, record)
     _freeze(module, freeze, source.name)

@@ -19,10 +19,9 @@ from torch import fx, nn
 from ..passes.constant_folding import source_of_constant
 from ..records.node_facts import NodeFacts, set_facts
 from ..records.record import ParameterSource, Transform
+from ..records.value_names import is_generated, is_original
 from .names import (
     classes_of,
-    is_generated,
-    is_original,
     neighbouring_path,
     parameter_path,
     safe_path,

@@ -22,11 +22,10 @@ import onnx_ir as ir
 from torch import nn
 
 from ..passes.constant_folding import source_of_constant
+from ..records.value_names import is_original
 
 __all__ = [
     "classes_of",
-    "is_generated",
-    "is_original",
     "neighbouring_path",
     "parameter_path",
     "safe_path",
@@ -36,24 +35,7 @@ __all__ = [
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
-_GENERATED = re.compile(
-    r"^(onnx::|val_\d+|_val_\d+|(const_|Constant|constant|scalar)[^.]*$|.*/)|(_output_\d+|::\w+_\d+)$|^\d+$"
-)
-_FOLDED = re.compile(
-    r"^(_to_copy|cast|clone|expand|permute|reshape|select|slice|squeeze|t|transpose|unsqueeze|view)(_\d+)?$"
-)
-"""What dynamo calls the value of an operation; a simplifier that folds it leaves the name to the weight."""
 _RESERVED = frozenset(dir(nn.Module())) | {"graph", "code", "meta"}
-
-
-def is_generated(name: str) -> bool:
-    """Whether an initializer's name was made up by an exporter rather than given by the model."""
-    return bool(_GENERATED.search(name))
-
-
-def is_original(name: str) -> bool:
-    """Whether a weight has the name it had in the model, not that of an operation which was folded into it."""
-    return bool(name) and not is_generated(name) and not _FOLDED.search(name)
 
 
 def scope_of(node: ir.Node) -> str:

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from ..passes.constant_folding import FIXED_KEY, LITERAL_KEY, source_of_constant
+from ..passes.constant_folding import FIXED_KEY, LITERAL_KEY
+from ..passes.fixed_constants import is_fixed_input
 from ..records.node_facts import facts_of, set_facts
 from .graph_builder import GraphBuilder, Weight
-from .names import is_generated
 from .values import Dim, Integers, dims_of, torch_dtype
 
 __all__ = ["Lowered", "Op", "RefusedError"]
@@ -224,7 +224,7 @@ class Op:
         return Integers(tuple(int(item) for item in array.reshape(-1)), scalar=array.ndim == 0)
 
     def x(self, index: int) -> fx.Node:
-        """Input `index` as a tensor at run time; a float constant becomes a parameter, other constants buffers."""
+        """Input `index` as a tensor at run time; a learned constant becomes a parameter, other constants buffers."""
         value = self.value(index)
         known = self.environment.get(value)
         if isinstance(known, fx.Node):
@@ -233,8 +233,16 @@ class Op:
             return self._integer_tensor(known)
         if torch_dtype(self.dtype(index)) is None:
             raise self.refuse(f"torch has no element type for {self.dtype(index).name}")
-        trainable = self.is_float(index) and not value.meta.get(FIXED_KEY)
-        return self.builder.attribute(Weight(value), self.node, trainable=trainable)
+        return self.builder.attribute(Weight(value), self.node, trainable=self._is_learned(index))
+
+    def _is_learned(self, index: int) -> bool:
+        """Whether a constant that no layer owns trains: a float that was not written into the model's code as one
+        number, and no argument such as an exponent.
+        """
+        value = self.value(index)
+        if not self.is_float(index) or value.meta.get(FIXED_KEY) or is_fixed_input(self.node, index):
+            return False
+        return not (value.meta.get(LITERAL_KEY) and value.const_value is not None and value.const_value.size == 1)
 
     def _integer_tensor(self, known: Integers) -> fx.Node:
         items: Any = known.items[0] if known.scalar else list(known.items)
@@ -249,16 +257,10 @@ class Op:
         array = self.constant(index)
         if array is None or array.size != 1 or array.dtype.kind not in "fiub":
             return None
-        if value.const_value is not None and array.dtype.kind == "f" and not self._is_literal(value):
+        if value.const_value is not None and array.dtype.kind == "f" and not value.meta.get(LITERAL_KEY):
             return None
         item = array.reshape(-1)[0]
         return float(str(item)) if array.dtype == np.float32 else item.item()
-
-    @staticmethod
-    def _is_literal(value: ir.Value) -> bool:
-        """Whether a float was written into the model's code (a Constant node, or a generated name)."""
-        name = source_of_constant(value).value
-        return bool(value.meta.get(LITERAL_KEY)) or is_generated(name)
 
     def operand(self, index: int) -> Any:
         """Input `index` of a binary operator: a Python number for literals of float32 or int64, else a tensor."""

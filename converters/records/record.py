@@ -89,6 +89,8 @@ class ConversionRecord:
     restored: tuple[RestoredBatchNorm, ...] = ()
     frozen: tuple[str, ...] = ()
     """Parameters that never train; a configuration cannot change that."""
+    learned: tuple[str, ...] = ()
+    """Names or patterns of single numbers of the file that the caller called learned."""
     folded: dict[str, str] = field(default_factory=dict)
     """Weight value -> path of the BatchNorm folded into it, where the file's own metadata states it."""
     steps: tuple[GraphStep, ...] | None = None

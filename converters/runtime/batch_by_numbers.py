@@ -9,12 +9,12 @@ from torch import fx
 from ..records.record import require_record
 from .parity import measure_parity
 from .probing import probe_inputs
-from .runners import OnnxRunner
+from .runners import Runner
 
 __all__ = ["fixed_batch_by_numbers"]
 
 
-def fixed_batch_by_numbers(module: fx.GraphModule, reference: OnnxRunner, tolerance: float) -> int | None:
+def fixed_batch_by_numbers(module: fx.GraphModule, reference: Runner, tolerance: float) -> int | None:
     """The only batch that `module` supports; None when it agrees with the file at another batch too.
 
     `reference` is the file `module` was converted from. With a fixed batch of N, the module runs on N + 1 images: the

@@ -70,6 +70,9 @@ class OnnxRunner:
     node of the file asks for; `exact` forbids it.
     """
 
+    oracle = "ONNX Runtime"
+    """Who computes the outputs."""
+
     def __init__(
         self,
         model: str | Path | bytes | onnx.ModelProto | ModelFile,
@@ -91,6 +94,7 @@ class OnnxRunner:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
         file = ModelFile.of(model)
+        self.file = file
         self.name = name or (file.name if file.is_named else "onnx")
         self._given = session_model(file, options)
         providers = _providers(device)

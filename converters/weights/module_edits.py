@@ -37,7 +37,10 @@ def difference_from_conversion(module: fx.GraphModule) -> str:
 
 def difference_from_source(module: fx.GraphModule, source: ModelFile) -> str:
     """The first difference of `module` from a new conversion of `source`, weights aside; "" where there is none."""
-    return unplaced_parameter(module) or first_difference(_steps(module), _steps(onnx_to_torch(source)))
+    learned = require_record(module).learned
+    return unplaced_parameter(module) or first_difference(
+        _steps(module), _steps(onnx_to_torch(source, learned=learned))
+    )
 
 
 def _steps(module: fx.GraphModule) -> tuple[GraphStep, ...]:

@@ -245,7 +245,7 @@ def _replace_computed(
     """Weights that nodes of the source compute (a Cast, a DequantizeLinear): where training changed one, the node
     gives way to an initializer of the same name.
     """
-    original = onnx_to_torch(proto).state_dict()
+    original = onnx_to_torch(proto, learned=record.learned).state_dict()
     changed = [name for name in computed if name not in original or not torch.equal(original[name], tensors[name])]
     for name in changed:
         value = computed[name].value

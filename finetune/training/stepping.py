@@ -24,6 +24,7 @@ from ..network.learner import Learner
 from ..network.networks import images_to_tensor
 from ..processes.collectives import all_reduce_sum, world_size
 from .averaging import WeightAverage
+from .divergence import describe_divergence
 from .loss_scale import LossScale
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
 
@@ -48,6 +49,8 @@ class Stepper:
         self._model: nn.Module = learner
         self.stop_asked = False
         """Whether any process was asked to stop before the last step; alike on all of them."""
+        self.not_finite = ""
+        """What was not finite in the last step, in words; "" where its gradient was finite."""
         if config.model.compile:
             learner.compile_backbone()
 
@@ -92,7 +95,9 @@ class Stepper:
                 loss = (losses * self._loss_weights).sum() / len(group)
                 (loss * self._scale.value).backward()
             total += losses.detach() / len(group)
-        return total, self._update(rate, stop)
+        finite = self._update(rate, stop)
+        self.not_finite = "" if finite else self._describe(total)
+        return total, finite
 
     def evaluated(self) -> AbstractContextManager[None]:
         """Within this context the backbone holds what is evaluated and saved: the average, if one is kept."""
@@ -148,6 +153,12 @@ class Stepper:
         if self._average is not None:
             self._average.load(_below(tensors, "average/"))
             self._learner.backbone.load_state_dict(_below(tensors, "backbone/"))
+
+    def _describe(self, losses: Tensor) -> str:
+        """What was not finite in this step on this process."""
+        gradients = [shard.gradient() for shard in self._shards]
+        kinds = [loss.kind for loss in self._config.losses]
+        return describe_divergence(self._learner.named_parameters(), gradients, losses, kinds)
 
     def _synchronised(self, last: bool) -> AbstractContextManager[None]:
         """All-reduce gradients with the last batch of a group only."""

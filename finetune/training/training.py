@@ -244,7 +244,7 @@ class Trainer:
             skipped_in_a_row=0 if succeeded else progress.skipped_in_a_row + 1,
         )
         if not succeeded:
-            self._log(f"step {self._progress.step}: gradient not finite, step skipped")
+            self._log(f"step {self._progress.step}: gradient not finite, step skipped: {self._stepper.not_finite}")
         if self._progress.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
             self._stop_diverged()
         return losses, succeeded
@@ -263,8 +263,9 @@ class Trainer:
         last = self._checkpoints / "last.rtool"
         kept = f"{last.resolve().name}, from before, is kept to continue from" if last.exists() else "start a new run"
         raise GateError(
-            f"{_MOST_SKIPPED_IN_A_ROW} steps in a row had no finite gradient; lower optimizer.lr, set optimizer.clip, "
-            f"or use precision=bf16; {kept}"
+            f"{_MOST_SKIPPED_IN_A_ROW} steps in a row had no finite gradient; in step {self._progress.step}, "
+            f"{self._stepper.not_finite}; lower optimizer.lr, set optimizer.clip, use precision=bf16, or keep a "
+            f"parameter as it is with model.freeze; {kept}"
         )
 
     def _share_unreadable(self) -> None:

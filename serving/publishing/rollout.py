@@ -8,13 +8,22 @@ requests are those of Triton's model repository extension of the KServe v2 proto
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from ...converters.runtime.parity import assert_parity
-from ...errors import InputError, PlatformError
+from ...converters.files.model_file import ModelFile
+from ...converters.runtime.double_precision import exact_outputs
+from ...converters.runtime.judging import judge, unknown
+from ...converters.runtime.probability_outputs import probability_outputs
+from ...converters.runtime.runners import OnnxRunner
+from ...errors import GateError, InputError, PlatformError
 from ..client import TritonClient
 from ..repository.config_plan import device_of
 from ..repository.golden import golden_outputs
@@ -97,16 +106,41 @@ def check_served(url: str, folder: ModelFolder, version: int) -> None:
     config = read_config(folder.config_path)
     threads = intra_op_threads(config)
     on_gpu = device_of(config) == "gpu"
+    tolerance = _GPU_TOLERANCE if on_gpu else _CPU_TOLERANCE
+    allowed_for = "the GPU's kernels may round to TF32" if on_gpu else "the same graph in the same runtime"
     with TritonClient(url, folder.name, version) as client:
         outputs = [spec.name for spec in client.outputs]
         for rows in {client.batch} if client.batch is not None else {1, client.max_batch}:
             arrays = {tensor.name: example_array(tensor, rows) for tensor in signature.inputs}
-            assert_parity(
+            verdict = judge(
                 golden_outputs(model, arrays, threads=threads, outputs=outputs),
                 client.run(*(arrays[spec.name] for spec in client.inputs)),
-                max_rel=_GPU_TOLERANCE if on_gpu else _CPU_TOLERANCE,
-                reason="the GPU's kernels may round to TF32" if on_gpu else "the same graph in the same runtime",
+                tolerance,
+                exact_reference=partial(_exact, model, arrays, outputs),
+                exact_candidate=unknown,
+                probabilities=_probabilities(model, outputs),
             )
+            if not verdict.agrees:
+                error, why = verdict.parity.max_rel, f"; {verdict.reason}" if verdict.reason else ""
+                raise GateError(
+                    f"{url}: {folder.name!r} version {version} differs from its file: max relative error {error:.3g} > "
+                    f"{tolerance:g} at {rows} rows{why}; tolerance: {allowed_for}"
+                )
+
+
+def _exact(model: Path, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> tuple[NDArray[Any], ...] | None:
+    """The outputs of the file in float64, in the order of `outputs`."""
+    runner = OnnxRunner(model)
+    exact = exact_outputs(runner, [arrays[spec.name] for spec in runner.inputs])
+    named = {} if exact is None else {spec.name: array for spec, array in zip(runner.outputs, exact, strict=True)}
+    return tuple(named[name] for name in outputs) if named else None
+
+
+def _probabilities(model: Path, outputs: Sequence[str]) -> tuple[int, ...]:
+    """Which of `outputs` a Sigmoid or Softmax gives."""
+    graph = ModelFile.mapped(model).outline.graph
+    found = {graph.output[index].name for index in probability_outputs(graph)}
+    return tuple(index for index, name in enumerate(outputs) if name in found)
 
 
 def serve_version(url: str, folder: ModelFolder, version: int) -> None:

@@ -192,7 +192,7 @@ def test_two_images_are_enough_to_find_a_batch_baked_in_by_the_exporter(tmp_path
             seen.append(len(arrays[0]))
             return super().run(*arrays)
 
-    monkeypatch.setattr("rtool.converters.exporting.step_log.OnnxRunner", Runner)
+    monkeypatch.setattr("rtool.converters.exporting.step_log.open_onnx", Runner)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     export(module, tmp_path / "out.onnx", inputs=values(2, 3, 9, 9), simplifier="none")
     assert seen == [2, 1, 2, 3, 5]

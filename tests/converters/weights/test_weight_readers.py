@@ -15,25 +15,27 @@ from rtool.converters.weights.writing_back import NoPlaceError
 
 X = (4 * np.random.default_rng(0).standard_normal((3, 4))).astype(np.float32)
 PADS = numpy_helper.from_array(np.array([0, 1, 0, 1]), "pads")
+W = "block.w"
+"""A path of a state_dict, which shows that the number was learned where arithmetic reads it."""
 BODIES = {
-    "clip": (6.0, [("Clip", ["x", "", "w"], ["a"]), ("Mul", ["a", "w"], ["y"])]),
-    "clip after": (1.0, [("Mul", ["x", "w"], ["a"]), ("Clip", ["a", "", "w"], ["y"])]),
-    "pad": (0.5, [("Add", ["x", "w"], ["a"]), ("Pad", ["a", "pads", "w"], ["y"])]),
-    "power": (2.0, [("Abs", ["x"], ["b"]), ("Pow", ["b", "w"], ["a"]), ("Mul", ["a", "w"], ["y"])]),
+    "clip": (6.0, [("Clip", ["x", "", W], ["a"]), ("Mul", ["a", W], ["y"])]),
+    "clip after": (1.0, [("Mul", ["x", W], ["a"]), ("Clip", ["a", "", W], ["y"])]),
+    "pad": (0.5, [("Add", ["x", W], ["a"]), ("Pad", ["a", "pads", W], ["y"])]),
+    "power": (2.0, [("Abs", ["x"], ["b"]), ("Pow", ["b", W], ["a"]), ("Mul", ["a", W], ["y"])]),
     "behind an Identity": (
         6.0,
-        [("Identity", ["w"], ["v"]), ("Clip", ["x", "", "v"], ["a"]), ("Mul", ["a", "w"], ["y"])],
+        [("Identity", [W], ["v"]), ("Clip", ["x", "", "v"], ["a"]), ("Mul", ["a", W], ["y"])],
     ),
     "read through a Reshape": (
         6.0,
-        [("Clip", ["x", "", "w"], ["a"]), ("Unsqueeze", ["w", "axis"], ["v"]), ("Mul", ["a", "v"], ["y"])],
+        [("Clip", ["x", "", W], ["a"]), ("Unsqueeze", [W, "axis"], ["v"]), ("Mul", ["a", "v"], ["y"])],
     ),
 }
 
 
 def network(body, *, named=True):
     start, nodes = BODIES[body]
-    tensors = [numpy_helper.from_array(np.array(start, np.float32), "w"), PADS]
+    tensors = [numpy_helper.from_array(np.array(start, np.float32), W), PADS]
     tensors += [numpy_helper.from_array(np.array([0]), "axis")]
     graph = helper.make_graph(
         [
