@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ..converters.bundles.onnx_to_bundle import OnnxToTorchResult
     from ..converters.records.preprocessing import Preprocessing
     from ..converters.records.record import TensorSpec
+    from ..converters.weights.weight_match import WeightMatch
 
-__all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing"]
+__all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing", "weight_rows"]
 
 
 @click.command(
@@ -168,8 +169,10 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         ("source", result.source),
         ("parameters", f"{result.parameters:,} ({result.trainable:,} trainable)"),
     ]
+    changed = result.weights is not None and result.weights.changed
+    label, against = ("difference", "from the source file") if changed else ("parity", "against ONNX Runtime")
     rows += [
-        (f"parity, batch {entry.batch}", f"max relative error {entry.parity.max_rel:.2g} against ONNX Runtime")
+        (f"{label}, batch {entry.batch}", f"max relative error {entry.parity.max_rel:.2g} {against}")
         for entry in result.parity
     ]
     if result.batch is not None:
@@ -178,10 +181,7 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
     if result.restored is not None:
         rows += _restored_rows(result.restored)
     if result.weights is not None:
-        by_name = sum(entry.how == "name" for entry in result.weights.matched)
-        matched = len(result.weights.matched)
-        rows.append(("weights loaded", f"{matched}: {by_name} by name, {matched - by_name} by shape and order"))
-        rows.append(("weights file", str(result.weights.origin)))
+        rows += weight_rows(result.weights)
     rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
     return rows
 
@@ -203,8 +203,20 @@ def _drift(drift: float | None) -> str:
     return "not measured, every batch was one image" if drift is None else f"{drift:.2g} of the largest output"
 
 
+def weight_rows(match: WeightMatch) -> list[tuple[str, Any]]:
+    """What `--weights` loaded, by which rules, and what that changed."""
+    rows: list[tuple[str, Any]] = [
+        ("weights loaded", f"{len(match.matched)}: {match.rules}"),
+        ("weights file", str(match.origin)),
+        ("weights changed", match.effect),
+    ]
+    rows += [("not in the file", ", ".join(match.missing))] if match.missing else []
+    rows += [("not used", ", ".join(match.unused))] if match.unused else []
+    return rows
+
+
 def _weight_tables(result: OnnxToTorchResult) -> list[Any]:
-    """Which tensor of a `.pth` went where."""
+    """Which tensor of a `.pth` went where, by which rule."""
     if result.weights is None:
         return []
     from rich.table import Table
@@ -214,6 +226,8 @@ def _weight_tables(result: OnnxToTorchResult) -> list[Any]:
         table.add_row(entry.target, entry.key, entry.how)
     for name in result.weights.missing:
         table.add_row(name, "-", "nothing")
+    for key in result.weights.unused:
+        table.add_row("-", key, "nothing")
     return [table]
 
 

@@ -85,6 +85,13 @@ class Reference:
             results.append(BatchParity(sample.batch, parity))
         return tuple(results)
 
+    def difference(self, module: nn.Module) -> tuple[BatchParity, ...]:
+        """How far `module`, whose weights may be others than the file's, is from the expected outputs."""
+        return tuple(
+            BatchParity(sample.batch, measure_parity(sample.outputs, self._run(module, sample.inputs)))
+            for sample in self.samples
+        )
+
     def _run(self, module: nn.Module, inputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         """Run the module on the inputs of the file; it may use only some of them."""
         runner = TorchRunner(module)

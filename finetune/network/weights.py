@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ...converters.weights.state_dict_loading import WeightMatch, load_named_weights
+from ...converters.weights.state_dict_loading import WeightMatch, load_state_dict_file
 from ..config.name_patterns import matches
 
 __all__ = ["load_weights"]
@@ -32,7 +32,7 @@ def load_weights(module: nn.Module, path: Path, may_lack: Sequence[str] = ()) ->
         InputError: the file cannot be read, lacks or misfits tensors of the network, has none of them or two for the
             same place, or holds values that are not finite.
     """
-    return load_named_weights(
+    return load_state_dict_file(
         module,
         path,
         may_lack=lambda name: any(matches(name, pattern) for pattern in may_lack),
