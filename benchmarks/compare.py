@@ -45,16 +45,18 @@ def parity(
     min_cosine: float | None = None,
     seed: int = 0,
     device: str = "cpu",
+    weights: str | Path | None = None,
 ) -> ParityReport:
     """Run two model references on the same inputs and compare their outputs.
 
     The inputs are seeded random numbers, or the first `batch` images of the data set `data`, preprocessed as for the
-    reference model. A fixed batch replaces `batch`. The reference runs on the CPU, the candidate on `device`. The
+    reference model. A fixed batch replaces `batch`. The reference runs on the CPU, the candidate on `device`,
+    with the state_dict in the file `weights` where that is given. The
     relative error is the largest absolute difference divided by the largest absolute value of the reference's outputs;
     the cosine is the smallest one over the output rows [N, ...]. Both are computed in float64.
 
     Raises:
-        InputError: the models have different inputs, outputs or fixed batches.
+        InputError: the models have different inputs, outputs or fixed batches, or `weights` does not fit.
         PlatformError: `device` is a GPU that cannot be used.
 
     Examples:
@@ -62,7 +64,7 @@ def parity(
         >>> report.batch, report.passed, report.parity.max_rel
         (2, True, 0.0)
     """
-    runners = open_runner(reference), open_runner(candidate, device=device)
+    runners = open_runner(reference), open_runner(candidate, device=device, weights=weights)
     batch = common_batch(runners, batch)
     if data:
         first, second = _images(runners, (reference, candidate), data, batch)

@@ -27,13 +27,14 @@ __all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch",
     epilog=examples("rtool inspect model.onnx", "rtool inspect model.rtool --json", "rtool inspect osnet_x0_25"),
 )
 @click.argument("model")
+@click.option("--weights", type=click.Path(path_type=Path), help="Try this state_dict (.pth) on it.")
 @output_options
-def inspect_command(output: Output, model: str) -> None:
+def inspect_command(output: Output, model: str, weights: Path | None) -> None:
     """Report what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""
     from ..converters import inspect
 
-    result = inspect(model)
-    output.emit(result, _inspection_rows(result), brief=_brief(result))
+    result = inspect(model, weights)
+    output.emit(result, _inspection_rows(result), brief=_brief(result), tables=_weight_tables(result.weights))
 
 
 @click.command(
@@ -60,7 +61,7 @@ def inspect_command(output: Output, model: str) -> None:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="Load this state_dict (.pth): fused, or with --restore-bn the original's.",
+    help="Load this state_dict (.pth, or FILE:KEY), fused or the original's.",
 )
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that do not train, e.g. 'conv1.*'; repeatable.")
@@ -116,7 +117,7 @@ def onnx2torch_command(
             raise
     if result.restored is not None and result.restored.warning:
         click.echo(f"warning: {result.restored.warning}", err=True)
-    output.emit(result, _conversion_rows(result), artefact=result.output, tables=_weight_tables(result))
+    output.emit(result, _conversion_rows(result), artefact=result.output, tables=_weight_tables(result.weights))
 
 
 @click.command("ops", epilog=examples("rtool ops", "rtool ops Resize", "rtool ops --json"))
@@ -215,18 +216,18 @@ def weight_rows(match: WeightMatch) -> list[tuple[str, Any]]:
     return rows
 
 
-def _weight_tables(result: OnnxToTorchResult) -> list[Any]:
+def _weight_tables(match: WeightMatch | None) -> list[Any]:
     """Which tensor of a `.pth` went where, by which rule."""
-    if result.weights is None:
+    if match is None:
         return []
     from rich.table import Table
 
     table = Table("parameter", "from the file", "matched by", box=None)
-    for entry in result.weights.matched:
+    for entry in match.matched:
         table.add_row(entry.target, entry.key, entry.how)
-    for name in result.weights.missing:
+    for name in match.missing:
         table.add_row(name, "-", "nothing")
-    for key in result.weights.unused:
+    for key in match.unused:
         table.add_row("-", key, "nothing")
     return [table]
 
@@ -266,6 +267,7 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
     if found.chain:
         rows.append(("history", " -> ".join(link.step for link in found.chain)))
         rows += [(f"  {link.step}", link.detail) for link in found.chain]
+    rows += weight_rows(found.weights) if found.weights is not None else []
     rows += [("problem", problem) for problem in found.problems] or [("problems", "none")]
     return rows
 

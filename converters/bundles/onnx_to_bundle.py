@@ -35,6 +35,7 @@ from .bundle import is_bundle, save_bundle
 from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
 from .conversion_reference import BatchParity, Reference
+from .loaded_weights import weights_link
 
 __all__ = ["OnnxToTorchResult", "onnx2torch"]
 
@@ -207,7 +208,7 @@ def _restore(
         match = _load(module, weights, file, options)
         reference = reference.following(module)
     if weights is not None and match is not None:
-        links.append(_weights_link(weights, match, unfused=unfused))
+        links.append(weights_link(match, unfused=unfused))
     return _Restored(reference, parity, report, match, tuple(links))
 
 
@@ -293,11 +294,6 @@ def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> Chain
         facts["batch"] = batch
     detail = f"by rtool {versions['rtool']}, max relative error {worst:.2g} against ONNX Runtime"
     return ChainLink("converted", detail, facts)
-
-
-def _weights_link(weights: StateDictFile, match: WeightMatch, *, unfused: bool) -> ChainLink:
-    detail = f"{len(match.matched)} tensors of {weights.path.name}"
-    return ChainLink("weights", detail, {"file": weights.path.name, "sha256": weights.sha256, "unfused": unfused})
 
 
 def _errors(parity: Sequence[BatchParity]) -> dict[str, float]:

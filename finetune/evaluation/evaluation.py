@@ -171,6 +171,7 @@ def evaluate(
     size: tuple[int, int] | None = None,
     rerank: bool = False,
     roc: Path | None = None,
+    weights: str | Path | None = None,
     report: Callable[[str], object] | None = None,
 ) -> EvaluationResult:
     """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
@@ -187,11 +188,12 @@ def evaluate(
         preprocessing, size: Normalisation, height and width in pixels, for models that do not state them.
         rerank: Rank the gallery by k-reciprocal re-ranking.
         roc: A CSV file to write the ROC of a verification into.
-        report: Called with a line about each thing left out of the data set.
+        weights: A state_dict file to load over the model's own weights.
+        report: Called with a line about each thing left out of the data set, and about `weights`.
 
     Raises:
         ConfigError: re-ranking of a verification, or the ROC of a retrieval.
-        InputError: the model or the data set does not exist, or the size is unknown.
+        InputError: the model or the data set does not exist, the size is unknown, or `weights` does not fit.
         DataError: the data set does not fit the protocol, or cannot be read.
         GateError: embeddings are not finite.
 
@@ -202,7 +204,16 @@ def evaluate(
         ('retrieval', 16, 16)
     """
     dataset = open_dataset(data, subset)
-    model = open_embedder(reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size)
+    model = open_embedder(
+        reference,
+        batch=batch,
+        output=output,
+        device=device,
+        preprocessing=preprocessing,
+        size=size,
+        weights=weights,
+        report=report,
+    )
     if report is not None:
         for note in dataset.notes:
             report(f"{dataset.name}: {note}")

@@ -1,0 +1,76 @@
+"""Stand-ins for the objects that training programs pickle beside the weights; none is made, imported or kept.
+
+torch's `weights_only` unpickler refuses whatever it does not list. What is listed here in addition is replaced by an
+empty object that forgets all it is told: NumPy's scalars and arrays (torchreid's `rank1`), paths and dates, and the
+mappings in which programs keep their hyper-parameters (Lightning, yacs, easydict, OmegaConf).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["STAND_INS"]
+
+_NAMES = (
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{what}" for core in ("core", "_core") for what in ("scalar", "_reconstruct")),
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    *(f"collections.{name}" for name in ("defaultdict", "deque")),
+    *(f"builtins.{name}" for name in ("list", "dict", "tuple", "int", "float", "str", "bool", "frozenset", "slice")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(
+        f"{module}.{system}{name}"
+        for module in ("pathlib", "pathlib._local")
+        for system in ("Pure", "")
+        for name in ("Path", "PosixPath", "WindowsPath")
+    ),
+    "uuid.UUID",
+    "typing.Any",
+    "easydict.EasyDict",
+    *(f"{module}.config.CfgNode" for module in ("yacs", "fvcore.common", "fastreid.config")),
+    *(
+        f"{module}.AttributeDict"
+        for module in (
+            "lightning.fabric.utilities.data",
+            "lightning.pytorch.utilities.parsing",
+            "lightning_fabric.utilities.data",
+            "pytorch_lightning.utilities.parsing",
+        )
+    ),
+    *(
+        f"omegaconf.{name}"
+        for name in (
+            "base.ContainerMetadata",
+            "base.Metadata",
+            "dictconfig.DictConfig",
+            "listconfig.ListConfig",
+            *(f"nodes.{kind}Node" for kind in ("Any", "Boolean", "Bytes", "Float", "Integer", "Path", "String")),
+        )
+    ),
+)
+"""Full names, as pickles have them."""
+
+
+class _Discarded(dict[Any, Any]):
+    """Takes and forgets whatever a file says of an object; torch's unpickler puts items into mappings alone."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: Any, **__: Any) -> _Discarded:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Forget the item."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget the state too."""
+
+
+STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [(_Discarded, name) for name in _NAMES]
+"""For `torch.serialization.safe_globals`."""
