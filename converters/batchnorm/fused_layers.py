@@ -36,16 +36,17 @@ def named_batchnorms(module: fx.GraphModule, channels: Mapping[str, int], *, eps
     for path, node in fused_layers(module, {}, original).items():
         known = original.batchnorms.get(path) if original is not None else None
         stated = stated_fold(module, path) or (known.path if known is not None else "") or facts_of(node).scope
-        width = module.get_submodule(path).weight.shape[_output_axis(module.get_submodule(path))]
+        width = _outputs(module.get_submodule(path))
         name = next((name for name in usual_names(path, stated) if free.get(name) == width), None)
         if name is not None:
             del free[name]
-            found.append(RestoredBatchNorm(name, path, int(width), known.eps if known is not None else eps))
+            found.append(RestoredBatchNorm(name, path, width, known.eps if known is not None else eps))
     return found
 
 
-def _output_axis(layer: nn.Module) -> int:
-    return 1 if getattr(layer, "transposed", False) else 0
+def _outputs(layer: nn.Module) -> int:
+    """The channels or features that a Conv or Linear gives."""
+    return layer.out_channels if isinstance(layer, _ConvNd) else int(getattr(layer, "out_features"))  # noqa: B009
 
 
 def fused_layers(

@@ -20,7 +20,6 @@ from ..runtime.runners import TorchRunner
 from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import load_state_dict_file
 from ..weights.weight_match import WeightMatch
-from ..weights.weight_targets import graph_constants
 
 __all__ = ["load_and_measure", "weights_link"]
 
@@ -62,7 +61,7 @@ def load_and_measure(
         may_lack=may_lack,
         may_have_others=may_have_others,
         way_out=way_out,
-        constants=graph_constants(graph, module),
+        graph=graph,
     )
     after = None if before is None else _outputs(module, inputs, batch)
     if before is None or after is None:

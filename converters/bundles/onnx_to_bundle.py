@@ -30,7 +30,6 @@ from ..runtime.batch_by_numbers import fixed_batch_by_numbers
 from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_state_dict_file
 from ..weights.unfit_weights import refuse_half_weights
-from ..weights.weight_targets import graph_constants
 from .bundle import is_bundle, save_bundle
 from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
@@ -212,9 +211,7 @@ def _restore(
     return _Restored(reference, parity, report, match, tuple(links))
 
 
-def _load(
-    module: fx.GraphModule, weights: StateDictFile, file: ModelFile, options: ConversionOptions
-) -> WeightMatch:
+def _load(module: fx.GraphModule, weights: StateDictFile, file: ModelFile, options: ConversionOptions) -> WeightMatch:
     """Load `weights` into the module, in place.
 
     Raises:
@@ -225,8 +222,8 @@ def _load(
         weights,
         may_lack=lambda _: options.allow_partial,
         may_have_others=options.allow_partial,
-        way_out="give the weights of this graph, fused or those of the network it was exported from, or --allow-partial",
-        constants=graph_constants(file.outline.graph, module),
+        way_out="give the weights of this graph, or of the network it was exported from, or --allow-partial",
+        graph=file.outline.graph,
     )
 
 

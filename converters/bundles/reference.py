@@ -218,7 +218,9 @@ def open_runner(
     """
     if str(reference).startswith("triton://"):
         if weights is not None:
-            raise InputError(f"{reference}: a served model has its weights; give the .onnx file or bundle with --weights")
+            raise InputError(
+                f"{reference}: a served model has its weights; give the .onnx file or bundle with --weights"
+            )
         return TritonRunner.from_reference(str(reference))
     path = Path(reference)
     if path.suffix == ".onnx" and weights is None:

@@ -26,7 +26,11 @@ __all__ = ["fold_into"]
 
 
 def fold_into(
-    module: fx.GraphModule, load: Callable[[fx.GraphModule], WeightMatch], state: StateDictFile, *, may_have_others: bool
+    module: fx.GraphModule,
+    load: Callable[[fx.GraphModule], WeightMatch],
+    state: StateDictFile,
+    *,
+    may_have_others: bool,
 ) -> WeightMatch | None:
     """Load the file into a copy of `module` with BatchNorms, fold them, and copy the result into `module`, in place.
 

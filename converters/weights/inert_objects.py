@@ -7,6 +7,7 @@ mappings in which programs keep their hyper-parameters (Lightning, yacs, easydic
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,6 @@ _NAMES = (
     *(f"numpy.{core}.multiarray.{what}" for core in ("core", "_core") for what in ("scalar", "_reconstruct")),
     "argparse.Namespace",
     "types.SimpleNamespace",
-    *(f"collections.{name}" for name in ("defaultdict", "deque")),
     *(f"builtins.{name}" for name in ("list", "dict", "tuple", "int", "float", "str", "bool", "frozenset", "slice")),
     *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *(
@@ -29,17 +29,6 @@ _NAMES = (
     ),
     "uuid.UUID",
     "typing.Any",
-    "easydict.EasyDict",
-    *(f"{module}.config.CfgNode" for module in ("yacs", "fvcore.common", "fastreid.config")),
-    *(
-        f"{module}.AttributeDict"
-        for module in (
-            "lightning.fabric.utilities.data",
-            "lightning.pytorch.utilities.parsing",
-            "lightning_fabric.utilities.data",
-            "pytorch_lightning.utilities.parsing",
-        )
-    ),
     *(
         f"omegaconf.{name}"
         for name in (
@@ -54,23 +43,52 @@ _NAMES = (
 """Full names, as pickles have them."""
 
 
-class _Discarded(dict[Any, Any]):
-    """Takes and forgets whatever a file says of an object; torch's unpickler puts items into mappings alone."""
+_MAPPINGS = (
+    "collections.defaultdict",
+    "easydict.EasyDict",
+    *(f"{module}.config.CfgNode" for module in ("yacs", "fvcore.common", "fastreid.config")),
+    *(
+        f"{module}.AttributeDict"
+        for module in (
+            "lightning.fabric.utilities.data",
+            "lightning.pytorch.utilities.parsing",
+            "lightning_fabric.utilities.data",
+            "pytorch_lightning.utilities.parsing",
+        )
+    ),
+)
+"""Subclasses of dict: torch's unpickler puts items into its own kinds of mappings alone, so one of those is made."""
+
+
+class _Discarded:
+    """Takes and forgets whatever a file says of an object."""
 
     __slots__ = ()
 
-    def __new__(cls, *_: Any, **__: Any) -> _Discarded:
+    def __new__(cls, *_: Any) -> _Discarded:
         return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Forget the item."""
 
     def __setstate__(self, state: Any) -> None:
         """Forget the state too."""
 
 
-STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [(_Discarded, name) for name in _NAMES]
+class _Mapping:
+    """Makes a plain mapping of strings and numbers, whatever the class."""
+
+    def __new__(cls, *_: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+class _List:
+    """Makes a plain list."""
+
+    def __new__(cls, *_: Any) -> list[Any]:  # type: ignore[misc]
+        return []
+
+
+STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    *((_Discarded, name) for name in _NAMES),
+    *((_Mapping, name) for name in _MAPPINGS),
+    (_List, "collections.deque"),
+]
 """For `torch.serialization.safe_globals`."""

@@ -28,7 +28,7 @@ def match_values(targets: Targets, left: Collection[str], given: Mapping[str, Te
 
     Args:
         targets: the module's tensors.
-        left: the names of those without a match.
+        left: the names of those without a match, counters of batches included.
         given: the tensors of the file without one, by key.
     """
     wanted: dict[str, list[tuple[str, Layout]]] = {}
@@ -58,11 +58,10 @@ def _plain_values(targets: Targets, left: Collection[str], given: Mapping[str, T
     """Match zeros, ones and the like, where all that is left of a shape is equal on both sides."""
     used = {place.key for place in matched.values()}
     found: Matches = {}
-    shapes = {long_axes(targets.own[name]) for name in left}
-    for shape in shapes:
-        names = [name for name in left if long_axes(targets.own[name]) == shape]
+    for kind in {_kind(targets.own[name]) for name in left}:
+        names = [name for name in left if _kind(targets.own[name]) == kind]
         dtype = targets.own[names[0]].dtype
-        keys = [key for key, tensor in given.items() if key not in used and long_axes(tensor) == shape]
+        keys = [key for key, tensor in given.items() if key not in used and _kind(tensor) == kind]
         if not all(_is_plain(given[key]) for key in keys):
             continue
         ours = {name: _digest(targets.own[name], dtype) for name in names}
@@ -109,6 +108,10 @@ def _any_layout(tensor: Tensor) -> tuple[int, ...]:
     return tuple(sorted(long_axes(tensor)))
 
 
+def _kind(tensor: Tensor) -> tuple[tuple[int, ...], bool]:
+    return long_axes(tensor), tensor.is_floating_point()
+
+
 def _is_plain(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
@@ -120,5 +123,5 @@ def _is_distinctive(tensor: Tensor) -> bool:
 def _digest(tensor: Tensor, dtype: torch.dtype) -> str:
     """Of the shape without axes of length 1, and the values as `dtype`."""
     values = tensor.detach().cpu().to(dtype).contiguous().reshape(-1)
-    data = values.view(torch.uint8).numpy() if values.numel() else b""
+    data = values.view(torch.uint8).numpy().tobytes() if values.numel() else b""
     return f"{long_axes(tensor)} {hashlib.sha256(data).hexdigest()}"

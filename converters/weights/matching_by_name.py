@@ -106,9 +106,10 @@ def _graph_names(state: StateDictFile, targets: Targets, *, spelled: bool) -> _S
     """The keys as names of the source graph's values."""
     names: dict[str, tuple[str, ...]] = dict.fromkeys(targets.constants, ())
     for name, value in targets.values.items():
-        names[value] = (*names.get(value, ()), name)
+        for called in {value, targets.origins[name]}:
+            names[called] = (*names.get(called, ()), name)
     how: How = "initializer name, spelled differently" if spelled else "initializer name"
-    return _read(state, names, targets, set(targets.values.values()), how, spelled=spelled)
+    return _read(state, names, targets, set(targets.origins.values()), how, spelled=spelled)
 
 
 def _read(
@@ -128,7 +129,9 @@ def _read(
     renamed = replace(state, tensors={name: state.tensors[key] for name, key in keys.items()})
     needed = {name for name, plain in known.items() if plain in required}
     found = names_of_module(renamed, known, needed or known)
-    matched, misshapen, constants = {}, {}, {}
+    matched: dict[str, str] = {}
+    misshapen: dict[str, str] = {}
+    constants: dict[str, str] = {}
     for name, written in found.keys.items():
         if name not in known:
             continue
@@ -136,6 +139,8 @@ def _read(
         if not names[plain]:
             constants[key] = plain
         for target in names[plain]:
+            if target in matched and targets.values.get(target) != plain:
+                continue  # it has a name of its own, beside that of the weight it shares
             fits = _layouts(targets, target, state.tensors[key], how)
             (matched if fits else misshapen)[target] = key
     return _System(how, matched, misshapen, constants, found.removed)
@@ -194,7 +199,7 @@ def _without_foreign_numbers(state: StateDictFile, system: _System, targets: Tar
     """The system without numbered names, where the file has numbers of that kind that the graph lacks."""
     if not system.how.startswith("initializer"):
         return system
-    numbered = {name for name in system.matched if is_generated(targets.values[name])}
+    numbered = {name for name in system.matched if is_generated(targets.origins[name])}
     kinds = {_kind(system.matched[name]) for name in numbered}
     used = {*system.matched.values(), *system.constants}
     if not any(key not in used and _kind(key) in kinds for key in state.tensors):

@@ -68,7 +68,10 @@ def chosen_state_dict(content: Mapping[Any, Any], choice: str) -> Found | None:
             inner, trail, ignored = found
             others = [str(other) for other in content if other != first]
             return inner, (first, *trail), [*others, *(f"{first}.{name}" for name in ignored)]
-    flat, trail, ignored = find_state_dict(content)
+    try:
+        flat, trail, ignored = find_state_dict(content)
+    except AmbiguousError:
+        return None
     below = {key: value for key, value in flat.items() if isinstance(key, str) and key.startswith(f"{choice}.")}
     if not below:
         return None

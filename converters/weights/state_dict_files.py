@@ -54,7 +54,8 @@ class StateDictFile:
 def read_state_dict(path: str | Path) -> StateDictFile:
     """Read the state_dict in a `.safetensors` file or in one that `torch.save` wrote.
 
-    `FILE:KEY` chooses one of several in a file, by its key or by the prefix of its tensors' names. The file is read once, so its digest is that of the tensors whatever happens to the file later.
+    `FILE:KEY` chooses one of several in a file, by its key or by the prefix of its tensors' names. The file is read
+    once, so its digest is that of the tensors whatever happens to the file later.
 
     Raises:
         InputError: the file is missing, a folder, empty, damaged or of another kind; it holds Python objects, which are
@@ -98,7 +99,9 @@ def _state_dict(file: Path, content: Mapping[Any, Any], choice: str) -> Found:
         ) from error
     if found is None:
         keys = _some(str(key) for key in content)
-        raise InputError(f"{file}: has no state_dict under {choice!r}, and no tensor whose name begins so; it has {keys}")
+        raise InputError(
+            f"{file}: has no state_dict under {choice!r}, and no tensor whose name begins so; it has {keys}"
+        )
     return found
 
 

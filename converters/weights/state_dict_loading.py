@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, fx, nn
 
@@ -43,7 +44,7 @@ def load_state_dict_file(
     may_lack: Callable[[str], bool] = lambda _: False,
     may_have_others: bool = False,
     way_out: str = "give the weights of this network",
-    constants: Mapping[str, Tensor] | None = None,
+    graph: onnx.GraphProto | None = None,
 ) -> WeightMatch:
     """Load a state_dict into `module`, in place.
 
@@ -55,7 +56,7 @@ def load_state_dict_file(
         may_lack: whether the tensor of this name keeps its value where the file lacks it.
         may_have_others: whether the file may have tensors that the module has no place for, such as a classifier's.
         way_out: how a message about a misfit ends.
-        constants: other tensors of the source graph by name, which the file may have too, with the same values.
+        graph: the source graph, whose names and constants the file may have too.
 
     Raises:
         InputError: the file holds no state_dict, does not fit, has no tensor of the module, leaves open which tensor is
@@ -74,7 +75,7 @@ def load_state_dict_file(
         folded = fold_into(module, load, state, may_have_others=may_have_others)
         if folded is not None:
             return folded
-    targets = Targets.of(module, constants)
+    targets = Targets.of(module, graph)
     optional = cancelled_biases(module)
     whole = [name for name in targets.weights if name not in optional]
     required = {name for name in whole if not may_lack(name)}
@@ -82,13 +83,16 @@ def load_state_dict_file(
     matched, given = named.matched, _left(state, named.matched, named.constants)
     alike: tuple[Collection[str], Collection[str]] = ((), ())
     if targets.values:
-        matched = matched | match_values(targets, _unmatched(targets, matched, named.misshapen), given)
+        counters = [name for name in targets.own if is_counter(name) and name not in matched]
+        left = [*_unmatched(targets, matched, named.misshapen), *counters]
+        matched = matched | match_values(targets, left, given)
         left = _unmatched(targets, matched, named.misshapen)
         given = _left(state, matched, named.constants, named.misshapen.values())
         matched = matched | match_shapes(targets, left, given)
         left = _unmatched(targets, matched, named.misshapen)
         alike = sharing_shapes(targets, left, _left(state, matched, named.constants, named.misshapen.values()))
     _refuse_torn_ties(state, targets, matched)
+    _refuse_fused(module, state, matched)
     zero = {name for name in optional if name not in matched and f"{name[:-4]}weight" in matched}
     tied = {name for group in targets.tied for name in group if not matched.keys().isdisjoint(group)}
     expected = [name for name in targets.weights if name in matched or (name not in zero and name not in tied)]
@@ -96,9 +100,7 @@ def load_state_dict_file(
     misshapen = {name: key for name, key in named.misshapen.items() if name not in matched}
     match = match_of(state, expected, matched, accounted=named.constants, removed=named.removed)
     refused = not required.isdisjoint(match.missing) or bool(misshapen) or (bool(match.unused) and not may_have_others)
-    refuse_misfit(
-        match, targets.own, state.tensors, misshapen, refused=refused, way_out=way_out, alike=alike
-    )
+    refuse_misfit(match, targets.own, state.tensors, misshapen, refused=refused, way_out=way_out, alike=alike)
     values = {name: _turned(state.tensors[place.key], place.turned) for name, place in matched.items()}
     changed = _copy(module, {**values, **{name: torch.zeros_like(targets.own[name]) for name in zero}}, state.path)
     return replace(match, changed=sum(name in matched for name in changed))
@@ -154,6 +156,19 @@ def _refuse_torn_ties(state: StateDictFile, targets: Targets, matched: Matches) 
                     f"{state.path}: {places[0][1].key!r} and {place.key!r} differ, and {places[0][0]} and {name} are "
                     "one tensor of the network; give the weights of a network that shares it"
                 )
+
+
+def _refuse_fused(module: nn.Module, state: StateDictFile, matched: Matches) -> None:
+    """Refuse fused weights for layers whose BatchNorms were restored: those would be applied to them once more."""
+    record = record_of(module)
+    for entry in record.restored if record is not None else ():
+        own = {f"{entry.module}.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
+        if f"{entry.after}.weight" in matched and matched.keys().isdisjoint(own):
+            raise InputError(
+                f"{state.path}: has {entry.after}.weight without the BatchNorm {entry.module} that was restored behind "
+                "it, so it is of the fused network; convert the ONNX file with `rtool onnx2torch --restore-bn "
+                f"--weights {state.path.name}`, which measures the BatchNorms for these weights"
+            )
 
 
 def _turned(tensor: Tensor, turned: bool) -> Tensor:

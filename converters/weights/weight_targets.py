@@ -6,7 +6,7 @@ the graph has, and with them constants that are no weights (shapes, bounds). `Ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..records.record import record_of
 from .state_dict_names import is_counter
 from .stripping import DATA_FIELDS, weight_tensors
+from .weight_readers import stored_origins
 
-__all__ = ["Layout", "Targets", "graph_constants", "long_axes"]
+__all__ = ["Layout", "Targets", "long_axes"]
 
 Layout = Literal["module", "graph"]
 """Which axes a matrix has: [outputs, inputs] as torch keeps it, or [inputs, outputs] as MatMul reads it."""
@@ -32,6 +33,8 @@ class Targets:
     """By name; counters of BatchNorms are among them, but no file needs them."""
     values: Mapping[str, str]
     """Name of a tensor -> name of the value of the source graph that it was made from; empty without such a graph."""
+    origins: Mapping[str, str]
+    """The same -> the stored weight behind that value, which exporters share between equal weights by Identity."""
     turned: frozenset[str]
     """Matrices that the source graph has transposed."""
     constants: Mapping[str, Tensor]
@@ -40,23 +43,26 @@ class Targets:
     """Groups of names that share one tensor."""
 
     @classmethod
-    def of(cls, module: nn.Module, constants: Mapping[str, Tensor] | None = None) -> Targets:
-        """The targets in `module`.
+    def of(cls, module: nn.Module, graph: onnx.GraphProto | None = None) -> Targets:
+        """The targets in `module`, and the constants in `graph`, its source.
 
         A module with restored BatchNorms is filled by its own names alone: its layers are no longer the graph's.
         """
         own = module.state_dict()
         record = record_of(module)
         sources = {} if record is None or record.restored else record.parameters
+        stored = {} if graph is None else stored_origins(graph)
+        values = {name: source.value for name, source in sources.items() if name in own}
         groups: dict[tuple[int, torch.Size], list[str]] = {}
         for name, tensor in own.items():
             if tensor.numel() and not is_counter(name):
                 groups.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
         return cls(
             own=own,
-            values={name: source.value for name, source in sources.items() if name in own},
+            values=values,
+            origins={name: stored.get(value, value) for name, value in values.items()},
             turned=frozenset(name for name, source in sources.items() if source.transform == "transpose"),
-            constants={name: value for name, value in (constants or {}).items() if sources},
+            constants=_constants(graph, {stored.get(value, value) for value in values.values()}) if sources else {},
             tied=tuple(tuple(names) for names in groups.values() if len(names) > 1),
         )
 
@@ -74,14 +80,10 @@ class Targets:
         return frozenset(found)
 
 
-def graph_constants(graph: onnx.GraphProto | None, module: nn.Module) -> dict[str, Tensor]:
-    """The small tensors in `graph` that are no parameters of `module`, by name."""
-    record = record_of(module)
-    if graph is None or record is None:
-        return {}
-    weights = {source.value for source in record.parameters.values()}
+def _constants(graph: onnx.GraphProto | None, weights: Collection[str]) -> dict[str, Tensor]:
+    """The small tensors in `graph` beside `weights`, by name."""
     found = {}
-    for name, tensor in weight_tensors(graph):
+    for name, tensor in () if graph is None else weight_tensors(graph):
         stored = any(len(getattr(tensor, field)) for field in DATA_FIELDS) or 0 in tensor.dims
         if name not in weights and stored and tensor.data_location != onnx.TensorProto.EXTERNAL:
             array = onnx.numpy_helper.to_array(tensor)

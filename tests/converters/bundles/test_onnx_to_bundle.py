@@ -61,7 +61,9 @@ def test_names_that_nobody_knows_are_refused_with_the_tensors_that_shapes_do_not
     state = {f"module.{name}": tensor + 1 for name, tensor in module.state_dict().items()}
     renamed = {name.replace("layer1", "blocks"): tensor for name, tensor in state.items()}
     torch.save({"state_dict": renamed}, tmp_path / "fused.pth")
-    with pytest.raises(InputError, match=r"neither names nor shapes tell .*layer1\.0\.conv1\.weight 8x8x1x1.*save them"):
+    with pytest.raises(
+        InputError, match=r"neither names nor shapes tell .*layer1\.0\.conv1\.weight 8x8x1x1.*save them"
+    ):
         onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "fused.pth")
     assert not (tmp_path / "m.rtool").exists()
 
