@@ -21,7 +21,7 @@ from ...errors import InputError
 from ..records.record import record_of
 from .folded_loading import fold_into
 from .matching_by_content import match_shapes, match_values, sharing_shapes
-from .matching_by_name import match_names
+from .matching_by_name import NamedPlaces, match_names
 from .state_dict_files import StateDictFile, read_state_dict
 from .state_dict_names import is_counter, names_of_module
 from .weight_match import MatchedWeight, Matches, StateDictOrigin, WeightMatch, match_of, refuse_misfit
@@ -79,18 +79,7 @@ def load_state_dict_file(
     optional = cancelled_biases(module)
     whole = [name for name in targets.weights if name not in optional]
     required = {name for name in whole if not may_lack(name)}
-    named = match_names(state, targets, required, whole)
-    matched, given = named.matched, _left(state, named.matched, named.constants)
-    alike: tuple[Collection[str], Collection[str]] = ((), ())
-    if targets.values:
-        counters = [name for name in targets.own if is_counter(name) and name not in matched]
-        left = [*_unmatched(targets, matched, named.misshapen), *counters]
-        matched = matched | match_values(targets, left, given)
-        left = _unmatched(targets, matched, named.misshapen)
-        given = _left(state, matched, named.constants, named.misshapen.values())
-        matched = matched | match_shapes(targets, left, given)
-        left = _unmatched(targets, matched, named.misshapen)
-        alike = sharing_shapes(targets, left, _left(state, matched, named.constants, named.misshapen.values()))
+    matched, named, alike = _match(state, targets, required, whole)
     _refuse_torn_ties(state, targets, matched)
     _refuse_fused(module, state, matched)
     zero = {name for name in optional if name not in matched and f"{name[:-4]}weight" in matched}
@@ -104,6 +93,25 @@ def load_state_dict_file(
     values = {name: _turned(state.tensors[place.key], place.turned) for name, place in matched.items()}
     changed = _copy(module, {**values, **{name: torch.zeros_like(targets.own[name]) for name in zero}}, state.path)
     return replace(match, changed=sum(name in matched for name in changed))
+
+
+def _match(
+    state: StateDictFile, targets: Targets, required: Collection[str], whole: Collection[str]
+) -> tuple[Matches, NamedPlaces, tuple[Collection[str], Collection[str]]]:
+    """The matches by every rule, what names tell, and the names and keys that only a guess by shape could match."""
+    named = match_names(state, targets, required, whole)
+    matched = named.matched
+    if not targets.values:
+        return matched, named, ((), ())
+    counters = [name for name in targets.own if is_counter(name) and name not in matched]
+    left = [*_unmatched(targets, matched, named.misshapen), *counters]
+    matched = matched | match_values(targets, left, _left(state, matched, named.constants))
+    left = _unmatched(targets, matched, named.misshapen)
+    given = _left(state, matched, named.constants, named.misshapen.values())
+    matched = matched | match_shapes(targets, left, given)
+    left = _unmatched(targets, matched, named.misshapen)
+    rest = _left(state, matched, named.constants, named.misshapen.values())
+    return matched, named, sharing_shapes(targets, left, rest)
 
 
 def is_unfused(module: nn.Module, weights: str | Path | StateDictFile) -> bool:

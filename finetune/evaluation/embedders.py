@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,8 @@ class Embedder:
     name: str
     preprocessing: Preprocessing
     embed: Embed
+    notes: tuple[str, ...] = ()
+    """What to tell the user about how it was opened."""
 
 
 def open_embedder(
@@ -42,7 +44,6 @@ def open_embedder(
     preprocessing: PreprocessingName = "auto",
     size: tuple[int, int] | None = None,
     weights: str | Path | None = None,
-    report: Callable[[str], object] | None = None,
 ) -> Embedder:
     """Open `reference`: ONNX files in ONNX Runtime, `triton://` on its server, everything else in torch.
 
@@ -54,12 +55,12 @@ def open_embedder(
         preprocessing: Normalisation; "auto" uses the model's own, else the usual one for its input's shape.
         size: Height and width in pixels, for models that do not state it.
         weights: A state_dict file to load over the model's own weights; it runs in torch then.
-        report: Called with a line about what was loaded.
 
     Raises:
         InputError: the model does not exist, its input size is unknown or another, or `weights` does not fit.
     """
     own: Preprocessing | None = None
+    notes: tuple[str, ...] = ()
     runner: Runner
     if not isinstance(reference, str | Path):
         if weights is not None:
@@ -71,13 +72,12 @@ def open_embedder(
     else:
         model = load_model(reference, weights)
         own = model.preprocessing or _stated_preprocessing(model)
-        if model.weights is not None and report is not None:
-            report(f"{weights}: {model.weights}")
+        notes = () if model.weights is None else (f"{weights}: {model.weights}",)
         runner = TorchRunner(
             model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
         )
     chosen = choose_preprocessing(runner.name, own, runner.inputs, name=preprocessing, size=size)
-    return embedder_of(runner, chosen, batch=batch, output=output)
+    return replace(embedder_of(runner, chosen, batch=batch, output=output), notes=notes)
 
 
 def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64, output: int = 0) -> Embedder:

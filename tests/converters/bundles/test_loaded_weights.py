@@ -90,13 +90,12 @@ def test_a_zoo_name_takes_weights_with_a_classifier_beside_them(tmp_path):
         assert torch.equal(model.module(x), original(x))
     assert model.weights.unused == ("module.classifier.weight",)
     assert model.weights.difference is None
-    notes = []
-    embedder = open_embedder("osnet_x0_25", weights=tmp_path / "w.pth.tar", report=notes.append)
+    embedder = open_embedder("osnet_x0_25", weights=tmp_path / "w.pth.tar")
     pixels = np.random.default_rng(0).integers(0, 256, (1, 256, 128, 3), dtype=np.uint8)
     with torch.no_grad():
         want = original(torch.from_numpy(embedder.preprocessing.normalise(pixels))).numpy()
     np.testing.assert_allclose(embedder.embed(pixels), want, rtol=1e-5, atol=1e-6)
-    assert "1 of the file not used: module.classifier.weight" in notes[0]
+    assert "1 of the file not used: module.classifier.weight" in embedder.notes[0]
 
 
 def test_models_that_are_programs_or_served_take_no_weights(tmp_path):
