@@ -52,11 +52,13 @@ def parity(
     min_cosine: float | None = None,
     seed: int = 0,
     device: str = "cpu",
+    weights: str | Path | None = None,
 ) -> ParityReport:
     """Run two model references on the same inputs and compare their outputs.
 
     The inputs are seeded random numbers, or the first `batch` images of the data set `data`, preprocessed as for the
-    reference model. A fixed batch replaces `batch`. The reference runs on the CPU, the candidate on `device`. The
+    reference model. A fixed batch replaces `batch`. The reference runs on the CPU, the candidate on `device`,
+    with the state_dict in the file `weights` where that is given. The
     relative error is the largest absolute difference divided by the largest absolute value of the reference's outputs;
     the cosine is the smallest one over the output rows [N, ...]. Both are computed in float64. Outputs that differ by
     more than `max_rel` are judged by the models in float64, see `converters.runtime.judging`. On the CPU, a valid ONNX
@@ -64,7 +66,7 @@ def parity(
 
     Raises:
         InputError: the models have different inputs, outputs or fixed batches; a tolerance is no number that an
-            outcome can meet.
+            outcome can meet; or `weights` does not fit.
         PlatformError: `device` is a GPU that cannot be used.
 
     Examples:
@@ -73,7 +75,7 @@ def parity(
         (2, True, 0.0)
     """
     check_gates("bench parity", max_rel, min_cosine)
-    runners = _open(reference, "cpu"), _open(candidate, device)
+    runners = _open(reference, "cpu"), _open(candidate, device, weights)
     batch = common_batch(runners, batch)
     if data:
         first, second = _images(runners, (reference, candidate), data, batch)
@@ -132,10 +134,12 @@ def compare_runners(
     return ParityReport(reference.name, candidate.name, batch, described, numbers, max_rel, min_cosine, passed, reason)
 
 
-def _open(reference: str | Path, device: str) -> Runner:
+def _open(reference: str | Path, device: str, weights: str | Path | None = None) -> Runner:
     path = Path(reference)
     is_file = path.suffix == ".onnx" and not str(reference).startswith("triton://")
-    return open_onnx(path, device) if is_file else open_runner(reference, device=device)
+    if is_file and weights is None:
+        return open_onnx(path, device)
+    return open_runner(reference, device=device, weights=weights)
 
 
 def _probabilities(runner: Runner) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ def bench() -> None:
 @click.option("--data", help="Compare on the first images of this data set instead of random numbers.")
 @click.option("--max-rel", type=float, help="Largest relative error allowed.  [default: 1e-5 without --min-cosine]")
 @click.option("--min-cosine", type=float, help="Smallest cosine similarity allowed per output row.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) into CANDIDATE first.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
 @click.option("--device", default="cpu", show_default=True, help="Device of CANDIDATE: cpu, cuda or cuda:N.")
 @output_options
@@ -44,6 +45,7 @@ def parity_command(
     data: str | None,
     max_rel: float | None,
     min_cosine: float | None,
+    weights: Path | None,
     seed: int,
     device: str,
 ) -> None:
@@ -64,6 +66,7 @@ def parity_command(
         min_cosine=min_cosine,
         seed=seed,
         device=device,
+        weights=weights,
     )
     numbers, verdict = report.parity, "PASSED" if report.passed else "FAILED"
     output.emit(

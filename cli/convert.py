@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ..converters.bundles.onnx_to_bundle import OnnxToTorchResult
     from ..converters.records.preprocessing import Preprocessing
     from ..converters.records.record import TensorSpec
+    from ..converters.weights.weight_match import WeightMatch
 
-__all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing"]
+__all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing", "weight_rows"]
 
 
 @click.command(
@@ -26,13 +27,14 @@ __all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch",
     epilog=examples("rtool inspect model.onnx", "rtool inspect model.rtool --json", "rtool inspect osnet_x0_25"),
 )
 @click.argument("model")
+@click.option("--weights", type=click.Path(path_type=Path), help="Try this state_dict (.pth) on it.")
 @output_options
-def inspect_command(output: Output, model: str) -> None:
+def inspect_command(output: Output, model: str, weights: Path | None) -> None:
     """Report what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""
     from ..converters import inspect
 
-    result = inspect(model)
-    output.emit(result, _inspection_rows(result), brief=_brief(result))
+    result = inspect(model, weights)
+    output.emit(result, _inspection_rows(result), brief=_brief(result), tables=_weight_tables(result.weights))
 
 
 @click.command(
@@ -59,7 +61,7 @@ def inspect_command(output: Output, model: str) -> None:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="Load this state_dict (.safetensors, .pth, .pt or .ckpt): fused, or with --restore-bn the original's.",
+    help="Load this state_dict (.safetensors, .pth, .pt or .ckpt, or FILE:KEY), fused or the original's.",
 )
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that do not train, e.g. 'conv1.*'; repeatable.")
@@ -127,7 +129,7 @@ def onnx2torch_command(
             raise
     if result.restored is not None and result.restored.warning:
         click.echo(f"warning: {result.restored.warning}", err=True)
-    output.emit(result, _conversion_rows(result), artefact=result.output, tables=_weight_tables(result))
+    output.emit(result, _conversion_rows(result), artefact=result.output, tables=_weight_tables(result.weights))
 
 
 @click.command("ops", epilog=examples("rtool ops", "rtool ops Resize", "rtool ops --json"))
@@ -180,8 +182,13 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         ("source", result.source),
         ("parameters", f"{result.parameters:,} ({result.trainable:,} trainable)"),
     ]
+    changed = result.weights is not None and result.weights.changed
+    label, against = ("difference", "from the source file") if changed else ("parity", "")
     rows += [
-        (f"parity, batch {entry.batch}", f"max relative error {entry.parity.max_rel:.2g} against {entry.oracle}")
+        (
+            f"{label}, batch {entry.batch}",
+            f"max relative error {entry.parity.max_rel:.2g} " + (against if changed else f"against {entry.oracle}"),
+        )
         for entry in result.parity
     ]
     judged = [entry for entry in result.parity if entry.reason]
@@ -194,10 +201,7 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
     if result.restored is not None:
         rows += _restored_rows(result.restored)
     if result.weights is not None:
-        by_name = sum(entry.how == "name" for entry in result.weights.matched)
-        matched = len(result.weights.matched)
-        rows.append(("weights loaded", f"{matched}: {by_name} by name, {matched - by_name} by shape and order"))
-        rows.append(("weights file", str(result.weights.origin)))
+        rows += weight_rows(result.weights)
     rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
     return rows
 
@@ -219,17 +223,31 @@ def _drift(drift: float | None) -> str:
     return "not measured, every batch was one image" if drift is None else f"{drift:.2g} of the largest output"
 
 
-def _weight_tables(result: OnnxToTorchResult) -> list[Any]:
-    """Which tensor of a `.pth` went where."""
-    if result.weights is None:
+def weight_rows(match: WeightMatch) -> list[tuple[str, Any]]:
+    """What `--weights` loaded, by which rules, and what that changed."""
+    rows: list[tuple[str, Any]] = [
+        ("weights loaded", f"{len(match.matched)}: {match.rules}"),
+        ("weights file", str(match.origin)),
+        ("weights changed", match.effect),
+    ]
+    rows += [("not in the file", ", ".join(match.missing))] if match.missing else []
+    rows += [("not used", ", ".join(match.unused))] if match.unused else []
+    return rows
+
+
+def _weight_tables(match: WeightMatch | None) -> list[Any]:
+    """Which tensor of a `.pth` went where, by which rule."""
+    if match is None:
         return []
     from rich.table import Table
 
     table = Table("parameter", "from the file", "matched by", box=None)
-    for entry in result.weights.matched:
+    for entry in match.matched:
         table.add_row(entry.target, entry.key, entry.how)
-    for name in result.weights.missing:
+    for name in match.missing:
         table.add_row(name, "-", "nothing")
+    for key in match.unused:
+        table.add_row("-", key, "nothing")
     return [table]
 
 
@@ -268,6 +286,7 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
     if found.chain:
         rows.append(("history", " -> ".join(link.step for link in found.chain)))
         rows += [(f"  {link.step}", link.detail) for link in found.chain]
+    rows += weight_rows(found.weights) if found.weights is not None else []
     rows += [("problem", problem) for problem in found.problems] or [("problems", "none")]
     return rows
 

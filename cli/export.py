@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .convert import read_batch, read_preprocessing
+from .convert import read_batch, read_preprocessing, weight_rows
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ _LISTED = 3
     help="Nodes that stay in float32: an earlier export's manifest, or a JSON list of names.",
 )
 @click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the model's, else guessed]")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
+)
 @click.option("--target", help="What must read the file: triton:24.10, triton:25.09, onnxruntime:1.19, tensorrt, ...")
 @click.option("--strip-metadata", is_flag=True, help="Remove exporters' stack traces and file paths.")
 @click.option(
@@ -135,6 +138,7 @@ def _reader(spec: str, limit: int) -> Callable[[Preprocessing], Any]:
 
 def _rows(result: ExportResult) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [("model", result.model), ("size", f"{result.size_bytes / 1e6:.2f} MB")]
+    rows += weight_rows(result.weights) if result.weights is not None else []
     if result.nodes is not None:
         rows.append(("graph", f"{result.nodes} nodes, opset {result.opset}, IR {result.ir_version}"))
     kept = result.kept_batchnorms

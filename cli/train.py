@@ -111,6 +111,7 @@ def finetune_command(
         "rtool evaluate model.onnx market1501/",
         "rtool evaluate runs/demo/20260101-120000 synthetic-people:identities=60,seed=2,cameras=7",
         "rtool evaluate iresnet.onnx faces/ --protocol verification --size 112x112",
+        "rtool evaluate osnet_x1_0 market1501/ --weights model.pth.tar",
         "rtool evaluate triton://127.0.0.1:8001/osnet_b16 market1501/",
     ),
 )
@@ -141,6 +142,9 @@ def finetune_command(
     type=click.Choice(["auto", "imagenet", "arcface"]),
     help="Normalisation, for models that do not state it.",
 )
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 @output_options
 def evaluate_command(
@@ -155,12 +159,13 @@ def evaluate_command(
     embedding: int,
     size: str | None,
     preprocessing: Literal["auto", "imagenet", "arcface"],
+    weights: Path | None,
     device: str,
 ) -> None:
     """Measure MODEL on DATA by retrieval (CMC, mAP, mINP) or 10-fold verification (accuracy, VAL@FAR, TAR@FAR).
 
     MODEL is an .onnx file, a bundle, a run folder or checkpoint, TorchScript, an exported program, a zoo name (random
-    weights) or triton://HOST:PORT/NAME.
+    weights, or --weights) or triton://HOST:PORT/NAME.
 
     DATA is a folder (Market-1501, DukeMTMC or MSMT17 layout, one sub-folder per identity, train.rec, or .tar shards), a
     file (.csv or .jsonl manifest, .rec records, .bin verification pairs, .tar) or a generator such as
@@ -180,6 +185,7 @@ def evaluate_command(
         size=_size(size),
         rerank=rerank,
         roc=roc,
+        weights=weights,
         report=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
     )
     values = vars(result).items()

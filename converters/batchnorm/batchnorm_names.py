@@ -17,18 +17,22 @@ from torch import nn
 
 from ..lowering.names import safe_path
 
-__all__ = ["batchnorm_path"]
+__all__ = ["batchnorm_path", "usual_names"]
 
 _NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)$")
 
 
 def batchnorm_path(root: nn.Module, layer: str, scope: str = "") -> str:
     """A free path in `root` for the BatchNorm behind `layer`; `scope` is the recorded path, "" where there is none."""
-    candidates = [safe_path(scope)] if scope and safe_path(scope) != layer else []
-    candidates += [*_guesses(layer), f"{layer}_bn"]
-    free = (path for path in candidates if _is_free(root, path))
+    free = (path for path in usual_names(layer, scope) if _is_free(root, path))
     numbered = (f"{layer}_bn{number}" for number in count(2))
     return next(free, None) or next(path for path in numbered if _is_free(root, path))
+
+
+def usual_names(layer: str, scope: str = "") -> list[str]:
+    """What the BatchNorm behind `layer` may be called, the most likely name first; `scope` is the recorded path."""
+    recorded = [safe_path(scope)] if scope and safe_path(scope) != layer else []
+    return [*recorded, *_guesses(layer), f"{layer}_bn"]
 
 
 def _guesses(layer: str) -> list[str]:

@@ -33,14 +33,14 @@ from torch.nn.modules.conv import _ConvNd
 from ...errors import InputError
 from ..records.node_facts import facts_of
 from ..records.provenance import ChainLink
-from ..records.record import ConversionRecord, RestoredBatchNorm, record_of
-from ..records.value_names import is_generated
+from ..records.record import RestoredBatchNorm, record_of
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.eval_mode import in_eval_mode
 from .affine import Layer
 from .batchnorm_names import batchnorm_path
 from .calibration import TOLERATED_UNCERTAINTY, Batch, calibrate
 from .exact_scale import exact_scale
+from .fused_layers import TRANSPARENT, fused_layers, stated_fold
 from .observations import Calibration, Observation
 from .optional_bias import let_bias_be_missing
 from .original_names import OriginalNetwork, find_original
@@ -51,7 +51,6 @@ EPS = 1e-5
 
 _BATCHNORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 """Number of spatial axes of a Conv -> BatchNorm class."""
-_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU)
 
 
@@ -132,7 +131,7 @@ def restore_batchnorm(
     """
     skipped: dict[str, str] = {}
     original = find_original(module)
-    candidates = _candidates(module, skipped, original)
+    candidates = fused_layers(module, skipped, original)
     layers = {path: module.get_submodule(path) for path in candidates}
     calibration = Calibration()  # without a layer to measure, no image is read
     if layers:
@@ -176,7 +175,7 @@ def _entry(
 ) -> RestoredBatchNorm:
     """The new BatchNorm behind the layer at `path`, with the original's name and eps where they are known."""
     known = original.batchnorms.get(path) if original is not None else None
-    stated = _stated_fold(module, path) or (known.path if known is not None else "") or facts_of(node).scope
+    stated = stated_fold(module, path) or (known.path if known is not None else "") or facts_of(node).scope
     name = batchnorm_path(module, path, stated)
     channels = len(observation.statistics.mean)
     return RestoredBatchNorm(name, path, channels, known.eps if known is not None else eps)
@@ -208,40 +207,6 @@ def insert_batchnorms(module: fx.GraphModule, restored: Iterable[RestoredBatchNo
     _finish(module, entries)
 
 
-def _candidates(
-    module: fx.GraphModule, skipped: dict[str, str], original: OriginalNetwork | None
-) -> dict[str, fx.Node]:
-    """Path -> node of the layers that may have lost a BatchNorm, by rules 1 to 3; reasons of others go to `skipped`."""
-    calls: dict[str, list[fx.Node]] = {}
-    for node in module.graph.nodes:
-        if node.op == "call_module" and isinstance(module.get_submodule(node.target), _ConvNd | nn.Linear):
-            calls.setdefault(node.target, []).append(node)
-    candidates = {}
-    for path, nodes in calls.items():
-        reason = _reason_before_calibration(module, path, nodes, original)
-        if reason:
-            skipped[path] = reason
-        else:
-            candidates[path] = nodes[0]
-    return candidates
-
-
-def _reason_before_calibration(
-    module: fx.GraphModule, path: str, nodes: list[fx.Node], original: OriginalNetwork | None
-) -> str:
-    if getattr(module.get_submodule(path), "bias", None) is None:
-        return "it has no bias, so nothing was fused into it"
-    if len(nodes) > 1:
-        return f"it is called {len(nodes)} times"
-    if _followed_by_batchnorm(module, nodes[0]):
-        return "a BatchNorm follows it"
-    if original is not None and path in original.layers and path not in original.batchnorms:
-        return f"{original.name} has no BatchNorm behind it"
-    if not _stated_fold(module, path) and _bias_is_original(record_of(module), path):
-        return "the names in the file say that its bias is original"
-    return ""
-
-
 def _reason_after_calibration(
     module: fx.GraphModule, node: fx.Node, observation: Observation, original: OriginalNetwork | None
 ) -> str:
@@ -264,40 +229,13 @@ def _supports_single_images_only(module: fx.GraphModule) -> bool:
     return record is not None and fixed_batch_by_shapes(module, record.inputs) == 1
 
 
-def _followed_by_batchnorm(module: fx.GraphModule, node: fx.Node) -> bool:
-    return any(
-        user.op == "call_module"
-        and (
-            isinstance(follower := module.get_submodule(str(user.target)), _BatchNorm)
-            or (isinstance(follower, _TRANSPARENT) and _followed_by_batchnorm(module, user))
-        )
-        for user in node.users
-    )
-
-
-def _stated_fold(module: fx.GraphModule, path: str) -> str:
-    """The path of the BatchNorm folded into the layer at `path`, as stated in the file's metadata; else ""."""
-    record = record_of(module)
-    if record is None or f"{path}.weight" not in record.parameters:
-        return ""
-    return record.folded.get(record.parameters[f"{path}.weight"].value, "")
-
-
-def _bias_is_original(record: ConversionRecord | None, path: str) -> bool:
-    """Whether weight and bias have names of the original model; every exporter renames fused ones."""
-    if record is None or f"{path}.bias" not in record.parameters:
-        return False
-    weight, bias = (record.parameters[f"{path}.{name}"].value for name in ("weight", "bias"))
-    return not (is_generated(weight) or is_generated(bias) or bias.endswith("_bias"))
-
-
 def _leads_to_output(module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether only activations and norms lie between `node` and an output of the graph."""
     for user in node.users:
         if user.op == "output":
             return True
         is_activation = user.op == "call_module" and isinstance(
-            module.get_submodule(str(user.target)), (*_TRANSPARENT, *_ACTIVATIONS)
+            module.get_submodule(str(user.target)), (*TRANSPARENT, *_ACTIVATIONS)
         )
         normalises = user.op == "call_function" and getattr(user.target, "__name__", "") in ("normalize", "relu")
         if (is_activation or normalises) and _leads_to_output(module, user):

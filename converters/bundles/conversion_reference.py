@@ -20,7 +20,7 @@ from ..files.model_file import ModelFile
 from ..records.record import TensorSpec
 from ..runtime.double_precision import exact_outputs
 from ..runtime.judging import judge
-from ..runtime.parity import Parity
+from ..runtime.parity import Parity, measure_parity
 from ..runtime.probability_outputs import probability_outputs
 from ..runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
 from ..runtime.runners import OnnxRunner, TorchRunner
@@ -114,6 +114,15 @@ class Reference:
     def _exact(self, sample: _Sample) -> tuple[NDArray[Any], ...] | None:
         """The outputs in float64."""
         return exact_outputs(self.runner, sample.inputs) if self.is_of_file else None
+
+    def difference(self, module: nn.Module) -> tuple[BatchParity, ...]:
+        """How far `module`, whose weights may be others than the file's, is from the expected outputs."""
+        return tuple(
+            BatchParity(
+                sample.batch, measure_parity(sample.outputs, self._run(module, sample.inputs)), self.runner.oracle
+            )
+            for sample in self.samples
+        )
 
     def _run(self, module: nn.Module, inputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         """Run the module on the inputs of the file; it may use only some of them."""

@@ -31,6 +31,7 @@ from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink, chain_of_bundle, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, source_link
 from ..records.value_names import is_generated
+from ..weights.weight_match import WeightMatch
 from ..zoo.architecture_guess import guess_architecture
 from .bundle import is_bundle, load_bundle
 from .reference import TORCH_SUFFIXES, load_model
@@ -84,19 +85,30 @@ class Inspection:
     problems: tuple[str, ...]
     chain: tuple[ChainLink, ...]
     """The provenance of the model, oldest link first."""
+    weights: WeightMatch | None = None
+    """What a state_dict file would load into it."""
 
 
-def inspect(reference: str | Path) -> Inspection:
+def inspect(reference: str | Path, weights: str | Path | None = None) -> Inspection:
     """Inspect an ONNX file, a bundle or any other model reference.
 
+    Args:
+        reference: what to inspect.
+        weights: a state_dict file that is tried on the model.
+
     Raises:
-        InputError: the reference names nothing that can be opened.
+        InputError: the reference names nothing that can be opened, or `weights` does not fit.
 
     Examples:
         >>> found = rtool.inspect("model.onnx")
         >>> found.batch, found.parameters, found.operators
         ('dynamic', 112, {'Conv': 1, 'Relu': 1, 'ReduceMean': 1})
     """
+    match = None if weights is None else load_model(reference, weights).weights
+    return replace(_inspect(reference), weights=match)
+
+
+def _inspect(reference: str | Path) -> Inspection:
     path = Path(reference)
     if path.is_dir() and is_bundle(path):
         return _inspect_bundle(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -28,12 +28,13 @@ from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
 from ..runtime.batch_by_numbers import fixed_batch_by_numbers
 from ..weights.state_dict_files import StateDictFile, read_state_dict
-from ..weights.state_dict_loading import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
+from ..weights.state_dict_loading import WeightMatch, is_unfused, load_state_dict_file
 from ..weights.unfit_weights import refuse_half_weights
 from .bundle import is_bundle, save_bundle
 from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
 from .conversion_reference import BatchParity, Reference
+from .loaded_weights import weights_link
 
 __all__ = ["OnnxToTorchResult", "onnx2torch"]
 
@@ -48,6 +49,8 @@ class OnnxToTorchResult:
     parameters: int
     trainable: int
     parity: tuple[BatchParity, ...]
+    """The bundle's module against the source file in ONNX Runtime; where `weights` changed tensors, how far it is from
+    the source now."""
     batch: int | None
     """The only batch the model supports; None when it supports any."""
     preprocessing: Preprocessing | None
@@ -88,8 +91,10 @@ def onnx2torch(
     batch = fixed_batch_by_numbers(module, reference.runner, chosen.tolerance)
     found = _find_preprocessing(file, reference, module, chosen)
     preprocessing = found.preprocessing if found is not None else None
-    restored = _restore(module, reference, path, preprocessing, chosen)
+    restored = _restore(module, reference, file, preprocessing, chosen)
     parity = restored.parity or converted
+    if restored.weights is not None:
+        parity = reference.difference(module)
     restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
     record = require_record(module)
     record.preprocessing = preprocessing
@@ -106,7 +111,7 @@ def onnx2torch(
         preprocessing=preprocessing,
         preprocessing_origin=found.origin if found is not None else None,
         restored=restored.report,
-        weights=restored.weights,
+        weights=_measured(restored.weights, parity),
         seconds=time.perf_counter() - start,
     )
 
@@ -176,7 +181,7 @@ class _Restored:
 def _restore(
     module: fx.GraphModule,
     reference: Reference,
-    path: Path,
+    file: ModelFile,
     preprocessing: Preprocessing | None,
     options: ConversionOptions,
 ) -> _Restored:
@@ -192,18 +197,41 @@ def _restore(
     links: list[ChainLink] = []
     unfused = weights is not None and options.restore_bn and is_unfused(module, weights)
     if weights is not None and not unfused:
-        match = load_fused_weights(module, weights, allow_partial=options.allow_partial)
+        match = _load(module, weights, file, options)
         reference = reference.following(module)
     if options.restore_bn:
-        report = _restore_batchnorm(module, path, preprocessing, options)
+        report = _restore_batchnorm(module, Path(file.label), preprocessing, options)
         parity = reference.measure(module, options.tolerance, "with restored BatchNorm")
         links.append(restored_link(report, parity_max_rel=_errors(parity)))
     if weights is not None and unfused:
-        match = load_unfused_weights(module, weights, allow_partial=options.allow_partial)
+        match = _load(module, weights, file, options)
         reference = reference.following(module)
     if weights is not None and match is not None:
-        links.append(_weights_link(weights, match, unfused=unfused))
+        links.append(weights_link(match, unfused=unfused))
     return _Restored(reference, parity, report, match, tuple(links))
+
+
+def _load(module: fx.GraphModule, weights: StateDictFile, file: ModelFile, options: ConversionOptions) -> WeightMatch:
+    """Load `weights` into the module, in place.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    return load_state_dict_file(
+        module,
+        weights,
+        may_lack=lambda _: options.allow_partial,
+        may_have_others=options.allow_partial,
+        way_out="give the weights of this graph, or of the network it was exported from, or --allow-partial",
+        graph=file.outline.graph,
+    )
+
+
+def _measured(match: WeightMatch | None, parity: tuple[BatchParity, ...]) -> WeightMatch | None:
+    """The report on loaded weights, with the largest difference that they made."""
+    if match is None:
+        return None
+    return replace(match, difference=max((entry.parity for entry in parity), key=lambda parity: parity.max_rel))
 
 
 def _restore_batchnorm(
@@ -263,11 +291,6 @@ def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> Chain
         facts["batch"] = batch
     detail = f"by rtool {versions['rtool']}, max relative error {worst:.2g} against {parity[0].oracle}"
     return ChainLink("converted", detail, facts)
-
-
-def _weights_link(weights: StateDictFile, match: WeightMatch, *, unfused: bool) -> ChainLink:
-    detail = f"{len(match.matched)} tensors of {weights.path.name}"
-    return ChainLink("weights", detail, {"file": weights.path.name, "sha256": weights.sha256, "unfused": unfused})
 
 
 def _errors(parity: Sequence[BatchParity]) -> dict[str, float]:

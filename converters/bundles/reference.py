@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -30,8 +30,10 @@ from ..records.record import ConversionRecord, TensorSpec, record_of, require_re
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
 from ..runtime.triton import TritonRunner
+from ..weights.weight_match import WeightMatch
 from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from .bundle import Bundle, is_bundle, load_bundle, stripped_graph
+from .loaded_weights import load_and_measure, weights_link
 
 __all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]
 
@@ -68,6 +70,15 @@ class Model:
     """The ONNX file, for a model of that kind."""
     bundle: Bundle | None = None
     """The bundle, for a model of that kind."""
+    weights: WeightMatch | None = None
+    """What was loaded over its own weights from a file."""
+
+    @property
+    def graph(self) -> onnx.GraphProto | None:
+        """The graph that the module was converted from, without large weights; not to be edited."""
+        if self.bundle is not None and self.bundle.stripped is not None:
+            return self.bundle.stripped.graph
+        return self.file.outline.graph if self.file is not None else None
 
     def source(self) -> ModelFile | None:
         """The graph that the module was converted from, with the weights of the module; None where there is none."""
@@ -118,11 +129,17 @@ class Model:
         return next((size for size in first if isinstance(size, int)), None)
 
 
-def load_model(reference: str | Path) -> Model:
+def load_model(reference: str | Path, weights: str | Path | None = None) -> Model:
     """Open a model reference.
 
+    Args:
+        reference: what to open.
+        weights: a state_dict file to load over the model's own weights. Of a zoo model it may have more than that, such
+            as a classifier.
+
     Raises:
-        InputError: it names nothing that exists, a model on a server, or a file that is not what its name says.
+        InputError: it names nothing that exists, a model on a server, or a file that is not what its name says; or
+            `weights` does not fit.
 
     Examples:
         >>> model = rtool.converters.load_model("model.onnx")
@@ -130,6 +147,32 @@ def load_model(reference: str | Path) -> Model:
         ('onnx', 'Conv2d')
     """
     refuse_served(reference)
+    model = _open(reference)
+    return model if weights is None else _with_weights(model, weights)
+
+
+def _with_weights(model: Model, weights: str | Path) -> Model:
+    """The model, its module filled from a file."""
+    if model.kind in ("torchscript", "exported"):
+        raise InputError(f"{model.name}: its weights are part of its program; give the .onnx or bundle it came from")
+    is_zoo = model.kind == "zoo"
+    match = load_and_measure(
+        model.module,
+        weights,
+        inputs=model.inputs,
+        batch=model.batch,
+        graph=model.graph,
+        fresh=is_zoo,
+        may_have_others=is_zoo,
+        way_out=f"give weights of {model.name}",
+    )
+    chain = (*model.chain, weights_link(match))
+    if model.record is not None:
+        model.record.chain = chain
+    return replace(model, chain=chain, weights=match)
+
+
+def _open(reference: str | Path) -> Model:
     path = Path(reference)
     name = str(reference)
     if name in ZOO:
@@ -159,10 +202,13 @@ def load_model(reference: str | Path) -> Model:
     )
 
 
-def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
+def open_runner(
+    reference: str | Path, *, device: str = "cpu", threads: int | None = None, weights: str | Path | None = None
+) -> Runner:
     """A runner for an ONNX file, bundle, run folder, `.pt`, `.pt2`, zoo name or `triton://host:port/model[/version]`.
 
-    An ONNX file runs in ONNX Runtime, a served model where it is served, everything else in torch on `device`.
+    An ONNX file runs in ONNX Runtime, a served model where it is served, everything else in torch on `device`; so does
+    an ONNX file with other `weights`, see `load_model`.
 
     Raises:
         InputError: the reference names nothing that can be opened.
@@ -174,11 +220,15 @@ def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | No
         [(3, 4)]
     """
     if str(reference).startswith("triton://"):
+        if weights is not None:
+            raise InputError(
+                f"{reference}: a served model has its weights; give the .onnx file or bundle with --weights"
+            )
         return TritonRunner.from_reference(str(reference))
     path = Path(reference)
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" and weights is None:
         return OnnxRunner(path, device, threads)
-    model = load_model(reference)
+    model = load_model(reference, weights)
     return TorchRunner(
         model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
     )

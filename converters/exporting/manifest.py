@@ -23,6 +23,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY
 from ..records.provenance import CHAIN_KEY, ChainLink, to_json, tool_versions
 from ..records.record import ConversionRecord
+from ..weights.weight_match import WeightMatch
 from .step_log import ExportStep
 
 __all__ = ["ExportResult", "describe_export", "manifest_path", "metadata_of", "write_export"]
@@ -56,6 +57,8 @@ class ExportResult:
     nodes: int | None
     size_bytes: int = 0
     sha256: str = ""
+    weights: WeightMatch | None = None
+    """What was loaded from a file over the model's own weights; in files, `chain` has it."""
 
 
 def manifest_path(path: Path) -> Path:
@@ -123,6 +126,7 @@ def write_export(result: ExportResult, data: bytes) -> ExportResult:
     """
     complete = replace(result, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     content = asdict(complete)
+    del content["weights"]
     content["path"], content["manifest"] = complete.path.name, complete.manifest.name
     write_together({complete.path: data, complete.manifest: (json.dumps(content, indent=2) + "\n").encode()})
     return complete

@@ -84,6 +84,8 @@ class ExportOptions:
     no longer what that graph computes, it is re-exported, and the step says why."""
     preprocessing: Preprocessing | None = None
     """Instead of the model's own."""
+    weights: str | Path | None = None
+    """A state_dict file to load over the weights of a model reference before the export."""
     overwrite: bool = False
     """Replace a file that is already there."""
 
@@ -166,4 +168,5 @@ class ExportKeywords(TypedDict, total=False):
     inputs: MeasuredInputs | None
     source: str | Path | onnx.ModelProto | None
     preprocessing: Preprocessing | None
+    weights: str | Path | None
     overwrite: bool

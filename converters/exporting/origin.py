@@ -26,6 +26,7 @@ from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.probing import probe_inputs, probe_pixels
 from ..weights.module_edits import difference_from_source, unplaced_parameter
 from ..weights.unfit_weights import refuse_half_weights, refuse_quantised_weights
+from ..weights.weight_match import WeightMatch
 from ..weights.writing_back import check_source
 
 __all__ = ["PROBES", "ExportOrigin", "measured_on", "open_origin"]
@@ -48,6 +49,8 @@ class ExportOrigin:
     chain: tuple[ChainLink, ...]
     batch: int | None = None
     """The only batch the module supports; None when it supports any."""
+    weights: WeightMatch | None = None
+    """What was loaded from a file over the model's own weights."""
     changed: str = ""
     """Why the module no longer computes what its source graph does; "" where it does, or has no source graph."""
 
@@ -93,17 +96,25 @@ class ExportOrigin:
 
 
 def open_origin(
-    model: str | Path | nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
+    model: str | Path | nn.Module,
+    source: str | Path | onnx.ModelProto | None,
+    preprocessing: Preprocessing | None,
+    weights: str | Path | None = None,
 ) -> ExportOrigin:
     """Open a model reference, or a copy of a module together with the ONNX model it was converted from.
+
+    `weights` is a state_dict file to load over the weights of a reference.
 
     Raises:
         InputError: the reference is no model, exported already, in half precision or quantised; the preprocessing is
             of another size than the model; a converted module comes without its source, or with another one.
     """
-    origin = (
-        _of_module(model, source, preprocessing) if isinstance(model, nn.Module) else _of_file(model, preprocessing)
-    )
+    if isinstance(model, nn.Module):
+        if weights is not None:
+            raise InputError(f"{weights}: is loaded into a model that is opened; load it into the module before export")
+        origin = _of_module(model, source, preprocessing)
+    else:
+        origin = _of_file(model, preprocessing, weights)
     refuse_half_weights(origin.module, origin.name, "export the float32 model it was made from, with --fp16")
     check_image_size(origin.name, origin.inputs, origin.preprocessing)
     return origin
@@ -145,8 +156,8 @@ def _of_module(
     )
 
 
-def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportOrigin:
-    opened = load_model(model)
+def _of_file(model: str | Path, preprocessing: Preprocessing | None, weights: str | Path | None) -> ExportOrigin:
+    opened = load_model(model, weights)
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
     if opened.file is not None:
@@ -162,6 +173,7 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportOr
         files=_files(opened),
         chain=opened.chain,
         batch=opened.batch,
+        weights=opened.weights,
     )
 
 

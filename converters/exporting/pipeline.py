@@ -7,6 +7,7 @@ precision. Each result runs in ONNX Runtime on the same inputs, and an export th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -57,7 +58,7 @@ def export(
         (['write-back', 'batch', 'simplify'], 3)
     """
     chosen = ExportOptions(**options)
-    origin = open_origin(model, chosen.source, chosen.preprocessing)
+    origin = open_origin(model, chosen.source, chosen.preprocessing, chosen.weights)
     path = _output_path(origin, output, chosen)
     given = chosen.inputs(origin.required_preprocessing()) if callable(chosen.inputs) else chosen.inputs
     pixels, arrays = measured_on(origin, given)
@@ -65,8 +66,10 @@ def export(
     _refuse_non_finite(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=given is None)
     if chosen.format != "onnx":
-        return _export_torch(origin, path, log, measured, chosen)
-    return _export_onnx(origin, path, log, measured, pixels, chosen)
+        result = _export_torch(origin, path, log, measured, chosen)
+    else:
+        result = _export_onnx(origin, path, log, measured, pixels, chosen)
+    return replace(result, weights=origin.weights)
 
 
 def _step_log(origin: ExportOrigin, arrays: tuple[NDArray[Any], ...]) -> StepLog:

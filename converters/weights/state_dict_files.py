@@ -1,12 +1,12 @@
 """Reads a state_dict from a file of any common kind, and runs no code that the file may hold.
 
 A `.safetensors` file, or what `torch.save` wrote: the tensors by name, or a checkpoint that keeps them under a key
-beside an epoch, an optimizer and the like, nested up to `_DEEPEST` times. PyTorch's own restricted unpickler opens the
-latter (`weights_only=True`); NumPy arrays and scalars and `argparse.Namespace`, which many training programs store
-beside the weights, are replaced by an empty stand-in instead of being made. Whatever else a file asks for is refused by
-name.
+beside an epoch, an optimizer and the like. PyTorch's own restricted unpickler opens the
+latter (`weights_only=True`); what many training programs store beside the weights (`inert_objects`) is replaced by an
+empty stand-in instead of being made. Whatever else a file asks for is refused by name.
 
-Names are brought to those of a module in `state_dict_names`, tensors copied into it in `state_dict_loading`.
+Which entry holds the weights is found in `state_dict_containers`; names are brought to those of a module in
+`state_dict_names`, tensors copied into it in `state_dict_loading`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,52 +26,14 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from .inert_objects import STAND_INS
+from .state_dict_containers import AmbiguousError, Found, chosen_state_dict, find_state_dict
 
 __all__ = ["StateDictFile", "read_state_dict"]
 
-_CONTAINERS = (
-    "state_dict",  # PyTorch Lightning, torchreid, timm
-    "state_dict_backbone",  # arcface_torch
-    "model_state_dict",  # PyTorch's tutorials
-    "model",  # fast-reid, DeiT, MAE
-    "net",
-    "network",
-    "backbone",
-    "module",  # DeepSpeed
-    "state_dict_ema",  # timm; averages come last: they are read where the file has nothing else
-    "model_ema",
-    "ema_state_dict",
-    "ema",
-)
-"""Keys under which checkpoints keep a state_dict; of several in one file, the first of this list is read."""
-_DEEPEST = 4
-"""Containers in containers that are opened; a pickle can hold itself."""
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 _EXPECTED = "expected a state_dict of tensors (.pth, .pt, .ckpt or .safetensors)"
 _SHOWN = 5
-
-
-class _Discarded:
-    """Stands in for an object beside the weights: takes and forgets whatever the file says of it."""
-
-    __slots__ = ()
-
-    def __new__(cls, *_: Any) -> _Discarded:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        """Forget the state too."""
-
-
-_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (_Discarded, name)
-    for name in (
-        "numpy.dtype",
-        "numpy.ndarray",
-        *(f"numpy.{core}.multiarray.{what}" for core in ("core", "_core") for what in ("scalar", "_reconstruct")),
-        "argparse.Namespace",
-    )
-]
 
 
 @dataclass(frozen=True)
@@ -92,24 +54,55 @@ class StateDictFile:
 def read_state_dict(path: str | Path) -> StateDictFile:
     """Read the state_dict in a `.safetensors` file or in one that `torch.save` wrote.
 
-    The file is read once, so its digest is that of the tensors whatever happens to the file later.
+    `FILE:KEY` chooses one of several in a file, by its key or by the prefix of its tensors' names. The file is read
+    once, so its digest is that of the tensors whatever happens to the file later.
 
     Raises:
         InputError: the file is missing, a folder, empty, damaged or of another kind; it holds Python objects, which are
-            not loaded because that can run code; or it has no tensors with names.
+            not loaded because that can run code; it has no tensors with names; or it
+            has several state_dicts, or none under the chosen key.
     """
-    file = Path(path)
+    file, choice = _file_and_key(Path(path))
     data = _read_bytes(file)
     content = _load(file, data)
     if not isinstance(content, Mapping):
         raise InputError(f"{file}: {_EXPECTED}, got {_kind(content)}; save model.state_dict()")
-    inner, trail, ignored = _innermost(content)
+    inner, trail, ignored = _state_dict(file, content, choice)
     tensors = {key: value for key, value in inner.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         entries = _some(str(key) for key in content)
         raise InputError(f"{file}: {_EXPECTED}, got one without named tensors ({entries}); save model.state_dict()")
     ignored += [".".join((*trail, str(key))) for key in inner if key not in tensors]
     return StateDictFile(file, hashlib.sha256(data).hexdigest(), tensors, ".".join(trail) or None, tuple(ignored))
+
+
+def _file_and_key(path: Path) -> tuple[Path, str]:
+    """The file that `FILE:KEY` names, and the key; "" where there is none."""
+    name, _, key = str(path).rpartition(":")
+    if key and not path.exists() and Path(name).is_file():
+        return Path(name), key
+    return path, ""
+
+
+def _state_dict(file: Path, content: Mapping[Any, Any], choice: str) -> Found:
+    """The state_dict in the content of a file: the chosen one, else the only one.
+
+    Raises:
+        InputError: there are several, or none under the chosen key.
+    """
+    try:
+        found = chosen_state_dict(content, choice) if choice else find_state_dict(content)
+    except AmbiguousError as error:
+        ways = " or ".join(f"{file}:{key}" for key in error.args)
+        raise InputError(
+            f"{file}: holds several state_dicts ({', '.join(error.args)}); say which one: {ways}"
+        ) from error
+    if found is None:
+        keys = _some(str(key) for key in content)
+        raise InputError(
+            f"{file}: has no state_dict under {choice!r}, and no tensor whose name begins so; it has {keys}"
+        )
+    return found
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -141,7 +134,7 @@ def _load(file: Path, data: bytes) -> Any:
     try:
         if file.suffix == ".safetensors" or _starts_like_safetensors(data):
             return safetensors.torch.load(data)
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_STAND_INS):
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(STAND_INS):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message advises to run whatever is in the file
         asked = re.search(r"GLOBAL (\S+)", str(error))
@@ -165,27 +158,6 @@ def _load(file: Path, data: bytes) -> Any:
 def _starts_like_safetensors(data: bytes) -> bool:
     """Whether a header of JSON follows its own length (8 bytes, little-endian), whatever the file is called."""
     return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
-
-
-def _innermost(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], tuple[str, ...], list[str]]:
-    """The mapping that holds the tensors, the keys that lead to it, and the entries passed by on the way."""
-    trail: tuple[str, ...] = ()
-    ignored: list[str] = []
-    while len(trail) < _DEEPEST:
-        found = next((key for key in _CONTAINERS if _holds_tensors(content.get(key), _DEEPEST - len(trail))), None)
-        if found is None:
-            break
-        ignored += [".".join((*trail, str(key))) for key in content if key != found]
-        trail, content = (*trail, found), content[found]
-    return content, trail, ignored
-
-
-def _holds_tensors(value: Any, levels: int) -> bool:
-    """Whether `value` is a mapping with named tensors in it, or in a container at most `levels` further down."""
-    if not isinstance(value, Mapping) or levels == 0:
-        return False
-    direct = any(isinstance(key, str) and isinstance(entry, Tensor) for key, entry in value.items())
-    return direct or any(_holds_tensors(value.get(key), levels - 1) for key in _CONTAINERS)
 
 
 def _kind(value: Any) -> str:

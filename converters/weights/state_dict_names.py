@@ -98,6 +98,6 @@ def _common_prefix(state: StateDictFile, names: Collection[str], own: frozenset[
             return ""
         raise InputError(
             f"{state.path}: its tensors fit the network under {' and '.join(repr(prefix) for prefix in best)} alike; "
-            "give a file with one of them"
+            f"say which: {' or '.join(f'{state.path}:{prefix[:-1]}' for prefix in best)}"
         )
     return best[0]

@@ -66,8 +66,9 @@ class ModelConfig(Section):
     output: Annotated[int, Field(ge=0)] = 0
     """Which output is the embedding, for networks with several."""
     weights: Path | None = None
-    """A state_dict file (.safetensors, .pth, .pt or .ckpt) loaded by name over the reference's weights; a checkpoint's
-    container and one prefix of the names, such as `module.`, are removed and reported."""
+    """A state_dict file (.safetensors, .pth, .pt or .ckpt) loaded over the reference's weights by the names of the
+    network or of its ONNX file; a checkpoint's container and one prefix, such as `module.`, are removed and reported.
+    `FILE:KEY` is one of several state_dicts in a file."""
     weights_may_lack: tuple[str, ...] = ()
     """Patterns of tensor names that `weights` need not have, such as [fc*] for an ImageNet file."""
     options: dict[str, int | float | bool | str] = Field(default_factory=dict)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...converters.bundles.reference import load_model, open_runner
+from ...converters.bundles.reference import Model, load_model, open_runner
 from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
+from ...converters.records.preprocessing_guess import find_preprocessing
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ...errors import InputError
 from ..network.model_preprocessing import PreprocessingName, choose_preprocessing
@@ -30,6 +31,8 @@ class Embedder:
     name: str
     preprocessing: Preprocessing
     embed: Embed
+    notes: tuple[str, ...] = ()
+    """What to tell the user about how it was opened."""
 
 
 def open_embedder(
@@ -40,6 +43,7 @@ def open_embedder(
     device: str = "cpu",
     preprocessing: PreprocessingName = "auto",
     size: tuple[int, int] | None = None,
+    weights: str | Path | None = None,
 ) -> Embedder:
     """Open `reference`: ONNX files in ONNX Runtime, `triton://` on its server, everything else in torch.
 
@@ -50,27 +54,33 @@ def open_embedder(
         device: "cpu" or "cuda:N"; the server chooses its own for `triton://`.
         preprocessing: Normalisation; "auto" uses the model's own, else the usual one for its input's shape.
         size: Height and width in pixels, for models that do not state it.
+        weights: A state_dict file to load over the model's own weights; it runs in torch then.
 
     Raises:
-        InputError: the model does not exist, its input size is unknown or another, or `output` is negative.
+        InputError: the model does not exist, its input size is unknown or another, `output` is negative, or `weights`
+            does not fit.
     """
     if output < 0:
         raise InputError(f"output {output} was asked for; outputs count from 0")
     own: Preprocessing | None = None
+    notes: tuple[str, ...] = ()
     runner: Runner
     if not isinstance(reference, str | Path):
+        if weights is not None:
+            raise InputError(f"{weights}: is loaded into a model that is opened, and {reference.name} is open already")
         runner = reference
-    elif Path(reference).suffix == ".onnx" or str(reference).startswith("triton://"):
-        runner = open_runner(reference, device=device)
+    elif str(reference).startswith("triton://") or (weights is None and Path(reference).suffix == ".onnx"):
+        runner = open_runner(reference, device=device, weights=weights)
         own = _stored_preprocessing(runner)
     else:
-        model = load_model(reference)
-        own = model.preprocessing
+        model = load_model(reference, weights)
+        own = model.preprocessing or _stated_preprocessing(model)
+        notes = () if model.weights is None else (f"{weights}: {model.weights}",)
         runner = TorchRunner(
             model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
         )
     chosen = choose_preprocessing(runner.name, own, runner.inputs, name=preprocessing, size=size)
-    return embedder_of(runner, chosen, batch=batch, output=output)
+    return replace(embedder_of(runner, chosen, batch=batch, output=output), notes=notes)
 
 
 def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64, output: int = 0) -> Embedder:
@@ -89,6 +99,14 @@ def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64
         return rows
 
     return Embedder(runner.name, preprocessing, embed)
+
+
+def _stated_preprocessing(model: Model) -> Preprocessing | None:
+    """The preprocessing that the metadata of an ONNX file states."""
+    if model.file is None:
+        return None
+    found = find_preprocessing((), model.file.metadata)
+    return found.preprocessing if found is not None else None
 
 
 def _stored_preprocessing(runner: Runner) -> Preprocessing | None:

@@ -171,27 +171,25 @@ def evaluate(
     size: tuple[int, int] | None = None,
     rerank: bool = False,
     roc: Path | None = None,
+    weights: str | Path | None = None,
     report: Callable[[str], object] | None = None,
 ) -> EvaluationResult:
     """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
 
     Args:
         reference: A model reference (see `open_embedder` for what runs it), or a runner that is open already.
-        data: A folder, file or generator, as `open_dataset` accepts it.
-        protocol: By default what the data set's labels allow, see `choose_protocol`.
+        data, protocol: What `open_dataset` accepts; by default what its labels allow, see `choose_protocol`.
         subset: The side of a data set with fixed sides (Market-1501, MSMT17).
-        flip: Add the embedding of the mirror image.
-        batch: Images per batch.
-        output: Number of the output that is the embedding, from 0.
-        device: "cpu" or "cuda:N".
+        flip, batch: Whether to add the embedding of the mirror image; images per batch.
+        output, device: Number of the output that is the embedding, from 0; "cpu" or "cuda:N".
         preprocessing, size: Normalisation, height and width in pixels, for models that do not state them.
-        rerank: Rank the gallery by k-reciprocal re-ranking.
-        roc: A CSV file to write the ROC of a verification into.
-        report: Called with a line about each thing left out of the data set.
+        rerank, roc: Whether to re-rank the gallery; a CSV file for the ROC of a verification.
+        weights: A state_dict file to load over the model's own weights.
+        report: Called with a line about each thing left out of the data set, and about `weights`.
 
     Raises:
         ConfigError: re-ranking of a verification, or the ROC of a retrieval.
-        InputError: the model or the data set does not exist, or the size is unknown.
+        InputError: the model or the data set does not exist, the size is unknown, or `weights` does not fit.
         DataError: the data set does not fit the protocol, or cannot be read.
         GateError: embeddings are not finite.
 
@@ -202,10 +200,12 @@ def evaluate(
         ('retrieval', 16, 16)
     """
     dataset = open_dataset(data, subset)
-    model = open_embedder(reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size)
+    model = open_embedder(
+        reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
+    )
     if report is not None:
-        for note in dataset.notes:
-            report(f"{dataset.name}: {note}")
+        for note in (*(f"{dataset.name}: {note}" for note in dataset.notes), *model.notes):
+            report(note)
     return evaluate_embeddings(
         model.embed,
         dataset,

@@ -18,7 +18,7 @@ from ...converters.bundles.reference import Model, load_model
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import require_record
-from ...converters.weights.state_dict_loading import WeightMatch
+from ...converters.weights.weight_match import WeightMatch
 from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from ...errors import ConfigError, InputError
 from ..config.config import ModelConfig
@@ -106,7 +106,7 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
     )
     loaded = None
     if config.weights is not None and checkpoint is None:
-        loaded = load_weights(model.module, config.weights, config.weights_may_lack)
+        loaded = load_weights(model.module, config.weights, config.weights_may_lack, model)
     chain = _earlier(model.chain, resumed=checkpoint is not None)
     record = model.record
     if record is not None:

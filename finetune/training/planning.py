@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from ...converters.weights.state_dict_loading import WeightMatch
+from ...converters.weights.weight_match import WeightMatch
 from ...errors import InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
 from ..evaluation.plan import plan_evaluation

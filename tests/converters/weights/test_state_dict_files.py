@@ -1,9 +1,13 @@
 """State_dict files of every kind that training programs write; and what is no state_dict is refused, nothing run."""
 
 import argparse
+import collections
+import datetime
 import os
 import pickle
-from pathlib import Path
+import sys
+import types
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -48,6 +52,22 @@ CHECKPOINTS = {
         "state_dict",
         ("state_dict_ema",),
     ),
+    "one of any name": (lambda state: {"params": state, "step": 3}, "params", ("step",)),
+    "lightning with hyper-parameters": (
+        lambda state: {
+            "state_dict": state,
+            "hparams": collections.defaultdict(list, lr=[0.1]),
+            "hyper_parameters": {
+                "root": Path("data"),
+                "when": datetime.timedelta(1),
+                "by": collections.defaultdict(list),
+            },
+            "callbacks": {"ModelCheckpoint": {"best_model_score": torch.ones(()), "dirpath": PurePosixPath("a")}},
+            "loops": {"fit_loop": {"state_dict": {}}},
+        },
+        "state_dict",
+        ("hparams", "hyper_parameters", "callbacks", "loops"),
+    ),
     "average alone": (lambda state: {"ema": state}, "ema", ()),
     "nested twice": (
         lambda state: {"model": {"state_dict": state, "name": "osnet"}, "epoch": 1},
@@ -74,6 +94,53 @@ def test_checkpoints_of_every_trainer_are_read_and_the_rest_reported(tmp_path, k
     assert state.tensors.keys() == tensors().keys()
     assert all(torch.equal(state.tensors[name], value) for name, value in tensors().items())
     assert (state.container, state.ignored) == (container, ignored)
+
+
+def test_several_state_dicts_are_refused_with_the_choice_and_one_is_chosen_by_its_key(tmp_path):
+    ours, theirs = tensors(), {name: value + 1 for name, value in tensors().items()}
+    path = tmp_path / "w.pth"
+    for first, second in (("student", "teacher"), ("model", "net"), ("a.b", "c")):
+        torch.save({first: ours, second: theirs, "epoch": 1}, path)
+        with pytest.raises(InputError, match=rf"holds several state_dicts .*w\.pth:{first} or .*w\.pth:{second}"):
+            read_state_dict(path)
+        chosen = read_state_dict(f"{path}:{second}")
+        assert torch.equal(chosen.tensors["conv.bias"], theirs["conv.bias"])
+        assert (chosen.path, chosen.container, chosen.ignored) == (path, second, (first, "epoch"))
+        assert torch.equal(read_state_dict(f"{path}:{first}").tensors["conv.bias"], ours["conv.bias"])
+        with pytest.raises(InputError, match=r"has no state_dict under 'x', and no tensor .* it has .*epoch"):
+            read_state_dict(f"{path}:x")
+    torch.save({"epoch": 1, "nets": {"student": ours, "teacher": theirs}}, path)
+    assert torch.equal(read_state_dict(f"{path}:nets.teacher").tensors["conv.bias"], theirs["conv.bias"])
+
+
+def test_a_prefix_chooses_one_of_two_networks_in_a_flat_file(tmp_path):
+    state = tensors()
+    flat = {f"{who}.{name}": value + shift for shift, who in enumerate(("a", "b")) for name, value in state.items()}
+    torch.save(flat, tmp_path / "w.pth")
+    chosen = read_state_dict(f"{tmp_path}/w.pth:b")
+    assert list(chosen.tensors) == ["b.conv.weight", "b.conv.bias"]
+    assert chosen.ignored == ("a.conv.weight", "a.conv.bias")
+
+
+def test_the_same_weights_under_two_usual_keys_are_no_choice(tmp_path):
+    torch.save({"model": tensors(), "net": tensors()}, tmp_path / "w.pth")
+    assert read_state_dict(tmp_path / "w.pth").container == "model"
+
+
+def test_hyper_parameters_of_a_class_of_their_own_are_replaced(tmp_path):
+    """Lightning and yacs keep them in mappings that need not be installed; their names alone are in the file."""
+    module = types.ModuleType("yacs.config")
+    module.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config", "__qualname__": "CfgNode"})
+    sys.modules["yacs"], sys.modules["yacs.config"] = types.ModuleType("yacs"), module
+    try:
+        torch.save(
+            {"model": tensors(), "cfg": module.CfgNode(lr=0.1, nested=module.CfgNode(a=[1]))}, tmp_path / "w.pth"
+        )
+    finally:
+        del sys.modules["yacs"], sys.modules["yacs.config"]
+    state = read_state_dict(tmp_path / "w.pth")
+    assert (state.container, state.ignored) == ("model", ("cfg",))
+    assert "yacs" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])

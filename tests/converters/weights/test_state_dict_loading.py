@@ -11,9 +11,7 @@ from rtool.converters.weights.state_dict_files import read_state_dict
 from rtool.converters.weights.state_dict_loading import (
     MatchedWeight,
     is_unfused,
-    load_fused_weights,
-    load_named_weights,
-    load_unfused_weights,
+    load_state_dict_file,
 )
 from rtool.errors import InputError
 
@@ -33,7 +31,7 @@ def test_what_was_loaded_removed_and_ignored_is_reported(tmp_path):
     state = {f"model.{name}": value for name, value in network(1).state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3, "optimizer": {}}, tmp_path / "last.ckpt")
     module = network()
-    match = load_named_weights(module, tmp_path / "last.ckpt", **STRICT)
+    match = load_state_dict_file(module, tmp_path / "last.ckpt", **STRICT)
     assert same(module, network(1).state_dict())
     assert match.matched[0] == MatchedWeight("0.weight", "model.0.weight", "name")
     assert (match.missing, match.unused) == ((), ())
@@ -52,14 +50,14 @@ def test_a_file_read_once_serves_several_calls(tmp_path):
     (tmp_path / "w.pth").unlink()
     module = network()
     assert not is_unfused(module, state)
-    load_named_weights(module, state, **STRICT)
+    load_state_dict_file(module, state, **STRICT)
     assert same(module, network(1).state_dict())
 
 
 def test_old_files_without_counters_are_whole(tmp_path):
     state = {name: value for name, value in network(1).state_dict().items() if "batches" not in name}
     torch.save(state, tmp_path / "w.pth")
-    assert load_named_weights(network(), tmp_path / "w.pth", **STRICT).missing == ()
+    assert load_state_dict_file(network(), tmp_path / "w.pth", **STRICT).missing == ()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -69,7 +67,7 @@ def test_weights_of_another_precision_are_converted_to_the_networks(tmp_path, dt
     }
     torch.save(state, tmp_path / "w.pth")
     module = network()
-    load_named_weights(module, tmp_path / "w.pth", **STRICT)
+    load_state_dict_file(module, tmp_path / "w.pth", **STRICT)
     assert module[0].weight.dtype == torch.float32
     assert torch.equal(module[0].weight, state["0.weight"].float())
 
@@ -84,7 +82,7 @@ def test_tensors_that_share_storage_are_copied_apart(tmp_path):
     }
     torch.save(state, tmp_path / "w.pth")
     module = network()
-    load_named_weights(module, tmp_path / "w.pth", **STRICT)
+    load_state_dict_file(module, tmp_path / "w.pth", **STRICT)
     with torch.no_grad():
         module[0].bias.zero_()
     assert module[1].bias.tolist() == [2, 3, 4, 5]
@@ -104,7 +102,7 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_is_copied(tmp_path, cha
     torch.save(state, tmp_path / "w.pth")
     module = network()
     with pytest.raises(InputError, match=message):
-        load_named_weights(module, tmp_path / "w.pth", **STRICT)
+        load_state_dict_file(module, tmp_path / "w.pth", **STRICT)
     assert same(module, network().state_dict())
 
 
@@ -113,19 +111,19 @@ def test_gaps_and_other_tensors_are_accepted_where_asked_for_but_no_other_shape(
     torch.save({**state, "4.bias": torch.ones(1)}, tmp_path / "w.pth")
     options = {"may_lack": lambda name: name == "3.bias", "may_have_others": True, "way_out": "mend it"}
     module = network()
-    match = load_named_weights(module, tmp_path / "w.pth", **options)
+    match = load_state_dict_file(module, tmp_path / "w.pth", **options)
     assert (match.missing, match.unused) == (("3.bias",), ("4.bias",))
     assert torch.equal(module[3].bias, network()[3].bias)
     assert "1 of the network kept: 3.bias; 1 of the file not used: 4.bias; a plain state_dict" in str(match)
     torch.save({**state, "3.bias": torch.ones(1)}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="another shape"):
-        load_named_weights(network(), tmp_path / "w.pth", **options)
+        load_state_dict_file(network(), tmp_path / "w.pth", **options)
 
 
 def test_a_file_without_any_tensor_of_the_network_is_refused_whatever_is_allowed(tmp_path):
     torch.save({"other": torch.ones(2)}, tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"0 tensors fit; 8 of the network are missing .*; 1 of the file is left over"):
-        load_named_weights(
+        load_state_dict_file(
             network(), tmp_path / "w.pth", may_lack=lambda _: True, may_have_others=True, way_out="give another"
         )
 
@@ -136,21 +134,21 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value):
     torch.save(state, tmp_path / "w.pth")
     module = network()
     with pytest.raises(InputError, match=r"weight '3\.bias' \(and 0 more\) holds NaN or infinity; give a sound file"):
-        load_named_weights(module, tmp_path / "w.pth", **STRICT)
+        load_state_dict_file(module, tmp_path / "w.pth", **STRICT)
     assert same(module, network().state_dict())
 
 
 def test_a_number_too_large_for_the_networks_precision_is_refused(tmp_path):
     torch.save({**network(1).state_dict(), "3.bias": torch.tensor([1.0, 1e300]).double()}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="NaN or infinity"):
-        load_named_weights(network(), tmp_path / "w.pth", **STRICT)
+        load_state_dict_file(network(), tmp_path / "w.pth", **STRICT)
 
 
 def test_a_mask_of_infinities_is_no_fault(tmp_path):
     module = nn.Linear(2, 2)
     module.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
     torch.save(module.state_dict(), tmp_path / "w.pth")
-    assert len(load_named_weights(module, tmp_path / "w.pth", **STRICT).matched) == 3
+    assert len(load_state_dict_file(module, tmp_path / "w.pth", **STRICT).matched) == 3
 
 
 @pytest.mark.parametrize(
@@ -164,7 +162,7 @@ def test_a_mask_of_infinities_is_no_fault(tmp_path):
 def test_weights_that_are_no_plain_floats_are_refused(tmp_path, tensor, kind):
     torch.save({**network(1).state_dict(), "3.bias": tensor}, tmp_path / "w.pth")
     with pytest.raises(InputError, match=rf"weight '3\.bias' is {kind}, and the network has float32"):
-        load_named_weights(network(), tmp_path / "w.pth", **STRICT)
+        load_state_dict_file(network(), tmp_path / "w.pth", **STRICT)
 
 
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict_backbone": state, "epoch": 1}])
@@ -173,7 +171,7 @@ def test_a_fused_state_dict_fills_the_converted_module(model_file, tmp_path, wra
     converted = onnx_to_torch(model_file)
     state = {f"{prefix}{name}": value + 1 for name, value in converted.state_dict().items()}
     torch.save(wrap(state), tmp_path / "fused.pth")
-    match = load_fused_weights(converted, tmp_path / "fused.pth")
+    match = load_state_dict_file(converted, tmp_path / "fused.pth")
     assert (match.missing, match.unused, match.origin.removed) == ((), (), (prefix,) if prefix else ())
     loaded = converted.state_dict()
     assert all(torch.equal(loaded[entry.target], state[entry.key]) for entry in match.matched)
@@ -183,7 +181,7 @@ def test_safetensors_fill_the_converted_module(model_file, tmp_path):
     converted = onnx_to_torch(model_file)
     state = {name: value + 1 for name, value in converted.state_dict().items()}
     save_file(state, tmp_path / "fused.safetensors")
-    match = load_fused_weights(converted, tmp_path / "fused.safetensors")
+    match = load_state_dict_file(converted, tmp_path / "fused.safetensors")
     loaded = converted.state_dict()
     assert (match.missing, match.unused) == ((), ())
     assert all(torch.equal(loaded[entry.target], state[entry.key]) for entry in match.matched)
@@ -194,7 +192,7 @@ def test_a_fused_tensor_of_another_shape_is_named_with_both(model_file, tmp_path
     state = {**converted.state_dict(), "fc.0.bias": torch.ones(7)}
     torch.save(state, tmp_path / "fused.pth")
     with pytest.raises(InputError, match=r"1 has another shape \(fc\.0\.bias: 7 in the file, 6 in the network\); give"):
-        load_fused_weights(converted, tmp_path / "fused.pth")
+        load_state_dict_file(converted, tmp_path / "fused.pth")
 
 
 def test_the_originals_state_dict_lacks_the_biases_that_fusing_made(model_file, exported, images, tmp_path):
@@ -205,7 +203,7 @@ def test_the_originals_state_dict_lacks_the_biases_that_fusing_made(model_file, 
     assert is_unfused(module, tmp_path / "trained.ckpt")
     restore_batchnorm(module, [torch.from_numpy(images(8))])
     assert not is_unfused(module, tmp_path / "trained.ckpt")
-    match = load_unfused_weights(module, tmp_path / "trained.ckpt")
+    match = load_state_dict_file(module, tmp_path / "trained.ckpt")
     assert (match.missing, match.unused, match.origin.removed) == ((), (), ("backbone.",))
     x = torch.from_numpy(images(3))
     with torch.no_grad():

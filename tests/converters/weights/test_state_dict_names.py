@@ -74,7 +74,9 @@ def test_parts_of_another_network_are_never_moved_to_other_places(tmp_path):
 
 
 def test_two_networks_that_fit_alike_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"under 'student\.' and 'teacher\.' alike; give a file with one of them"):
+    with pytest.raises(
+        InputError, match=r"under 'student\.' and 'teacher\.' alike; say which: .*w\.pth:student or .*w\.pth:teacher"
+    ):
         named(tmp_path, [f"{prefix}.{name}" for prefix in ("student", "teacher") for name in OWN])
 
 

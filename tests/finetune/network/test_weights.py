@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rtool.converters.weights.state_dict_loading import load_fused_weights
+from rtool.converters.weights.state_dict_loading import load_state_dict_file
 from rtool.errors import InputError
 from rtool.finetune.network.weights import load_weights
 
@@ -82,7 +82,7 @@ def test_both_ways_to_give_weights_refuse_a_file_in_the_same_words(tmp_path, con
     else:
         path.write_bytes(content)
     messages = []
-    for load in (load_weights, load_fused_weights):
+    for load in (load_weights, load_state_dict_file):
         with pytest.raises(InputError) as refusal:
             load(network(), path)
         messages.append(str(refusal.value))
