@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..files.model_file import ModelFile
 from ..records.preprocessing import Preprocessing
 
 __all__ = ["EMBEDDED_PREFIX", "embed_preprocessing"]
@@ -45,7 +46,7 @@ def embed_preprocessing(
         >>> rtool.inspect("pixels.onnx").inputs[0].dtype
         'uint8'
     """
-    graph_model = ir.from_proto(model)
+    graph_model = ModelFile.of(model).ir_model()
     graph = graph_model.graph
     old = _image_input(graph, preprocessing)
     batch = old.shape[0] if old.shape is not None else "batch"
