@@ -4,7 +4,7 @@
 2. Nodes are sorted topologically.
 3. Graph inputs that are initializers are removed from the inputs.
 4. Constants are folded, see `passes.constant_folding`.
-5. Nodes and graph inputs that nothing uses are removed.
+5. Nodes that nothing uses are removed, and graph inputs that nothing uses and that are no tensors of torch.
 
 Names of inputs, outputs and weights do not change.
 """
@@ -18,6 +18,7 @@ from onnx_ir.passes import InvariantError, PassError
 from ...errors import InputError
 from ..files.model_file import source_of
 from ..passes.constant_folding import fold_constants
+from .values import torch_dtype
 
 __all__ = ["canonicalise", "fold_typed_constants"]
 
@@ -38,7 +39,7 @@ def canonicalise(model: ir.Model) -> None:
     passes.RemoveInitializersFromInputsPass()(model)  # rule 3; old files list every initializer among the inputs
     fold_constants(model, label)
     passes.RemoveUnusedNodesPass()(model)
-    _drop_unused_inputs(model.graph)
+    _drop_foreign_inputs(model.graph)
 
 
 def _inline_functions(model: ir.Model, label: str) -> None:
@@ -69,7 +70,11 @@ def fold_typed_constants(model: ir.Model, label: str) -> None:
         passes.RemoveUnusedNodesPass()(model)
 
 
-def _drop_unused_inputs(graph: ir.Graph) -> None:
-    used = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+def _drop_foreign_inputs(graph: ir.Graph) -> None:
+    kept = [
+        value
+        for value in graph.inputs
+        if value.uses() or value.is_graph_output() or torch_dtype(value.dtype) is not None
+    ]
     graph.inputs.clear()
-    graph.inputs.extend(used)
+    graph.inputs.extend(kept)

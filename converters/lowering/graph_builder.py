@@ -99,8 +99,11 @@ class GraphBuilder:
         return node
 
     def device(self) -> dict[str, fx.Node]:
-        """The `device=` of a tensor made from nothing: that of the first input; nothing when there is no input."""
-        placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
+        """The `device=` of a tensor made from nothing: that of the first input; nothing when there is no input.
+
+        An input with a default may be left out, and then has no device.
+        """
+        placeholders = [node for node in self.graph.nodes if node.op == "placeholder" and not node.args]
         if not placeholders:
             return {}
         if self._device is None:
