@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ..converters.bundles.reference import open_runner
 from ..converters.records.preprocessing import Preprocessing
+from ..converters.records.record import TensorSpec
+from ..converters.runtime.pairing import in_order_of
 from ..converters.runtime.parity import Parity, measure_parity
 from ..converters.runtime.runners import Runner
 from ..errors import InputError
@@ -93,14 +95,17 @@ def compare_runners(
 ) -> ParityReport:
     """Compare models that are already open on `inputs` [N, ...], cast to the dtype of each model's inputs.
 
-    `candidate_inputs` is for a candidate that accepts the same images in another form. `described` names the inputs in
+    `inputs` are in the order of the reference's; inputs and outputs of the two are paired by name. `candidate_inputs` is for a candidate that accepts the same images in another form. `described` names the inputs in
     the report.
 
     Raises:
         InputError: a model does not support the number, shape or kind of the inputs.
     """
-    expected = reference.run(*_as_inputs_of(reference, inputs))
-    got = candidate.run(*_as_inputs_of(candidate, inputs if candidate_inputs is None else candidate_inputs))
+    named = reference.inputs or candidate.inputs
+    expected = reference.run(*_as_inputs_of(reference, inputs, named))
+    got = candidate.run(*_as_inputs_of(candidate, inputs if candidate_inputs is None else candidate_inputs, named))
+    if len(got) == len(expected):
+        got = tuple(in_order_of(got, candidate.outputs, reference.outputs, reference.name, "output"))
     numbers = measure_parity(expected, got)
     passed = (max_rel is None or numbers.max_rel <= max_rel) and (
         min_cosine is None or numbers.min_cosine >= min_cosine
@@ -109,13 +114,14 @@ def compare_runners(
     return ParityReport(reference.name, candidate.name, batch, described, numbers, max_rel, min_cosine, passed)
 
 
-def _as_inputs_of(runner: Runner, inputs: Arrays) -> list[NDArray[np.generic]]:
+def _as_inputs_of(runner: Runner, inputs: Arrays, named: Sequence[TensorSpec]) -> list[NDArray[np.generic]]:
     if not runner.inputs:  # TorchScript does not state them
         return list(inputs)
     if len(runner.inputs) != len(inputs):
         raise InputError(f"{runner.name}: has {len(runner.inputs)} inputs, the reference has {len(inputs)}")
     arrays = []
-    for spec, array in zip(runner.inputs, inputs, strict=True):
+    ordered = in_order_of(inputs, named, runner.inputs, runner.name, "input")
+    for spec, array in zip(runner.inputs, ordered, strict=True):
         expected = [dim if isinstance(dim, int) else None for dim in spec.shape]
         if len(expected) != array.ndim or any(
             want not in (None, got) for want, got in zip(expected[1:], array.shape[1:], strict=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from ..files.model_file import ModelFile
 from ..files.torch_archives.programs import load_program
 from ..files.torch_archives.scripts import load_script
 from ..lowering.conversion import onnx_to_torch
+from ..records.interface import INTERFACE_KEY, interface_of
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
@@ -40,7 +41,7 @@ _TORCHSCRIPT = (".pt", ".ts", ".torchscript")
 TORCH_SUFFIXES = (*_TORCHSCRIPT, ".pt2")
 """Files that torch opens."""
 
-_METADATA = (METADATA_KEY, CHAIN_KEY)
+_METADATA = (METADATA_KEY, CHAIN_KEY, INTERFACE_KEY)
 """Keys of the metadata that `export` writes into torch files, to be read here."""
 
 _CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
@@ -60,7 +61,9 @@ class Model:
     kind: Kind
     path: Path | None = None
     exported_inputs: tuple[TensorSpec, ...] = ()
-    """The inputs that an exported program states."""
+    """The inputs that a torch file states."""
+    exported_outputs: tuple[TensorSpec, ...] = ()
+    """The outputs that a torch file states."""
     chain: tuple[ChainLink, ...] = ()
     """Where it comes from, as far as it states."""
     file: ModelFile | None = None
@@ -106,7 +109,7 @@ class Model:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs, where they are known."""
-        return () if self.record is None else self.record.outputs
+        return self.exported_outputs if self.record is None else self.record.outputs
 
     @cached_property
     def batch(self) -> int | None:
@@ -146,11 +149,16 @@ def load_model(reference: str | Path) -> Model:
     if path.suffix in _TORCHSCRIPT:
         script, stated = load_script(path, _METADATA)
         found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
-        return Model(path.name, script.eval(), found, "torchscript", path, chain=chain)
+        inputs, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))
+        return Model(path.name, script.eval(), found, "torchscript", path, inputs, outputs, chain)
     if path.suffix == ".pt2":
         program, module, stated = load_program(path, _METADATA)
         found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
-        return Model(path.name, module, found, "exported", path, _exported_inputs(program), chain)
+        named, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))
+        inputs = _exported_inputs(program)
+        if len(named) == len(inputs):
+            inputs = tuple(replace(own, name=spec.name) for own, spec in zip(inputs, named, strict=True))
+        return Model(path.name, module, found, "exported", path, inputs, outputs, chain)
     raise InputError(
         f"{path}: expected an .onnx file, a bundle, a run folder, TorchScript (.pt) or an exported program (.pt2); "
         "a state_dict (.pth) alone has no graph: give its .onnx with `rtool onnx2torch model.onnx --weights`"

@@ -7,6 +7,7 @@ precision. Each result runs in ONNX Runtime on the same inputs, and an export th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,6 +19,8 @@ from torch import nn
 from ...errors import InputError
 from ..files.atomic_file import check_file_output, serialised
 from ..records.image_digest import describe_images
+from ..records.interface import INTERFACE_KEY, interface_text
+from ..records.record import TensorSpec
 from .folding import folded, module_outputs
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .onnx_steps import ExportedGraph, embed, finish, make_graph, reduce_precision, rewrite_batch, simplify_graph
@@ -116,7 +119,19 @@ def _export_torch(
     origin.check_unchanged()
     kept = folds.kept if folds is not None else ()
     result = _describe(origin, path, log, measured, ExportedGraph(None, folds=folds, kept_batchnorms=kept))
-    return write_export(result, traced.serialised(metadata_of(result)))
+    stated = interface_text(*_interface(origin, log))
+    return write_export(result, traced.serialised({**metadata_of(result), INTERFACE_KEY: stated}))
+
+
+def _interface(origin: ExportOrigin, log: StepLog) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Inputs and outputs of a torch file: dtypes and sizes as measured, with the batch that the module supports."""
+
+    def specs(names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> list[TensorSpec]:
+        first = "batch" if origin.batch is None else origin.batch
+        shapes = [(first, *array.shape[1:]) if array.ndim else () for array in arrays]
+        return [TensorSpec(n, a.dtype.name, s) for n, a, s in zip(names, arrays, shapes, strict=True)]
+
+    return specs(origin.input_names, log.inputs), specs(origin.output_names(len(log.expected)), log.expected)
 
 
 def _describe(
