@@ -10,6 +10,7 @@ import click
 from ..converters.records.json_text import parse_json
 from ..errors import InputError
 from .output import Output, examples, output_options
+from .probes import probe_option, read_probes
 
 if TYPE_CHECKING:
     from ..converters.batchnorm.restore import RestoreReport
@@ -63,6 +64,7 @@ def inspect_command(output: Output, model: str) -> None:
 )
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that do not train, e.g. 'conv1.*'; repeatable.")
+@probe_option
 @click.option("--batch", help="Rewrite a fixed batch first: dynamic, or a number. [default: as the file]")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @output_options
@@ -78,6 +80,7 @@ def onnx2torch_command(
     allow_partial: bool,
     freeze: tuple[str, ...],
     batch: str | None,
+    probe: tuple[str, ...],
     overwrite: bool,
 ) -> None:
     """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers.
@@ -107,6 +110,7 @@ def onnx2torch_command(
                 freeze=freeze,
                 preprocessing=read_preprocessing(preprocessing),
                 batch=read_batch(batch),
+                probes=read_probes(probe),
                 overwrite=overwrite,
             )
         except KeyboardInterrupt:
@@ -172,6 +176,12 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         (f"parity, batch {entry.batch}", f"max relative error {entry.parity.max_rel:.2g} against ONNX Runtime")
         for entry in result.parity
     ]
+    if result.upcast_from is not None:
+        rows.append(
+            ("precision", f"stored as {result.upcast_from}; trained as float32, and exports go back to {result.upcast_from}")
+        )
+    if result.open_sizes:
+        rows.append(("open sizes", f"measured at {result.open_sizes}"))
     if result.batch is not None:
         advice = "--batch dynamic makes it dynamic, where that can be verified"
         rows.append(("batch", f"the model supports batches of {result.batch} only; {advice}"))

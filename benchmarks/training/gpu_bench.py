@@ -25,7 +25,7 @@ import onnx
 import torch
 
 from ...converters import export, onnx_to_torch
-from ...converters.precision.half_emulation import emulate_half
+from ...converters.runtime.half_emulation import emulate_half
 from ...converters.precision.half_search import search_half
 from ...converters.records.preprocessing import ARCFACE, IMAGENET
 from ...converters.runtime.parity import measure_parity

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import InputError
 from ..passes.batch import Batch
 from ..records.preprocessing import Preprocessing
+from ..runtime.given_probes import Probe
 
 __all__ = ["CalibrationBatches", "ConversionKeywords", "ConversionOptions"]
 
@@ -47,6 +48,8 @@ class ConversionOptions:
     batch: Batch | None = None
     """"dynamic" or a number: rewrite the graph to this batch first, verified by `set_batch`; the bundle holds the
     rewritten graph. By default the file's."""
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+    """Input name -> "zeros", "ones" or an array: instead of random numbers where the module is compared."""
     overwrite: bool = False
     """Replace a bundle that is already at the output."""
     tolerance: float = 1e-5
@@ -70,5 +73,6 @@ class ConversionKeywords(TypedDict, total=False):
     freeze: Sequence[str]
     preprocessing: Preprocessing | None
     batch: Batch | None
+    probes: Mapping[str, Probe]
     overwrite: bool
     tolerance: float

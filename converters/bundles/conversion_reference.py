@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,7 +12,10 @@ from torch import nn
 
 from ...errors import GateError
 from ..files.model_file import ModelFile
+from ..records.preprocessing import Preprocessing
 from ..records.record import TensorSpec
+from ..runtime.given_probes import Probe, with_probes
+from ..runtime.open_sizes import closed_sizes
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import OnnxRunner, TorchRunner
 
@@ -48,18 +51,28 @@ class Reference:
     samples: tuple[_Sample, ...]
 
     @classmethod
-    def of(cls, file: ModelFile, module: nn.Module) -> Self:
+    def of(
+        cls,
+        file: ModelFile,
+        module: nn.Module,
+        *,
+        preprocessing: Preprocessing | None = None,
+        probes: Mapping[str, Probe] | None = None,
+    ) -> Self:
         """Run `file` at batch 1, 2 and 3, for a small network also 16; or at its fixed batch.
 
+        Open sizes are closed as `closed_sizes` does with `preprocessing`; `probes` replace random inputs by name.
+
         Raises:
-            InputError: ONNX Runtime cannot load or run it.
+            InputError: ONNX Runtime cannot load or run it, or a probe does not fit.
         """
         runner = OnnxRunner(file, name=file.name, exact=True)
         is_small = sum(parameter.numel() for parameter in module.parameters()) <= _SMALL
         batches = (runner.batch,) if runner.batch else (1, 2, 3, 16) if is_small else (1, 2, 3)
         samples = []
         for batch in batches:
-            inputs = tuple(_random(spec, batch) for spec in runner.inputs)
+            specs = closed_sizes(runner.inputs, preprocessing)
+            inputs = with_probes(runner.inputs, [_random(spec, batch) for spec in specs], probes or {})
             samples.append(_Sample(batch, inputs, runner.run(*inputs)))
         return cls(file.name, runner, tuple(samples))
 
@@ -93,8 +106,8 @@ class Reference:
 
 
 def _random(spec: TensorSpec, batch: int) -> NDArray[Any]:
-    """Seeded input for one spec; dynamic dimensions beyond the batch become 64."""
-    shape = [dim if isinstance(dim, int) else (batch if axis == 0 else 64) for axis, dim in enumerate(spec.shape)]
+    """Seeded input for one spec whose sizes are numbers, but for the batch."""
+    shape = [dim if isinstance(dim, int) else batch for dim in spec.shape]
     generator = np.random.default_rng(0)
     if spec.dtype.startswith("float"):
         return generator.standard_normal(shape).astype(spec.dtype)

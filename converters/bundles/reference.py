@@ -22,6 +22,7 @@ from ..files.model_file import ModelFile
 from ..files.torch_archives.programs import load_program
 from ..files.torch_archives.scripts import load_script
 from ..lowering.conversion import onnx_to_torch
+from ..precision.upcast import half_type, upcast
 from ..records.interface import INTERFACE_KEY, interface_of
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
@@ -67,7 +68,9 @@ class Model:
     chain: tuple[ChainLink, ...] = ()
     """Where it comes from, as far as it states."""
     file: ModelFile | None = None
-    """The ONNX file, for a model of that kind."""
+    """The ONNX file, for a model of that kind; as float32 where it is stored in 16 bits."""
+    stored: ModelFile | None = None
+    """The ONNX file as it is stored, where that is in 16 bits."""
     bundle: Bundle | None = None
     """The bundle, for a model of that kind."""
 
@@ -140,10 +143,7 @@ def load_model(reference: str | Path) -> Model:
     if path.is_dir():
         return _from_folder(path)
     if path.suffix == ".onnx":
-        file = ModelFile.read(path)
-        module = onnx_to_torch(file)
-        record = require_record(module)
-        return Model(path.name, module, record.preprocessing, "onnx", path, chain=record.chain, file=file)
+        return _from_onnx(path)
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
     if path.suffix in _TORCHSCRIPT:
@@ -193,6 +193,19 @@ def open_runner(reference: str | Path, *, device: str = "cpu", threads: int | No
 def resolve_run_folder(path: Path) -> Path | None:
     """The best checkpoint of a run folder, else its last; None when `path` is no run folder."""
     return next((path / name for name in _CHECKPOINTS if is_bundle(path / name)), None)
+
+
+def _from_onnx(path: Path) -> Model:
+    """The module of an ONNX file; a file in 16 bits is converted from its upcast, which the chain says."""
+    file = ModelFile.read(path)
+    half = half_type(file.outline)
+    stored, file = (None, file) if half is None else (file, upcast(file))
+    module = onnx_to_torch(file)
+    record = require_record(module)
+    if half is not None:
+        record.chain = (*record.chain, half.link)
+    found = record.preprocessing
+    return Model(path.name, module, found, "onnx", path, chain=record.chain, file=file, stored=stored)
 
 
 def _from_folder(path: Path) -> Model:

@@ -54,6 +54,8 @@ class ExportResult:
     opset: int | None
     ir_version: int | None
     nodes: int | None
+    upcast: str | None = None
+    """What a model that came in 16 bits was exported from; None where it came in float32, or is exported as stored."""
     size_bytes: int = 0
     sha256: str = ""
 
@@ -93,6 +95,7 @@ def describe_export(
         float32_nodes=tuple(asdict(entry) for entry in float32_nodes),
         preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
         versions=versions,
+        upcast=next((link.detail for link in reversed(chain) if link.step == "upcast"), None),
         opset=next((entry.version for entry in model.opset_import if not entry.domain), None) if model else None,
         ir_version=model.ir_version if model else None,
         nodes=len(model.graph.node) if model else None,

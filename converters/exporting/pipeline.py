@@ -21,12 +21,14 @@ from ..files.atomic_file import check_file_output, serialised
 from ..records.image_digest import describe_images
 from ..records.interface import INTERFACE_KEY, interface_text
 from ..records.record import TensorSpec
+from ..runtime.open_sizes import describe_open_sizes
 from .folding import folded, module_outputs
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .onnx_steps import ExportedGraph, embed, finish, make_graph, reduce_precision, rewrite_batch, simplify_graph
 from .options import ExportKeywords, ExportOptions, Format, Precision
 from .origin import ExportOrigin, measured_on, open_origin
 from .step_log import StepLog
+from .stored_precision import as_stored, back_to_stored, stored_log
 from .torch_formats import Traced, trace_program, trace_script
 
 __all__ = ["export"]
@@ -58,10 +60,17 @@ def export(
     origin = open_origin(model, chosen.source, chosen.preprocessing)
     path = _output_path(origin, output, chosen)
     given = chosen.inputs(origin.required_preprocessing()) if callable(chosen.inputs) else chosen.inputs
-    pixels, arrays = measured_on(origin, given)
-    log = StepLog(arrays, module_outputs(origin, origin.module, arrays))
-    _refuse_non_finite(origin, log)
+    pixels, arrays = measured_on(origin, given, chosen.probes)
+    if as_stored(origin, chosen):
+        origin, log, chosen = stored_log(origin, arrays, chosen)
+    else:
+        chosen = back_to_stored(origin, chosen)
+        log = StepLog(arrays, module_outputs(origin, origin.module, arrays))
+        _refuse_non_finite(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=given is None)
+    sizes = describe_open_sizes(origin.inputs, origin.preprocessing)
+    if sizes and given is None:
+        measured["open_sizes"] = sizes
     if chosen.format != "onnx":
         return _export_torch(origin, path, log, measured, chosen)
     return _export_onnx(origin, path, log, measured, pixels, chosen)

@@ -13,7 +13,7 @@ from onnx import version_converter
 from ...errors import InputError
 from ..passes.preprocessing_embedding import EMBEDDED_PREFIX
 from ..precision.half import Float32Node, HalfType
-from ..precision.half_emulation import emulate_half
+from ..runtime.half_emulation import emulate_half
 from ..precision.half_search import search_half
 from ..precision.int8_ranges import CalibrationMethod
 from ..precision.int8_search import search_int8

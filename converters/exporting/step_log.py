@@ -14,7 +14,7 @@ from ...errors import GateError
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import OnnxRunner, run_in_batches
 
-__all__ = ["ExportStep", "StepLog", "rows_of", "unit_length"]
+__all__ = ["ExportStep", "StepLog", "rows_of", "typed", "unit_length"]
 
 _BATCH = 16
 
@@ -82,7 +82,7 @@ class StepLog:
     ) -> Parity:
         """`check` the outputs of `model` in ONNX Runtime."""
         runner = OnnxRunner(model, name=name)
-        outputs = run_in_batches(runner, _typed(runner, self.inputs), _BATCH)
+        outputs = run_in_batches(runner, typed(runner, self.inputs), _BATCH)
         return self.check(name, outputs, max_rel=max_rel, min_cosine=min_cosine, detail=detail)
 
     def check_batches(self, name: str, model: onnx.ModelProto, sizes: Sequence[int], *, max_rel: float) -> None:
@@ -119,7 +119,7 @@ def rows_of(array: NDArray[Any], size: int, count: int) -> NDArray[Any]:
     return array[np.arange(size) % count]
 
 
-def _typed(runner: OnnxRunner, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+def typed(runner: OnnxRunner, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """The inputs of the module, rounded to the input dtypes of the file."""
     types = [spec.dtype for spec in runner.inputs]
     return [array.astype(dtype, copy=False) for array, dtype in zip(arrays, types, strict=False)]

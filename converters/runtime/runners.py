@@ -67,7 +67,8 @@ class OnnxRunner:
 
     A file is read once, here, and ONNX Runtime gets its bytes; only a model with external data it opens itself.
     By default ONNX Runtime may quantise the inputs of a MatMul whose weights are quantised (errors of 1 %), which no
-    node of the file asks for; `exact` forbids it.
+    node of the file asks for; `exact` forbids it. On the CPU it has no bfloat16 kernels: there a bfloat16 model runs in
+    float32 with every value rounded (`half_emulation`), and takes and returns float32.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class OnnxRunner:
         import onnxruntime as ort
 
         from ..files.model_file import ModelFile
+        from .half_emulation import emulate_half
 
         options = ort.SessionOptions()
         if exact:
@@ -91,6 +93,8 @@ class OnnxRunner:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
         file = ModelFile.of(model)
+        if device == "cpu" and _has_bfloat16(file):
+            file = ModelFile.in_memory(emulate_half(file.proto(), float32_inputs=True), file.source)
         self.name = name or (file.name if file.is_named else "onnx")
         self._given = session_model(file, options)
         providers = _providers(device)
@@ -176,7 +180,7 @@ class TorchRunner:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{self.name}: torch refused inputs of shape {shapes} ({reason})") from error
         results = result if isinstance(result, tuple | list) else (result,)
-        return tuple(tensor.cpu().numpy() for tensor in results)
+        return tuple(tensor.detach().cpu().numpy() for tensor in results)
 
 
 def run_in_batches(
@@ -247,6 +251,18 @@ def _joined(label: str, parts: Sequence[NDArray[Any]], rows: Sequence[int], fixe
         raise InputError(f"{label} has no batch axis and is another one in every batch, so it cannot be compared")
     kept = zip(parts, heights, rows, sent, strict=True)
     return np.concatenate([part[: height // fed * count] for part, height, count, fed in kept])
+
+
+def _has_bfloat16(file: ModelFile) -> bool:
+    """Whether the graph stores, takes or makes bfloat16."""
+    kind = 16  # onnx.TensorProto.BFLOAT16
+    graph = file.outline.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    return (
+        any(tensor.data_type == kind for tensor in graph.initializer)
+        or any(value.type.tensor_type.elem_type == kind for value in values)
+        or any(a.name == "to" and a.i == kind for node in graph.node for a in node.attribute)
+    )
 
 
 def _spec(value: Any) -> TensorSpec:
