@@ -178,7 +178,10 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
     ]
     if result.upcast_from is not None:
         rows.append(
-            ("precision", f"stored as {result.upcast_from}; trained as float32, and exports go back to {result.upcast_from}")
+            (
+                "precision",
+                f"stored as {result.upcast_from}; trained as float32, and exports go back to {result.upcast_from}",
+            )
         )
     if result.open_sizes:
         rows.append(("open sizes", f"measured at {result.open_sizes}"))

@@ -214,7 +214,9 @@ def measured_on(
     if given is not None:
         if image is None:
             names = ", ".join(spec.name for spec in origin.inputs)
-            raise InputError(f"{origin.name}: which of its inputs ({names}) is the image is not known; leave images out")
+            raise InputError(
+                f"{origin.name}: which of its inputs ({names}) is the image is not known; leave images out"
+            )
         pixels, images = _given(origin, given, origin.inputs[image] if origin.inputs else None)
     elif preprocessing is not None and image is not None and len(origin.inputs[image].shape) == 4:
         pixels = probe_pixels(preprocessing, PROBES)

@@ -35,7 +35,9 @@ def with_interface_names(model: onnx.ModelProto, inputs: Sequence[str], outputs:
         )
     wanted = [*inputs, *outputs]
     if "" in wanted or len(set(wanted)) != len(wanted):
-        raise InputError(f"names of inputs and outputs must be unique and not empty, got {', '.join(map(repr, wanted))}")
+        raise InputError(
+            f"names of inputs and outputs must be unique and not empty, got {', '.join(map(repr, wanted))}"
+        )
     _separate_outputs(graph)
     outside = {*own, *graph.outputs}
     taken = set(wanted) | {value.name for value in _values(graph) if value.name}

@@ -87,9 +87,7 @@ def _image_input(graph: ir.Graph, preprocessing: Preprocessing) -> ir.Value:
         found = ", ".join(f"{value.name} ({value.type}, {value.shape})" for value in inputs)
         raise InputError(f"embed preprocessing: expected one image input of floats with four axes, got {found}")
     image, sizes = images[0], list(images[0].shape)[1:]
-    if any(
-        isinstance(size, int) and size != want for size, want in zip(sizes, expected, strict=True)
-    ):
+    if any(isinstance(size, int) and size != want for size, want in zip(sizes, expected, strict=True)):
         raise InputError(
             f"embed preprocessing: input '{image.name}' is {list(images[0].shape)}, the preprocessing makes "
             f"images {expected}; state the model's own preprocessing"

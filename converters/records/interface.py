@@ -38,7 +38,9 @@ def interface_of(text: str | None, label: str) -> Interface:
         content = parse_json(text)
         inputs, outputs = (tuple(_spec(entry) for entry in content[kind]) for kind in ("inputs", "outputs"))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{label}: its {INTERFACE_KEY} states no inputs and outputs ({error}); export it again") from error
+        raise InputError(
+            f"{label}: its {INTERFACE_KEY} states no inputs and outputs ({error}); export it again"
+        ) from error
     return inputs, outputs
 
 

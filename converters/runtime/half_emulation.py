@@ -36,7 +36,9 @@ def emulate_half(model: onnx.ModelProto, *, float32_inputs: bool = False) -> onn
                 half[value] = value.dtype
         _attributes_to_float32(node)
     for value, dtype in half.items():
-        _round(value, dtype, is_half=(value in emulated.graph.inputs and not float32_inputs) or _is_cast(value.producer()))
+        _round(
+            value, dtype, is_half=(value in emulated.graph.inputs and not float32_inputs) or _is_cast(value.producer())
+        )
     result = ir.to_proto(emulated)
     del result.graph.value_info[:]
     return result

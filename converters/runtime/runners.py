@@ -9,6 +9,7 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, PlatformError
-from ..records.record import TensorSpec, record_of
+from ..records.record import ConversionRecord, TensorSpec, record_of
 from .session_model import session_model
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class OnnxRunner:
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
-        file = ModelFile.of(model)
+        file = given = ModelFile.of(model)
         if device == "cpu" and _has_bfloat16(file):
             file = ModelFile.in_memory(emulate_half(file.proto(), float32_inputs=True), file.source)
         self.name = name or (file.name if file.is_named else "onnx")
@@ -112,6 +113,19 @@ class OnnxRunner:
         self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
         self.batch = _fixed_batch(self.inputs)
+        self._file = given
+
+    @cached_property
+    def unread(self) -> frozenset[str]:
+        """Names of inputs that no node reads, so that any numbers may stand for them."""
+        return frozenset(spec.name for spec in self.inputs) - _read_names(self._file.outline.graph)
+
+    @cached_property
+    def rounding(self) -> float | None:
+        """How far two correct runs of the model may differ, see `half_bound`; None for one without 16-bit values."""
+        from .half_rounding import half_bound
+
+        return half_bound(self._file.outline)
 
     def run(self, *arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """All outputs for one batch.
@@ -154,6 +168,8 @@ class TorchRunner:
             reason = str(error).strip().splitlines()[0]
             raise PlatformError(f"{name}: torch cannot use device '{device}' here ({reason})") from error
         self.device = device
+        self.unread = _unread_arguments(module, record)
+        """Names of inputs that nothing in the module reads."""
         self.inputs = tuple(inputs) or (record.inputs if record is not None else ())
         self.outputs = tuple(outputs) or (record.outputs if record is not None else ())
         self.batch = batch
@@ -251,6 +267,26 @@ def _joined(label: str, parts: Sequence[NDArray[Any]], rows: Sequence[int], fixe
         raise InputError(f"{label} has no batch axis and is another one in every batch, so it cannot be compared")
     kept = zip(parts, heights, rows, sent, strict=True)
     return np.concatenate([part[: height // fed * count] for part, height, count, fed in kept])
+
+
+def _unread_arguments(module: nn.Module, record: ConversionRecord | None) -> frozenset[str]:
+    from torch import fx
+
+    if record is None or not isinstance(module, fx.GraphModule):
+        return frozenset()
+    arguments = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return frozenset(spec.name for spec, node in zip(record.inputs, arguments, strict=False) if not node.users)
+
+
+def _read_names(graph: onnx.GraphProto) -> set[str]:
+    """Every name that a node of the graph, or of a graph inside one, reads, and the graph's outputs."""
+    names = {output.name for output in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                names |= _read_names(inner)
+    return names
 
 
 def _has_bfloat16(file: ModelFile) -> bool:
