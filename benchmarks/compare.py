@@ -108,8 +108,8 @@ def compare_runners(
 ) -> ParityReport:
     """Compare models that are already open on `inputs` [N, ...], cast to the dtype of each model's inputs.
 
-    `inputs` are in the order of the reference's; inputs and outputs of the two are paired by name. `candidate_inputs` is for a candidate that accepts the same images in another form. `described` names the inputs in
-    the report.
+    `inputs` are in the order of the reference's; inputs and outputs of the two are paired by name. `candidate_inputs`
+    is for a candidate that accepts the same images in another form. `described` names the inputs in the report.
 
     Raises:
         InputError: a model does not support the number, shape or kind of the inputs.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .convert import read_batch, read_preprocessing
-from .probes import probe_option, read_probes
 from .output import Output, examples, output_options
+from .probes import probe_option, read_probes
 
 if TYPE_CHECKING:
     from ..converters.exporting.manifest import ExportResult

@@ -95,7 +95,7 @@ def describe_export(
         float32_nodes=tuple(asdict(entry) for entry in float32_nodes),
         preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
         versions=versions,
-        upcast=next((link.detail for link in reversed(chain) if link.step == "upcast"), None),
+        upcast=_upcast(chain, steps),
         opset=next((entry.version for entry in model.opset_import if not entry.domain), None) if model else None,
         ir_version=model.ir_version if model else None,
         nodes=len(model.graph.node) if model else None,
@@ -103,6 +103,14 @@ def describe_export(
     if model is not None:
         _state_in_metadata(model, result, folds, record)
     return result
+
+
+def _upcast(chain: tuple[ChainLink, ...], steps: tuple[ExportStep, ...]) -> str | None:
+    detail = next((link.detail for link in reversed(chain) if link.step == "upcast"), None)
+    if detail is None:
+        return None
+    last = next((step.name for step in steps if step.name in ("fp16", "bf16", "int8")), "fp32")
+    return f"came as {detail}; exported in {last}"
 
 
 def _exported_link(

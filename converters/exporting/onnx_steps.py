@@ -24,7 +24,7 @@ from ..passes.simplification import Simplifier, simplify
 from ..passes.targets import find_target, pin_to_target
 from ..precision.half import Float32Node
 from ..runtime.half_rounding import half_bound
-from ..runtime.open_sizes import image_index
+from ..runtime.open_sizes import describe_open_sizes, image_index
 from ..runtime.runners import ALL, OnnxRunner, batches_of
 from ..weights.writing_back import NoPlaceError, write_back
 from .folding import folded
@@ -93,7 +93,8 @@ def make_graph(origin: ExportOrigin, log: StepLog, options: ExportOptions) -> Ex
 
 def _as_it_is(origin: ExportOrigin, log: StepLog, tolerance: float) -> ExportedGraph:
     """The file in the 16 bits that it is stored in."""
-    assert origin.stored is not None and isinstance(origin.module, fx.GraphModule)
+    assert origin.stored is not None
+    assert isinstance(origin.module, fx.GraphModule)
     model = origin.stored.proto()
     log.check_model("source", model, max_rel=tolerance, detail="as it is stored, in 16 bits")
     return ExportedGraph(model, untouched=True, kept_batchnorms=left_in_source(origin.module))
@@ -120,7 +121,9 @@ def _reexported(origin: ExportOrigin, log: StepLog, reason: str, options: Export
         input_names=origin.input_names,
         output_names=origin.output_names(len(log.expected)),
     )
+    fixed = describe_open_sizes(origin.inputs, origin.preprocessing)
     detail = "torch.export, dynamic batch" if batch is None else f"torch.export, batch {batch}"
+    detail += f"; open sizes are now fixed: {fixed}" if fixed else ""
     detail += f"; not written back: {reason}" if reason else ""
     log.check_model("re-export", model, max_rel=options.tolerance, detail=detail)
     if batch is None:

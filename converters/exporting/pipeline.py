@@ -123,6 +123,8 @@ def _export_torch(
     traced: Traced = trace(module, [torch.from_numpy(array) for array in log.inputs], batch=origin.batch)
     batch = "dynamic batch" if origin.batch is None else f"batch {origin.batch}"
     detail = f"torch.export, {batch}" if options.format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
+    fixed = describe_open_sizes(origin.inputs, origin.preprocessing)
+    detail += f"; open sizes are now fixed: {fixed}" if fixed else ""
     outputs = module_outputs(origin, traced.reloaded(), log.inputs, any_batch=True)
     log.check(options.format, outputs, max_rel=options.tolerance, detail=detail)
     origin.check_unchanged()

@@ -21,11 +21,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...errors import GateError
+from ..runtime.half_emulation import emulate_half
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import ALL, OnnxRunner, batches_of, run_in_batches
 from .block_search import named_nodes, return_blocks
 from .half import HalfModel, HalfType, convert_prepared, refuse_unknown_nodes
-from ..runtime.half_emulation import emulate_half
 from .half_preparation import prepare_for_half
 
 __all__ = ["HalfSearch", "search_half"]

@@ -1,7 +1,7 @@
 """A model in float16 or bfloat16 as one in float32, from which training can start.
 
 Every 16-bit value is exactly a float32, so no weight changes. The results do: what was rounded after every node no
-longer is. Where the model came in 16 bits, `CameIn` remembers them as a link of the chain, so that an export can go back.
+longer is. `CameIn` remembers the 16 bits that a model came in as a link of its chain, so that an export can go back.
 """
 
 from __future__ import annotations

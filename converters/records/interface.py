@@ -47,7 +47,7 @@ def interface_of(text: str | None, label: str) -> Interface:
 def _spec(entry: dict[str, object]) -> TensorSpec:
     name, dtype, shape = entry["name"], entry["dtype"], entry["shape"]
     if not isinstance(name, str) or not isinstance(dtype, str) or not isinstance(shape, list):
-        raise ValueError(f"found {str(entry)[:80]}")
+        raise TypeError(f"found {str(entry)[:80]}")
     if not all(size is None or isinstance(size, str) or (type(size) is int and size > 0) for size in shape):
         raise ValueError(f"shape {str(shape)[:80]}")
     return TensorSpec(name, dtype, tuple(shape))

@@ -45,8 +45,8 @@ def in_order_of(
         if len(set(known)) == len(known) and sorted(known) == sorted(asked):
             return [arrays[known.index(name)] for name in asked]
     raise InputError(
-        f"{label}: has the {kind}s {', '.join(theirs)}, the other model has {', '.join(ours)}; they are paired by name, "
-        "so export both with the same names"
+        f"{label}: has the {kind}s {', '.join(theirs)}, the other model has {', '.join(ours)}; they are paired by "
+        "name, so export both with the same names"
     )
 
 

@@ -94,7 +94,7 @@ class OnnxRunner:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
         file = given = ModelFile.of(model)
-        if device == "cpu" and _has_bfloat16(file):
+        if device == "cpu" and _needs_bfloat16(file):
             file = ModelFile.in_memory(emulate_half(file.proto(), float32_inputs=True), file.source)
         self.name = name or (file.name if file.is_named else "onnx")
         self._given = session_model(file, options)
@@ -289,16 +289,21 @@ def _read_names(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _has_bfloat16(file: ModelFile) -> bool:
-    """Whether the graph stores, takes or makes bfloat16."""
+def _needs_bfloat16(file: ModelFile) -> bool:
+    """Whether the graph stores, takes or returns bfloat16, or computes in it; a Cast there and back is no need."""
     kind = 16  # onnx.TensorProto.BFLOAT16
     graph = file.outline.graph
-    values = (*graph.input, *graph.output, *graph.value_info)
-    return (
-        any(tensor.data_type == kind for tensor in graph.initializer)
-        or any(value.type.tensor_type.elem_type == kind for value in values)
-        or any(a.name == "to" and a.i == kind for node in graph.node for a in node.attribute)
-    )
+    if any(tensor.data_type == kind for tensor in graph.initializer):
+        return True
+    if any(value.type.tensor_type.elem_type == kind for value in (*graph.input, *graph.output)):
+        return True
+    made = {
+        name
+        for node in graph.node
+        if any((a.name == "to" and a.i == kind) or a.t.data_type == kind for a in node.attribute)
+        for name in node.output
+    }
+    return any(name in made for node in graph.node if node.op_type != "Cast" for name in node.input)
 
 
 def _spec(value: Any) -> TensorSpec:
