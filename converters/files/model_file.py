@@ -244,7 +244,10 @@ class ModelFile:
         """
         if self._content is None:
             return self.outline.SerializeToString()
-        return self.proto().SerializeToString() if self._reworded else self._content.read_all()
+        if not self._reworded:
+            return self._content.read_all()
+        restated: bytes = self.proto().SerializeToString()
+        return restated
 
     def _check(self) -> None:
         if self._checked:

@@ -1,7 +1,8 @@
 """The file that a version publishes: the model without the traces that exporters leave in its nodes.
 
 Stack traces name files and folders on the exporter's machine, and a repository has many readers. The computation is the
-same and the model's own metadata stays. Open dimensions that the file states as -1 or 0 lose the number. A file with nothing to remove is published byte for byte.
+same and the model's own metadata stays. Open dimensions that the file states as -1 or 0 lose the number. A file with
+nothing to change is published byte for byte.
 """
 
 from __future__ import annotations
