@@ -49,11 +49,17 @@ def came_in(chain: Sequence[ChainLink]) -> CameIn | None:
 
 
 def half_type(proto: onnx.ModelProto) -> CameIn | None:
-    """In which 16-bit type `proto` stores its float weights; None where it stores none. The bytes are not read.
+    """In which 16-bit type `proto` computes with its float weights; None where it does not. The bytes are not read.
 
-    Of both types, the one that stores more tensors; inputs and outputs count as 16-bit where one is of that type.
+    A weight that only a Cast reads is stored small, and computed with in the type of the Cast. Of both types, the one
+    of more tensors; inputs and outputs count as 16-bit where one is of that type.
     """
-    stored = Counter(tensor.data_type for tensor in _tensors(proto) if tensor.data_type in _HALF)
+    read = {name for node in _nodes(proto) if node.op_type != "Cast" for name in node.input}
+    kinds = [tensor.data_type for graph in _graphs(proto) for tensor in graph.initializer if tensor.name in read]
+    for node in _nodes(proto):
+        if node.op_type == "Constant" and read.intersection(node.output):
+            kinds += [attribute.t.data_type for attribute in node.attribute if attribute.HasField("t")]
+    stored = Counter(kind for kind in kinds if kind in _HALF)
     if not stored:
         return None
     chosen = stored.most_common(1)[0][0]

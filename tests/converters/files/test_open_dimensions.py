@@ -59,9 +59,7 @@ def test_a_misstated_dimension_is_open_from_loading_on(tmp_path, images, outputs
         np.testing.assert_array_equal(runner.run(IMAGES)[0], expected())
     assert read_signature(path).batch is None
     assert rtool.inspect(path).batch == "dynamic"
-    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == images[0], (
-        "the argument is not changed"
-    )
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == images[0], "the argument is not changed"
 
 
 def test_export_and_set_batch_take_the_file_as_dynamic(tmp_path):

@@ -17,7 +17,8 @@ def graph() -> onnx.ModelProto:
     """relu(a) + w, twice as outputs, with b and w as outputs as they are."""
     nodes = [helper.make_node("Relu", ["a"], ["r"]), helper.make_node("Add", ["r", "w"], ["s"])]
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "ab"]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("s", "s", "b", "w")]
+    shapes = {"s": ["N", 4], "b": ["N", 4], "w": [4]}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in "ssbw"]
     made = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(WEIGHT, "w")])
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
