@@ -208,7 +208,7 @@ def measured_on(
             of another shape.
     """
     preprocessing = origin.preprocessing
-    image = image_index(origin.inputs) if len(origin.inputs) != 1 else 0
+    image = image_index(origin.inputs) if len(origin.inputs) > 1 else 0
     pixels: NDArray[np.uint8] | None = None
     images: NDArray[Any] | None = None
     if given is not None:
