@@ -242,11 +242,9 @@ class ModelFile:
         Raises:
             InputError: it was written to since it was opened.
         """
-        if self._content is None:
-            return self.outline.SerializeToString()
-        if not self._reworded:
+        if self._content is not None and not self._reworded:
             return self._content.read_all()
-        restated: bytes = self.proto().SerializeToString()
+        restated: bytes = (self.outline if self._content is None else self.proto()).SerializeToString()
         return restated
 
     def _check(self) -> None:
