@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.bundles.reference import open_runner
 from ..converters.records.preprocessing import Preprocessing
+from ..converters.records.record import TensorSpec
 from ..converters.runtime.double_precision import exact_outputs
 from ..converters.runtime.judging import judge
+from ..converters.runtime.pairing import in_order_of
 from ..converters.runtime.parity import Parity, check_gates, measure_parity
 from ..converters.runtime.probability_outputs import probability_outputs
+from ..converters.runtime.probes.given_probes import Probe
+from ..converters.runtime.probes.open_sizes import describe_open_sizes
 from ..converters.runtime.reference_runner import ReferenceRunner, open_onnx
 from ..converters.runtime.runners import OnnxRunner, Runner
 from ..errors import InputError
 from .references import common_batch, random_inputs
 
 __all__ = ["ParityReport", "compare_runners", "parity"]
+
+_FLOAT32 = 1e-5
+"""Largest relative error between float32 models, whose kernels sum in different orders."""
 
 Arrays = Sequence[NDArray[np.generic]]
 
@@ -48,11 +56,12 @@ def parity(
     *,
     batch: int = 2,
     data: str | None = None,
-    max_rel: float | None = 1e-5,
+    max_rel: float | Literal["auto"] | None = "auto",
     min_cosine: float | None = None,
     seed: int = 0,
     device: str = "cpu",
     weights: str | Path | None = None,
+    probes: Mapping[str, Probe] | None = None,
 ) -> ParityReport:
     """Run two model references on the same inputs and compare their outputs.
 
@@ -64,6 +73,9 @@ def parity(
     more than `max_rel` are judged by the models in float64, see `converters.runtime.judging`. On the CPU, a valid ONNX
     file that ONNX Runtime refuses is computed by onnx.reference.
 
+    By default `max_rel` is 1e-5, or what the rounding of a 16-bit ONNX file allows (`half_bound`), and none where
+    `min_cosine` is given. Open sizes are those of `closed_sizes`; `probes` replace random inputs by name.
+
     Raises:
         InputError: the models have different inputs, outputs or fixed batches; a tolerance is no number that an
             outcome can meet; or `weights` does not fit.
@@ -74,8 +86,10 @@ def parity(
         >>> report.batch, report.passed, report.parity.max_rel
         (2, True, 0.0)
     """
-    check_gates("bench parity", max_rel, min_cosine)
+    check_gates("bench parity", None if max_rel == "auto" else max_rel, min_cosine)
     runners = _open(reference, "cpu"), _open(candidate, device, weights)
+    if max_rel == "auto":
+        max_rel = None if min_cosine is not None else max(_FLOAT32, *(_rounding(runner) for runner in runners))
     batch = common_batch(runners, batch)
     if data:
         first, second = _images(runners, (reference, candidate), data, batch)
@@ -89,8 +103,9 @@ def parity(
             "that it came from"
         )
     numbers = "standard normal" if np.dtype(specs[0].dtype).kind == "f" else "uniform integers"
-    inputs = random_inputs(specs, batch, seed)
-    described = f"{numbers}, seed {seed}"
+    inputs = random_inputs(specs, batch, seed, probes=probes)
+    sizes = describe_open_sizes(specs)
+    described = f"{numbers}, seed {seed}" + (f", at {sizes}" if sizes else "")
     return compare_runners(*runners, inputs, described=described, max_rel=max_rel, min_cosine=min_cosine)
 
 
@@ -106,24 +121,37 @@ def compare_runners(
 ) -> ParityReport:
     """Compare models that are already open on `inputs` [N, ...], cast to the dtype of each model's inputs.
 
-    `candidate_inputs` is for a candidate that accepts the same images in another form. `described` names the inputs in
-    the report.
+    `inputs` are in the order of the reference's; inputs and outputs of the two are paired by name. `candidate_inputs`
+    is for a candidate that accepts the same images in another form. `described` names the inputs in the report.
 
     Raises:
         InputError: a model does not support the number, shape or kind of the inputs.
     """
-    first = _as_inputs_of(reference, inputs)
-    second = _as_inputs_of(candidate, inputs if candidate_inputs is None else candidate_inputs)
-    expected, got = reference.run(*first), candidate.run(*second)
-    numbers, passed, reason = measure_parity(expected, got), True, ""
+    named = reference.inputs or candidate.inputs
+    first = _as_inputs_of(reference, inputs, named)
+    second = _as_inputs_of(candidate, inputs if candidate_inputs is None else candidate_inputs, named)
+    expected = reference.run(*first)
+    passed, reason = True, ""
+
+    def paired(outputs: Arrays) -> Arrays:
+        if len(outputs) != len(expected):
+            return outputs
+        return tuple(in_order_of(outputs, candidate.outputs, reference.outputs, reference.name, "output"))
+
+    def exact_candidate() -> Arrays | None:
+        outputs = exact_outputs(candidate, second)
+        return None if outputs is None else paired(outputs)
+
+    got = paired(candidate.run(*second))
+    numbers = measure_parity(expected, got)
     if max_rel is not None:
         verdict = judge(
             expected,
             got,
             max_rel,
             exact_reference=partial(exact_outputs, reference, first),
-            exact_candidate=partial(exact_outputs, candidate, second),
-            probabilities=_probabilities(reference) or _probabilities(candidate),
+            exact_candidate=exact_candidate,
+            probabilities=_probabilities(reference),
         )
         passed, reason = verdict.agrees, verdict.reason
     passed = passed and (min_cosine is None or numbers.min_cosine >= min_cosine)
@@ -149,13 +177,19 @@ def _probabilities(runner: Runner) -> tuple[int, ...]:
     return ()
 
 
-def _as_inputs_of(runner: Runner, inputs: Arrays) -> list[NDArray[np.generic]]:
+def _rounding(runner: Runner) -> float:
+    """How far two correct runs of a 16-bit file may differ; 0 for models in float32 and those without a file here."""
+    return (runner.rounding or 0.0) if isinstance(runner, OnnxRunner) else 0.0
+
+
+def _as_inputs_of(runner: Runner, inputs: Arrays, named: Sequence[TensorSpec]) -> list[NDArray[np.generic]]:
     if not runner.inputs:  # TorchScript does not state them
         return list(inputs)
     if len(runner.inputs) != len(inputs):
         raise InputError(f"{runner.name}: has {len(runner.inputs)} inputs, the reference has {len(inputs)}")
     arrays = []
-    for spec, array in zip(runner.inputs, inputs, strict=True):
+    ordered = in_order_of(inputs, named, runner.inputs, runner.name, "input")
+    for spec, array in zip(runner.inputs, ordered, strict=True):
         expected = [dim if isinstance(dim, int) else None for dim in spec.shape]
         if len(expected) != array.ndim or any(
             want not in (None, got) for want, got in zip(expected[1:], array.shape[1:], strict=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.records.preprocessing import Preprocessing
 from ..converters.records.record import TensorSpec
+from ..converters.runtime.probes.given_probes import Probe, with_probes
+from ..converters.runtime.probes.open_sizes import closed_sizes
+from ..converters.runtime.probes.probing import probe_inputs
 from ..converters.runtime.runners import Runner
 from ..errors import InputError
 
@@ -29,31 +34,26 @@ def common_batch(runners: Sequence[Runner], wanted: int) -> int:
     return fixed.pop() if fixed else wanted
 
 
-def random_inputs(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> tuple[NDArray[np.generic], ...]:
-    """One seeded array [batch, ...] per spec, in its dtype.
+def random_inputs(
+    specs: Sequence[TensorSpec],
+    batch: int,
+    seed: int = 0,
+    *,
+    preprocessing: Preprocessing | None = None,
+    probes: Mapping[str, Probe] | None = None,
+) -> tuple[NDArray[np.generic], ...]:
+    """One seeded array per spec, in its dtype: [batch, ...], or of its own size where that is fixed and no batch.
 
-    Floats are standard normal, uint8 is uniform over 0..255, other integers are uniform over 0..9.
+    Values are those of `probe_inputs`, except for the inputs that `probes` names. Open sizes are closed as
+    `closed_sizes` does with `preprocessing`.
 
     Raises:
-        InputError: an axis beside the batch is dynamic, or the dtype is neither float nor integer.
+        InputError: a probe does not fit.
     """
-    generator = np.random.default_rng(seed)
-    arrays: list[NDArray[np.generic]] = []
-    for spec in specs:
-        rest = spec.shape[1:]
-        if not all(isinstance(dim, int) for dim in rest):
-            raise InputError(
-                f"input '{spec.name}' has shape {list(spec.shape)}: only the batch may be dynamic; "
-                "give real inputs with --data"
-            )
-        shape = (batch, *(int(dim) for dim in rest if dim is not None))
-        dtype = np.dtype(spec.dtype)
-        if dtype.kind == "f":
-            arrays.append(generator.standard_normal(shape).astype(dtype))
-        elif dtype.kind in "iu":
-            arrays.append(generator.integers(0, 256 if dtype == np.uint8 else 10, shape).astype(dtype))
-        else:
-            raise InputError(
-                f"input '{spec.name}' is {spec.dtype}: random numbers are made for floats and integers only; use --data"
-            )
-    return tuple(arrays)
+    first = next((spec.shape[0] for spec in specs if spec.shape), None)
+    sized = []
+    for spec in closed_sizes(specs, preprocessing):
+        fixed = isinstance(spec.shape[0], int) and spec.shape[0] != first if spec.shape else True
+        sized.append(spec if fixed else replace(spec, shape=(batch, *spec.shape[1:])))
+    given = [replace(spec, shape=("batch", *spec.shape[1:])) if spec.shape[:1] == (batch,) else spec for spec in sized]
+    return with_probes(given, probe_inputs(sized, batch, seed=seed), probes or {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.bundles.reference import open_runner
+from ..converters.runtime.probes.given_probes import Probe
+from ..converters.runtime.probes.open_sizes import describe_open_sizes
 from ..errors import InputError
 from .machine import describe_machine
 from .references import common_batch, random_inputs
@@ -53,6 +55,8 @@ class LatencyReport:
     threads: int | None
     machine: dict[str, object]
     samples_ms: dict[str, list[float]]
+    open_sizes: str = ""
+    """At which sizes a model with open ones was timed, and why; "" where none is open."""
 
 
 def latency(
@@ -64,11 +68,13 @@ def latency(
     threads: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    probes: Mapping[str, Probe] | None = None,
 ) -> LatencyReport:
     """Time calls of each model reference on one batch of random inputs, transfers to and from a GPU included.
 
     `batch` is in rows per call; a fixed batch replaces it. Each model is called `warmup` times, then once per round.
-    `threads` is per model; None leaves it to the runtime.
+    `threads` is per model; None leaves it to the runtime. Open sizes are those of `closed_sizes`; `probes` replace
+    random inputs by name.
 
     Raises:
         InputError: no model, fewer than 3 rounds, different fixed batches, or no model that states its inputs.
@@ -88,7 +94,7 @@ def latency(
     specs = next((runner.inputs for runner in runners if runner.inputs), ())
     if not specs:
         raise InputError(f"{references[0]}: does not state its inputs; time it beside a model that does")
-    inputs = [random_inputs(runner.inputs or specs, batch, seed) for runner in runners]
+    inputs = [random_inputs(runner.inputs or specs, batch, seed, probes=probes) for runner in runners]
     calls = [
         (lambda runner=runner, arrays=arrays: runner.run(*arrays))
         for runner, arrays in zip(runners, inputs, strict=True)
@@ -97,7 +103,7 @@ def latency(
     names = _distinct([str(reference) for reference in references])
     rows = tuple(_row(name, times, samples[0], batch) for name, times in zip(names, samples, strict=True))
     raw = {name: [round(float(value), 4) for value in times] for name, times in zip(names, samples, strict=True)}
-    return LatencyReport(rows, batch, rounds, threads, describe_machine(), raw)
+    return LatencyReport(rows, batch, rounds, threads, describe_machine(), raw, describe_open_sizes(specs))
 
 
 def time_in_turns(calls: Sequence[Callable[[], object]], *, rounds: int, warmup: int) -> list[NDArray[np.float64]]:

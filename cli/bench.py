@@ -9,6 +9,7 @@ import click
 
 from ..errors import GateError, InputError
 from .output import Output, examples, output_options, to_plain
+from .probes import probe_option, read_probes
 
 __all__ = ["bench"]
 
@@ -31,11 +32,14 @@ def bench() -> None:
 @click.argument("candidate")
 @click.option("--batch", default=2, show_default=True, type=click.IntRange(1), help="Rows; ignored for a fixed batch.")
 @click.option("--data", help="Compare on the first images of this data set instead of random numbers.")
-@click.option("--max-rel", type=float, help="Largest relative error allowed.  [default: 1e-5 without --min-cosine]")
+@click.option(
+    "--max-rel", type=float, help="Largest relative error allowed.  [default: 1e-5, or a 16-bit file's rounding]"
+)
 @click.option("--min-cosine", type=float, help="Smallest cosine similarity allowed per output row.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) into CANDIDATE first.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
 @click.option("--device", default="cpu", show_default=True, help="Device of CANDIDATE: cpu, cuda or cuda:N.")
+@probe_option
 @output_options
 def parity_command(
     output: Output,
@@ -48,6 +52,7 @@ def parity_command(
     weights: Path | None,
     seed: int,
     device: str,
+    probe: tuple[str, ...],
 ) -> None:
     """Run REFERENCE and CANDIDATE on the same inputs and compare their outputs.
 
@@ -55,20 +60,20 @@ def parity_command(
     """
     from ..benchmarks import parity
 
-    if max_rel is None and min_cosine is None:
-        max_rel = 1e-5
     report = parity(
         reference,
         candidate,
         batch=batch,
         data=data,
-        max_rel=max_rel,
+        max_rel="auto" if max_rel is None else max_rel,
         min_cosine=min_cosine,
         seed=seed,
         device=device,
         weights=weights,
+        probes=read_probes(probe),
     )
     numbers, verdict = report.parity, "PASSED" if report.passed else "FAILED"
+    max_rel = report.max_rel
     output.emit(
         report,
         [
@@ -108,6 +113,7 @@ def parity_command(
 @click.option("--warmup", default=5, show_default=True, help="Calls per model before the measurement.")
 @click.option("--threads", type=int, help="Threads per model.  [default: the runtime's]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@probe_option
 @click.option(
     "--save",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -122,6 +128,7 @@ def latency_command(
     warmup: int,
     threads: int | None,
     device: str,
+    probe: tuple[str, ...],
     save: Path | None,
 ) -> None:
     """Time MODELS side by side: milliseconds per call, and the ratio to the first model with its 95 % interval."""
@@ -131,7 +138,8 @@ def latency_command(
 
     if save is not None and not save.parent.is_dir():
         raise InputError(f"--save {save}: the folder {save.parent} does not exist; create it first")
-    report = latency(models, batch=batch, rounds=rounds, warmup=warmup, threads=threads, device=device)
+    probes = read_probes(probe)
+    report = latency(models, batch=batch, rounds=rounds, warmup=warmup, threads=threads, device=device, probes=probes)
     if save is not None:
         try:
             save.write_text(json.dumps(to_plain(report), indent=2) + "\n")
@@ -145,9 +153,12 @@ def latency_command(
         numbers = [f"{value:.2f}" for value in (row.p50, row.p95, row.p99)]
         interval = f"{row.ratio_low:.3f} .. {row.ratio_high:.3f}"
         table.add_row(row.model, *numbers, f"{row.samples_per_second:.0f}", f"{row.ratio:.3f}", interval)
+    conditions: list[tuple[str, object]] = [("batch", report.batch), ("rounds", report.rounds)]
+    if report.open_sizes:
+        conditions.append(("open sizes", report.open_sizes))
     output.emit(
         report,
-        [("batch", report.batch), ("rounds", report.rounds)],
+        conditions,
         tables=[table],
         artefact=save,
         brief="" if save else "; ".join(f"{row.model} p50 {row.p50:.2f} ms" for row in report.rows),

@@ -10,6 +10,7 @@ import click
 from ..converters.records.json_text import parse_json
 from ..errors import InputError
 from .output import Output, examples, output_options
+from .probes import probe_option, read_probes
 
 if TYPE_CHECKING:
     from ..converters.batchnorm.restore import RestoreReport
@@ -66,6 +67,7 @@ def inspect_command(output: Output, model: str, weights: Path | None) -> None:
 @click.option("--allow-partial", is_flag=True, help="Accept --weights that do not fill the model.")
 @click.option("--freeze", multiple=True, help="Parameters that do not train, e.g. 'conv1.*'; repeatable.")
 @click.option("--learned", multiple=True, help="Single numbers of the file that train, e.g. '*.alpha'; repeatable.")
+@probe_option
 @click.option("--batch", help="Rewrite a fixed batch first: dynamic, or a number. [default: as the file]")
 @click.option(
     "--tolerance",
@@ -90,6 +92,7 @@ def onnx2torch_command(
     learned: tuple[str, ...],
     batch: str | None,
     tolerance: float,
+    probe: tuple[str, ...],
     overwrite: bool,
 ) -> None:
     """Convert the ONNX file MODEL into a trainable bundle, and check that it gives the same numbers.
@@ -121,6 +124,7 @@ def onnx2torch_command(
                 preprocessing=read_preprocessing(preprocessing),
                 batch=read_batch(batch),
                 tolerance=tolerance,
+                probes=read_probes(probe),
                 overwrite=overwrite,
             )
         except KeyboardInterrupt:
@@ -195,6 +199,15 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
     rows += [(f"judged, batch {entry.batch}", entry.reason) for entry in judged[:1]]
     if any(entry.oracle == "onnx.reference" for entry in result.parity):
         rows.append(("oracle", "ONNX Runtime refuses this valid file; it was compared with onnx.reference"))
+    if result.upcast_from is not None:
+        rows.append(
+            (
+                "precision",
+                f"stored as {result.upcast_from}; trained as float32, and exports go back to {result.upcast_from}",
+            )
+        )
+    if result.open_sizes:
+        rows.append(("open sizes", f"measured at {result.open_sizes}"))
     if result.batch is not None:
         advice = "--batch dynamic makes it dynamic, where that can be verified"
         rows.append(("batch", f"the model supports batches of {result.batch} only; {advice}"))

@@ -10,6 +10,7 @@ import click
 
 from .convert import read_batch, read_preprocessing, weight_rows
 from .output import Output, examples, output_options
+from .probes import probe_option, read_probes
 
 if TYPE_CHECKING:
     from ..converters.exporting.manifest import ExportResult
@@ -41,6 +42,7 @@ _LISTED = 3
 @click.option("--fp16", is_flag=True, help="Convert weights and activations to float16.")
 @click.option("--bf16", is_flag=True, help="Convert them to bfloat16 (opset 22).")
 @click.option("--int8", is_flag=True, help="Quantise weights and activations; needs --calibrate.")
+@click.option("--fp32", is_flag=True, help="Stay in float32 where the model came in float16 or bfloat16.")
 @click.option("--calibrate", help="Images to calibrate and measure on: a folder or a generator like synthetic-people.")
 @click.option(
     "--calibration-images",
@@ -85,6 +87,7 @@ _LISTED = 3
     "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
 )
 @click.option("--target", help="What must read the file: triton:24.10, triton:25.09, onnxruntime:1.19, tensorrt, ...")
+@probe_option
 @click.option("--strip-metadata", is_flag=True, help="Remove exporters' stack traces and file paths.")
 @click.option(
     "--min-cosine", type=float, help="Gate of a reduced precision. [default: fp16 0.9999, bf16 0.999, int8 0.99]"
@@ -101,6 +104,7 @@ def export_command(
     calibration_images: int,
     keep_file: Path | None,
     preprocessing: str | None,
+    probe: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Write MODEL as one deployable file: BatchNorm folded, trained weights in the source graph."""
@@ -114,6 +118,7 @@ def export_command(
         batch=read_batch(batch),
         preprocessing=chosen,
         inputs=_reader(calibrate, calibration_images) if calibrate else None,
+        probes=read_probes(probe),
         keep_float32=read_float32_nodes(keep_file) if keep_file else (),
         **options,
     )
@@ -141,6 +146,10 @@ def _rows(result: ExportResult) -> list[tuple[str, Any]]:
     rows += weight_rows(result.weights) if result.weights is not None else []
     if result.nodes is not None:
         rows.append(("graph", f"{result.nodes} nodes, opset {result.opset}, IR {result.ir_version}"))
+    if result.upcast is not None:
+        rows.append(("precision", result.upcast))
+    if "open_sizes" in result.measured_on:
+        rows.append(("open sizes", f"measured at {result.measured_on['open_sizes']}"))
     kept = result.kept_batchnorms
     rows += [("kept BatchNorm", f"{entry['batchnorm']}: {entry['reason']}") for entry in kept[:_LISTED]]
     if len(kept) > _LISTED:

@@ -31,7 +31,7 @@ from torch import Tensor, fx, nn
 
 from ...converters.lowering.conversion import onnx_to_torch
 from ...converters.runtime.parity import measure_parity
-from ...converters.runtime.probing import probe_pixels
+from ...converters.runtime.probes.probing import probe_pixels
 from ...converters.runtime.runners import OnnxRunner
 from ...converters.zoo.registry import architecture_preprocessing, build_architecture
 from ...errors import RtoolError

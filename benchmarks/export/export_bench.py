@@ -39,7 +39,7 @@ from ...converters.lowering.conversion import onnx_to_torch
 from ...converters.passes.simplification import Simplifier, simplify
 from ...converters.precision.half_search import search_half
 from ...converters.runtime.parity import measure_parity
-from ...converters.runtime.probing import probe_pixels
+from ...converters.runtime.probes.probing import probe_pixels
 from ...converters.runtime.runners import OnnxRunner, TorchRunner
 from ...converters.weights.writing_back import write_back
 from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture

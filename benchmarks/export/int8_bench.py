@@ -34,7 +34,7 @@ from ...converters.precision.int8_ranges import CalibrationMethod
 from ...converters.precision.int8_search import search_int8
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.runtime.parity import measure_parity
-from ...converters.runtime.probing import probe_pixels
+from ...converters.runtime.probes.probing import probe_pixels
 from ...converters.runtime.runners import OnnxRunner, run_in_batches
 from ...converters.zoo.registry import ZOO, architecture_preprocessing
 from ...errors import GateError, InputError

@@ -25,11 +25,11 @@ import onnx
 import torch
 
 from ...converters import export, onnx_to_torch
-from ...converters.precision.half_emulation import emulate_half
 from ...converters.precision.half_search import search_half
 from ...converters.records.preprocessing import ARCFACE, IMAGENET
+from ...converters.runtime.half_emulation import emulate_half
 from ...converters.runtime.parity import measure_parity
-from ...converters.runtime.probing import probe_pixels
+from ...converters.runtime.probes.probing import probe_pixels
 from ...converters.runtime.runners import OnnxRunner, run_in_batches
 from ..machine import describe_machine
 from ..places import DEMO_MODEL, RESULTS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,6 +13,7 @@ from ...errors import InputError
 from ..passes.batch import Batch
 from ..records.preprocessing import Preprocessing
 from ..runtime.parity import check_gates
+from ..runtime.probes.given_probes import Probe
 
 __all__ = ["CalibrationBatches", "ConversionKeywords", "ConversionOptions"]
 
@@ -51,6 +52,8 @@ class ConversionOptions:
     batch: Batch | None = None
     """"dynamic" or a number: rewrite the graph to this batch first, verified by `set_batch`; the bundle holds the
     rewritten graph. By default the file's."""
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+    """Input name -> "zeros", "ones" or an array: instead of random numbers where the module is compared."""
     overwrite: bool = False
     """Replace a bundle that is already at the output."""
     tolerance: float = 1e-5
@@ -76,5 +79,6 @@ class ConversionKeywords(TypedDict, total=False):
     learned: Sequence[str]
     preprocessing: Preprocessing | None
     batch: Batch | None
+    probes: Mapping[str, Probe]
     overwrite: bool
     tolerance: float

@@ -6,7 +6,7 @@ Where module and runtime differ, `runtime.judging` tells whose error it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -17,11 +17,14 @@ from torch import nn
 
 from ...errors import GateError
 from ..files.model_file import ModelFile
+from ..records.preprocessing import Preprocessing
 from ..records.record import TensorSpec
 from ..runtime.double_precision import exact_outputs
 from ..runtime.judging import judge
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.probability_outputs import probability_outputs
+from ..runtime.probes.given_probes import Probe, with_probes
+from ..runtime.probes.open_sizes import closed_sizes
 from ..runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
 from ..runtime.runners import OnnxRunner, TorchRunner
 
@@ -63,16 +66,29 @@ class Reference:
     """Whether the outputs are those of the file; else those of a module with other weights."""
 
     @classmethod
-    def of(cls, file: ModelFile, module: nn.Module) -> Self:
+    def of(
+        cls,
+        file: ModelFile,
+        module: nn.Module,
+        *,
+        preprocessing: Preprocessing | None = None,
+        probes: Mapping[str, Probe] | None = None,
+    ) -> Self:
         """Run `file` at batch 1, 2 and 3, for a small network also 16; or at its fixed batch.
 
+        Open sizes are closed as `closed_sizes` does with `preprocessing`; `probes` replace random inputs by name.
+
         Raises:
-            InputError: neither ONNX Runtime nor onnx's reference evaluator can load and run it.
+            InputError: neither ONNX Runtime nor onnx's reference evaluator can run it, or a probe does not fit.
         """
         runner = open_onnx(file, name=file.name, exact=True)
         is_small = sum(parameter.numel() for parameter in module.parameters()) <= _SMALL
         batches = (runner.batch,) if runner.batch else (1, 2, 3, 16) if is_small else (1, 2, 3)
-        inputs = [tuple(_random(spec, batch) for spec in runner.inputs) for batch in batches]
+        specs = closed_sizes(runner.inputs, preprocessing)
+        inputs = [
+            tuple(with_probes(runner.inputs, [_random(spec, batch) for spec in specs], probes or {}))
+            for batch in batches
+        ]
         runner, outputs = run_onnx(runner, inputs)
         samples = tuple(_Sample(*sample) for sample in zip(batches, inputs, outputs, strict=True))
         return cls(file.name, runner, samples)
@@ -135,8 +151,8 @@ class Reference:
 
 
 def _random(spec: TensorSpec, batch: int) -> NDArray[Any]:
-    """Seeded input for one spec; dynamic dimensions beyond the batch become 64."""
-    shape = [dim if isinstance(dim, int) else (batch if axis == 0 else 64) for axis, dim in enumerate(spec.shape)]
+    """Seeded input for one spec whose sizes are numbers, but for the batch."""
+    shape = [dim if isinstance(dim, int) else batch for dim in spec.shape]
     generator = np.random.default_rng(0)
     if spec.dtype.startswith("float"):
         return generator.standard_normal(shape).astype(spec.dtype)

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ..records.provenance import ChainLink
 from ..records.record import TensorSpec
 from ..runtime.parity import measure_parity
-from ..runtime.probing import probe_inputs
+from ..runtime.probes.probing import probe_inputs
 from ..runtime.runners import TorchRunner
 from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import load_state_dict_file

@@ -20,16 +20,21 @@ from ..batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
 from ..files.folders import check_output
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
-from ..passes.batch import Batch, set_batch
+from ..passes.batch import TOLERANCE, Batch, set_batch
+from ..precision.upcast import half_type, upcast
 from ..records.image_size import check_image_size
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
 from ..runtime.batch_by_numbers import fixed_batch_by_numbers
+from ..runtime.half_rounding import half_bound
+from ..runtime.probes.given_probes import with_probes
+from ..runtime.probes.open_sizes import closed_sizes, describe_open_sizes
+from ..runtime.probes.probing import probe_inputs
+from ..runtime.runners import OnnxRunner
 from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_state_dict_file
-from ..weights.unfit_weights import refuse_half_weights
 from .bundle import is_bundle, save_bundle
 from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
@@ -58,6 +63,10 @@ class OnnxToTorchResult:
     restored: RestoreReport | None
     weights: WeightMatch | None
     seconds: float
+    upcast_from: str | None = None
+    """"float16" or "bfloat16", where the file stores its weights so and training starts from an upcast."""
+    open_sizes: str = ""
+    """At which sizes a file with open ones was measured, and why; "" where none is open."""
 
 
 def onnx2torch(
@@ -85,18 +94,21 @@ def onnx2torch(
     path, chosen = Path(model), ConversionOptions(**options)
     target = Path(output) if output is not None else Path(f"{path.stem}.rtool")
     file = _resolve(path, target, chosen)
+    half = half_type(file.outline)
+    file = file if half is None else upcast(file)
     module = _convert(file, path, chosen)
-    reference = Reference.of(file, module)
+    record = require_record(module)
+    if half is not None:
+        record.chain = (*record.chain, half.link)
+    sized = chosen.preprocessing or record.preprocessing
+    reference = Reference.of(file, module, preprocessing=sized, probes=chosen.probes)
     converted = reference.measure(module, chosen.tolerance, "converted")
     batch = fixed_batch_by_numbers(module, reference.runner, chosen.tolerance)
     found = _find_preprocessing(file, reference, module, chosen)
     preprocessing = found.preprocessing if found is not None else None
     restored = _restore(module, reference, file, preprocessing, chosen)
-    parity = restored.parity or converted
-    if restored.weights is not None:
-        parity = reference.difference(module)
+    parity = (restored.parity or converted) if restored.weights is None else reference.difference(module)
     restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
-    record = require_record(module)
     record.preprocessing = preprocessing
     record.chain = (*record.chain, _converted_link(converted, chosen.batch), *restored.links)
     _save(module, file, target, chosen)
@@ -113,6 +125,8 @@ def onnx2torch(
         restored=restored.report,
         weights=_measured(restored.weights, parity),
         seconds=time.perf_counter() - start,
+        upcast_from=None if half is None else half.dtype,
+        open_sizes=describe_open_sizes(reference.runner.inputs, sized),
     )
 
 
@@ -131,7 +145,11 @@ def _resolve(path: Path, target: Path, options: ConversionOptions) -> ModelFile:
         return read
     proto = read.proto()
     try:
-        return ModelFile.in_memory(set_batch(proto, options.batch), read.source)
+        tolerance = max(TOLERANCE, half_bound(proto) or 0.0)
+        specs = closed_sizes(OnnxRunner(read).inputs, options.preprocessing)
+        inputs = with_probes(specs, probe_inputs(specs, 1), options.probes)
+        rewritten = set_batch(proto, options.batch, inputs=inputs, tolerance=tolerance)
+        return ModelFile.in_memory(rewritten, read.source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -147,7 +165,6 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
     if not any(True for _ in module.parameters()):
         raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
     check_image_size(str(path), require_record(module).inputs, options.preprocessing)
-    refuse_half_weights(module, str(path), "convert the float32 model it was made from")
     _refuse_nan(module, path)
     return module
 

@@ -23,6 +23,8 @@ from ..files.model_file import ModelFile
 from ..files.torch_archives.programs import load_program
 from ..files.torch_archives.scripts import load_script
 from ..lowering.conversion import onnx_to_torch
+from ..precision.upcast import half_type, upcast
+from ..records.interface import INTERFACE_KEY, interface_of
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
@@ -43,7 +45,7 @@ _TORCHSCRIPT = (".pt", ".ts", ".torchscript")
 TORCH_SUFFIXES = (*_TORCHSCRIPT, ".pt2")
 """Files that torch opens."""
 
-_METADATA = (METADATA_KEY, CHAIN_KEY)
+_METADATA = (METADATA_KEY, CHAIN_KEY, INTERFACE_KEY)
 """Keys of the metadata that `export` writes into torch files, to be read here."""
 
 _CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
@@ -63,11 +65,15 @@ class Model:
     kind: Kind
     path: Path | None = None
     exported_inputs: tuple[TensorSpec, ...] = ()
-    """The inputs that an exported program states."""
+    """The inputs that a torch file states."""
+    exported_outputs: tuple[TensorSpec, ...] = ()
+    """The outputs that a torch file states."""
     chain: tuple[ChainLink, ...] = ()
     """Where it comes from, as far as it states."""
     file: ModelFile | None = None
-    """The ONNX file, for a model of that kind."""
+    """The ONNX file, for a model of that kind; as float32 where it is stored in 16 bits."""
+    stored: ModelFile | None = None
+    """The ONNX file as it is stored, where that is in 16 bits."""
     bundle: Bundle | None = None
     """The bundle, for a model of that kind."""
     weights: WeightMatch | None = None
@@ -118,7 +124,7 @@ class Model:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs, where they are known."""
-        return () if self.record is None else self.record.outputs
+        return self.exported_outputs if self.record is None else self.record.outputs
 
     @cached_property
     def batch(self) -> int | None:
@@ -182,20 +188,22 @@ def _open(reference: str | Path) -> Model:
     if path.is_dir():
         return _from_folder(path)
     if path.suffix == ".onnx":
-        file = ModelFile.read(path)
-        module = onnx_to_torch(file)
-        record = require_record(module)
-        return Model(path.name, module, record.preprocessing, "onnx", path, chain=record.chain, file=file)
+        return _from_onnx(path)
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
     if path.suffix in _TORCHSCRIPT:
         script, stated = load_script(path, _METADATA)
         found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
-        return Model(path.name, script.eval(), found, "torchscript", path, chain=chain)
+        inputs, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))
+        return Model(path.name, script.eval(), found, "torchscript", path, inputs, outputs, chain)
     if path.suffix == ".pt2":
         program, module, stated = load_program(path, _METADATA)
         found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
-        return Model(path.name, module, found, "exported", path, _exported_inputs(program), chain)
+        named, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))
+        inputs = _exported_inputs(program)
+        if len(named) == len(inputs):
+            inputs = tuple(replace(own, name=spec.name) for own, spec in zip(inputs, named, strict=True))
+        return Model(path.name, module, found, "exported", path, inputs, outputs, chain)
     raise InputError(
         f"{path}: expected an .onnx file, a bundle, a run folder, TorchScript (.pt) or an exported program (.pt2); "
         "a state_dict (.pth) alone has no graph: give its .onnx with `rtool onnx2torch model.onnx --weights`"
@@ -237,6 +245,19 @@ def open_runner(
 def resolve_run_folder(path: Path) -> Path | None:
     """The best checkpoint of a run folder, else its last; None when `path` is no run folder."""
     return next((path / name for name in _CHECKPOINTS if is_bundle(path / name)), None)
+
+
+def _from_onnx(path: Path) -> Model:
+    """The module of an ONNX file; a file in 16 bits is converted from its upcast, which the chain says."""
+    file = ModelFile.read(path)
+    half = half_type(file.outline)
+    stored, file = (None, file) if half is None else (file, upcast(file))
+    module = onnx_to_torch(file)
+    record = require_record(module)
+    if half is not None:
+        record.chain = (*record.chain, half.link)
+    found = record.preprocessing
+    return Model(path.name, module, found, "onnx", path, chain=record.chain, file=file, stored=stored)
 
 
 def _from_folder(path: Path) -> Model:

@@ -55,6 +55,8 @@ class ExportResult:
     opset: int | None
     ir_version: int | None
     nodes: int | None
+    upcast: str | None = None
+    """What a model that came in 16 bits was exported from; None where it came in float32, or is exported as stored."""
     size_bytes: int = 0
     sha256: str = ""
     weights: WeightMatch | None = None
@@ -96,6 +98,7 @@ def describe_export(
         float32_nodes=tuple(asdict(entry) for entry in float32_nodes),
         preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
         versions=versions,
+        upcast=_upcast(chain, steps),
         opset=next((entry.version for entry in model.opset_import if not entry.domain), None) if model else None,
         ir_version=model.ir_version if model else None,
         nodes=len(model.graph.node) if model else None,
@@ -103,6 +106,14 @@ def describe_export(
     if model is not None:
         _state_in_metadata(model, result, folds, record)
     return result
+
+
+def _upcast(chain: tuple[ChainLink, ...], steps: tuple[ExportStep, ...]) -> str | None:
+    detail = next((link.detail for link in reversed(chain) if link.step == "upcast"), None)
+    if detail is None:
+        return None
+    last = next((step.name for step in steps if step.name in ("fp16", "bf16", "int8")), "fp32")
+    return f"came as {detail}; exported in {last}"
 
 
 def _exported_link(

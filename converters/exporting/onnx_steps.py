@@ -15,12 +15,16 @@ from ...errors import InputError
 from ..batchnorm.fold import FoldReport, KeptBatchNorm
 from ..batchnorm.kept_batchnorms import left_in_source, still_there
 from ..files.model_file import ModelFile
+from ..passes.batch import TOLERANCE as BATCH_TOLERANCE
 from ..passes.batch import Batch, set_batch
 from ..passes.metadata_stripping import strip_metadata
 from ..passes.preprocessing_embedding import embed_preprocessing
+from ..passes.simplification import TOLERANCE as SIMPLIFIER_TOLERANCE
 from ..passes.simplification import Simplifier, simplify
 from ..passes.targets import find_target, pin_to_target
 from ..precision.half import Float32Node
+from ..runtime.half_rounding import half_bound
+from ..runtime.probes.open_sizes import describe_open_sizes, image_index
 from ..runtime.runners import ALL, OnnxRunner, batches_of
 from ..weights.writing_back import NoPlaceError, write_back
 from .folding import folded
@@ -28,7 +32,8 @@ from .options import ExportOptions, Precision
 from .origin import ExportOrigin
 from .reduced_precision import convert_to_half, convert_to_int8
 from .reexport import OPSET, torch_to_onnx
-from .step_log import StepLog, unit_length
+from .step_log import StepLog, typed, unit_length
+from .stored_precision import as_stored
 
 __all__ = [
     "ExportedGraph",
@@ -73,7 +78,9 @@ def make_graph(origin: ExportOrigin, log: StepLog, options: ExportOptions) -> Ex
         GateError: it computes something else than the module.
     """
     reason, graph = origin.changed, None
-    if origin.graph is not None and not options.fold_padded:
+    if as_stored(origin, options):
+        graph = _as_it_is(origin, log, options.tolerance)
+    elif origin.graph is not None and not options.fold_padded:
         try:
             graph = _written_back(origin, origin.graph, log, options.tolerance)
         except NoPlaceError as error:
@@ -82,6 +89,15 @@ def make_graph(origin: ExportOrigin, log: StepLog, options: ExportOptions) -> Ex
     if options.target is not None:
         pin_to_target(graph.model, options.target)
     return graph
+
+
+def _as_it_is(origin: ExportOrigin, log: StepLog, tolerance: float) -> ExportedGraph:
+    """The file in the 16 bits that it is stored in."""
+    assert origin.stored is not None
+    assert isinstance(origin.module, fx.GraphModule)
+    model = origin.stored.proto()
+    log.check_model("source", model, max_rel=tolerance, detail="as it is stored, in 16 bits")
+    return ExportedGraph(model, untouched=True, kept_batchnorms=left_in_source(origin.module))
 
 
 def _written_back(origin: ExportOrigin, source: ModelFile, log: StepLog, tolerance: float) -> ExportedGraph:
@@ -105,7 +121,9 @@ def _reexported(origin: ExportOrigin, log: StepLog, reason: str, options: Export
         input_names=origin.input_names,
         output_names=origin.output_names(len(log.expected)),
     )
+    fixed = describe_open_sizes(origin.inputs, origin.preprocessing)
     detail = "torch.export, dynamic batch" if batch is None else f"torch.export, batch {batch}"
+    detail += f"; open sizes are now fixed: {fixed}" if fixed else ""
     detail += f"; not written back: {reason}" if reason else ""
     log.check_model("re-export", model, max_rel=options.tolerance, detail=detail)
     if batch is None:
@@ -123,7 +141,8 @@ def rewrite_batch(
         GateError: it computes something else then.
     """
     try:
-        model = set_batch(graph.model, batch, inputs=log.inputs)
+        rounding = max(BATCH_TOLERANCE, half_bound(graph.model) or 0.0)
+        model = set_batch(graph.model, batch, inputs=log.inputs, tolerance=rounding)
     except InputError as error:
         raise InputError(f"{origin.name}: {error}") from error
     same = model.SerializeToString() == graph.model.SerializeToString()
@@ -141,10 +160,12 @@ def embed(
         GateError: the graph does not preprocess as `Preprocessing` does.
     """
     preprocessing = origin.required_preprocessing()
-    if pixels is None:
+    image = image_index(origin.inputs) if len(origin.inputs) > 1 else 0
+    if pixels is None or image is None:
         raise InputError("export: to embed the preprocessing, give inputs as uint8 pixels [N, H, W, C]")
     model = embed_preprocessing(graph.model, preprocessing)
-    on_pixels = StepLog((pixels,), unit_length(log.expected), log.steps, exact=lambda: _unit_exact(log))
+    inputs = (*log.inputs[:image], pixels, *log.inputs[image + 1 :])
+    on_pixels = StepLog(inputs, unit_length(log.expected), log.steps, exact=lambda: _unit_exact(log))
     detail = f"uint8 {preprocessing.height}x{preprocessing.width} in, unit length out"
     on_pixels.check_model("preprocessing", model, max_rel=tolerance, detail=detail)
     return replace(graph, exported=model, untouched=False, embedded=True), on_pixels
@@ -165,8 +186,10 @@ def simplify_graph(
     """
     if method == "none" or (method == "auto" and graph.untouched):
         return graph
-    inputs, _ = batches_of(OnnxRunner(graph.model), log.inputs, ALL)[0]
-    result = simplify(graph.model, "onnxslim" if method == "auto" else method, inputs=inputs)
+    runner = OnnxRunner(graph.model)
+    inputs, _ = batches_of(runner, typed(runner, log.inputs), ALL)[0]
+    rounding = max(SIMPLIFIER_TOLERANCE, half_bound(graph.model) or 0.0)
+    result = simplify(graph.model, "onnxslim" if method == "auto" else method, inputs=inputs, tolerance=rounding)
     detail = f"{result.method}: {result.nodes_before} -> {result.nodes_after} nodes"
     if result.rolled_back:
         detail = f"rolled back ({result.rolled_back})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -18,6 +18,7 @@ from ..passes.targets import check_precision
 from ..precision.int8_ranges import CalibrationMethod
 from ..records.preprocessing import Preprocessing
 from ..runtime.parity import check_gates
+from ..runtime.probes.given_probes import Probe
 
 __all__ = ["ExportKeywords", "ExportOptions", "Format", "MeasuredInputs", "Precision"]
 
@@ -52,6 +53,8 @@ class ExportOptions:
     """The same with bfloat16, at opset 22."""
     int8: bool = False
     """Quantise, calibrated on `inputs`, which must then be given."""
+    fp32: bool = False
+    """Stay in float32, also where the model came in float16 or bfloat16; by default it goes back to what it came in."""
     format: Format = "onnx"
     """"onnx", "pt2" (torch.export) or "torchscript" (legacy)."""
     batch: Batch | None = None
@@ -79,6 +82,9 @@ class ExportOptions:
     """Gate of the step that reduces the precision; default 0.9999 for fp16, 0.999 for bf16, 0.99 for int8."""
     inputs: MeasuredInputs | None = None
     """Images to measure on, preprocessed float32 or uint8 pixels [N, H, W, C]; default are random ones."""
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+    """Input name -> "zeros", "ones" or an array [N, ...]: what inputs beside the image are measured with, instead of
+    random numbers."""
     source: str | Path | onnx.ModelProto | None = None
     """The ONNX model a converted module came from, where such a module is exported. Where the module was edited and is
     no longer what that graph computes, it is re-exported, and the step says why."""
@@ -119,13 +125,14 @@ class ExportOptions:
             InputError: several were given.
         """
         chosen: list[Precision] = [name for name in get_args(Precision) if getattr(self, name)]
-        if len(chosen) > 1:
-            raise InputError(f"export: --{chosen[0]} and --{chosen[1]} exclude each other; choose one")
+        given = [*(["fp32"] if self.fp32 else []), *chosen]
+        if len(given) > 1:
+            raise InputError(f"export: --{given[0]} and --{given[1]} exclude each other; choose one")
         return chosen[0] if chosen else None
 
     def _given(self) -> list[str]:
         """The options for ONNX graphs that do not have their default value."""
-        defaults = {entry.name: entry.default for entry in fields(self)}
+        defaults = {entry.name: entry.default for entry in fields(self)}  # of those in `_ONNX_ONLY`, each has one
         return [name for name in _ONNX_ONLY if not _is_default(getattr(self, name), defaults[name])]
 
     def _check_format(self, precision: Precision | None) -> None:
@@ -153,6 +160,7 @@ class ExportKeywords(TypedDict, total=False):
     fp16: bool
     bf16: bool
     int8: bool
+    fp32: bool
     format: Format
     batch: Batch | None
     embed_preprocessing: bool
@@ -166,6 +174,7 @@ class ExportKeywords(TypedDict, total=False):
     tolerance: float
     min_cosine: float | None
     inputs: MeasuredInputs | None
+    probes: Mapping[str, Probe]
     source: str | Path | onnx.ModelProto | None
     preprocessing: Preprocessing | None
     weights: str | Path | None

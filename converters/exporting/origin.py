@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import fx, nn
 from ...errors import InputError
 from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
+from ..precision.upcast import came_in, half_type, upcast
 from ..records.graph_steps import root_hooks
 from ..records.image_size import check_image_size, image_shape, listed
 from ..records.preprocessing import Preprocessing
@@ -23,7 +24,9 @@ from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, Dim, TensorSpec, record_of
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
-from ..runtime.probing import probe_inputs, probe_pixels
+from ..runtime.probes.given_probes import Probe, with_probes
+from ..runtime.probes.open_sizes import closed_sizes, image_index
+from ..runtime.probes.probing import probe_inputs, probe_pixels
 from ..weights.module_edits import difference_from_source, unplaced_parameter
 from ..weights.unfit_weights import refuse_half_weights, refuse_quantised_weights
 from ..weights.weight_match import WeightMatch
@@ -51,6 +54,8 @@ class ExportOrigin:
     """The only batch the module supports; None when it supports any."""
     weights: WeightMatch | None = None
     """What was loaded from a file over the model's own weights."""
+    stored: ModelFile | None = None
+    """The source file as it is stored, where that is in 16 bits and `module` is its upcast."""
     changed: str = ""
     """Why the module no longer computes what its source graph does; "" where it does, or has no source graph."""
 
@@ -86,8 +91,9 @@ class ExportOrigin:
         Raises:
             InputError: one of its files changed since it was opened.
         """
-        if self.graph is not None:
-            self.graph.check_unchanged()
+        for file in (self.graph, self.stored):
+            if file is not None:
+                file.check_unchanged()
 
     @property
     def record(self) -> ConversionRecord | None:
@@ -136,8 +142,11 @@ def _of_module(
         )
     module = copy.deepcopy(model).eval()
     graph = None if source is None else ModelFile.of(source)
+    files = graph.files if graph is not None else ()
     if graph is not None:
         check_source(record, graph)
+    if graph is not None and came_in(record.chain) is not None and half_type(graph.outline) is not None:
+        graph = upcast(graph)
     changed = unplaced_parameter(module) if graph is None else difference_from_source(module, graph)
     if graph is None and not changed:
         raise InputError(
@@ -149,7 +158,7 @@ def _of_module(
         preprocessing=preprocessing or record.preprocessing,
         inputs=record.inputs,
         graph=None if changed else graph,
-        files=graph.files if graph is not None else (),
+        files=files,
         chain=record.chain,
         batch=fixed_batch_by_shapes(module, record.inputs),
         changed=changed,
@@ -170,6 +179,7 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None, weights: st
         preprocessing=known,
         inputs=opened.inputs if opened.record is not None else _image_spec(known),
         graph=opened.source(),
+        stored=opened.stored,
         files=_files(opened),
         chain=opened.chain,
         batch=opened.batch,
@@ -186,8 +196,9 @@ def _found(model: Model) -> Preprocessing | None:
 
 
 def _files(model: Model) -> tuple[Path, ...]:
-    if model.file is not None:
-        return model.file.files
+    file = model.stored or model.file
+    if file is not None:
+        return file.files
     return (model.path,) if model.path is not None else ()
 
 
@@ -198,38 +209,55 @@ def _image_spec(preprocessing: Preprocessing | None) -> tuple[TensorSpec, ...]:
 
 
 def measured_on(
-    origin: ExportOrigin, given: NDArray[Any] | None
+    origin: ExportOrigin, given: NDArray[Any] | None, probes: Mapping[str, Probe] | None = None
 ) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
     """Pixels, where they are known, and the input arrays of the network.
 
+    The image input gets `given` or random images; the others get what `probes` states, else random numbers.
+
     Raises:
-        InputError: neither inputs nor a preprocessing are known, or the given inputs are empty or of another shape.
+        InputError: neither inputs nor a preprocessing are known, a probe does not fit, or the given inputs are empty or
+            of another shape.
     """
     preprocessing = origin.preprocessing
+    image = image_index(origin.inputs) if len(origin.inputs) > 1 else 0
+    pixels: NDArray[np.uint8] | None = None
+    images: NDArray[Any] | None = None
     if given is not None:
-        return _given(origin, given)
-    if preprocessing is None or len(origin.inputs) != 1 or len(origin.inputs[0].shape) != 4:
-        if not origin.inputs:
-            raise InputError(f"{origin.name}: its inputs are not known; give inputs or a preprocessing")
-        return None, probe_inputs(origin.inputs, PROBES)
-    pixels = probe_pixels(preprocessing, PROBES)
-    return pixels, (preprocessing.normalise(pixels),)
+        if image is None:
+            names = ", ".join(spec.name for spec in origin.inputs)
+            raise InputError(
+                f"{origin.name}: which of its inputs ({names}) is the image is not known; leave images out"
+            )
+        pixels, images = _given(origin, given, origin.inputs[image] if origin.inputs else None)
+    elif preprocessing is not None and image is not None and len(origin.inputs[image].shape) == 4:
+        pixels = probe_pixels(preprocessing, PROBES)
+        images = preprocessing.normalise(pixels)
+    if images is not None and len(origin.inputs) <= 1:
+        return pixels, with_probes(origin.inputs, (images,), probes or {}) if probes else (images,)
+    if not origin.inputs:
+        raise InputError(f"{origin.name}: its inputs are not known; give inputs or a preprocessing")
+    arrays = list(probe_inputs(closed_sizes(origin.inputs, preprocessing), PROBES if images is None else len(images)))
+    if images is not None and image is not None:
+        arrays[image] = images
+    return pixels, with_probes(origin.inputs, arrays, probes or {})
 
 
-def _given(origin: ExportOrigin, given: NDArray[Any]) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[Any], ...]]:
+def _given(
+    origin: ExportOrigin, given: NDArray[Any], spec: TensorSpec | None
+) -> tuple[NDArray[np.uint8] | None, NDArray[Any]]:
     if given.ndim == 0 or len(given) == 0:
         raise InputError("export: the inputs hold no image, so nothing would be measured; give one or more")
-    spec = origin.inputs[0] if origin.inputs else None
     if given.dtype != np.uint8 or (spec is not None and spec.dtype == "uint8"):
         if spec is not None:
             _check_shape(f"{origin.name}: input {spec.name!r}", spec.shape, given.shape)
-        return None, (np.ascontiguousarray(given, dtype=None if spec is None else spec.dtype),)
+        return None, np.ascontiguousarray(given, dtype=None if spec is None else spec.dtype)
     preprocessing = origin.preprocessing
     if preprocessing is None:
         raise InputError(f"{origin.name}: pixels were given, but its preprocessing is not known; state it")
     shape = ("batch", preprocessing.height, preprocessing.width, preprocessing.channels)
     _check_shape(f"{origin.name}: pixels", shape, given.shape)
-    return given, (preprocessing.normalise(given),)
+    return given, preprocessing.normalise(given)
 
 
 def _check_shape(label: str, expected: Sequence[Dim], got: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ precision. Each result runs in ONNX Runtime on the same inputs, and an export th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,17 @@ from ...errors import InputError
 from ..bundles.reference import TORCH_SUFFIXES
 from ..files.atomic_file import check_file_output, serialised
 from ..records.image_digest import describe_images
+from ..records.interface import INTERFACE_KEY, interface_text
+from ..records.record import TensorSpec
 from ..runtime.probability_outputs import probability_outputs
+from ..runtime.probes.open_sizes import describe_open_sizes
 from .folding import exact_module_outputs, folded, module_outputs
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .onnx_steps import ExportedGraph, embed, finish, make_graph, reduce_precision, rewrite_batch, simplify_graph
 from .options import ExportKeywords, ExportOptions, Format, Precision
 from .origin import ExportOrigin, measured_on, open_origin
 from .step_log import StepLog
+from .stored_precision import as_stored, back_to_stored, stored_log
 from .torch_formats import Traced, trace_program, trace_script
 
 __all__ = ["export"]
@@ -61,10 +66,17 @@ def export(
     origin = open_origin(model, chosen.source, chosen.preprocessing, chosen.weights)
     path = _output_path(origin, output, chosen)
     given = chosen.inputs(origin.required_preprocessing()) if callable(chosen.inputs) else chosen.inputs
-    pixels, arrays = measured_on(origin, given)
-    log = _step_log(origin, arrays)
-    _refuse_non_finite(origin, log)
+    pixels, arrays = measured_on(origin, given, chosen.probes)
+    if as_stored(origin, chosen):
+        origin, log, chosen = stored_log(origin, arrays, chosen)
+    else:
+        chosen = back_to_stored(origin, chosen)
+        log = _step_log(origin, arrays)
+        _refuse_non_finite(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=given is None)
+    sizes = describe_open_sizes(origin.inputs, origin.preprocessing)
+    if sizes and given is None:
+        measured["open_sizes"] = sizes
     if chosen.format != "onnx":
         result = _export_torch(origin, path, log, measured, chosen)
     else:
@@ -136,12 +148,26 @@ def _export_torch(
     traced: Traced = trace(module, [torch.from_numpy(array) for array in log.inputs], batch=origin.batch)
     batch = "dynamic batch" if origin.batch is None else f"batch {origin.batch}"
     detail = f"torch.export, {batch}" if options.format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
+    fixed = describe_open_sizes(origin.inputs, origin.preprocessing)
+    detail += f"; open sizes are now fixed: {fixed}" if fixed else ""
     outputs = module_outputs(origin, traced.reloaded(), log.inputs, any_batch=True)
     log.check(options.format, outputs, max_rel=options.tolerance, detail=detail)
     origin.check_unchanged()
     kept = folds.kept if folds is not None else ()
     result = _describe(origin, path, log, measured, ExportedGraph(None, folds=folds, kept_batchnorms=kept))
-    return write_export(result, traced.serialised(metadata_of(result)))
+    stated = interface_text(*_interface(origin, log))
+    return write_export(result, traced.serialised({**metadata_of(result), INTERFACE_KEY: stated}))
+
+
+def _interface(origin: ExportOrigin, log: StepLog) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Inputs and outputs of a torch file: dtypes and sizes as measured, with the batch that the module supports."""
+
+    def specs(names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> list[TensorSpec]:
+        first = "batch" if origin.batch is None else origin.batch
+        shapes = [(first, *array.shape[1:]) if array.ndim else () for array in arrays]
+        return [TensorSpec(n, a.dtype.name, s) for n, a, s in zip(names, arrays, shapes, strict=True)]
+
+    return specs(origin.input_names, log.inputs), specs(origin.output_names(len(log.expected)), log.expected)
 
 
 def _describe(

@@ -13,11 +13,11 @@ from onnx import version_converter
 from ...errors import InputError
 from ..passes.preprocessing_embedding import EMBEDDED_PREFIX
 from ..precision.half import Float32Node, HalfType
-from ..precision.half_emulation import emulate_half
 from ..precision.half_search import search_half
 from ..precision.int8_ranges import CalibrationMethod
 from ..precision.int8_search import search_int8
 from ..records.json_text import parse_json
+from ..runtime.half_emulation import emulate_half
 from ..runtime.runners import OnnxRunner
 from .step_log import StepLog
 
@@ -69,7 +69,8 @@ def convert_to_half(
     detail = f"{found.half.casts} Casts added, {len(float32_nodes)} float32 nodes{_searched(found.trials)}"
     if found.half.flushed:
         detail += f", {found.half.flushed} weights underflow to 0 in {dtype} (the measured cosine includes it)"
-    log.check_model("fp16" if dtype == "float16" else "bf16", emulate_half(converted), min_cosine=gate, detail=detail)
+    emulated = emulate_half(converted, float32_inputs=dtype == "bfloat16")
+    log.check_model("fp16" if dtype == "float16" else "bf16", emulated, min_cosine=gate, detail=detail)
     return converted, float32_nodes
 
 

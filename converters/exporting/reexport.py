@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ..passes.interface_names import with_interface_names
 from ..runtime.eval_mode import in_eval_mode
 
 __all__ = ["IR_VERSION", "OPSET", "torch_to_onnx"]
@@ -63,8 +64,6 @@ def torch_to_onnx(
                 tensors,
                 dynamo=True,
                 opset_version=opset,
-                input_names=list(input_names),
-                output_names=list(output_names),
                 dynamic_shapes=shapes,
                 verbose=False,
                 external_data=False,
@@ -76,7 +75,7 @@ def torch_to_onnx(
             "see https://docs.pytorch.org/docs/stable/export.html for what it supports"
         ) from error
     assert program is not None
-    model = program.model_proto
+    model = with_interface_names(program.model_proto, input_names, output_names)
     model.ir_version = min(model.ir_version, ir_version)
     return model
 

@@ -18,7 +18,7 @@ from ..runtime.parity import Parity, measure_parity
 from ..runtime.reference_runner import ReferenceRunner, open_onnx
 from ..runtime.runners import OnnxRunner, run_in_batches
 
-__all__ = ["ExportStep", "StepLog", "rows_of", "unit_length"]
+__all__ = ["ExportStep", "StepLog", "rows_of", "typed", "unit_length"]
 
 _BATCH = 16
 
@@ -108,7 +108,7 @@ class StepLog:
     ) -> Parity:
         """`check` the outputs of `model` in ONNX Runtime; in onnx.reference, where that refuses a valid file."""
         runner = open_onnx(model, name=name)
-        inputs = _typed(runner, self.inputs)
+        inputs = typed(runner, self.inputs)
         outputs = run_in_batches(runner, inputs, _BATCH)
         if isinstance(runner, ReferenceRunner):
             detail = "; ".join(filter(None, (detail, f"computed by {runner.oracle}, ONNX Runtime refuses the file")))
@@ -160,7 +160,7 @@ def rows_of(array: NDArray[Any], size: int, count: int) -> NDArray[Any]:
     return array[np.arange(size) % count]
 
 
-def _typed(runner: OnnxRunner | ReferenceRunner, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+def typed(runner: OnnxRunner | ReferenceRunner, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """The inputs of the module, rounded to the input dtypes of the file."""
     types = [spec.dtype for spec in runner.inputs]
     return [array.astype(dtype, copy=False) for array, dtype in zip(arrays, types, strict=False)]

@@ -30,6 +30,7 @@ from ..records.file_digest import FileDigest, OpenFile
 from .external_data import ExternalData, find_external_data, has_external_data
 from .large_weights import LARGE, Outline, outline_of
 from .model_bytes import Content, HeldBytes, changed_while_reading, open_model, read_model_bytes
+from .open_dimensions import has_misstated_dimensions, state_open_dimensions
 from .stored_tensors import refuse_sparse
 from .validation import check_proto
 
@@ -80,6 +81,7 @@ class ModelFile:
         self._outline = outline
         self._content = content
         self._checked = False
+        self._reworded = content is not None and state_open_dimensions(outline.proto)
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -112,6 +114,9 @@ class ModelFile:
     def in_memory(cls, proto: onnx.ModelProto, source: ModelSource | None = None) -> Self:
         """A model that is not in a file, or one made from the file that `source` names. `proto` is never edited."""
         known = source or ModelSource()
+        if has_misstated_dimensions(proto):
+            proto = _copy_of(proto)
+            state_open_dimensions(proto)
         return cls(ModelSource(known.name, None, known.digest), Outline(proto, {}), None, 0)
 
     @classmethod
@@ -151,7 +156,10 @@ class ModelFile:
 
     @property
     def outline(self) -> onnx.ModelProto:
-        """The model as it is in the file, without the bytes of large weights; not to be edited."""
+        """The model as it is in the file, without the bytes of large weights; not to be edited.
+
+        Open dimensions that the file states as a number have none here, see `open_dimensions`.
+        """
         return self._outline.proto
 
     @cached_property
@@ -234,7 +242,10 @@ class ModelFile:
         Raises:
             InputError: it was written to since it was opened.
         """
-        return self.outline.SerializeToString() if self._content is None else self._content.read_all()
+        if self._content is not None and not self._reworded:
+            return self._content.read_all()
+        restated: bytes = (self.outline if self._content is None else self.proto()).SerializeToString()
+        return restated
 
     def _check(self) -> None:
         if self._checked:
@@ -261,7 +272,9 @@ def parse_model(path: Path) -> onnx.ModelProto:
     Raises:
         InputError: as `ModelFile.read`.
     """
-    return _parsed(read_model_bytes(path), str(path))
+    proto = _parsed(read_model_bytes(path), str(path))
+    state_open_dimensions(proto)
+    return proto
 
 
 def _mapped_outline(file: OpenFile) -> Outline | None:

@@ -3,9 +3,9 @@
 1. Calls of functions are inlined.
 2. Nodes are sorted topologically.
 3. Graph inputs that are initializers are removed from the inputs.
-4. Reads of constants that are not learned are marked, see `passes.fixed_constants`.
-5. Constants are folded, see `passes.constant_folding`.
-6. Nodes and graph inputs that nothing uses are removed.
+4. Reads of constants that are not learned are marked, see `passes.constants.fixed_constants`.
+5. Constants are folded, see `passes.constants.constant_folding`.
+6. Nodes that nothing uses are removed, and graph inputs that nothing uses and that are no tensors of torch.
 
 Names of inputs, outputs and weights do not change.
 """
@@ -20,8 +20,9 @@ from onnx_ir.passes import InvariantError, PassError
 
 from ...errors import InputError
 from ..files.model_file import source_of
-from ..passes.constant_folding import fold_constants
-from ..passes.fixed_constants import fix_constants
+from ..passes.constants.constant_folding import fold_constants
+from ..passes.constants.fixed_constants import fix_constants
+from .values import torch_dtype
 
 __all__ = ["canonicalise", "fold_typed_constants"]
 
@@ -46,7 +47,7 @@ def canonicalise(model: ir.Model, learned: Sequence[str] = ()) -> None:
     fix_constants(model, learned, label=label)
     fold_constants(model, label)
     passes.RemoveUnusedNodesPass()(model)
-    _drop_unused_inputs(model.graph)
+    _drop_foreign_inputs(model.graph)
 
 
 def _inline_functions(model: ir.Model, label: str) -> None:
@@ -77,7 +78,11 @@ def fold_typed_constants(model: ir.Model, label: str) -> None:
         passes.RemoveUnusedNodesPass()(model)
 
 
-def _drop_unused_inputs(graph: ir.Graph) -> None:
-    used = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+def _drop_foreign_inputs(graph: ir.Graph) -> None:
+    kept = [
+        value
+        for value in graph.inputs
+        if value.uses() or value.is_graph_output() or torch_dtype(value.dtype) is not None
+    ]
     graph.inputs.clear()
-    graph.inputs.extend(used)
+    graph.inputs.extend(kept)

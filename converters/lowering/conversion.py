@@ -41,7 +41,7 @@ def onnx_to_torch(
     """Convert a model to a module in eval mode; every float weight that was learned becomes an `nn.Parameter`.
 
     Exponents, bounds, thresholds, epsilons and single numbers that the file does not show to be parameters stay what
-    they are, see `passes.fixed_constants`.
+    they are, see `passes.constants.fixed_constants`.
 
     The module takes its inputs in graph order. A single output is returned as a tensor, several as a tuple.
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import fx, nn
 
-from ..passes.constant_folding import source_of_constant
+from ..passes.constants.constant_folding import source_of_constant
 from ..records.node_facts import NodeFacts, set_facts
 from ..records.record import ParameterSource, Transform
 from ..records.value_names import is_generated, is_original
@@ -98,8 +98,11 @@ class GraphBuilder:
         return node
 
     def device(self) -> dict[str, fx.Node]:
-        """The `device=` of a tensor made from nothing: that of the first input; nothing when there is no input."""
-        placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
+        """The `device=` of a tensor made from nothing: that of the first input; nothing when there is no input.
+
+        An input with a default may be left out, and then has no device.
+        """
+        placeholders = [node for node in self.graph.nodes if node.op == "placeholder" and not node.args]
         if not placeholders:
             return {}
         if self._device is None:

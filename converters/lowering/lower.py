@@ -14,7 +14,7 @@ import onnx_ir as ir
 from torch import fx
 
 from ...errors import InputError, UnsupportedNode, UnsupportedOperatorsError
-from ..passes.constant_folding import LITERAL_KEY, evaluate
+from ..passes.constants.constant_folding import LITERAL_KEY, evaluate
 from ..passes.shape_inference import infer_node
 from . import families
 from .graph_builder import GraphBuilder, Weight
@@ -66,11 +66,16 @@ class _Walk:
         self._unknown: set[ir.Value] = set()
 
     def inputs(self) -> None:
+        """One argument per graph input, in graph order; those behind the last that is read may be left out."""
         used: set[str] = set()
-        for value in self.model.graph.inputs:
+        values = list(self.model.graph.inputs)
+        read = [index for index, value in enumerate(values) if value.uses() or value.is_graph_output()]
+        needed = max(read, default=-1) + 1
+        for index, value in enumerate(values):
             name = _argument_name(value.name or "input", used)
             used.add(name)
-            self.environment[value] = self.builder.graph.placeholder(name)
+            placeholder = self.builder.graph.placeholder
+            self.environment[value] = placeholder(name) if index < needed else placeholder(name, default_value=None)
             if torch_dtype(value.dtype) is None:
                 kind = value.dtype.name if value.dtype is not None else str(value.type)
                 raise InputError(f"{self.label}: graph input '{value.name}' is {kind}; only tensors can be converted")

@@ -21,7 +21,7 @@ from functools import lru_cache
 import onnx_ir as ir
 from torch import nn
 
-from ..passes.constant_folding import source_of_constant
+from ..passes.constants.constant_folding import source_of_constant
 from ..records.value_names import is_original
 
 __all__ = [

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from ..passes.constant_folding import FIXED_KEY, LITERAL_KEY
-from ..passes.fixed_constants import is_fixed_input
+from ..passes.constants.constant_folding import FIXED_KEY, LITERAL_KEY
+from ..passes.constants.fixed_constants import is_fixed_input
 from ..records.node_facts import facts_of, set_facts
 from .graph_builder import GraphBuilder, Weight
 from .values import Dim, Integers, dims_of, torch_dtype

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ..passes.constant_folding import LITERAL_KEY, constant_tensor
+from ..passes.constants.constant_folding import LITERAL_KEY, constant_tensor
 from .operation import Op
 
 __all__ = ["lower_copy", "make_constant"]

@@ -23,13 +23,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..files.open_dimensions import state_open_dimensions
 from ..records.record import TensorSpec
 from ..runtime.parity import measure_parity
-from ..runtime.probing import probe_inputs
+from ..runtime.probes.probing import probe_inputs
 from ..runtime.runners import OnnxRunner
 from .batch_axes import Sizes
 from .batch_constants import Batch, follow_batch
-from .constant_folding import fold_constants
+from .constants.constant_folding import fold_constants
 
 __all__ = ["VERIFIED_BATCHES", "Batch", "changes_batch", "set_batch"]
 
@@ -72,9 +73,12 @@ def set_batch(
         raise InputError(f"batch: expected a positive number or 'dynamic', got {batch!r}")
     if batch != "dynamic" and batch > LARGEST:
         raise InputError(f"batch: a batch of {batch} is verified image by image, at most {LARGEST}; use 'dynamic'")
-    current = _batch_of(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    if state_open_dimensions(result):
+        model = onnx.ModelProto()
+        model.CopyFrom(result)
+    current = _batch_of(model)
     if current == batch:
         return result
     if changes_batch(model, batch):

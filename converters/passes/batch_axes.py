@@ -21,7 +21,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .constant_folding import evaluate
+from .constants.constant_folding import evaluate
 
 __all__ = ["BatchAxes", "BatchAxis", "Sizes", "aligned_axis"]
 

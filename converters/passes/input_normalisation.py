@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing
-from .constant_folding import FIXED_KEY, LITERAL_KEY
+from .constants.constant_folding import FIXED_KEY, LITERAL_KEY
 
 __all__ = ["InputNormalisation", "find_input_normalisation"]
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..files.model_file import ModelFile
 from ..records.preprocessing import Preprocessing
 
 __all__ = ["EMBEDDED_PREFIX", "embed_preprocessing"]
@@ -26,6 +27,7 @@ __all__ = ["EMBEDDED_PREFIX", "embed_preprocessing"]
 EMBEDDED_PREFIX = "preprocess/"
 """Prefix of the names of the added nodes; the conversion to fp16 leaves these nodes in float32."""
 SMALLEST_NORM = 1e-12
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def embed_preprocessing(
@@ -37,7 +39,7 @@ def embed_preprocessing(
     of rank 2 is divided by its L2 norm when `normalise_output`.
 
     Raises:
-        InputError: the model does not have exactly one float32 image input of the preprocessing's size.
+        InputError: the model does not have exactly one image input, of floats and of the preprocessing's size.
 
     Examples:
         >>> pixels = rtool.converters.Preprocessing(height=16, width=8)
@@ -45,13 +47,15 @@ def embed_preprocessing(
         >>> rtool.inspect("pixels.onnx").inputs[0].dtype
         'uint8'
     """
-    graph_model = ir.from_proto(model)
+    graph_model = ModelFile.of(model).ir_model()
     graph = graph_model.graph
     old = _image_input(graph, preprocessing)
     batch = old.shape[0] if old.shape is not None else "batch"
     size = (preprocessing.height, preprocessing.width, preprocessing.channels)
     pixels = ir.Value(name=f"{old.name}_uint8", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([batch, *size]))
     nodes = _normalising(graph, pixels, preprocessing)
+    if old.dtype != ir.DataType.FLOAT:  # the arithmetic is in float32, the network goes on in its own type
+        nodes.append(_cast(nodes[-1].outputs[0], old.dtype, "to_network"))
     old.replace_all_uses_with(nodes[-1].outputs[0])
     graph.inputs[list(graph.inputs).index(old)] = pixels
     first = next(iter(graph))
@@ -70,26 +74,25 @@ def embed_preprocessing(
 
 
 def _is_matrix(value: ir.Value) -> bool:
-    return value.shape is not None and len(value.shape) == 2 and value.dtype == ir.DataType.FLOAT
+    return value.shape is not None and len(value.shape) == 2 and value.dtype in _FLOATS
 
 
 def _image_input(graph: ir.Graph, preprocessing: Preprocessing) -> ir.Value:
     inputs = [value for value in graph.inputs if not value.is_initializer()]
+    images = [value for value in inputs if value.dtype in _FLOATS and value.shape is not None and len(value.shape) == 4]
     expected = [preprocessing.channels, preprocessing.height, preprocessing.width]
     if preprocessing.layout == "nhwc":
         expected = [*expected[1:], expected[0]]
-    if len(inputs) != 1 or inputs[0].dtype != ir.DataType.FLOAT or inputs[0].shape is None:
-        found = ", ".join(f"{value.name} ({value.type})" for value in inputs)
-        raise InputError(f"embed preprocessing: expected one float32 image input, got {found}")
-    sizes = list(inputs[0].shape)[1:]
-    if len(sizes) != 3 or any(
-        isinstance(size, int) and size != want for size, want in zip(sizes, expected, strict=True)
-    ):
+    if len(images) != 1 or images[0].shape is None:
+        found = ", ".join(f"{value.name} ({value.type}, {value.shape})" for value in inputs)
+        raise InputError(f"embed preprocessing: expected one image input of floats with four axes, got {found}")
+    image, sizes = images[0], list(images[0].shape)[1:]
+    if any(isinstance(size, int) and size != want for size, want in zip(sizes, expected, strict=True)):
         raise InputError(
-            f"embed preprocessing: input '{inputs[0].name}' is {list(inputs[0].shape)}, the preprocessing makes "
+            f"embed preprocessing: input '{image.name}' is {list(images[0].shape)}, the preprocessing makes "
             f"images {expected}; state the model's own preprocessing"
         )
-    return inputs[0]
+    return image
 
 
 def _normalising(graph: ir.Graph, pixels: ir.Value, preprocessing: Preprocessing) -> list[ir.Node]:
@@ -117,20 +120,32 @@ def _normalising(graph: ir.Graph, pixels: ir.Value, preprocessing: Preprocessing
 def _unit_length(graph: ir.Graph, value: ir.Value, suffix: str) -> ir.Value:
     """Add nodes that divide `value` by max(its L2 norm, 1e-12); `suffix` makes their names unique per output."""
     axes = {"axes": [1], "keepdims": 1}
-    inputs: list[ir.Value] = [value]
+    casts = value.dtype != ir.DataType.FLOAT  # a norm in 16 bits overflows
+    widened = [_cast(value, ir.DataType.FLOAT, f"widened{suffix}")] if casts else []
+    wide = widened[0].outputs[0] if casts else value
+    inputs: list[ir.Value] = [wide]
     if graph.opset_imports.get("", 0) >= 18:
         axes = {"keepdims": 1}
         inputs.append(_weight(graph, "axis", np.array([1])))
     norm = ir.node("ReduceL2", inputs, axes, name=f"{EMBEDDED_PREFIX}norm{suffix}")  # type: ignore[arg-type]
     floor = _weight(graph, "smallest_norm", np.asarray([SMALLEST_NORM], np.float32))
     bounded = ir.node("Max", [norm.outputs[0], floor], name=f"{EMBEDDED_PREFIX}positive_norm{suffix}")
-    unit = ir.node("Div", [value, bounded.outputs[0]], name=f"{EMBEDDED_PREFIX}unit_length{suffix}")
+    unit = ir.node("Div", [wide, bounded.outputs[0]], name=f"{EMBEDDED_PREFIX}unit_length{suffix}")
     for node in (norm, bounded, unit):
         node.outputs[0].name = f"{node.name}_out"
-    result = unit.outputs[0]
+    narrowed = [_cast(unit.outputs[0], value.dtype, f"as_before{suffix}")] if casts else []
+    added = [*widened, norm, bounded, unit, *narrowed]
+    result = added[-1].outputs[0]
     result.type, result.shape = value.type, value.shape
-    graph.extend([norm, bounded, unit])
+    graph.extend(added)
     return result
+
+
+def _cast(value: ir.Value, dtype: ir.DataType | None, name: str) -> ir.Node:
+    assert dtype is not None
+    node = ir.node("Cast", [value], {"to": dtype.value}, name=f"{EMBEDDED_PREFIX}{name}")
+    node.outputs[0].name = f"{node.name}_out"
+    return node
 
 
 def _weight(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:

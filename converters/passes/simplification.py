@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, nearest
 from ..runtime.parity import Parity, measure_parity
-from ..runtime.probing import probe_inputs
+from ..runtime.probes.probing import probe_inputs
 from ..runtime.runners import OnnxRunner
 
 __all__ = ["Simplification", "Simplifier", "simplify"]

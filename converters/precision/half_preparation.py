@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 
-from ..passes.constant_folding import constant_tensor, evaluate
+from ..passes.constants.constant_folding import constant_tensor, evaluate
 from ..passes.identities import drop_identities
 from .half_rules import is_control_flow
 

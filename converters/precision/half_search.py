@@ -21,11 +21,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...errors import GateError
+from ..runtime.half_emulation import emulate_half
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import ALL, OnnxRunner, batches_of, run_in_batches
 from .block_search import named_nodes, return_blocks
 from .half import HalfModel, HalfType, convert_prepared, refuse_unknown_nodes
-from .half_emulation import emulate_half
 from .half_preparation import prepare_for_half
 
 __all__ = ["HalfSearch", "search_half"]
@@ -125,7 +125,7 @@ class _Search:
         self.trials += 1
         keep = (*float32_nodes, *self.uncounted)
         half = convert_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
-        runner = OnnxRunner(emulate_half(half.model))
+        runner = OnnxRunner(emulate_half(half.model, float32_inputs=self.dtype == "bfloat16"))
         arrays = [array.astype(spec.dtype, copy=False) for array, spec in zip(self.inputs, runner.inputs, strict=True)]
         parity = measure_parity(self.expected, run_in_batches(runner, arrays, ALL))
         return HalfSearch(half, float32_nodes, parity, self.trials)

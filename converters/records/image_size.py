@@ -23,9 +23,10 @@ def check_image_size(label: str, inputs: Sequence[TensorSpec], preprocessing: Pr
     Raises:
         InputError: the sizes differ; the message gives both.
     """
-    if preprocessing is None or len(inputs) != 1 or len(inputs[0].shape) != 4:
+    images = [spec for spec in inputs if len(spec.shape) == 4]
+    if preprocessing is None or len(images) != 1:
         return
-    spec, wanted = inputs[0], image_shape(preprocessing)
+    spec, wanted = images[0], image_shape(preprocessing)
     if any(isinstance(size, int) and size != want for size, want in zip(spec.shape[1:], wanted, strict=True)):
         raise InputError(
             f"{label}: input {spec.name!r} is {listed(spec.shape)}, its preprocessing makes "

@@ -47,9 +47,10 @@ def find_preprocessing(inputs: Sequence[TensorSpec], metadata: Mapping[str, str]
 
 
 def _guess(inputs: Sequence[TensorSpec]) -> FoundPreprocessing | None:
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].dtype not in ("float32", "float16"):
+    images = [spec for spec in inputs if len(spec.shape) == 4]
+    if len(images) != 1 or images[0].dtype not in ("float32", "float16", "bfloat16"):
         return None
-    _, channels, height, width = inputs[0].shape
+    _, channels, height, width = images[0].shape
     if channels != 3 or not isinstance(height, int) or not isinstance(width, int):
         return None
     if height == width == 112:

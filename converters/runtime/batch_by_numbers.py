@@ -8,7 +8,8 @@ from torch import fx
 
 from ..records.record import require_record
 from .parity import measure_parity
-from .probing import probe_inputs
+from .probes.open_sizes import closed_sizes
+from .probes.probing import probe_inputs
 from .runners import Runner
 
 __all__ = ["fixed_batch_by_numbers"]
@@ -29,7 +30,8 @@ def fixed_batch_by_numbers(module: fx.GraphModule, reference: Runner, tolerance:
     if size is None or any(not spec.shape or spec.shape[0] != size for spec in reference.inputs):
         return size
     record = require_record(module)
-    chunks = [probe_inputs(reference.inputs, size, seed=seed) for seed in (0, 1)]
+    specs = closed_sizes(reference.inputs, record.preprocessing)
+    chunks = [probe_inputs(specs, size, seed=seed) for seed in (0, 1)]
     arrays = [np.concatenate([first[:1], second]) for first, second in zip(*chunks, strict=True)]
     names = [spec.name for spec in reference.inputs]
     tensors = [torch.from_numpy(arrays[names.index(spec.name)]) for spec in record.inputs]

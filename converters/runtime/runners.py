@@ -9,6 +9,7 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, PlatformError
-from ..records.record import TensorSpec, record_of
+from ..records.record import ConversionRecord, TensorSpec, record_of
 from .session_model import session_model
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class OnnxRunner:
 
     A file is read once, here, and ONNX Runtime gets its bytes; only a model with external data it opens itself.
     By default ONNX Runtime may quantise the inputs of a MatMul whose weights are quantised (errors of 1 %), which no
-    node of the file asks for; `exact` forbids it.
+    node of the file asks for; `exact` forbids it. On the CPU it has no bfloat16 kernels: there a bfloat16 model runs in
+    float32 with every value rounded (`half_emulation`), and takes and returns float32.
     """
 
     oracle = "ONNX Runtime"
@@ -85,6 +87,7 @@ class OnnxRunner:
         import onnxruntime as ort
 
         from ..files.model_file import ModelFile
+        from .half_emulation import emulate_half
 
         options = ort.SessionOptions()
         if exact:
@@ -93,8 +96,10 @@ class OnnxRunner:
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
-        file = ModelFile.of(model)
-        self.file = file
+        file = given = ModelFile.of(model)
+        if device == "cpu" and _needs_bfloat16(file):
+            file = ModelFile.in_memory(emulate_half(file.proto(), float32_inputs=True), file.source)
+        self.file = given
         self.name = name or (file.name if file.is_named else "onnx")
         self._given = session_model(file, options)
         providers = _providers(device)
@@ -112,6 +117,18 @@ class OnnxRunner:
         self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
         self.batch = _fixed_batch(self.inputs)
+
+    @cached_property
+    def unread(self) -> frozenset[str]:
+        """Names of inputs that no node reads, so that any numbers may stand for them."""
+        return frozenset(spec.name for spec in self.inputs) - _read_names(self.file.outline.graph)
+
+    @cached_property
+    def rounding(self) -> float | None:
+        """How far two correct runs of the model may differ, see `half_bound`; None for one without 16-bit values."""
+        from .half_rounding import half_bound
+
+        return half_bound(self.file.outline)
 
     def run(self, *arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """All outputs for one batch.
@@ -154,6 +171,8 @@ class TorchRunner:
             reason = str(error).strip().splitlines()[0]
             raise PlatformError(f"{name}: torch cannot use device '{device}' here ({reason})") from error
         self.device = device
+        self.unread = _unread_arguments(module, record)
+        """Names of inputs that nothing in the module reads."""
         self.inputs = tuple(inputs) or (record.inputs if record is not None else ())
         self.outputs = tuple(outputs) or (record.outputs if record is not None else ())
         self.batch = batch
@@ -180,7 +199,7 @@ class TorchRunner:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{self.name}: torch refused inputs of shape {shapes} ({reason})") from error
         results = result if isinstance(result, tuple | list) else (result,)
-        return tuple(tensor.cpu().numpy() for tensor in results)
+        return tuple(tensor.detach().cpu().numpy() for tensor in results)
 
 
 def run_in_batches(
@@ -251,6 +270,43 @@ def _joined(label: str, parts: Sequence[NDArray[Any]], rows: Sequence[int], fixe
         raise InputError(f"{label} has no batch axis and is another one in every batch, so it cannot be compared")
     kept = zip(parts, heights, rows, sent, strict=True)
     return np.concatenate([part[: height // fed * count] for part, height, count, fed in kept])
+
+
+def _unread_arguments(module: nn.Module, record: ConversionRecord | None) -> frozenset[str]:
+    from torch import fx
+
+    if record is None or not isinstance(module, fx.GraphModule):
+        return frozenset()
+    arguments = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return frozenset(spec.name for spec, node in zip(record.inputs, arguments, strict=False) if not node.users)
+
+
+def _read_names(graph: onnx.GraphProto) -> set[str]:
+    """Every name that a node of the graph, or of a graph inside one, reads, and the graph's outputs."""
+    names = {output.name for output in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                names |= _read_names(inner)
+    return names
+
+
+def _needs_bfloat16(file: ModelFile) -> bool:
+    """Whether the graph stores, takes or returns bfloat16, or computes in it; a Cast there and back is no need."""
+    kind = 16  # onnx.TensorProto.BFLOAT16
+    graph = file.outline.graph
+    if any(tensor.data_type == kind for tensor in graph.initializer):
+        return True
+    if any(value.type.tensor_type.elem_type == kind for value in (*graph.input, *graph.output)):
+        return True
+    made = {
+        name
+        for node in graph.node
+        if any((a.name == "to" and a.i == kind) or a.t.data_type == kind for a in node.attribute)
+        for name in node.output
+    }
+    return any(name in made for node in graph.node if node.op_type != "Cast" for name in node.input)
 
 
 def _spec(value: Any) -> TensorSpec:

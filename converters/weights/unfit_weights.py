@@ -1,7 +1,7 @@
-"""Refuse weights from which training cannot start: 16-bit floats and stored integers.
+"""Refuse weights from which training cannot start: modules in 16-bit floats, and stored integers.
 
-Both are results of an export. Rounded weights allow no tight tolerance, and trained weights of full precision would not
-fit the scales of quantised ones.
+A file in 16 bits is upcast before (`precision.upcast`); a module in 16 bits rounds where its exporter chose. Trained
+weights of full precision would not fit the scales of quantised ones.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from ...converters.bundles.reference import Model, load_model, open_runner
 from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.preprocessing_guess import find_preprocessing
+from ...converters.runtime.probes.open_sizes import closed_sizes, image_index
+from ...converters.runtime.probes.probing import probe_inputs
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ...errors import InputError
 from ..network.model_preprocessing import PreprocessingName, choose_preprocessing
@@ -89,10 +92,24 @@ def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64
     Raises:
         InputError: when `embed` is called, the runner has no output of that number.
     """
-    takes_pixels = bool(runner.inputs) and runner.inputs[0].dtype == "uint8"
+    image = image_index(runner.inputs) if len(runner.inputs) > 1 else 0
+    spec = runner.inputs[image] if runner.inputs and image is not None else None
+    unread = runner.unread if isinstance(runner, OnnxRunner | TorchRunner) else frozenset()
+    needed = [entry.name for entry in runner.inputs if entry is not spec and entry.name not in unread]
+    if image is None or needed:
+        raise InputError(
+            f"{runner.name}: needs more than images ({', '.join(needed)}), so it cannot be evaluated on them"
+        )
 
     def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        outputs = run_in_batches(runner, pixels if takes_pixels else preprocessing.normalise(pixels), batch)
+        images: NDArray[Any] = pixels if spec is not None and spec.dtype == "uint8" else preprocessing.normalise(pixels)
+        if spec is not None and spec.dtype == "float16":
+            images = images.astype(np.float16)
+        arrays: list[NDArray[Any]] = [images]
+        if len(runner.inputs) > 1:
+            arrays = list(probe_inputs(closed_sizes(runner.inputs), len(images)))  # nothing reads the others
+            arrays[image] = images
+        outputs = run_in_batches(runner, arrays, batch)
         if output >= len(outputs):
             raise InputError(f"{runner.name}: output {output} was asked for and it has {len(outputs)}; count from 0")
         rows: NDArray[np.float32] = outputs[output].reshape(len(pixels), -1).astype(np.float32)

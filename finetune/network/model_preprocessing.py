@@ -12,6 +12,7 @@ from typing import Literal
 
 from ...converters.records.preprocessing import ARCFACE, IMAGENET, Preprocessing
 from ...converters.records.record import TensorSpec
+from ...converters.runtime.probes.open_sizes import image_index
 from ...errors import InputError
 
 __all__ = ["PreprocessingName", "choose_preprocessing"]
@@ -35,7 +36,7 @@ def choose_preprocessing(
     Args:
         model: Its name, for messages.
         own: The preprocessing stored with it, if any; used when `name` is "auto".
-        inputs: Its inputs; the first is the image.
+        inputs: Its inputs, of which one is the image.
         name: "imagenet", "arcface", or "auto": `own`, else arcface for square inputs and imagenet for others.
         size: Height and width in pixels; by default those of the input, else those of `own`.
 
@@ -63,9 +64,10 @@ def choose_preprocessing(
 
 def _input_size(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
     """Height and width of a fixed image input: NCHW, or NHWC in models that embed their preprocessing."""
-    if not inputs or len(inputs[0].shape) != 4:
+    image = image_index(inputs) if len(inputs) > 1 else 0
+    if not inputs or image is None or len(inputs[image].shape) != 4:
         return None
-    _, second, third, fourth = inputs[0].shape
+    _, second, third, fourth = inputs[image].shape
     channels_last = fourth in _CHANNELS and second not in _CHANNELS
     height, width = (second, third) if channels_last else (third, fourth)
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,8 @@ from ...converters.bundles.bundle import save_bundle
 from ...converters.bundles.reference import Model, load_model
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
-from ...converters.records.record import require_record
+from ...converters.records.record import TensorSpec, require_record
+from ...converters.runtime.probes.open_sizes import image_index
 from ...converters.weights.weight_match import WeightMatch
 from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from ...errors import ConfigError, InputError
@@ -97,6 +98,7 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
                 "`rtool onnx2torch model.onnx --batch dynamic` and give that bundle"
             )
     inputs = model.record.inputs if model.record is not None else ()
+    _check_arguments(model.module, model.name, inputs)
     preprocessing = choose_preprocessing(
         model.name,
         model.preprocessing,
@@ -120,6 +122,23 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
 
     dimension = _dimension(model, preprocessing, config.output)
     return Network(model.name, model.module, preprocessing, dimension, save, loaded)
+
+
+def _check_arguments(module: nn.Module, name: str, inputs: Sequence[TensorSpec]) -> None:
+    """Refuse a converted module that needs more than images: training calls it with them alone.
+
+    Raises:
+        InputError: naming the other inputs.
+    """
+    if len(inputs) < 2 or not isinstance(module, fx.GraphModule):
+        return
+    arguments = [node for node in module.graph.nodes if node.op == "placeholder"]
+    needed = [spec.name for spec, node in zip(inputs, arguments, strict=True) if not node.args]
+    if image_index(inputs) != 0 or len(needed) > 1:
+        raise InputError(
+            f"{name}: takes {', '.join(spec.name for spec in inputs)} and needs {', '.join(needed)}; training gives a "
+            "network one input, its images: make the others constants of the graph, or put the image input first"
+        )
 
 
 def check_restorable(network: Network) -> fx.GraphModule:

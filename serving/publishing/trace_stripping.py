@@ -1,7 +1,8 @@
 """The file that a version publishes: the model without the traces that exporters leave in its nodes.
 
 Stack traces name files and folders on the exporter's machine, and a repository has many readers. The computation is the
-same and the model's own metadata stays. A file with nothing to remove is published byte for byte.
+same and the model's own metadata stays. Open dimensions that the file states as -1 or 0 lose the number. A file with
+nothing to change is published byte for byte.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
 
     from ...converters.files.atomic_file import serialised
     from ...converters.files.model_bytes import changed_while_reading, read_model_bytes
+    from ...converters.files.open_dimensions import state_open_dimensions
     from ...converters.passes.metadata_stripping import strip_metadata
 
     data = read_model_bytes(signature.path)
@@ -32,6 +34,7 @@ def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
         raise changed_while_reading(signature.path)
     model = onnx.ModelProto.FromString(data)
     stripped = strip_metadata(model)
+    state_open_dimensions(stripped)
     if stripped == model:
         return signature
     path = folder / signature.path.name

@@ -112,6 +112,7 @@ def read_signature(path: str | Path) -> GraphSignature:
 
     from ...converters.files.external_data import external_locations, has_external_data
     from ...converters.files.model_bytes import read_model_bytes
+    from ...converters.files.open_dimensions import state_open_dimensions
 
     path = Path(path)
     try:
@@ -119,6 +120,7 @@ def read_signature(path: str | Path) -> GraphSignature:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise InputError(f"{path}: expected an ONNX model, got bytes that are not one or are cut short") from error
+    state_open_dimensions(model)
     if not model.graph.output:
         raise InputError(f"{path}: expected an ONNX model, found no graph outputs; re-export it")
     if has_external_data(model):

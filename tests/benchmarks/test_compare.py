@@ -75,11 +75,12 @@ def test_a_fixed_batch_replaces_the_wanted_one_and_two_different_ones_are_refuse
         common_batch([Scale(1, batch=1), Scale(1, batch=16)], 2)
 
 
-def test_random_inputs_are_seeded_and_need_known_sizes():
+def test_random_inputs_are_seeded_and_close_open_sizes():
     spec = TensorSpec("x", "float32", ("N", 3, 2))
     np.testing.assert_array_equal(random_inputs([spec], 2, 5)[0], random_inputs([spec], 2, 5)[0])
-    with pytest.raises(InputError, match="'x' has shape"):
-        random_inputs([TensorSpec("x", "float32", ("N", "H"))], 2)
+    specs = [TensorSpec("x", "float32", ("N", "H")), TensorSpec("ids", "int64", ("N",)), TensorSpec("k", "bool", (3,))]
+    open_size, ids, fixed = random_inputs(specs, 2, probes={"ids": "ones"})
+    assert (open_size.shape, ids.tolist(), fixed.shape, fixed.dtype) == ((2, 64), [1, 1], (3,), np.bool_)
 
 
 @pytest.fixture(scope="module")

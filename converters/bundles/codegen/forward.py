@@ -25,11 +25,17 @@ Locate = Callable[[str], str]
 
 def forward_method(block: Block, arguments: Sequence[str], locate: Locate) -> list[str]:
     """The lines of `forward`, not indented, numbers marked; `arguments` are the names of the block's inputs."""
-    annotated = (f"{name}: {_annotation(node)}" for name, node in zip(arguments, block.inputs, strict=True))
+    annotated = (_argument(name, node) for name, node in zip(arguments, block.inputs, strict=True))
     returned = [_annotation(node) for node in block.outputs]
     result = returned[0] if len(returned) == 1 else f"tuple[{', '.join(returned)}]"
     head = f"def forward({', '.join(['self', *annotated])}) -> {result}:"
     return [head, *(f"    {line}" for line in _body(block, arguments, locate))]
+
+
+def _argument(name: str, node: fx.Node) -> str:
+    """An argument of `forward`; an input that no node reads may be left out."""
+    optional = node.op == "placeholder" and bool(node.args)
+    return f"{name}: Tensor | None = None" if optional else f"{name}: {_annotation(node)}"
 
 
 def _annotation(node: fx.Node) -> str:

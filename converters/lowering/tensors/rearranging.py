@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ...passes.constant_folding import constant_tensor
+from ...passes.constants.constant_folding import constant_tensor
 from ..graph_builder import Weight
 from ..operation import Lowered, Op
 from ..registry import lowers

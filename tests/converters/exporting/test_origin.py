@@ -10,7 +10,9 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from rtool.bench import parity
 from rtool.converters import Preprocessing, export, inspect, onnx2torch, onnx_to_torch
+from rtool.converters.bundles.reference import load_model, open_runner
 from rtool.converters.runtime.runners import OnnxRunner
 from rtool.errors import InputError
 
@@ -147,15 +149,37 @@ def test_a_model_of_pixels_is_measured_on_pixels(model_file, tmp_path):
     assert result.steps[0].max_rel <= 1e-5
 
 
-def test_half_precision_is_refused_as_a_start(model_file, tmp_path):
-    export(model_file, tmp_path / "half.onnx", fp16=True)
-    for start in (
-        lambda: export(tmp_path / "half.onnx", tmp_path / "out.onnx"),
-        lambda: onnx2torch(tmp_path / "half.onnx", tmp_path / "out.rtool"),
-        lambda: export(nn.Linear(3, 3).half(), tmp_path / "out.onnx", inputs=values(2, 3)),
-    ):
-        with pytest.raises(InputError, match=r"is float16; \w+ the float32 model it was made from"):
-            start()
+def test_a_module_in_half_precision_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"is float16; export the float32 model it was made from"):
+        export(nn.Linear(3, 3).half(), tmp_path / "out.onnx", inputs=values(2, 3))
+
+
+def with_unread_inputs() -> onnx.ModelProto:
+    """A network with a camera and a view that no node reads, as both of torch's exporters leave them."""
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["c"], name="conv"),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"], name="pool"),
+        helper.make_node("Flatten", ["g"], ["e"], name="flatten"),
+    ]
+    inputs = [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["N", 3, 8, 6])]
+    inputs += [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["N"]) for name in ("cam", "view/id")]
+    outputs = [helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, ["N", 4])]
+    graph = helper.make_graph(nodes, "unread", inputs, outputs, [numpy_helper.from_array(values(4, 3, 3, 3), "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 4}, {"fold_padded": True}, {"format": "pt2"}])
+def test_inputs_that_no_node_reads_live_through_every_step(options, tmp_path):
+    path = tmp_path / "unread.onnx"
+    onnx.save(with_unread_inputs(), path)
+    onnx2torch(path, tmp_path / "unread.rtool")
+    module = load_model(tmp_path / "unread.rtool").module
+    images, ids = torch.from_numpy(values(4, 3, 8, 6)), torch.zeros(4, dtype=torch.long)
+    assert torch.equal(module(images), module(images, ids, ids))
+    suffix = ".pt2" if options.get("format") else ".onnx"
+    result = export(tmp_path / "unread.rtool", tmp_path / f"out{suffix}", **options)
+    assert [spec.name for spec in open_runner(result.path).inputs] == ["images", "cam", "view/id"]
+    assert parity(path, result.path, batch=4).passed
 
 
 def two_inputs(*, extra=False):

@@ -74,7 +74,7 @@ def test_an_input_of_another_size_is_refused():
     with pytest.raises(InputError, match="'images'"):
         embed_preprocessing(network(), Preprocessing(8, 4))
     embedded = embed_preprocessing(network(), PREPROCESSINGS["rgb"])
-    with pytest.raises(InputError, match="float32 image"):
+    with pytest.raises(InputError, match="one image input of floats"):
         embed_preprocessing(embedded, PREPROCESSINGS["rgb"])
 
 

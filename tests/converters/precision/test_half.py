@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from rtool.converters.precision.half import to_half
-from rtool.converters.precision.half_emulation import emulate_half
+from rtool.converters.runtime.half_emulation import emulate_half
 from rtool.errors import InputError
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16

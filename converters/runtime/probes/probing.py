@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
-from ..records.preprocessing import Preprocessing
-from ..records.record import TensorSpec
+from ....errors import InputError
+from ...records.preprocessing import Preprocessing
+from ...records.record import TensorSpec
 
 __all__ = ["probe_inputs", "probe_pixels"]
 

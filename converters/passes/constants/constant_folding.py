@@ -22,9 +22,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from ...errors import InputError
-from ..records.record import ParameterSource
-from ..runtime.runners import OnnxRunner
+from ....errors import InputError
+from ...records.record import ParameterSource
+from ...runtime.runners import OnnxRunner
 from .constant_size import refuse_absurd_size
 
 __all__ = [

@@ -16,8 +16,11 @@ __all__ = ["emulate_half"]
 _HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 model that rounds every value that is 16-bit in `model`; it has the same inputs and float32 outputs."""
+def emulate_half(model: onnx.ModelProto, *, float32_inputs: bool = False) -> onnx.ModelProto:
+    """A float32 model that rounds every value that is 16-bit in `model`; it has float32 outputs.
+
+    It has the same inputs, or with `float32_inputs` float32 ones, which are rounded first.
+    """
     emulated = ir.from_proto(onnx.shape_inference.infer_shapes(model))
     half: dict[ir.Value, ir.DataType] = {}
     for graph in (emulated.graph, *emulated.graph.subgraphs()):
@@ -33,7 +36,9 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 half[value] = value.dtype
         _attributes_to_float32(node)
     for value, dtype in half.items():
-        _round(value, dtype, is_half=value in emulated.graph.inputs or _is_cast(value.producer()))
+        _round(
+            value, dtype, is_half=(value in emulated.graph.inputs and not float32_inputs) or _is_cast(value.producer())
+        )
     result = ir.to_proto(emulated)
     del result.graph.value_info[:]
     return result

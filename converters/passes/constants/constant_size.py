@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ....errors import InputError
 
 __all__ = ["refuse_absurd_size"]
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...errors import InputError
-from ..records.value_names import is_original
+from ....errors import InputError
+from ...records.value_names import is_original
 from .constant_folding import FIXED_KEY, LITERAL_KEY, SOURCE_KEY, constant_tensor, source_of_constant
 
 __all__ = ["fix_constants", "is_fixed_input"]

@@ -1,0 +1,1 @@
+"""Constants of a graph: folded, bounded in size, and told from weights."""

@@ -1,0 +1,1 @@
+"""Inputs to measure a model on, where no data are given."""
