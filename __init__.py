@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from .converters.bundles.inspection import inspect
     from .converters.bundles.onnx_to_bundle import onnx2torch
     from .converters.exporting.pipeline import export
-    from .converters.lowering.operator_table import ops
+    from .converters.operators.operator_table import ops
     from .errors import RtoolError
     from .finetune import finetune
     from .finetune.evaluation.evaluation import evaluate

@@ -33,7 +33,7 @@ _PUBLIC = {
     "onnx2torch": ".bundles.onnx_to_bundle",
     "onnx_to_torch": ".lowering.conversion",
     "open_runner": ".bundles.reference",
-    "ops": ".lowering.operator_table",
+    "ops": ".operators.operator_table",
     "run_in_batches": ".runtime.runners",
     "save_bundle": ".bundles.bundle",
     "write_back": ".weights.writing_back",

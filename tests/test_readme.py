@@ -99,7 +99,7 @@ def test_every_file_named_exists():
         ("converters/lowering/registry.py", ["def lowers("]),
         ("converters/lowering/families.py", ["FAMILIES = ("]),
         ("converters/lowering/operation.py", ["def refuse("]),
-        ("converters/lowering/refusals.py", ["_REASONS"]),
+        ("converters/operators/refusals.py", ["_REASONS"]),
         ("finetune/config/losses.py", ["LossConfig = ", "(Section):"]),
         ("finetune/losses/heads.py", ["def build_head("]),
         ("finetune/data/formats/sources.py", ["_FILES:", "def _open_folder(", "_GENERATORS:"]),
