@@ -27,7 +27,7 @@ _PUBLIC = {
     "Runner": ".runtime.runners",
     "TorchRunner": ".runtime.runners",
     "bundle_to_onnx": ".bundles.bundle",
-    "inspect": ".bundles.inspection",
+    "inspect": ".inspection.inspecting",
     "load_bundle": ".bundles.bundle",
     "load_model": ".bundles.reference",
     "onnx2torch": ".bundles.onnx_to_bundle",

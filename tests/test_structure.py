@@ -28,7 +28,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("batchnorm",),
         ("weights",),
         ("bundles",),
-        ("exporting",),
+        ("exporting", "inspection"),
     ),
     "converters/lowering": (
         ("exact",),

@@ -31,7 +31,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ...errors import InputError
-from ..lowering.names import is_generated
+from ..records.generated_names import is_generated
 from ..records.node_facts import facts_of
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, RestoredBatchNorm, record_of

@@ -26,6 +26,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
+from ..records.unfit_weights import FOR_ONNX2TORCH, nothing_to_train
 from ..runtime.batch_by_numbers import fixed_batch_by_numbers
 from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
@@ -140,9 +141,9 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
     """
     module = onnx_to_torch(file, freeze=options.freeze)
     if not any(True for _ in module.parameters()):
-        raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
+        raise nothing_to_train(str(path))
     check_image_size(str(path), require_record(module).inputs, options.preprocessing)
-    refuse_half_weights(module, str(path), "convert the float32 model it was made from")
+    refuse_half_weights(module, str(path), FOR_ONNX2TORCH)
     _refuse_nan(module, path)
     return module
 

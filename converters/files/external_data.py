@@ -22,7 +22,8 @@ from ...errors import InputError
 from ..records.file_digest import OpenFile
 from .data_files import DataFile, find_data_file
 from .external_entries import Entries, read_entries, size_of
-from .large_weights import LARGE, PLAIN, Place
+from .large_weights import LARGE, PLAIN
+from .model_bytes import Place
 from .stored_tensors import StoredTensor, stored_tensors
 
 if TYPE_CHECKING:

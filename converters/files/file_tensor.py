@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..records.file_digest import OpenFile
 from .data_files import DataFile
-from .large_weights import Place
-from .model_bytes import Content
+from .model_bytes import Content, Place
 
 __all__ = ["ExternalWeight", "FileTensor"]
 

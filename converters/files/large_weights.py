@@ -21,12 +21,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from .element_types import bits_of
-from .model_bytes import Content
+from .model_bytes import Content, Place
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LARGE", "PLAIN", "Outline", "Place", "outline_of"]
+__all__ = ["LARGE", "PLAIN", "Outline", "outline_of"]
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _EIGHT_BYTES, _SIZED, _FOUR_BYTES = 0, 1, 2, 5
@@ -43,14 +43,6 @@ PLAIN = (
 
 class _UnusualError(Exception):
     """Bytes that are left to the ordinary parser."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Position of the bytes of a weight in a file."""
-
-    offset: int
-    length: int
 
 
 @dataclass(frozen=True)

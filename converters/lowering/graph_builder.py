@@ -17,11 +17,11 @@ import torch
 from torch import fx, nn
 
 from ..passes.constant_folding import source_of_constant
+from ..records.generated_names import is_generated
 from ..records.node_facts import NodeFacts, set_facts
 from ..records.record import ParameterSource, Transform
 from .names import (
     classes_of,
-    is_generated,
     is_original,
     neighbouring_path,
     parameter_path,

@@ -22,10 +22,10 @@ import onnx_ir as ir
 from torch import nn
 
 from ..passes.constant_folding import source_of_constant
+from ..records.generated_names import is_generated
 
 __all__ = [
     "classes_of",
-    "is_generated",
     "is_original",
     "neighbouring_path",
     "parameter_path",
@@ -36,19 +36,11 @@ __all__ = [
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
-_GENERATED = re.compile(
-    r"^(onnx::|val_\d+|_val_\d+|(const_|Constant|constant|scalar)[^.]*$|.*/)|(_output_\d+|::\w+_\d+)$|^\d+$"
-)
 _FOLDED = re.compile(
     r"^(_to_copy|cast|clone|expand|permute|reshape|select|slice|squeeze|t|transpose|unsqueeze|view)(_\d+)?$"
 )
 """What dynamo calls the value of an operation; a simplifier that folds it leaves the name to the weight."""
 _RESERVED = frozenset(dir(nn.Module())) | {"graph", "code", "meta"}
-
-
-def is_generated(name: str) -> bool:
-    """Whether an initializer's name was made up by an exporter rather than taken from the model."""
-    return bool(_GENERATED.search(name))
 
 
 def is_original(name: str) -> bool:

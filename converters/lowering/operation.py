@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from ..passes.constant_folding import FIXED_KEY, LITERAL_KEY, source_of_constant
+from ..records.generated_names import is_generated
 from ..records.node_facts import facts_of, set_facts
 from .graph_builder import GraphBuilder, Weight
-from .names import is_generated
 from .values import Dim, Integers, dims_of, torch_dtype
 
 __all__ = ["Lowered", "Op", "RefusedError"]

@@ -6,7 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from rtool.converters import onnx_to_torch
-from rtool.converters.lowering.names import is_generated, parameter_path, safe_path, scope_of
+from rtool.converters.lowering.names import parameter_path, safe_path, scope_of
+from rtool.converters.records.generated_names import is_generated
 
 
 @pytest.mark.parametrize(
