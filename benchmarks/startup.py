@@ -1,6 +1,6 @@
 """Seconds that the commands which load no torch take, in a process of their own.
 
-Processor time of the user is measured, since the machine may be shared; the wall time beside it is the least of all runs.
+Processor time of the user is measured, since the machine may be shared, and wall time beside it; the least of all runs.
 """
 
 from __future__ import annotations

@@ -71,10 +71,13 @@ def finetune_command(
     KEY=VALUE changes a field of the configuration, such as optimizer.lr=1e-4 or losses.0.margin=soft; `rtool config
     show` lists the fields. Ctrl-C and SIGTERM save a checkpoint and stop; --resume auto continues.
     """
+    from ..converters.zoo.facts import check_reference
     from ..finetune.config.files import load_config
 
     processes = _processes(nproc)
     resolved = load_config(config, overrides)  # a wrong one is refused before torch is loaded
+    if resume is None:
+        check_reference(resolved.model.reference)
 
     from ..finetune.finetuning import finetune
     from ..finetune.processes.launching import is_first_rank

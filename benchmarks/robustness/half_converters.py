@@ -22,7 +22,6 @@ import torch
 from ...converters.exporting.reexport import torch_to_onnx
 from ...converters.precision.half import HalfConverter
 from ...converters.precision.half_search import search_half
-from ...converters.records.record import TensorSpec
 from ...converters.runtime.probing import probe_inputs
 from ...converters.runtime.runners import OnnxRunner
 from ...converters.zoo.registry import architecture_preprocessing, build_architecture
@@ -60,8 +59,8 @@ def models(zoo: Sequence[str], random: int) -> Iterator[tuple[str, onnx.ModelPro
     for name in zoo:
         torch.manual_seed(0)
         size = architecture_preprocessing(name)
-        spec = TensorSpec("images", "float32", ("batch", size.channels, size.height, size.width))
-        yield name, torch_to_onnx(build_architecture(name).eval(), (spec,))
+        example = torch.zeros(2, size.channels, size.height, size.width)
+        yield name, torch_to_onnx(build_architecture(name).eval(), example)
     for index in range(random):
         network, how = draw(0, index)
         try:

@@ -56,9 +56,7 @@ def convert_with_library(model: onnx.ModelProto, *, keep_io_types: bool, keep: C
         onnx.checker.check_model(converted, full_check=True)
     except Exception as error:  # the library reports what it cannot do with any type of error
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"float16: {_LIBRARY} cannot convert this model ({cause}); leave out --fp16-converter"
-        ) from error
+        raise InputError(f"float16: {_LIBRARY} fails on this model ({cause}); leave out --fp16-converter") from error
     blocked = frozenset(float16.DEFAULT_OP_BLOCK_LIST)
     kept = frozenset(keep)
     nodes = [node for node in model.graph.node if node.name in kept or node.op_type in blocked]
