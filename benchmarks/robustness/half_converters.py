@@ -106,11 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--random", type=int, default=_RANDOM, help="how many random networks")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated files go")
     options = parser.parse_args(arguments)
-    outcomes = [
-        convert(name, model, converter)
-        for name, model in models(options.zoo, options.random)
-        for converter in CONVERTERS
-    ]
+    outcomes: list[Outcome] = []
+    for name, model in models(options.zoo, options.random):
+        for converter in CONVERTERS:
+            outcomes.append(convert(name, model, converter))
+            sys.stderr.write(f"{outcomes[-1]}\n")
     written = table(outcomes)
     sys.stdout.write(written)
     now = datetime.now(UTC)

@@ -20,7 +20,7 @@ _COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
 _LARGE, _ABSURD = 1 << 20, 1 << 31
 """Bytes; protobuf holds at most 2 GiB. Also the limit on the elements of a graph input."""
 _ONNX_DOMAINS = ("", "ai.onnx")
-_TYPED_FIELDS = {
+_TYPED_FIELDS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float_data",
     onnx.TensorProto.COMPLEX64: "float_data",
     onnx.TensorProto.DOUBLE: "double_data",

@@ -63,8 +63,12 @@ def test_nodes_stay_in_float32_by_name_and_by_the_list_of_the_library():
 
 
 def test_what_overflows_is_found_for_the_library_too():
-    found = search_half(network(300), [300 * images()], converter="onnxconverter-common")
-    assert "conv" in found.float32_nodes
+    model = network(300, helper.make_node("Mul", ["c", "small"], ["m"], name="mul"))
+    model.graph.initializer.append(numpy_helper.from_array(np.full(1, 1e-3, np.float32), "small"))
+    inputs = [300 * images()]
+    assert np.abs(run(model, inputs[0])).max() > 65.504  # before the Mul it is more than float16 holds
+    found = search_half(model, inputs, converter="onnxconverter-common")
+    assert set(found.float32_nodes) >= {"conv", "mul"}
     assert found.parity.min_cosine >= 0.9999
 
 
