@@ -117,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = options.results / f"{now:%Y-%m-%d}-half-converters.json"
     document = {
         "date": now.isoformat(timespec="seconds"),
-        "command": f"python -m rtool.benchmarks.robustness.half_converters --random {options.random}",
+        "zoo": list(options.zoo),
+        "random": options.random,
         "machine": describe_machine(),
         "gate": _GATE,
         "outcomes": [asdict(outcome) for outcome in outcomes],

@@ -49,7 +49,8 @@ def inspect_graph(file: ModelFile, kind: str, size: int, *, name: str | None = N
     inputs = tensor_specs_of(whole.inputs)
     operators = Counter(node.op_type for node in proto.graph.node)
     problems: list[str] = []
-    costs, places, architecture, view = Costs(None, None), (), None, whole
+    costs, architecture, view = Costs(None, None), None, whole
+    places: tuple[str, ...] = ()
     try:
         view = GraphView.of(proto, file.name)
         problems += obstacles(view, file.label)

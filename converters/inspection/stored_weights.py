@@ -80,7 +80,7 @@ def _statistics(view: GraphView) -> int:
 
 def _integer_weights(view: GraphView) -> frozenset[str]:
     """Stored integers that nodes read as weights, rule 2."""
-    found = set()
+    found: set[str] = set()
     for node in view.proto.graph.node:
         places = (0,) if node.op_type == "DequantizeLinear" else _Q_OPERATORS.get(node.op_type, ())
         if node.op_type in _BLOCKS:
