@@ -272,3 +272,14 @@ def test_the_main_job_runs_as_readme_shows_it(tmp_path, monkeypatch, capsys):
         missing = [line for line in shown if line != "..." and not any(matches(line, other) for other in printed)]
         assert not missing, command
     assert (tmp_path / "model_repository/osnet_b16/1/model.onnx").is_file()
+
+
+def test_the_comparison_of_float16_converters_and_the_seconds_to_start_are_those_measured():
+    outcomes = stored("2026-11-29-half-converters.json")["outcomes"]
+    passed = [
+        sum(o["passed"] for o in outcomes if o["converter"] == name) for name in ("rtool", "onnxconverter-common")
+    ]
+    assert f"of {len(outcomes) // 2} files" in README
+    assert f"own converts {passed[0]} behind the gate, `onnxconverter-common` {passed[1]};" in README
+    slowest = max(row["user"] for row in stored("2026-11-29-startup.json")["commands"])
+    assert slowest <= float(README.split("take at most ")[1].split(" s of processor time")[0])
