@@ -218,7 +218,7 @@ def test_a_figure_is_the_stored_one(beginning: str, figures):
 
 def test_no_figure_stands_outside_the_list_that_is_compared():
     listed = README.split("## Figures\n", 1)[1].split("| command |", 1)[0]
-    assert listed.count("\n- ") == 5
+    assert listed.count("\n- ") == 7
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

@@ -49,8 +49,8 @@ def inspect_graph(file: ModelFile, kind: str, size: int, *, name: str | None = N
     inputs = tensor_specs_of(whole.inputs)
     operators = Counter(node.op_type for node in proto.graph.node)
     problems: list[str] = []
-    costs, architecture, view = Costs(None, None), None, whole
     places: tuple[str, ...] = ()
+    costs, architecture, view = Costs(None, None), None, whole
     try:
         view = GraphView.of(proto, file.name)
         problems += obstacles(view, file.label)
@@ -60,9 +60,8 @@ def inspect_graph(file: ModelFile, kind: str, size: int, *, name: str | None = N
         file.check_unchanged()
     except RtoolError as error:
         problems.append(str(error))
-    weights = stored_weights(view)
+    weights, data = stored_weights(view), file.files[1:]
     found = _preprocessing(view, inputs, file.metadata)
-    data = file.files[1:]
     return Inspection(
         name=name or file.name,
         kind=kind,
