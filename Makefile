@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-export bench-finetune clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-half bench-startup bench-export bench-finetune clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -64,6 +64,14 @@ bench-damage: $(STAMP)
 # core. JOURNAL=FILE goes on where FILE ends; SHARD=0/4 takes every fourth, and `--join FILES` makes one table of them.
 bench-random: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.robustness.random_exports --shard $(or $(SHARD),0/1) $(if $(JOURNAL),--journal $(JOURNAL))
+
+# rtool's float16 converter and onnxconverter-common on the demo's model, five networks and 40 random files; ten minutes.
+bench-half: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.robustness.half_converters
+
+# Seconds of the commands that load no torch; half a minute.
+bench-startup: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.startup
 
 # Write-back, BatchNorm restored and folded, latency and fp16 on eight networks, int8 on three, and the accuracy gained by
 # restoring BatchNorm; about one hour on 2 cores.

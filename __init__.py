@@ -19,10 +19,10 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from . import bench, config
     from .benchmarks.machine import doctor
     from .benchmarks.whole_flow.flow import demo
-    from .converters.bundles.inspection import inspect
     from .converters.bundles.onnx_to_bundle import onnx2torch
     from .converters.exporting.pipeline import export
-    from .converters.lowering.operator_table import ops
+    from .converters.inspection.inspecting import inspect
+    from .converters.operators.operator_table import ops
     from .errors import RtoolError
     from .finetune import finetune
     from .finetune.evaluation.evaluation import evaluate

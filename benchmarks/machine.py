@@ -1,6 +1,7 @@
 """What this machine supports: the `doctor` command, and the description in every benchmark result.
 
-Nothing is downloaded and no server is started; torch is asked for the names of its CUDA devices.
+Nothing is downloaded, no server is started and no library is loaded: versions are those that the installed packages
+state, GPUs those of the CUDA driver, and execution providers those whose libraries lie in ONNX Runtime's package.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+from ..serving.repository.devices import gpu_names
 
 __all__ = ["Check", "DoctorReport", "describe_machine", "doctor"]
 
@@ -70,7 +75,7 @@ def describe_machine() -> dict[str, object]:
         "processor": _processor_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(_memory_bytes() / 2**30, 1),
-        "gpus": _gpus(),
+        "gpus": list(gpu_names()),
         "python": platform.python_version(),
         "libraries": _versions(),
     }
@@ -83,12 +88,6 @@ def _processor_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _gpus() -> list[str]:
-    import torch
-
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def _memory_bytes() -> int:
@@ -110,19 +109,44 @@ def _processor() -> Check:
 
 
 def _torch() -> Check:
-    import torch
-
-    found = f"{torch.__version__}, {', '.join(_gpus()) or 'no CUDA device: CPU only'}"
-    return Check("torch", True, found)
+    version = _version_of("torch")
+    stated = re.search(r"^cuda\b[^=]*= *'([^']+)'", (_folder_of("torch") / "version.py").read_text(), re.MULTILINE)
+    gpus = ", ".join(gpu_names())
+    if gpus and stated is None:
+        advice = "this build of torch cannot use the GPU; install one for CUDA"
+        return Check("torch", True, f"{version}, built for the CPU only, beside {gpus}", advice)
+    return Check("torch", True, f"{version}, {gpus or 'no CUDA device: CPU only'}")
 
 
 def _onnxruntime() -> Check:
-    import onnxruntime
+    installed = [name for name in ("onnxruntime-gpu", "onnxruntime") if name in _versions()]
+    version = _version_of(installed[0] if installed else "onnxruntime")
+    advice = "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one"
+    both = len(installed) == 2
+    return Check("onnxruntime", not both, f"{version}, {', '.join(_providers())}", advice if both else "")
 
-    providers = onnxruntime.get_available_providers()
-    both = {"onnxruntime", "onnxruntime-gpu"} <= _versions().keys()
-    advice = "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one" if both else ""
-    return Check("onnxruntime", not both, f"{onnxruntime.__version__}, {', '.join(providers)}", advice)
+
+def _providers() -> tuple[str, ...]:
+    """The execution providers in ONNX Runtime's package, in its order of preference."""
+    folder = _folder_of("onnxruntime") / "capi"
+    shared = (("tensorrt", "Tensorrt"), ("cuda", "CUDA"))
+    found = [f"{name}ExecutionProvider" for key, name in shared if any(folder.glob(f"*onnxruntime_providers_{key}.*"))]
+    return (*found, "CPUExecutionProvider")
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError(f"{distribution} is not installed") from error
+
+
+def _folder_of(module: str) -> Path:
+    """Where a package lies, without importing it."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"{module} is not installed")
+    return Path(spec.origin).parent
 
 
 def _triton() -> Check:

@@ -1,4 +1,4 @@
-"""`rtool inspect` and `rtool onnx2torch`: what is in a model file, and a trainable bundle from it."""
+"""`rtool onnx2torch` and `rtool ops`: a trainable bundle from an ONNX file, and the operators that convert."""
 
 from __future__ import annotations
 
@@ -14,28 +14,11 @@ from .probes import probe_option, read_probes
 
 if TYPE_CHECKING:
     from ..converters.batchnorm.restore import RestoreReport
-    from ..converters.bundles.inspection import Inspection
     from ..converters.bundles.onnx_to_bundle import OnnxToTorchResult
     from ..converters.records.preprocessing import Preprocessing
-    from ..converters.records.record import TensorSpec
     from ..converters.weights.weight_match import WeightMatch
 
-__all__ = ["inspect_command", "onnx2torch_command", "ops_command", "read_batch", "read_preprocessing", "weight_rows"]
-
-
-@click.command(
-    "inspect",
-    epilog=examples("rtool inspect model.onnx", "rtool inspect model.rtool --json", "rtool inspect osnet_x0_25"),
-)
-@click.argument("model")
-@click.option("--weights", type=click.Path(path_type=Path), help="Try this state_dict (.pth) on it.")
-@output_options
-def inspect_command(output: Output, model: str, weights: Path | None) -> None:
-    """Report what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""
-    from ..converters import inspect
-
-    result = inspect(model, weights)
-    output.emit(result, _inspection_rows(result), brief=_brief(result), tables=_weight_tables(result.weights))
+__all__ = ["onnx2torch_command", "ops_command", "read_batch", "read_preprocessing", "weight_rows", "weight_tables"]
 
 
 @click.command(
@@ -133,7 +116,7 @@ def onnx2torch_command(
             raise
     if result.restored is not None and result.restored.warning:
         click.echo(f"warning: {result.restored.warning}", err=True)
-    output.emit(result, _conversion_rows(result), artefact=result.output, tables=_weight_tables(result.weights))
+    output.emit(result, _conversion_rows(result), artefact=result.output, tables=weight_tables(result.weights))
 
 
 @click.command("ops", epilog=examples("rtool ops", "rtool ops Resize", "rtool ops --json"))
@@ -248,7 +231,7 @@ def weight_rows(match: WeightMatch) -> list[tuple[str, Any]]:
     return rows
 
 
-def _weight_tables(match: WeightMatch | None) -> list[Any]:
+def weight_tables(match: WeightMatch | None) -> list[Any]:
     """Which tensor of a `.pth` went where, by which rule."""
     if match is None:
         return []
@@ -262,59 +245,3 @@ def _weight_tables(match: WeightMatch | None) -> list[Any]:
     for key in match.unused:
         table.add_row("-", key, "nothing")
     return [table]
-
-
-def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
-    from ..converters.records.preprocessing_guess import describe
-
-    rows: list[tuple[str, Any]] = [
-        ("file", f"{found.name} ({found.kind}, {found.size_bytes / 1e6:.2f} MB)"),
-        ("sha256", found.sha256 or "-"),
-        ("producer", found.producer or "-"),
-        ("opset", ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items()) or "-"),
-    ]
-    rows += [("input", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.inputs]
-    rows += [("output", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.outputs]
-    rows += [
-        ("batch", f"fixed: {found.batch}" if isinstance(found.batch, int) else found.batch),
-        *(("fixed at", place) for place in found.fixed_batch_places),
-        ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
-        ("parameters", f"{found.parameters:,} {found.precision}{_beside(found.buffers)}"),
-    ]
-    costs = [] if found.macs is None else [f"{found.macs / 1e6:,.1f} M MACs"]
-    costs += [] if found.activations is None else [f"{found.activations / 1e6:,.2f} M activations"]
-    if costs:
-        rows.append(("per image", ", ".join(costs)))
-    elif any(not isinstance(dim, int) for spec in found.inputs for dim in spec.shape[1:]):
-        rows.append(("per image", "depends on the dynamic sizes of the input"))
-    norms = found.batchnorms
-    if norms is not None:
-        restored = f", {norms.restored} restored" if norms.restored else ""
-        rows.append(("BatchNorm", f"{norms.fused} fused into layers, {norms.present} present{restored}"))
-        rows += [("cannot be folded", f"{kept.batchnorm}: {kept.reason}") for kept in norms.unfoldable[:5]]
-        if len(norms.unfoldable) > 5:
-            rows.append(("cannot be folded", f"and {len(norms.unfoldable) - 5} more, see --json"))
-    rows.append(("preprocessing", describe(found.preprocessing, found.preprocessing_origin)))
-    rows.append(("architecture", found.architecture or "unknown"))
-    if found.chain:
-        rows.append(("history", " -> ".join(link.step for link in found.chain)))
-        rows += [(f"  {link.step}", link.detail) for link in found.chain]
-    rows += weight_rows(found.weights) if found.weights is not None else []
-    rows += [("problem", problem) for problem in found.problems] or [("problems", "none")]
-    return rows
-
-
-def _shape(spec: TensorSpec) -> str:
-    """`batch x 3 x 256 x 128`."""
-    return " x ".join("?" if size is None else str(size) for size in spec.shape) or "a number"
-
-
-def _beside(buffers: int) -> str:
-    return f", and {buffers:,} running statistics and fixed numbers" if buffers else ""
-
-
-def _brief(found: Inspection) -> str:
-    batch = f"batch {found.batch}" if isinstance(found.batch, int) else "any batch"
-    problems = f"{len(found.problems)} problems" if found.problems else "no problems"
-    what = found.architecture or "unknown architecture"
-    return f"{found.name}: {what}, {found.parameters:,} parameters, {batch}, {problems}"

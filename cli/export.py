@@ -75,6 +75,13 @@ _LISTED = 3
     show_default=True,
     help="auto: onnxslim, unless the graph is the source's own.",
 )
+@click.option(
+    "--fp16-converter",
+    type=click.Choice(["rtool", "onnxconverter-common"]),
+    default="rtool",
+    show_default=True,
+    help="Who converts to float16; both pass the same gate.",
+)
 @click.option("--keep-io-types/--half-io", default=True, help="With --fp16: float32 or float16 inputs and outputs.")
 @click.option(
     "--keep-float32",

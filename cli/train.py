@@ -11,6 +11,7 @@ from ..errors import InputError
 from .output import Output, examples, output_options
 
 if TYPE_CHECKING:
+    from ..finetune.config.config import FinetuneConfig
     from ..finetune.training.planning import RunPlan
 
 
@@ -70,22 +71,27 @@ def finetune_command(
     KEY=VALUE changes a field of the configuration, such as optimizer.lr=1e-4 or losses.0.margin=soft; `rtool config
     show` lists the fields. Ctrl-C and SIGTERM save a checkpoint and stop; --resume auto continues.
     """
+    from ..converters.zoo.facts import check_reference
     from ..finetune.config.files import load_config
+
+    processes = _processes(nproc)
+    resolved = load_config(config, overrides)  # a wrong one is refused before torch is loaded
+    if resume is None:
+        check_reference(resolved.model.reference)
+
     from ..finetune.finetuning import finetune
     from ..finetune.processes.launching import is_first_rank
     from ..finetune.training.planning import plan_run
 
-    processes = _processes(nproc)
     if show_batch is not None:
-        _show_batch(output, config, overrides, show_batch, processes)
+        _show_batch(output, resolved, show_batch, processes)
         return
     if dry_run:
-        plan = plan_run(load_config(config, overrides), nproc=processes)
+        plan = plan_run(resolved, nproc=processes)
         output.emit(plan, _plan_rows(plan), artefact=plan.output)
         return
     result = finetune(
-        config,
-        overrides,
+        resolved,
         nproc=processes,
         resume=resume,
         quiet=output.quiet or output.as_json,
@@ -282,15 +288,12 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _show_batch(
-    output: Output, config: Path, overrides: tuple[str, ...], path: Path, processes: int | Literal["auto"]
-) -> None:
-    from ..finetune.config.files import load_config
+def _show_batch(output: Output, config: FinetuneConfig, path: Path, processes: int | Literal["auto"]) -> None:
     from ..finetune.training.contact_sheet import draw_first_batch
 
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
-    sheet = draw_first_batch(load_config(config, overrides), nproc=processes)
+    sheet = draw_first_batch(config, nproc=processes)
     try:
         sheet.save(path, format="PNG")
     except OSError as error:

@@ -99,7 +99,7 @@ def test_every_file_named_exists():
         ("converters/lowering/registry.py", ["def lowers("]),
         ("converters/lowering/families.py", ["FAMILIES = ("]),
         ("converters/lowering/operation.py", ["def refuse("]),
-        ("converters/lowering/refusals.py", ["_REASONS"]),
+        ("converters/operators/refusals.py", ["_REASONS"]),
         ("finetune/config/losses.py", ["LossConfig = ", "(Section):"]),
         ("finetune/losses/heads.py", ["def build_head("]),
         ("finetune/data/formats/sources.py", ["_FILES:", "def _open_folder(", "_GENERATORS:"]),
@@ -218,7 +218,7 @@ def test_a_figure_is_the_stored_one(beginning: str, figures):
 
 def test_no_figure_stands_outside_the_list_that_is_compared():
     listed = README.split("## Figures\n", 1)[1].split("| command |", 1)[0]
-    assert listed.count("\n- ") == 5
+    assert listed.count("\n- ") == 7
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
@@ -272,3 +272,14 @@ def test_the_main_job_runs_as_readme_shows_it(tmp_path, monkeypatch, capsys):
         missing = [line for line in shown if line != "..." and not any(matches(line, other) for other in printed)]
         assert not missing, command
     assert (tmp_path / "model_repository/osnet_b16/1/model.onnx").is_file()
+
+
+def test_the_comparison_of_float16_converters_and_the_seconds_to_start_are_those_measured():
+    outcomes = stored("2026-11-29-half-converters.json")["outcomes"]
+    passed = [
+        sum(o["passed"] for o in outcomes if o["converter"] == name) for name in ("rtool", "onnxconverter-common")
+    ]
+    assert f"of {len(outcomes) // 2} files" in README
+    assert f"own converts {passed[0]} behind the gate, `onnxconverter-common` {passed[1]};" in README
+    slowest = max(row["user"] for row in stored("2026-11-29-startup.json")["commands"])
+    assert slowest <= float(README.split("take at most ")[1].split(" s of processor time")[0])

@@ -21,14 +21,14 @@ FOUNDATION = {"errors", "lazy", "version"}
 STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "converters": (
         ("records",),
-        ("files",),
+        ("files", "operators"),
         ("runtime", "zoo"),
         ("passes",),
         ("precision", "lowering"),
         ("batchnorm",),
         ("weights",),
         ("bundles",),
-        ("exporting",),
+        ("exporting", "inspection"),
     ),
     "converters/lowering": (
         ("exact",),
@@ -36,7 +36,6 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
             "graph_builder",
             "names",
             "operation",
-            "refusals",
             "registry",
             "schema_check",
             "shape_numbers",

@@ -27,6 +27,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
+from ..records.unfit_weights import nothing_to_train
 from ..runtime.batch_by_numbers import fixed_batch_by_numbers
 from ..runtime.half_rounding import half_bound
 from ..runtime.probes.given_probes import with_probes
@@ -163,7 +164,7 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
     """
     module = onnx_to_torch(file, freeze=options.freeze, learned=options.learned)
     if not any(True for _ in module.parameters()):
-        raise InputError(f"{path}: holds no float weights, so there is nothing to train; export the model with weights")
+        raise nothing_to_train(str(path))
     check_image_size(str(path), require_record(module).inputs, options.preprocessing)
     _refuse_nan(module, path)
     return module

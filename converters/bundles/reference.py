@@ -17,8 +17,8 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from ...errors import InputError, nearest
-from ..files.model_bytes import refuse_served
+from ...errors import InputError
+from ..files.model_bytes import TORCHSCRIPT_SUFFIXES, refuse_served
 from ..files.model_file import ModelFile
 from ..files.torch_archives.programs import load_program
 from ..files.torch_archives.scripts import load_script
@@ -33,17 +33,15 @@ from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
 from ..runtime.triton import TritonRunner
 from ..weights.weight_match import WeightMatch
+from ..zoo.facts import nothing_named
 from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from .bundle import Bundle, is_bundle, load_bundle, stripped_graph
 from .loaded_weights import load_and_measure, weights_link
 
-__all__ = ["TORCH_SUFFIXES", "Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]
+__all__ = ["Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]
 
 Kind = Literal["onnx", "bundle", "torchscript", "exported", "zoo"]
 
-_TORCHSCRIPT = (".pt", ".ts", ".torchscript")
-TORCH_SUFFIXES = (*_TORCHSCRIPT, ".pt2")
-"""Files that torch opens."""
 
 _METADATA = (METADATA_KEY, CHAIN_KEY, INTERFACE_KEY)
 """Keys of the metadata that `export` writes into torch files, to be read here."""
@@ -190,8 +188,8 @@ def _open(reference: str | Path) -> Model:
     if path.suffix == ".onnx":
         return _from_onnx(path)
     if not path.exists():
-        raise InputError(f"{name}: no such file or folder, and no architecture of that name; {nearest(name, ZOO)}")
-    if path.suffix in _TORCHSCRIPT:
+        raise nothing_named(name)
+    if path.suffix in TORCHSCRIPT_SUFFIXES:
         script, stated = load_script(path, _METADATA)
         found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
         inputs, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))

@@ -212,6 +212,7 @@ def reduce_precision(graph: ExportedGraph, log: StepLog, precision: Precision, o
             graph.model,
             log,
             dtype="float16" if precision == "fp16" else "bfloat16",
+            converter=options.fp16_converter,
             keep_io_types=options.keep_io_types,
             keep=keep,
             min_cosine=gate,

@@ -15,6 +15,7 @@ from ...errors import InputError, nearest
 from ..passes.batch import Batch
 from ..passes.simplification import Simplifier
 from ..passes.targets import check_precision
+from ..precision.half import HalfConverter
 from ..precision.int8_ranges import CalibrationMethod
 from ..records.preprocessing import Preprocessing
 from ..runtime.parity import check_gates
@@ -31,6 +32,7 @@ _READ_WITH: Mapping[str, tuple[Precision, ...]] = {
     "min_cosine": ("fp16", "bf16", "int8"),
     "keep_float32": ("fp16", "bf16", "int8"),
     "keep_io_types": ("fp16", "bf16"),
+    "fp16_converter": ("fp16",),
     "calibration": ("int8",),
 }
 """Options of the step that reduces the precision, and the precisions whose step reads them."""
@@ -68,6 +70,8 @@ class ExportOptions:
     """"onnxslim", "onnxsim", "none", or "auto": onnxslim, unless the graph is the source's own."""
     keep_io_types: bool = True
     """With fp16 and bf16, keep float32 inputs and outputs."""
+    fp16_converter: HalfConverter = "rtool"
+    """Who converts to float16; "onnxconverter-common" passes the same gate, or the export fails."""
     keep_float32: Collection[str] = ()
     """Names of nodes that stay in float32, as from an earlier manifest."""
     calibration: CalibrationMethod = "minmax"
@@ -99,6 +103,9 @@ class ExportOptions:
         check_gates("export --tolerance", max_rel=self.tolerance)
         check_gates("export --min-cosine", min_cosine=self.min_cosine)
         precision = self.precision
+        if self.fp16_converter not in get_args(HalfConverter):
+            known = nearest(self.fp16_converter, get_args(HalfConverter))
+            raise InputError(f"export: unknown converter {self.fp16_converter!r}; {known}")
         self._check_format(precision)
         for name in self._given():
             precisions = _READ_WITH.get(name)
@@ -167,6 +174,7 @@ class ExportKeywords(TypedDict, total=False):
     fold_padded: bool
     simplifier: Simplifier | Literal["auto", "none"]
     keep_io_types: bool
+    fp16_converter: HalfConverter
     keep_float32: Collection[str]
     calibration: CalibrationMethod
     target: str | None

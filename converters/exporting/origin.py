@@ -23,6 +23,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, Dim, TensorSpec, record_of
+from ..records.unfit_weights import FOR_EXPORT, FOR_EXPORT_TO_INT8
 from ..runtime.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.probes.given_probes import Probe, with_probes
 from ..runtime.probes.open_sizes import closed_sizes, image_index
@@ -121,7 +122,7 @@ def open_origin(
         origin = _of_module(model, source, preprocessing)
     else:
         origin = _of_file(model, preprocessing, weights)
-    refuse_half_weights(origin.module, origin.name, "export the float32 model it was made from, with --fp16")
+    refuse_half_weights(origin.module, origin.name, FOR_EXPORT)
     check_image_size(origin.name, origin.inputs, origin.preprocessing)
     return origin
 
@@ -170,8 +171,7 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None, weights: st
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
     if opened.file is not None:
-        advice = "export the float32 model it was made from, with --int8"
-        refuse_quantised_weights(opened.file.outline, opened.name, advice)
+        refuse_quantised_weights(opened.file.outline, opened.name, FOR_EXPORT_TO_INT8)
     known = preprocessing or opened.preprocessing or _found(opened)
     return ExportOrigin(
         name=opened.name,

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import InputError
-from ..bundles.reference import TORCH_SUFFIXES
 from ..files.atomic_file import check_file_output, serialised
+from ..files.model_bytes import TORCH_SUFFIXES
 from ..records.image_digest import describe_images
 from ..records.interface import INTERFACE_KEY, interface_text
 from ..records.record import TensorSpec

@@ -12,7 +12,7 @@ from onnx import version_converter
 
 from ...errors import InputError
 from ..passes.preprocessing_embedding import EMBEDDED_PREFIX
-from ..precision.half import Float32Node, HalfType
+from ..precision.half import Float32Node, HalfConverter, HalfType
 from ..precision.half_search import search_half
 from ..precision.int8_ranges import CalibrationMethod
 from ..precision.int8_search import search_int8
@@ -36,6 +36,7 @@ def convert_to_half(
     log: StepLog,
     *,
     dtype: HalfType = "float16",
+    converter: HalfConverter = "rtool",
     keep_io_types: bool = True,
     keep: Collection[str] = (),
     min_cosine: float | None = None,
@@ -47,7 +48,7 @@ def convert_to_half(
 
     Raises:
         GateError: the gate is missed.
-        InputError: a node in `keep` does not exist, or the opset cannot be raised for bfloat16.
+        InputError: a node in `keep` does not exist, the opset cannot be raised for bfloat16, or `converter` fails.
     """
     gate = HALF_COSINE[dtype] if min_cosine is None else min_cosine
     if dtype == "bfloat16":
@@ -60,6 +61,7 @@ def convert_to_half(
         uncounted=embedded,
         keep_io_types=keep_io_types,
         dtype=dtype,
+        converter=converter,
         min_cosine=gate,
     )
     converted = found.half.model
@@ -67,6 +69,8 @@ def convert_to_half(
         OnnxRunner(converted)  # must load; its CPU kernels do not round, so it is measured below
     float32_nodes = tuple(entry for entry in found.half.float32_nodes if entry.node not in embedded)
     detail = f"{found.half.casts} Casts added, {len(float32_nodes)} float32 nodes{_searched(found.trials)}"
+    if converter != "rtool":
+        detail = f"by {converter}, {detail}"
     if found.half.flushed:
         detail += f", {found.half.flushed} weights underflow to 0 in {dtype} (the measured cosine includes it)"
     emulated = emulate_half(converted, float32_inputs=dtype == "bfloat16")

@@ -3,7 +3,8 @@
 All of it is checked before any of it is read: entries, places, kinds of file and sizes, of every tensor that
 `stored_tensors` finds. Then small tensors and those outside the main graph are put into the proto; each large weight
 stays in its file and is read through the descriptor that was checked. A model in memory has no folder to look in (an
-empty one would mean the current folder), so there external data is refused.
+empty one would mean the current folder), so there external data is refused. onnx-ir is imported where it is used: the
+checks must not wait for it.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
-import onnx_ir as ir
-from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..records.file_digest import OpenFile
 from .data_files import DataFile, find_data_file
 from .external_entries import Entries, read_entries, size_of
-from .large_weights import LARGE, PLAIN, FileTensor, Place
+from .large_weights import LARGE, PLAIN
+from .model_bytes import Place
 from .stored_tensors import StoredTensor, stored_tensors
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from .file_tensor import ExternalWeight
 
 __all__ = [
     "ExternalData",
-    "ExternalWeight",
     "bring_in_tensors",
     "external_locations",
     "find_external_data",
@@ -38,23 +43,6 @@ __all__ = [
 
 _KEPT_OPEN = 32
 """Data files; exporters that write one file per weight would otherwise use up the descriptors of a process."""
-
-
-class ExternalWeight(FileTensor):
-    """A weight that is still in its data file, which must stay as it was when it was checked."""
-
-    def __init__(self, data: DataFile, file: OpenFile, place: Place, like: ir.TensorProtocol) -> None:
-        super().__init__(file, place, like)
-        self._data, self._file = data, file
-
-    def read_into(self, array: NDArray[Any]) -> None:
-        """Fill a contiguous array of the tensor's own element type and shape.
-
-        Raises:
-            InputError: the data file was changed or replaced since it was checked.
-        """
-        self._data.check(self._file, f"weight '{self.name}'")
-        super().read_into(array)
 
 
 @dataclass(frozen=True)
@@ -118,6 +106,8 @@ class ExternalData:
 
     def weights(self, proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
         """The large weights by name, read now; `proto` is one in which they were left out."""
+        import onnx_ir as ir
+
         tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
         return {
             entry.weight: _weight(entry, ir.serde.deserialize_tensor(tensors[entry.weight])).numpy()
@@ -131,6 +121,8 @@ class ExternalData:
 
 
 def _weight(entry: _Wanted, like: ir.TensorProtocol) -> ExternalWeight:
+    from .file_tensor import ExternalWeight
+
     assert entry.file is not None
     return ExternalWeight(entry.data, entry.file, entry.place, like)
 
@@ -162,6 +154,8 @@ def bring_in_tensors(model: ir.Model) -> None:
     Raises:
         InputError: as `find_external_data`, or such a tensor does not say in which folder its data lies.
     """
+    import onnx_ir as ir
+
     for graph in (*model.graphs(), *(graph for function in model.functions.values() for graph in function.subgraphs())):
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
@@ -181,10 +175,14 @@ def bring_in_tensors(model: ir.Model) -> None:
 
 
 def _nodes(part: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    import onnx_ir as ir
+
     return iter(ir.traversal.RecursiveGraphIterator(part))
 
 
 def _loaded(tensor: ir.TensorProtocol, label: str) -> ir.TensorProtocol:
+    import onnx_ir as ir
+
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
     stored = StoredTensor(f"<memory>: {label}", ir.serde.serialize_tensor(tensor), None)

@@ -13,10 +13,11 @@ import math
 import re
 from dataclasses import dataclass
 
-import onnx_ir as ir
+import onnx
 
 from ...errors import InputError
 from .data_files import check_location
+from .element_types import bits_of, name_of
 from .stored_tensors import StoredTensor
 
 __all__ = ["Entries", "read_entries", "size_of"]
@@ -94,12 +95,12 @@ def size_of(stored: StoredTensor, entries: Entries) -> int:
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"{label}: negative dimension in {list(tensor.dims)}; export the model again")
     try:
-        dtype = ir.DataType(tensor.data_type)
+        name = name_of(tensor.data_type)
     except ValueError:
         raise InputError(f"{label}: unknown data type {tensor.data_type}; export the model again") from None
-    if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
-        raise InputError(f"{label}: {dtype.name} cannot be external data; the file is damaged, export it again")
-    size: int = (math.prod(tensor.dims) * int(dtype.bitwidth) + 7) // 8
+    if tensor.data_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+        raise InputError(f"{label}: {name} cannot be external data; the file is damaged, export it again")
+    size: int = (math.prod(tensor.dims) * bits_of(tensor.data_type) + 7) // 8
     if size > _LARGEST:
         raise InputError(f"{label}: its shape is absurdly large ({list(tensor.dims)[:8]}); the file is damaged")
     if entries.length is not None and entries.length != size:

@@ -15,59 +15,34 @@ import math
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
-import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
-from ...errors import InputError
-from .model_bytes import Content
+from .element_types import bits_of
+from .model_bytes import Content, Place
 
-__all__ = ["LARGE", "PLAIN", "FileTensor", "Outline", "Place", "outline_of"]
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["LARGE", "PLAIN", "Outline", "outline_of"]
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _EIGHT_BYTES, _SIZED, _FOUR_BYTES = 0, 1, 2, 5
 LARGE = 1 << 20
 """Bytes; a larger weight stays in the file. The structural checks do not read such bytes either."""
-PLAIN = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
+PLAIN = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8,
+)
 
 
 class _UnusualError(Exception):
     """Bytes that are left to the ordinary parser."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Position of the bytes of a weight in a file."""
-
-    offset: int
-    length: int
-
-
-class FileTensor(ir.LazyTensor):
-    """A weight that is still in the file; `read_into` copies its bytes once, directly to their destination."""
-
-    def __init__(self, content: Content, place: Place, like: ir.TensorProtocol) -> None:
-        shape = ir.Shape(tuple(like.shape.numpy()))
-        super().__init__(self._read, dtype=like.dtype, shape=shape, name=like.name)
-        self._content = content
-        self._place = place
-
-    def read_into(self, array: NDArray[Any]) -> None:
-        """Fill a contiguous array of the tensor's own element type and shape."""
-        target = array.reshape(-1).view(np.uint8).data
-        try:
-            self._content.read_into(target, self._place.offset)
-        except InputError as error:
-            raise InputError(f"weight '{self.name}': {error}") from error
-
-    def _read(self) -> ir.TensorProtocol:
-        array = np.empty(self.shape.numpy(), self.dtype.numpy())
-        self.read_into(array)
-        return ir.Tensor(array, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -79,6 +54,8 @@ class Outline:
 
     def put_weights_into(self, model: ir.Model, content: Content) -> None:
         """Attach the weights to the initializers of the IR made from `proto`, in place; they are read on use."""
+        from .file_tensor import FileTensor
+
         for name, place in self.places.items():
             value = model.graph.initializers[name]
             assert value.const_value is not None
@@ -114,7 +91,7 @@ def _check(proto: onnx.ModelProto, places: dict[str, Place]) -> None:
         tensor = tensors[name]
         if tensor.data_type not in PLAIN or tensor.data_location or any(dim < 0 for dim in tensor.dims):
             raise _UnusualError
-        if math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth // 8 != place.length:
+        if math.prod(tensor.dims) * bits_of(tensor.data_type) // 8 != place.length:
             raise _UnusualError
 
 

@@ -6,17 +6,39 @@ step to take. A file that is written to while it is read is refused too.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ...errors import InputError
 from ..records.file_digest import OpenFile
 
-__all__ = ["Content", "HeldBytes", "changed_while_reading", "open_model", "read_model_bytes", "refuse_served"]
+__all__ = [
+    "TORCHSCRIPT_SUFFIXES",
+    "TORCH_SUFFIXES",
+    "Content",
+    "HeldBytes",
+    "Place",
+    "changed_while_reading",
+    "open_model",
+    "read_model_bytes",
+    "refuse_served",
+]
 
+TORCHSCRIPT_SUFFIXES = (".pt", ".ts", ".torchscript")
+TORCH_SUFFIXES = (*TORCHSCRIPT_SUFFIXES, ".pt2")
+"""Files that torch opens."""
 _EXPORT_HINT = "export the model with torch.onnx.export or download the .onnx file itself"
 _HEAD = 512
 """Bytes at the start of a file by which other formats are recognised."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Position of the bytes of a weight in a file."""
+
+    offset: int
+    length: int
 
 
 class Content(Protocol):

@@ -6,7 +6,8 @@ whole by `external_data`, and are not read into memory; if such a file changes b
 "changed while reading".
 
 The protobuf is parsed once, without the bytes of large weights (`outline`); `ir_model` and `proto` make editable copies
-of it. `validation` checks the structure when the first copy is made; shapes and operators are checked later.
+of it. `validation` checks the structure when the first copy is made; shapes and operators are checked later. onnx-ir is
+imported with the first copy of that kind, since `inspect` needs none.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import onnx
-import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..records.file_digest import FileDigest, OpenFile
@@ -33,6 +32,10 @@ from .model_bytes import Content, HeldBytes, changed_while_reading, open_model, 
 from .open_dimensions import has_misstated_dimensions, state_open_dimensions
 from .stored_tensors import refuse_sparse
 from .validation import check_proto
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
 
 __all__ = ["ModelFile", "ModelSource", "attach_source", "parse_model", "source_of"]
 
@@ -196,8 +199,9 @@ class ModelFile:
             InputError: the graph is malformed, or external data is missing, of another size, or said to lie where a
                 model may not look.
         """
-        self._check()
-        refuse_sparse(self.outline, self.label)
+        import onnx_ir as ir
+
+        self.check()
         proto = self.outline
         if self.has_external_data:
             proto = _copy_of(proto)
@@ -246,6 +250,15 @@ class ModelFile:
             return self._content.read_all()
         restated: bytes = (self.outline if self._content is None else self.proto()).SerializeToString()
         return restated
+
+    def check(self) -> None:
+        """Check the structure, and that the external data is there, without reading it.
+
+        Raises:
+            InputError: as `ir_model`.
+        """
+        self._check()
+        refuse_sparse(self.outline, self.label)
 
     def _check(self) -> None:
         if self._checked:

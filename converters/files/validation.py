@@ -10,25 +10,25 @@ import math
 from collections.abc import Iterable, Iterator
 
 import onnx
-import onnx_ir as ir
 
 from ...errors import InputError
+from .element_types import bits_of
 
 __all__ = ["check_proto"]
 
-_COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
+_COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
 _LARGE, _ABSURD = 1 << 20, 1 << 31
 """Bytes; protobuf holds at most 2 GiB. Also the limit on the elements of a graph input."""
 _ONNX_DOMAINS = ("", "ai.onnx")
-_TYPED_FIELDS = {
-    ir.DataType.FLOAT: "float_data",
-    ir.DataType.COMPLEX64: "float_data",
-    ir.DataType.DOUBLE: "double_data",
-    ir.DataType.COMPLEX128: "double_data",
-    ir.DataType.INT64: "int64_data",
-    ir.DataType.UINT64: "uint64_data",
-    ir.DataType.UINT32: "uint64_data",
-    ir.DataType.STRING: "string_data",
+_TYPED_FIELDS: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float_data",
+    onnx.TensorProto.COMPLEX64: "float_data",
+    onnx.TensorProto.DOUBLE: "double_data",
+    onnx.TensorProto.COMPLEX128: "double_data",
+    onnx.TensorProto.INT64: "int64_data",
+    onnx.TensorProto.UINT64: "uint64_data",
+    onnx.TensorProto.UINT32: "uint64_data",
+    onnx.TensorProto.STRING: "string_data",
 }
 
 
@@ -127,23 +127,23 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return  # `external_data` checks it
     try:
-        dtype = ir.DataType(tensor.data_type)
+        bits = bits_of(tensor.data_type)
     except ValueError:
         raise InputError(f"{label}: unknown data type {tensor.data_type}; export the model again") from None
-    if dtype == ir.DataType.UNDEFINED:
+    if tensor.data_type == onnx.TensorProto.UNDEFINED:
         raise InputError(f"{label}: data type missing; export the model again")
     elements = math.prod(tensor.dims)
     if tensor.HasField("raw_data"):
-        expected, unit = math.ceil(elements * dtype.bitwidth / 8), "bytes"
+        expected, unit = math.ceil(elements * bits / 8), "bytes"
         if _LARGE < expected < _ABSURD:
             return  # looking copies the bytes; `torch_tensor` notices when it reads them anyway
         got = len(tensor.raw_data)
     else:
-        field = _TYPED_FIELDS.get(dtype, "int32_data")
-        expected = elements * 2 if dtype in _COMPLEX else elements
+        field = _TYPED_FIELDS.get(tensor.data_type, "int32_data")
+        expected = elements * 2 if tensor.data_type in _COMPLEX else elements
         got, unit = len(getattr(tensor, field)), "numbers"
-        if dtype.bitwidth < 8:
-            expected = math.ceil(elements * dtype.bitwidth / 8)
+        if 0 < bits < 8:
+            expected = math.ceil(elements * bits / 8)
     if got != expected:
         raise InputError(
             f"{label}: shape {list(tensor.dims)} needs {expected} {unit}, got {got}; the weights were stripped or the "

@@ -20,6 +20,7 @@ from onnx_ir.passes import InvariantError, PassError
 
 from ...errors import InputError
 from ..files.model_file import source_of
+from ..operators.refusals import inlining_refused
 from ..passes.constants.constant_folding import fold_constants
 from ..passes.constants.fixed_constants import fix_constants
 from .values import torch_dtype
@@ -54,11 +55,7 @@ def _inline_functions(model: ir.Model, label: str) -> None:
     try:
         passes.InlinePass()(model)
     except (PassError, InvariantError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise InputError(
-            f"{label}: its functions cannot be inlined ({cause}); re-export the model without "
-            "functions, or inline them with onnx.inliner and onnx.version_converter"
-        ) from error
+        raise inlining_refused(label, error.__cause__ or error) from error
 
 
 def fold_typed_constants(model: ir.Model, label: str) -> None:

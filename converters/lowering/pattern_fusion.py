@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..operators.support import FUSED_DOMAIN
 from .graph_builder import FUSED_KEY
-from .registry import FUSED_DOMAIN
 from .values import dims_of
 
 __all__ = ["fuse_patterns"]

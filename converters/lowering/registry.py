@@ -17,47 +17,32 @@
    - The function receives one node as an `Op` (see `operation.py`) and returns its outputs. Nothing is approximated:
      for what it cannot do exactly, it raises `op.refuse("what is not supported; what to do")`.
 3. Where torch has no exact equivalent, write one in exact/; it may import only torch, as generated code contains it.
-4. Add cases to tests/converters/lowering/test_operators.py, which compares with ONNX Runtime. `rtool ops` lists the
-   operator, and test_onnx_backend.py runs ONNX's own cases for it.
+4. `python -m rtool.converters.lowering.families` writes the operator into operators/rows.py, which `rtool ops` prints.
+5. Add cases to tests/converters/lowering/test_operators.py, which compares with ONNX Runtime;
+   test_onnx_backend.py runs ONNX's own cases for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
-import onnx
-
-from .refusals import why_not
+from ..operators.support import OperatorSupport, supporting_row
 
 if TYPE_CHECKING:
     from .operation import Lowered, Op
 
-__all__ = ["FUSED_DOMAIN", "REGISTRY", "Lowering", "Registry", "lowers"]
-
-FUSED_DOMAIN = "rtool"
-"""Domain of the operators that `pattern_fusion` creates; they have no ONNX schema and never appear in files."""
+__all__ = ["REGISTRY", "Lowering", "Registry", "lowers"]
 
 LowerFunction = Callable[["Op"], "Lowered"]
 
 
-@dataclass(frozen=True)
-class Lowering:
-    """One row of the registry: an operator, the opsets `[since, until)`, and the function that lowers it."""
+@dataclass(frozen=True, kw_only=True)
+class Lowering(OperatorSupport):
+    """One row of the registry: an operator, its opsets, and the function that lowers it."""
 
-    operator: str
-    since: int
-    until: int | None
-    seen: int
-    trainable: bool
     function: LowerFunction
-    domain: str = ""
-
-    def covers(self, opset: int) -> bool:
-        """Whether a model of this opset uses this row."""
-        return self.since <= opset and (self.until is None or opset < self.until)
 
 
 class Registry:
@@ -85,15 +70,7 @@ class Registry:
 
     def find(self, operator: str, opset: int, domain: str = "") -> Lowering | str:
         """The row for an operator in a model of this opset, or the reason why there is none, as text."""
-        rows = self._rows.get((domain, operator))
-        if not rows:
-            return why_not(operator, domain)
-        for row in rows:
-            if row.covers(opset):
-                change = _unread_change(operator, row.seen, opset, domain)
-                return change or row
-        covered = ", ".join(_range_text(row) for row in rows)
-        return f"opset {opset} is outside the opsets covered ({covered}); convert the model with onnx.version_converter"
+        return supporting_row(self._rows.get((domain, operator)), operator, opset, domain)
 
     def rows(self) -> Iterable[Lowering]:
         """Every row, sorted by domain, operator and opset."""
@@ -115,38 +92,7 @@ def lowers(
     """Register the decorated function for `operator` in opsets `[since, until)`; see the module. May be stacked."""
 
     def register(function: LowerFunction) -> LowerFunction:
-        REGISTRY.add(Lowering(operator, since, until, seen, trainable, function, domain))
+        REGISTRY.add(Lowering(operator, since, until, seen, trainable, domain, function=function))
         return function
 
     return register
-
-
-def _range_text(row: Lowering) -> str:
-    return f"{row.since}+" if row.until is None else f"{row.since}-{row.until - 1}"
-
-
-@cache
-def _unread_change(operator: str, seen: int, opset: int, domain: str) -> str | None:
-    """Why the schema at `opset` may mean something else than the schema that was read; None if it does not."""
-    if domain == FUSED_DOMAIN:
-        return None
-    newest = onnx.defs.onnx_opset_version()
-    if domain == "" and opset > newest:
-        return f"opset {opset} is newer than the newest known one ({newest}); re-export with an older opset"
-    try:
-        schema = onnx.defs.get_schema(operator, opset, domain)
-        known = onnx.defs.get_schema(operator, seen, domain)
-    except onnx.defs.SchemaError:
-        return f"opset {opset} has no operator of this name"
-    if schema.since_version <= seen or _signature(schema) == _signature(known):
-        return None
-    return f"version {schema.since_version} changed more than types since {seen}; re-export with an older opset"
-
-
-def _signature(schema: onnx.defs.OpSchema) -> object:
-    attributes = sorted((name, str(a.type), a.required, str(a.default_value)) for name, a in schema.attributes.items())
-    return (
-        attributes,
-        [(value.name, str(value.option)) for value in schema.inputs],
-        [(value.name, str(value.option)) for value in schema.outputs],
-    )

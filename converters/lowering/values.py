@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from ...errors import InputError
-from ..files.large_weights import FileTensor
+from ..files.file_tensor import FileTensor
 from ..records.node_facts import facts_of
 
 __all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor", "without_kernels"]

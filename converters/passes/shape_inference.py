@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ..operators.refusals import shapes_contradict
 
 __all__ = ["infer_node", "infer_shapes", "model_problem", "skeleton"]
 
@@ -32,7 +32,7 @@ def infer_shapes(model: ir.Model, label: str) -> None:
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=False, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise InputError(f"{label}: the shapes contradict each other ({error}); re-export the model") from error
+        raise shapes_contradict(label, error) from error
     infos = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
     for node in model.graph:
         for value in node.outputs:

@@ -28,9 +28,11 @@ from .half_epsilons import nodes_guarding_divisions
 from .half_preparation import prepare_for_half
 from .half_rules import OVERFLOWING, NodeTypes, data_values, is_control_flow, node_types, subgraphs_of
 
-__all__ = ["Float32Node", "HalfModel", "convert_prepared", "refuse_unknown_nodes", "to_half"]
+__all__ = ["Float32Node", "HalfConverter", "HalfModel", "convert_prepared", "refuse_unknown_nodes", "to_half"]
 
 HalfType = Literal["float16", "bfloat16"]
+HalfConverter = Literal["rtool", "onnxconverter-common"]
+"""Who converts: this file, or Microsoft's library (to float16 only)."""
 
 _TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _LARGEST = {"float16": 65504.0, "bfloat16": float(np.finfo(np.float32).max)}

@@ -25,8 +25,9 @@ from ..runtime.half_emulation import emulate_half
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import ALL, OnnxRunner, batches_of, run_in_batches
 from .block_search import named_nodes, return_blocks
-from .half import HalfModel, HalfType, convert_prepared, refuse_unknown_nodes
+from .half import HalfConverter, HalfModel, HalfType, convert_prepared, refuse_unknown_nodes
 from .half_preparation import prepare_for_half
+from .library_half import convert_with_library
 
 __all__ = ["HalfSearch", "search_half"]
 
@@ -61,6 +62,7 @@ def search_half(
     uncounted: Collection[str] = (),
     keep_io_types: bool = True,
     dtype: HalfType = "float16",
+    converter: HalfConverter = "rtool",
     reference: Sequence[NDArray[Any]] | None = None,
 ) -> HalfSearch:
     """Convert `model` so that the cosine between its outputs and those of float32 is at least `min_cosine`.
@@ -74,10 +76,11 @@ def search_half(
             and the limit on float32 nodes does not count them.
         keep_io_types: as in `to_half`.
         dtype: "float16" or "bfloat16".
+        converter: who converts; the library converts to float16 only.
         reference: the outputs to compare with; by default those of `model`.
 
     Raises:
-        InputError: two nodes share a name, or a node in `keep` does not exist.
+        InputError: two nodes share a name, a node in `keep` does not exist, or the library fails.
         GateError: the gate is missed with at most a tenth of the nodes (or `FEW_NODES`) back in float32. Nodes that
             stay by a rule (`half_rules`) do not count, whether `keep` names them or not.
     """
@@ -85,7 +88,7 @@ def search_half(
     refuse_unknown_nodes(keep, model, prepared)
     # The reference is `model`, not `prepared`, so that an error of the preparation is measured too.
     expected = run_in_batches(OnnxRunner(model), inputs, ALL) if reference is None else tuple(reference)
-    search = _Search(prepared, tuple(inputs), keep_io_types, dtype, expected, tuple(uncounted))
+    search = _Search(prepared, tuple(inputs), keep_io_types, dtype, converter, expected, tuple(uncounted))
     best = search.attempt(tuple(keep))
     if best.parity.min_cosine < min_cosine:
         best = search.attempt(tuple(dict.fromkeys((*best.float32_nodes, *search.overflowing()))))
@@ -112,11 +115,12 @@ class _Search:
         inputs: tuple[NDArray[Any], ...],
         keep_io_types: bool,
         dtype: HalfType,
+        converter: HalfConverter,
         expected: tuple[NDArray[Any], ...],
         uncounted: tuple[str, ...],
     ) -> None:
         self.model, self.inputs, self.uncounted = model, inputs, uncounted
-        self.keep_io_types, self.dtype = keep_io_types, dtype
+        self.keep_io_types, self.dtype, self.converter = keep_io_types, dtype, converter
         self.expected = expected
         self.trials = 0
 
@@ -124,7 +128,10 @@ class _Search:
         """Convert all nodes but `float32_nodes`, and measure."""
         self.trials += 1
         keep = (*float32_nodes, *self.uncounted)
-        half = convert_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
+        if self.converter == "rtool":
+            half = convert_prepared(self.model, keep_io_types=self.keep_io_types, keep=keep, dtype=self.dtype)
+        else:
+            half = convert_with_library(self.model, keep_io_types=self.keep_io_types, keep=keep)
         runner = OnnxRunner(emulate_half(half.model, float32_inputs=self.dtype == "bfloat16"))
         arrays = [array.astype(spec.dtype, copy=False) for array, spec in zip(self.inputs, runner.inputs, strict=True)]
         parity = measure_parity(self.expected, run_in_batches(runner, arrays, ALL))

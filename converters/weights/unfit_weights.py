@@ -1,7 +1,6 @@
-"""Refuse weights from which training cannot start: modules in 16-bit floats, and stored integers.
+"""Refuse weights from which training cannot start; see `records.unfit_weights`.
 
-A file in 16 bits is upcast before (`precision.upcast`); a module in 16 bits rounds where its exporter chose. Trained
-weights of full precision would not fit the scales of quantised ones.
+A file in 16 bits is upcast before (`precision.upcast`); a module in 16 bits rounds where its exporter chose.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import onnx
 import torch
 from torch import nn
 
-from ...errors import InputError
+from ..records.unfit_weights import half_weight_refused, quantised_weight_of, quantised_weight_refused
 
 __all__ = ["refuse_half_weights", "refuse_quantised_weights"]
 
@@ -23,7 +22,7 @@ def refuse_half_weights(module: nn.Module, label: str, advice: str) -> None:
     """
     for name, weight in module.named_parameters():
         if weight.dtype in (torch.float16, torch.bfloat16):
-            raise InputError(f"{label}: weight {name!r} is {str(weight.dtype).removeprefix('torch.')}; {advice}")
+            raise half_weight_refused(label, name, str(weight.dtype).removeprefix("torch."), advice)
 
 
 def refuse_quantised_weights(proto: onnx.ModelProto, label: str, advice: str) -> None:
@@ -32,7 +31,6 @@ def refuse_quantised_weights(proto: onnx.ModelProto, label: str, advice: str) ->
     Raises:
         InputError: naming such a weight, with `advice`.
     """
-    stored = {tensor.name for tensor in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
-            raise InputError(f"{label}: is quantised (weight {node.input[0]!r} holds integers); {advice}")
+    weight = quantised_weight_of(proto)
+    if weight is not None:
+        raise quantised_weight_refused(label, weight, advice)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import onnx_ir as ir
+import onnx
 
 __all__ = ["guess_architecture"]
 
@@ -12,15 +12,20 @@ _IRESNET_PRELUS = {9: "iresnet18", 17: "iresnet34", 25: "iresnet50", 50: "iresne
 """Number of PReLUs -> name: one in the stem and one per block."""
 
 
-def guess_architecture(graph: ir.Graph, operators: Mapping[str, int]) -> str | None:
+def guess_architecture(
+    nodes: Sequence[onnx.NodeProto], weights: Mapping[str, onnx.TensorProto], operators: Mapping[str, int]
+) -> str | None:
     """The name of a zoo entry or of a family ("transformer"); None when nothing matches.
 
-    `operators` counts the nodes per operator type.
+    Args:
+        nodes: those of the graph.
+        weights: its stored tensors by name.
+        operators: counts the nodes per operator type.
     """
-    convolutions = [node for node in graph if node.op_type == "Conv"]
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
     if not convolutions:
         return "transformer" if operators.get("Softmax", 0) >= 2 else None
-    widths = [_output_channels(node) for node in convolutions]
+    widths = [_output_channels(node, weights) for node in convolutions]
     prelus, gates = operators.get("PRelu", 0), operators.get("Sigmoid", 0)
     depthwise = sum(_group(node) > 1 for node in convolutions)
     if gates >= 20 and depthwise > 50:
@@ -41,12 +46,10 @@ def _osnet(widest: int) -> str:
     return {0.25: "osnet_x0_25", 0.5: "osnet_x0_5", 0.75: "osnet_x0_75", 1.0: "osnet_x1_0"}.get(width, "osnet")
 
 
-def _output_channels(node: ir.Node) -> int:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    dim = weight.shape[0] if weight is not None and weight.shape is not None and len(weight.shape) else 0
-    return dim if isinstance(dim, int) else 0
+def _output_channels(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> int:
+    weight = weights.get(node.input[1]) if len(node.input) > 1 else None
+    return int(weight.dims[0]) if weight is not None and len(weight.dims) else 0
 
 
-def _group(node: ir.Node) -> int:
-    attribute = node.attributes.get("group")
-    return 1 if attribute is None else attribute.as_int()
+def _group(node: onnx.NodeProto) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)

@@ -160,7 +160,7 @@ def test_an_output_inside_the_source_bundle_is_refused(tmp_path, capsys):
 def test_weights_of_another_architecture_are_refused(tmp_path, capsys):
     torch.save(rtool.converters.build_architecture("osnet_x0_5").state_dict(), tmp_path / "other.pth")
     arguments = ["onnx2torch", str(EXAMPLE), "-o", str(tmp_path / "o.rtool"), "--weights", str(tmp_path / "other.pth")]
-    refuse(arguments, capsys, "other.pth", "give the weights of this graph")
+    refuse(arguments, capsys, "other.pth", "lie behind no layer of the fused one by name")
     restoring = ["--restore-bn", "--calibrate", "synthetic-people:identities=4", "--calibration-images", "16"]
     refuse([*arguments, *restoring], capsys, "other.pth", "does not fit the network", "another shape")
     assert [path.name for path in tmp_path.iterdir()] == ["other.pth"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import nn
 
+from ...operators.support import FUSED_DOMAIN
 from ..operation import Lowered, Op
-from ..registry import FUSED_DOMAIN, lowers
+from ..registry import lowers
 from ..values import Dim
 from .normalisations import layer_normalization
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters.files.large_weights import FileTensor, outline_of
+from rtool.converters.files.file_tensor import FileTensor
+from rtool.converters.files.large_weights import outline_of
 from rtool.converters.files.model_file import ModelFile, source_of
 from rtool.converters.lowering.conversion import onnx_to_torch
 from rtool.converters.records.record import require_record

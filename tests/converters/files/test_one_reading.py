@@ -251,7 +251,9 @@ def test_external_data_that_changes_is_refused_and_nothing_is_written(
         monkeypatch.setattr(ModelFile, "proto", lambda self, **options: (original(self, **options), change())[0])
     there = sorted(entry.name for entry in tmp_path.iterdir())
     if command == "inspect":
-        assert any("weights.bin: changed while reading" in problem for problem in rtool.inspect(path).problems)
+        assert any(
+            "weights.bin: changed while reading" in problem for problem in rtool.inspect(path, verify=True).problems
+        )
     else:
         with pytest.raises(InputError, match=r"weights\.bin: changed while reading"):
             COMMANDS[command](path)

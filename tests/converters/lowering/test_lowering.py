@@ -33,10 +33,10 @@ def test_every_row_covers_the_newest_schema_of_its_opsets():
 
 def test_overlapping_opsets_are_a_programming_error():
     registry = Registry()
-    registry.add(Lowering("Foo", 1, 7, 6, False, lambda op: None))
-    registry.add(Lowering("Foo", 7, None, 7, False, lambda op: None))
+    registry.add(Lowering("Foo", 1, 7, 6, False, function=lambda op: None))
+    registry.add(Lowering("Foo", 7, None, 7, False, function=lambda op: None))
     with pytest.raises(ValueError, match="overlap"):
-        registry.add(Lowering("Foo", 9, None, 9, False, lambda op: None))
+        registry.add(Lowering("Foo", 9, None, 9, False, function=lambda op: None))
 
 
 def test_an_opset_newer_than_known_is_refused():

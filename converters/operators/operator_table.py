@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import onnx
 
 from ...errors import InputError, nearest
-from . import families
-from .registry import FUSED_DOMAIN, REGISTRY, Lowering
+from .rows import ROWS
+from .support import FUSED_DOMAIN, OperatorSupport
 
 __all__ = ["OperatorRow", "OperatorTable", "ops"]
 
@@ -41,9 +41,8 @@ def ops(operator: str | None = None) -> OperatorTable:
         >>> rtool.ops("Conv").operators[0].opsets
         '1-28'
     """
-    families.load()
-    rows: dict[tuple[str, str], list[Lowering]] = {}
-    for row in REGISTRY.rows():
+    rows: dict[tuple[str, str], list[OperatorSupport]] = {}
+    for row in ROWS:
         if row.domain != FUSED_DOMAIN:
             rows.setdefault((row.domain, row.operator), []).append(row)
     chosen = {key: found for key, found in rows.items() if operator in (None, key[1])}
@@ -58,7 +57,7 @@ def ops(operator: str | None = None) -> OperatorTable:
     )
 
 
-def _ranges(rows: list[Lowering]) -> str:
+def _ranges(rows: list[OperatorSupport]) -> str:
     newest = onnx.defs.onnx_opset_version() if not rows[0].domain else None
     spans: list[list[int | None]] = []
     for row in rows:

@@ -22,7 +22,7 @@ def test_counts_of_a_fused_export(exported, tmp_path):
     assert found.operators["Conv"] == 13
     assert found.batchnorms.fused == 5
     assert found.batchnorms.present == 1
-    assert found.precision == "float"
+    assert found.precision == "float32"
     assert found.opsets == {"": 13}
     assert found.problems == ()
 
@@ -65,7 +65,8 @@ def test_batchnorms_that_cannot_be_folded_are_named(tmp_path):
             torch.nn.init.normal_(layer.bias)  # zero padding makes a shifted input unfoldable
     path = tmp_path / "face.onnx"
     torch.onnx.export(module, torch.randn(1, 3, 32, 32), path, dynamo=False, opset_version=13)
-    found = inspect(path)
+    assert inspect(path).batchnorms.unfoldable is None
+    found = inspect(path, verify=True)
     assert found.architecture == "iresnet18"
     assert len(found.batchnorms.unfoldable) > 0
 

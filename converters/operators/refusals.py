@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["why_not"]
+from ...errors import InputError
+
+__all__ = ["inlining_refused", "shapes_contradict", "why_not"]
 
 _RANDOM = "draws random numbers, which differ between runtimes; make them an input of the graph"
 _TEXT = "works on text; run it before the model"
@@ -46,3 +48,16 @@ def why_not(operator: str, domain: str) -> str:
     if domain:
         return f"no lowering for this operator of domain '{domain}'; replace it before exporting"
     return _REASONS.get(operator, "no lowering for this operator; replace it before exporting")
+
+
+def inlining_refused(label: str, cause: BaseException) -> InputError:
+    """The error for functions of a model that cannot be replaced by their bodies."""
+    return InputError(
+        f"{label}: its functions cannot be inlined ({cause}); re-export the model without "
+        "functions, or inline them with onnx.inliner and onnx.version_converter"
+    )
+
+
+def shapes_contradict(label: str, cause: BaseException) -> InputError:
+    """The error for a graph whose shapes onnx cannot bring together."""
+    return InputError(f"{label}: the shapes contradict each other ({cause}); re-export the model")

@@ -1,0 +1,128 @@
+"""Inspect what only torch opens (bundles, run folders, TorchScript, exported programs), and convert to find more.
+
+Nothing is written. A conversion is tried and its result discarded, so that problems, and BatchNorms that cannot be
+folded, are found by trying.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from ...errors import RtoolError
+from ..batchnorm.fold import KeptBatchNorm, fold_batchnorm
+from ..bundles.bundle import load_bundle
+from ..bundles.reference import load_model
+from ..files.model_file import ModelFile
+from ..lowering.conversion import onnx_to_torch
+from ..records.preprocessing import Preprocessing
+from ..records.provenance import chain_of_bundle
+from .graph_inspection import inspect_graph
+from .inspection import BatchNorms, Inspection
+
+__all__ = ["inspect_bundle", "inspect_module", "try_conversion"]
+
+
+def inspect_bundle(path: Path) -> Inspection:
+    """Inspect a bundle: its graph as `inspect_graph` does, its numbers of weights from the module.
+
+    Raises:
+        InputError: not a bundle, or its files do not fit together.
+    """
+    bundle = load_bundle(path)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    chain = chain_of_bundle(bundle.metadata)
+    if bundle.record is None:
+        return replace(_of_module(bundle.module, path.name, "bundle", size, bundle.preprocessing), chain=chain)
+    found = inspect_graph(bundle.source(), "bundle", size, name=path.name)
+    return replace(
+        found,
+        sha256=bundle.record.sha256,
+        parameters=_trainable(bundle.module),
+        buffers=_fixed(bundle.module),
+        batchnorms=_restored(found.batchnorms, len(bundle.record.restored)),
+        chain=chain,
+        preprocessing=bundle.preprocessing,
+        preprocessing_origin="stored in the bundle" if bundle.preprocessing else None,
+    )
+
+
+def inspect_module(reference: str) -> Inspection:
+    """Inspect any other model reference, opened as a module.
+
+    Raises:
+        InputError: the reference names nothing that can be opened.
+    """
+    model = load_model(reference)
+    size = model.path.stat().st_size if model.path is not None and model.path.is_file() else 0
+    found = _of_module(model.module, model.name, model.kind, size, model.preprocessing)
+    if model.kind != "zoo" and model.preprocessing is not None:
+        found = replace(found, preprocessing_origin="stated in the file")
+    if model.kind == "exported":
+        calls = Counter(
+            str(node.target).removeprefix("aten.").partition(".")[0]
+            for node in getattr(model.module, "graph").nodes  # noqa: B009
+            if node.op == "call_function" and str(node.target).startswith("aten.")
+        )
+        found = replace(found, operators=dict(calls.most_common()))
+    return replace(found, inputs=model.inputs, batch=model.batch or "dynamic", chain=model.chain)
+
+
+def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing: Preprocessing | None) -> Inspection:
+    leaves = (layer for layer in module.modules() if not list(layer.children()))
+    layers = Counter(str(getattr(layer, "original_name", type(layer).__name__)) for layer in leaves)
+    present = sum(count for layer, count in layers.items() if "BatchNorm" in layer)
+    return Inspection(
+        name=name,
+        kind=kind,
+        size_bytes=size,
+        sha256=None,
+        producer="torch",
+        ir_version=None,
+        opsets={},
+        inputs=(),
+        outputs=(),
+        batch="dynamic",
+        fixed_batch_places=(),
+        operators=dict(layers.most_common()),
+        parameters=_trainable(module),
+        buffers=_fixed(module),
+        macs=None,
+        activations=None,
+        precision="/".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "no weights",
+        batchnorms=BatchNorms(None, present),
+        preprocessing=preprocessing,
+        preprocessing_origin="of the architecture" if preprocessing else None,
+        architecture=None,
+        problems=(),
+        chain=(),
+    )
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _fixed(module: nn.Module) -> int:
+    """The number of floats in buffers; counters are not part of the function."""
+    return sum(buffer.numel() for buffer in module.buffers() if buffer.is_floating_point())
+
+
+def _restored(found: BatchNorms | None, number: int) -> BatchNorms | None:
+    return (
+        None
+        if found is None
+        else replace(found, restored=number, fused=None if found.fused is None else max(found.fused - number, 0))
+    )
+
+
+def try_conversion(file: ModelFile) -> tuple[tuple[str, ...], tuple[KeptBatchNorm, ...]]:
+    """Problems that prevent the conversion; if there are none, the BatchNorms that cannot be folded."""
+    try:
+        module = onnx_to_torch(file)
+    except RtoolError as error:
+        return (str(error),), ()
+    return (), fold_batchnorm(module).kept

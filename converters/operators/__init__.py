@@ -1,0 +1,1 @@
+"""Room: which ONNX operators convert, as plain data; nothing here loads torch."""
