@@ -81,7 +81,7 @@ class StepLog:
         detail: str = "",
     ) -> Parity:
         """`check` the outputs of `model` in ONNX Runtime."""
-        runner = OnnxRunner(model, name=name)
+        runner = OnnxRunner(model, name=name, exact=True)
         outputs = run_in_batches(runner, _typed(runner, self.inputs), _BATCH)
         return self.check(name, outputs, max_rel=max_rel, min_cosine=min_cosine, detail=detail)
 
@@ -93,7 +93,7 @@ class StepLog:
         Raises:
             GateError: it misses at one of them.
         """
-        runner = OnnxRunner(model, name=name)
+        runner = OnnxRunner(model, name=name, exact=True)
         count = max((len(array) for array in self.inputs if array.ndim), default=0)
         for size in sizes:
             got = runner.run(*(rows_of(array, size, count) for array in self.inputs))
