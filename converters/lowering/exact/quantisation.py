@@ -185,7 +185,7 @@ def cast_to_power_of_two(x: Tensor, round_mode: str, saturate: bool) -> Tensor:
 
 def cast_to_narrow_integer(x: Tensor, bits: int, signed: bool) -> Tensor:
     """The low `bits` bits of each integer, or of each float without its fraction, held in int8 or uint8."""
-    low = x.to(torch.int64) & (2**bits - 1)
+    low = torch.bitwise_and(x.to(torch.int64), 2**bits - 1)
     if signed:
         low = low - ((low >> (bits - 1)) << bits)
     return low.to(torch.int8 if signed else torch.uint8)
