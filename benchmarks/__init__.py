@@ -10,6 +10,7 @@ _PUBLIC = {
     "doctor": ".machine",
     "latency": ".timing",
     "parity": ".compare",
+    "rounding_errors": ".operators.rounding",
     "serving": ".load",
 }
 

@@ -119,12 +119,17 @@ def onnx2torch_command(
     output.emit(result, _conversion_rows(result), artefact=result.output, tables=weight_tables(result.weights))
 
 
-@click.command("ops", epilog=examples("rtool ops", "rtool ops Resize", "rtool ops --json"))
+@click.command("ops", epilog=examples("rtool ops", "rtool ops Resize", "rtool ops --ulp", "rtool ops --json"))
 @click.argument("operator", required=False)
+@click.option("--ulp", is_flag=True, help="Measure rounding errors against float64 instead; about 20 seconds.")
 @output_options
-def ops_command(output: Output, operator: str | None) -> None:
+def ops_command(output: Output, operator: str | None, ulp: bool) -> None:
     """List the ONNX operators that can be converted, or one OPERATOR."""
     from rich.table import Table
+
+    if ulp:
+        _emit_rounding(output, operator)
+        return
 
     from ..converters import ops
 
@@ -133,6 +138,25 @@ def ops_command(output: Output, operator: str | None) -> None:
     for row in result.operators:
         table.add_row(row.operator, row.domain, row.opsets, "yes" if row.trainable else "")
     output.emit(result, tables=[table])
+
+
+def _emit_rounding(output: Output, operator: str | None) -> None:
+    """Measured errors beside WebNN's budgets, then why an operator is over its budget."""
+    from rich.table import Table
+
+    from ..benchmarks import rounding_errors
+
+    result = rounding_errors(operator)
+    table = Table("operator", "examples", "error, ULP", "absolute", "WebNN's budget", "within", box=None)
+    for row in result.operators:
+        budget = "-" if row.budget_ulp is None else f"{row.budget_ulp:g} ULP"
+        if row.budget_absolute is not None:
+            budget = f"{row.budget_absolute:.2g} absolute"
+        within = "" if row.within is None else "yes" if row.within else "no"
+        table.add_row(row.operator, str(row.examples), f"{row.ulp:.3g}", f"{row.absolute:.2g}", budget, within)
+    rows = [("within budget", f"{result.within} of {result.budgeted}")]
+    rows += [(row.operator, row.reason) for row in result.operators if row.within is False]
+    output.emit(result, rows, tables=[table])
 
 
 def read_preprocessing(text: str | None) -> Preprocessing | None:

@@ -171,9 +171,15 @@ def restoring_gains() -> tuple[str, ...]:
 
 
 def conformance() -> tuple[str, ...]:
-    table = (RESULTS / "2026-11-22-onnx-conformance.md").read_text(encoding="utf-8")
+    table = (RESULTS / "2026-11-29-onnx-conformance.md").read_text(encoding="utf-8")
     cases, passed, refused, wrong, _ = re.search(r"^\| node \| (.+) \|$", table, re.MULTILINE)[1].split(" | ")
     return f"{cases} node cases", f"{passed} convert", f"{refused} are refused", f"{wrong} are wrong"
+
+
+def rounding() -> tuple[str, ...]:
+    table = stored("2026-11-29-operator-rounding.json")
+    judged = [row["within"] for row in table["operators"] if row["within"] is not None]
+    return f"{len(judged)} operators", f"{sum(judged)} keep"
 
 
 def conversion_time() -> tuple[str, ...]:
@@ -203,6 +209,7 @@ def int8_of_the_demo() -> tuple[str, ...]:
     [
         ("- Restoring BatchNorm is worth", restoring_gains),
         ("- Of ONNX's", conformance),
+        ("- Of the 86", rounding),
         ("- iresnet100 of", conversion_time),
         ("- int8: iresnet50", int8_of_iresnet50),
         ("- int8 of the demo's model", int8_of_the_demo),
@@ -218,7 +225,7 @@ def test_a_figure_is_the_stored_one(beginning: str, figures):
 
 def test_no_figure_stands_outside_the_list_that_is_compared():
     listed = README.split("## Figures\n", 1)[1].split("| command |", 1)[0]
-    assert listed.count("\n- ") == 7
+    assert listed.count("\n- ") == 8
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

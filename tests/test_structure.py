@@ -60,6 +60,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (
         ("places", "machine", "references"),
         ("compare", "load", "timing"),
+        ("operators",),
         ("conversion", "export", "robustness", "serving_drills", "training", "whole_flow"),
     ),
 }

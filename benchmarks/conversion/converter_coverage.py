@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .onnx_cases import Case, cases_on_disk, folder_cases, node_cases, with_initializers
+from ..operators.onnx_cases import Case, cases_on_disk, folder_cases, node_cases, with_initializers
 from .onnx_conformance import Status
 from .peers import Worker, judge, make_environment, peer_models
 

@@ -35,8 +35,8 @@ from ...converters.lowering.conversion import onnx_to_torch
 from ...converters.lowering.values import torch_tensor
 from ...converters.records.record import require_record
 from ...errors import RtoolError
+from ..operators.onnx_cases import Case, cases_on_disk, folder_cases, node_cases, with_initializers
 from ..places import RESULTS
-from .onnx_cases import Case, cases_on_disk, folder_cases, node_cases, with_initializers
 from .onnx_revisions import revision_cases
 
 __all__ = ["Outcome", "Status", "compare_outputs", "main", "run_case", "run_suite"]

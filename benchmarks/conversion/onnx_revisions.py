@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import onnx
 
-from .onnx_cases import Case
+from ..operators.onnx_cases import Case
 
 __all__ = ["DEPARTURES", "revision_cases"]
 

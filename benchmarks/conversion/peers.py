@@ -25,8 +25,8 @@ import onnx_ir as ir
 import torch
 
 from ...errors import InputError
+from ..operators.onnx_cases import Case
 from ..places import PACKAGE
-from .onnx_cases import Case
 from .onnx_conformance import Status, compare_outputs
 
 __all__ = ["PACKAGES", "TOOLS", "Worker", "judge", "make_environment", "peer_models", "peer_versions", "read_outputs"]

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ..lowering.values import is_widened, onnx_dtype
 from ..passes.interface_names import with_interface_names
+from ..records.record import record_of
 from ..runtime.eval_mode import in_eval_mode
 
 __all__ = ["IR_VERSION", "OPSET", "torch_to_onnx"]
@@ -49,8 +51,9 @@ def torch_to_onnx(
         output_names: one per output.
 
     Raises:
-        InputError: torch.export cannot trace the module.
+        InputError: torch.export cannot trace the module, or an input or output is of a type torch does not have.
     """
+    _refuse_widened(module)
     tensors = (example,) if isinstance(example, Tensor) else tuple(example)
     shapes = None
     if dynamic_batch:
@@ -78,6 +81,17 @@ def torch_to_onnx(
     model = with_interface_names(program.model_proto, input_names, output_names)
     model.ir_version = min(model.ir_version, ir_version)
     return model
+
+
+def _refuse_widened(module: nn.Module) -> None:
+    record = record_of(module)
+    specs = () if record is None else (*record.inputs, *record.outputs)
+    for spec in specs:
+        if is_widened(onnx_dtype(spec.dtype)):
+            raise InputError(
+                f"{spec.name!r} is {spec.dtype}, which torch holds in a wider type, so a new graph would change it; "
+                "write the weights into the source graph instead (`rtool.converters.write_back`)"
+            )
 
 
 def _at_batch(tensor: Tensor, batch: int) -> Tensor:

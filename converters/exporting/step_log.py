@@ -107,7 +107,7 @@ class StepLog:
         detail: str = "",
     ) -> Parity:
         """`check` the outputs of `model` in ONNX Runtime; in onnx.reference, where that refuses a valid file."""
-        runner = open_onnx(model, name=name)
+        runner = open_onnx(model, name=name, exact=True)
         inputs = typed(runner, self.inputs)
         outputs = run_in_batches(runner, inputs, _BATCH)
         if isinstance(runner, ReferenceRunner):
@@ -123,7 +123,7 @@ class StepLog:
         Raises:
             GateError: it misses at one of them.
         """
-        runner = open_onnx(model, name=name)
+        runner = open_onnx(model, name=name, exact=True)
         count = max((len(array) for array in self.inputs if array.ndim), default=0)
         for size in sizes:
             got = runner.run(*(rows_of(array, size, count) for array in self.inputs))

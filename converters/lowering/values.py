@@ -14,13 +14,27 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from onnx_ir.tensor_adapters import TorchTensor
 from torch import fx
 
 from ...errors import InputError
 from ..files.file_tensor import FileTensor
 from ..records.node_facts import facts_of
 
-__all__ = ["Dim", "Integers", "dims_of", "symbol_of", "torch_dtype", "torch_tensor", "without_kernels"]
+__all__ = [
+    "NARROW_FLOATS",
+    "NARROW_INTEGERS",
+    "Dim",
+    "Integers",
+    "dims_of",
+    "is_widened",
+    "onnx_dtype",
+    "stored_tensor",
+    "symbol_of",
+    "torch_dtype",
+    "torch_tensor",
+    "without_kernels",
+]
 
 Dim = int | str | None
 """A dimension: a number, a symbol (equal symbols mean equal sizes), or None when unknown."""
@@ -81,6 +95,26 @@ _TORCH_DTYPES = {
     ir.DataType.FLOAT8E5M2: torch.float8_e5m2,
     ir.DataType.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
 }
+NARROW_FLOATS = {
+    ir.DataType.FLOAT4E2M1: (1, 0, 6.0),
+    ir.DataType.FLOAT6E2M3: (3, 0, 7.5),
+    ir.DataType.FLOAT6E3M2: (2, -2, 28.0),
+}
+"""Bits of the mantissa, exponent of the smallest normal number, largest number."""
+NARROW_INTEGERS = {
+    ir.DataType.INT2: (2, True),
+    ir.DataType.UINT2: (2, False),
+    ir.DataType.INT4: (4, True),
+    ir.DataType.UINT4: (4, False),
+}
+"""Bits, and whether it is signed."""
+_HELD_IN = {
+    **{dtype: torch.int8 if signed else torch.uint8 for dtype, (_, signed) in NARROW_INTEGERS.items()},
+    **dict.fromkeys(NARROW_FLOATS, torch.float32),
+    ir.DataType.FLOAT8E8M0: torch.float32,
+}
+"""ONNX dtypes that torch has no kernels for, and the smallest torch dtype with kernels that has all their values."""
+_BY_NUMPY_NAME = {dtype.numpy().name: dtype for dtype in (*_TORCH_DTYPES, *_HELD_IN)}
 _BIT_VIEWS = {
     ir.DataType.BFLOAT16: np.int16,
     ir.DataType.FLOAT8E4M3FN: np.uint8,
@@ -91,12 +125,43 @@ _BIT_VIEWS = {
 
 
 def torch_dtype(dtype: ir.DataType | None) -> torch.dtype | None:
-    """The torch dtype of an ONNX dtype; None where torch has none (strings, 4-bit integers)."""
-    return None if dtype is None else _TORCH_DTYPES.get(dtype)
+    """The torch dtype that holds the values of an ONNX dtype: its own, or for `is_widened` a wider one; None where
+    there is none (strings).
+    """
+    return None if dtype is None else _TORCH_DTYPES.get(dtype) or _HELD_IN.get(dtype)
+
+
+def is_widened(dtype: ir.DataType | None) -> bool:
+    """Whether torch holds this dtype in a wider one: integers of 2 and 4 bits, floats of 4 and 6 bits, E8M0."""
+    return dtype in _HELD_IN
+
+
+def onnx_dtype(name: str) -> ir.DataType | None:
+    """The ONNX dtype of a NumPy dtype by name, such as `TensorSpec` has it; None for a name that no dtype has."""
+    return _BY_NUMPY_NAME.get(name)
+
+
+def stored_tensor(tensor: torch.Tensor, dtype: ir.DataType, name: str) -> ir.TensorProtocol:
+    """A tensor as ONNX stores it, bit for bit; the inverse of `torch_tensor`.
+
+    Raises:
+        InputError: it holds values that `dtype` does not have, or is of another dtype.
+    """
+    if not is_widened(dtype) or tensor.dtype != _HELD_IN[dtype]:
+        converted = TorchTensor(tensor.contiguous(), name=name)
+        if converted.dtype != dtype:
+            raise InputError(f"weight '{name}': expected {dtype.name}, got {converted.dtype.name}")
+        return converted
+    wide = tensor.contiguous().numpy()
+    with np.errstate(all="ignore"):
+        narrow = wide.astype(dtype.numpy())
+    if not np.array_equal(narrow.astype(wide.dtype), wide, equal_nan=wide.dtype.kind == "f"):
+        raise InputError(f"weight '{name}': holds values that {dtype.name} does not have; round them first")
+    return ir.Tensor(narrow, dtype=dtype, name=name)
 
 
 def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
-    """A bitwise copy of a constant as a torch tensor with its own memory.
+    """A copy of a constant as a torch tensor with its own memory: bit for bit, or value by value where it is widened.
 
     Raises:
         TypeError: torch has no such dtype.
@@ -119,7 +184,9 @@ def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
     bits = _BIT_VIEWS.get(tensor.dtype)
     shape = tensor.shape.numpy()
     result = torch.empty(shape, dtype=dtype)
-    if math.prod(shape):
+    if math.prod(shape) and is_widened(tensor.dtype):
+        np.copyto(result.numpy(), array.astype(result.numpy().dtype))
+    elif math.prod(shape):
         source = np.ascontiguousarray(array)
         target = result if bits is None else result.view(torch.int16 if bits is np.int16 else torch.uint8)
         np.copyto(target.numpy(), source if bits is None else source.view(bits))

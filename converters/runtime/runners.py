@@ -114,8 +114,8 @@ class OnnxRunner:
                 f"{self.name}: ONNX Runtime cannot use {device} here; its CUDA provider needs a GPU, onnxruntime-gpu, "
                 "and the CUDA and cuDNN that it was built for"
             )
-        self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
-        self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
+        self.inputs = tuple(_spec(value, self.name) for value in self.session.get_inputs())
+        self.outputs = tuple(_spec(value, self.name) for value in self.session.get_outputs())
         self.batch = _fixed_batch(self.inputs)
 
     @cached_property
@@ -309,7 +309,12 @@ def _needs_bfloat16(file: ModelFile) -> bool:
     return any(name in made for node in graph.node if node.op_type != "Cast" for name in node.input)
 
 
-def _spec(value: Any) -> TensorSpec:
+def _spec(value: Any, name: str) -> TensorSpec:
+    if value.type.startswith("tensor(") and value.type not in _ORT_TYPES:
+        raise InputError(
+            f"{name}: '{value.name}' is {value.type}, which ONNX Runtime cannot exchange with NumPy; Cast it inside "
+            "the graph, or convert from Python with rtool.converters.onnx_to_torch, which compares nothing"
+        )
     return TensorSpec(value.name, _ORT_TYPES.get(value.type, value.type), tuple(value.shape))
 
 

@@ -29,6 +29,7 @@ from ..batchnorm.fold import fold_batchnorm
 from ..files.atomic_file import check_file_output, serialised, write_atomically
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
+from ..lowering.values import stored_tensor
 from ..records.record import ConversionRecord, ParameterSource, require_record
 from .module_edits import difference_from_conversion
 from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
@@ -164,9 +165,7 @@ def _source_bytes(tensor: torch.Tensor, source: ParameterSource, target: onnx.Te
         )
     weight = inverse_transform(tensor, source, dims)
     dtype = ir.DataType(target.data_type)
-    converted = TorchTensor(weight.contiguous())
-    if converted.dtype != dtype:
-        raise InputError(f"weight '{source.value}': expected {dtype.name}, got {converted.dtype.name}")
+    converted = stored_tensor(weight, dtype, source.value)
     if tuple(weight.shape) != dims:
         raise InputError(f"weight '{source.value}': expected shape {list(dims)}, got {list(weight.shape)}")
     return converted.tobytes()

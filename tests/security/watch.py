@@ -31,9 +31,9 @@ from rtool.cli.main import run
 from rtool.converters.batchnorm.calibration import Calibration
 from rtool.converters.batchnorm.calibration_state import load_state
 from rtool.converters.bundles.bundle import load_bundle
-from rtool.converters.inspection.inspecting import inspect
 from rtool.converters.bundles.reference import load_model
 from rtool.converters.files.array_files import read_arrays
+from rtool.converters.inspection.inspecting import inspect
 from rtool.converters.lowering.conversion import onnx_to_torch
 from rtool.errors import RtoolError
 from rtool.finetune.config.files import load_config

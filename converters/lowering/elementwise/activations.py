@@ -63,8 +63,9 @@ def elu(op: Op) -> Lowered:
 def hard_sigmoid(op: Op) -> Lowered:
     """`clamp(alpha * x + beta, 0, 1)`; torch's function fixes alpha to 1/6."""
     alpha, beta = op.attr_float("alpha", 0.2), op.attr_float("beta", 0.5)
-    scaled = op.call(torch.mul, op.x(0), alpha)
-    return op.call(torch.clamp, op.call(torch.add, scaled, beta), 0.0, 1.0)
+    # One fused step: where beta cancels the product, the rounding of the product would be all that is left.
+    line = op.call(torch.add, op.method("new_full", op.x(0), (), beta), op.x(0), alpha=alpha)
+    return op.call(torch.clamp, line, 0.0, 1.0)
 
 
 @lowers("HardSwish", since=14, seen=22)

@@ -24,7 +24,7 @@ from ..exact.unsigned import (
 )
 from ..operation import Lowered, Op
 from ..registry import lowers
-from ..values import Integers, without_kernels
+from ..values import Integers, torch_dtype, without_kernels
 
 __all__: list[str] = []
 
@@ -109,7 +109,10 @@ def div(op: Op) -> Lowered:
 def pow_(op: Op) -> Lowered:
     """Power; the result has the dtype of the base."""
     if not op.is_float(0) or op.dtype(0) != op.dtype(1):
-        result = op.call(torch.pow, op.x(0), op.x(1))
+        exponent = op.x(1)
+        if op.is_float(0) and without_kernels(op.dtype(1)):  # torch's gradient would compute with it
+            exponent = op.method("to", exponent, torch_dtype(op.dtype(0)))
+        result = op.call(torch.pow, op.x(0), exponent)
         return op.call(torch.Tensor.type_as, result, op.x(0))
     return op.call(operator.pow, op.operand(0), op.operand(1))
 

@@ -11,7 +11,7 @@ import torch
 from ..exact.unsigned import unsigned_greater_equal, unsigned_invert, unsigned_shift_left, unsigned_shift_right
 from ..operation import Lowered, Op
 from ..registry import lowers
-from ..values import torch_dtype, without_kernels
+from ..values import is_widened, torch_dtype, without_kernels
 
 __all__: list[str] = []
 
@@ -74,6 +74,10 @@ def bit_cast(op: Op) -> Lowered:
     dtype = torch_dtype(target)
     if dtype is None:
         raise op.refuse(f"torch has no element type for {target.name}")
+    if is_widened(target) or is_widened(op.dtype(0)):
+        raise op.refuse(f"torch holds {target.name} or {op.dtype(0).name} in a wider dtype of other bits; use Cast")
+    if target.bitwidth != op.dtype(0).bitwidth:
+        raise op.refuse(f"{op.dtype(0).name} and {target.name} differ in size; the file is damaged, re-export it")
     # Not `x.view(dtype)`, which torch.jit.trace cannot record (an internal assertion in torch 2.13).
     return op.call(torch.view_copy, op.x(0), dtype=dtype)
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..exact.quantisation import cast_to_float8
+from ..exact.quantisation import (
+    cast_to_float8,
+    cast_to_narrow_float,
+    cast_to_narrow_integer,
+    cast_to_power_of_two,
+)
 from ..operation import Lowered, Op
 from ..registry import lowers
-from ..values import torch_dtype
+from ..values import NARROW_FLOATS, NARROW_INTEGERS, torch_dtype
 
 __all__: list[str] = []
 
@@ -39,6 +44,15 @@ def _converted(op: Op, target: ir.DataType) -> Lowered:
     dtype = torch_dtype(target)
     if dtype is None:
         raise op.refuse(f"torch has no element type for {target.name}")
-    if target in _FLOAT8 and op.dtype(0) not in _FLOAT8:
-        return op.call(cast_to_float8, op.x(0), dtype, bool(op.attr_int("saturate", 1)))
+    if op.dtype(0) == target:
+        return op.x(0)
+    if target in NARROW_INTEGERS:
+        return op.call(cast_to_narrow_integer, op.x(0), *NARROW_INTEGERS[target])
+    if target in NARROW_FLOATS:
+        return op.call(cast_to_narrow_float, op.x(0), *NARROW_FLOATS[target])
+    saturate = bool(op.attr_int("saturate", 1))
+    if target == ir.DataType.FLOAT8E8M0:
+        return op.call(cast_to_power_of_two, op.x(0), op.attr_string("round_mode", "up"), saturate)
+    if target in _FLOAT8:
+        return op.call(cast_to_float8, op.x(0), dtype, saturate)
     return op.method("to", op.x(0), dtype)

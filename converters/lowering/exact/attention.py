@@ -116,8 +116,10 @@ def attention(
     capped = softcap * torch.tanh(scores / softcap) if softcap > 0 else scores
     bias = _bias(query, key.size(2), mask, lengths, past, causal, left, right)
     biased = capped + bias
-    weights = torch.softmax(biased if precision is None else biased.to(precision), -1)
     nothing = torch.isneginf(bias.amax(-1, keepdim=True))
+    # Before the softmax too: the gradient of a row of minus infinities is NaN, even where nothing reads the row.
+    some = biased.masked_fill(nothing, 0.0)
+    weights = torch.softmax(some if precision is None else some.to(precision), -1)
     weights = torch.where(nothing, 0.0, weights).to(query.dtype)
     return torch.matmul(weights, value), (scores, capped, biased, weights)[shown]
 
@@ -150,17 +152,18 @@ def linear_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention with a recurrent state instead of keys: a gate when `decay`, the delta rule when `beta` is given.
 
-    `query`, `key`, `value` are [B, T, heads * size]; the state is [B, G, D, E], computed in float32.
+    `query`, `key`, `value` are [B, T, heads * size]; the state is [B, G, D, E], computed in float32 at least.
     """
+    precision = torch.promote_types(query.dtype, torch.float32)
     queries, keys, values = (
-        split_heads(x, count).float() for x, count in ((query, heads), (key, key_heads), (value, key_heads))
+        split_heads(x, count).to(precision) for x, count in ((query, heads), (key, key_heads), (value, key_heads))
     )
     scale = scale if scale else 1 / math.sqrt(queries.size(-1))
     dtype = query.dtype if state is None else state.dtype
     shape = (keys.size(0), key_heads, keys.size(-1), values.size(-1))
-    memory = torch.zeros(shape, device=query.device) if state is None else state.float()
-    gates = None if decay is None else split_heads(decay, key_heads).float().exp()
-    rates = None if beta is None else split_heads(beta, beta.size(-1)).float()
+    memory = torch.zeros(shape, dtype=precision, device=query.device) if state is None else state.to(precision)
+    gates = None if decay is None else split_heads(decay, key_heads).to(precision).exp()
+    rates = None if beta is None else split_heads(beta, beta.size(-1)).to(precision)
     outputs = []
     for step in range(queries.size(2)):
         if gates is not None:

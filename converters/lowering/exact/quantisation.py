@@ -1,5 +1,8 @@
 """Linear quantisation: per tensor, per axis and per block (the last block may be short), integer products,
-and casts to 8-bit floats that saturate or overflow as ONNX defines it (torch's casts differ per dtype).
+and casts to floats and integers of 8 bits and fewer, rounded, saturated or wrapped as ONNX defines it.
+
+Types that torch does not have are held in wider ones: 2- and 4-bit integers in int8 and uint8, floats of 4 and 6 bits
+and powers of two (E8M0) in float32. Their values are always some that the narrow type has.
 
 Imports only torch: its source is copied into generated model files.
 """
@@ -14,6 +17,9 @@ from torch import Tensor
 
 __all__ = [
     "cast_to_float8",
+    "cast_to_narrow_float",
+    "cast_to_narrow_integer",
+    "cast_to_power_of_two",
     "dequantize",
     "dynamic_quantize",
     "integer_convolution",
@@ -43,13 +49,13 @@ def quantize(
     block: int,
     precision: torch.dtype,
     dtype: torch.dtype,
+    limits: Sequence[int],
 ) -> Tensor:
-    """`saturate(round(x / scale) + zero_point)`, rounding halves to even, as integers of `dtype`."""
+    """`round(x / scale) + zero_point`, halves rounded to even, kept within `limits`, as integers of `dtype`."""
     levels = torch.round(x.to(precision) / spread(scale, x, axis, block).to(precision)).to(torch.float64)
     if zero_point is not None:
         levels = levels + spread(zero_point, x, axis, block).to(torch.float64)
-    limits = torch.iinfo(dtype)
-    return levels.clamp(limits.min, limits.max).to(dtype)
+    return levels.clamp(limits[0], limits[1]).to(dtype)
 
 
 def dequantize(
@@ -120,12 +126,66 @@ def requantize(
     return levels.clamp(limits.min, limits.max).to(y_zero.dtype)
 
 
+_MANTISSA_AND_LOWEST = {
+    torch.float8_e4m3fn: (3, -6),
+    torch.float8_e4m3fnuz: (3, -7),
+    torch.float8_e5m2: (2, -14),
+    torch.float8_e5m2fnuz: (2, -15),
+}
+"""Bits of the mantissa, and exponent of the smallest normal number."""
+
+
+def _rounded(x: Tensor, mantissa: int, lowest: int) -> Tensor:
+    """The nearest float64 with so many bits of mantissa, halves to even, subnormal below `2 ** lowest`."""
+    x = x.to(torch.float64)
+    exponent = torch.frexp(x).exponent - 1
+    step = torch.exp2((exponent.clamp(min=lowest) - mantissa).to(torch.float64))
+    return torch.where(torch.isfinite(x), torch.round(x / step) * step, x)
+
+
 def cast_to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
     """Round `x` to `dtype`. Too large values become the largest number if `saturate`, else infinity or NaN."""
     largest = torch.finfo(dtype).max
+    # Not by torch's cast alone: from float64 it rounds twice, and what it makes of too large values differs per dtype.
+    mantissa, lowest = _MANTISSA_AND_LOWEST[dtype]
+    nearest = _rounded(x, mantissa, lowest)
     if saturate:
-        return torch.clamp(x.float(), -largest, largest).to(dtype)
-    if dtype == torch.float8_e4m3fn:
-        # torch saturates; 464 is halfway to where the next number would be.
-        x = torch.where(x.abs() > 464.0, torch.nan, x.float())
-    return x.to(dtype)
+        return nearest.clamp(-largest, largest).to(dtype)
+    overflow = torch.inf if dtype == torch.float8_e5m2 else torch.nan
+    return torch.where(
+        nearest.abs() > largest, torch.copysign(torch.full_like(nearest, overflow), nearest), nearest
+    ).to(dtype)
+
+
+def cast_to_narrow_float(x: Tensor, mantissa: int, lowest: int, largest: float) -> Tensor:
+    """Round `x` to a float of 4 or 6 bits, held in float32. These have no infinity and no NaN: too large values become
+    the largest number, and NaN zero.
+    """
+    return torch.nan_to_num(_rounded(x, mantissa, lowest).clamp(-largest, largest)).to(torch.float32)
+
+
+def cast_to_power_of_two(x: Tensor, round_mode: str, saturate: bool) -> Tensor:
+    """Round the magnitude of `x` to E8M0, `2 ** -127` to `2 ** 127` or NaN, held in float32.
+
+    `round_mode` is "up", "down", or "nearest" with ties up. Values out of range become the nearest number if
+    `saturate`, else NaN.
+    """
+    x = x.to(torch.float64).abs()
+    fraction, exponent = torch.frexp(x)
+    exponent = exponent - 1
+    if round_mode == "up":
+        exponent = exponent + (fraction > 0.5)
+    elif round_mode == "nearest":
+        exponent = exponent + (fraction >= 0.75)
+    exponent = torch.where(x == 0, -128, torch.where(torch.isinf(x), 128, exponent))
+    known = ~torch.isnan(x) if saturate else ~torch.isnan(x) & (exponent >= -127) & (exponent <= 127)
+    power = torch.exp2(exponent.clamp(-127, 127).to(torch.float64))
+    return torch.where(known, power, torch.nan).to(torch.float32)
+
+
+def cast_to_narrow_integer(x: Tensor, bits: int, signed: bool) -> Tensor:
+    """The low `bits` bits of each integer, or of each float without its fraction, held in int8 or uint8."""
+    low = torch.bitwise_and(x.to(torch.int64), 2**bits - 1)
+    if signed:
+        low = low - ((low >> (bits - 1)) << bits)
+    return low.to(torch.int8 if signed else torch.uint8)

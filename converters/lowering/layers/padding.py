@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx_ir as ir
 import torch.nn.functional as F
 from torch import fx
 
@@ -31,6 +32,8 @@ def pad(op: Op) -> Lowered:
     if op.has(2):
         array = op.constant(2)
         value = op.method("item", op.x(2)) if array is None else array.reshape(-1)[0].item()
+    elif op.dtype(0) == ir.DataType.FLOAT8E8M0 and _mode(op) == "constant":
+        raise op.refuse("FLOAT8E8M0 has no zero to pad with; give constant_value")
     if op.has(3) and axes is None:
         return op.call(pad_axes, op.x(0), op.integers(3), op.integers(1), _mode(op), value)
     chosen = list(range(rank)) if axes is None else [int(axis) % rank for axis in axes.reshape(-1)]

@@ -11,6 +11,7 @@ from torch import fx
 
 from ..exact.quantisation import (
     cast_to_float8,
+    cast_to_narrow_float,
     dequantize,
     dynamic_quantize,
     integer_convolution,
@@ -21,7 +22,7 @@ from ..exact.quantisation import (
 )
 from ..operation import Lowered, Op
 from ..registry import lowers
-from ..values import torch_dtype
+from ..values import NARROW_FLOATS, NARROW_INTEGERS, torch_dtype
 from .windows import window_of
 
 __all__: list[str] = []
@@ -45,6 +46,11 @@ def _axis(op: Op) -> int:
     return axis % rank if rank else 0
 
 
+def _block(op: Op) -> int:
+    """The length of a block along the axis; 0 for one scale per tensor or per element of the axis."""
+    return op.attr_int("block_size", 0)
+
+
 @lowers("QuantizeLinear", since=10, seen=28)
 def quantize_linear(op: Op) -> Lowered:
     """`saturate(round(x / scale) + zero_point)`, or a cast to an 8-bit float."""
@@ -53,12 +59,34 @@ def quantize_linear(op: Op) -> Lowered:
     dtype = _known_dtype(op, target)
     stated = op.attr_int("precision", 0)
     precision = _known_dtype(op, ir.DataType(stated) if stated else op.dtype(1))
-    axis, block = _axis(op), op.attr_int("block_size", 0)
     if dtype.is_floating_point:
-        scale = op.call(spread, op.x(1), op.x(0), axis, block)
-        ratio = op.call(operator.truediv, op.method("to", op.x(0), precision), op.method("to", scale, precision))
-        return op.call(cast_to_float8, ratio, dtype, bool(op.attr_int("saturate", 1)))
-    return op.call(quantize, op.x(0), op.x(1), _optional(op, 2), axis, block, precision, dtype)
+        return _float_levels(op, target, dtype, precision)
+    limits = _limits(target, dtype)
+    return op.call(quantize, op.x(0), op.x(1), _optional(op, 2), _axis(op), _block(op), precision, dtype, limits)
+
+
+def _limits(target: ir.DataType, dtype: torch.dtype) -> tuple[int, int]:
+    """The smallest and the largest number of an integer dtype."""
+    if target not in NARROW_INTEGERS:
+        return torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    bits, signed = NARROW_INTEGERS[target]
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def _float_levels(op: Op, target: ir.DataType, dtype: torch.dtype, precision: torch.dtype) -> fx.Node:
+    """`x / scale + zero_point` as a float of 8 bits or fewer."""
+    axis, block = _axis(op), _block(op)
+    scale = op.call(spread, op.x(1), op.x(0), axis, block)
+    ratio = op.call(operator.truediv, op.method("to", op.x(0), precision), op.method("to", scale, precision))
+    zero = op.constant(2)
+    if op.has(2) and (zero is None or zero.astype(float).any()):
+        shift = op.method("to", op.call(spread, op.x(2), op.x(0), axis, block), precision)
+        ratio = op.call(operator.add, ratio, shift)
+    if target in NARROW_FLOATS:
+        return op.call(cast_to_narrow_float, ratio, *NARROW_FLOATS[target])
+    if dtype.itemsize > 1:
+        raise op.refuse(f"ONNX quantises to no {target.name}; re-export the model")
+    return op.call(cast_to_float8, ratio, dtype, bool(op.attr_int("saturate", 1)))
 
 
 @lowers("DequantizeLinear", since=10, seen=28)
@@ -66,7 +94,7 @@ def dequantize_linear(op: Op) -> Lowered:
     """`(x - zero_point) * scale`."""
     stated = op.attr_int("output_dtype", 0)
     dtype = _known_dtype(op, ir.DataType(stated) if stated else op.dtype(1))
-    return op.call(dequantize, op.x(0), op.x(1), _optional(op, 2), _axis(op), op.attr_int("block_size", 0), dtype)
+    return op.call(dequantize, op.x(0), op.x(1), _optional(op, 2), _axis(op), _block(op), dtype)
 
 
 @lowers("DynamicQuantizeLinear", since=11, seen=11)

@@ -9,8 +9,8 @@ import torch
 
 from rtool.benchmarks.conversion import converted_speed, converter_costs, converter_coverage, converters_bench
 from rtool.benchmarks.conversion.folded_networks import fold_by_hand, images_for, randomised
-from rtool.benchmarks.conversion.onnx_cases import Case
 from rtool.benchmarks.conversion.peers import Worker, judge
+from rtool.benchmarks.operators.onnx_cases import Case
 
 FLOAT = onnx.TensorProto.FLOAT
 

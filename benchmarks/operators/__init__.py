@@ -1,0 +1,1 @@
+"""What converted operators compute beside float64: their gradients and their rounding errors."""
