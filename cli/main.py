@@ -53,7 +53,7 @@ for _command, _short in (
     (deploy_command, "Publish an ONNX file in a Triton model repository."),
     (serve_command, "Run Triton on a model repository."),
     (bench, "Compare two models, time models, load a server."),
-    (config_group, "Show, create and convert configurations."),
+    (config_group, "Show, check, create and convert configurations."),
     (ops_command, "List the ONNX operators that convert."),
     (doctor_command, "Report what this machine supports."),
     (demo_command, "Run the whole flow on built-in data."),

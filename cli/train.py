@@ -68,8 +68,9 @@ def finetune_command(
 ) -> None:
     """Fine-tune the model that CONFIG names, and print the run folder.
 
-    KEY=VALUE changes a field of the configuration, such as optimizer.lr=1e-4 or losses.0.margin=soft; `rtool config
-    show` lists the fields. Ctrl-C and SIGTERM save a checkpoint and stop; --resume auto continues.
+    KEY=VALUE changes a field of the configuration, such as optimizer.lr=1e-4 or losses.0.margin=soft, and KEY+=VALUE
+    appends to a list, such as losses+='{kind: triplet}'; `rtool config show` lists the fields. Ctrl-C and SIGTERM save
+    a checkpoint and stop; --resume auto continues.
     """
     from ..converters.zoo.facts import check_reference
     from ..finetune.config.files import load_config
@@ -207,7 +208,7 @@ def evaluate_command(
 
 @click.group("config")
 def config_group() -> None:
-    """Show, create and convert configurations of `rtool finetune`."""
+    """Show, check, create and convert configurations of `rtool finetune`."""
 
 
 @config_group.command(
@@ -234,6 +235,27 @@ def config_show_command(config: Path | None, overrides: tuple[str, ...], losses:
         Output(as_json=True, quiet=False).emit(page.config.model_dump(mode="json"))
         return
     click.echo(page.text, nl=False)
+
+
+@config_group.command(
+    "check",
+    short_help="Check a configuration, and name settings without effect.",
+    epilog=examples("rtool config check examples/demo.yaml", "rtool config check cfg.yaml schedule.kind=multistep"),
+)
+@click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@output_options
+def config_check_command(output: Output, config: Path, overrides: tuple[str, ...]) -> None:
+    """Check CONFIG, and name settings that have no effect.
+
+    Model and data are not read; `rtool finetune --dry-run` checks them too.
+    """
+    from ..finetune.config.calls import check
+
+    found = check(config, overrides)
+    rows = [("note", line) for line in found.without_effect]
+    values = {"config": config, "without_effect": found.without_effect}
+    output.emit(values, rows or [("checked", "every setting that follows from the file alone has an effect")])
 
 
 @config_group.command(
@@ -311,5 +333,6 @@ def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
         ("evaluation", f"{plan.protocol}; {plan.metric} chooses the best checkpoint"),
         ("steps", f"{plan.epochs} epochs of {plan.steps_per_epoch}, {plan.processes} x {plan.batch} images each"),
         ("device", f"{plan.device}, about {plan.memory / 1e6:.0f} MB per process"),
+        *(("note", note) for note in plan.notes),
         ("output", str(plan.output)),
     ]

@@ -278,10 +278,6 @@ def _finetune_as_rank(
 def _notes_of_plan(config: FinetuneConfig, trainer: Trainer, device: torch.device) -> list[str]:
     """Lines for the log on where the run differs from what the configuration suggests."""
     notes = list(trainer.notes)
-    if config.steps_per_epoch is not None and trainer.steps_per_epoch < config.steps_per_epoch:
-        notes.append(
-            f"steps_per_epoch {config.steps_per_epoch}: the data make {trainer.steps_per_epoch} steps per epoch"
-        )
     if config.precision == "half":
         notes.append(f"precision half: {str(autocast_dtype('half', device)).removeprefix('torch.')} on {device}")
     if config.precision == "fp16" and device.type == "cpu":

@@ -121,6 +121,7 @@ CALLS: dict[str, Callable[[Path, Path], object]] = {
     "bench.parity": lambda model, folder: rtool.bench.parity(model, model),
     "bench.latency": lambda model, folder: rtool.bench.latency([model], rounds=3, warmup=0),
     "config.show": lambda model, folder: rtool.config.show(),
+    "config.check": lambda model, folder: rtool.config.check(rtool.config.show().config),
     "config.init": lambda model, folder: rtool.config.init(folder / "new.yaml"),
     "config.convert": lambda model, folder: rtool.config.convert(params(folder)),
     "ops": lambda model, folder: rtool.ops("Conv"),

@@ -17,7 +17,7 @@ import rtool
 
 ROOT = Path(rtool.__file__).resolve().parent
 
-SHIPS = ("benchmarks/whole_flow", "cli", "converters", "finetune", "serving")
+SHIPS = ("benchmarks/operators", "benchmarks/whole_flow", "cli", "converters", "finetune", "serving")
 """Rooms that ship with everything below them; of `benchmarks` and of the root, the files beside their `__init__`."""
 STAYS_OUT = (
     "benchmarks/conversion",

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...finetune.config.config import OptimizerConfig
 from ...finetune.losses.margin_losses import cosine_logits, margin_logits
 from ...finetune.losses.partial_fc import PartialFC
 
@@ -178,13 +179,14 @@ def _dense(classes: int, device: torch.device) -> tuple[Callable[[Tensor, Tensor
 def _partial(
     classes: int, rate: float, device: torch.device
 ) -> tuple[Callable[[Tensor, Tensor], None], Callable[[], int]]:
-    head = PartialFC(_DIMENSION, classes, rate=rate, device=device)
+    rule = OptimizerConfig(kind="sgd", momentum=0.9, weight_decay=5e-4)
+    head = PartialFC(_DIMENSION, classes, rate=rate, optimizer=rule, device=device)
     touched = [0]
 
     def step(embeddings: Tensor, labels: Tensor) -> None:
         head(embeddings, labels).backward()
         touched[0] = classes if head.rows_used is None else len(head.rows_used)
-        head.step(0.1, momentum=0.9, weight_decay=5e-4)
+        head.step(0.1)
 
     return step, lambda: touched[0]
 

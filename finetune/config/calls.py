@@ -1,4 +1,4 @@
-"""The calls behind `rtool config show`, `init` and `convert`: configurations shown, started and converted."""
+"""The calls behind `rtool config show`, `check`, `init` and `convert`: shown, checked, started and converted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ...errors import InputError
 from .config import FinetuneConfig
+from .effects.settings import settings_without_effect
 from .files import load_config
 from .pages import commented_config, config_template, loss_reference
 from .params_json import convert_params
 
-__all__ = ["ConfigFile", "ConfigPage", "convert", "init", "show"]
+__all__ = ["CheckedConfig", "ConfigFile", "ConfigPage", "check", "convert", "init", "show"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,15 @@ class ConfigPage:
     config: FinetuneConfig
     text: str
     """YAML with the meaning of each field above it; the reference of the losses where that was asked for."""
+
+
+@dataclass(frozen=True)
+class CheckedConfig:
+    """A configuration without faults."""
+
+    config: FinetuneConfig
+    without_effect: tuple[str, ...]
+    """Settings that change nothing, each with the reason."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,19 @@ def show(
     """
     resolved = load_config(config_template() if config is None else config, overrides)
     return ConfigPage(resolved, loss_reference() if losses else commented_config(resolved))
+
+
+def check(config: str | Path | FinetuneConfig, overrides: Sequence[str] = ()) -> CheckedConfig:
+    """Read a configuration with `key=value` overrides, and name the settings that have no effect.
+
+    Nothing but the file is read; `rtool finetune --dry-run` also checks model and data.
+
+    Raises:
+        InputError: the file is missing.
+        ConfigError: unknown keys and wrong values, all of them in one message.
+    """
+    resolved = load_config(config, overrides)
+    return CheckedConfig(resolved, tuple(settings_without_effect(resolved)))
 
 
 def init(path: str | Path = "finetune.yaml") -> ConfigFile:

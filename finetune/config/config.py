@@ -10,20 +10,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .augmentation import AugmentConfig
 from .losses import (
     AdaFaceLoss,
     ArcFaceLoss,
     CenterLoss,
     CircleLoss,
     CirclePairLoss,
+    ContrastiveLoss,
     CosFaceLoss,
     LossConfig,
+    MultiSimilarityLoss,
     PartialFCLoss,
     PartsLoss,
     SoftmaxLoss,
     TripletLoss,
 )
-from .section import Count, NotNegative, Positive, Section, Share
+from .optimization import OptimizerConfig, ScheduleConfig
+from .section import Count, FilePath, NotNegative, Place, Section
 
 __all__ = [
     "AdaFaceLoss",
@@ -33,12 +37,14 @@ __all__ = [
     "CheckpointConfig",
     "CircleLoss",
     "CirclePairLoss",
+    "ContrastiveLoss",
     "CosFaceLoss",
     "DataConfig",
     "EvaluationConfig",
     "FinetuneConfig",
     "LossConfig",
     "ModelConfig",
+    "MultiSimilarityLoss",
     "OptimizerConfig",
     "PartialFCLoss",
     "PartsLoss",
@@ -53,7 +59,7 @@ __all__ = [
 class ModelConfig(Section):
     """Which network is trained."""
 
-    reference: str
+    reference: Place
     """Any model reference: an .onnx file, a bundle, a run folder or a zoo name."""
     restore_bn: bool = False
     """Put BatchNorm back behind fused Conv and Linear layers, calibrated on training images."""
@@ -65,7 +71,7 @@ class ModelConfig(Section):
     """Height and width of the network input in pixels; by default the model's own."""
     output: Annotated[int, Field(ge=0)] = 0
     """Which output is the embedding, for networks with several."""
-    weights: Path | None = None
+    weights: FilePath | None = None
     """A state_dict file (.safetensors, .pth, .pt or .ckpt) loaded over the reference's weights by the names of the
     network or of its ONNX file; a checkpoint's container and one prefix, such as `module.`, are removed and reported.
     `FILE:KEY` is one of several state_dicts in a file."""
@@ -79,15 +85,20 @@ class ModelConfig(Section):
     """Keep images and weights in NHWC memory order, in which convolutions are faster on most devices."""
     compile: bool = False
     """Run the backbone through torch.compile."""
+    gradient_checkpointing: bool = False
+    """Keep the activations at a few places of the backbone only, and compute the others again in the backward pass:
+    less memory for a second forward pass, and the same numbers."""
+    sync_batchnorm: bool = False
+    """BatchNorms that learn use the statistics of the batches of all processes."""
 
 
 class DataConfig(Section):
     """Which images are trained and evaluated on, and how batches are made of them."""
 
-    train: str
+    train: Place
     """A folder (one sub-folder per identity, Market-1501, DukeMTMC or MSMT17 layout, train.rec or .tar shards), a .csv
     or .jsonl manifest, a .rec or .tar file, or a generator such as `synthetic-people:identities=150,seed=1`."""
-    evaluate: str | None = None
+    evaluate: Place | None = None
     """Held-out data in the same notation, or pairs of a .bin file; by default some training identities are held out."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of identities held out when `evaluate` is not given."""
@@ -101,78 +112,6 @@ class DataConfig(Section):
     """Worker processes that decode and augment; 0 does it in the training process."""
     memory_gb: NotNegative = 2.0
     """Gigabytes (1e9 bytes) of decoded images kept in memory, training images first; others are decoded at each use."""
-
-
-class AugmentConfig(Section):
-    """Random changes of training images, drawn from a generator that is seeded per epoch and sample."""
-
-    flip: Share = 0.5
-    """Probability of mirroring left and right."""
-    pad_crop: Annotated[int, Field(ge=0)] = 0
-    """Pixels of padding on each side, before cropping back to size at a random place."""
-    random_crop: Share = 0.0
-    """Probability of keeping only a rectangle (20 to 100 % of the area) and filling the rest with the mean colour."""
-    low_resolution: Share = 0.0
-    """Probability of shrinking to 20 to 100 % of the height and width and enlarging back."""
-    photometric: Share = 0.0
-    """Probability of changing brightness, contrast and saturation by factors from 0.5 to 1.5."""
-    colour: Share = 0.0
-    """Probability of scaling each colour channel by its own factor."""
-    blur: Share = 0.0
-    """Probability of Gaussian blur."""
-    grey: Share = 0.0
-    """Probability of converting to grey."""
-    erasing: Share = 0.0
-    """Probability of filling a rectangle (2 to 40 % of the area, aspect 0.3 to 3.3) with the mean colour."""
-
-
-class OptimizerConfig(Section):
-    """How parameters are updated."""
-
-    kind: Literal["sgd", "adamw"] = "adamw"
-    """Stochastic gradient descent, or AdamW."""
-    lr: Positive = 1e-3
-    """Peak learning rate of the backbone."""
-    head_lr: Positive | None = None
-    """Peak learning rate of heads; by default `lr`."""
-    momentum: Share = 0.9
-    """Momentum of SGD."""
-    weight_decay: NotNegative = 5e-4
-    """Weight decay of weights, not of norms and biases."""
-    clip: Positive | None = None
-    """Largest norm of the gradient of all parameters together; null does not clip."""
-    lr_multipliers: dict[str, NotNegative] = Field(default_factory=dict)
-    """Parameter or module name pattern (as in `model.freeze`) -> factor of `lr`; the last match counts."""
-    decay_norms: bool = False
-    """Apply weight decay to norms and biases as well."""
-    accumulate: Count = 1
-    """Batches per optimizer step, whose gradients are averaged."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay per step of an exponential moving average of the weights, which is evaluated and saved instead of them; 0
-    keeps none."""
-
-
-class ScheduleConfig(Section):
-    """How the learning rate changes over the run."""
-
-    kind: Literal["cosine", "multistep", "polynomial", "constant"] = "cosine"
-    """Shape after the warm-up."""
-    moves: Literal["step", "epoch"] = "step"
-    """How often the rate changes after the warm-up, which rises at every step; epoch: at the start of each one."""
-    warmup_epochs: NotNegative = 0.0
-    """Epochs of linear rise from zero to the peak rate."""
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Length of the rise in optimizer steps, instead of `warmup_epochs`."""
-    milestones: tuple[Positive, ...] = ()
-    """Epochs after which multistep multiplies by `gamma`."""
-    milestone_steps: tuple[Count, ...] = ()
-    """Optimizer steps after which multistep multiplies by `gamma`, beside `milestones`."""
-    gamma: Positive = 0.1
-    """Factor of multistep."""
-    power: Positive = 1.0
-    """Exponent of polynomial."""
-    final: Share = 0.0
-    """Share of the peak rate that cosine and polynomial end at."""
 
 
 class EvaluationConfig(Section):
@@ -189,6 +128,8 @@ class EvaluationConfig(Section):
     metric: str | None = None
     """Metric that chooses the best checkpoint. Of retrieval mAP (the default), rank1, rank5, rank10 or mINP; of
     verification accuracy (the default), tar_at_far_1e2, _1e3 or _1e4, val_at_far_1e3 or, without fixed pairs, rank1."""
+    patience: Count | None = None
+    """Evaluations in a row without a better `metric` after which the run stops early; null trains all epochs."""
     rerank: bool = False
     """Rank the gallery by k-reciprocal re-ranking; needs memory for all pairs of held-out images."""
 
@@ -217,7 +158,7 @@ class FinetuneConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "finetune"
     """Name of the run's folder below `output`."""
-    output: Path = Path("runs")
+    output: FilePath = Path("runs")
     """Where run folders go: output/name/time."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds weights, order and augmentation."""

@@ -1,13 +1,12 @@
 """Read a configuration file and `key=value` overrides; report all faults in one message, with the nearest names.
 
-Files are YAML. An override names a field by its path (`optimizer.lr=1e-4`, `losses.0.margin=soft`) and its value is
-read as YAML, then checked against the field's type like any other.
+Files are YAML. An override names a field by its path (`optimizer.lr=1e-4`, `losses.0.margin=soft`, `losses+=...`); its
+value is read as YAML, then checked against the field's type like any other.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from ...errors import ConfigError, InputError, nearest
 from .config import FinetuneConfig
-from .yaml_text import load_yaml
+from .overrides import apply_override
+from .yaml_text import ConfigLoader, load_yaml
 
 __all__ = ["dump_config", "load_config"]
 
@@ -43,7 +43,7 @@ def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = 
     else:
         source, data = str(config), _read_yaml(Path(config))
     for override in overrides:
-        _apply(data, override)
+        apply_override(data, override)
     try:
         return FinetuneConfig.model_validate(data)
     except ValidationError as error:
@@ -57,80 +57,17 @@ def dump_config(config: FinetuneConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-4 as text; this loader reads it as a number. It refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """As the base class, which would silently use the last of two equal keys."""
-        seen = set()
-        for key, _ in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
-            if name in seen and key.tag != _MERGE:
-                raise yaml.constructor.ConstructorError(problem=f"key '{key.value}' twice", problem_mark=key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-_MERGE = "tag:yaml.org,2002:merge"
-"""`<<`, whose keys may be overridden beside it."""
-
-_Loader.yaml_implicit_resolvers = {
-    key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
-        data = load_yaml(path.read_text(encoding="utf-8"), _Loader)
+        data = load_yaml(path.read_text(encoding="utf-8"), ConfigLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         found = "an empty file" if data is None else type(data).__name__
         raise ConfigError(f"{path}: expected keys and values, got {found}")
     return data
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    """Set one `key.path=value` in the raw data. Validation refuses keys that do not exist."""
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"override '{override}': expected key=value, such as optimizer.lr=1e-4")
-    try:
-        value = load_yaml(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not YAML: {error}") from error
-    *parents, last = path.split(".")
-    place: Any = data
-    for key in parents:
-        place = _child(place, key, override)
-    if isinstance(place, list):
-        place[_position(place, last, override)] = value
-    else:
-        place[last] = value
-
-
-def _child(place: Any, key: str, override: str) -> Any:
-    """The section or list under a key; an empty section is made."""
-    if isinstance(place, list):
-        child = place[_position(place, key, override)]
-    else:
-        if place.get(key) is None:
-            place[key] = {}
-        child = place[key]
-    if not isinstance(child, dict | list):
-        raise ConfigError(f"override '{override}': {key} is a value ({child!r}), not a section")
-    return child
-
-
-def _position(place: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(place):
-        raise ConfigError(f"override '{override}': expected a number from 0 to {len(place) - 1}, got '{key}'")
-    return int(key)
 
 
 def _without_echoes(problems: Iterable[Any]) -> Iterator[Any]:
@@ -159,8 +96,22 @@ def _explain(problem: Any) -> str:
         case "model_type" | "dict_type" | "model_attributes_type":
             return f"'{name}': expected a section of keys and values, got {problem['input']!r}"
         case "value_error":
-            return str(problem["ctx"]["error"])
+            error = str(problem["ctx"]["error"])
+            return f"'{name}': {error}" if name else error
+        case "lookalike":
+            return f"'{name}': {problem['msg']}"
+    if isinstance(problem["input"], dict) and _is_number_table(location):
+        return f"'{name}': expected a number, got {problem['input']!r}; quote a pattern with dots: {_quoted(location)}"
     return f"'{name}': {problem['msg'].lower()}, got {problem['input']!r}"
+
+
+def _is_number_table(location: Sequence[str | int]) -> bool:
+    """Whether a place is below a table from patterns to numbers, whose patterns may have dots."""
+    return tuple(location[:2]) in (("model", "freeze"), ("optimizer", "lr_multipliers"))
+
+
+def _quoted(location: Sequence[str | int]) -> str:
+    return f'{location[0]}.{location[1]}."{location[2]}.*"=0.1'
 
 
 def _fields_at(location: Sequence[str | int]) -> list[str]:

@@ -15,8 +15,10 @@ __all__ = [
     "CenterLoss",
     "CircleLoss",
     "CirclePairLoss",
+    "ContrastiveLoss",
     "CosFaceLoss",
     "LossConfig",
+    "MultiSimilarityLoss",
     "PartialFCLoss",
     "PartsLoss",
     "SoftmaxLoss",
@@ -46,7 +48,7 @@ class ArcFaceLoss(Section):
     """m1, m2, m3."""
     gradient: MarginGradient = "exact"
     """exact, or straight_through as arcface_torch trains."""
-    filter_above: float | None = None
+    filter_above: Annotated[float, Field(gt=-1)] | None = None
     """Set cosines of other classes above this value to zero; null leaves them."""
 
 
@@ -126,6 +128,36 @@ class TripletLoss(Section):
     """Distances of unit embeddings instead of raw ones."""
 
 
+class MultiSimilarityLoss(Section):
+    """Multi-similarity loss with its mining of pairs (arXiv:1904.06627)."""
+
+    kind: Literal["multi_similarity"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    alpha: Positive = 2.0
+    """Sharpness of the positive pairs."""
+    beta: Positive = 50.0
+    """Sharpness of the negative pairs."""
+    base: Annotated[float, Field(ge=-1, le=1)] = 0.5
+    """Lambda, the cosine around which pairs are weighted."""
+    epsilon: NotNegative = 0.1
+    """How far beyond the hardest pair of the other kind a pair is still mined."""
+
+
+class ContrastiveLoss(Section):
+    """Contrastive loss (Hadsell et al., CVPR 2006): half the squared distances of positive pairs, half the squared lack
+    of distance of negative ones.
+    """
+
+    kind: Literal["contrastive"]
+    weight: Positive = 1.0
+    """Factor in the sum of losses."""
+    margin: Positive = 1.0
+    """Distance from which negative pairs cost nothing; unit embeddings are at most 2 apart."""
+    normalise: bool = True
+    """Distances of unit embeddings instead of raw ones."""
+
+
 class PartsLoss(Section):
     """Mean cross-entropy of one linear classifier per part of the embedding (PCB, arXiv:1711.09349)."""
 
@@ -139,7 +171,7 @@ class PartsLoss(Section):
 
 
 class PartialFCLoss(Section):
-    """Combined-margin softmax, classes sharded over processes and sampled (arXiv:2203.15565); SGD updates its rows."""
+    """Combined-margin softmax, classes sharded over processes and sampled (arXiv:2203.15565)."""
 
     kind: Literal["partial_fc"]
     weight: Positive = 1.0
@@ -151,7 +183,7 @@ class PartialFCLoss(Section):
     gradient: MarginGradient = "exact"
     """exact, or straight_through as arcface_torch trains."""
     rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of each process's classes that each step uses."""
+    """Share of each process's classes that each step uses; the optimizer updates these alone."""
 
 
 LossConfig = Annotated[
@@ -163,6 +195,8 @@ LossConfig = Annotated[
     | CirclePairLoss
     | CenterLoss
     | TripletLoss
+    | MultiSimilarityLoss
+    | ContrastiveLoss
     | PartsLoss
     | PartialFCLoss,
     Field(discriminator="kind"),

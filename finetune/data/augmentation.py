@@ -9,12 +9,17 @@ is trained: Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition",
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from ..config.config import AugmentConfig
+from .augment.aug_mix import aug_mix
+from .augment.image_operations import turn_hue
+from .augment.rand_augment import rand_augment
+from .augment.random_patch import paste_patch
 
 __all__ = [
     "augment",
@@ -40,7 +45,14 @@ def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generato
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, position, epoch]))
 
 
-def augment(image: Pixels, config: AugmentConfig, fill: Sequence[float], rng: np.random.Generator) -> Pixels:
+def augment(
+    image: Pixels,
+    config: AugmentConfig,
+    fill: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    other: Callable[[np.random.Generator], Pixels] | None = None,
+) -> Pixels:
     """All configured changes in their order.
 
     Args:
@@ -48,19 +60,26 @@ def augment(image: Pixels, config: AugmentConfig, fill: Sequence[float], rng: np
         config: The probabilities.
         fill: Colour of erased and padded places, one value per channel, 0..255.
         rng: The generator of the sample.
+        other: Another training image of the same shape, for `random_patch`; without it no patch is pasted.
     """
     colour = np.asarray(fill, dtype=np.uint8)
     if rng.random() < config.flip:
         image = image[:, ::-1]
     if config.pad_crop:
         image = pad_crop(image, config.pad_crop, colour, rng)
+    if config.random_patch and other is not None and rng.random() < config.random_patch:
+        image = paste_patch(image, other(rng), colour, rng)
+    strengths = (config.brightness, config.contrast, config.saturation)
+    operations, magnitude = config.rand_augment_operations, config.rand_augment_magnitude
     steps: tuple[tuple[float, Change], ...] = (
         (config.random_crop, keep_rectangle),
         (config.low_resolution, lower_resolution),
-        (config.photometric, photometric),
+        (config.photometric, partial(photometric, strengths=strengths, hue=config.hue)),
         (config.colour, scale_channels),
         (config.blur, blur),
         (config.grey, to_grey),
+        (config.rand_augment, partial(rand_augment, operations=operations, magnitude=magnitude)),
+        (config.aug_mix, partial(aug_mix, severity=config.aug_mix_severity)),
         (config.erasing, erase),
     )
     for probability, change in steps:
@@ -102,16 +121,32 @@ def lower_resolution(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixe
     return _from_pil(small.resize((width, height), up), image.shape[2])
 
 
-def photometric(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
-    """Change brightness, contrast and saturation by factors from 0.5 to 1.5."""
-    brightness, contrast, saturation = rng.uniform(0.5, 1.5, 3).astype(np.float32)
+def photometric(
+    image: Pixels,
+    _: Pixels,
+    rng: np.random.Generator,
+    *,
+    strengths: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    hue: float = 0.0,
+) -> Pixels:
+    """Change brightness, contrast and saturation by factors from 1 - s to 1 + s, and turn the hue by -hue to hue.
+
+    Args:
+        image: uint8 [H, W, C]; saturation and hue of a grey one stay.
+        rng: The generator of the sample.
+        strengths: s of brightness, contrast and saturation, 0..1.
+        hue: Largest turn, 0..0.5 of the colour circle.
+    """
+    spread = np.asarray(strengths)
+    brightness, contrast, saturation = rng.uniform(1 - spread, 1 + spread).astype(np.float32)
     values = image * brightness
     mean = values.mean()
     values = (values - mean) * contrast + mean
     if image.shape[2] == 3:
         grey = (values @ _LUMA)[..., None]
         values = (values - grey) * saturation + grey
-    return _quantise(values)
+    changed = _quantise(values)
+    return turn_hue(changed, rng.uniform(-hue, hue)) if hue else changed
 
 
 def scale_channels(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:

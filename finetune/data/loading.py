@@ -113,7 +113,14 @@ class EpochSamples(TorchDataset[Sample]):
         position, index = key
         image, label, unreadable = self.pixels.read(index)
         rng = sample_generator(self.seed, self.epoch, position)
-        return augment(image, self.augment, self.fill, rng), label, unreadable
+        passed_over = list(unreadable)
+
+        def other(rng: np.random.Generator) -> NDArray[np.uint8]:
+            pixels, _, lost = self.pixels.read(int(rng.integers(len(self.pixels.dataset))))
+            passed_over.extend(lost)
+            return pixels
+
+        return augment(image, self.augment, self.fill, rng, other=other), label, tuple(passed_over)
 
     def __getitems__(self, keys: list[Key]) -> list[Sample] | RtoolError:
         """A batch in a worker process. An error is returned, for torch would lose its message if it were raised."""

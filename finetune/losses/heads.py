@@ -23,8 +23,11 @@ from ..config.config import (
     CenterLoss,
     CircleLoss,
     CirclePairLoss,
+    ContrastiveLoss,
     CosFaceLoss,
     LossConfig,
+    MultiSimilarityLoss,
+    OptimizerConfig,
     PartialFCLoss,
     PartsLoss,
     SoftmaxLoss,
@@ -32,11 +35,20 @@ from ..config.config import (
 )
 from ..processes.collectives import all_reduce_sum, gather_rows
 from .margin_losses import adaface_logits, circle_logits, cosine_logits, margin_logits
-from .pair_losses import center_loss, circle_pair_loss, moved_centers, triplet_loss
+from .pair_losses import (
+    center_loss,
+    circle_pair_loss,
+    contrastive_loss,
+    moved_centers,
+    multi_similarity_loss,
+    triplet_loss,
+)
 from .partial_fc import PartialFC
 from .softmax_losses import parts_loss, softmax_loss
 
 __all__ = ["AdaFaceHead", "CenterHead", "CosineHead", "LinearHead", "PairHead", "PartsHead", "build_head"]
+
+_DEFAULT_OPTIMIZER = OptimizerConfig()
 
 
 class LinearHead(nn.Module):
@@ -170,7 +182,13 @@ class PairHead(nn.Module):
 
 
 def build_head(
-    config: LossConfig, dimension: int, classes: int, *, seed: int = 0, device: torch.device | None = None
+    config: LossConfig,
+    dimension: int,
+    classes: int,
+    *,
+    optimizer: OptimizerConfig = _DEFAULT_OPTIMIZER,
+    seed: int = 0,
+    device: torch.device | None = None,
 ) -> nn.Module:
     """The module for one entry of `losses`, with fresh weights from torch's global generator.
 
@@ -178,6 +196,7 @@ def build_head(
         config: One entry of `losses`.
         dimension: D, the length of the embedding.
         classes: C, the number of identities in the training data.
+        optimizer: How PartialFC updates its rows.
         seed: Seeds the shards of PartialFC, which differ between ranks.
         device: Where PartialFC keeps its shard, which cannot be moved later; other heads are made on the CPU.
 
@@ -203,16 +222,28 @@ def build_head(
                 scale=config.scale,
                 margins=config.margins,
                 gradient=config.gradient,
+                optimizer=optimizer,
                 seed=seed,
                 device=device,
             )
         case CenterLoss():
             return CenterHead(dimension, classes, config.alpha)
+        case CirclePairLoss() | TripletLoss() | MultiSimilarityLoss() | ContrastiveLoss():
+            return _pair_head(config)
+
+
+def _pair_head(config: CirclePairLoss | TripletLoss | MultiSimilarityLoss | ContrastiveLoss) -> PairHead:
+    match config:
         case CirclePairLoss():
             return PairHead(partial(circle_pair_loss, margin=config.margin, scale=config.scale), normalise=False)
         case TripletLoss():
             margin = None if config.margin == "soft" else config.margin
             return PairHead(partial(triplet_loss, margin=margin, mining=config.mining), normalise=config.normalise)
+        case MultiSimilarityLoss():
+            settings = {name: getattr(config, name) for name in ("alpha", "beta", "base", "epsilon")}
+            return PairHead(partial(multi_similarity_loss, **settings), normalise=False)
+        case ContrastiveLoss():
+            return PairHead(partial(contrastive_loss, margin=config.margin), normalise=config.normalise)
 
 
 def _logits_of(config: ArcFaceLoss | CosFaceLoss | CircleLoss) -> Callable[[Tensor, Tensor], Tensor]:

@@ -24,6 +24,8 @@ from ..config.choices import MarginGradient
 
 __all__ = ["adaface_logits", "circle_logits", "cosine_logits", "margin_logits"]
 
+_FARTHEST_START = 2 * math.pi / 3
+"""An angle, in radians, that hardly any label of a fresh classifier has: 120 degrees."""
 _EDGE = 1e-6
 """How far a cosine stays from +-1 where acos has no finite slope."""
 
@@ -45,7 +47,12 @@ def margin_logits(
     gradient: MarginGradient = "exact",
     filter_above: float | None = None,
 ) -> Tensor:
-    """Logits [N, C]: z_j = s cos t_j, and z_y = s (cos(min(m1 t_y + m2, pi)) - m3) for the labelled class.
+    """Logits [N, C]: z_j = s cos t_j, and z_y = s (psi(m1 t_y + m2) - m3) for the labelled class.
+
+    psi(a) = cos a up to pi. Beyond it psi stays at -1, without a gradient, for margins that bring only angles t above
+    120 degrees there, as ArcFace's do. Larger ones would bring the angles of a fresh classifier there, about 90
+    degrees; with them psi falls on as SphereFace defines it (arXiv:1704.08063, equation 7): psi(a) = (-1)^k cos a - 2k
+    with k = floor(a / pi), which is monotone and has a continuous slope.
 
     Args:
         cosine: cos t, float [N, C]; with m1 = 1 and m2 = 0 the angle is not computed.
@@ -73,8 +80,11 @@ def margin_logits(
 def _with_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
     if m1 == 1.0 and m2 == 0.0:
         return cosine - m3
-    angle = torch.acos(cosine.clamp(-1 + _EDGE, 1 - _EDGE))
-    return torch.cos((m1 * angle + m2).clamp(max=math.pi)) - m3
+    angle = m1 * torch.acos(cosine.clamp(-1 + _EDGE, 1 - _EDGE)) + m2
+    if m1 * _FARTHEST_START + m2 < math.pi:
+        return torch.cos(angle.clamp(max=math.pi)) - m3
+    turns = torch.floor(angle.detach() / math.pi)
+    return (1 - 2 * (turns % 2)) * torch.cos(angle) - 2 * turns - m3
 
 
 def adaface_logits(

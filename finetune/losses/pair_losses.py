@@ -4,7 +4,9 @@ Anchors without a positive or without a negative in the batch are left out of th
 - Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737;
 - Ristani and Tomasi, "Features for Multi-Target Multi-Camera Tracking and Re-Identification", CVPR 2018 (weighted);
 - Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", arXiv:2002.10857 (pair form);
-- Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016 (center loss).
+- Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016 (center loss);
+- Wang et al., "Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning", arXiv:1904.06627;
+- Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006 (contrastive).
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ from torch.nn import functional as F
 
 from ..config.choices import Mining
 
-__all__ = ["center_loss", "circle_pair_loss", "moved_centers", "pairwise_distances", "triplet_loss"]
+__all__ = [
+    "center_loss",
+    "circle_pair_loss",
+    "contrastive_loss",
+    "moved_centers",
+    "multi_similarity_loss",
+    "pairwise_distances",
+    "triplet_loss",
+]
 
 
 def pairwise_distances(embeddings: Tensor) -> Tensor:
@@ -81,6 +91,65 @@ def circle_pair_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.25
     return F.softplus(pulled + pushed).mean()
 
 
+def multi_similarity_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    epsilon: float = 0.1,
+) -> Tensor:
+    """mean_a log(1 + sum_p exp(-alpha (s_p - lambda))) / alpha + log(1 + sum_n exp(beta (s_n - lambda))) / beta.
+
+    The sums over cosines s run over mined pairs: positives with s_p - epsilon < max_n s_n, and negatives with
+    s_n + epsilon > min_p s_p (equations 7, 8 and 10 of the paper). An anchor whose pairs are all easy counts as zero.
+    Without a valid anchor the loss is zero, with a zero gradient.
+
+    Args:
+        embeddings: [N, D]; they are normalised here.
+        labels: int64 [N].
+        alpha: Sharpness of the positive pairs.
+        beta: Sharpness of the negative pairs.
+        base: lambda.
+        epsilon: Width of the mining.
+    """
+    unit = F.normalize(embeddings)
+    similar = unit @ unit.T
+    positive, negative = _pair_masks(labels)
+    anchors = positive.any(dim=1) & negative.any(dim=1)
+    if not anchors.any():
+        return embeddings.sum() * 0.0
+    similar, positive, negative = similar[anchors], positive[anchors], negative[anchors]
+    fixed = similar.detach()
+    hardest_negative = fixed.masked_fill(~negative, float("-inf")).amax(dim=1, keepdim=True)
+    hardest_positive = fixed.masked_fill(~positive, float("inf")).amin(dim=1, keepdim=True)
+    pulled = positive & (fixed - epsilon < hardest_negative)
+    pushed = negative & (fixed + epsilon > hardest_positive)
+    return (
+        _soft_sum(-alpha * (similar - base), pulled) / alpha + _soft_sum(beta * (similar - base), pushed) / beta
+    ).mean()
+
+
+def contrastive_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
+    """1/2 mean_p d_p^2 + 1/2 mean_n (m - d_n)^2 over positive pairs p and the negative pairs n nearer than m.
+
+    A mean without a pair is zero. The mean over violating pairs, not over all, keeps the few hard negatives of a large
+    batch from vanishing among the easy ones.
+
+    Args:
+        embeddings: [N, D], raw or normalised.
+        labels: int64 [N].
+        margin: m, in the unit of the distances.
+    """
+    distances = pairwise_distances(embeddings)
+    positive, negative = _pair_masks(labels)
+    near = negative & (distances.detach() < margin)
+    pull = distances[positive].square().sum() / positive.sum().clamp(min=1)
+    push = (margin - distances[near]).square().sum() / near.sum().clamp(min=1)
+    return 0.5 * (pull + push)
+
+
 def center_loss(embeddings: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
     """mean_i 1/2 |z_i - c_y|^2 of embeddings z [N, D] with labels y [N] and centers c [C, D]: a scalar.
 
@@ -98,6 +167,12 @@ def moved_centers(embeddings: Tensor, labels: Tensor, centers: Tensor, *, alpha:
     pulls = torch.zeros_like(centers).index_add_(0, labels, embeddings - centers[labels])
     counts = torch.bincount(labels, minlength=len(centers))
     return centers + alpha * pulls / (1 + counts)[:, None]
+
+
+def _soft_sum(exponents: Tensor, chosen: Tensor) -> Tensor:
+    """log(1 + sum of exp over the chosen entries of each row) of [N, N]: [N]; exactly zero where none is chosen."""
+    rows = exponents.masked_fill(~chosen, float("-inf"))
+    return torch.cat([torch.zeros_like(rows[:, :1]), rows], dim=1).logsumexp(dim=1)
 
 
 def _pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:

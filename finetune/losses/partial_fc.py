@@ -8,8 +8,8 @@ the label a third. With a sampling rate below 1, a shard uses the classes in the
 With fewer classes than ranks some shards are empty and still join in every collective.
 
 arcface_torch indexes a dense parameter, so momentum and weight decay touch every row and memory is three times the
-weights. Here the sampled rows alone are a leaf of autograd; gradient, momentum and decay touch only them, and `step`
-writes them back. Weights and momentum are outside DDP and outside the optimizer.
+weights. Here the sampled rows alone are a leaf of autograd; gradient, state and decay touch only them, and `step`
+writes them back by the rules of `row_updates`. Weights and state are outside DDP and outside the optimizer.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import ConfigError
 from ..config.choices import MarginGradient
+from ..config.optimization import OptimizerConfig
 from ..processes.collectives import gather_rows, gather_rows_summing, rank, world_size
 from .margin_losses import margin_logits
+from .row_updates import row_state, update_rows
 
 __all__ = ["PartialFC", "shard_bounds"]
 
+_SGD = OptimizerConfig(kind="sgd")
 _FLOOR = 1e-30
 """Floor of the probabilities before the logarithm; a run that has collapsed shows the loss -log(1e-30) = 69.0776."""
 
@@ -41,7 +45,7 @@ def shard_bounds(classes: int, shard: int, shards: int) -> tuple[int, int]:
 
 
 class PartialFC(nn.Module):
-    """One rank's shard, weight and momentum float32 [shard's classes, D].
+    """One rank's shard: weight float32 [shard's classes, D], and the state of its optimizer, by name.
 
     `forward` gives the loss over all ranks; after `backward`, `step` updates the used rows.
     """
@@ -55,6 +59,7 @@ class PartialFC(nn.Module):
         scale: float = 64.0,
         margins: tuple[float, float, float] = (1.0, 0.5, 0.0),
         gradient: MarginGradient = "exact",
+        optimizer: OptimizerConfig = _SGD,
         seed: int = 0,
         device: torch.device | None = None,
     ) -> None:
@@ -67,7 +72,8 @@ class PartialFC(nn.Module):
         weight = torch.empty(size, dimension).normal_(0, 0.01, generator=self._generator)
         # Plain tensors: DDP would make the shards of all ranks alike, as it does with parameters and buffers.
         self.weight = weight.to(device)
-        self.momentum = torch.zeros_like(self.weight)
+        self._optimizer = optimizer
+        self.state = row_state(optimizer, self.weight)
         self._rows: Tensor | None = None
         self._sampled: Tensor | None = None
 
@@ -95,22 +101,19 @@ class PartialFC(nn.Module):
         return loss
 
     @torch.no_grad()
-    def step(self, lr: float, *, momentum: float, weight_decay: float) -> None:
-        """SGD on the rows of the last forward pass: v = momentum v + g + weight_decay w, then w = w - lr v.
-
-        Rows that were not used keep weight and momentum.
-        """
+    def step(self, lr: float) -> None:
+        """Update the rows of the last forward pass as `optimizer` says; other rows keep weight and state."""
         leaf = self._sampled
         if leaf is None or leaf.grad is None:
             return
-        gradient = leaf.grad.add(leaf, alpha=weight_decay)
         if self._rows is None:
-            self.momentum.mul_(momentum).add_(gradient)
-            self.weight.sub_(self.momentum, alpha=lr)
+            update_rows(self._optimizer, self.weight, leaf.grad, self.state, lr=lr)
         else:
-            velocity = self.momentum[self._rows].mul_(momentum).add_(gradient)
-            self.momentum[self._rows] = velocity
-            self.weight[self._rows] = leaf - lr * velocity
+            rows, state = leaf.detach(), {name: value[self._rows] for name, value in self.state.items()}
+            update_rows(self._optimizer, rows, leaf.grad, state, lr=lr)
+            self.weight[self._rows] = rows
+            for name, value in state.items():
+                self.state[name][self._rows] = value
         self._sampled = None
 
     def gradient(self) -> Tensor | None:
@@ -124,21 +127,29 @@ class PartialFC(nn.Module):
 
     def shard_state(self) -> dict[str, Tensor]:
         """The shard for a checkpoint, on the CPU; `load_shards` reads the shards of any number of ranks."""
-        return {
-            "weight": self.weight.cpu(),
-            "momentum": self.momentum.cpu(),
-            "generator": self._generator.get_state(),
-        }
+        tensors = {"weight": self.weight, **self.state}
+        return {name: value.cpu() for name, value in tensors.items()} | {"generator": self._generator.get_state()}
 
     @torch.no_grad()
     def load_shards(self, shards: list[Mapping[str, Any]]) -> None:
-        """Copy this rank's classes from the shards of a run on `len(shards)` ranks, given in rank order."""
+        """Copy this rank's classes from the shards of a run on `len(shards)` ranks, given in rank order.
+
+        Raises:
+            ConfigError: the shards lack the optimizer's state.
+        """
+        tensors = {"weight": self.weight, **self.state}
+        lacking = sorted(tensors.keys() - shards[0].keys())
+        if lacking:
+            raise ConfigError(
+                f"optimizer.kind {self._optimizer.kind}: the checkpoint's partial_fc has no {', '.join(lacking)}, "
+                "for its rows were trained by another optimizer; start a new run"
+            )
         start, end = self._start, self._start + len(self.weight)
         for number, shard in enumerate(shards):
             low, high = shard_bounds(self.classes, number, len(shards))
             first, last = max(low, start), min(high, end)
             if first < last:
-                for name, own in (("weight", self.weight), ("momentum", self.momentum)):
+                for name, own in tensors.items():
                     own[first - start : last - start] = shard[name][first - low : last - low].to(own.device)
         if len(shards) == world_size():
             self._generator.set_state(shards[rank()]["generator"])

@@ -8,6 +8,7 @@ itself holds fixed, such as the last scale of an iresnet or those that `rtool on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from ...converters.weights.state_dict_loading import cancelled_biases
 from ...errors import ConfigError, InputError
 from ..config.name_patterns import check_patterns, matches
 from ..losses.partial_fc import PartialFC
+from .checkpointing import Checkpointed
+from .synchronised_batchnorm import synchronised
 
 __all__ = ["Learner", "check_freezing", "embedding_of"]
 
@@ -32,12 +35,15 @@ class Learner(nn.Module):
         self.autocast = autocast
         fixed = cancelled_biases(backbone)
         self._output = output
+        self._checkpointed: Checkpointed | None = None
+        self._synchronised = False
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Losses [H] of normalised images [N, C, H, W] with int64 labels [N]."""
-        with torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        autocast = torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+        with autocast, self._around(self.backbone):
             embeddings = (self._compiled or self._embed)(images)
         return torch.stack([head(embeddings, labels) for head in self.heads])
 
@@ -48,8 +54,25 @@ class Learner(nn.Module):
         """
         self._compiled = torch.compile(self._embed)
 
+    def checkpoint_backbone(self) -> None:
+        """Compute activations again in the backward pass from now on, instead of keeping them all."""
+        self._checkpointed = Checkpointed(self.backbone, self._around)
+
+    def synchronise_batchnorms(self) -> None:
+        """Let BatchNorms that learn use the batches of all ranks from now on."""
+        self._synchronised = True
+
+    def _around(self, module: nn.Module) -> AbstractContextManager[None]:
+        """The context in which the backbone, or a part of it, computes."""
+        return synchronised(module) if self._synchronised else nullcontext()
+
     def _embed(self, images: Tensor) -> Tensor:
-        return embedding_of(self.backbone(images), self._output)
+        return embedding_of((self._checkpointed or self.backbone)(images), self._output)
+
+    @property
+    def heads_learn(self) -> bool:
+        """Whether a head has weights of its own."""
+        return any(isinstance(head, PartialFC) for head in self.heads) or any(True for _ in self.heads.parameters())
 
     def freeze(self, patterns: Mapping[str, float | None], epoch: int) -> None:
         """Freeze the backbone's parameters that `patterns` match at `epoch`, and let the rest train.
@@ -97,8 +120,7 @@ def check_freezing(learner: Learner, freeze: Mapping[str, float | None]) -> None
     """
     check_patterns("model.freeze", freeze, (name for name, _ in learner.backbone.named_parameters()))
     learner.freeze(freeze, 0)
-    learns = any(parameter.requires_grad for parameter in learner.parameters())
-    if not learns and not any(isinstance(head, PartialFC) for head in learner.heads):
+    if not learner.heads_learn and not any(parameter.requires_grad for parameter in learner.backbone.parameters()):
         raise ConfigError(
             "model.freeze: the whole network is frozen and no loss has weights of its own, so the first epoch would "
             "train nothing; leave some layers out, or add a loss such as arcface"

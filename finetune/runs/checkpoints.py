@@ -49,6 +49,8 @@ __all__ = [
 _STATE = "training.json"
 _TENSORS = "training.safetensors"
 _BUNDLE_TENSORS = "weights.safetensors"
+_ADDED = {"without_gain"}
+"""Fields that checkpoints of earlier versions lack; their defaults hold for them."""
 _HIDDEN = (".step-*.partial", ".shards-*", ".*.link")
 """Names of what a kill may leave behind."""
 
@@ -74,6 +76,8 @@ class Progress:
     """Rows of an epoch's plan; `batch` counts up to it."""
     global_batch: int = 0
     """Images per row of the plan, of all processes."""
+    without_gain: int = 0
+    """Evaluations since the best one, which `evaluation.patience` bounds."""
 
     @property
     def last_succeeded(self) -> int:
@@ -171,7 +175,7 @@ def load_progress(checkpoint: Path) -> Progress:
         progress = Progress(**values)
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error})") from error
-    missing = sorted({field.name for field in fields(Progress)} - values.keys())
+    missing = sorted({field.name for field in fields(Progress)} - values.keys() - _ADDED)
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; another version of rtool wrote it, or it is damaged")
     return progress

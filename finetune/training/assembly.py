@@ -65,6 +65,7 @@ def build_heads(
             loss,
             dimension,
             sharded if isinstance(loss, PartialFCLoss) else identities,
+            optimizer=config.optimizer,
             seed=config.seed,
             device=device,
         )

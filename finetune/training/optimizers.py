@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config.config import OptimizerConfig
 from ..config.name_patterns import check_patterns, matches
+from ..network.product_factors import product_factors
 
 __all__ = ["build_optimizer", "load_optimizer_state", "optimizer_state", "set_learning_rates"]
 
@@ -23,30 +24,32 @@ def build_optimizer(
 ) -> tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]:
     """The optimizer, and its parameters by name (`backbone.*`, `heads.*`), among them frozen ones.
 
-    Vectors (scales and biases of norms, other biases, PReLU slopes) get no weight decay unless `decay_norms` is set.
+    What is no factor of a product (scales and biases of norms, other biases, PReLU slopes, embeddings of positions)
+    gets no weight decay unless `decay_norms` is set.
 
     Raises:
         ConfigError: a pattern of `lr_multipliers` matches no parameter.
     """
     names = dict(backbone.named_parameters())
     check_patterns("optimizer.lr_multipliers", config.lr_multipliers, names)
+    decaying = {id(factor) for part in (backbone, heads) for factor in product_factors(part)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+
+    def place(parameter: nn.Parameter, lr: float) -> None:
+        decays = config.decay_norms or id(parameter) in decaying
+        groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
+
     for name, parameter in names.items():
-        lr = config.lr * _multiplier(config.lr_multipliers, name)
-        groups.setdefault((lr, _decay(config, parameter)), []).append(parameter)
+        place(parameter, config.lr * _multiplier(config.lr_multipliers, name))
     for parameter in heads.parameters():
-        groups.setdefault((config.head_lr or config.lr, _decay(config, parameter)), []).append(parameter)
+        place(parameter, config.head_lr or config.lr)
     entries = [
         {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
         for (lr, decay), parameters in groups.items()
     ]
     # Fewer kernel launches: each step waits for its gradient norm first, so the GPU may be idle meanwhile.
     fused = all(parameter.is_cuda for parameters in groups.values() for parameter in parameters) or None
-    optimizer: torch.optim.Optimizer
-    if config.kind == "sgd":
-        optimizer = torch.optim.SGD(entries, lr=config.lr, momentum=config.momentum, fused=fused)
-    else:
-        optimizer = torch.optim.AdamW(entries, lr=config.lr, fused=fused)
+    optimizer = _optimizer(config, entries, fused)
     named = {f"backbone.{name}": parameter for name, parameter in names.items()}
     named.update({f"heads.{name}": parameter for name, parameter in heads.named_parameters()})
     return optimizer, named
@@ -80,7 +83,10 @@ def load_optimizer_state(
         if value.ndim > 0:
             state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         else:  # counts of steps, which a fused optimizer keeps on the device and others on the CPU
-            state[key] = value.to(parameter.device if optimizer.defaults["fused"] else "cpu", copy=True)
+            state[key] = value.to(parameter.device if optimizer.defaults.get("fused") else "cpu", copy=True)
+    if isinstance(optimizer, torch.optim.RMSprop) and optimizer.defaults["momentum"]:
+        for moved, known in optimizer.state.items():  # of a run that had none before
+            known.setdefault("momentum_buffer", torch.zeros_like(moved))
 
 
 def _multiplier(multipliers: Mapping[str, float], name: str) -> float:
@@ -91,6 +97,15 @@ def _multiplier(multipliers: Mapping[str, float], name: str) -> float:
     return factor
 
 
-def _decay(config: OptimizerConfig, parameter: nn.Parameter) -> float:
-    """Weight decay of a parameter; scales of norms, biases and PReLU slopes have one axis at most."""
-    return config.weight_decay if parameter.ndim > 1 or config.decay_norms else 0.0
+def _optimizer(config: OptimizerConfig, entries: list[dict[str, Any]], fused: bool | None) -> torch.optim.Optimizer:
+    match config.kind:
+        case "sgd":
+            return torch.optim.SGD(
+                entries, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+            )
+        case "adamw":
+            return torch.optim.AdamW(entries, lr=config.lr, fused=fused)
+        case "adam" | "amsgrad":
+            return torch.optim.Adam(entries, lr=config.lr, amsgrad=config.kind == "amsgrad", fused=fused)
+        case "rmsprop":
+            return torch.optim.RMSprop(entries, lr=config.lr, momentum=config.momentum)

@@ -21,6 +21,7 @@ from .assembly import build_heads, build_learner
 from .epoch import epoch_steps
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
+from .review import review_run
 
 __all__ = ["RunPlan", "plan_run"]
 
@@ -58,6 +59,8 @@ class RunPlan:
     output: Path
     weights: WeightMatch | None
     """What `model.weights` would load."""
+    notes: tuple[str, ...] = ()
+    """Settings without effect, and what is left out of the training data."""
 
 
 def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
@@ -83,10 +86,12 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     identities = train.identity_count
     heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
-    learner, _ = build_learner(config, network, heads, autocast)
-    learner.train()  # the estimate is of a step
+    learner, notes = build_learner(config, network, heads, autocast)
     build_optimizer(config.optimizer, network.module, heads)
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
+    notes = [f"{train.name}: {note}" for note in train.notes] + notes
+    notes += review_run(config, network, learner, train, batches, processes)
+    learner.train()  # the estimate is of a step
     sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
     size = network.preprocessing
     return RunPlan(
@@ -116,6 +121,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         ),
         output=output,
         weights=network.weights,
+        notes=tuple(notes),
     )
 
 

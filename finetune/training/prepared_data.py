@@ -18,6 +18,7 @@ from ..data.dataset import Dataset
 from ..data.decoding import Pixels, Resize, read_pixels, unreadable_note
 from ..data.formats.sources import open_dataset
 from ..data.loading import TrainingPixels
+from ..data.partners import with_partners
 from ..data.splits import split_by_identity
 from ..processes.collectives import rank
 
@@ -46,14 +47,21 @@ def open_training_data(config: FinetuneConfig) -> tuple[Dataset, Dataset]:
     """Training and held-out data sets, in this order; no image is decoded.
 
     Raises:
-        DataError: too few identities in either.
+        DataError: too few identities in either, or pairs to verify as training data.
         InputError: a data set does not exist.
     """
     train = open_dataset(config.data.train)
+    if train.pairs is not None:
+        raise DataError(
+            f"{train.name}: pairs to verify, not people to learn from: each image counts as an identity of its own; "
+            "give them as data.evaluate, and a folder, records or a manifest of identities as data.train"
+        )
     if config.data.evaluate is not None:
         held_out = open_dataset(config.data.evaluate, "test")
     else:
         train, held_out = split_by_identity(train, config.data.holdout, config.seed)
+    if config.data.sampler != "random":
+        train = with_partners(train)
     if train.identity_count < 2:
         raise DataError(f"{train.name}: one identity; training needs at least 2")
     return train, held_out

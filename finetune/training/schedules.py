@@ -22,7 +22,7 @@ def learning_rate_factor(config: ScheduleConfig, step: int, steps_per_epoch: int
     cosine f + (1 - f) (1 + cos pi t) / 2; polynomial f + (1 - f) (1 - t)^power; multistep gamma^(milestones passed).
     With `moves` "epoch" all steps of an epoch use the rate of its first one, or of the first after the warm-up.
     """
-    warmup = round(config.warmup_epochs * steps_per_epoch) if config.warmup_steps is None else config.warmup_steps
+    warmup = config.warmup_length(steps_per_epoch)
     if step < warmup:
         return (step + 1) / warmup
     if config.moves == "epoch":

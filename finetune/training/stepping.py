@@ -23,7 +23,7 @@ from ..network.autocast import autocast_dtype
 from ..network.learner import Learner
 from ..network.networks import images_to_tensor
 from ..processes.collectives import all_reduce_sum, world_size
-from .averaging import WeightAverage
+from .averaging import average_of
 from .divergence import describe_divergence
 from .loss_scale import LossScale
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
@@ -41,7 +41,7 @@ class Stepper:
         self._optimizer, self._named = build_optimizer(config.optimizer, learner.backbone, learner.heads)
         scaled = autocast_dtype(config.precision, device) is torch.float16
         self._scale = LossScale(enabled=scaled)
-        self._average = WeightAverage(learner.backbone, config.optimizer.ema) if config.optimizer.ema else None
+        self._average = average_of(learner.backbone, config.optimizer)
         self._loss_weights = torch.tensor([loss.weight for loss in config.losses], device=device)
         self._buffers = [buffer for buffer in learner.buffers() if buffer.is_floating_point()]
         self._buffer_backup = [buffer.clone() for buffer in self._buffers]
@@ -51,6 +51,10 @@ class Stepper:
         """Whether any process was asked to stop before the last step; alike on all of them."""
         self.not_finite = ""
         """What was not finite in the last step, in words; "" where its gradient was finite."""
+        if config.model.gradient_checkpointing:
+            learner.checkpoint_backbone()
+        if config.model.sync_batchnorm:
+            learner.synchronise_batchnorms()
         if config.model.compile:
             learner.compile_backbone()
 
@@ -110,7 +114,7 @@ class Stepper:
         if self._scale.enabled:
             tensors["scaler"] = self._scale.state()
         if self._average is not None:
-            tensors.update({f"average/{name}": value for name, value in self._average.tensors.items()})
+            tensors.update({f"average/{name}": value for name, value in self._average.state().items()})
             tensors.update({f"backbone/{name}": value for name, value in self._learner.backbone.state_dict().items()})
         # Copies: the caller may save them while the average stands in the backbone.
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -205,14 +209,10 @@ class Stepper:
         return shard_squares, stopping
 
     def _step_shards(self, rate: float) -> None:
-        """Row-sparse SGD at the learning rate of heads."""
+        """The rows that PartialFC used, at the learning rate of heads."""
         optimizer = self._config.optimizer
         for shard in self._shards:
-            shard.step(
-                (optimizer.head_lr or optimizer.lr) * rate,
-                momentum=optimizer.momentum,
-                weight_decay=optimizer.weight_decay,
-            )
+            shard.step((optimizer.head_lr or optimizer.lr) * rate)
 
 
 def _misfit(what: str, was: str, now: str) -> ConfigError:

@@ -42,12 +42,14 @@ from ..runs.checkpoints import (
     save_checkpoint,
     stage_shard,
 )
+from ..runs.early_stopping import evaluated, patience_is_over
 from ..runs.run_folder import RunFolder, read_metrics
 from .assembly import assemble_learner
 from .epoch import epoch_samples, epoch_steps
 from .generators import generator_states, load_generator_states, seed_generators
 from .metering import Meter
 from .prepared_data import PreparedData
+from .review import review_run
 from .schedules import learning_rate_factor
 from .stepping import Stepper
 
@@ -90,8 +92,10 @@ class Trainer:
         plan = plan_evaluation(data.held_out.dataset, evaluation.protocol, rerank=evaluation.rerank)
         self._metric = plan.metric(evaluation.metric)
         self._learner, self.notes = assemble_learner(config, network, data.train.dataset.identity_count, device)
+        first = self._plan(0)
+        self.notes += review_run(config, network, self._learner, data.train.dataset, first, world_size())
         self._stepper = Stepper(config, self._learner, network.preprocessing, device)
-        batches, global_batch = self._plan(0).shape
+        batches, global_batch = first.shape
         self.steps_per_epoch: int = batches // config.optimizer.accumulate
         self._progress = Progress(world_size=world_size(), batches=batches, global_batch=global_batch)
         seed_generators(config.seed)
@@ -139,7 +143,7 @@ class Trainer:
                 self._request_stop(name)
             if self._lacks_evaluation():
                 self._finish_epoch()
-            while finished and self._progress.epoch < self._config.epochs:
+            while finished and not self._is_done():
                 finished = self._run_epoch()
                 if finished:
                     self._progress = replace(self._progress, epoch=self._progress.epoch + 1, batch=0)
@@ -285,6 +289,11 @@ class Trainer:
         epoch = self._progress.epoch
         return epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
 
+    def _is_done(self) -> bool:
+        """Whether all epochs are done, or the run stops early. A collective."""
+        patience, progress = self._config.evaluation.patience, self._progress
+        return progress.epoch >= self._config.epochs or patience_is_over(patience, progress, self._device, self._log)
+
     def _lacks_evaluation(self) -> bool:
         """Whether the run was resumed from the end of an epoch whose evaluation failed. A collective."""
         progress = self._progress
@@ -313,8 +322,7 @@ class Trainer:
         metric = float(values[self._metric])
         # a best that is NaN, as older runs may have, is replaced by any number
         best = math.isfinite(metric) and (self._progress.best is None or not metric <= self._progress.best)
-        if best:
-            self._progress = replace(self._progress, best=metric)
+        self._progress = evaluated(self._progress, metric, best=best)
         self._evaluated = (self._progress.step, values)
         self._record(kind="evaluation", **values)
         shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if isinstance(value, float))

@@ -15,7 +15,14 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from rtool.converters.records.preprocessing import Preprocessing
-from rtool.finetune.config.config import AdaFaceLoss, ArcFaceLoss, CenterLoss, FinetuneConfig, TripletLoss
+from rtool.finetune.config.config import (
+    AdaFaceLoss,
+    ArcFaceLoss,
+    CenterLoss,
+    FinetuneConfig,
+    OptimizerConfig,
+    TripletLoss,
+)
 from rtool.finetune.data.loading import Batch
 from rtool.finetune.losses.heads import build_head
 from rtool.finetune.losses.partial_fc import PartialFC, shard_bounds
@@ -30,6 +37,9 @@ LOSSES = (
     AdaFaceLoss(kind="adaface", scale=16.0, momentum=0.5),
     CenterLoss(kind="center", weight=1.0),
 )
+
+RULE = OptimizerConfig(kind="sgd", momentum=0.9, weight_decay=0.01)
+"""Of the rows of PartialFC."""
 
 
 def small_learner() -> Learner:
@@ -88,6 +98,33 @@ def accumulated() -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in learner.named_parameters()} | {"reductions": reductions}
 
 
+def batchnorm(**model: bool) -> dict[str, torch.Tensor]:
+    """Three optimizer steps of a network with BatchNorms, each rank holding its share of the batch."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    config = FinetuneConfig.model_validate(
+        {
+            "model": {"reference": "-", **model},
+            "data": {"train": "-"},
+            "losses": [{"kind": "arcface", "scale": 4}],
+            "optimizer": {"kind": "sgd", "lr": 0.1},
+        }
+    )
+    torch.manual_seed(0)
+    blocks = nn.Sequential(nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.PReLU(6)))
+    tail = (nn.Flatten(), nn.Linear(6 * 16, 8), nn.BatchNorm1d(8))
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), blocks, *tail)
+    learner = Learner(backbone, nn.ModuleList([build_head(config.losses[0], 8, 5)]), output=0, autocast=None)
+    stepper = Stepper(config, learner, Preprocessing(6, 6), torch.device("cpu"))
+    stepper.begin_epoch(0)
+    generator = torch.Generator().manual_seed(1)
+    share = slice(rank * 12 // world, (rank + 1) * 12 // world)
+    for _ in range(3):
+        pixels = torch.randint(0, 256, (12, 6, 6, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, 5, (12,), generator=generator)
+        stepper.step([Batch(pixels[share], labels[share], ())], 1.0)
+    return {name: value.detach().float() for name, value in learner.state_dict().items()}
+
+
 class TwoOutputs(nn.Module):
     """An embedding, and class scores that no loss here looks at."""
 
@@ -129,7 +166,7 @@ def two_outputs() -> dict[str, torch.Tensor]:
 def partial_fc(rate: float, classes: int = 11, labels: tuple[int, ...] = (*range(11), 0)) -> dict[str, torch.Tensor]:
     """One step over some classes; everything about shards, put together again over the ranks."""
     world, rank = dist.get_world_size(), dist.get_rank()
-    head = PartialFC(4, classes, rate=rate, scale=16.0)
+    head = PartialFC(4, classes, rate=rate, scale=16.0, optimizer=RULE)
     head.weight = full_weight()[:classes][slice(*shard_bounds(classes, rank, world))].clone()
     before = head.weight.clone()
     embeddings = torch.randn(12, 4, generator=torch.Generator().manual_seed(2))
@@ -146,9 +183,9 @@ def partial_fc(rate: float, classes: int = 11, labels: tuple[int, ...] = (*range
     touched[used] = 1
     row_gradient = torch.zeros_like(head.weight)
     row_gradient[used] = head.gradient()
-    head.step(0.1, momentum=0.9, weight_decay=0.01)
+    head.step(0.1)
     shards = [None] * world
-    dist.all_gather_object(shards, (touched, row_gradient, before, head.weight, head.momentum))
+    dist.all_gather_object(shards, (touched, row_gradient, before, head.weight, head.state["momentum"]))
     names = ("touched", "row_gradient", "before", "after", "momentum")
     joined = {name: torch.cat([shard[i] for shard in shards]) for i, name in enumerate(names)}
     return {"loss": loss.detach(), "gradient": gradient, **joined}
@@ -157,19 +194,19 @@ def partial_fc(rate: float, classes: int = 11, labels: tuple[int, ...] = (*range
 def partial_fc_at_a_tenth() -> dict[str, torch.Tensor]:
     """Six steps over 200 classes at rate 0.1: what each step used, weights and momentum before and after it."""
     world, rank = dist.get_world_size(), dist.get_rank()
-    head = PartialFC(4, 200, rate=0.1, scale=16.0, seed=1)
+    head = PartialFC(4, 200, rate=0.1, scale=16.0, optimizer=RULE, seed=1)
     generator = torch.Generator().manual_seed(2)
     steps: list[torch.Tensor] = []
     for _ in range(6):
         embeddings = torch.randn(4, 4, generator=generator)
         labels = torch.randint(0, 200, (4,), generator=generator)
         share = slice(rank * 4 // world, (rank + 1) * 4 // world)
-        state = [head.weight.clone(), head.momentum.clone()]
+        state = [head.weight.clone(), head.state["momentum"].clone()]
         head(embeddings[share].clone().requires_grad_(), labels[share]).backward()
         gradient, touched = torch.zeros_like(head.weight), torch.zeros_like(head.weight)
         gradient[head.rows_used], touched[head.rows_used] = head.gradient(), 1
-        head.step(0.1, momentum=0.9, weight_decay=0.01)
-        steps.append(torch.stack([*state, gradient, touched, head.weight, head.momentum]))
+        head.step(0.1)
+        steps.append(torch.stack([*state, gradient, touched, head.weight, head.state["momentum"]]))
     mine = torch.stack(steps)
     shards = [None] * world
     dist.all_gather_object(shards, mine)
@@ -181,6 +218,9 @@ def full_weight() -> torch.Tensor:
 
 
 PROGRAMS = {
+    "separate_batchnorm": batchnorm,
+    "synchronised_batchnorm": lambda: batchnorm(sync_batchnorm=True),
+    "synchronised_and_checkpointed": lambda: batchnorm(sync_batchnorm=True, gradient_checkpointing=True),
     "gradients": gradients,
     "accumulated": accumulated,
     "two_outputs": two_outputs,

@@ -141,8 +141,16 @@ def test_a_checkpoint_tells_how_it_came_to_be(config):
     [
         [],
         ["optimizer.ema=0.9", "optimizer.kind=sgd", "optimizer.lr=0.01", "losses.0={kind: partial_fc, rate: 0.5}"],
+        [
+            "optimizer={kind: amsgrad, ema: 0.9, ema_warmup: true}",
+            "losses.0={kind: partial_fc, rate: 0.5}",
+            "losses+=[{kind: multi_similarity}, {kind: contrastive}]",
+            "augment={random_patch: 0.5, rand_augment: 0.5, aug_mix: 0.5, photometric: 0.5, hue: 0.1}",
+            "model.gradient_checkpointing=true",
+            "evaluation.patience=9",
+        ],
     ],
-    ids=["adamw", "sgd with average and sampled classes"],
+    ids=["adamw", "sgd with average and sampled classes", "the rest"],
 )
 def test_resuming_equals_the_uninterrupted_run_bit_for_bit(config, tmp_path, extra):
     whole = finetune(config, extra, quiet=True)

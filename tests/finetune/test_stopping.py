@@ -251,6 +251,6 @@ class _None:
 def test_a_run_says_where_it_does_otherwise_than_configured(recipe):
     result = finetune(recipe, ["epochs=1", "steps_per_epoch=50", "precision=half"], quiet=True)
     log = (result.run_dir / "log.txt").read_text()
-    assert "note: steps_per_epoch 50: the data make 4 steps per epoch" in log
+    assert "note: steps_per_epoch 50 has no effect: the data make 4 steps per epoch" in log
     assert "note: precision half: bfloat16 on cpu" in log
     assert "1 process on cpu" in log

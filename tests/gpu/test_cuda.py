@@ -124,7 +124,7 @@ def test_partial_fc_agrees_with_the_processor():
         e = embeddings.to(device).detach().requires_grad_()
         loss = head(e, labels.to(device))
         loss.backward()
-        head.step(0.1, momentum=0.9, weight_decay=5e-4)
+        head.step(0.1)
         results.append((loss.detach().cpu(), e.grad.cpu(), head.weight.detach().cpu()))
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

@@ -98,3 +98,41 @@ def test_circle_class_form_follows_its_formula(cosine):
 def test_cosines_are_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert cosine_logits(torch.randn(3, 4), torch.randn(5, 4)).dtype == torch.float32
+
+
+def sphere(cosine, m1, m2, m3):
+    """SphereFace's psi (arXiv:1704.08063, equation 7), written out: intervals [k pi, (k + 1) pi] of m1 t + m2."""
+    angle = m1 * math.acos(cosine) + m2
+    k = 0
+    while angle >= (k + 1) * math.pi:
+        k += 1
+    return (-1) ** k * math.cos(angle) - 2 * k - m3
+
+
+@pytest.mark.parametrize(
+    "margins",
+    [(2.0, 0.0, 0.0), (4.0, 0.0, 0.0), (3.0, 0.5, 0.2), (1.9, 0.0, 0.0), (1.0, 2.0, 0.0), (2.5, 0.0, 0.1)],
+)
+def test_large_margins_fall_on_beyond_pi_with_the_gradient_of_the_formula(margins):
+    m1, m2, m3 = margins
+    cosine = torch.linspace(-0.999, 0.999, 401, dtype=torch.float64)[:, None].requires_grad_()
+    logits = margin_logits(cosine, torch.zeros(401, dtype=torch.int64), scale=8.0, m1=m1, m2=m2, m3=m3)
+    expected = [8.0 * sphere(c, *margins) for c in cosine.detach()[:, 0].tolist()]
+    np.testing.assert_allclose(logits.detach()[:, 0].numpy(), expected, atol=1e-9)
+    (gradient,) = torch.autograd.grad(logits.sum(), cosine)
+    step = 1e-6
+    numeric = [
+        8.0 * (sphere(c + step, *margins) - sphere(c - step, *margins)) / (2 * step)
+        for c in cosine.detach()[:, 0].tolist()
+    ]
+    np.testing.assert_allclose(gradient[:, 0].numpy(), numeric, atol=1e-3, rtol=1e-5)
+    assert (np.diff(expected) > 0).all()  # monotone in the cosine
+    assert (gradient > 0).all()
+
+
+def test_a_fresh_classifier_learns_with_every_margin_that_is_accepted():
+    for m1 in (0.5, 1.0, 1.35, 1.6, 2.0, 4.0):
+        for m2 in (0.0, 0.5, 1.0, 1.6, 3.0):
+            cosine = torch.full((1, 1), -0.1, dtype=torch.float64, requires_grad=True)
+            margin_logits(cosine, torch.zeros(1, dtype=torch.int64), scale=1.0, m1=m1, m2=m2).sum().backward()
+            assert cosine.grad.item() > 0, (m1, m2)

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from rtool.finetune.config.config import CenterLoss
+from rtool.finetune.config.config import CenterLoss, ContrastiveLoss, MultiSimilarityLoss
 from rtool.finetune.losses.heads import build_head
-from rtool.finetune.losses.pair_losses import center_loss, circle_pair_loss, moved_centers, triplet_loss
+from rtool.finetune.losses.pair_losses import (
+    center_loss,
+    circle_pair_loss,
+    contrastive_loss,
+    moved_centers,
+    multi_similarity_loss,
+    triplet_loss,
+)
 
 LABELS = np.array([0, 0, 1, 1, 1, 2, 3, 3])
 
@@ -59,6 +66,80 @@ def test_circle_pair_form_follows_its_formula(rows):
     assert got.item() == pytest.approx(np.mean(per_anchor))
 
 
+def multi_similarity(x, alpha, beta, base, epsilon):
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    s, terms = unit @ unit.T, []
+    for a in range(8):
+        positive = [s[a, p] for p in range(8) if p != a and LABELS[p] == LABELS[a]]
+        negative = [s[a, n] for n in range(8) if LABELS[n] != LABELS[a]]
+        if not positive:
+            continue
+        pulled = [p for p in positive if p - epsilon < max(negative)]
+        pushed = [n for n in negative if n + epsilon > min(positive)]
+        terms.append(
+            np.log(1 + sum(np.exp(-alpha * (p - base)) for p in pulled)) / alpha
+            + np.log(1 + sum(np.exp(beta * (n - base)) for n in pushed)) / beta
+        )
+    return np.mean(terms)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": 0.1},
+        {"alpha": 5.0, "beta": 10.0, "base": 0.0, "epsilon": 0.0},
+        {"alpha": 1.0, "beta": 20.0, "base": 0.8, "epsilon": 2.0},
+    ],
+)
+def test_multi_similarity_follows_its_formula(rows, settings):
+    got = multi_similarity_loss(torch.tensor(rows), torch.tensor(LABELS), **settings)
+    assert got.item() == pytest.approx(multi_similarity(rows, **settings), rel=1e-12)
+
+
+def contrastive(x, margin):
+    d = distances(x)
+    pull = [d[i, j] ** 2 for i in range(8) for j in range(8) if i != j and LABELS[i] == LABELS[j]]
+    push = [(margin - d[i, j]) ** 2 for i in range(8) for j in range(8) if LABELS[i] != LABELS[j] and d[i, j] < margin]
+    return 0.5 * (np.mean(pull) + (np.mean(push) if push else 0.0))
+
+
+@pytest.mark.parametrize("margin", [0.5, 3.0, 100.0])  # no pair nearer than the margin, some, all
+def test_contrastive_follows_its_formula(rows, margin):
+    got = contrastive_loss(torch.tensor(rows), torch.tensor(LABELS), margin=margin)
+    assert got.item() == pytest.approx(contrastive(rows, margin), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ours", "formula"),
+    [
+        (multi_similarity_loss, lambda x: multi_similarity(x, 2.0, 50.0, 0.5, 0.1)),
+        (contrastive_loss, lambda x: contrastive(x, 1.0)),
+        (lambda e, y: contrastive_loss(e, y, margin=4.0), lambda x: contrastive(x, 4.0)),
+    ],
+    ids=["multi_similarity", "contrastive", "contrastive wide"],
+)
+def test_their_gradients_are_the_formulas(rows, ours, formula):
+    x = torch.tensor(rows, requires_grad=True)
+    ours(x, torch.tensor(LABELS)).backward()
+    step, numeric = 1e-6, np.zeros_like(rows)
+    for place in np.ndindex(rows.shape):
+        ahead, behind = rows.copy(), rows.copy()
+        ahead[place] += step
+        behind[place] -= step
+        numeric[place] = (formula(ahead) - formula(behind)) / (2 * step)
+    np.testing.assert_allclose(x.grad.numpy(), numeric, atol=1e-8)
+
+
+def test_the_heads_pass_their_settings_on(rows):
+    embeddings, labels = torch.tensor(rows).float(), torch.tensor(LABELS)
+    head = build_head(MultiSimilarityLoss(kind="multi_similarity", alpha=5, beta=10, base=0, epsilon=0), 6, 4)
+    assert head(embeddings, labels).item() == pytest.approx(multi_similarity(rows, 5, 10, 0, 0), rel=1e-5)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for normalise, x in ((True, unit), (False, rows)):
+        head = build_head(ContrastiveLoss(kind="contrastive", margin=1.5, normalise=normalise), 6, 4)
+        assert head(embeddings, labels).item() == pytest.approx(contrastive(x, 1.5), rel=1e-5)
+
+
 def test_center_loss_follows_its_formula(rows):
     centers = np.random.default_rng(4).normal(size=(4, 6))
     expected = 0.5 * ((rows - centers[LABELS]) ** 2).sum(1).mean()
@@ -97,7 +178,7 @@ def test_the_head_brings_the_centers_to_their_classes_whatever_the_weight_and_th
     assert torch.equal(head.centers, fixed)
 
 
-@pytest.mark.parametrize("loss", [triplet_loss, circle_pair_loss])
+@pytest.mark.parametrize("loss", [triplet_loss, circle_pair_loss, multi_similarity_loss])
 def test_a_batch_without_pairs_gives_zero_and_zero_gradient(loss):
     x = torch.randn(3, 4, requires_grad=True)
     value = loss(x, torch.tensor([0, 1, 2]))

@@ -103,7 +103,7 @@ def test_shards_of_three_ranks_are_loaded_by_one():
     head = PartialFC(4, 11)
     head.load_shards(shards)
     assert torch.equal(head.weight, whole)
-    assert torch.equal(head.momentum, momentum)
+    assert torch.equal(head.state["momentum"], momentum)
 
 
 @pytest.mark.parametrize(("classes", "shards"), [(11, 3), (10, 4), (2, 2), (7, 1)])

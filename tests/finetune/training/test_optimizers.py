@@ -77,7 +77,61 @@ def test_the_last_matching_multiplier_counts():
         groups_by_parameter(OptimizerConfig(lr_multipliers={"9.*": 1.0}))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_decay_follows_the_use_of_a_parameter_not_its_rank():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1, 3, 1, 1))
+            self.to_one = nn.Conv2d(3, 1, 1)
+
+        def forward(self, images):
+            return self.to_one(images * self.scale)
+
+    backbone = Scaled()
+    for decay_norms, expected in ((False, 0.0), (True, 0.01)):
+        optimizer, _ = build_optimizer(
+            OptimizerConfig(weight_decay=0.01, decay_norms=decay_norms), backbone, nn.ModuleList()
+        )
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert decays[id(backbone.to_one.weight)] == 0.01  # a kernel, of the same shape as the scale
+        assert decays[id(backbone.scale)] == decays[id(backbone.to_one.bias)] == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "oracle"),
+    [
+        (OptimizerConfig(kind="sgd", momentum=0.8), lambda p: torch.optim.SGD(p, 0.1, momentum=0.8, weight_decay=5e-4)),
+        (
+            OptimizerConfig(kind="sgd", nesterov=True),
+            lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        ),
+        (OptimizerConfig(kind="adamw"), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=5e-4)),
+        (OptimizerConfig(kind="adam"), lambda p: torch.optim.Adam(p, 0.1, weight_decay=5e-4)),
+        (OptimizerConfig(kind="amsgrad"), lambda p: torch.optim.Adam(p, 0.1, weight_decay=5e-4, amsgrad=True)),
+        (OptimizerConfig(kind="rmsprop"), lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.9, weight_decay=5e-4)),
+    ],
+    ids=["sgd", "nesterov", "adamw", "adam", "amsgrad", "rmsprop"],
+)
+def test_each_kind_is_the_one_of_torch(config, oracle):
+    ours, theirs = (nn.Linear(3, 2, bias=False) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizer, _ = build_optimizer(config.model_copy(update={"lr": 0.1}), ours, nn.ModuleList())
+    other = oracle(theirs.parameters())
+    for step in range(4):
+        images = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+        for module, each in ((ours, optimizer), (theirs, other)):
+            each.zero_grad()
+            module(images).square().sum().backward()
+            each.step()
+    assert torch.equal(ours.weight, theirs.weight)
+
+
+def test_nesterov_without_a_momentum_is_refused():
+    with pytest.raises(ValueError, match=r"set optimizer\.momentum=0\.9"):
+        OptimizerConfig(kind="sgd", nesterov=True, momentum=0.0)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "adam", "amsgrad", "rmsprop"])
 def test_state_goes_over_to_another_optimizer(kind):
     config = OptimizerConfig(kind=kind, lr=0.1)
     images = torch.randn(4, 3, 1, 1)
@@ -113,6 +167,24 @@ def test_the_average_follows_its_formula_and_moves_statistics_too():
     with average.applied_to(module):
         torch.testing.assert_close(module[0].weight.detach(), start["0.weight"] + 1)
     assert torch.equal(module[0].weight, own)
+
+
+def test_the_decay_of_an_average_rises_while_it_warms_up_and_goes_on_where_it_was():
+    module = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(module, 0.5, warmup=True)
+    expected = float(average.tensors["weight"])
+    for step in range(20):
+        with torch.no_grad():
+            module.weight.fill_(step)
+        if step == 5:  # as a resumed run loads it
+            saved = {name: value.clone() for name, value in average.state().items()}
+            average = WeightAverage(module, 0.5, warmup=True)
+            average.load(saved)
+        average.update(module)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+        assert float(average.tensors["weight"]) == pytest.approx(expected, rel=1e-5)
+    assert "steps" not in WeightAverage(module, 0.5).state()
 
 
 def test_a_loaded_state_has_the_memory_order_of_its_parameter():

@@ -1,0 +1,54 @@
+"""The augmentation of training images, as a section of the configuration; the changes are in `data/augmentation.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from .section import Count, Section, Share
+
+__all__ = ["AugmentConfig"]
+
+
+class AugmentConfig(Section):
+    """Random changes of training images, drawn from a generator that is seeded per epoch and sample."""
+
+    flip: Share = 0.5
+    """Probability of mirroring left and right."""
+    pad_crop: Annotated[int, Field(ge=0)] = 0
+    """Pixels of padding on each side, before cropping back to size at a random place."""
+    random_patch: Share = 0.0
+    """Probability of pasting a rectangle (1 to 50 % of the area) of another training image, as torchreid does."""
+    random_crop: Share = 0.0
+    """Probability of keeping only a rectangle (20 to 100 % of the area) and filling the rest with the mean colour."""
+    low_resolution: Share = 0.0
+    """Probability of shrinking to 20 to 100 % of the height and width and enlarging back."""
+    photometric: Share = 0.0
+    """Probability of changing brightness, contrast, saturation and hue, each by the strength below."""
+    brightness: Share = 0.5
+    """Strength s of `photometric`: brightness times a factor from 1 - s to 1 + s."""
+    contrast: Share = 0.5
+    """Strength s of `photometric`: contrast times a factor from 1 - s to 1 + s."""
+    saturation: Share = 0.5
+    """Strength s of `photometric`: saturation times a factor from 1 - s to 1 + s."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Strength s of `photometric`: hue turned by -s to s of the colour circle."""
+    colour: Share = 0.0
+    """Probability of scaling each colour channel by its own factor."""
+    blur: Share = 0.0
+    """Probability of Gaussian blur."""
+    grey: Share = 0.0
+    """Probability of converting to grey."""
+    rand_augment: Share = 0.0
+    """Probability of RandAugment (arXiv:1909.13719): some operations of one magnitude, drawn from 14."""
+    rand_augment_operations: Count = 2
+    """Operations of RandAugment in a row."""
+    rand_augment_magnitude: Annotated[float, Field(ge=0, le=30)] = 9.0
+    """Magnitude of RandAugment; at 30 a rotation by 30 degrees."""
+    aug_mix: Share = 0.0
+    """Probability of AugMix (arXiv:1912.02781): the image mixed with three chains of one to three operations."""
+    aug_mix_severity: Annotated[float, Field(gt=0, le=10)] = 3.0
+    """Severity of AugMix's operations; at 10 a rotation by up to 30 degrees."""
+    erasing: Share = 0.0
+    """Probability of filling a rectangle (2 to 40 % of the area, aspect 0.3 to 3.3) with the mean colour."""

@@ -1,0 +1,187 @@
+"""Every field of the configuration: always effective, or the condition under which nothing depends on it.
+
+A new field goes into `ALWAYS`, or into `IDLE` with its condition from `conditions`; a test walks all fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .conditions import (
+    Check,
+    curve,
+    ema,
+    ema_warmup,
+    every_steps,
+    first,
+    freeze,
+    head_lr,
+    lr,
+    milestone_steps,
+    milestones,
+    multipliers,
+    not_multistep,
+    patience,
+    steps_per_epoch,
+    unless,
+    warmup_epochs,
+    warmup_steps,
+    where,
+)
+
+__all__ = ["ALWAYS", "IDLE"]
+
+_JITTERED = unless(lambda augment: augment.photometric > 0, "augment.photometric is 0, the probability of using it")
+_COLOURED = where(lambda _, facts: facts.channels == 1, "the images are grey")
+_RANDOM_POLICY = unless(lambda augment: augment.rand_augment > 0, "augment.rand_augment is 0")
+_ANGULAR = unless(
+    lambda loss: loss.margins[:2] != (1.0, 0.0), "margins without an angle (m1 = 1, m2 = 0) have one gradient"
+)
+_WITH_MARGIN = unless(lambda loss: loss.margin > 0, "margin is 0, so image quality changes nothing")
+
+IDLE: Mapping[str, Check] = {
+    "steps_per_epoch": steps_per_epoch,
+    "model.calibration_images": unless(lambda model: model.restore_bn, "model.restore_bn is false"),
+    "model.weights_may_lack": unless(lambda model: model.weights is not None, "model.weights is null"),
+    "model.freeze": freeze,
+    "model.gradient_checkpointing": where(
+        lambda config, facts: config.model.gradient_checkpointing and not facts.backbone_learns,
+        "the whole backbone stays frozen, so no activations are kept",
+    ),
+    "model.sync_batchnorm": where(
+        lambda config, facts: config.model.sync_batchnorm and (facts.processes == 1 or not facts.batchnorm_learns),
+        "there is one process, or no BatchNorm learns",
+    ),
+    "data.holdout": lambda _section, config, _facts: (
+        None if config.data.evaluate is None else "data.evaluate gives the held-out data"
+    ),
+    "data.sampler": where(
+        lambda config, facts: config.data.sampler == "pk_cameras" and not facts.several_cameras,
+        "no identity has images of two cameras, so it is pk",
+    ),
+    "data.images_per_identity": unless(
+        lambda data: data.sampler != "random", "data.sampler is random; set it to pk or pk_cameras"
+    ),
+    "augment.photometric": unless(
+        lambda augment: (
+            augment.photometric == 0 or augment.brightness or augment.contrast or augment.saturation or augment.hue
+        ),
+        "all its strengths are 0",
+    ),
+    "augment.brightness": _JITTERED,
+    "augment.contrast": _JITTERED,
+    "augment.saturation": first(_JITTERED, _COLOURED),
+    "augment.hue": first(_JITTERED, _COLOURED),
+    "augment.grey": _COLOURED,
+    "augment.rand_augment_operations": _RANDOM_POLICY,
+    "augment.rand_augment_magnitude": _RANDOM_POLICY,
+    "augment.aug_mix_severity": unless(lambda augment: augment.aug_mix > 0, "augment.aug_mix is 0"),
+    "losses.arcface.gradient": _ANGULAR,
+    "losses.arcface.filter_above": unless(
+        lambda loss: loss.filter_above is None or loss.filter_above < 1, "no cosine is above 1"
+    ),
+    "losses.adaface.h": _WITH_MARGIN,
+    "losses.adaface.momentum": _WITH_MARGIN,
+    "losses.partial_fc.gradient": _ANGULAR,
+    "optimizer.lr": lr,
+    "optimizer.head_lr": head_lr,
+    "optimizer.momentum": unless(
+        lambda optimizer: optimizer.kind in ("sgd", "rmsprop"), "only sgd and rmsprop have a momentum"
+    ),
+    "optimizer.nesterov": unless(lambda optimizer: optimizer.kind == "sgd", "only sgd has Nesterov's momentum"),
+    "optimizer.lr_multipliers": multipliers,
+    "optimizer.decay_norms": unless(lambda optimizer: optimizer.weight_decay > 0, "optimizer.weight_decay is 0"),
+    "optimizer.ema": ema,
+    "optimizer.ema_warmup": ema_warmup,
+    "schedule.kind": curve,
+    "schedule.moves": unless(lambda schedule: schedule.kind != "constant", "schedule.kind is constant"),
+    "schedule.warmup_epochs": warmup_epochs,
+    "schedule.warmup_steps": warmup_steps,
+    "schedule.milestones": milestones,
+    "schedule.milestone_steps": milestone_steps,
+    "schedule.gamma": lambda schedule, _config, _facts: not_multistep(schedule),
+    "schedule.power": unless(lambda schedule: schedule.kind == "polynomial", "only polynomial has a power"),
+    "schedule.final": unless(
+        lambda schedule: schedule.kind in ("cosine", "polynomial"), "only cosine and polynomial end at a share"
+    ),
+    "evaluation.patience": patience,
+    "checkpoints.every_steps": every_steps,
+}
+"""By path of a field, with the kind of a loss in place of its number: when nothing depends on the field."""
+
+ALWAYS = frozenset(
+    [
+        "name",
+        "output",
+        "seed",
+        "epochs",
+        "log_every",
+        "device",
+        "precision",
+        "threads",
+        "model.reference",
+        "model.restore_bn",
+        "model.preprocessing",
+        "model.size",
+        "model.output",
+        "model.weights",
+        "model.options",
+        "model.channels_last",
+        "model.compile",
+        "data.train",
+        "data.evaluate",
+        "data.batch",
+        "data.workers",
+        "data.memory_gb",
+        "augment.flip",
+        "augment.pad_crop",
+        "augment.random_patch",
+        "augment.random_crop",
+        "augment.low_resolution",
+        "augment.colour",
+        "augment.blur",
+        "augment.rand_augment",
+        "augment.aug_mix",
+        "augment.erasing",
+        "losses.softmax.smoothing",
+        "losses.arcface.scale",
+        "losses.arcface.margins",
+        "losses.cosface.scale",
+        "losses.cosface.margin",
+        "losses.adaface.scale",
+        "losses.adaface.margin",
+        "losses.circle.scale",
+        "losses.circle.margin",
+        "losses.circle_pair.scale",
+        "losses.circle_pair.margin",
+        "losses.center.alpha",
+        "losses.triplet.margin",
+        "losses.triplet.mining",
+        "losses.triplet.normalise",
+        "losses.multi_similarity.alpha",
+        "losses.multi_similarity.beta",
+        "losses.multi_similarity.base",
+        "losses.multi_similarity.epsilon",
+        "losses.contrastive.margin",
+        "losses.contrastive.normalise",
+        "losses.pcb.parts",
+        "losses.pcb.smoothing",
+        "losses.partial_fc.scale",
+        "losses.partial_fc.margins",
+        "losses.partial_fc.rate",
+        "optimizer.kind",
+        "optimizer.weight_decay",
+        "optimizer.clip",
+        "optimizer.accumulate",
+        "evaluation.protocol",
+        "evaluation.every",
+        "evaluation.flip",
+        "evaluation.batch",
+        "evaluation.metric",
+        "evaluation.rerank",
+        "checkpoints.keep",
+        "tracking.tensorboard",
+        "tracking.wandb",
+    ]
+)
+"""Fields that change every run, or whose uselessness is an error elsewhere; beside the kind and weight of each loss."""

@@ -1,0 +1,1 @@
+"""Augmentations of several operations: RandAugment, AugMix, and the operations that they draw from."""
