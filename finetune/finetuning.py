@@ -235,8 +235,8 @@ def _describe(
     """Log what is about to be trained."""
     train, held_out, size = data.train.dataset, data.held_out.dataset, network.preprocessing
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
-    folder.log(f"train on {train.name}: {len(train)} images of {train.identity_count} identities")
-    folder.log(f"evaluate on {held_out.name}: {len(held_out)} images of {held_out.identity_count} identities")
+    folder.log(f"train on {train.name}: {train}")
+    folder.log(f"evaluate on {held_out.name}: {held_out}")
     if network.weights is not None:
         folder.log(f"note: model.weights {config.model.weights}: {network.weights}")
     for note in data.notes:

@@ -21,7 +21,8 @@ from torch import nn
 from ...errors import InputError, nearest
 from ...finetune import open_dataset
 from ...finetune.data.decoding import read_pixels
-from ...finetune.data.splits import draw_pairs, split_by_identity
+from ...finetune.data.pair_drawing import draw_pairs
+from ...finetune.data.splits import split_by_identity
 from ...finetune.evaluation.verification import measure_verification
 from ...finetune.finetuning import finetune
 from ..places import EXAMPLES

@@ -16,9 +16,11 @@ from ...errors import DataError
 from ..config.config import FinetuneConfig
 from ..data.dataset import Dataset
 from ..data.decoding import Pixels, Resize, read_pixels, unreadable_note
+from ..data.distinct_images import Contents, content_numbers, count_shared, one_of_each, refuse_two_identities
 from ..data.formats.sources import open_dataset
 from ..data.loading import TrainingPixels
 from ..data.splits import split_by_identity
+from ..evaluation.matched_images import match_images
 from ..processes.collectives import rank
 
 __all__ = ["HeldOutImages", "PreparedData", "open_training_data", "prepare_data"]
@@ -49,7 +51,7 @@ def open_training_data(config: FinetuneConfig) -> tuple[Dataset, Dataset]:
         DataError: too few identities in either.
         InputError: a data set does not exist.
     """
-    train = open_dataset(config.data.train)
+    train = open_dataset(config.data.train).of_somebody()
     if config.data.evaluate is not None:
         held_out = open_dataset(config.data.evaluate, "test")
     else:
@@ -73,16 +75,30 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
     image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
     room = int(config.data.memory_gb * 1e9 / image_bytes)
     values: NDArray[np.uint8] | None = None
+    contents: Contents | None = None
     if len(train) <= room:
         room -= len(train)
         read = read_pixels(train, preprocessing.resize)
         train, values = read.dataset, read.values
         notes += _unreadable_notes(read)
+        contents = content_numbers(values)
+        refuse_two_identities(train, contents)
+        again = len(train) - len(one_of_each(train, contents)[0])
+        if again:
+            notes.append(f"{train.name}: {again} images are copies of others, by content; they are trained on as well")
+    else:
+        notes.append(f"{train.name}: not searched for copies of images, because it does not fit into data.memory_gb")
     pixels: Pixels | None = None
     if len(held_out) <= room and rank() == 0:
         pixels = read_pixels(held_out, preprocessing.resize)
         held_out = pixels.dataset
         notes += _unreadable_notes(pixels)
+        held_contents = content_numbers(pixels.values)
+        evaluation = config.evaluation
+        matched = match_images(held_out, held_contents, evaluation.protocol, rerank=evaluation.rerank)
+        notes += [f"{held_out.name}: {note}" for note in matched.notes]
+        if contents is not None and (shared := count_shared(held_contents, contents)):
+            notes.append(f"{shared} images of {held_out.name} are also trained on: these metrics flatter the model")
     return PreparedData(
         TrainingPixels(train, preprocessing.resize, values),
         HeldOutImages(held_out, preprocessing.resize, pixels),

@@ -309,7 +309,7 @@ class Trainer:
             self._save(best=False)
             raise
         values = asdict(result)
-        metric = float(values[self._metric])
+        metric = float(values[self._metric])  # what the labels cannot measure is no metric of the plan
         # a best that is NaN, as older runs may have, is replaced by any number
         best = math.isfinite(metric) and (self._progress.best is None or not metric <= self._progress.best)
         if best:
