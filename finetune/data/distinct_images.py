@@ -36,7 +36,9 @@ def refuse_two_identities(dataset: Dataset, contents: Contents) -> None:
     number = _numbered(contents)
     known = np.flatnonzero(dataset.identities != NOBODY)
     order = known[np.lexsort([known, number[known]])]
-    alike = (number[order][1:] == number[order][:-1]) & (dataset.identities[order][1:] != dataset.identities[order][:-1])
+    alike = (number[order][1:] == number[order][:-1]) & (
+        dataset.identities[order][1:] != dataset.identities[order][:-1]
+    )
     if alike.any():
         place = int(np.flatnonzero(alike)[0])
         raise DataError(
@@ -66,7 +68,9 @@ def without_own_copies(
     queried = np.isin(number[gallery], number[query])
     met = [
         bool(is_queried) and (camera < 0 or (content, camera) not in own)
-        for is_queried, content, camera in zip(queried, number[gallery].tolist(), cameras[gallery].tolist(), strict=True)
+        for is_queried, content, camera in zip(
+            queried, number[gallery].tolist(), cameras[gallery].tolist(), strict=True
+        )
     ]
     copies = np.array(met, dtype=bool)
     return gallery[~copies], _note(dataset, gallery[copies], "copies of queries, by content, left out of the gallery")

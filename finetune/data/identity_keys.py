@@ -60,6 +60,4 @@ def left_out_notes(keys: Sequence[str | NoIdentity], names: Sequence[str]) -> tu
     """One line per reason: how many images have no identity, and the first of them by name."""
     counts = Counter(key for key in keys if isinstance(key, NoIdentity))
     first = {key: name for key, name in reversed(list(zip(keys, names, strict=True))) if key in counts}
-    return tuple(
-        f"{count} images {reason.value} left out, such as {first[reason]}" for reason, count in counts.items()
-    )
+    return tuple(f"{count} images {reason.value} left out, such as {first[reason]}" for reason, count in counts.items())

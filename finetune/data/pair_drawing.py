@@ -89,9 +89,7 @@ def draw_different_pairs(identities: Indices, most: int, rng: np.random.Generato
         # Both images change from round to round, and every pair of images comes once.
         cycle = np.lcm(counts[one], counts[other])
         place = number % counts[one]
-        drawn.append(
-            _pairs_of(images, starts[one], starts[other], place, (number + number // cycle) % counts[other])
-        )
+        drawn.append(_pairs_of(images, starts[one], starts[other], place, (number + number // cycle) % counts[other]))
     return _joined(drawn, most)
 
 

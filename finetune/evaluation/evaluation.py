@@ -24,8 +24,8 @@ from .embedders import Embed, open_embedder
 from .matched_images import MatchedImages, match_images
 from .plan import Protocol, plan_evaluation
 from .retrieval import RetrievalResult, measure_retrieval
-from .unit_embeddings import refuse_non_finite, unit_rows
 from .true_accepts import roc_curve
+from .unit_embeddings import refuse_non_finite, unit_rows
 from .verification import VerificationResult, measure_verification, scored_pairs
 
 __all__ = [

@@ -22,8 +22,9 @@ from ..data.loading import TrainingPixels
 from ..data.splits import split_by_identity
 from ..evaluation.matched_images import match_images
 from ..processes.collectives import rank
+from ..runs.data_record import DataRecord
 
-__all__ = ["HeldOutImages", "PreparedData", "open_training_data", "prepare_data"]
+__all__ = ["HeldOutImages", "PreparedData", "describe_data", "open_training_data", "prepare_data"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class PreparedData:
     train: TrainingPixels
     held_out: HeldOutImages
     notes: tuple[str, ...]
+    record: DataRecord
+    """What a resumed run is compared by."""
 
 
 def open_training_data(config: FinetuneConfig) -> tuple[Dataset, Dataset]:
@@ -51,7 +54,29 @@ def open_training_data(config: FinetuneConfig) -> tuple[Dataset, Dataset]:
         DataError: too few identities in either.
         InputError: a data set does not exist.
     """
-    train = open_dataset(config.data.train).of_somebody()
+    return _split(config, open_dataset(config.data.train).of_somebody())
+
+
+def describe_data(config: FinetuneConfig) -> DataRecord:
+    """The record of a run's data, from labels alone.
+
+    Raises:
+        DataError, InputError: as `open_training_data`.
+    """
+    source = open_dataset(config.data.train).of_somebody()
+    return _record(config, source, *_split(config, source))
+
+
+def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: Dataset) -> DataRecord:
+    data, evaluation = config.data, config.evaluation
+    measured: list[object] = [evaluation.flip, evaluation.rerank]
+    if data.evaluate is not None:
+        measured.append(held_out)
+    held = None if data.evaluate is not None else data.holdout
+    return DataRecord.of(train, held_out, seed=config.seed, source=(source, held), evaluation=measured)
+
+
+def _split(config: FinetuneConfig, train: Dataset) -> tuple[Dataset, Dataset]:
     if config.data.evaluate is not None:
         held_out = open_dataset(config.data.evaluate, "test")
     else:
@@ -67,7 +92,9 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
     Raises:
         DataError: over 1 % of the images of a data set cannot be read.
     """
-    train, held_out = open_training_data(config)
+    source = open_dataset(config.data.train).of_somebody()
+    train, held_out = _split(config, source)
+    record = _record(config, source, train, held_out)
     opened = (train,) if config.data.evaluate is None else (train, held_out)
     notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
     if config.data.evaluate == config.data.train and held_out.names == train.names:
@@ -103,6 +130,7 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
         TrainingPixels(train, preprocessing.resize, values),
         HeldOutImages(held_out, preprocessing.resize, pixels),
         tuple(notes),
+        record,
     )
 
 

@@ -42,6 +42,7 @@ from ..runs.checkpoints import (
     save_checkpoint,
     stage_shard,
 )
+from ..runs.data_record import load_data_record
 from ..runs.run_folder import RunFolder, read_metrics
 from .assembly import assemble_learner
 from .epoch import epoch_samples, epoch_steps
@@ -185,6 +186,12 @@ class Trainer:
             self._log(f"resuming from {checkpoint.name}: {line}")
         step = best_step(self._checkpoints)
         best = None if step is None else measured.get(step, self._progress.best)
+        recorded = load_data_record(checkpoint)
+        if recorded is None:
+            self._log("the checkpoint keeps no record of its data; they were not compared")
+        elif recorded != self._data.record:
+            self._log("the data, the seed or the evaluation have changed, as accepted: the best metric starts again")
+            best = None
         self._progress = replace(self._progress, best=best)
         folder.forget_after(self._progress.step)
 
@@ -337,6 +344,7 @@ class Trainer:
                 tensors,
                 lambda path: self._network.save(path, self._learner.backbone, self._link()),
                 best=best,
+                data=self._data.record,
             )
         prune_checkpoints(self._checkpoints, self._config.checkpoints.keep, self._progress)
 

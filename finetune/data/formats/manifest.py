@@ -54,7 +54,9 @@ def open_manifest(path: Path) -> Dataset:
             raise DataError(f"{path}: line {line}: {error}") from error
     keys = [identity_key(row["identity"]) for _, row in rows]
     notes = left_out_notes(keys, [printable(row["path"]) for _, row in rows])
-    labelled = [(line, row, key) for (line, row), key in zip(rows, keys, strict=True) if not isinstance(key, NoIdentity)]
+    labelled = [
+        (line, row, key) for (line, row), key in zip(rows, keys, strict=True) if not isinstance(key, NoIdentity)
+    ]
     listed = _each_once(path, labelled)
     if again := len(labelled) - len(listed):
         notes += (f"{again} lines left out: their images are listed before",)

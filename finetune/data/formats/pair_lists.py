@@ -135,7 +135,9 @@ def _image(path: Path, line: int, people: Path, name: str, number: int) -> Path:
     jpeg = stem.with_name(f"{stem.name}.jpg")
     if jpeg.is_file():
         return jpeg
-    found = [found for found in (stem.with_name(stem.name + end) for end in sorted(image_suffixes())) if found.is_file()]
+    found = [
+        found for found in (stem.with_name(stem.name + end) for end in sorted(image_suffixes())) if found.is_file()
+    ]
     if not found:
         raise DataError(f"{path}: line {line}: {printable(jpeg)} does not exist")
     return found[0]

@@ -142,7 +142,9 @@ def _open_file(path: Path) -> Dataset:
     if path.suffix == ".txt" or (path.suffix == ".csv" and is_pair_csv(path)):
         return _open_pair_list(path, None)
     if path.suffix not in _FILES:
-        raise InputError(f"{path}: expected a folder, or a file ending in {', '.join(sorted([*_FILES, '.tar', '.txt']))}")
+        raise InputError(
+            f"{path}: expected a folder, or a file ending in {', '.join(sorted([*_FILES, '.tar', '.txt']))}"
+        )
     return _FILES[path.suffix](path)
 
 

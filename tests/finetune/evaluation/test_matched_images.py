@@ -27,7 +27,9 @@ def embed(pixels):
 
 def measure(data, protocol=None):
     lines = []
-    result = evaluate_embeddings(embed, open_dataset(data), protocol, resize=np.asarray, flip=False, report=lines.append)
+    result = evaluate_embeddings(
+        embed, open_dataset(data), protocol, resize=np.asarray, flip=False, report=lines.append
+    )
     return result, lines
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rtool.errors import DataError, GateError
+from rtool.errors import GateError
 from rtool.finetune.data.pair_drawing import draw_pairs
 from rtool.finetune.evaluation.true_accepts import ScoredPairs, roc_curve, true_accept_intervals, true_accept_rate
 from rtool.finetune.evaluation.verification import (

@@ -35,7 +35,11 @@ def test_without_a_test_part_the_val_part_is_evaluated(tmp_path):
 
 @pytest.mark.parametrize("folder", [".", "test"])
 def test_query_and_gallery_are_the_sides_of_a_retrieval(tmp_path, folder):
-    people(tmp_path / "train", "ab"), people(tmp_path / folder / "query", "cd"), people(tmp_path / folder / "gallery", "cde")
+    (
+        people(tmp_path / "train", "ab"),
+        people(tmp_path / folder / "query", "cd"),
+        people(tmp_path / folder / "gallery", "cde"),
+    )
     test = open_dataset(tmp_path, "test")
     assert (len(test), int(test.is_query.sum()), test.identity_count) == (10, 4, 3)
 
@@ -86,7 +90,11 @@ def test_veri776_is_read_in_its_own_folders(tmp_path):
 
 @pytest.mark.parametrize(
     ("mark", "name"),
-    [("train_test_split/train_list.txt", "VehicleID"), ("cuhk-03.mat", "CUHK03"), ("images_labeled/1_001_1_01.png", "CUHK03")],
+    [
+        ("train_test_split/train_list.txt", "VehicleID"),
+        ("cuhk-03.mat", "CUHK03"),
+        ("images_labeled/1_001_1_01.png", "CUHK03"),
+    ],
 )
 def test_what_needs_its_own_lists_is_refused_by_name(tmp_path, mark, name):
     people(tmp_path, ["image", "other"])
@@ -133,7 +141,10 @@ def test_pairs_of_lfw_are_measured_as_they_are_listed(tmp_path):
     dataset = open_dataset(tmp_path / "pairs.txt")
     assert dataset.pairs.shape == (60, 3)
     assert dataset.pairs[:, 2].reshape(10, 6).tolist() == [[1, 1, 1, 0, 0, 0]] * 10
-    assert [dataset.names[image] for image in dataset.pairs[0, :2]] == ["Ann_Lee/Ann_Lee_0001.jpg", "Ann_Lee/Ann_Lee_0002.jpg"]
+    assert [dataset.names[image] for image in dataset.pairs[0, :2]] == [
+        "Ann_Lee/Ann_Lee_0001.jpg",
+        "Ann_Lee/Ann_Lee_0002.jpg",
+    ]
     assert (dataset.identities[dataset.pairs[:, 0]] == dataset.identities[dataset.pairs[:, 1]]).tolist() == [
         bool(flag) for flag in dataset.pairs[:, 2]
     ]
