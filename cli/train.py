@@ -48,6 +48,11 @@ Several nodes: the same command on each (N from 0), with `output` in a folder th
     help="Continue a run folder or checkpoint; auto: the newest unfinished run, else a new one.",
 )
 @click.option(
+    "--resume-with",
+    metavar="data,seed,evaluation",
+    help="Changes since the run was stopped that are accepted; others are refused, and the best metric starts again.",
+)
+@click.option(
     "--show-batch",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="PNG",
@@ -62,6 +67,7 @@ def finetune_command(
     overrides: tuple[str, ...],
     nproc: str,
     resume: str | None,
+    resume_with: str | None,
     show_batch: Path | None,
     dry_run: bool,
     no_progress: bool,
@@ -95,6 +101,7 @@ def finetune_command(
         resolved,
         nproc=processes,
         resume=resume,
+        resume_with=() if resume_with is None else [name.strip() for name in resume_with.split(",")],
         quiet=output.quiet or output.as_json,
         progress=not no_progress,
     )

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ..converters.records.json_text import parse_json
-from ..errors import GateError, InputError, PlatformError, RtoolError
+from ..errors import ConfigError, GateError, InputError, PlatformError, RtoolError
 from .config.config import FinetuneConfig
 from .config.files import load_config
 from .network.autocast import autocast_dtype
@@ -38,7 +38,7 @@ from .runs.run_folder import RunFolder, read_metrics
 from .runs.run_report import write_run_report
 from .runs.tracking import open_trackers
 from .training.contact_sheet import draw_batch
-from .training.prepared_data import PreparedData, prepare_data
+from .training.prepared_data import PreparedData, describe_data, prepare_data
 from .training.training import Outcome, Trainer
 
 __all__ = ["FinetuneResult", "finetune", "train_in_folder"]
@@ -76,6 +76,7 @@ def finetune(
     *,
     nproc: int | Literal["auto"] = 1,
     resume: Literal["auto"] | str | Path | None = None,
+    resume_with: Sequence[str] = (),
     quiet: bool = False,
     progress: bool = True,
 ) -> FinetuneResult:
@@ -90,6 +91,8 @@ def finetune(
             its processes are used instead.
         resume: A run folder to continue, or one of its checkpoints, or "auto": the newest unfinished run of this name,
             else a new one.
+        resume_with: Changes since the run was stopped that are accepted: "data", "seed", "evaluation". Others are
+            refused, and the best metric starts again.
         quiet: Print nothing; the log file has every line anyway.
         progress: Draw a bar where stderr is a terminal; without it, a line every `log_every` steps.
 
@@ -101,12 +104,14 @@ def finetune(
         GateError: training diverged.
     """
     resolved = load_config(config, overrides)
+    if resume_with and resume is None:
+        raise ConfigError("--resume-with: says what may have changed in a resumed run; it needs --resume")
     check_launcher()
     processes = int(os.environ["WORLD_SIZE"]) if under_torchrun() else count_processes(nproc, resolved.device)
     resolve_device(resolved.device, processes=processes)
     if under_torchrun():
-        return _finetune_as_rank(resolved, resume, quiet=quiet, progress=progress)
-    with opened_run(resolved, resume) as (run, checkpoint):
+        return _finetune_as_rank(resolved, resume, resume_with, quiet=quiet, progress=progress)
+    with opened_run(resolved, resume, describe_data, resume_with) as (run, checkpoint):
         try:
             if processes == 1:
                 train_in_folder(resolved, run, checkpoint, quiet=quiet, progress=progress)
@@ -235,8 +240,8 @@ def _describe(
     """Log what is about to be trained."""
     train, held_out, size = data.train.dataset, data.held_out.dataset, network.preprocessing
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
-    folder.log(f"train on {train.name}: {len(train)} images of {train.identity_count} identities")
-    folder.log(f"evaluate on {held_out.name}: {len(held_out)} images of {held_out.identity_count} identities")
+    folder.log(f"train on {train.name}: {train}")
+    folder.log(f"evaluate on {held_out.name}: {held_out}")
     if network.weights is not None:
         folder.log(f"note: model.weights {config.model.weights}: {network.weights}")
     for note in data.notes:
@@ -253,7 +258,7 @@ def _describe(
 
 
 def _finetune_as_rank(
-    config: FinetuneConfig, resume: str | Path | None, *, quiet: bool, progress: bool
+    config: FinetuneConfig, resume: str | Path | None, resume_with: Sequence[str], *, quiet: bool, progress: bool
 ) -> FinetuneResult:
     """The run of one process under a torchrun that the user started: rank 0 chooses the folder for all."""
     device = resolve_device(config.device)
@@ -261,7 +266,7 @@ def _finetune_as_rank(
         choice: list[tuple[Path, Path | None] | RtoolError | None] = [None]
         if rank() == 0:
             try:
-                choice[0] = held.enter_context(opened_run(config, resume))
+                choice[0] = held.enter_context(opened_run(config, resume, describe_data, resume_with))
             except RtoolError as error:  # sent to the other ranks, which would wait
                 choice[0] = error
         torch.distributed.broadcast_object_list(choice)

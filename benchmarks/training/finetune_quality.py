@@ -21,7 +21,8 @@ from torch import nn
 from ...errors import InputError, nearest
 from ...finetune import open_dataset
 from ...finetune.data.decoding import read_pixels
-from ...finetune.data.splits import draw_pairs, split_by_identity
+from ...finetune.data.pair_drawing import draw_pairs
+from ...finetune.data.splits import split_by_identity
 from ...finetune.evaluation.verification import measure_verification
 from ...finetune.finetuning import finetune
 from ..places import EXAMPLES
@@ -126,7 +127,7 @@ def _run(recipe: Recipe, seed: int, att_faces: Path | None) -> dict[str, Any]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in metrics.items()}
 
 
-def _raw_pixels(folder: Path, seed: int) -> float:
+def _raw_pixels(folder: Path, seed: int) -> float | None:
     """TAR at FAR 1e-2 with grey 64 x 64 pixels as embeddings, on the people held out with `seed`."""
     _, held_out = split_by_identity(open_dataset(folder), _HELD_OUT, seed)
     images = read_pixels(held_out, lambda image: np.asarray(image.convert("L").resize((64, 64)))[..., None])

@@ -17,9 +17,11 @@ from PIL import Image
 from ...errors import DataError
 from .numbered_names import NumberedNames
 
-__all__ = ["ArrayImages", "Dataset", "ImageSource", "encode_identities"]
+__all__ = ["NOBODY", "ArrayImages", "Dataset", "ImageSource", "encode_identities"]
 
 UNKNOWN_CAMERA = -1
+NOBODY = -1
+"""The identity of a distractor, such as Market-1501's 0000: a wrong answer in a gallery, in no pair, in no training."""
 
 MOST_CAMERA = 2**31 - 1
 """The largest camera number that is accepted; a larger one is a mistake in the data."""
@@ -67,7 +69,7 @@ class Dataset:
     name: str
     images: ImageSource
     identities: NDArray[np.int64]
-    """int64 [N], 0 .. identity_count - 1; every value occurs."""
+    """int64 [N], 0 .. identity_count - 1, of which every value occurs, and `NOBODY`."""
     cameras: NDArray[np.int64]
     """int64 [N], camera numbers from 0; `UNKNOWN_CAMERA` where there is none."""
     names: Sequence[str]
@@ -94,8 +96,29 @@ class Dataset:
 
     @property
     def identity_count(self) -> int:
-        """Number of different identities."""
+        """Number of different identities, without `NOBODY`."""
         return int(self.identities.max()) + 1
+
+    @property
+    def camera_count(self) -> int:
+        """Number of different cameras, without the unknown one."""
+        return len(np.unique(self.cameras[self.cameras != UNKNOWN_CAMERA]))
+
+    def __str__(self) -> str:
+        """What it holds, for logs: images, identities, and cameras where they are known."""
+        nobody = int((self.identities == NOBODY).sum())
+        held = f"{len(self)} images of {self.identity_count} identities"
+        if self.camera_count:
+            held += f", {self.camera_count} cameras"
+        return f"{held}, {nobody} of them distractors" if nobody else held
+
+    def of_somebody(self) -> Dataset:
+        """The images that have an identity, with a note on the others."""
+        known = self.identities != NOBODY
+        if known.all():
+            return self
+        note = f"{np.count_nonzero(~known)} distractors left out: they are of nobody"
+        return replace(self.subset(np.flatnonzero(known)), notes=(*self.notes, note))
 
     def subset(self, positions: NDArray[np.int64], name: str | None = None) -> Dataset:
         """The images at `positions` int64 [n], identities renumbered without gaps, with the pairs that remain whole."""
@@ -114,14 +137,19 @@ class Dataset:
 
 
 def encode_identities(keys: Sequence[object] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number identity keys 0, 1, ... in the order of first appearance: int64 [N]."""
+    """Number identity keys 0, 1, ... in the order of first appearance, `NOBODY` apart: int64 [N]."""
     if isinstance(keys, np.ndarray):
-        _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        numbered = np.full(len(keys), NOBODY, dtype=np.int64)
+        known = keys != NOBODY
+        _, first, number = np.unique(keys[known], return_index=True, return_inverse=True)
         place = np.empty(len(first), dtype=np.int64)
         place[np.argsort(first)] = np.arange(len(first))
-        return place[number]
+        numbered[known] = place[number]
+        return numbered
     numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    return np.array(
+        [NOBODY if key == NOBODY else numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64
+    )
 
 
 def _remaining_pairs(pairs: NDArray[np.int64], chosen: NDArray[np.int64], count: int) -> NDArray[np.int64]:

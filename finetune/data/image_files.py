@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
-from .image_formats import READ_FORMATS
+from .image_formats import read_formats
 
 __all__ = ["EncodedImages", "FileImages", "UnreadableImageError", "decode_image", "printable"]
 
@@ -60,7 +60,7 @@ def decode_image(source: Path | BinaryIO) -> Image.Image:
         UnreadableImageError: the file is missing, damaged or not an image.
     """
     try:
-        with Image.open(source, formats=READ_FORMATS) as image:
+        with Image.open(source, formats=read_formats()) as image:
             image.load()
             _turn_upright(image)
             return image

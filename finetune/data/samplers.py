@@ -61,8 +61,12 @@ def plan_epoch(
             f"data.batch {batch} with data.images_per_identity {images_per_identity} makes pk batches of one identity, "
             f"in which no two people differ; set data.batch to {2 * images_per_identity} or more"
         )
-    if sampler == "pk_cameras" and (cameras == UNKNOWN_CAMERA).any():
-        raise DataError("data.sampler pk_cameras: the cameras of the training images are unknown; use data.sampler=pk")
+    unknown = int((cameras == UNKNOWN_CAMERA).sum())
+    if sampler == "pk_cameras" and unknown:
+        raise DataError(
+            f"data.sampler pk_cameras: the cameras of {unknown} of {len(cameras)} training images are unknown; use "
+            "data.sampler=pk"
+        )
     return plan_pk(
         identities,
         cameras if sampler == "pk_cameras" else None,

@@ -14,16 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.runtime.runners import Runner
-from ...errors import ConfigError, InputError
+from ...errors import ConfigError, DataError, InputError
 from ..data.dataset import Dataset
 from ..data.decoding import Pixels, Resize, stream_pixels, unreadable_note
+from ..data.distinct_images import Contents, content_numbers
 from ..data.formats.sources import Subset, open_dataset
 from ..network.model_preprocessing import PreprocessingName
 from .embedders import Embed, open_embedder
-from .plan import EvaluationPlan, Protocol, plan_evaluation
+from .matched_images import MatchedImages, match_images
+from .plan import Protocol, plan_evaluation
 from .retrieval import RetrievalResult, measure_retrieval
+from .true_accepts import roc_curve
 from .unit_embeddings import refuse_non_finite, unit_rows
-from .verification import VerificationResult, measure_verification, roc_curve, scored_pairs
+from .verification import VerificationResult, measure_verification, scored_pairs
 
 __all__ = [
     "EvaluationResult",
@@ -70,11 +73,15 @@ def evaluate_embeddings(
     plan = plan_evaluation(dataset, protocol, rerank=rerank)
     if roc is not None and plan.protocol != "verification":
         raise ConfigError(f"{roc}: a ROC is of a verification, and {dataset.name} is measured by {plan.protocol}")
-    dataset, embeddings = _embed_streamed(embed, dataset, resize, flip=flip, batch=batch, report=report)
-    plan = plan_evaluation(dataset, protocol, rerank=rerank)
+    dataset, embeddings, contents = _embed_streamed(embed, dataset, resize, flip=flip, batch=batch, report=report)
+    matched = match_images(dataset, contents, protocol, rerank=rerank)
+    if report is not None:
+        for note in matched.notes:
+            report(f"{dataset.name}: {note}")
+    embeddings = embeddings[matched.positions]
     if roc is not None:
-        _write_roc(roc, plan, embeddings, dataset)
-    return _measure(plan, embeddings, dataset)
+        _write_roc(roc, matched, embeddings)
+    return _measure(matched, embeddings)
 
 
 def _embed_streamed(
@@ -85,19 +92,22 @@ def _embed_streamed(
     flip: bool,
     batch: int,
     report: Callable[[str], object] | None,
-) -> tuple[Dataset, Floats]:
-    """The readable part of `dataset` and its embeddings; one batch of images is held at a time."""
-    rows, chosen = [], []
+) -> tuple[Dataset, Floats, Contents]:
+    """The readable part of `dataset`, its embeddings and contents; one batch of images is held at a time."""
+    rows, chosen, contents = [], [], []
     for positions, pixels in stream_pixels(dataset, resize, batch):
         rows.append(embed_images(embed, pixels, flip=flip, batch=batch))
+        contents.append(content_numbers(pixels))
         chosen.append(positions)
+    if not chosen:
+        raise DataError(f"{dataset.name}: no image can be read")
     readable = np.concatenate(chosen)
     if len(readable) < len(dataset):
         if report is not None:
             lost = np.setdiff1d(np.arange(len(dataset)), readable)
             report(unreadable_note(dataset.name, (dataset.names[index] for index in lost)))
         dataset = dataset.subset(readable)
-    return dataset, np.concatenate(rows)
+    return dataset, np.concatenate(rows), np.concatenate(contents)
 
 
 def evaluate_pixels(
@@ -110,11 +120,12 @@ def evaluate_pixels(
     rerank: bool = False,
 ) -> EvaluationResult:
     """As `evaluate_embeddings`, on images that are in memory."""
-    plan = plan_evaluation(pixels.dataset, protocol, rerank=rerank)
-    return _measure(plan, embed_images(embed, pixels.values, flip=flip, batch=batch), pixels.dataset)
+    matched = match_images(pixels.dataset, content_numbers(pixels.values), protocol, rerank=rerank)
+    return _measure(matched, embed_images(embed, pixels.values, flip=flip, batch=batch)[matched.positions])
 
 
-def _measure(plan: EvaluationPlan, embeddings: Floats, dataset: Dataset) -> EvaluationResult:
+def _measure(matched: MatchedImages, embeddings: Floats) -> EvaluationResult:
+    plan, dataset = matched.plan, matched.dataset
     if plan.protocol == "retrieval":
         query, gallery = plan.query, plan.gallery
         return measure_retrieval(
@@ -129,10 +140,12 @@ def _measure(plan: EvaluationPlan, embeddings: Floats, dataset: Dataset) -> Eval
     return measure_verification(embeddings, dataset.identities, plan.pairs, known_identities=dataset.pairs is None)
 
 
-def _write_roc(path: Path, plan: EvaluationPlan, embeddings: Floats, dataset: Dataset) -> None:
+def _write_roc(path: Path, matched: MatchedImages, embeddings: Floats) -> None:
     """Write false and true accept rates as CSV, over the pairs that TAR@FAR is measured on."""
+    plan, dataset = matched.plan, matched.dataset
     known = dataset.pairs is None
-    points = roc_curve(*scored_pairs(unit_rows(embeddings), dataset.identities, plan.pairs, known_identities=known))
+    scored = scored_pairs(unit_rows(embeddings), dataset.identities, plan.pairs, known_identities=known)
+    points = roc_curve(scored.scores, scored.is_same)
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("far", "tar"), *points])
@@ -204,6 +217,7 @@ def evaluate(
         reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
     )
     if report is not None:
+        report(f"{dataset.name}: {dataset}")
         for note in (*(f"{dataset.name}: {note}" for note in dataset.notes), *model.notes):
             report(note)
     return evaluate_embeddings(

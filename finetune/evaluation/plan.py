@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError, DataError, nearest
 from ..data.dataset import Dataset
-from ..data.splits import draw_pairs, has_cameras, query_and_gallery
+from ..data.pair_drawing import draw_pairs
+from ..data.splits import has_cameras, query_and_gallery
 from .retrieval import RETRIEVAL_METRICS, has_match
-from .verification import FOLDS, VERIFICATION_METRICS
+from .verification import FOLDS, measurable_metrics
 
 __all__ = ["EvaluationPlan", "Protocol", "choose_protocol", "plan_evaluation"]
 
@@ -103,14 +104,15 @@ def _plan_retrieval(dataset: Dataset, rerank: bool) -> EvaluationPlan:
 
 
 def _plan_verification(dataset: Dataset) -> EvaluationPlan:
-    if dataset.pairs is None:
-        return EvaluationPlan("verification", VERIFICATION_METRICS, pairs=draw_pairs(dataset.identities))
-    same = int((dataset.pairs[:, 2] == 1).sum())
-    different = len(dataset.pairs) - same
-    if len(dataset.pairs) < FOLDS or not same or not different:
+    identities, listed = dataset.identities, dataset.pairs
+    if listed is None:
+        drawn = draw_pairs(identities)
+        return EvaluationPlan("verification", measurable_metrics(identities, drawn, known_identities=True), pairs=drawn)
+    same = int((listed[:, 2] == 1).sum())
+    different = len(listed) - same
+    if len(listed) < FOLDS or not same or not different:
         raise DataError(
             f"{dataset.name}: {same} pairs of one person and {different} of two; verification needs both, and at least "
             f"{FOLDS} pairs for {FOLDS} folds"
         )
-    metrics = tuple(name for name in VERIFICATION_METRICS if name != "rank1")
-    return EvaluationPlan("verification", metrics, pairs=dataset.pairs)
+    return EvaluationPlan("verification", measurable_metrics(identities, listed, known_identities=False), pairs=listed)

@@ -1,22 +1,25 @@
-"""Verification metrics: 10-fold accuracy and VAL@FAR as on LFW, and the true accept rate at false accept rates (ROC).
+"""Verification metrics: 10-fold accuracy and VAL@FAR as on LFW, and the true accept rate at false accept rates.
 
 Protocol (Huang et al., "Labeled Faces in the Wild", 2007, in insightface's form): squared distances of unit embeddings,
 thresholds 0 to 4 in steps of 0.01, unshuffled folds; the threshold with the best accuracy on nine folds (the first of
 equals) is applied to the tenth. VAL@FAR: thresholds in steps of 0.001; the threshold at which nine folds have the FAR,
-interpolated linearly, gives the tenth fold's share of true accepts. TAR@FAR is the highest TAR among thresholds whose
-FAR does not exceed the target; with fewer than 1 / FAR different pairs, none of them may pass.
+interpolated linearly, gives the tenth fold's share of true accepts. TAR@FAR (`true_accepts`) is the highest TAR among
+thresholds whose FAR does not exceed the target; it needs 1 / FAR pairs of two identities, and is None with fewer.
+Where identities are known it is measured on up to a million pairs, balanced over identities like the others at any
+number of images; where pairs are listed, on these.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
+from ..data.pair_drawing import draw_different_pairs, draw_same_pairs
+from .true_accepts import ScoredPairs, true_accept_intervals, true_accept_rate
 from .unit_embeddings import unit_rows
 
 __all__ = [
@@ -24,17 +27,20 @@ __all__ = [
     "VerificationResult",
     "fold_accuracies",
     "fold_true_accepts",
+    "measurable_metrics",
     "measure_verification",
-    "roc_curve",
     "scored_pairs",
-    "true_accept_rate",
 ]
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 FOLDS = 10
-MOST_FOR_ALL_PAIRS = 4000
+MOST_DIFFERENT = 1_000_000
+"""Pairs of two identities that TAR@FAR is measured on: enough for FAR 1e-6."""
+MOST_SAME = 100_000
+TRUE_ACCEPTS = {"tar_at_far_1e2": 1e-2, "tar_at_far_1e3": 1e-3, "tar_at_far_1e4": 1e-4}
+"""False accept rates, by the field of a result."""
 VERIFICATION_METRICS = (
     "accuracy",
     "tar_at_far_1e2",
@@ -43,9 +49,10 @@ VERIFICATION_METRICS = (
     "val_at_far_1e3",
     "rank1",
 )
-"""Fields of a result that are better when larger, the usual one first."""
+"""Fields of a result that are better when larger, the usual one first; the labels decide which can be measured."""
 
 _CHUNK = 512
+_PAIRS_AT_ONCE = 1 << 16
 _THRESHOLDS = np.arange(0, 4, 0.01)
 _FINE_THRESHOLDS = np.arange(0, 4, 0.001)
 
@@ -56,14 +63,26 @@ class VerificationResult:
 
     accuracy: float
     accuracy_std: float
-    tar_at_far_1e2: float
-    tar_at_far_1e3: float
-    tar_at_far_1e4: float
+    tar_at_far_1e2: float | None
+    """None, like the next two, with fewer than 1 / FAR pairs of two identities."""
+    tar_at_far_1e3: float | None
+    tar_at_far_1e4: float | None
     val_at_far_1e3: float
     """Mean over the folds."""
     rank1: float | None
-    """Share of images whose nearest other image is of the same identity; None for fixed pairs."""
+    """Share of images whose nearest other image is of the same identity, among those whose identity has another image;
+    None for fixed pairs."""
     pairs: int
+    same_pairs: int
+    """Pairs of one identity that TAR@FAR is measured on."""
+    different_pairs: int
+    """Pairs of two identities that FAR is measured on."""
+    tar_low: dict[str, float | None] = field(default_factory=dict)
+    """Lower end of the 95 % bootstrap interval over identities of each TAR@FAR, by its field; None where it is None."""
+    tar_high: dict[str, float | None] = field(default_factory=dict)
+    """Upper ends likewise."""
+    single_image_identities: int = 0
+    """Identities with one image: in no pair of one identity, and not asked for by rank1."""
 
     @property
     def protocol(self) -> str:
@@ -78,41 +97,68 @@ def measure_verification(
 
     Args:
         embeddings: float32 [N, D] of any length; they are normalised here.
-        identities: int64 [N].
+        identities: int64 [N]; -1 for images of nobody, which rank1 may find but does not ask for.
         pairs: int64 [P, 3]: image, image, 1 for the same identity; the folds are ten consecutive parts of them.
-        known_identities: Whether `identities` are real. TAR@FAR is then measured over every pair of images, up to
-            `MOST_FOR_ALL_PAIRS` images; else, and beyond that, over `pairs`, as in protocols that list theirs.
+        known_identities: Whether `identities` are real. TAR@FAR is then measured on up to a million pairs drawn from
+            them; else on `pairs`, as in protocols that list theirs.
 
     Raises:
         DataError: fewer pairs than folds.
         GateError: embeddings are not finite.
     """
     unit = unit_rows(embeddings)
-    similar = np.einsum("pd,pd->p", unit[pairs[:, 0]], unit[pairs[:, 1]])
+    distances = 2 - 2 * _cosines(unit, pairs)
     is_same = pairs[:, 2] == 1
-    distances = 2 - 2 * similar
     accuracies = fold_accuracies(distances, is_same)
-    scores, same = scored_pairs(unit, identities, pairs, known_identities=known_identities)
+    scored = scored_pairs(unit, identities, pairs, known_identities=known_identities)
+    rates = {
+        name: true_accept_rate(scored.scores, scored.is_same, far) if scored.resolves(far) else None
+        for name, far in TRUE_ACCEPTS.items()
+    }
+    intervals = true_accept_intervals(scored, list(TRUE_ACCEPTS.values()))
+    counts = np.bincount(identities[identities >= 0]) if known_identities else np.zeros(0, dtype=np.int64)
     return VerificationResult(
         accuracy=float(accuracies.mean()),
         accuracy_std=float(accuracies.std()),
-        tar_at_far_1e2=true_accept_rate(scores, same, 1e-2),
-        tar_at_far_1e3=true_accept_rate(scores, same, 1e-3),
-        tar_at_far_1e4=true_accept_rate(scores, same, 1e-4),
+        **rates,
         val_at_far_1e3=float(fold_true_accepts(distances, is_same, 1e-3).mean()),
         rank1=_nearest_is_same(unit, identities) if known_identities else None,
         pairs=len(pairs),
+        same_pairs=scored.same,
+        different_pairs=scored.different,
+        tar_low={name: ends[0] if (ends := intervals[far]) else None for name, far in TRUE_ACCEPTS.items()},
+        tar_high={name: ends[1] if (ends := intervals[far]) else None for name, far in TRUE_ACCEPTS.items()},
+        single_image_identities=int((counts == 1).sum()),
     )
 
 
-def scored_pairs(
-    unit: Floats, identities: Indices, pairs: Indices, *, known_identities: bool
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Cosines of the pairs that TAR@FAR is measured on (see `measure_verification`), and which are of one identity."""
-    if known_identities and len(unit) <= MOST_FOR_ALL_PAIRS:
-        first, second = np.triu_indices(len(unit), 1)
-        return (unit @ unit.T)[first, second], identities[first] == identities[second]
-    return np.einsum("pd,pd->p", unit[pairs[:, 0]], unit[pairs[:, 1]]), pairs[:, 2] == 1
+def scored_pairs(unit: Floats, identities: Indices, pairs: Indices, *, known_identities: bool) -> ScoredPairs:
+    """The pairs that TAR@FAR is measured on (see `measure_verification`), with their cosines.
+
+    Of listed pairs, images joined by a chain of same pairs are taken to show one identity.
+    """
+    if known_identities:
+        pairs, people = _many_pairs(identities), identities
+    else:
+        people = _joined_by_same(len(unit), pairs)
+    return ScoredPairs(_cosines(unit, pairs), pairs[:, 2] == 1, people[pairs[:, :2]])
+
+
+def measurable_metrics(identities: Indices, pairs: Indices, *, known_identities: bool) -> tuple[str, ...]:
+    """The metrics that the labels allow, the usual one first; arguments as of `measure_verification`."""
+    is_same = (_many_pairs(identities) if known_identities else pairs)[:, 2] == 1
+    scored = ScoredPairs(np.zeros(len(is_same), dtype=np.float32), is_same, np.zeros((len(is_same), 2), dtype=np.int64))
+    lacking = {name for name, far in TRUE_ACCEPTS.items() if not scored.resolves(far)}
+    if not known_identities:
+        lacking.add("rank1")
+    return tuple(name for name in VERIFICATION_METRICS if name not in lacking)
+
+
+def _many_pairs(identities: Indices) -> Indices:
+    """Pairs [P, 3] for TAR@FAR, drawn as `draw_pairs` draws its few."""
+    rng = np.random.default_rng(0)
+    drawn = (draw_same_pairs(identities, MOST_SAME, rng), draw_different_pairs(identities, MOST_DIFFERENT, rng))
+    return np.concatenate([np.insert(part, 2, flag, axis=1) for flag, part in zip((1, 0), drawn, strict=True)])
 
 
 def fold_accuracies(distances: Floats, is_same: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -168,30 +214,12 @@ def fold_true_accepts(distances: Floats, is_same: NDArray[np.bool_], far: float)
     return np.array(rates, dtype=np.float64)
 
 
-def roc_curve(scores: Floats, is_same: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
-    """(FAR, TAR) at ten FARs per decade up to 1, from the decade in which one of the different pairs passes.
-
-    Args:
-        scores: Cosines [P].
-        is_same: Which pairs are of one identity, bool [P].
-    """
-    decades = math.ceil(math.log10(max(int((~is_same).sum()), 1)))
-    rates = 10.0 ** (np.arange(-10 * decades, 1) / 10)
-    return tuple((float(far), true_accept_rate(scores, is_same, float(far))) for far in rates)
-
-
-def true_accept_rate(scores: Floats, is_same: NDArray[np.bool_], far: float) -> float:
-    """Share of same pairs above the lowest threshold that at most the share `far` of the different pairs exceeds.
-
-    NaN without pairs of either kind.
-    """
-    negatives = np.sort(scores[~is_same])[::-1]
-    if not negatives.size or not is_same.any():
-        return float("nan")
-    allowed = int(np.floor(far * negatives.size))
-    if allowed >= negatives.size:
-        return 1.0
-    return float((scores[is_same] > negatives[allowed]).mean())
+def _cosines(unit: Floats, pairs: Indices) -> Floats:
+    cosines = np.empty(len(pairs), dtype=np.float32)
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        rows = slice(start, start + _PAIRS_AT_ONCE)
+        cosines[rows] = np.einsum("pd,pd->p", unit[pairs[rows, 0]], unit[pairs[rows, 1]])
+    return cosines
 
 
 def _folds(count: int) -> Iterator[tuple[Indices, NDArray[np.bool_]]]:
@@ -202,10 +230,31 @@ def _folds(count: int) -> Iterator[tuple[Indices, NDArray[np.bool_]]]:
         yield fold, rest
 
 
-def _nearest_is_same(unit: Floats, identities: Indices) -> float:
+def _nearest_is_same(unit: Floats, identities: Indices) -> float | None:
+    """None where no identity has two images."""
+    known = identities >= 0
+    asked = np.flatnonzero(known & (np.bincount(identities[known])[identities] > 1))
+    if not asked.size:
+        return None
     nearest = []
-    for start in range(0, len(unit), _CHUNK):
-        similar = unit[start : start + _CHUNK] @ unit.T
-        similar[np.arange(len(similar)), start + np.arange(len(similar))] = -np.inf
+    for start in range(0, len(asked), _CHUNK):
+        rows = asked[start : start + _CHUNK]
+        similar = unit[rows] @ unit.T
+        similar[np.arange(len(rows)), rows] = -np.inf
         nearest.append(similar.argmax(axis=1))
-    return float((identities[np.concatenate(nearest)] == identities).mean())
+    return float((identities[np.concatenate(nearest)] == identities[asked]).mean())
+
+
+def _joined_by_same(count: int, pairs: Indices) -> Indices:
+    """A number for each of `count` images, equal for those that a chain of same pairs joins: int64 [count]."""
+    first, second = pairs[pairs[:, 2] == 1, :2].T
+    labels = np.arange(count)
+    while True:
+        least = np.minimum(labels[first], labels[second])
+        joined = labels.copy()
+        np.minimum.at(joined, first, least)
+        np.minimum.at(joined, second, least)
+        joined = joined[joined]
+        if (joined == labels).all():
+            return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+        labels = joined

@@ -1,6 +1,6 @@
 """Checkpoints: each is a bundle, which every command can read, plus the state that resuming needs.
 
-    checkpoints/step-00000240.rtool/   the bundle; training.safetensors, training.json
+    checkpoints/step-00000240.rtool/   the bundle; training.safetensors, training.json, data.json
     checkpoints/last.rtool             link to the newest
     checkpoints/best.rtool             link to the best by the chosen metric
     checkpoints/abandoned-00000480.rtool   was the best, before the run was resumed from an older one
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ...converters.records.json_text import parse_json
 from ...errors import InputError, PlatformError
+from .data_record import DataRecord, save_data_record
 from .disk_space import out_of_space_named
 
 __all__ = [
@@ -92,6 +93,7 @@ def save_checkpoint(
     save_bundle: Callable[[Path], object],
     *,
     best: bool,
+    data: DataRecord | None = None,
 ) -> Path:
     """Write the checkpoint of `progress`, with the shards that were staged for it, and point `last` at it.
 
@@ -101,6 +103,7 @@ def save_checkpoint(
         tensors: Training state, by name.
         save_bundle: Writes the bundle to the path it is given.
         best: Whether `best` shall point at it too.
+        data: What the run is trained and measured on; None keeps no record.
 
     Raises:
         PlatformError: the disk is full, or shards of processes are missing; earlier checkpoints are intact, and nothing
@@ -122,6 +125,8 @@ def save_checkpoint(
         for shard in shards:
             os.replace(shard, temporary / shard.name)
         (temporary / _STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
+        if data is not None:
+            save_data_record(temporary, data)
         _flush(temporary)
         os.replace(temporary, final)
         # A run continues from `last`: if that moved first, a kill before the other would lose the best one.

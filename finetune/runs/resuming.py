@@ -2,19 +2,21 @@
 
 From one start to the next these may change: epochs, learning rates, batches, processes, precision, augmentation,
 freezing, logging. What a checkpoint holds, or what its metrics depend on, may not; a change of it is refused by name.
+The seed, the training data and the evaluation may change where the caller accepts it; `best` then starts again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import ConfigError, InputError
+from ...errors import ConfigError, InputError, nearest
 from ..config.config import FinetuneConfig, PartsLoss
 from ..config.files import load_config
 from .checkpoints import check_checkpoint, clear_partial, load_progress
+from .data_record import ACCEPTABLE, DataRecord, check_data, load_data_record
 from .run_folder import create_run_folder, find_unfinished, renew_config, run_locked
 
 __all__ = ["last_checkpoint", "opened_run"]
@@ -36,18 +38,26 @@ _FIXED: dict[str, Callable[[FinetuneConfig], Any]] = {
 
 @contextmanager
 def opened_run(
-    config: FinetuneConfig, resume: Literal["auto"] | str | Path | None
+    config: FinetuneConfig,
+    resume: Literal["auto"] | str | Path | None,
+    describe: Callable[[FinetuneConfig], DataRecord] | None = None,
+    accepted: Collection[str] = (),
 ) -> Iterator[tuple[Path, Path | None]]:
     """The run folder to train in, locked within the context, and the checkpoint to continue from, None for a new run.
 
     Args:
         config: The configuration of this start.
         resume: None for a new run; a run folder or checkpoint; or "auto", as for `finetune`.
+        describe: The data of a configuration, to compare with those of the checkpoint; None compares nothing.
+        accepted: Changes of the data to accept, names of `ACCEPTABLE`.
 
     Raises:
         InputError: `resume` names no run, or one without a whole checkpoint, with its epochs done, or being written.
-        ConfigError: the configuration does not fit the run.
+        ConfigError: the configuration or the data do not fit the run, or `accepted` has an unknown name.
     """
+    for name in accepted:
+        if name not in ACCEPTABLE:
+            raise ConfigError(f"--resume-with {name}: cannot be accepted; {nearest(name, ACCEPTABLE)}")
     found = _find(config, resume)
     if found is None:
         run = create_run_folder(config)
@@ -59,6 +69,9 @@ def opened_run(
         check_checkpoint(checkpoint)
         _check_epochs(run, checkpoint, config)
         _check_config(run, config)
+        recorded = load_data_record(checkpoint)
+        if describe is not None and recorded is not None:
+            check_data(run, recorded, describe(config), accepted)
         clear_partial(run / "checkpoints")
         renew_config(run, config)
         yield run, checkpoint

@@ -82,7 +82,7 @@ def _series(records: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int
                 picture, line = "losses", name.removeprefix("losses/")
             elif record["kind"] == "train" and name == "lr":
                 picture, line = "learning rate", name
-            elif record["kind"] == "evaluation" and isinstance(record[name], float) and name not in _SPREADS:
+            elif record["kind"] == "evaluation" and isinstance(record.get(name), float) and name not in _SPREADS:
                 picture, line = "held-out data", name
             else:
                 continue

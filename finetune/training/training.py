@@ -42,6 +42,7 @@ from ..runs.checkpoints import (
     save_checkpoint,
     stage_shard,
 )
+from ..runs.data_record import difference_noted
 from ..runs.early_stopping import evaluated, patience_is_over
 from ..runs.run_folder import RunFolder, read_metrics
 from .assembly import assemble_learner
@@ -189,6 +190,9 @@ class Trainer:
             self._log(f"resuming from {checkpoint.name}: {line}")
         step = best_step(self._checkpoints)
         best = None if step is None else measured.get(step, self._progress.best)
+        if changed := difference_noted(checkpoint, self._data.record):
+            self._log(changed)
+            best = None
         self._progress = replace(self._progress, best=best)
         folder.forget_after(self._progress.step)
 
@@ -346,6 +350,7 @@ class Trainer:
                 tensors,
                 lambda path: self._network.save(path, self._learner.backbone, self._link()),
                 best=best,
+                data=self._data.record,
             )
         prune_checkpoints(self._checkpoints, self._config.checkpoints.keep, self._progress)
 

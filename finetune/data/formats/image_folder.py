@@ -1,54 +1,28 @@
 """Image folder: one sub-folder per identity, `IDENTITY/ANYTHING.jpg`; deeper folders belong to their first level.
 
 Camera numbers are read from names in Market-1501's and DukeMTMC's form, `0002_c1s1_000451_03.jpg` and
-`0005_c2_f0046985.jpg`, if every file has one; else they are unknown. Left out and reported are files named after
-another image plus a suffix (`1.pgm.png` beside `1.pgm`), converted copies that would put an image and its copy on both
-sides of an evaluation; files that file managers and notebooks leave behind; and images that lie in no sub-folder.
+`0005_c2_f0046985.jpg`, if most files have one; the others' cameras are unknown then, and retrieval leaves them out.
+`0000_...` in a folder `0000` is such a set's distractor, of nobody. Images that lie in no sub-folder are left out and
+reported, as is what `folder_listing` leaves out.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ....errors import DataError, InputError
-from ..dataset import UNKNOWN_CAMERA, Dataset, encode_identities
+from ..dataset import NOBODY, UNKNOWN_CAMERA, Dataset, encode_identities
+from ..identity_keys import NoIdentity, identity_key, left_out_notes
 from ..image_files import FileImages, printable
+from .folder_listing import list_images
 
-__all__ = ["IMAGE_SUFFIXES", "ImageListing", "list_images", "open_image_folder"]
+__all__ = ["open_image_folder", "open_image_folders"]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".pnm", ".webp", ".tif", ".tiff"})
-
-_CAMERA = re.compile(r"\d+_c(\d{1,9})(?:s\d+)?_")
-
-
-@dataclass(frozen=True)
-class ImageListing:
-    """Image files below `root` in a natural order (2.pgm before 10.pgm), and those left out."""
-
-    root: Path
-    paths: list[Path]
-    copies: list[Path]
-    strays: list[Path]
-    links: list[Path]
-
-    def notes(self) -> tuple[str, ...]:
-        """What was left out, one line per kind."""
-        kinds = (
-            (self.copies, "converted copies"),
-            (self.strays, "images in hidden files and folders and in __MACOSX"),
-            (self.links, "links to folders that are read already"),
-        )
-        return tuple(
-            f"{len(found)} {kind} left out, such as {printable(found[0].relative_to(self.root))}"
-            for found, kind in kinds
-            if found
-        )
+_CAMERA = re.compile(r"(\d+)_c(\d{1,9})(?:s\d+)?_")
 
 
 def open_image_folder(root: Path) -> Dataset:
@@ -58,70 +32,69 @@ def open_image_folder(root: Path) -> Dataset:
         InputError: `root` is not a folder.
         DataError: no sub-folder holds an image, or only one does.
     """
+    return open_image_folders(root, {root: False})
+
+
+def open_image_folders(root: Path, folders: Mapping[Path, bool]) -> Dataset:
+    """Read `FOLDER/IDENTITY/**/image` of several folders below `root`; an identity may be in each.
+
+    Args:
+        root: What messages name.
+        folders: By folder, whether its images are the queries of a retrieval; if none is, there are no fixed queries.
+
+    Raises:
+        InputError: `root` is not a folder.
+        DataError: no sub-folder holds an image, or only one does.
+    """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected one sub-folder of images per identity")
-    listing = list_images(root)
-    paths = [path for path in listing.paths if path.parent != root]
-    if not paths:
+    found: list[tuple[Path, str | NoIdentity, bool]] = []
+    notes: list[str] = []
+    for folder, query in folders.items():
+        listing = list_images(folder)
+        inside = [path for path in listing.paths if path.parent != folder]
+        found += [(path, identity_key(path.relative_to(folder).parts[0]), query) for path in inside]
+        notes += listing.notes()
+        if loose := len(listing.paths) - len(inside):
+            notes.append(f"{loose} images outside of sub-folders left out: they have no identity")
+    kept = [(path, key, query) for path, key, query in found if not isinstance(key, NoIdentity)]
+    notes += left_out_notes([key for _, key, _ in found], [printable(path.relative_to(root)) for path, _, _ in found])
+    if not kept:
         raise DataError(f"{root}: no images in sub-folders; expected {root.name}/IDENTITY/image.jpg")
-    identities = encode_identities([path.relative_to(root).parts[0] for path in paths])
-    if identities.max() == 0:
-        only = printable(paths[0].relative_to(root).parts[0])
+    paths = [path for path, _, _ in kept]
+    cameras, camera_notes = _cameras(paths)
+    keys = [
+        NOBODY if _is_distractor(path, key, camera) else key
+        for (path, key, _), camera in zip(kept, cameras, strict=True)
+    ]
+    identities = encode_identities(keys)
+    if identities.max() <= 0:
+        only = printable(str(kept[0][1]))
         raise DataError(f"{root}: one identity ({only}); at least 2 are needed, one sub-folder each")
-    cameras = [_CAMERA.match(path.name) for path in paths]
-    known = all(cameras)
-    notes = listing.notes()
-    loose = len(listing.paths) - len(paths)
-    if loose:
-        notes += (f"{loose} images outside of sub-folders left out: they have no identity",)
+    if distractors := int((identities == NOBODY).sum()):
+        notes.append(f"{distractors} distractors (identity 0000) are of nobody")
     return Dataset(
         name=printable(root),
         images=FileImages(tuple(paths)),
         identities=identities,
-        cameras=np.array([int(m[1]) if known and m else UNKNOWN_CAMERA for m in cameras], dtype=np.int64),
+        cameras=np.array(cameras, dtype=np.int64),
         names=tuple(printable(path.relative_to(root)) for path in paths),
-        notes=notes,
+        is_query=np.array([query for _, _, query in kept]) if any(folders.values()) else None,
+        notes=(*notes, *camera_notes),
     )
 
 
-def list_images(root: Path) -> ImageListing:
-    """Find the image files below `root`, also through links to folders.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
-    links: list[Path] = []
-    found = {path for path in _walk(root, links) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()}
-    strays = {path for path in found if any(map(_is_stray, path.relative_to(root).parts))}
-    copies = {path for path in found - strays if path.with_suffix("") in found}
-    kept = (found - strays - copies, copies, strays, links)
-    return ImageListing(root, *(sorted(paths, key=_natural) for paths in kept))
+def _cameras(paths: list[Path]) -> tuple[list[int], list[str]]:
+    """Camera numbers from the names if most have one, and a note on those that have none."""
+    matches = [_CAMERA.match(path.name) for path in paths]
+    odd = [path for path, match in zip(paths, matches, strict=True) if match is None]
+    if 2 * len(odd) >= len(paths):
+        return [UNKNOWN_CAMERA] * len(paths), []
+    cameras = [UNKNOWN_CAMERA if match is None else int(match[2]) for match in matches]
+    if not odd:
+        return cameras, []
+    return cameras, [f"{len(odd)} names without a camera, such as {printable(odd[0].name)}; all others have one"]
 
 
-def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
-    """All files. A link to a folder is followed once, and never back into `root`, which would not end."""
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: this folder cannot be read: {error.strerror}") from error
-
-    entered = {Path(os.path.realpath(root))}
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
-        for name in sorted(folders):
-            path = Path(folder, name)
-            if path.is_symlink():
-                target = Path(os.path.realpath(path))
-                if any(target.is_relative_to(known) or known.is_relative_to(target) for known in entered):
-                    left_out.append(path)
-                    folders.remove(name)
-                entered.add(target)
-        yield from (Path(folder, name) for name in files)
-
-
-def _is_stray(part: str) -> bool:
-    """Whether a name is of thumbnails, `.ipynb_checkpoints`, or macOS's files in archives (`__MACOSX`, `._1.jpg`)."""
-    return part.startswith(".") or part == "__MACOSX"
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    parts = re.split(r"([0-9]+)", str(path))
-    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
+def _is_distractor(path: Path, key: str, camera: int) -> bool:
+    return camera != UNKNOWN_CAMERA and key.isdecimal() and int(key) == 0 and path.name.startswith(f"{key}_")

@@ -5,14 +5,14 @@
 
 `path` (relative to the manifest) and `identity` (any text, or a whole number from 0) are required; `camera` (a whole
 number from 0) and `query` (0 or 1, no or yes, false or true) are optional, for all lines or none. Empty lines are
-skipped.
+skipped, images without an identity or with a negative one are left out and counted, and a path that is listed again is
+read once.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ import numpy as np
 from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError, nearest
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
+from ..identity_keys import NoIdentity, identity_key, left_out_notes
 from ..image_files import FileImages, printable
 
 __all__ = ["open_manifest"]
 
 _COLUMNS = ("path", "identity", "camera", "query")
 _ANSWERS = {"1": True, "1.0": True, "yes": True, "true": True, "0": False, "0.0": False, "no": False, "false": False}
-_NEGATIVE = re.compile(r"\s*-\d+(\.0*)?\s*")
 
 Row = tuple[int, dict[str, Any]]
 """Line number, and fields."""
@@ -52,10 +52,18 @@ def open_manifest(path: Path) -> Dataset:
             _check(row)
         except ValueError as error:
             raise DataError(f"{path}: line {line}: {error}") from error
-    images = [row for _, row in rows]
-    identities = encode_identities([str(row["identity"]) for row in images])
+    keys = [identity_key(row["identity"]) for _, row in rows]
+    notes = left_out_notes(keys, [printable(row["path"]) for _, row in rows])
+    labelled = [
+        (line, row, key) for (line, row), key in zip(rows, keys, strict=True) if not isinstance(key, NoIdentity)
+    ]
+    listed = _each_once(path, labelled)
+    if again := len(labelled) - len(listed):
+        notes += (f"{again} lines left out: their images are listed before",)
+    images = [row for row, _ in listed]
+    identities = encode_identities([key for _, key in listed])
     if not identities.any():
-        raise DataError(f"{path}: {len(rows)} images of {min(1, len(rows))} identity; at least 2 are needed")
+        raise DataError(f"{path}: {len(images)} images of {min(1, len(images))} identity; at least 2 are needed")
     return Dataset(
         name=printable(path),
         images=FileImages(tuple(path.parent / row["path"] for row in images)),
@@ -63,7 +71,26 @@ def open_manifest(path: Path) -> Dataset:
         cameras=np.array([_camera(row.get("camera", UNKNOWN_CAMERA)) for row in images], dtype=np.int64),
         names=tuple(printable(row["path"]) for row in images),
         is_query=np.array([_is_query(row["query"]) for row in images]) if "query" in images[0] else None,
+        notes=notes,
     )
+
+
+def _each_once(path: Path, rows: list[tuple[int, dict[str, Any], str]]) -> list[tuple[dict[str, Any], str]]:
+    """The first line of each image.
+
+    Raises:
+        DataError: a later one names another identity or camera, or another side of the retrieval.
+    """
+    first: dict[Path, tuple[int, dict[str, Any], str]] = {}
+    for line, row, key in rows:
+        before, known, identity = first.setdefault(Path(row["path"]), (line, row, key))
+        if key != identity:
+            raise DataError(f"{path}: lines {before} and {line}: {row['path']} is of '{identity}' and of '{key}'")
+        for field in ("camera", "query"):
+            if str(row.get(field)) != str(known.get(field)):
+                values = f"{known.get(field)} and {row.get(field)}"
+                raise DataError(f"{path}: lines {before} and {line}: {row['path']} has {field} {values}")
+    return [(row, key) for _, row, key in first.values()]
 
 
 def _read_text(path: Path) -> str:
@@ -76,9 +103,9 @@ def _read_text(path: Path) -> str:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        names = list(reader.fieldnames or ())
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for name in names:
             _check_known(path, name)
             if names.count(name) > 1:
@@ -117,10 +144,9 @@ def _check(row: dict[str, Any]) -> None:
     path, identity = row.get("path"), row.get("identity")
     if not isinstance(path, str) or not path:
         raise ValueError(f"expected a path, got {path!r}")
-    if isinstance(identity, bool) or not isinstance(identity, str | int) or not str(identity).strip():
-        raise ValueError(f"expected an identity, text or a number, got {identity!r}")
-    if _NEGATIVE.fullmatch(str(identity)):
-        raise ValueError(f"identity {identity} is negative; leave out images of no identity, or name theirs")
+    if "identity" not in row:
+        raise ValueError("expected an identity, text or a whole number; null leaves the image out")
+    identity_key(identity)
     if "camera" in row:
         _camera(row["camera"], least=0)
     if "query" in row:

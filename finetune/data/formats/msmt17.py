@@ -3,7 +3,7 @@
 Wei et al., "Person Transfer GAN to Bridge Domain Gap for Person Re-Identification", CVPR 2018: 32 621 training images,
 11 659 queries, 82 161 gallery images, 15 cameras. Images lie in `train/` and `test/`, or in `mask_train_v2/` and
 `mask_test_v2/` of the second version. The train and the val list together are the training images, as in published
-results.
+results; a copy without a val list is read with a note.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def open_msmt17(root: Path, subset: str = "train") -> Dataset:
     folder = next((root / name for name in _FOLDERS[subset] if (root / name).is_dir()), None)
     if folder is None:
         raise InputError(f"{root}: expected the images in {' or '.join(_FOLDERS[subset])}, found neither")
-    lists = ("list_train.txt", "list_val.txt") if subset == "train" else ("list_query.txt", "list_gallery.txt")
+    lists = ["list_train.txt", "list_val.txt"] if subset == "train" else ["list_query.txt", "list_gallery.txt"]
+    notes: tuple[str, ...] = ()
+    if subset == "train" and not (root / "list_val.txt").is_file():
+        lists, notes = lists[:1], ("no list_val.txt: its images are not trained on, as they are in published results",)
     entries = [(name, line) for name in lists for line in _lines(root / name)]
     paths: list[Path] = []
     identities: list[int] = []
@@ -59,6 +62,7 @@ def open_msmt17(root: Path, subset: str = "train") -> Dataset:
         cameras=np.array(cameras, dtype=np.int64),
         names=tuple(printable(path.relative_to(root)) for path in paths),
         is_query=np.array([name == "list_query.txt" for name, _ in entries]) if subset == "test" else None,
+        notes=notes,
     )
 
 

@@ -2,10 +2,12 @@
 
     synthetic-people:identities=150,images=12,seed=1,cameras=7,views=6,size=128x64,shift=1.0
     synthetic-faces:identities=50,images=10,seed=2,size=64x64
-    FOLDER        Market-1501 or DukeMTMC-reID, MSMT17, train.rec, *.tar shards, else one sub-folder per identity
+    FOLDER        Market-1501 and the sets in its form, MSMT17, train.rec, train/ val/ test/, *.tar shards, else one
+                  sub-folder per identity; or a folder that holds one of these alone
     FILE.csv, FILE.jsonl    a manifest
     FILE.rec, FILE.tar      RecordIO with its .idx, a WebDataset shard
     FILE.bin                verification pairs of insightface
+    FILE.txt, FILE.csv      verification pairs as of LFW, or a,b,same; FILE.txt:root=FOLDER says where the images lie
 
 Which layout a folder has is decided by what lies in it, in the order above; each format is read by a module of this
 room.
@@ -17,16 +19,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ....errors import InputError, nearest
+from ....errors import DataError, InputError, nearest
 from ..dataset import Dataset
 from ..synthetic.synthetic_faces import synthetic_faces
 from ..synthetic.synthetic_people import synthetic_people
+from .folder_listing import list_images
 from .image_folder import open_image_folder
 from .manifest import open_manifest
-from .market1501 import is_market1501, open_market1501
+from .market1501 import is_flat_market1501, is_market1501, open_flat_market1501, open_market1501
 from .msmt17 import is_msmt17, open_msmt17
 from .pair_bin import open_pair_bin
+from .pair_lists import is_pair_csv, open_pair_csv, open_pairs_txt
 from .record_dataset import open_record_dataset
+from .split_folders import has_split_folders, nested_dataset, open_split_folders, refuse_unread_layouts
 from .tar_shards import open_tar_shards
 
 __all__ = ["Subset", "open_dataset"]
@@ -85,7 +90,10 @@ def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
     if name in _GENERATORS:
         generate, types = _GENERATORS[name]
         return generate(**_parse_options(str(spec), options, types))
-    root = Path(spec).expanduser()
+    text, _, named = str(spec).partition(":root=")
+    root = Path(text).expanduser()
+    if named and root.is_file():
+        return _open_pair_list(root, Path(named).expanduser())
     if not root.exists():
         raise InputError(
             f"{spec}: no such file or folder, and not a generator "
@@ -101,15 +109,42 @@ def _open_folder(root: Path, subset: Subset) -> Dataset:
         return open_msmt17(root, subset)
     if (root / "train.rec").is_file():
         return open_record_dataset(root / "train.rec")
+    refuse_unread_layouts(root)
+    if has_split_folders(root):
+        return open_split_folders(root, subset)
+    if nested := nested_dataset(root):
+        return _open_folder(nested, subset)
     shards = sorted(root.glob("*.tar"))
-    return open_tar_shards(shards) if shards else open_image_folder(root)
+    if shards and list_images(root).paths:
+        raise DataError(
+            f"{root}: holds images as well as {shards[0].name}; give {shards[0]} to read the archive, or move it away"
+        )
+    if shards:
+        return open_tar_shards(shards)
+    if not any(path.is_dir() for path in root.iterdir()):
+        listing = list_images(root)
+        if listing.paths and is_flat_market1501(listing):
+            return open_flat_market1501(listing)
+    return open_image_folder(root)
+
+
+def _open_pair_list(path: Path, root: Path | None) -> Dataset:
+    if path.suffix == ".txt":
+        return open_pairs_txt(path, root)
+    if path.suffix == ".csv" and is_pair_csv(path):
+        return open_pair_csv(path, root)
+    raise InputError(f"{path}: root= is for lists of pairs (.txt as of LFW, or .csv with a,b,same)")
 
 
 def _open_file(path: Path) -> Dataset:
     if path.suffix == ".tar":
         return open_tar_shards([path])
+    if path.suffix == ".txt" or (path.suffix == ".csv" and is_pair_csv(path)):
+        return _open_pair_list(path, None)
     if path.suffix not in _FILES:
-        raise InputError(f"{path}: expected a folder, or a file ending in {', '.join(sorted([*_FILES, '.tar']))}")
+        raise InputError(
+            f"{path}: expected a folder, or a file ending in {', '.join(sorted([*_FILES, '.tar', '.txt']))}"
+        )
     return _FILES[path.suffix](path)
 
 

@@ -1,7 +1,8 @@
 """WebDataset shards: uncompressed tar files whose members share a key, `KEY.jpg` with `KEY.cls` or `KEY.json`.
 
-`.cls` holds the identity; `.json` an object with `identity` and optionally `camera`. Members are indexed once and read
-by position, so that identities can be sampled; the webdataset package, which streams, is not used.
+`.cls` holds the identity; `.json` an object with `identity` and optionally `camera`. A key ends at the first dot of the
+name, and may have several images, such as `KEY.front.png` and `KEY.side.png`. Members are indexed once and read by
+position, so that identities can be sampled; the webdataset package, which streams, is not used.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import numpy as np
 from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
+from ..identity_keys import NoIdentity, identity_key, left_out_notes
 from ..image_files import EncodedImages, printable
-from .image_folder import IMAGE_SUFFIXES
+from ..image_formats import image_suffixes
 from .positional_files import PositionalFiles
 
 __all__ = ["open_tar_shards"]
@@ -55,14 +57,24 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
     images: list[_Member] = []
     labels: list[dict[str, Any]] = []
     names: list[str] = []
+    others: list[str] = []
+    suffixes = image_suffixes()
     for number, path in enumerate(shards):
         for key, members in _members(path, number).items():
-            image = next((m for suffix, m in members.items() if suffix in IMAGE_SUFFIXES), None)
-            if image is not None:
+            found = {suffix: m for suffix, m in members.items() if f".{suffix.rpartition('.')[2]}" in suffixes}
+            others += [printable(f"{path.name}:{key}{suffix}") for suffix in members.keys() - found - {".cls", ".json"}]
+            label = _label(f"{path}: {key}", files, members) if found else {}
+            for suffix, image in found.items():
                 images.append(image)
-                labels.append(_label(f"{path}: {key}", files, members))
-                names.append(printable(f"{path.name}:{key}"))
-    identities = encode_identities([str(label["identity"]) for label in labels])
+                labels.append(label)
+                names.append(printable(f"{path.name}:{key}{suffix if len(found) > 1 else ''}"))
+    keys = [label["identity"] for label in labels]
+    notes = left_out_notes(keys, names)
+    if others:
+        notes += (f"{len(others)} members that are no images or labels left out, such as {min(others)}",)
+    chosen = [number for number, key in enumerate(keys) if not isinstance(key, NoIdentity)]
+    images, labels, names = ([part[n] for n in chosen] for part in (images, labels, names))  # type: ignore[assignment]
+    identities = encode_identities([label["identity"] for label in labels])
     if not images or identities.max() == 0:
         raise DataError(f"{shards[0]}: {len(images)} images of {min(1, len(images))} identity; at least 2 are needed")
     return Dataset(
@@ -71,6 +83,7 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
         identities=identities,
         cameras=np.array([int(label.get("camera", UNKNOWN_CAMERA)) for label in labels], dtype=np.int64),
         names=tuple(names),
+        notes=notes,
     )
 
 
@@ -82,9 +95,12 @@ def _members(path: Path, number: int) -> dict[str, dict[str, _Member]]:
                 if entry.isfile():
                     folder, _, name = entry.name.rpartition("/")
                     key, _, suffix = name.partition(".")
-                    found[f"{folder}/{key}" if folder else key][f".{suffix.lower()}"] = _Member(
-                        number, entry.offset_data, entry.size
-                    )
+                    members = found[f"{folder}/{key}" if folder else key]
+                    if f".{suffix.lower()}" in members:
+                        raise DataError(
+                            f"{path}: '{printable(entry.name)}' occurs twice; each key may have one file of each suffix"
+                        )
+                    members[f".{suffix.lower()}"] = _Member(number, entry.offset_data, entry.size)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{path}: cannot be read as an uncompressed tar file: {error}") from error
     return found
@@ -93,9 +109,9 @@ def _members(path: Path, number: int) -> dict[str, dict[str, _Member]]:
 def _label(place: str, files: PositionalFiles, members: dict[str, _Member]) -> dict[str, Any]:
     try:
         if ".cls" in members:
-            return {"identity": _read(files, members[".cls"]).decode().strip()}
+            return {"identity": identity_key(_read(files, members[".cls"]).decode())}
         label = parse_json(_read(files, members[".json"]))
-        return {"identity": label["identity"], "camera": _camera(label.get("camera", UNKNOWN_CAMERA))}
+        return {"identity": identity_key(label["identity"]), "camera": _camera(label.get("camera", UNKNOWN_CAMERA))}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{place}: no label; expected KEY.cls with text in UTF-8, or KEY.json with an identity and perhaps a camera"

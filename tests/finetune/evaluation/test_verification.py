@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from rtool.errors import DataError, GateError
-from rtool.finetune.data.splits import draw_pairs
+from rtool.errors import GateError
+from rtool.finetune.data.pair_drawing import draw_pairs
+from rtool.finetune.evaluation.true_accepts import ScoredPairs, roc_curve, true_accept_intervals, true_accept_rate
 from rtool.finetune.evaluation.verification import (
     fold_accuracies,
     fold_true_accepts,
+    measurable_metrics,
     measure_verification,
-    roc_curve,
-    true_accept_rate,
+    scored_pairs,
 )
 
 
@@ -126,14 +127,75 @@ def test_a_perfect_embedding_scores_one_everywhere():
     assert (result.accuracy, result.tar_at_far_1e2, result.rank1) == (1.0, 1.0, 1.0)
 
 
-def test_drawn_pairs_are_balanced_in_every_fold_and_labelled_right():
-    identities = np.repeat(np.arange(15), 4)
-    pairs = draw_pairs(identities)
-    assert (pairs[:, 2] == (identities[pairs[:, 0]] == identities[pairs[:, 1]])).all()
-    assert [fold[:, 2].mean() for fold in np.array_split(pairs, 10)] == [0.5] * 10
-    assert (draw_pairs(identities) == pairs).all()
+def test_rank1_asks_only_for_images_whose_identity_has_another():
+    identities = np.concatenate([np.repeat(np.arange(10), 2), np.arange(10, 40)])
+    embeddings = np.eye(40, dtype="f4")[identities] + 1e-3 * np.random.default_rng(0).normal(size=(50, 40)).astype("f4")
+    result = measure_verification(embeddings, identities, draw_pairs(identities))
+    assert (result.rank1, result.single_image_identities) == (1.0, 30)
 
 
-def test_too_few_pairs_for_the_folds_are_an_error():
-    with pytest.raises(DataError, match="folds"):
-        draw_pairs(np.array([0, 0, 1, 1]))
+def test_a_rate_that_the_pairs_cannot_resolve_is_not_measured():
+    """12 people with 4 images: 1,056 pairs of two people, so one in 1,000 can be told and one in 10,000 cannot."""
+    identities = np.repeat(np.arange(12), 4)
+    embeddings = np.random.default_rng(0).normal(size=(48, 6)).astype("f4")
+    result = measure_verification(embeddings, identities, draw_pairs(identities))
+    assert (result.same_pairs, result.different_pairs) == (72, 1056)
+    assert result.tar_at_far_1e3 is not None
+    assert result.tar_at_far_1e4 is result.tar_low["tar_at_far_1e4"] is None
+    assert "tar_at_far_1e4" not in measurable_metrics(identities, draw_pairs(identities), known_identities=True)
+
+
+def bootstrap_by_the_formula(scores, same, people, count, far, replicates, rng):
+    """Each replicate written out: identities drawn with replacement, pairs repeated, and TAR of the longer lists."""
+    rates = []
+    for _ in range(replicates):
+        times = np.bincount(rng.integers(0, count, count), minlength=count)
+        repeats = np.where(same, times[people[:, 0]], times[people[:, 0]] * times[people[:, 1]])
+        rates.append(true_accept_rate(np.repeat(scores, repeats), np.repeat(same, repeats), far))
+    return np.percentile(rates, [2.5, 97.5])
+
+
+def test_the_interval_is_that_of_pairs_repeated_as_often_as_their_identities_are_drawn():
+    rng = np.random.default_rng(1)
+    people = rng.integers(0, 30, (3000, 2))
+    same = people[:, 0] == people[:, 1]
+    scores = (rng.normal(size=3000) + 2 * same).round(2).astype("f4")
+    pairs = ScoredPairs(scores, same, people)
+    for far in (0.1, 0.01):
+        expected = bootstrap_by_the_formula(scores, same, people, 30, far, 200, np.random.default_rng(0))
+        np.testing.assert_allclose(true_accept_intervals(pairs, [far])[far], expected)
+
+
+@pytest.mark.slow
+def test_seven_of_eight_intervals_hold_the_mean_of_the_eight_data_sets():
+    """1,001 people with 4 images each, from one generator: what the interval promises for people of the same kind."""
+    identities = np.repeat(np.arange(1001), 4)
+    results = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        hard = rng.uniform(0.6, 1.4, 1001)[identities, None]  # some people are harder to know again than others
+        embeddings = rng.normal(size=(1001, 32))[identities] + hard * rng.normal(size=(4004, 32))
+        results.append(measure_verification(embeddings.astype("f4"), identities, draw_pairs(identities)))
+    for name in ("tar_at_far_1e2", "tar_at_far_1e3"):
+        mean = np.mean([getattr(result, name) for result in results])
+        assert sum(result.tar_low[name] <= mean <= result.tar_high[name] for result in results) >= 7
+
+
+def test_true_accepts_mean_the_same_at_any_number_of_images(monkeypatch):
+    """With 400 images every pair of two people is measured, with 1,600 a part of them; the people are alike."""
+    monkeypatch.setattr("rtool.finetune.evaluation.verification.MOST_DIFFERENT", 100_000)
+    rates = []
+    for people in (100, 400):
+        rng = np.random.default_rng(people)
+        identities = np.repeat(np.arange(people), 4)
+        embeddings = rng.normal(size=(people, 32))[identities] + rng.normal(size=(4 * people, 32))
+        result = measure_verification(embeddings.astype("f4"), identities, draw_pairs(identities))
+        rates.append((result.tar_low["tar_at_far_1e3"], result.tar_high["tar_at_far_1e3"]))
+    assert max(low for low, _ in rates) < min(high for _, high in rates)
+
+
+def test_listed_pairs_count_images_joined_by_same_pairs_as_one_person():
+    pairs = np.array([[0, 1, 1], [1, 2, 1], [3, 4, 1], [0, 3, 0], [2, 5, 0], [4, 5, 0], [1, 5, 0]])
+    unit = np.eye(6, dtype="f4")
+    people = scored_pairs(unit, np.arange(6), pairs, known_identities=False).identities
+    assert people.tolist() == [[0, 0], [0, 0], [1, 1], [0, 1], [0, 2], [1, 2], [0, 2]]

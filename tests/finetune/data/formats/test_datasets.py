@@ -10,10 +10,11 @@ from PIL import Image
 
 from rtool.converters.records.preprocessing import IMAGENET
 from rtool.errors import DataError, InputError
+from rtool.finetune.data.dataset import NOBODY
 from rtool.finetune.data.decoding import first_images, read_pixels
 from rtool.finetune.data.formats.sources import open_dataset
 from rtool.finetune.data.image_files import EncodedImages
-from rtool.finetune.data.splits import draw_pairs, query_and_gallery, split_by_identity
+from rtool.finetune.data.splits import query_and_gallery, split_by_identity
 
 
 def picture(path: Path, value: int = 128) -> None:
@@ -147,6 +148,9 @@ def test_market1501_drops_junk_and_keeps_distractors(market):
     assert test.identities[0] == test.identities[3]  # 0003: query c1, gallery c2
     query, gallery = query_and_gallery(test)
     assert (query.tolist(), gallery.tolist()) == ([0, 1], [2, 3, 4])
+    assert test.identities.tolist().count(NOBODY) == 1  # 0000 is a wrong answer in the gallery, and no identity
+    assert "1 distractors (identity 0000) are of nobody" in test.notes
+    assert len(test.of_somebody()) == 4
 
 
 @pytest.mark.parametrize("queries", [0, 5])
@@ -199,39 +203,6 @@ def test_an_image_without_an_8_bit_form_counts_as_unreadable(tmp_path):
         picture(tmp_path / f"p{k % 2}" / f"{k:03d}.png")
     Image.fromarray(np.zeros((12, 8), np.float32)).save(tmp_path / "p0" / "float.tif")
     assert read_pixels(open_dataset(tmp_path), IMAGENET.resize).unreadable == ("p0/float.tif",)
-
-
-@pytest.mark.parametrize("identities", [np.repeat(np.arange(12), 5), np.arange(60) % 12], ids=["sorted", "mixed"])
-def test_pairs_are_balanced_in_every_fold_and_none_is_drawn_twice(identities):
-    pairs = draw_pairs(identities)
-    assert pairs.shape == (240, 3)
-    assert len(np.unique(pairs[:, :2], axis=0)) == 240
-    assert (pairs[:, 0] < pairs[:, 1]).all()
-    assert (pairs[:, 2] == (identities[pairs[:, 0]] == identities[pairs[:, 1]])).all()
-    assert (pairs[:, 2].reshape(10, 24).sum(axis=1) == 12).all()
-
-
-@pytest.mark.parametrize("limit", [10_000_000, 0], ids=["shuffled", "sampled"])
-def test_every_pair_is_drawn_equally_often(monkeypatch, limit):
-    monkeypatch.setattr("rtool.finetune.data.splits._MOST_TO_SHUFFLE", limit)
-    identities = np.array([0, 1, 0, 2, 1, 0, 2, 2])
-    counts = np.zeros((8, 8), dtype=int)
-    for seed in range(3000):
-        pairs = draw_pairs(identities, folds=1, most=4, seed=seed)
-        np.add.at(counts, (pairs[:, 0], pairs[:, 1]), 1)
-    same = identities[:, None] == identities[None, :]
-    upper = np.triu(np.ones((8, 8), dtype=bool), 1)
-    for kind in (same & upper, ~same & upper):
-        expected = 2 * 3000 / kind.sum()
-        assert np.abs(counts[kind] - expected).max() < 5 * np.sqrt(expected)  # 5 standard deviations of a count
-    assert counts[~upper].sum() == 0
-
-
-def test_pairs_of_a_million_images_are_drawn_without_listing_them():
-    identities = np.arange(1_000_000) % 50_000
-    pairs = draw_pairs(identities)
-    assert pairs.shape == (6000, 3)
-    assert (pairs[:, 2] == (identities[pairs[:, 0]] == identities[pairs[:, 1]])).all()
 
 
 def test_split_keeps_identities_apart_and_depends_on_the_seed_alone():

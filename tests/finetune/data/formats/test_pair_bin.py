@@ -205,4 +205,4 @@ def test_a_pair_that_lost_an_image_leaves_and_the_image_is_named(tmp_path):
     measured = evaluate_embeddings(embed, open_dataset(damaged), resize=np.asarray, report=lines.append)
     assert measured == expected
     assert measured.pairs == 199
-    assert lines == [f"{damaged}: 1 unreadable images skipped: damaged.bin:7"]
+    assert lines[0] == f"{damaged}: 1 unreadable images skipped: damaged.bin:7"

@@ -1,0 +1,102 @@
+"""The image files below a folder, and what else lies there, so that nothing is left out in silence.
+
+Left out and reported are files named after another image plus a suffix (`1.pgm.png` beside `1.pgm`), converted copies
+that would put an image and its copy on both sides of an evaluation; files that file managers and notebooks leave
+behind; links to folders that are read already; and files of other kinds, by their suffixes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....errors import DataError
+from ..image_files import printable
+from ..image_formats import image_suffixes, missing_plugin
+
+__all__ = ["ImageListing", "list_images"]
+
+_MOST_SUFFIXES = 5
+
+
+@dataclass(frozen=True)
+class ImageListing:
+    """Image files below `root` in a natural order (2.pgm before 10.pgm), and those left out."""
+
+    root: Path
+    paths: list[Path]
+    copies: list[Path]
+    strays: list[Path]
+    links: list[Path]
+    others: list[Path]
+
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, one line per kind."""
+        kinds = (
+            (self.copies, "converted copies"),
+            (self.strays, "images in hidden files and folders and in __MACOSX"),
+            (self.links, "links to folders that are read already"),
+            (self.others, f"files that are no images ({_suffix_counts(self.others)})"),
+        )
+        notes = [
+            f"{len(found)} {kind} left out, such as {printable(found[0].relative_to(self.root))}"
+            for found, kind in kinds
+            if found
+        ]
+        return (*notes, *filter(None, map(missing_plugin, sorted({path.suffix.lower() for path in self.others}))))
+
+
+def list_images(root: Path) -> ImageListing:
+    """Find the image files below `root`, also through links to folders.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    links: list[Path] = []
+    suffixes = image_suffixes()
+    files = {path for path in _walk(root, links) if path.is_file()}
+    found = {path for path in files if path.suffix.lower() in suffixes}
+    strays = {path for path in found if any(map(_is_stray, path.relative_to(root).parts))}
+    copies = {path for path in found - strays if path.with_suffix("") in found}
+    others = {path for path in files - found if not any(map(_is_stray, path.relative_to(root).parts))}
+    kept = (found - strays - copies, copies, strays, links, others)
+    return ImageListing(root, *(sorted(paths, key=_natural) for paths in kept))
+
+
+def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
+    """All files. A link to a folder is followed once, and never back into `root`, which would not end."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: this folder cannot be read: {error.strerror}") from error
+
+    entered = {Path(os.path.realpath(root))}
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
+        for name in sorted(folders):
+            path = Path(folder, name)
+            if path.is_symlink():
+                target = Path(os.path.realpath(path))
+                if any(target.is_relative_to(known) or known.is_relative_to(target) for known in entered):
+                    left_out.append(path)
+                    folders.remove(name)
+                entered.add(target)
+        yield from (Path(folder, name) for name in files)
+
+
+def _is_stray(part: str) -> bool:
+    """Whether a name is of thumbnails, `.ipynb_checkpoints`, or macOS's files in archives (`__MACOSX`, `._1.jpg`)."""
+    return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
+
+
+def _suffix_counts(paths: list[Path]) -> str:
+    counts = Counter(printable(path.suffix.lower()) or "no suffix" for path in paths)
+    shown = [f"{suffix} {count}" for suffix, count in counts.most_common(_MOST_SUFFIXES)]
+    return ", ".join([*shown, "..."] if len(counts) > _MOST_SUFFIXES else shown)
