@@ -164,6 +164,8 @@ def read_batch(text: str | None) -> Any:
 
 
 def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
+    from ..converters.records.batch_proof import describe_batch
+
     rows: list[tuple[str, Any]] = [
         ("source", result.source),
         ("parameters", f"{result.parameters:,} ({result.trainable:,} trainable)"),
@@ -173,8 +175,11 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         for entry in result.parity
     ]
     if result.batch is not None:
-        advice = "--batch dynamic makes it dynamic, where that can be verified"
+        advice = result.batch_note or "--batch dynamic makes it dynamic, where that can be verified"
         rows.append(("batch", f"the model supports batches of {result.batch} only; {advice}"))
+    else:
+        rows.append(("batch", describe_batch("dynamic", result.batch_proof)))
+        rows += [("note", result.batch_note)] if result.batch_note else []
     if result.restored is not None:
         rows += _restored_rows(result.restored)
     if result.weights is not None:
@@ -218,6 +223,7 @@ def _weight_tables(result: OnnxToTorchResult) -> list[Any]:
 
 
 def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
+    from ..converters.records.batch_proof import describe_batch
     from ..converters.records.preprocessing_guess import describe
 
     rows: list[tuple[str, Any]] = [
@@ -229,7 +235,7 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
     rows += [("input", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.inputs]
     rows += [("output", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.outputs]
     rows += [
-        ("batch", f"fixed: {found.batch}" if isinstance(found.batch, int) else found.batch),
+        ("batch", describe_batch(found.batch, found.batch_proof)),
         *(("fixed at", place) for place in found.fixed_batch_places),
         ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
         ("parameters", f"{found.parameters:,} {found.precision}{_beside(found.buffers)}"),

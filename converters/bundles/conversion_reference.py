@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import GateError
 from ..files.model_file import ModelFile
-from ..records.record import TensorSpec
+from ..runtime.batch_proof import BatchImages, batched
+from ..runtime.file_batch import find_file_batch
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.runners import OnnxRunner, TorchRunner
+from .open_batch import SettledBatch, settled
 
 __all__ = ["BatchParity", "Reference"]
-
-_SMALL = 3_000_000
-"""Parameters; a network up to this size, such as every OSNet, runs 16 images in at most a second on one core."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +44,31 @@ class Reference:
     name: str
     runner: OnnxRunner
     samples: tuple[_Sample, ...]
+    batch: SettledBatch
+    """The batch that the file is right at."""
 
     @classmethod
-    def of(cls, file: ModelFile, module: nn.Module) -> Self:
+    def of(cls, file: ModelFile, tolerance: float) -> Self:
         """Run `file` at batch 1, 2 and 3, for a small network also 16; or at its fixed batch.
 
         Raises:
-            InputError: ONNX Runtime cannot load or run it.
+            InputError: ONNX Runtime cannot load or run it, or it mixes the images of every batch.
         """
         runner = OnnxRunner(file, name=file.name, exact=True)
-        is_small = sum(parameter.numel() for parameter in module.parameters()) <= _SMALL
-        batches = (runner.batch,) if runner.batch else (1, 2, 3, 16) if is_small else (1, 2, 3)
-        samples = []
-        for batch in batches:
-            inputs = tuple(_random(spec, batch) for spec in runner.inputs)
-            samples.append(_Sample(batch, inputs, runner.run(*inputs)))
-        return cls(file.name, runner, tuple(samples))
+        if runner.batch is not None:
+            images = BatchImages.of(runner.inputs, runner.batch)
+            sample = _Sample(runner.batch, images.arrays, runner.run(*images.arrays))
+            return cls(file.name, runner, (sample,), SettledBatch(runner.batch))
+        watched = _Watched(runner)
+        finding = find_file_batch(file, watched, tolerance=tolerance)
+        if not watched.samples:  # the file states its proof
+            images = BatchImages.of(runner.inputs, 3)
+            for size in (1, 2, 3):
+                watched.run(*images.rows(range(size)))
+        batch = settled(file.name, finding)
+        if batch.batch is None and finding.proof is None:
+            watched.run(*BatchImages.of(runner.inputs, 1).arrays)  # raises what ONNX Runtime says
+        return cls(file.name, runner, tuple(watched.samples.values()), batch)
 
     def following(self, module: nn.Module) -> Self:
         """A reference with the same inputs and the outputs of `module`, which has other weights than the file."""
@@ -92,10 +99,17 @@ class Reference:
         return runner.run(*(inputs[names.index(spec.name)] for spec in runner.inputs))
 
 
-def _random(spec: TensorSpec, batch: int) -> NDArray[Any]:
-    """Seeded input for one spec; dynamic dimensions beyond the batch become 64."""
-    shape = [dim if isinstance(dim, int) else (batch if axis == 0 else 64) for axis, dim in enumerate(spec.shape)]
-    generator = np.random.default_rng(0)
-    if spec.dtype.startswith("float"):
-        return generator.standard_normal(shape).astype(spec.dtype)
-    return generator.integers(0, 2, shape).astype(spec.dtype)
+class _Watched:
+    """A runner that keeps the first run of every batch as a sample."""
+
+    def __init__(self, runner: OnnxRunner) -> None:
+        self.name, self.inputs, self.outputs, self.batch = runner.name, runner.inputs, runner.outputs, runner.batch
+        self.samples: dict[int, _Sample] = {}
+        self._runner, self._cut = runner, batched(runner.inputs)
+
+    def run(self, *arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """As the runner."""
+        outputs = self._runner.run(*arrays)
+        size = next((len(array) for array, cut in zip(arrays, self._cut, strict=True) if cut), 1)
+        self.samples.setdefault(size, _Sample(size, arrays, outputs))
+        return outputs

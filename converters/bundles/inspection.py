@@ -26,11 +26,13 @@ from ..lowering.names import is_generated
 from ..passes.graph_costs import Costs, graph_costs
 from ..passes.input_normalisation import find_input_normalisation
 from ..passes.shape_inference import infer_shapes
+from ..records.batch_proof import BatchProof, proof_of_bundle
 from ..records.metadata import stated_folds
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink, chain_of_bundle, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, source_link
+from ..runtime.file_batch import stated_proof
 from ..zoo.architecture_guess import guess_architecture
 from .bundle import is_bundle, load_bundle
 from .reference import TORCH_SUFFIXES, load_model
@@ -66,7 +68,7 @@ class Inspection:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: int | str
-    """The fixed batch, or "dynamic"."""
+    """The fixed batch, or "dynamic", as the model declares it."""
     fixed_batch_places: tuple[str, ...]
     """Where the fixed batch is stated: graph inputs, and nodes with a constant shape."""
     operators: Mapping[str, int]
@@ -84,6 +86,8 @@ class Inspection:
     problems: tuple[str, ...]
     chain: tuple[ChainLink, ...]
     """The provenance of the model, oldest link first."""
+    batch_proof: BatchProof | None = None
+    """The recorded proof that a batch is its images one by one, for these very bytes."""
 
 
 def inspect(reference: str | Path) -> Inspection:
@@ -116,6 +120,7 @@ def _inspect_bundle(path: Path) -> Inspection:
     return replace(
         found,
         sha256=bundle.record.sha256,
+        batch_proof=proof_of_bundle(path, bundle.metadata),
         parameters=_trainable(bundle.module),
         buffers=_fixed(bundle.module),
         batchnorms=_restored(found.batchnorms, len(bundle.record.restored)),
@@ -223,6 +228,7 @@ def _inspect_graph(file: ModelFile, name: str, kind: str, size: int) -> Inspecti
         inputs=inputs,
         outputs=outputs,
         batch=_batch(inputs),
+        batch_proof=stated_proof(file) if kind == "onnx" else None,
         fixed_batch_places=places,
         operators=dict(operators.most_common()),
         parameters=_count(work.graph) - statistics,

@@ -21,12 +21,16 @@ from ..files.folders import check_output
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
 from ..passes.batch import Batch, set_batch
+from ..records.batch_proof import BatchProof
 from ..records.image_size import check_image_size
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
-from ..runtime.batch_by_numbers import fixed_batch_by_numbers
+from ..runtime.batch_by_numbers import prove_other_batches
+from ..runtime.batch_proof import find_batch, held_batches
+from ..runtime.file_batch import sizes_to_prove
+from ..runtime.runners import TorchRunner
 from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_fused_weights, load_unfused_weights
 from ..weights.unfit_weights import refuse_half_weights
@@ -34,6 +38,7 @@ from .bundle import is_bundle, save_bundle
 from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
 from .conversion_reference import BatchParity, Reference
+from .open_batch import settled
 
 __all__ = ["OnnxToTorchResult", "onnx2torch"]
 
@@ -50,6 +55,10 @@ class OnnxToTorchResult:
     parity: tuple[BatchParity, ...]
     batch: int | None
     """The only batch the model supports; None when it supports any."""
+    batch_proof: BatchProof | None
+    """That any batch gives what its images give one by one; None where the batch is fixed."""
+    batch_note: str
+    """What is wrong with the open batch that the file declares; "" where nothing is."""
     preprocessing: Preprocessing | None
     preprocessing_origin: str | None
     restored: RestoreReport | None
@@ -83,9 +92,14 @@ def onnx2torch(
     target = Path(output) if output is not None else Path(f"{path.stem}.rtool")
     file = _resolve(path, target, chosen)
     module = _convert(file, path, chosen)
-    reference = Reference.of(file, module)
+    reference = Reference.of(file, chosen.tolerance)
+    note = reference.batch.note
+    if reference.batch.batch is not None and reference.runner.batch is None:  # it mixes the images of other batches
+        file = _rewritten(file, path, reference.batch.batch)
+        module = _convert(file, path, chosen)
+        reference = Reference.of(file, chosen.tolerance)
     converted = reference.measure(module, chosen.tolerance, "converted")
-    batch = fixed_batch_by_numbers(module, reference.runner, chosen.tolerance)
+    proof = reference.batch.proof or prove_other_batches(module, reference.runner, chosen.tolerance)
     found = _find_preprocessing(file, reference, module, chosen)
     preprocessing = found.preprocessing if found is not None else None
     restored = _restore(module, reference, path, preprocessing, chosen)
@@ -94,7 +108,9 @@ def onnx2torch(
     record = require_record(module)
     record.preprocessing = preprocessing
     record.chain = (*record.chain, _converted_link(converted, chosen.batch), *restored.links)
-    _save(module, file, target, chosen)
+    if restored.weights is not None and proof is not None:  # the proof was of other weights
+        proof, note = _proved_again(module, file)
+    _save(module, file, target, chosen, proof)
     return OnnxToTorchResult(
         output=target,
         source=record.source,
@@ -102,7 +118,9 @@ def onnx2torch(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         trainable=sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
         parity=parity,
-        batch=batch,
+        batch=None if proof is not None else reference.runner.batch,
+        batch_proof=proof,
+        batch_note=note,
         preprocessing=preprocessing,
         preprocessing_origin=found.origin if found is not None else None,
         restored=restored.report,
@@ -124,9 +142,17 @@ def _resolve(path: Path, target: Path, options: ConversionOptions) -> ModelFile:
             raise InputError(f"{file}: lies in {target}, which would be replaced; choose another output")
     if options.batch is None:
         return read
-    proto = read.proto()
+    return _rewritten(read, path, options.batch)
+
+
+def _rewritten(file: ModelFile, path: Path, batch: Batch) -> ModelFile:
+    """The file with another batch.
+
+    Raises:
+        InputError: it cannot be verified.
+    """
     try:
-        return ModelFile.in_memory(set_batch(proto, options.batch), read.source)
+        return ModelFile.in_memory(set_batch(file.proto(), batch), file.source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -145,6 +171,19 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
     refuse_half_weights(module, str(path), "convert the float32 model it was made from")
     _refuse_nan(module, path)
     return module
+
+
+def _proved_again(module: fx.GraphModule, file: ModelFile) -> tuple[BatchProof | None, str]:
+    """The proof of a module whose weights are no longer those of `file`, and what is wrong where there is none.
+
+    Raises:
+        InputError: its images mix with these weights.
+    """
+    sizes = sizes_to_prove(sum(parameter.numel() for parameter in module.parameters()))
+    batch = settled(file.name, find_batch(TorchRunner(module), sizes=sizes, held=held_batches(file.outline)))
+    if batch.batch is not None:
+        raise InputError(f"{batch.note}, with the given weights; convert the file that they were trained in")
+    return batch.proof, batch.note
 
 
 def _find_preprocessing(
@@ -226,7 +265,9 @@ def _restore_batchnorm(
     return report
 
 
-def _save(module: fx.GraphModule, file: ModelFile, target: Path, options: ConversionOptions) -> None:
+def _save(
+    module: fx.GraphModule, file: ModelFile, target: Path, options: ConversionOptions, proof: BatchProof | None
+) -> None:
     """Write the bundle, complete or not at all.
 
     Raises:
@@ -242,6 +283,7 @@ def _save(module: fx.GraphModule, file: ModelFile, target: Path, options: Conver
             preprocessing=record.preprocessing,
             overwrite=options.overwrite,
             provenance=provenance,
+            batch_proof=proof,
         )
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -11,6 +11,9 @@ row once per image:
 5. MatMul: a constant that stacks equal matrices once per image is expanded from one.
 6. LSTM, GRU, RNN: an initial state of zeros is dropped (zeros are the default), any other with equal rows is expanded.
 7. Element-wise operators: a constant with equal rows, one per image, becomes one row, which broadcasts.
+8. Resize: the size of the batch axis among its target sizes becomes the new batch.
+9. Gather: constant indices that pick the same places of every image, along an axis that holds image after image (a
+   strided view of exporters), pick them in one image, for all images.
 
 Constants that no rule covers stay, and the verification in `batch` then refuses the graph.
 """
@@ -24,7 +27,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .batch_axes import BatchAxes, BatchAxis, Sizes, aligned_axis
+from .batch_axes import BatchAxes, BatchAxis, Sizes, aligned_axes
+from .batch_choices import BatchChoices, BatchConflict
+from .batch_semantics import BROADCASTING
 
 __all__ = ["Batch", "follow_batch"]
 
@@ -32,15 +37,13 @@ Batch = int | Literal["dynamic"]
 """A number of images, or any number of them."""
 
 _ALL = np.iinfo(np.int64).max
-_BROADCASTING = frozenset(
-    {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or"}
-    | {"PRelu", "Pow", "Sub", "Where", "Xor"}
-)
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """Indices of the inputs [directions, batch, hidden] that hold an initial state."""
 
 
-def follow_batch(model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes]) -> None:
+def follow_batch(
+    model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes], choices: BatchChoices
+) -> None:
     """Rewrite, in place, the constants of `model` that depend on the batch `current`.
 
     Args:
@@ -48,15 +51,21 @@ def follow_batch(model: ir.Model, current: int, batch: Batch, sizes: Mapping[str
         current: the old batch, which the constants hold.
         batch: the new batch.
         sizes: value name -> shape at the old batch.
+        choices: what is taken where several axes may be the batch.
+
+    Raises:
+        BatchConflict: what was taken does not fit.
     """
-    _Following(model, current, batch, sizes).run()
+    _Following(model, current, batch, sizes, choices).run()
 
 
 class _Following:
     """One walk through a graph that applies the rules of the module."""
 
-    def __init__(self, model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes]) -> None:
-        self.graph, self.current, self.batch = model.graph, current, batch
+    def __init__(
+        self, model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes], choices: BatchChoices
+    ) -> None:
+        self.graph, self.current, self.batch, self.choices = model.graph, current, batch, choices
         self.axes = BatchAxes(model, current, sizes)
         nodes = list(model.graph.all_nodes())
         self.names = {node.name for node in nodes} | {value.name for node in nodes for value in node.outputs}
@@ -77,15 +86,23 @@ class _Following:
                     self._copies(node)
                 case "Slice":
                     self._slice(node)
+                case "Resize":
+                    self._resize(node)
+                case "Gather":
+                    self._gather(node)
                 case "Concat" | "GridSample":
                     self._concat(node)
                 case "MatMul":
                     self._matrices(node)
                 case "LSTM" | "GRU" | "RNN":
                     self._states(node)
-                case operator if operator in _BROADCASTING:
+                case operator if operator in BROADCASTING:
                     self._broadcast(node)
             self.axes.follow(node)
+        for value in self.graph.outputs:
+            at = self.axes.axes.get(value)
+            if at is not None and (at.axis or at.rows != 1):
+                raise BatchConflict(f"output {value.name!r} has its images at axis {at.axis}, {at.rows} rows each")
 
     def _reshape(self, node: ir.Node) -> None:
         data, shape = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
@@ -96,7 +113,10 @@ class _Following:
         sizes, around = self.axes.sizes_of(node.outputs[0]), self.axes.outer_and_inner(data)
         numbers = _numbers(shape)
         if sizes is not None and None not in sizes and around is not None:
-            at = aligned_axis([size for size in sizes if size is not None], *around, self.current)
+            known = [size for size in sizes if size is not None]
+            options = aligned_axes(known, *around, self.current)
+            kind = (node.op_type, tuple(self.axes.sizes_of(data) or ()), self.axes.axes[data], tuple(known))
+            at = self.choices.take(options, node, kind)
         else:  # dynamic sizes: the first axis, if its size is the same before and after
             before = self.axes.axes[data]
             rows = before.rows * self.current
@@ -186,6 +206,41 @@ class _Following:
                 ends[index] = _ALL
                 node.replace_input_with(2, self._integers(ends, f"{node.outputs[0].name}_ends"))
 
+    def _resize(self, node: ir.Node) -> None:
+        """Rule 8."""
+        data, sizes = node.inputs[0], node.inputs[3] if len(node.inputs) > 3 else None
+        at, numbers = None if data is None else self.axes.axes.get(data), _numbers(sizes)
+        if at is None or numbers is None or node.attributes.get("axes") is not None or at.axis >= len(numbers):
+            return
+        if numbers[at.axis] == at.rows * self.current:
+            node.replace_input_with(3, self._shape(numbers, at))
+
+    def _gather(self, node: ir.Node) -> None:
+        """Rule 9."""
+        data, indices = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] else None
+        at = None if data is None else self.axes.axes.get(data)
+        sizes = None if data is None else self.axes.sizes_of(data)
+        if data is None or at is None or sizes is None or None in sizes or indices is None or at.inside != 1:
+            return
+        chosen, axis = np.asarray(indices.numpy()), node.attributes.get_int("axis", 0) % len(sizes)
+        if axis != at.axis or not chosen.ndim or len(chosen) != self.current:
+            return
+        chosen = np.where(chosen < 0, chosen + at.rows * self.current, chosen)
+        first = at.rows * np.arange(self.current).reshape(-1, *[1] * (chosen.ndim - 1))
+        if (chosen - first != chosen[:1]).any() or chosen[:1].max(initial=0) >= at.rows:
+            return
+        numbers = [size for size in sizes if size is not None]
+        new = -1 if self.batch == "dynamic" else self.batch
+        target = self._integers([*numbers[:axis], new, at.rows, *numbers[axis + 1 :]], "images")
+        split = ir.node("Reshape", [data, target], name=self._name("images"))
+        split.outputs[0].name, split.outputs[0].type = f"{split.name}_out", data.type
+        self.graph.insert_before(node, split)
+        self.axes.sizes[split.outputs[0]] = [*numbers[:axis], self.current, at.rows, *numbers[axis + 1 :]]
+        self.axes.axes[split.outputs[0]] = BatchAxis(axis)
+        node.replace_input_with(0, split.outputs[0])
+        node.replace_input_with(1, self._weight(chosen[0].astype(np.int64), f"{node.outputs[0].name}_indices"))
+        node.attributes["axis"] = ir.AttrInt64("axis", axis + 1)
+
     def _concat(self, node: ir.Node) -> None:
         """Rule 4."""
         at = next(
@@ -265,6 +320,12 @@ class _Following:
 
     def _shape(self, numbers: Sequence[int], at: BatchAxis) -> ir.Value:
         """`numbers` with the batch at axis `at`: a constant, or computed from the input when the batch is dynamic."""
+        shape = self._shape_at(numbers, at)
+        both = [[*numbers[: at.axis], at.rows * size, *numbers[at.axis + 1 :]] for size in (self.current, self.current + 1)]
+        self.axes.numbers[shape] = np.array(both[0], np.int64), np.array(both[1], np.int64)
+        return shape
+
+    def _shape_at(self, numbers: Sequence[int], at: BatchAxis) -> ir.Value:
         if self.batch != "dynamic":
             return self._integers([*numbers[: at.axis], at.rows * self.batch, *numbers[at.axis + 1 :]], "shape")
         parts = [self._batch_size()]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import fx
 
+from ..records.batch_proof import BatchProof
 from ..records.record import require_record
-from .parity import measure_parity
-from .probing import probe_inputs
+from .batch_proof import BatchImages, batch_error
 from .runners import OnnxRunner
 
-__all__ = ["fixed_batch_by_numbers"]
+__all__ = ["prove_other_batches"]
 
 
-def fixed_batch_by_numbers(module: fx.GraphModule, reference: OnnxRunner, tolerance: float) -> int | None:
-    """The only batch that `module` supports; None when it agrees with the file at another batch too.
+def prove_other_batches(module: fx.GraphModule, reference: OnnxRunner, tolerance: float) -> BatchProof | None:
+    """The proof that `module` takes any batch; None where it takes only the fixed batch of its file.
 
-    `reference` is the file `module` was converted from. With a fixed batch of N, the module runs on N + 1 images: the
-    first N and the last N rows of each output must equal the file's outputs for those images.
+    `reference` is the file `module` was converted from. The result of one image is the first row of a batch of its
+    copies. With a fixed batch of N, the module runs on one image and on N + 1 images (on 3, where N is 1), and each row
+    must be what the file gives for that image.
 
     Args:
         module: the converted module, in eval mode.
@@ -27,23 +27,28 @@ def fixed_batch_by_numbers(module: fx.GraphModule, reference: OnnxRunner, tolera
     """
     size = reference.batch
     if size is None or any(not spec.shape or spec.shape[0] != size for spec in reference.inputs):
-        return size
-    record = require_record(module)
-    chunks = [probe_inputs(reference.inputs, size, seed=seed) for seed in (0, 1)]
-    arrays = [np.concatenate([first[:1], second]) for first, second in zip(*chunks, strict=True)]
-    names = [spec.name for spec in reference.inputs]
-    tensors = [torch.from_numpy(arrays[names.index(spec.name)]) for spec in record.inputs]
-    try:
-        with torch.no_grad():
-            # Not `module(...)`: torch.fx prints the generated code on the terminal when a call raises.
-            result = module.forward(*tensors)
-    except (RuntimeError, IndexError):
-        return size
-    outputs = [tensor.numpy() for tensor in (result if isinstance(result, tuple | list) else (result,))]
-    if any(output.shape[:1] != (size + 1,) for output in outputs):
-        return size
-    for rows in (slice(0, size), slice(1, size + 1)):
-        expected = reference.run(*(array[rows] for array in arrays))
-        if not measure_parity(expected, [output[rows] for output in outputs]).max_rel <= tolerance:
-            return size
-    return None
+        return None
+    sizes = (3,) if size == 1 else (1, size + 1)
+    images = BatchImages.of(reference.inputs, 3 if size == 1 else 2)
+    singles = []
+    for index in range(images.distinct):
+        outputs = reference.run(*images.rows([index] * size))
+        if any(not output.ndim or len(output) != size for output in outputs):
+            return None
+        singles.append(tuple(output[:1] for output in outputs))
+    names, worst = [spec.name for spec in reference.inputs], 0.0
+    for count in sizes:
+        arrays = images.rows(range(count))
+        tensors = [torch.from_numpy(arrays[names.index(spec.name)]) for spec in require_record(module).inputs]
+        try:
+            with torch.no_grad():
+                # Not `module(...)`: torch.fx prints the generated code on the terminal when a call raises.
+                result = module.forward(*tensors)
+        except (RuntimeError, IndexError):
+            return None
+        got = [tensor.numpy() for tensor in (result if isinstance(result, tuple | list) else (result,))]
+        error = batch_error([singles[index % images.distinct] for index in range(count)], got)
+        if isinstance(error, str) or not error <= tolerance:
+            return None
+        worst = max(worst, error)
+    return BatchProof(tuple(sorted({1, size, *sizes})), worst)

@@ -90,7 +90,7 @@ class OnnxRunner:
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
-        file = ModelFile.of(model)
+        file = self.file = ModelFile.of(model)
         self.name = name or (file.name if file.is_named else "onnx")
         self._given = session_model(file, options)
         providers = _providers(device)
