@@ -151,7 +151,7 @@ class BatchAxes:
             part = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes)))
             self.numbers[node.outputs[0]] = np.array(sizes[part], np.int64), np.array(more[part], np.int64)
             return True
-        known = [(None, None) if value is None else self._both(value) for value in node.inputs]
+        known = [(None, None) if value is None else self.both(value) for value in node.inputs]
         if None in known or not any(value in self.numbers for value in node.inputs if value is not None):
             return False
         try:
@@ -163,7 +163,8 @@ class BatchAxes:
         self.numbers.update((value, (now, more)) for value, now, more in zip(node.outputs, *pair, strict=False))
         return True
 
-    def _both(self, value: ir.Value) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    def both(self, value: ir.Value) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """The numbers of a small constant, or of a value computed from shapes, at both batches; None for others."""
         tensor = ir.convenience.get_const_tensor(value)
         if value in self.numbers or tensor is None or tensor.size > _SMALL:
             return self.numbers.get(value)

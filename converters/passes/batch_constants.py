@@ -14,6 +14,7 @@ row once per image:
 8. Resize: the size of the batch axis among its target sizes becomes the new batch.
 9. Gather: constant indices that pick the same places of every image, along an axis that holds image after image (a
    strided view of exporters), pick them in one image, for all images.
+10. If: the branch that is taken at any batch takes its place; TorchScript writes a `squeeze` so.
 
 Constants that no rule covers stay, and the verification in `batch` then refuses the graph.
 """
@@ -77,10 +78,25 @@ class _Following:
         self.source = next(iter(self.axes.axes), None)
 
     def run(self) -> None:
-        for node in list(self.graph):
+        """Follow the batch from the inputs to the outputs.
+
+        Raises:
+            BatchConflict: what was chosen does not fit.
+        """
+        self._walk(list(self.graph))
+        for value in self.graph.outputs:
+            at = self.axes.axes.get(value)
+            if at is not None and (at.axis or at.rows != 1):
+                raise BatchConflict(f"output {value.name!r} has its images at axis {at.axis}, {at.rows} rows each")
+
+    def _walk(self, nodes: Sequence[ir.Node]) -> None:
+        for node in nodes:
             match node.op_type:
                 case "Reshape":
                     self._reshape(node)
+                    continue
+                case "If":
+                    self._branch(node)
                     continue
                 case "Expand" | "Tile":
                     self._copies(node)
@@ -99,14 +115,11 @@ class _Following:
                 case operator if operator in BROADCASTING:
                     self._broadcast(node)
             self.axes.follow(node)
-        for value in self.graph.outputs:
-            at = self.axes.axes.get(value)
-            if at is not None and (at.axis or at.rows != 1):
-                raise BatchConflict(f"output {value.name!r} has its images at axis {at.axis}, {at.rows} rows each")
 
     def _reshape(self, node: ir.Node) -> None:
         data, shape = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
         if data is None or data not in self.axes.axes:
+            self.axes.follow(node)  # it may hold numbers
             return
         if shape in self.axes.numbers:
             self.axes.follow(node)  # finds the sizes of the output
@@ -138,6 +151,33 @@ class _Following:
             node.replace_input_with(1, self._integers(numbers, f"{node.outputs[0].name}_shape"))
         if 0 not in numbers:
             node.attributes.pop("allowzero", None)
+
+    def _branch(self, node: ir.Node) -> None:
+        """Rule 10."""
+        condition = self.axes.both(node.inputs[0]) if node.inputs[0] is not None else None
+        if condition is None:
+            self.axes.follow(node)
+            return
+        if bool(condition[0].reshape(-1)[0]) != bool(condition[1].reshape(-1)[0]):
+            raise BatchConflict(f"node {node.name!r} (If) takes another branch at another batch")
+        branch = node.attributes["then_branch" if bool(condition[0].reshape(-1)[0]) else "else_branch"].as_graph()
+        if branch.initializers:
+            return
+        results, nodes = list(branch.outputs), list(branch)
+        branch.remove(nodes)
+        for moved in nodes:
+            for value in moved.outputs:  # names of branches repeat
+                value.name = self._name(value.name or "value")
+        self.graph.insert_before(node, nodes)
+        for old, new in zip(list(node.outputs), results, strict=True):
+            if old.is_graph_output():
+                new = self._node("Identity", [new], after=new)
+                new.name, old.name = old.name, self._name(old.name or "output")
+                self.graph.outputs[list(self.graph.outputs).index(old)] = new
+                nodes.append(new.producer())
+            old.replace_all_uses_with(new)
+        self.graph.remove(node, safe=True)
+        self._walk([moved for moved in nodes if moved is not None])
 
     def _copies(self, node: ir.Node) -> None:
         """Rule 2."""
