@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from ...errors import InputError
+from ..bundles.open_batch import settle_batch
 from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
 from ..records.graph_steps import root_hooks
@@ -48,6 +49,8 @@ class ExportOrigin:
     chain: tuple[ChainLink, ...]
     batch: int | None = None
     """The only batch the module supports; None when it supports any."""
+    batch_note: str = ""
+    """What is wrong with the open batch that the model declares; "" where nothing is."""
     changed: str = ""
     """Why the module no longer computes what its source graph does; "" where it does, or has no source graph."""
 
@@ -153,6 +156,7 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportOr
         advice = "export the float32 model it was made from, with --int8"
         refuse_quantised_weights(opened.file.outline, opened.name, advice)
     known = preprocessing or opened.preprocessing or _found(opened)
+    settled = settle_batch(opened)
     return ExportOrigin(
         name=opened.name,
         module=opened.module,
@@ -161,7 +165,8 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None) -> ExportOr
         graph=opened.source(),
         files=_files(opened),
         chain=opened.chain,
-        batch=opened.batch,
+        batch=settled.batch,
+        batch_note=settled.note,
     )
 
 

@@ -39,6 +39,8 @@ class StepLog:
     inputs: tuple[NDArray[Any], ...]
     expected: tuple[NDArray[Any], ...]
     steps: list[ExportStep] = field(default_factory=list)
+    batch: int | None = None
+    """The batch that a graph with an open one is right at; None for any."""
 
     def check(
         self,
@@ -82,6 +84,7 @@ class StepLog:
     ) -> Parity:
         """`check` the outputs of `model` in ONNX Runtime."""
         runner = OnnxRunner(model, name=name)
+        runner.batch = runner.batch or self.batch
         outputs = run_in_batches(runner, _typed(runner, self.inputs), _BATCH)
         return self.check(name, outputs, max_rel=max_rel, min_cosine=min_cosine, detail=detail)
 

@@ -78,18 +78,19 @@ def set_batch(
         return result
     sizes = VERIFIED_BATCHES if batch == "dynamic" else (batch,)
     source = _Source(model, inputs, max(sizes))
-    if not changes_batch(model, batch):
-        source.refuse_mixing(batch)
-    reason = ""
-    for result in _rewritten(model, current, batch):
+    reason, conflicts = "", list[str]()
+    for result in _rewritten(model, current, batch, conflicts):
         try:
             source.check(result, sizes, tolerance)
         except InputError as error:
+            right = source.right_batch(batch)
+            if right is not None:  # it was traced at `right`, and may be opened from there
+                return result if right == batch else set_batch(set_batch(model, right), batch, inputs=inputs)
             reason = reason or str(error)
         else:
             return result
     raise InputError(
-        f"batch {batch}: the rewritten graph differs from the source ({reason or 'no constant shape fits'}); a constant "
+        f"batch {batch}: the rewritten graph differs from the source ({reason or conflicts[0]}); a constant "
         "of the graph depends on the batch in a way that cannot be verified; re-export the model with a dynamic batch"
     )
 
@@ -114,8 +115,10 @@ def _batch_of(model: onnx.ModelProto) -> int | str:
     raise InputError("batch: the model has no input with a batch axis")
 
 
-def _rewritten(model: onnx.ModelProto, current: int | str, batch: Batch) -> Iterator[onnx.ModelProto]:
-    """Graphs that may be `model` at another batch, the likeliest first."""
+def _rewritten(
+    model: onnx.ModelProto, current: int | str, batch: Batch, conflicts: list[str]
+) -> Iterator[onnx.ModelProto]:
+    """Graphs that may be `model` at another batch, the likeliest first; `conflicts` gets why others are not."""
     if not isinstance(current, int):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
@@ -135,7 +138,8 @@ def _rewritten(model: onnx.ModelProto, current: int | str, batch: Batch) -> Iter
         graph = ir.from_proto(inferred)
         try:
             follow_batch(graph, current, batch, sizes, choices)
-        except BatchConflict:
+        except BatchConflict as conflict:
+            conflicts.append(str(conflict))
             continue
         for name in set(_unread(graph)) - unread:  # the replaced constants; ONNX Runtime warns about each unused one
             del graph.graph.initializers[name]
@@ -233,14 +237,15 @@ class _Source:
             if not error <= tolerance:
                 raise InputError(f"max relative error {error:.3g} > {tolerance:g} at batch {size}")
 
-    def refuse_mixing(self, batch: Batch) -> None:
-        """Say so where the source declares an open batch and is wrong at it; not where `batch` is what it is right at.
+    def right_batch(self, batch: Batch) -> int | None:
+        """The only batch that the source is right at, where it declares an open one and mixes images at others.
 
         Raises:
-            InputError: it mixes images.
+            InputError: it mixes images, and nothing tells at which batch it is right.
         """
         if self.runner.batch is not None:
-            return
+            return None
         finding = find_file_batch(ModelFile.in_memory(self.model), self.runner, self.inputs)
-        if finding.is_wrong and batch != finding.right_at:
-            raise InputError(f"batch {batch}: the model {finding.describe()}")
+        if finding.is_wrong and finding.right_at is None:
+            raise InputError(f"batch {batch}: the model {finding.describe()}; export the network again")
+        return finding.right_at if finding.is_wrong else None

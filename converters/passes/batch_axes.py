@@ -121,6 +121,13 @@ class BatchAxes:
             if at is not None:
                 self.axes[value] = at
 
+    def complete_sizes(self, node: ir.Node) -> None:
+        """Infer the shapes of the outputs of `node` at the batch of the file, where they are not known."""
+        for index, sizes in self._infer(node, self.batch).items():
+            known = self.sizes_of(node.outputs[index])
+            if known is None or None in known:
+                self.sizes[node.outputs[index]] = sizes
+
     def _check(self, node: ir.Node) -> None:
         """Refuse a batch along an axis that `node` mixes, and inputs whose batches do not lie side by side.
 

@@ -123,6 +123,8 @@ class _Following:
             return
         if shape in self.axes.numbers:
             self.axes.follow(node)  # finds the sizes of the output
+        else:
+            self.axes.complete_sizes(node)
         sizes, around = self.axes.sizes_of(node.outputs[0]), self.axes.outer_and_inner(data)
         numbers = _numbers(shape)
         if sizes is not None and None not in sizes and around is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...converters.bundles.open_batch import settle_batch, settle_runner
 from ...converters.bundles.reference import load_model, open_runner
 from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
@@ -30,6 +31,8 @@ class Embedder:
     name: str
     preprocessing: Preprocessing
     embed: Embed
+    note: str = ""
+    """What people should know of the batch it runs at; "" where it is as the model declares."""
 
 
 def open_embedder(
@@ -52,23 +55,29 @@ def open_embedder(
         size: Height and width in pixels, for models that do not state it.
 
     Raises:
-        InputError: the model does not exist, or its input size is unknown or another.
+        InputError: the model does not exist, its input size is unknown or another, or it mixes images at every batch.
     """
     own: Preprocessing | None = None
+    note = ""
     runner: Runner
     if not isinstance(reference, str | Path):
         runner = reference
     elif Path(reference).suffix == ".onnx" or str(reference).startswith("triton://"):
         runner = open_runner(reference, device=device)
         own = _stored_preprocessing(runner)
+        if isinstance(runner, OnnxRunner):
+            settled = settle_runner(runner)
+            runner.batch, note = settled.batch, settled.note
     else:
         model = load_model(reference)
         own = model.preprocessing
+        settled = settle_batch(model)
+        note = settled.note
         runner = TorchRunner(
-            model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
+            model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=settled.batch
         )
     chosen = choose_preprocessing(runner.name, own, runner.inputs, name=preprocessing, size=size)
-    return embedder_of(runner, chosen, batch=batch, output=output)
+    return replace(embedder_of(runner, chosen, batch=batch, output=output), note=note)
 
 
 def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64, output: int = 0) -> Embedder:

@@ -206,6 +206,8 @@ def evaluate(
     if report is not None:
         for note in dataset.notes:
             report(f"{dataset.name}: {note}")
+        if model.note:
+            report(model.note)
     return evaluate_embeddings(
         model.embed,
         dataset,
