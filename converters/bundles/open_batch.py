@@ -45,11 +45,12 @@ def settle_batch(model: Model) -> SettledBatch:
     if recorded is not None:
         return SettledBatch(None, recorded)
     graph = model.file.outline if model.file is not None else model.bundle.stripped if model.bundle else None
-    declared = [spec.shape[0] for spec in model.inputs if spec.shape]
+    held = set(held_batches(graph)) if graph is not None else set[int]()
+    held |= {spec.shape[0] for spec in model.inputs if spec.shape and isinstance(spec.shape[0], int)}
     finding = find_batch(
         TorchRunner(model.module, inputs=model.inputs, name=model.name),
         sizes=sizes_to_prove(sum(parameter.numel() for parameter in model.module.parameters())),
-        held={*(held_batches(graph) if graph is not None else ()), *(size for size in declared if isinstance(size, int))},
+        held=held,
         tolerance=batch_tolerance(graph) if graph is not None else TOLERANCE,
     )
     return settled(model.name, finding)

@@ -124,7 +124,9 @@ def _prove_batch(origin: ExportOrigin, graph: ExportedGraph, log: StepLog) -> Se
     finding = find_file_batch(file, runner, log.inputs)
     if finding.is_wrong:
         batch = finding.right_at or "N"
-        raise GateError(f"{origin.name}: the exported graph {finding.describe()}; nothing was written, use --batch {batch}")
+        raise GateError(
+            f"{origin.name}: the exported graph {finding.describe()}; nothing was written, use --batch {batch}"
+        )
     return SettledBatch(None, finding.proof, finding.describe() or origin.batch_note)
 
 

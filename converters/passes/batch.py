@@ -4,7 +4,7 @@ A fixed batch is stated in the shapes of inputs and outputs, and may also be par
 
 1. the first dimension of every input that has the old batch becomes the new one;
 2. constants are folded, because shapes of Expand are often computed from constants;
-3. constants that depend on the batch are rewritten, see `batch_constants`; those that nothing reads afterwards go;
+3. constants that depend on the batch are rewritten, see `batching/constants.py`; what nothing reads afterwards goes;
 4. output shapes are inferred again;
 5. for each of several batch sizes the rewritten graph must give what the source gives image by image.
 
@@ -25,9 +25,9 @@ from ..files.model_file import ModelFile
 from ..runtime.batch_proof import TOLERANCE, BatchImages, batch_error
 from ..runtime.file_batch import find_file_batch
 from ..runtime.runners import OnnxRunner
-from .batch_axes import Sizes
-from .batch_choices import BatchConflict, searched
-from .batch_constants import Batch, follow_batch
+from .batching.axes import Sizes
+from .batching.choices import BatchConflictError, searched
+from .batching.constants import Batch, follow_batch
 from .constant_folding import fold_constants
 
 __all__ = ["VERIFIED_BATCHES", "Batch", "changes_batch", "set_batch"]
@@ -138,7 +138,7 @@ def _rewritten(
         graph = ir.from_proto(inferred)
         try:
             follow_batch(graph, current, batch, sizes, choices)
-        except BatchConflict as conflict:
+        except BatchConflictError as conflict:
             conflicts.append(str(conflict))
             continue
         for name in set(_unread(graph)) - unread:  # the replaced constants; ONNX Runtime warns about each unused one
@@ -213,7 +213,9 @@ class _Source:
         outputs = self.runner.run(*self.images.rows([index] * copies))
         for spec, output in zip(self.runner.outputs, outputs, strict=True):
             if not output.ndim:
-                raise InputError(f"batch: output {spec.name!r} is a single number for all images, so it has no image axis")
+                raise InputError(
+                    f"batch: output {spec.name!r} is a single number for all images, so it has no image axis"
+                )
             if len(output) != copies:
                 raise InputError(
                     f"batch: output {spec.name!r} has no image axis: its first axis has size {len(output)} at a batch "

@@ -16,7 +16,15 @@ from typing import Any, Self
 
 from .json_text import parse_json
 
-__all__ = ["BATCH_KEY", "BatchProof", "bundle_entry", "describe_batch", "proof_of_bundle", "proof_of_file", "with_proof"]
+__all__ = [
+    "BATCH_KEY",
+    "BatchProof",
+    "bundle_entry",
+    "describe_batch",
+    "proof_of_bundle",
+    "proof_of_file",
+    "with_proof",
+]
 
 BATCH_KEY = "rtool.batch_proof"
 """Model metadata: JSON of the sizes, the largest relative error and the SHA-256 of the bytes before the entry."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -29,7 +29,17 @@ from .parity import measure_parity
 from .probing import probe_inputs
 from .runners import Runner
 
-__all__ = ["LARGE_SIZES", "REDUCED", "SIZES", "TOLERANCE", "BatchFinding", "BatchImages", "batched", "find_batch", "held_batches"]
+__all__ = [
+    "LARGE_SIZES",
+    "REDUCED",
+    "SIZES",
+    "TOLERANCE",
+    "BatchFinding",
+    "BatchImages",
+    "batched",
+    "find_batch",
+    "held_batches",
+]
 
 SIZES = (1, 2, 3, 16)
 """Images at which an open batch is proved."""
@@ -66,20 +76,22 @@ class BatchFinding:
             return ""
         if not self.is_wrong:
             return f"declares an open batch that cannot be verified ({self.reason})"
-        right = f"right at a batch of {self.right_at} only" if self.right_at else "at which batch it is right is not known"
+        right = (
+            f"right at a batch of {self.right_at} only" if self.right_at else "at which batch it is right is not known"
+        )
         return f"declares an open batch, but {self.reason}; {right}"
 
 
 @dataclass(frozen=True)
 class BatchImages:
-    """Inputs for any number of images: `distinct` of them, repeated in turn; inputs without an image axis stay whole."""
+    """Inputs for any number of images: `distinct` ones, repeated in turn; an input without image axis stays whole."""
 
     arrays: Arrays
     cut: tuple[bool, ...]
     distinct: int
 
     @classmethod
-    def of(cls, specs: Sequence[TensorSpec], distinct: int, examples: Sequence[NDArray[Any]] | None = None) -> BatchImages:
+    def of(cls, specs: Sequence[TensorSpec], distinct: int, examples: Sequence[NDArray[Any]] | None = None) -> Self:
         """Seeded random inputs; sizes beside the batch that `specs` leave open are those of `examples`, else 64."""
         shapes = [spec.shape for spec in specs] if examples is None else [array.shape for array in examples]
         cut = batched(specs)

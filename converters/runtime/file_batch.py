@@ -56,7 +56,7 @@ def find_file_batch(
 
 
 def stated_proof(file: ModelFile) -> BatchProof | None:
-    """The proof in the file; None where it has none, or keeps weights in other files, which the proof does not cover."""
+    """The proof in the file; None where it has none, or keeps weights in other files, which no proof covers."""
     return None if file.has_external_data else proof_of_file(file.content())
 
 

@@ -74,7 +74,12 @@ def open_embedder(
         settled = settle_batch(model)
         note = settled.note
         runner = TorchRunner(
-            model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=settled.batch
+            model.module,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            device=device,
+            name=model.name,
+            batch=settled.batch,
         )
     chosen = choose_preprocessing(runner.name, own, runner.inputs, name=preprocessing, size=size)
     return replace(embedder_of(runner, chosen, batch=batch, output=output), note=note)

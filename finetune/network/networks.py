@@ -82,8 +82,8 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
     Weights of zoo architectures are drawn from torch's global generator.
 
     Raises:
-        InputError: there is no such model, it cannot be trained, it mixes the images of a batch, it does not accept the size, has no output of that
-            number, or `model.weights` does not fit.
+        InputError: there is no such model, it cannot be trained, it mixes the images of a batch, does not accept the
+            size, has no output of that number, or `model.weights` does not fit.
     """
     if checkpoint is None and config.reference in ZOO:
         model, identity = _from_zoo(config)

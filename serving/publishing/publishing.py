@@ -216,11 +216,8 @@ def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[
     finding = find_file_batch(ModelFile.read(signature.path), examples=given)
     if not finding.is_wrong:
         return finding.describe()
-    batch = finding.right_at or "N"
-    raise InputError(
-        f"{signature.path}: {finding.describe()}; fix it with `{_export_command(signature)} --batch {batch} -o OUT.onnx` "
-        "and deploy that"
-    )
+    command = f"{_export_command(signature)} --batch {finding.right_at or 'N'} -o OUT.onnx"
+    raise InputError(f"{signature.path}: {finding.describe()}; fix it with `{command}` and deploy that")
 
 
 def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature, also_serve: Sequence[int]) -> None:

@@ -1,6 +1,6 @@
 """Rewrite the constants of a graph that depend on its fixed batch.
 
-A constant is changed only where `batch_axes` finds the batch axis of the value it applies to, or where it copies one
+A constant is changed only where `axes` finds the batch axis of the value it applies to, or where it copies one
 row once per image:
 
 1. Reshape: the size of the batch axis in the target shape becomes the new one (-1, or computed, when dynamic).
@@ -22,20 +22,18 @@ Constants that no rule covers stay, and the verification in `batch` then refuses
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .batch_axes import BatchAxes, BatchAxis, Sizes, aligned_axes
-from .batch_choices import BatchChoices, BatchConflict
-from .batch_semantics import BROADCASTING
+from .axes import BatchAxes, BatchAxis, Sizes, aligned_axes
+from .choices import BatchChoices, BatchConflictError
+from .new_nodes import Batch, BatchNodes
+from .semantics import BROADCASTING
 
 __all__ = ["Batch", "follow_batch"]
-
-Batch = int | Literal["dynamic"]
-"""A number of images, or any number of them."""
 
 _ALL = np.iinfo(np.int64).max
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
@@ -55,7 +53,7 @@ def follow_batch(
         choices: what is taken where several axes may be the batch.
 
     Raises:
-        BatchConflict: what was taken does not fit.
+        BatchConflictError: what was taken does not fit.
     """
     _Following(model, current, batch, sizes, choices).run()
 
@@ -68,26 +66,22 @@ class _Following:
     ) -> None:
         self.graph, self.current, self.batch, self.choices = model.graph, current, batch, choices
         self.axes = BatchAxes(model, current, sizes)
-        nodes = list(model.graph.all_nodes())
-        self.names = {node.name for node in nodes} | {value.name for node in nodes for value in node.outputs}
-        self.names |= {*model.graph.initializers, *(value.name for value in model.graph.inputs)}
-        self.size: ir.Value | None = None
         for value in self.graph.inputs:
             if not value.is_initializer() and (sizes.get(value.name or "") or [None])[0] == current:
                 self.axes.axes[value] = BatchAxis(0)
-        self.source = next(iter(self.axes.axes), None)
+        self.new = BatchNodes(self.axes, model.graph, batch, next(iter(self.axes.axes), None))
 
     def run(self) -> None:
         """Follow the batch from the inputs to the outputs.
 
         Raises:
-            BatchConflict: what was chosen does not fit.
+            BatchConflictError: what was chosen does not fit.
         """
         self._walk(list(self.graph))
         for value in self.graph.outputs:
             at = self.axes.axes.get(value)
             if at is not None and (at.axis or at.rows != 1):
-                raise BatchConflict(f"output {value.name!r} has its images at axis {at.axis}, {at.rows} rows each")
+                raise BatchConflictError(f"output {value.name!r} has its images at axis {at.axis}, {at.rows} rows each")
 
     def _walk(self, nodes: Sequence[ir.Node]) -> None:
         for node in nodes:
@@ -147,10 +141,10 @@ class _Following:
                 number if size is None or number != -1 else size for number, size in zip(numbers, sizes, strict=True)
             ]
         if self.batch == "dynamic" and -1 in numbers:
-            node.replace_input_with(1, self._shape(numbers, at))
+            node.replace_input_with(1, self.new.shape(numbers, at))
         else:
             numbers[at.axis] = -1 if self.batch == "dynamic" else at.rows * self.batch
-            node.replace_input_with(1, self._integers(numbers, f"{node.outputs[0].name}_shape"))
+            node.replace_input_with(1, self.new.integers(numbers, f"{node.outputs[0].name}_shape"))
         if 0 not in numbers:
             node.attributes.pop("allowzero", None)
 
@@ -161,7 +155,7 @@ class _Following:
             self.axes.follow(node)
             return
         if bool(condition[0].reshape(-1)[0]) != bool(condition[1].reshape(-1)[0]):
-            raise BatchConflict(f"node {node.name!r} (If) takes another branch at another batch")
+            raise BatchConflictError(f"node {node.name!r} (If) takes another branch at another batch")
         branch = node.attributes["then_branch" if bool(condition[0].reshape(-1)[0]) else "else_branch"].as_graph()
         if branch.initializers:
             return
@@ -169,12 +163,12 @@ class _Following:
         branch.remove(nodes)
         for moved in nodes:
             for value in moved.outputs:  # names of branches repeat
-                value.name = self._name(value.name or "value")
+                value.name = self.new.name(value.name or "value")
         self.graph.insert_before(node, nodes)
         for old, new in zip(list(node.outputs), results, strict=True):
             if old.is_graph_output():
-                new = self._node("Identity", [new], after=new)
-                new.name, old.name = old.name, self._name(old.name or "output")
+                new = self.new.node("Identity", [new], after=new)
+                new.name, old.name = old.name, self.new.name(old.name or "output")
                 self.graph.outputs[list(self.graph.outputs).index(old)] = new
                 nodes.append(new.producer())
             old.replace_all_uses_with(new)
@@ -196,14 +190,14 @@ class _Following:
             grows = at.axis + len(numbers) - len(sizes)
             if node.op_type == "Expand" and sizes and numbers[grows] == at.rows * self.current:
                 numbers[grows] = 1  # Expand keeps an axis whose target size is 1
-                node.replace_input_with(1, self._integers(numbers, f"{node.outputs[0].name}_shape"))
+                node.replace_input_with(1, self.new.integers(numbers, f"{node.outputs[0].name}_shape"))
             return
         axis = self._copied_axis(node, self.axes.sizes_of(data), numbers)
         if axis is None:
             return
         if node.op_type == "Expand" and self.axes.sizes_of(node.outputs[0]) is None:
             self.axes.sizes[node.outputs[0]] = list(numbers)
-        node.replace_input_with(1, self._shape(numbers, BatchAxis(axis)))
+        node.replace_input_with(1, self.new.shape(numbers, BatchAxis(axis)))
         self.axes.axes[node.outputs[0]] = BatchAxis(axis)
 
     def _copied_at_run_time(self, node: ir.Node) -> None:
@@ -246,7 +240,7 @@ class _Following:
             whole = starts[index] == 0 and ends[index] >= at.rows * self.current and (steps or [0])[index] == 1
             if axis % max(rank, 1) == at.axis and whole:
                 ends[index] = _ALL
-                node.replace_input_with(2, self._integers(ends, f"{node.outputs[0].name}_ends"))
+                node.replace_input_with(2, self.new.integers(ends, f"{node.outputs[0].name}_ends"))
 
     def _resize(self, node: ir.Node) -> None:
         """Rule 8."""
@@ -255,7 +249,7 @@ class _Following:
         if at is None or numbers is None or node.attributes.get("axes") is not None or at.axis >= len(numbers):
             return
         if numbers[at.axis] == at.rows * self.current:
-            node.replace_input_with(3, self._shape(numbers, at))
+            node.replace_input_with(3, self.new.shape(numbers, at))
 
     def _gather(self, node: ir.Node) -> None:
         """Rule 9."""
@@ -273,14 +267,14 @@ class _Following:
             return
         numbers = [size for size in sizes if size is not None]
         new = -1 if self.batch == "dynamic" else self.batch
-        target = self._integers([*numbers[:axis], new, at.rows, *numbers[axis + 1 :]], "images")
-        split = ir.node("Reshape", [data, target], name=self._name("images"))
+        target = self.new.integers([*numbers[:axis], new, at.rows, *numbers[axis + 1 :]], "images")
+        split = ir.node("Reshape", [data, target], name=self.new.name("images"))
         split.outputs[0].name, split.outputs[0].type = f"{split.name}_out", data.type
         self.graph.insert_before(node, split)
         self.axes.sizes[split.outputs[0]] = [*numbers[:axis], self.current, at.rows, *numbers[axis + 1 :]]
         self.axes.axes[split.outputs[0]] = BatchAxis(axis)
         node.replace_input_with(0, split.outputs[0])
-        node.replace_input_with(1, self._weight(chosen[0].astype(np.int64), f"{node.outputs[0].name}_indices"))
+        node.replace_input_with(1, self.new.weight(chosen[0].astype(np.int64), f"{node.outputs[0].name}_indices"))
         node.attributes["axis"] = ir.AttrInt64("axis", axis + 1)
 
     def _concat(self, node: ir.Node) -> None:
@@ -323,7 +317,7 @@ class _Following:
         row = value if sizes[axis] == 1 else self._one_row(value, axis)
         if row is None:
             return
-        expand = ir.node("Expand", [row, self._shape([1] * len(sizes), BatchAxis(axis))], name=self._name("rows"))
+        expand = ir.node("Expand", [row, self.new.shape([1] * len(sizes), BatchAxis(axis))], name=self.new.name("rows"))
         copied = expand.outputs[0]
         copied.name, copied.type = f"{expand.name}_out", value.type
         self.graph.insert_before(node, expand)
@@ -356,66 +350,7 @@ class _Following:
 
     def _one_row(self, value: ir.Value, axis: int) -> ir.Value | None:
         row = self._row(value, axis)
-        return None if row is None else self._weight(row, f"{value.name}_row")
-
-    # -- new nodes and constants --------------------------------------------------------------------------------
-
-    def _shape(self, numbers: Sequence[int], at: BatchAxis) -> ir.Value:
-        """`numbers` with the batch at axis `at`: a constant, or computed from the input when the batch is dynamic."""
-        shape = self._shape_at(numbers, at)
-        both = [[*numbers[: at.axis], at.rows * size, *numbers[at.axis + 1 :]] for size in (self.current, self.current + 1)]
-        self.axes.numbers[shape] = np.array(both[0], np.int64), np.array(both[1], np.int64)
-        return shape
-
-    def _shape_at(self, numbers: Sequence[int], at: BatchAxis) -> ir.Value:
-        if self.batch != "dynamic":
-            return self._integers([*numbers[: at.axis], at.rows * self.batch, *numbers[at.axis + 1 :]], "shape")
-        parts = [self._batch_size()]
-        if at.rows > 1:
-            parts = [self._node("Mul", [parts[0], self._integers([at.rows], "rows_per_image")], after=parts[0])]
-        if numbers[: at.axis]:
-            parts.insert(0, self._integers(numbers[: at.axis], "shape_before"))
-        if numbers[at.axis + 1 :]:
-            parts.append(self._integers(numbers[at.axis + 1 :], "shape_behind"))
-        if len(parts) == 1:
-            return parts[0]
-        return self._node("Concat", parts, after=next(part for part in parts if part.producer() is not None), axis=0)
-
-    def _batch_size(self) -> ir.Value:
-        """The number of images at run time, int64 [1]."""
-        if self.size is None:
-            assert self.source is not None
-            shape = self._node("Shape", [self.source], after=None)
-            self.size = self._node("Gather", [shape, self._integers([0], "first_axis")], after=shape)
-        return self.size
-
-    def _node(
-        self, operator: str, inputs: Sequence[ir.Value], *, after: ir.Value | None, **attributes: int
-    ) -> ir.Value:
-        node = ir.node(operator, inputs, attributes, name=self._name(operator.lower()))
-        node.outputs[0].name, node.outputs[0].type = f"{node.name}_out", ir.TensorType(ir.DataType.INT64)
-        producer = None if after is None else after.producer()
-        if producer is not None:
-            self.graph.insert_after(producer, node)
-        else:
-            self.graph.insert_before(self.graph[0], node)
-        return node.outputs[0]
-
-    def _integers(self, numbers: Sequence[int], name: str) -> ir.Value:
-        return self._weight(np.array(numbers, dtype=np.int64), name)
-
-    def _weight(self, array: NDArray[Any], name: str) -> ir.Value:
-        tensor = ir.tensor(np.ascontiguousarray(array), name=self._name(name))
-        value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
-        self.graph.register_initializer(value)
-        return value
-
-    def _name(self, wanted: str) -> str:
-        name, count = f"batch/{wanted}", 1
-        while name in self.names:
-            name, count = f"batch/{wanted}_{count}", count + 1
-        self.names |= {name, f"{name}_out"}
-        return name
+        return None if row is None else self.new.weight(row, f"{value.name}_row")
 
 
 def _numbers(value: ir.Value | None) -> list[int] | None:

@@ -2,7 +2,7 @@
 
 At a batch of 1 a Reshape to constant sizes fits several axes: [1, 1, 8] becomes [1, 2, 4] with the batch at axis 0 or
 inside axis 1. Only what follows tells: a wrong axis ends in shapes that do not fit each other, or in an output without
-an image axis (`BatchConflict`), or in other numbers. Then the last choice is changed and the walk starts again.
+an image axis (`BatchConflictError`), or in other numbers. Then the last choice is changed and the walk starts again.
 
 Networks repeat their blocks, so equal decisions (the same sizes and the same constants) are one choice at first; only
 where that leads nowhere is each node a choice of its own.
@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeVar
 
-__all__ = ["BatchChoices", "BatchConflict", "searched"]
+__all__ = ["BatchChoices", "BatchConflictError", "searched"]
 
 _WALKS = 200
 """Walks through the graph, each as long as inferring its shapes twice; and as many rewritten graphs are run at most."""
 _T = TypeVar("_T")
 
 
-class BatchConflict(Exception):
+class BatchConflictError(Exception):
     """What was chosen does not fit the rest of the graph."""
 
 

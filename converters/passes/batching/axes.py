@@ -21,9 +21,9 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .batch_choices import BatchConflict
-from .batch_semantics import BROADCASTING, forbidden_axes
-from .constant_folding import evaluate
+from ..constant_folding import evaluate
+from .choices import BatchConflictError
+from .semantics import BROADCASTING, forbidden_axes
 
 __all__ = ["BatchAxes", "BatchAxis", "Sizes", "aligned_axes"]
 
@@ -44,7 +44,7 @@ class BatchAxis:
 
 
 def aligned_axes(sizes: Sequence[int], outer: int, inner: int, batch: int) -> list[BatchAxis]:
-    """The axes of `sizes` that may be the batch, the likeliest first: the new shape of `outer` x `batch` x `inner` elements.
+    """The axes of `sizes`, the new shape of `outer` x `batch` x `inner` elements, that may be the batch, best first.
 
     With a batch of 1 several axes fit: an axis of size 1 is preferred, the last axis (the features) comes last.
     """
@@ -92,7 +92,7 @@ class BatchAxes:
         """Find the batch axis of each output of `node`; its inputs were followed before.
 
         Raises:
-            BatchConflict: its shapes fit no other batch, or an output that is read does not grow along one axis.
+            BatchConflictError: its shapes fit no other batch, or an output that is read does not grow along one axis.
         """
         if self._follow_numbers(node):
             return
@@ -102,7 +102,7 @@ class BatchAxes:
         self._check(node)
         now, more = self._infer(node, self.batch), self._infer(node, self.batch + 1)
         if now and not more:
-            raise BatchConflict(f"node {node.name!r} ({node.op_type}) fits the batch of the file and no other")
+            raise BatchConflictError(f"node {node.name!r} ({node.op_type}) fits the batch of the file and no other")
         for index, value in enumerate(node.outputs):
             sizes = self.sizes_of(value)
             if index in now and (sizes is None or None in sizes):
@@ -112,7 +112,7 @@ class BatchAxes:
                 pairs = enumerate(zip(now[index], more[index], strict=True))
                 differing = [axis for axis, (size, other) in pairs if size != other]
                 if grown and len(differing) != 1 and None not in now[index] and value.uses():
-                    raise BatchConflict(f"{value.name!r} has {len(differing)} axes that follow the batch")
+                    raise BatchConflictError(f"{value.name!r} has {len(differing)} axes that follow the batch")
                 if len(differing) == 1:
                     size = now[index][differing[0]]
                     at = None if size is None else self._like(grown, differing[0], size // self.batch)
@@ -132,7 +132,7 @@ class BatchAxes:
         """Refuse a batch along an axis that `node` mixes, and inputs whose batches do not lie side by side.
 
         Raises:
-            BatchConflict: it is so.
+            BatchConflictError: it is so.
         """
         opset = self.opsets.get(node.domain, 1)
         aligned = set()
@@ -142,10 +142,10 @@ class BatchAxes:
             if at is None or sizes is None:
                 continue
             if at.axis in forbidden_axes(node, index, len(sizes), opset):
-                raise BatchConflict(f"node {node.name!r} ({node.op_type}) works along axis {at.axis}, the batch")
+                raise BatchConflictError(f"node {node.name!r} ({node.op_type}) works along axis {at.axis}, the batch")
             aligned.add((at.axis - len(sizes), at.rows, at.inside))
         if node.op_type in BROADCASTING and len(aligned) > 1:
-            raise BatchConflict(f"node {node.name!r} ({node.op_type}) joins batches of two layouts")
+            raise BatchConflictError(f"node {node.name!r} ({node.op_type}) joins batches of two layouts")
 
     def _follow_numbers(self, node: ir.Node) -> bool:
         """Compute outputs that depend on shapes alone, for both batches (rule 2); whether this was such a node."""
