@@ -130,7 +130,8 @@ def save_bundle(
             (folder / _GRAPH).write_bytes(stripped.SerializeToString())
         save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
         (folder / _SOURCE).write_text(generate_source(module), encoding="utf-8")
-        info["batch_proof"] = bundle_entry(folder, batch_proof) if batch_proof is not None else None
+        if batch_proof is not None:
+            info["batch_proof"] = bundle_entry(folder, batch_proof)
         (folder / _INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     return Path(path)
 

@@ -87,8 +87,7 @@ def onnx2torch(
         >>> str(result.output), result.parameters, max(entry.parity.max_rel for entry in result.parity) < 1e-5
         ('model.rtool', 112, True)
     """
-    start = time.perf_counter()
-    path, chosen = Path(model), ConversionOptions(**options)
+    start, path, chosen = time.perf_counter(), Path(model), ConversionOptions(**options)
     target = Path(output) if output is not None else Path(f"{path.stem}.rtool")
     file = _resolve(path, target, chosen)
     module = _convert(file, path, chosen)
@@ -101,7 +100,7 @@ def onnx2torch(
     converted = reference.measure(module, chosen.tolerance, "converted")
     proof = reference.batch.proof or prove_other_batches(module, reference.runner, chosen.tolerance)
     found = _find_preprocessing(file, reference, module, chosen)
-    preprocessing = found.preprocessing if found is not None else None
+    preprocessing = found and found.preprocessing
     restored = _restore(module, reference, path, preprocessing, chosen)
     parity = restored.parity or converted
     restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
@@ -122,7 +121,7 @@ def onnx2torch(
         batch_proof=proof,
         batch_note=note,
         preprocessing=preprocessing,
-        preprocessing_origin=found.origin if found is not None else None,
+        preprocessing_origin=found and found.origin,
         restored=restored.report,
         weights=restored.weights,
         seconds=time.perf_counter() - start,

@@ -46,13 +46,16 @@ def settle_batch(model: Model) -> SettledBatch:
         return SettledBatch(None, recorded)
     graph = model.file.outline if model.file is not None else model.bundle.stripped if model.bundle else None
     held = set(held_batches(graph)) if graph is not None else set[int]()
-    held |= {spec.shape[0] for spec in model.inputs if spec.shape and isinstance(spec.shape[0], int)}
+    declared = next((spec.shape[0] for spec in model.inputs if spec.shape), None)
+    held |= {declared} if isinstance(declared, int) else set()
     finding = find_batch(
         TorchRunner(model.module, inputs=model.inputs, name=model.name),
         sizes=sizes_to_prove(sum(parameter.numel() for parameter in model.module.parameters())),
         held=held,
         tolerance=batch_tolerance(graph) if graph is not None else TOLERANCE,
     )
+    if isinstance(declared, int) and finding.is_wrong:  # the file claims no other
+        return SettledBatch(declared)
     return settled(model.name, finding)
 
 

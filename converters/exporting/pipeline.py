@@ -104,11 +104,11 @@ def _export_onnx(
     if options.precision is not None:
         graph = reduce_precision(graph, log, options.precision, options)
     graph = finish(graph, options)
-    batch = _prove_batch(origin, graph, log)
+    settled = _prove_batch(origin, graph, log)
     origin.check_unchanged()
-    result = _describe(origin, path, log, measured, graph, batch)
+    result = _describe(origin, path, log, measured, graph, settled)
     data = serialised(graph.model, str(path))
-    return write_export(result, data if batch.proof is None else with_proof(data, batch.proof))
+    return write_export(result, data if settled.proof is None else with_proof(data, settled.proof))
 
 
 def _prove_batch(origin: ExportOrigin, graph: ExportedGraph, log: StepLog) -> SettledBatch:

@@ -119,16 +119,16 @@ def _rewritten(
     model: onnx.ModelProto, current: int | str, batch: Batch, conflicts: list[str]
 ) -> Iterator[onnx.ModelProto]:
     """Graphs that may be `model` at another batch, the likeliest first; `conflicts` gets why others are not."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
     if not isinstance(current, int):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
         if batch != "dynamic":
             _set_first_dims(copy, current, batch)
             del copy.graph.value_info[:]
             copy = _with_output_shapes(copy, model, batch)
         yield copy
         return
-    folded = ir.from_proto(model)
+    folded = ir.from_proto(copy)  # folding renames tensors of the proto
     unread = set(_unread(folded))
     fold_constants(folded, "batch")  # shapes are often computed from constants
     inferred = onnx.shape_inference.infer_shapes(ir.to_proto(folded), data_prop=True)
@@ -200,7 +200,7 @@ class _Source:
 
     def __init__(self, model: onnx.ModelProto, inputs: Sequence[NDArray[Any]] | None, count: int) -> None:
         self.model, self.runner, self.inputs = model, OnnxRunner(model), inputs
-        self.images = BatchImages.of(self.runner.inputs, min(count, _DISTINCT), inputs)
+        self.images = BatchImages.of(self.runner.inputs, min(count, _DISTINCT), inputs, open_size=None)
         self.singles = [self._single(index) for index in range(self.images.distinct)]
 
     def _single(self, index: int) -> tuple[NDArray[Any], ...]:

@@ -91,15 +91,26 @@ class BatchImages:
     distinct: int
 
     @classmethod
-    def of(cls, specs: Sequence[TensorSpec], distinct: int, examples: Sequence[NDArray[Any]] | None = None) -> Self:
-        """Seeded random inputs; sizes beside the batch that `specs` leave open are those of `examples`, else 64."""
+    def of(
+        cls,
+        specs: Sequence[TensorSpec],
+        distinct: int,
+        examples: Sequence[NDArray[Any]] | None = None,
+        *,
+        open_size: int | None = _OPEN_SIZE,
+    ) -> Self:
+        """Seeded random inputs; sizes beside the batch that are open are those of `examples`, else `open_size`.
+
+        Raises:
+            InputError: such a size is open, and both are None.
+        """
         shapes = [spec.shape for spec in specs] if examples is None else [array.shape for array in examples]
         cut = batched(specs)
         sized = []
         for spec, known, has_images in zip(specs, shapes, cut, strict=True):
             given = zip(spec.shape, known, strict=True)
             sizes = [own if isinstance(own, int) else other for own, other in given]
-            sizes = [size if isinstance(size, int) else _OPEN_SIZE for size in sizes]
+            sizes = [size if isinstance(size, int) or open_size is None else open_size for size in sizes]
             sized.append(replace(spec, shape=("batch", *sizes[1:]) if has_images else tuple(sizes)))
         return cls(probe_inputs(sized, distinct), cut, distinct)
 
@@ -143,12 +154,12 @@ def find_batch(
     for size in sizes:
         if size == 1:
             continue
-        error = _error_at(runner, images, size, singles)
-        if isinstance(error, str) or not error <= tolerance:
-            reason = error if isinstance(error, str) else f"differs from its images one by one by {error:.2g} relative"
+        found = _error_at(runner, images, size, singles)
+        if isinstance(found, str) or not found <= tolerance:
+            reason = found if isinstance(found, str) else f"differs from its images one by one by {found:.2g} relative"
             groups = _sound_sizes(runner, images, singles[0], tolerance)
             return BatchFinding(None, _right_size(groups, held), f"a batch of {size} {reason}", True)
-        worst = max(worst, error)
+        worst = max(worst, found)
     return BatchFinding(BatchProof(tuple(sizes), worst))
 
 

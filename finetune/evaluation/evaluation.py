@@ -204,10 +204,8 @@ def evaluate(
     dataset = open_dataset(data, subset)
     model = open_embedder(reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size)
     if report is not None:
-        for note in dataset.notes:
-            report(f"{dataset.name}: {note}")
-        if model.note:
-            report(model.note)
+        for note in (*(f"{dataset.name}: {note}" for note in dataset.notes), *((model.note,) if model.note else ())):
+            report(note)
     return evaluate_embeddings(
         model.embed,
         dataset,

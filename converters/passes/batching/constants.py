@@ -170,10 +170,10 @@ class _Following:
                 new = self.new.node("Identity", [new], after=new)
                 new.name, old.name = old.name, self.new.name(old.name or "output")
                 self.graph.outputs[list(self.graph.outputs).index(old)] = new
-                nodes.append(new.producer())
+                nodes += [producer for producer in (new.producer(),) if producer is not None]
             old.replace_all_uses_with(new)
         self.graph.remove(node, safe=True)
-        self._walk([moved for moved in nodes if moved is not None])
+        self._walk(nodes)
 
     def _copies(self, node: ir.Node) -> None:
         """Rule 2."""
