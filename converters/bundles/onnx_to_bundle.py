@@ -100,7 +100,7 @@ def onnx2torch(
     converted = reference.measure(module, chosen.tolerance, "converted")
     proof = reference.batch.proof or prove_other_batches(module, reference.runner, chosen.tolerance)
     found = _find_preprocessing(file, reference, module, chosen)
-    preprocessing = found and found.preprocessing
+    preprocessing = None if found is None else found.preprocessing
     restored = _restore(module, reference, path, preprocessing, chosen)
     parity = restored.parity or converted
     restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
@@ -121,7 +121,7 @@ def onnx2torch(
         batch_proof=proof,
         batch_note=note,
         preprocessing=preprocessing,
-        preprocessing_origin=found and found.origin,
+        preprocessing_origin=None if found is None else found.origin,
         restored=restored.report,
         weights=restored.weights,
         seconds=time.perf_counter() - start,
