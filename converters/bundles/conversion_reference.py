@@ -75,6 +75,11 @@ class Reference:
         samples = (replace(sample, outputs=self._run(module, sample.inputs)) for sample in self.samples)
         return replace(self, samples=tuple(samples))
 
+    def ends(self) -> Self:
+        """The same with the smallest and the largest batch only: for a module that was compared at all of them."""
+        ordered = sorted(self.samples, key=lambda sample: sample.batch)
+        return replace(self, samples=(ordered[0], *ordered[1:][-1:]))
+
     def measure(self, module: nn.Module, tolerance: float, what: str) -> tuple[BatchParity, ...]:
         """Compare `module`, which has the record of the conversion, with the expected outputs.
 

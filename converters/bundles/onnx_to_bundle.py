@@ -103,7 +103,7 @@ def onnx2torch(
     preprocessing = None if found is None else found.preprocessing
     restored = _restore(module, reference, path, preprocessing, chosen)
     parity = restored.parity or converted
-    restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
+    restored.reference.ends().measure(written_module(module), chosen.tolerance, "written as model.py")
     record = require_record(module)
     record.preprocessing = preprocessing
     record.chain = (*record.chain, _converted_link(converted, chosen.batch), *restored.links)

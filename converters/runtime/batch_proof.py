@@ -50,6 +50,8 @@ TOLERANCE = 1e-5
 REDUCED = 2e-2
 """The same for 16 and 8 bits, where another order of summing may round a value to the next number."""
 _DISTINCT = 3
+_FEW = 2
+"""Of the sizes of `LARGE_SIZES`, where each image costs; a batch of 2 shows what the third image repeats."""
 _SEARCHED = range(2, 17)
 _SHAPED = frozenset({"Expand", "Reshape"})
 _OPEN_SIZE = 64
@@ -144,7 +146,7 @@ def find_batch(
         tolerance: largest relative error, see `Parity.max_rel`.
         held: numbers that may be the batch at which the model was traced, see `held_batches`.
     """
-    images = BatchImages.of(runner.inputs, min(max(sizes), _DISTINCT), examples)
+    images = BatchImages.of(runner.inputs, _FEW if max(sizes) <= max(LARGE_SIZES) else _DISTINCT, examples)
     try:
         singles = [runner.run(*images.rows([index])) for index in range(images.distinct)]
     except InputError as error:
