@@ -22,6 +22,7 @@ from ..files.model_file import ModelFile
 from ..passes.batch import changes_batch
 from ..records.batch_proof import with_proof
 from ..records.image_digest import describe_images
+from ..runtime.batch_proof import BatchFinding
 from ..runtime.file_batch import find_file_batch
 from ..runtime.runners import OnnxRunner
 from .folding import folded, module_outputs
@@ -118,7 +119,10 @@ def _prove_batch(origin: ExportOrigin, graph: ExportedGraph, log: StepLog) -> Se
         GateError: a batch is not its images one by one.
     """
     file = ModelFile.in_memory(graph.model)
-    runner = OnnxRunner(file, name=origin.name)
+    try:
+        runner = OnnxRunner(file, name=origin.name)
+    except InputError as error:  # a CPU has no bfloat16 kernels
+        return SettledBatch(None, None, BatchFinding(reason=str(error)).describe())
     if runner.batch is not None:
         return SettledBatch(runner.batch, None, origin.batch_note)
     finding = find_file_batch(file, runner, log.inputs)
