@@ -189,6 +189,8 @@ def read_batch(text: str | None) -> Any:
 
 
 def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
+    from ..converters.records.batch_proof import describe_batch
+
     rows: list[tuple[str, Any]] = [
         ("source", result.source),
         ("parameters", f"{result.parameters:,} ({result.trainable:,} trainable)"),
@@ -216,8 +218,11 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
     if result.open_sizes:
         rows.append(("open sizes", f"measured at {result.open_sizes}"))
     if result.batch is not None:
-        advice = "--batch dynamic makes it dynamic, where that can be verified"
+        advice = result.batch_note or "--batch dynamic makes it dynamic, where that can be verified"
         rows.append(("batch", f"the model supports batches of {result.batch} only; {advice}"))
+    else:
+        rows.append(("batch", describe_batch("dynamic", result.batch_proof)))
+        rows += [("note", result.batch_note)] if result.batch_note else []
     if result.restored is not None:
         rows += _restored_rows(result.restored)
     if result.weights is not None:

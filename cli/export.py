@@ -149,6 +149,8 @@ def _reader(spec: str, limit: int) -> Callable[[Preprocessing], Any]:
 
 
 def _rows(result: ExportResult) -> list[tuple[str, Any]]:
+    from ..converters.records.batch_proof import describe_batch
+
     rows: list[tuple[str, Any]] = [("model", result.model), ("size", f"{result.size_bytes / 1e6:.2f} MB")]
     rows += weight_rows(result.weights) if result.weights is not None else []
     if result.nodes is not None:
@@ -157,6 +159,10 @@ def _rows(result: ExportResult) -> list[tuple[str, Any]]:
         rows.append(("precision", result.upcast))
     if "open_sizes" in result.measured_on:
         rows.append(("open sizes", f"measured at {result.measured_on['open_sizes']}"))
+    if result.batch_proof is not None:
+        rows.append(("batch", describe_batch("dynamic", result.batch_proof)))
+    if result.batch_note:
+        rows.append(("note", result.batch_note))
     kept = result.kept_batchnorms
     rows += [("kept BatchNorm", f"{entry['batchnorm']}: {entry['reason']}") for entry in kept[:_LISTED]]
     if len(kept) > _LISTED:

@@ -27,7 +27,11 @@ _LISTED = 5
 )
 @click.argument("model")
 @click.option("--weights", type=click.Path(path_type=Path), help="Try this state_dict (.pth, or FILE:KEY) on it.")
-@click.option("--verify", is_flag=True, help="Also convert it: finds what the file alone does not show.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Also convert and run it: finds what the file alone does not show, and proves an open batch.",
+)
 @output_options
 def inspect_command(output: Output, model: str, weights: Path | None, verify: bool) -> None:
     """Report what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""

@@ -44,6 +44,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("elementwise", "layers", "tensors"),
     ),
+    "converters/passes": (("constant_folding", "constant_size"), ("batching",)),
     "finetune": (
         ("config", "processes"),
         ("data",),

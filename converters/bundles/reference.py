@@ -29,7 +29,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, record_of, require_record
-from ..runtime.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
 from ..runtime.triton import TritonRunner
 from ..weights.weight_match import WeightMatch

@@ -18,6 +18,7 @@ import onnx
 from ..batchnorm.fold import FoldReport, KeptBatchNorm
 from ..files.atomic_file import write_together
 from ..precision.half import Float32Node
+from ..records.batch_proof import BatchProof
 from ..records.metadata import FOLDED_KEY
 from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import METADATA_KEY
@@ -57,6 +58,10 @@ class ExportResult:
     nodes: int | None
     upcast: str | None = None
     """What a model that came in 16 bits was exported from; None where it came in float32, or is exported as stored."""
+    batch_proof: BatchProof | None = None
+    """That the file's open batch is its images one by one; None where its batch is fixed, or nothing could be run."""
+    batch_note: str = ""
+    """What is wrong with the open batch that the source or the file declares; "" where nothing is."""
     size_bytes: int = 0
     sha256: str = ""
     weights: WeightMatch | None = None
@@ -81,6 +86,8 @@ def describe_export(
     kept_batchnorms: tuple[KeptBatchNorm, ...],
     float32_nodes: tuple[Float32Node, ...],
     preprocessing: Preprocessing | None,
+    batch_proof: BatchProof | None,
+    batch_note: str,
 ) -> ExportResult:
     """Collect the result, and write it into the metadata of `model`, in place; `chain` ends before this export."""
     versions = tool_versions()
@@ -102,6 +109,8 @@ def describe_export(
         opset=next((entry.version for entry in model.opset_import if not entry.domain), None) if model else None,
         ir_version=model.ir_version if model else None,
         nodes=len(model.graph.node) if model else None,
+        batch_proof=batch_proof,
+        batch_note=batch_note,
     )
     if model is not None:
         _state_in_metadata(model, result, folds, record)

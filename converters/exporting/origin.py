@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from ...errors import InputError
+from ..bundles.open_batch import settle_batch
 from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
 from ..precision.upcast import came_in, half_type, upcast
@@ -24,7 +25,7 @@ from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, Dim, TensorSpec, record_of
 from ..records.unfit_weights import FOR_EXPORT, FOR_EXPORT_TO_INT8
-from ..runtime.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.probes.given_probes import Probe, with_probes
 from ..runtime.probes.open_sizes import closed_sizes, image_index
 from ..runtime.probes.probing import probe_inputs, probe_pixels
@@ -57,6 +58,8 @@ class ExportOrigin:
     """What was loaded from a file over the model's own weights."""
     stored: ModelFile | None = None
     """The source file as it is stored, where that is in 16 bits and `module` is its upcast."""
+    batch_note: str = ""
+    """What is wrong with the open batch that the model declares; "" where nothing is."""
     changed: str = ""
     """Why the module no longer computes what its source graph does; "" where it does, or has no source graph."""
 
@@ -173,6 +176,7 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None, weights: st
     if opened.file is not None:
         refuse_quantised_weights(opened.file.outline, opened.name, FOR_EXPORT_TO_INT8)
     known = preprocessing or opened.preprocessing or _found(opened)
+    settled = settle_batch(opened)
     return ExportOrigin(
         name=opened.name,
         module=opened.module,
@@ -182,7 +186,8 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | None, weights: st
         stored=opened.stored,
         files=_files(opened),
         chain=opened.chain,
-        batch=opened.batch,
+        batch=settled.batch,
+        batch_note=settled.note,
         weights=opened.weights,
     )
 

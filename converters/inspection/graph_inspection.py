@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from ...errors import RtoolError
 from ..files.model_file import ModelFile
+from ..records.batch_proof import proof_of_file
 from ..records.input_scaling import SCALING_OPERATORS, ScalingStep, mean_and_std, preprocessing_outside, scaling_step
 from ..records.metadata import stated_folds
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
@@ -21,7 +22,7 @@ from ..zoo.architecture_guess import guess_architecture
 from .fused_layers import count_fused
 from .graph_costs import Costs, graph_costs
 from .graph_view import GraphView, tensor_specs_of
-from .inspection import BatchNorms, Inspection
+from .inspection import BatchNorms, Inspection, describe_proof
 from .obstacles import obstacles
 from .stored_weights import stored_weights
 
@@ -90,6 +91,7 @@ def inspect_graph(file: ModelFile, kind: str, size: int, *, name: str | None = N
         unread_inputs=tuple(spec.name for spec in inputs if spec.name not in whole.read_values),
         external_files=tuple(path.name for path in data),
         external_bytes=sum(path.stat().st_size for path in data),
+        batch_proof=describe_proof(None if data or kind != "onnx" else proof_of_file(file.content())),
     )
 
 

@@ -18,12 +18,14 @@ from ..bundles.bundle import load_bundle
 from ..bundles.reference import load_model
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
+from ..records.batch_proof import proof_of_bundle
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_bundle
+from ..runtime.batches.file_batch import find_file_batch
 from .graph_inspection import inspect_graph
-from .inspection import BatchNorms, Inspection
+from .inspection import UNPROVED, BatchNorms, Inspection, describe_proof
 
-__all__ = ["inspect_bundle", "inspect_module", "try_conversion"]
+__all__ = ["inspect_bundle", "inspect_module", "try_batch", "try_conversion"]
 
 
 def inspect_bundle(path: Path) -> Inspection:
@@ -41,6 +43,7 @@ def inspect_bundle(path: Path) -> Inspection:
     return replace(
         found,
         sha256=bundle.record.sha256,
+        batch_proof=describe_proof(proof_of_bundle(path, bundle.metadata)),
         parameters=_trainable(bundle.module),
         buffers=_fixed(bundle.module),
         batchnorms=_restored(found.batchnorms, len(bundle.record.restored)),
@@ -117,6 +120,17 @@ def _restored(found: BatchNorms | None, number: int) -> BatchNorms | None:
         if found is None
         else replace(found, restored=number, fused=None if found.fused is None else max(found.fused - number, 0))
     )
+
+
+def try_batch(file: ModelFile, found: Inspection) -> Inspection:
+    """`found` with the proof of a batch that the file declares open, made by running it, or what is wrong with it."""
+    if found.batch != "dynamic" or not found.inputs:
+        return found
+    finding = find_file_batch(file)
+    if finding.proof is not None:
+        return replace(found, batch_proof=describe_proof(finding.proof))
+    problem = f"{found.name}: {finding.describe()}"
+    return replace(found, batch_proof="wrong" if finding.is_wrong else UNPROVED, problems=(*found.problems, problem))
 
 
 def try_conversion(file: ModelFile) -> tuple[tuple[str, ...], tuple[KeptBatchNorm, ...]]:

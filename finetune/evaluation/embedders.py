@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...converters.bundles.open_batch import settle_batch, settle_runner
 from ...converters.bundles.reference import Model, load_model, open_runner
 from ...converters.records.json_text import parse_json
 from ...converters.records.preprocessing import Preprocessing
@@ -60,8 +61,8 @@ def open_embedder(
         weights: A state_dict file to load over the model's own weights; it runs in torch then.
 
     Raises:
-        InputError: the model does not exist, its input size is unknown or another, `output` is negative, or `weights`
-            does not fit.
+        InputError: the model does not exist, its input size is unknown or another, `output` is negative, `weights` does
+            not fit, or it mixes images at every batch.
     """
     if output < 0:
         raise InputError(f"output {output} was asked for; outputs count from 0")
@@ -75,12 +76,22 @@ def open_embedder(
     elif str(reference).startswith("triton://") or (weights is None and Path(reference).suffix == ".onnx"):
         runner = open_runner(reference, device=device, weights=weights)
         own = _stored_preprocessing(runner)
+        if isinstance(runner, OnnxRunner):
+            settled = settle_runner(runner)
+            runner.batch, notes = settled.batch, ((settled.note,) if settled.note else ())
     else:
         model = load_model(reference, weights)
         own = model.preprocessing or _stated_preprocessing(model)
-        notes = () if model.weights is None else (f"{weights}: {model.weights}",)
+        settled = settle_batch(model)
+        loaded = "" if model.weights is None else f"{weights}: {model.weights}"
+        notes = tuple(filter(None, (loaded, settled.note)))
         runner = TorchRunner(
-            model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
+            model.module,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            device=device,
+            name=model.name,
+            batch=settled.batch,
         )
     chosen = choose_preprocessing(runner.name, own, runner.inputs, name=preprocessing, size=size)
     return replace(embedder_of(runner, chosen, batch=batch, output=output), notes=notes)

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from ...converters.batchnorm.restore import restore_batchnorm, restored_link
 from ...converters.bundles.bundle import save_bundle
+from ...converters.bundles.open_batch import settle_batch
 from ...converters.bundles.reference import Model, load_model
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
@@ -82,8 +83,8 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
     Weights of zoo architectures are drawn from torch's global generator.
 
     Raises:
-        InputError: there is no such model, it cannot be trained, it does not accept the size, has no output of that
-            number, or `model.weights` does not fit.
+        InputError: there is no such model, it cannot be trained, it mixes the images of a batch, does not accept the
+            size, has no output of that number, or `model.weights` does not fit.
     """
     if checkpoint is None and config.reference in ZOO:
         model, identity = _from_zoo(config)
@@ -96,6 +97,12 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
             raise InputError(
                 f"{model.name}: has a fixed batch of {model.batch}, so it cannot be trained; make it dynamic with "
                 "`rtool onnx2torch model.onnx --batch dynamic` and give that bundle"
+            )
+        settled = settle_batch(model) if checkpoint is None else None
+        if settled is not None and settled.batch is not None:
+            raise InputError(
+                f"{settled.note}, so training would mix images; make it dynamic with `rtool onnx2torch model.onnx "
+                "--batch dynamic` where its file states a fixed batch, or export the network again"
             )
     inputs = model.record.inputs if model.record is not None else ()
     _check_arguments(model.module, model.name, inputs)

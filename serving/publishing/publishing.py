@@ -66,7 +66,7 @@ def deploy(
     """
     check_model_name(name)
     _check_keep(keep)
-    signature, files = _read_servable(model, batch, warmup)
+    signature, files, unproved = _read_servable(model, batch, warmup)
     folder = ModelFolder(Path(repository) / name)
     with publishing(folder.path.parent) as staging:
         versions = _next_versions(folder, also_serve)
@@ -79,7 +79,7 @@ def deploy(
         if url is not None:
             _bring_live(url, folder, versions, staging)
         removed = prune(folder, {*versions.served, versions.previous}, keep, staging) if keep is not None else ()
-    notes = _notes(files, removed, stripped=published is not signature)
+    notes = (*_notes(files, removed, stripped=published is not signature), *([unproved] if unproved else ()))
     return _result(folder, versions, published, plan.device, notes)
 
 
@@ -102,14 +102,18 @@ def _next_versions(folder: ModelFolder, also_serve: Sequence[int]) -> _Versions:
 
 def _read_servable(
     model: str | Path, batch: int | Literal["dynamic"] | None, warmup: Mapping[str, NDArray[Any]] | str | Path | None
-) -> tuple[GraphSignature, list[WarmupFile]]:
-    """The graph's signature and its warm-up files, after the graph has been run once."""
+) -> tuple[GraphSignature, list[WarmupFile], str]:
+    """The graph's signature, its warm-up files, and why an open batch is not verified, after the graph was run.
+
+    Raises:
+        InputError: it cannot be run, or declares an open batch and mixes the images of a batch.
+    """
     signature = read_signature(model)
     _check_batch(signature, batch)
     examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
     files = warmup_files(signature, examples)
     _check_runs(signature, examples)
-    return signature, files
+    return signature, files, _check_open_batch(signature, examples)
 
 
 def _write_version(
@@ -192,6 +196,28 @@ def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] 
         for tensor in signature.inputs
     }
     golden_outputs(signature.path, inputs)
+
+
+def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> str:
+    """Prove that an open batch is its images one by one, so that no server joins requests that change each other.
+
+    Returns:
+        Why it cannot be verified; "" where it is, or the batch is fixed.
+
+    Raises:
+        InputError: a batch is not its images one by one.
+    """
+    if signature.batch is not None:
+        return ""
+    from ...converters.files.model_file import ModelFile
+    from ...converters.runtime.batches.file_batch import find_file_batch
+
+    given = None if examples is None else [examples[tensor.name] for tensor in signature.inputs]
+    finding = find_file_batch(ModelFile.read(signature.path), examples=given)
+    if not finding.is_wrong:
+        return finding.describe()
+    command = f"{_export_command(signature)} --batch {finding.right_at or 'N'} -o OUT.onnx"
+    raise InputError(f"{signature.path}: {finding.describe()}; fix it with `{command}` and deploy that")
 
 
 def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature, also_serve: Sequence[int]) -> None:
