@@ -44,7 +44,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("elementwise", "layers", "tensors"),
     ),
-    "converters/passes": (("constant_folding", "constant_size"), ("batching",)),
+    "converters/passes": (("constants",), ("batching",)),
     "finetune": (
         ("config", "processes"),
         ("data",),

@@ -20,6 +20,7 @@ from ..batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
 from ..files.folders import check_output
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
+from ..operators.unfit_weights import nothing_to_train
 from ..passes.batch import Batch, set_batch
 from ..precision.upcast import half_type, upcast
 from ..records.batch_proof import BatchProof
@@ -28,7 +29,6 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
-from ..records.unfit_weights import nothing_to_train
 from ..runtime.batches.batch_by_numbers import prove_other_batches
 from ..runtime.batches.batch_proof import TOLERANCE, find_batch, held_batches
 from ..runtime.batches.file_batch import sizes_to_prove
@@ -104,14 +104,8 @@ def onnx2torch(
     file = _resolve(path, target, chosen)
     half = half_type(file.outline)
     file = file if half is None else upcast(file)
-    module = _convert(file, path, chosen)
+    file, module, reference, note = _converted(file, path, chosen)
     sized = chosen.preprocessing or require_record(module).preprocessing
-    reference = Reference.of(file, chosen.tolerance, preprocessing=sized, probes=chosen.probes)
-    note = reference.batch.note
-    if reference.batch.batch is not None and reference.runner.batch is None:  # it mixes the images of other batches
-        file = _rewritten(file, path, reference.batch.batch, chosen)
-        module = _convert(file, path, chosen)
-        reference = Reference.of(file, chosen.tolerance, preprocessing=sized, probes=chosen.probes)
     converted = reference.measure(module, chosen.tolerance, "converted")
     proof = reference.batch.proof or prove_other_batches(module, reference.runner, chosen.tolerance)
     found = _find_preprocessing(file, reference, module, chosen)
@@ -126,12 +120,13 @@ def onnx2torch(
     if restored.weights is not None and proof is not None:  # the proof was of other weights
         proof, note = _proved_again(module, file)
     _save(module, file, target, chosen, proof)
+    numbers = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     return OnnxToTorchResult(
         output=target,
         source=record.source,
         sha256=record.sha256,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        trainable=sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
+        parameters=sum(count for count, _ in numbers),
+        trainable=sum(count for count, trains in numbers if trains),
         parity=parity,
         batch=None if proof is not None else reference.runner.batch,
         batch_proof=proof,
@@ -176,6 +171,21 @@ def _rewritten(file: ModelFile, path: Path, batch: Batch, options: ConversionOpt
         return ModelFile.in_memory(set_batch(proto, batch, inputs=inputs, tolerance=tolerance), file.source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _converted(
+    file: ModelFile, path: Path, options: ConversionOptions
+) -> tuple[ModelFile, fx.GraphModule, Reference, str]:
+    """The file at the batch that it is right at, its module, its outputs, and what is wrong with an open batch."""
+    module = _convert(file, path, options)
+    sized = options.preprocessing or require_record(module).preprocessing
+    reference = Reference.of(file, options.tolerance, preprocessing=sized, probes=options.probes)
+    note = reference.batch.note
+    if reference.batch.batch is not None and reference.runner.batch is None:  # it mixes the images of other batches
+        file = _rewritten(file, path, reference.batch.batch, options)
+        module = _convert(file, path, options)
+        reference = Reference.of(file, options.tolerance, preprocessing=sized, probes=options.probes)
+    return file, module, reference, note
 
 
 def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.GraphModule:

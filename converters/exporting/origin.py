@@ -17,6 +17,7 @@ from ...errors import InputError
 from ..bundles.open_batch import settle_batch
 from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
+from ..operators.unfit_weights import FOR_EXPORT, FOR_EXPORT_TO_INT8
 from ..precision.upcast import came_in, half_type, upcast
 from ..records.graph_steps import root_hooks
 from ..records.image_size import check_image_size, image_shape, listed
@@ -24,7 +25,6 @@ from ..records.preprocessing import Preprocessing
 from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, Dim, TensorSpec, record_of
-from ..records.unfit_weights import FOR_EXPORT, FOR_EXPORT_TO_INT8
 from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.probes.given_probes import Probe, with_probes
 from ..runtime.probes.open_sizes import closed_sizes, image_index

@@ -49,8 +49,7 @@ def inspect_graph(file: ModelFile, kind: str, size: int, *, name: str | None = N
     whole = GraphView(proto, file.name)
     inputs = tensor_specs_of(whole.inputs)
     operators = Counter(node.op_type for node in proto.graph.node)
-    problems: list[str] = []
-    places: tuple[str, ...] = ()
+    problems, places = list[str](), tuple[str, ...]()
     costs, architecture, view = Costs(None, None), None, whole
     try:
         view = GraphView.of(proto, file.name)

@@ -14,7 +14,7 @@ from ...errors import RtoolError, UnsupportedNode, UnsupportedOperatorsError
 from ..files.element_types import FLOATS
 from ..operators.rows import ROWS
 from ..operators.support import OperatorSupport, plain_domain, supporting_row
-from ..records.unfit_weights import (
+from ..operators.unfit_weights import (
     FOR_EXPORT_TO_INT8,
     nothing_to_train,
     quantised_weight_of,

@@ -217,9 +217,8 @@ def evaluate(
         reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
     )
     if report is not None:
-        report(f"{dataset.name}: {dataset}")
-        for note in (*(f"{dataset.name}: {note}" for note in dataset.notes), *model.notes):
-            report(note)
+        for line in (*(f"{dataset.name}: {note}" for note in (dataset, *dataset.notes)), *model.notes):
+            report(line)
     return evaluate_embeddings(
         model.embed,
         dataset,
