@@ -103,8 +103,7 @@ def onnx2torch(
     target = Path(output) if output is not None else Path(f"{path.stem}.rtool")
     file = _resolve(path, target, chosen)
     half = half_type(file.outline)
-    file = file if half is None else upcast(file)
-    file, module, reference, note = _converted(file, path, chosen)
+    file, module, reference, note = _converted(file if half is None else upcast(file), path, chosen)
     sized = chosen.preprocessing or require_record(module).preprocessing
     converted = reference.measure(module, chosen.tolerance, "converted")
     proof = reference.batch.proof or prove_other_batches(module, reference.runner, chosen.tolerance)
@@ -114,9 +113,9 @@ def onnx2torch(
     parity = (restored.parity or converted) if restored.weights is None else reference.difference(module)
     restored.reference.ends().measure(written_module(module), chosen.tolerance, "written as model.py")
     record = require_record(module)
-    record.chain = (*record.chain, *([] if half is None else [half.link]))
     record.preprocessing = preprocessing
-    record.chain = (*record.chain, _converted_link(converted, chosen.batch), *restored.links)
+    links = (*([] if half is None else [half.link]), _converted_link(converted, chosen.batch), *restored.links)
+    record.chain = (*record.chain, *links)
     if restored.weights is not None and proof is not None:  # the proof was of other weights
         proof, note = _proved_again(module, file)
     _save(module, file, target, chosen, proof)
