@@ -240,6 +240,7 @@ def _describe(
     """Log what is about to be trained."""
     train, held_out, size = data.train.dataset, data.held_out.dataset, network.preprocessing
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
+    folder.log(f"preprocessing: {size} ({network.preprocessing_origin})")
     folder.log(f"train on {train.name}: {train}")
     folder.log(f"evaluate on {held_out.name}: {held_out}")
     if network.weights is not None:

@@ -22,9 +22,10 @@ from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
 from ..passes.batch import TOLERANCE, Batch, set_batch
 from ..precision.upcast import half_type, upcast
+from ..preprocessing.decision import PreprocessingDecision, known_preprocessing
+from ..preprocessing.evidence import evidence_of_file
 from ..records.image_size import check_image_size
 from ..records.preprocessing import Preprocessing
-from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
 from ..records.unfit_weights import nothing_to_train
@@ -60,7 +61,8 @@ class OnnxToTorchResult:
     batch: int | None
     """The only batch the model supports; None when it supports any."""
     preprocessing: Preprocessing | None
-    preprocessing_origin: str | None
+    preprocessing_origin: str
+    """Where it comes from, or why it is not known."""
     restored: RestoreReport | None
     weights: WeightMatch | None
     seconds: float
@@ -101,16 +103,15 @@ def onnx2torch(
     record = require_record(module)
     if half is not None:
         record.chain = (*record.chain, half.link)
-    sized = chosen.preprocessing or record.preprocessing
+    found = _decided(file, path, chosen)
+    sized = None if isinstance(found, str) else found.preprocessing
     reference = Reference.of(file, module, preprocessing=sized, probes=chosen.probes)
     converted = reference.measure(module, chosen.tolerance, "converted")
     batch = fixed_batch_by_numbers(module, reference.runner, chosen.tolerance)
-    found = _find_preprocessing(file, reference, module, chosen)
-    preprocessing = found.preprocessing if found is not None else None
-    restored = _restore(module, reference, file, preprocessing, chosen)
+    restored = _restore(module, reference, file, found, chosen)
     parity = (restored.parity or converted) if restored.weights is None else reference.difference(module)
     restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
-    record.preprocessing = preprocessing
+    record.preprocessing = sized
     record.chain = (*record.chain, _converted_link(converted, chosen.batch), *restored.links)
     _save(module, file, target, chosen)
     return OnnxToTorchResult(
@@ -121,8 +122,8 @@ def onnx2torch(
         trainable=sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
         parity=parity,
         batch=batch,
-        preprocessing=preprocessing,
-        preprocessing_origin=found.origin if found is not None else None,
+        preprocessing=sized,
+        preprocessing_origin=found if isinstance(found, str) else found.reason,
         restored=restored.report,
         weights=_measured(restored.weights, parity),
         seconds=time.perf_counter() - start,
@@ -147,12 +148,18 @@ def _resolve(path: Path, target: Path, options: ConversionOptions) -> ModelFile:
     proto = read.proto()
     try:
         tolerance = max(TOLERANCE, half_bound(proto) or 0.0)
-        specs = closed_sizes(OnnxRunner(read).inputs, options.preprocessing)
+        found = _decided(read, path, options)
+        specs = closed_sizes(OnnxRunner(read).inputs, None if isinstance(found, str) else found.preprocessing)
         inputs = with_probes(specs, probe_inputs(specs, 1), options.probes)
         rewritten = set_batch(proto, options.batch, inputs=inputs, tolerance=tolerance)
         return ModelFile.in_memory(rewritten, read.source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _decided(file: ModelFile, path: Path, options: ConversionOptions) -> PreprocessingDecision | str:
+    """The preprocessing, or why it is not known."""
+    return known_preprocessing(replace(evidence_of_file(file), label=str(path)), options.preprocessing)
 
 
 def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.GraphModule:
@@ -165,22 +172,10 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
     module = onnx_to_torch(file, freeze=options.freeze, learned=options.learned)
     if not any(True for _ in module.parameters()):
         raise nothing_to_train(str(path))
-    check_image_size(str(path), require_record(module).inputs, options.preprocessing)
+    if isinstance(options.preprocessing, Preprocessing):
+        check_image_size(str(path), require_record(module).inputs, options.preprocessing)
     _refuse_nan(module, path)
     return module
-
-
-def _find_preprocessing(
-    file: ModelFile, reference: Reference, module: fx.GraphModule, options: ConversionOptions
-) -> FoundPreprocessing | None:
-    """The given preprocessing, else the one that the file states, its graph contains, or its input suggests."""
-    if options.preprocessing is not None:
-        return FoundPreprocessing(options.preprocessing, "given")
-    found = find_preprocessing(reference.runner.inputs, file.metadata)
-    own = require_record(module).preprocessing
-    if own is not None and (found is None or found.is_guess):
-        return FoundPreprocessing(own, "the graph normalises raw pixels itself")
-    return found
 
 
 @dataclass(frozen=True)
@@ -200,7 +195,7 @@ def _restore(
     module: fx.GraphModule,
     reference: Reference,
     file: ModelFile,
-    preprocessing: Preprocessing | None,
+    preprocessing: PreprocessingDecision | str,
     options: ConversionOptions,
 ) -> _Restored:
     """Load weights and restore BatchNorm, in place; unfused weights are loaded after BatchNorm was restored.
@@ -253,13 +248,13 @@ def _measured(match: WeightMatch | None, parity: tuple[BatchParity, ...]) -> Wei
 
 
 def _restore_batchnorm(
-    module: fx.GraphModule, path: Path, preprocessing: Preprocessing | None, options: ConversionOptions
+    module: fx.GraphModule, path: Path, preprocessing: PreprocessingDecision | str, options: ConversionOptions
 ) -> RestoreReport:
     images = options.calibrate
     if callable(images):
-        if preprocessing is None:
-            raise InputError(f"{path}: its preprocessing is neither stated nor to be guessed; give --preprocessing")
-        images = images(preprocessing)
+        if isinstance(preprocessing, str):
+            raise InputError(f"{path}: {preprocessing}")
+        images = images(preprocessing.preprocessing)
     assert images is not None
     state = None if options.calibration_state is None else Path(options.calibration_state)
     report = restore_batchnorm(module, images, state=state, progress=options.progress)

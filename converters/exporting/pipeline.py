@@ -21,6 +21,7 @@ from torch import nn
 from ...errors import InputError
 from ..files.atomic_file import check_file_output, serialised
 from ..files.model_bytes import TORCH_SUFFIXES
+from ..preprocessing.decision import IN_GRAPH
 from ..records.image_digest import describe_images
 from ..records.interface import INTERFACE_KEY, interface_text
 from ..records.record import TensorSpec
@@ -185,6 +186,7 @@ def _describe(
         kept_batchnorms=graph.kept_batchnorms,
         float32_nodes=graph.float32_nodes,
         preprocessing=None if graph.embedded else origin.preprocessing,
+        preprocessing_origin=origin.preprocessing_origin if not graph.embedded else IN_GRAPH,
     )
 
 

@@ -65,8 +65,10 @@ class ModelConfig(Section):
     """Put BatchNorm back behind fused Conv and Linear layers, calibrated on training images."""
     calibration_images: Count = 256
     """Training images that calibrate restored BatchNorms."""
-    preprocessing: Literal["auto", "imagenet", "arcface"] = "auto"
-    """Normalisation of pixels; auto: the model's own, else arcface for square inputs and imagenet for others."""
+    preprocessing: str = "auto"
+    """How images are prepared. auto: as the model states, else as its graph shows, else as usual for it, else the run
+    asks. Or imagenet, arcface, arcface-bgr, raw, clip, a JSON file, or parts such as
+    `mean=127.5,std=128,order=bgr,interpolation=bicubic`, in units of pixels 0 to 255."""
     size: tuple[Count, Count] | None = None
     """Height and width of the network input in pixels; by default the model's own."""
     output: Annotated[int, Field(ge=0)] = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from ...converters.batchnorm.restore import restore_batchnorm, restored_link
 from ...converters.bundles.bundle import save_bundle
 from ...converters.bundles.reference import Model, load_model
+from ...converters.preprocessing.decision import decide_preprocessing
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import TensorSpec, require_record
@@ -25,7 +26,6 @@ from ...errors import ConfigError, InputError
 from ..config.config import ModelConfig
 from ..data.loading import TrainingPixels
 from .learner import embedding_of
-from .model_preprocessing import choose_preprocessing
 from .weights import load_weights
 
 _CALIBRATION_BATCH = 32
@@ -46,6 +46,8 @@ class Network:
     """Writes a bundle; the link records in its provenance how it was trained."""
     weights: WeightMatch | None = None
     """What `model.weights` loaded into it; None where there was no such file, or a checkpoint took its place."""
+    preprocessing_origin: str = ""
+    """Where the preprocessing comes from."""
 
 
 def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> Tensor:
@@ -99,13 +101,7 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
             )
     inputs = model.record.inputs if model.record is not None else ()
     _check_arguments(model.module, model.name, inputs)
-    preprocessing = choose_preprocessing(
-        model.name,
-        model.preprocessing,
-        inputs,
-        name=config.preprocessing,
-        size=config.size,
-    )
+    decision = decide_preprocessing(replace(model.evidence(), label=model.name), config.preprocessing, config.size)
     loaded = None
     if config.weights is not None and checkpoint is None:
         loaded = load_weights(model.module, config.weights, config.weights_may_lack, model)
@@ -118,10 +114,11 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         known = record.chain if record is not None else chain
         links = known if trained is None else (*known, trained)
         provenance = {"trained_from": Path(config.reference).name, "chain": to_json(links)}
-        return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
+        return save_bundle(module, path, preprocessing=decision.preprocessing, provenance=provenance, **identity)
 
-    dimension = _dimension(model, preprocessing, config.output)
-    return Network(model.name, model.module, preprocessing, dimension, save, loaded)
+    dimension = _dimension(model, decision.preprocessing, config.output)
+    made, reason = decision.preprocessing, decision.reason
+    return Network(model.name, model.module, made, dimension, save, loaded, reason)
 
 
 def _check_arguments(module: nn.Module, name: str, inputs: Sequence[TensorSpec]) -> None:

@@ -38,6 +38,8 @@ class RunPlan:
     """Channels, height, width."""
     embedding: int
     """Length of the embedding."""
+    preprocessing: str
+    """Size, channels, mean, deviation and where they come from."""
     parameters: int
     """Of the network; `head_parameters` with all the shards of PartialFC."""
     head_parameters: int
@@ -98,6 +100,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         model=network.name,
         input=(size.channels, size.height, size.width),
         embedding=network.dimension,
+        preprocessing=f"{size} ({network.preprocessing_origin})",
         parameters=_count(network.module),
         head_parameters=_count(heads) + sharded * identities * network.dimension,
         train_images=len(train),
