@@ -89,6 +89,7 @@ def finetune_command(
 
     from ..finetune.finetuning import finetune
     from ..finetune.processes.launching import is_first_rank
+    from ..finetune.runs.gain import Gain
     from ..finetune.training.planning import plan_run
 
     if show_batch is not None:
@@ -113,6 +114,8 @@ def finetune_command(
         *((name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)),
         ("images/s", f"{result.images_per_second:.0f}"),
     ]
+    if result.gain is not None:
+        rows.append(("source -> best", str(Gain(**result.gain))))
     if not result.finished:
         rows.append(("stopped", f"by {result.stopped_by}, and saved; continue with --resume auto"))
     output.emit(result, rows, artefact=result.run_dir)

@@ -121,6 +121,8 @@ class EvaluationConfig(Section):
 
     protocol: Literal["retrieval", "verification"] | None = None
     """By default retrieval for data with cameras, else verification."""
+    first: bool = True
+    """Measure the source model before the first step, so that the run can say what it gained."""
     every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     flip: bool = True

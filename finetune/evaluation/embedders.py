@@ -21,6 +21,7 @@ from ...converters.preprocessing.evidence import (
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.runtime.probes.open_sizes import closed_sizes, image_index
 from ...converters.runtime.probes.probing import probe_inputs
+from ...converters.runtime.reference_runner import ReferenceRunner
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ...converters.runtime.triton import TritonRunner
 from ...errors import InputError
@@ -102,7 +103,7 @@ def _opened(
 
 
 def _of_runner(runner: Runner) -> PreprocessingEvidence:
-    if isinstance(runner, OnnxRunner):
+    if isinstance(runner, OnnxRunner | ReferenceRunner):
         return evidence_of_file(runner.file)
     evidence = evidence_of_inputs(runner.name, runner.inputs)
     if isinstance(runner, TritonRunner):

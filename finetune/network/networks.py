@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from ...converters.batchnorm.restore import restore_batchnorm, restored_link
+from ...converters.batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
 from ...converters.bundles.bundle import save_bundle
 from ...converters.bundles.reference import Model, load_model
 from ...converters.preprocessing.decision import decide_preprocessing
@@ -138,7 +139,51 @@ def _check_arguments(module: nn.Module, name: str, inputs: Sequence[TensorSpec])
         )
 
 
-def check_restorable(network: Network) -> fx.GraphModule:
+def check_restorable(network: Network, images: int) -> str:
+    """Try on random images, in a copy, whether BatchNorm can be restored from `images` training images.
+
+    Returns:
+        A note where nothing has to be restored, because it was before; else "".
+
+    Raises:
+        ConfigError, InputError: as `restore_batchnorms`.
+    """
+    size = network.preprocessing
+    generator = torch.Generator().manual_seed(0)
+    shape = (min(images, _CALIBRATION_BATCH), size.height, size.width, size.channels)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    module = copy.deepcopy(_converted(network))
+    report = restore_batchnorm(module, [images_to_tensor(pixels, size, torch.device("cpu"), False)])
+    return _nothing_to_restore(network, report)
+
+
+def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:
+    """Put BatchNorm back into the network, in place, calibrated on `count` evenly spaced training images.
+
+    Returns:
+        A line for the log; a network whose BatchNorms were restored before is left as it is.
+
+    Raises:
+        ConfigError: the network did not come from an ONNX file, or no layer of it lost a BatchNorm.
+    """
+    module = _converted(network)
+    chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
+    images = torch.from_numpy(np.stack([pixels.read(int(index))[0] for index in chosen]))
+    batches = [
+        images_to_tensor(images[start : start + _CALIBRATION_BATCH], network.preprocessing, torch.device("cpu"), False)
+        for start in range(0, len(images), _CALIBRATION_BATCH)
+    ]
+    report = restore_batchnorm(module, batches)
+    done_before = _nothing_to_restore(network, report)
+    if done_before:
+        return done_before
+    record = require_record(module)
+    record.chain = (*record.chain, restored_link(report))
+    note = f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {report.images} images"
+    return f"{note}; {report.warning}" if report.warning else note
+
+
+def _converted(network: Network) -> fx.GraphModule:
     """The network's module, if it came from an ONNX file and so may have lost its BatchNorms.
 
     Raises:
@@ -149,30 +194,19 @@ def check_restorable(network: Network) -> fx.GraphModule:
     return network.module
 
 
-def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:
-    """Put BatchNorm back into the network, in place, calibrated on `count` evenly spaced training images.
-
-    Returns:
-        A line for the log.
+def _nothing_to_restore(network: Network, report: RestoreReport) -> str:
+    """A note where BatchNorms were restored before and `report` adds none; "" where it does.
 
     Raises:
-        ConfigError: the network did not come from an ONNX file, or no layer of it lost a BatchNorm.
+        ConfigError: there is none, and there was nothing to restore.
     """
-    module = check_restorable(network)
-    chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
-    images = torch.from_numpy(np.stack([pixels.read(int(index))[0] for index in chosen]))
-    batches = [
-        images_to_tensor(images[start : start + _CALIBRATION_BATCH], network.preprocessing, torch.device("cpu"), False)
-        for start in range(0, len(images), _CALIBRATION_BATCH)
-    ]
-    report = restore_batchnorm(module, batches)
-    if not report.restored:
-        reasons = "; ".join(sorted({entry.reason for entry in report.skipped})) or "no Conv"
-        raise ConfigError(f"model.restore_bn: {network.name} has no layer that lost one ({reasons}); set it to false")
-    record = require_record(module)
-    record.chain = (*record.chain, restored_link(report))
-    note = f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {report.images} images"
-    return f"{note}; {report.warning}" if report.warning else note
+    if report.restored:
+        return ""
+    before = require_record(_converted(network)).restored
+    if before:
+        return f"model.restore_bn: {network.name} has {len(before)} BatchNorms restored before, and needs no more"
+    reasons = "; ".join(sorted({entry.reason for entry in report.skipped})) or "no Conv"
+    raise ConfigError(f"model.restore_bn: {network.name} has no layer that lost one ({reasons}); set it to false")
 
 
 def _earlier(chain: tuple[ChainLink, ...], *, resumed: bool) -> tuple[ChainLink, ...]:

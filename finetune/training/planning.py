@@ -80,9 +80,10 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     processes = count_processes(nproc, config.device)
     device = resolve_device(config.device, processes=processes)
     network = load_network(config.model)
-    if config.model.restore_bn:
-        check_restorable(network)
     train, held_out = open_training_data(config)
+    restored = ""
+    if config.model.restore_bn:
+        restored = check_restorable(network, min(config.model.calibration_images, len(train)))
     evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
     metric = evaluation.metric(config.evaluation.metric)
     identities = train.identity_count
@@ -92,6 +93,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     build_optimizer(config.optimizer, network.module, heads)
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
     notes = [f"{train.name}: {note}" for note in train.notes] + notes
+    notes += [restored] if restored else []
     notes += review_run(config, network, learner, train, batches, processes)
     learner.train()  # the estimate is of a step
     sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
