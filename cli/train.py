@@ -212,7 +212,7 @@ def evaluate_command(
     stated = {"preprocessing": made.preprocessing.to_dict(), "preprocessing_origin": made.reason}
     output.emit(
         {"protocol": result.protocol, **vars(result), **stated},
-        [("preprocessing", str(made)), ("protocol", result.protocol), *rows],
+        [("protocol", result.protocol), *rows, ("preprocessing", str(made))],
         artefact=roc,
         brief="" if roc else f"{result.protocol}: {main} {vars(result)[main]:.4f}",
     )

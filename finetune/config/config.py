@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ...errors import InputError
 from .augmentation import AugmentConfig
 from .losses import (
     AdaFaceLoss,
@@ -92,6 +93,19 @@ class ModelConfig(Section):
     less memory for a second forward pass, and the same numbers."""
     sync_batchnorm: bool = False
     """BatchNorms that learn use the statistics of the batches of all processes."""
+
+    @field_validator("preprocessing")
+    @classmethod
+    def _is_a_preprocessing(cls, said: str) -> str:
+        """Refuse what no preprocessing can be; whether a JSON file is there, the run finds."""
+        from ...converters.preprocessing.requests import PREPROCESSINGS, read_request
+
+        if "=" in said or said in PREPROCESSINGS or not said.endswith(".json"):
+            try:
+                read_request(said)
+            except InputError as error:
+                raise ValueError(str(error)) from error
+        return said
 
 
 class DataConfig(Section):

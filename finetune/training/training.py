@@ -322,7 +322,6 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         """Evaluate on rank 0 if it is due, and save; an epoch whose evaluation fails is saved as well."""
-        epoch = self._progress.epoch
         if not self._evaluation_is_due() or rank() != 0:
             self._save(best=False)
             return
@@ -339,7 +338,7 @@ class Trainer:
         self._progress = evaluated(self._progress, metric, best=best)
         self._evaluated = (self._progress.step, values)
         self._record(kind="evaluation", **values)
-        self._log(f"epoch {epoch}: {shown_metrics(values)}")
+        self._log(f"epoch {self._progress.epoch}: {shown_metrics(values)}")
         self._save(best=best)
 
     def _save(self, *, best: bool) -> None:
