@@ -214,9 +214,9 @@ def evaluate(
         ('retrieval', 16, 16)
     """
     dataset = open_dataset(data, subset)
-    options: Any = {"batch": batch, "output": output, "device": device, "weights": weights}
-    options |= {"preprocessing": preprocessing, "size": size}
-    model = reference if isinstance(reference, Embedder) else open_embedder(reference, **options)
+    model = _as_embedder(
+        reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
+    )
     if report is not None:
         report(f"{dataset.name}: {dataset}")
         for note in (*(f"{dataset.name}: {note}" for note in dataset.notes), *model.notes):
@@ -232,3 +232,7 @@ def evaluate(
         roc=roc,
         report=report,
     )
+
+
+def _as_embedder(reference: str | Path | Runner | Embedder, **options: Any) -> Embedder:
+    return reference if isinstance(reference, Embedder) else open_embedder(reference, **options)

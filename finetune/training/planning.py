@@ -81,19 +81,16 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     device = resolve_device(config.device, processes=processes)
     network = load_network(config.model)
     train, held_out = open_training_data(config)
-    restored = ""
-    if config.model.restore_bn:
-        restored = check_restorable(network, min(config.model.calibration_images, len(train)))
+    images = min(config.model.calibration_images, len(train))
+    restored = check_restorable(network, images) if config.model.restore_bn else ""
     evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
-    metric = evaluation.metric(config.evaluation.metric)
-    identities = train.identity_count
+    metric, identities = evaluation.metric(config.evaluation.metric), train.identity_count
     heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
     learner, notes = build_learner(config, network, heads, autocast)
     build_optimizer(config.optimizer, network.module, heads)
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
-    notes = [f"{train.name}: {note}" for note in train.notes] + notes
-    notes += [restored] if restored else []
+    notes = [f"{train.name}: {note}" for note in train.notes] + notes + ([restored] if restored else [])
     notes += review_run(config, network, learner, train, batches, processes)
     learner.train()  # the estimate is of a step
     sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)

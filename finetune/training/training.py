@@ -45,6 +45,7 @@ from ..runs.data_record import difference_noted
 from ..runs.early_stopping import evaluated, patience_is_over
 from ..runs.gain import SOURCE_KIND, shown_metrics
 from ..runs.run_folder import RunFolder, read_metrics
+from ..runs.trained_link import trained_link
 from .assembly import assemble_learner
 from .epoch import epoch_samples, epoch_steps
 from .generators import generator_states, load_generator_states, seed_generators
@@ -53,7 +54,6 @@ from .prepared_data import PreparedData
 from .review import review_run
 from .schedules import learning_rate_factor
 from .stepping import Stepper
-from .trained_link import trained_link
 
 __all__ = ["Outcome", "Trainer"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...converters.records.provenance import ChainLink, tool_versions
-from ..runs.checkpoints import Progress
+from .checkpoints import Progress
 
 __all__ = ["trained_link"]
 
