@@ -53,7 +53,8 @@ def _computed(
     graph = onnx.helper.make_graph([node], "constant", inputs, [onnx.ValueInfoProto(name=name, type=onnx.TypeProto())])
     model = onnx.helper.make_model(graph, opset_imports=view.proto.opset_import, ir_version=10)
     try:
-        result = np.asarray(ReferenceEvaluator(model).run([name], feeds)[0])
+        outputs: Any = ReferenceEvaluator(model).run([name], feeds)
+        result = np.asarray(outputs[0])
     except Exception:  # what cannot be evaluated is no constant to know; the evaluator raises any type of error
         return None
     return result if result.size <= most and result.dtype.kind in "iuf" else None

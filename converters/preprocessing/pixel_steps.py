@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -91,7 +92,7 @@ def _follow(view: GraphView, walk: _Walk, node: onnx.NodeProto) -> bool:
     """Whether the node leaves the numbers as they are, rule 1."""
     attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
     if node.op_type in _TRANSPARENT:
-        return node.input[0] == walk.value
+        return str(node.input[0]) == walk.value
     if node.op_type == "Transpose":
         order = tuple(attributes.get("perm", ()))
         if order not in (_TO_NCHW, _TO_NHWC):
@@ -134,6 +135,6 @@ def _by_statistics(view: GraphView, walk: _Walk, node: onnx.NodeProto) -> InputS
     return None if limit is None else InputScaling(tuple(means.tolist()), tuple(stds.tolist()), (node.op_type,), limit)
 
 
-def _are_statistics(arrays: Sequence[NDArray[np.generic]], channels: int) -> bool:
+def _are_statistics(arrays: Sequence[NDArray[Any]], channels: int) -> bool:
     mean, variance = arrays
     return mean.shape == variance.shape == (channels,) and bool(np.isfinite(mean).all() and (variance > 0).all())

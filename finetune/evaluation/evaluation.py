@@ -195,10 +195,9 @@ def evaluate(
         data, protocol: What `open_dataset` accepts; by default what its labels allow, see `choose_protocol`.
         subset: The side of a data set with fixed sides (Market-1501, MSMT17).
         flip, batch: Whether to add the embedding of the mirror image; images per batch.
-        output, device: Number of the output that is the embedding, from 0; "cpu" or "cuda:N".
+        output, device, weights: Number of the embedding's output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
         preprocessing, size: How images are prepared, and their size in pixels, as in `open_embedder`.
         rerank, roc: Whether to re-rank the gallery; a CSV file for the ROC of a verification.
-        weights: A state_dict file to load over the model's own weights.
         report: Called with a line about each thing left out of the data set, and about `weights`.
 
     Raises:
