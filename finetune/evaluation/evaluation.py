@@ -195,7 +195,7 @@ def evaluate(
         data, protocol: What `open_dataset` accepts; by default what its labels allow, see `choose_protocol`.
         subset: The side of a data set with fixed sides (Market-1501, MSMT17).
         flip, batch: Whether to add the embedding of the mirror image; images per batch.
-        output, device, weights: Number of the embedding's output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
+        output, device, weights: Number of the embedding output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
         preprocessing, size: How images are prepared, and their size in pixels, as in `open_embedder`.
         rerank, roc: Whether to re-rank the gallery; a CSV file for the ROC of a verification.
         report: Called with a line about each thing left out of the data set, and about `weights`.
