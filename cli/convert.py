@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..converters.records.json_text import parse_json
 from ..errors import InputError
 from .output import Output, examples, output_options
+from .preprocessing import preprocessing_option, shown_preprocessing
 from .probes import probe_option, read_probes
 
 if TYPE_CHECKING:
     from ..converters.batchnorm.restore import RestoreReport
     from ..converters.bundles.onnx_to_bundle import OnnxToTorchResult
-    from ..converters.records.preprocessing import Preprocessing
     from ..converters.weights.weight_match import WeightMatch
 
-__all__ = ["onnx2torch_command", "ops_command", "read_batch", "read_preprocessing", "weight_rows", "weight_tables"]
+__all__ = ["onnx2torch_command", "ops_command", "read_batch", "weight_rows", "weight_tables"]
 
 
 @click.command(
@@ -41,7 +40,7 @@ __all__ = ["onnx2torch_command", "ops_command", "read_batch", "read_preprocessin
     show_default=True,
     help="How many of them to use.",
 )
-@click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the file's, else guessed]")
+@preprocessing_option
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
@@ -104,7 +103,7 @@ def onnx2torch_command(
                 allow_partial=allow_partial,
                 freeze=freeze,
                 learned=learned,
-                preprocessing=read_preprocessing(preprocessing),
+                preprocessing=preprocessing,
                 batch=read_batch(batch),
                 tolerance=tolerance,
                 probes=read_probes(probe),
@@ -159,26 +158,6 @@ def _emit_rounding(output: Output, operator: str | None) -> None:
     output.emit(result, rows, tables=[table])
 
 
-def read_preprocessing(text: str | None) -> Preprocessing | None:
-    """What `--preprocessing` names: imagenet, arcface or a JSON file; None where it was not given."""
-    if text is None:
-        return None
-    from ..converters.records.preprocessing import Preprocessing
-    from ..converters.records.preprocessing_guess import PREPROCESSINGS
-    from ..errors import nearest
-
-    if text in PREPROCESSINGS:
-        return PREPROCESSINGS[text]
-    if not Path(text).is_file():
-        raise InputError(f"--preprocessing {text}: no such file and no known name; {nearest(text, PREPROCESSINGS)}")
-    try:
-        return Preprocessing.from_dict(parse_json(Path(text).read_text(encoding="utf-8")))
-    except InputError as error:
-        raise InputError(f"{text}: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{text}: expected a preprocessing as JSON ({error})") from error
-
-
 def read_batch(text: str | None) -> Any:
     """What `--batch` says: a number, "dynamic", or None where it was not given."""
     if text is None or text == "dynamic":
@@ -227,7 +206,7 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
         rows += _restored_rows(result.restored)
     if result.weights is not None:
         rows += weight_rows(result.weights)
-    rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
+    rows.append(("preprocessing", shown_preprocessing(result.preprocessing, result.preprocessing_origin)))
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .output import Output, examples, output_options
+from .preprocessing import shown_preprocessing
 
 if TYPE_CHECKING:
     from ..converters.inspection.inspection import Inspection
@@ -49,8 +50,6 @@ def inspect_command(output: Output, model: str, weights: Path | None, verify: bo
 
 
 def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
-    from ..converters.records.preprocessing_guess import describe
-
     rows: list[tuple[str, Any]] = [
         ("file", f"{found.name} ({found.kind}, {found.size_bytes / 1e6:.2f} MB)"),
         ("sha256", found.sha256 or "-"),
@@ -77,7 +76,7 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
     elif any(not isinstance(dim, int) for spec in found.inputs for dim in spec.shape[1:]):
         rows.append(("per image", "depends on the dynamic sizes of the input"))
     rows += _batchnorm_rows(found)
-    rows.append(("preprocessing", describe(found.preprocessing, found.preprocessing_origin)))
+    rows.append(("preprocessing", shown_preprocessing(found.preprocessing, found.preprocessing_origin)))
     rows.append(("architecture", found.architecture or "unknown"))
     if found.chain:
         rows.append(("history", " -> ".join(link.step for link in found.chain)))

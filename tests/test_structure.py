@@ -22,8 +22,8 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "converters": (
         ("records",),
         ("files", "operators"),
-        ("runtime", "zoo"),
-        ("passes",),
+        ("graphs", "runtime", "zoo"),
+        ("passes", "preprocessing"),
         ("precision", "lowering"),
         ("batchnorm",),
         ("weights",),

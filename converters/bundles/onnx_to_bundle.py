@@ -23,10 +23,11 @@ from ..lowering.conversion import onnx_to_torch
 from ..operators.unfit_weights import nothing_to_train
 from ..passes.batch import Batch, set_batch
 from ..precision.upcast import half_type, upcast
+from ..preprocessing.decision import PreprocessingDecision, known_preprocessing
+from ..preprocessing.evidence import evidence_of_file
 from ..records.batch_proof import BatchProof
 from ..records.image_size import check_image_size
 from ..records.preprocessing import Preprocessing
-from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
 from ..runtime.batches.batch_by_numbers import prove_other_batches
@@ -68,7 +69,8 @@ class OnnxToTorchResult:
     batch_note: str
     """What is wrong with the open batch that the file declares; "" where nothing is."""
     preprocessing: Preprocessing | None
-    preprocessing_origin: str | None
+    preprocessing_origin: str
+    """Where it comes from, or why it is not known."""
     restored: RestoreReport | None
     weights: WeightMatch | None
     seconds: float
@@ -103,17 +105,17 @@ def onnx2torch(
     target = Path(output) if output is not None else Path(f"{path.stem}.rtool")
     file = _resolve(path, target, chosen)
     half = half_type(file.outline)
-    file, module, reference, note = _converted(file if half is None else upcast(file), path, chosen)
-    sized = chosen.preprocessing or require_record(module).preprocessing
+    file = file if half is None else upcast(file)
+    found = _decided(file, path, chosen)
+    sized = None if isinstance(found, str) else found.preprocessing
+    file, module, reference, note = _converted(file, path, chosen, sized)
     converted = reference.measure(module, chosen.tolerance, "converted")
     proof = reference.batch.proof or prove_other_batches(module, reference.runner, chosen.tolerance)
-    found = _find_preprocessing(file, reference, module, chosen)
-    preprocessing = None if found is None else found.preprocessing
-    restored = _restore(module, reference, file, preprocessing, chosen)
+    restored = _restore(module, reference, file, found, chosen)
     parity = (restored.parity or converted) if restored.weights is None else reference.difference(module)
     restored.reference.ends().measure(written_module(module), chosen.tolerance, "written as model.py")
     record = require_record(module)
-    record.preprocessing = preprocessing
+    record.preprocessing = sized
     links = (*([] if half is None else [half.link]), _converted_link(converted, chosen.batch), *restored.links)
     record.chain = (*record.chain, *links)
     if restored.weights is not None and proof is not None:  # the proof was of other weights
@@ -130,8 +132,8 @@ def onnx2torch(
         batch=None if proof is not None else reference.runner.batch,
         batch_proof=proof,
         batch_note=note,
-        preprocessing=preprocessing,
-        preprocessing_origin=None if found is None else found.origin,
+        preprocessing=sized,
+        preprocessing_origin=found if isinstance(found, str) else found.reason,
         restored=restored.report,
         weights=_measured(restored.weights, parity),
         seconds=time.perf_counter() - start,
@@ -165,7 +167,8 @@ def _rewritten(file: ModelFile, path: Path, batch: Batch, options: ConversionOpt
     try:
         proto = file.proto()
         tolerance = max(TOLERANCE, half_bound(proto) or 0.0)
-        specs = closed_sizes(OnnxRunner(file).inputs, options.preprocessing)
+        found = _decided(file, path, options)
+        specs = closed_sizes(OnnxRunner(file).inputs, None if isinstance(found, str) else found.preprocessing)
         inputs = with_probes(specs, probe_inputs(specs, 1), options.probes)
         return ModelFile.in_memory(set_batch(proto, batch, inputs=inputs, tolerance=tolerance), file.source)
     except InputError as error:
@@ -173,11 +176,10 @@ def _rewritten(file: ModelFile, path: Path, batch: Batch, options: ConversionOpt
 
 
 def _converted(
-    file: ModelFile, path: Path, options: ConversionOptions
+    file: ModelFile, path: Path, options: ConversionOptions, sized: Preprocessing | None
 ) -> tuple[ModelFile, fx.GraphModule, Reference, str]:
     """The file at the batch that it is right at, its module, its outputs, and what is wrong with an open batch."""
     module = _convert(file, path, options)
-    sized = options.preprocessing or require_record(module).preprocessing
     reference = Reference.of(file, options.tolerance, preprocessing=sized, probes=options.probes)
     note = reference.batch.note
     if reference.batch.batch is not None and reference.runner.batch is None:  # it mixes the images of other batches
@@ -185,6 +187,11 @@ def _converted(
         module = _convert(file, path, options)
         reference = Reference.of(file, options.tolerance, preprocessing=sized, probes=options.probes)
     return file, module, reference, note
+
+
+def _decided(file: ModelFile, path: Path, options: ConversionOptions) -> PreprocessingDecision | str:
+    """The preprocessing, or why it is not known."""
+    return known_preprocessing(replace(evidence_of_file(file), label=str(path)), options.preprocessing)
 
 
 def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.GraphModule:
@@ -197,7 +204,8 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
     module = onnx_to_torch(file, freeze=options.freeze, learned=options.learned)
     if not any(True for _ in module.parameters()):
         raise nothing_to_train(str(path))
-    check_image_size(str(path), require_record(module).inputs, options.preprocessing)
+    if isinstance(options.preprocessing, Preprocessing):
+        check_image_size(str(path), require_record(module).inputs, options.preprocessing)
     _refuse_nan(module, path)
     return module
 
@@ -213,19 +221,6 @@ def _proved_again(module: fx.GraphModule, file: ModelFile) -> tuple[BatchProof |
     if batch.batch is not None:
         raise InputError(f"{batch.note}, with the given weights; convert the file that they were trained in")
     return batch.proof, batch.note
-
-
-def _find_preprocessing(
-    file: ModelFile, reference: Reference, module: fx.GraphModule, options: ConversionOptions
-) -> FoundPreprocessing | None:
-    """The given preprocessing, else the one that the file states, its graph contains, or its input suggests."""
-    if options.preprocessing is not None:
-        return FoundPreprocessing(options.preprocessing, "given")
-    found = find_preprocessing(reference.runner.inputs, file.metadata)
-    own = require_record(module).preprocessing
-    if own is not None and (found is None or found.is_guess):
-        return FoundPreprocessing(own, "the graph normalises raw pixels itself")
-    return found
 
 
 @dataclass(frozen=True)
@@ -245,7 +240,7 @@ def _restore(
     module: fx.GraphModule,
     reference: Reference,
     file: ModelFile,
-    preprocessing: Preprocessing | None,
+    preprocessing: PreprocessingDecision | str,
     options: ConversionOptions,
 ) -> _Restored:
     """Load weights and restore BatchNorm, in place; unfused weights are loaded after BatchNorm was restored.
@@ -298,13 +293,13 @@ def _measured(match: WeightMatch | None, parity: tuple[BatchParity, ...]) -> Wei
 
 
 def _restore_batchnorm(
-    module: fx.GraphModule, path: Path, preprocessing: Preprocessing | None, options: ConversionOptions
+    module: fx.GraphModule, path: Path, preprocessing: PreprocessingDecision | str, options: ConversionOptions
 ) -> RestoreReport:
     images = options.calibrate
     if callable(images):
-        if preprocessing is None:
-            raise InputError(f"{path}: its preprocessing is neither stated nor to be guessed; give --preprocessing")
-        images = images(preprocessing)
+        if isinstance(preprocessing, str):
+            raise InputError(f"{path}: {preprocessing}")
+        images = images(preprocessing.preprocessing)
     assert images is not None
     state = None if options.calibration_state is None else Path(options.calibration_state)
     report = restore_batchnorm(module, images, state=state, progress=options.progress)

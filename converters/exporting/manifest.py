@@ -20,8 +20,7 @@ from ..files.atomic_file import write_together
 from ..precision.half import Float32Node
 from ..records.batch_proof import BatchProof
 from ..records.metadata import FOLDED_KEY
-from ..records.preprocessing import Preprocessing
-from ..records.preprocessing_guess import METADATA_KEY
+from ..records.preprocessing import METADATA_KEY, Preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, to_json, tool_versions
 from ..records.record import ConversionRecord
 from ..weights.weight_match import WeightMatch
@@ -52,6 +51,8 @@ class ExportResult:
     float32_nodes: tuple[dict[str, str], ...]
     """Nodes that stay in float32 in a file of reduced precision, each with the reason."""
     preprocessing: dict[str, Any] | None
+    preprocessing_origin: str
+    """Where it comes from, or why it is not known."""
     versions: dict[str, str]
     opset: int | None
     ir_version: int | None
@@ -88,6 +89,7 @@ def describe_export(
     preprocessing: Preprocessing | None,
     batch_proof: BatchProof | None,
     batch_note: str,
+    preprocessing_origin: str,
 ) -> ExportResult:
     """Collect the result, and write it into the metadata of `model`, in place; `chain` ends before this export."""
     versions = tool_versions()
@@ -104,6 +106,7 @@ def describe_export(
         kept_batchnorms=tuple(asdict(entry) for entry in kept_batchnorms),
         float32_nodes=tuple(asdict(entry) for entry in float32_nodes),
         preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
+        preprocessing_origin=preprocessing_origin,
         versions=versions,
         upcast=_upcast(chain, steps),
         opset=next((entry.version for entry in model.opset_import if not entry.domain), None) if model else None,

@@ -24,6 +24,7 @@ from ..files.atomic_file import check_file_output, serialised
 from ..files.model_bytes import TORCH_SUFFIXES
 from ..files.model_file import ModelFile
 from ..passes.batch import changes_batch
+from ..preprocessing.decision import IN_GRAPH
 from ..records.batch_proof import with_proof
 from ..records.image_digest import describe_images
 from ..records.interface import INTERFACE_KEY, interface_text
@@ -226,6 +227,7 @@ def _describe(
         preprocessing=None if graph.embedded else origin.preprocessing,
         batch_proof=batch.proof,
         batch_note=batch.note,
+        preprocessing_origin=origin.preprocessing_origin if not graph.embedded else IN_GRAPH,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import RtoolError, UnsupportedNode, UnsupportedOperatorsError
 from ..files.element_types import FLOATS
+from ..graphs.graph_view import GraphView
 from ..operators.rows import ROWS
 from ..operators.support import OperatorSupport, plain_domain, supporting_row
 from ..operators.unfit_weights import (
@@ -20,7 +21,6 @@ from ..operators.unfit_weights import (
     quantised_weight_of,
     quantised_weight_refused,
 )
-from .graph_view import GraphView
 
 __all__ = ["obstacles"]
 

@@ -175,6 +175,7 @@ ALWAYS = frozenset(
         "optimizer.accumulate",
         "evaluation.protocol",
         "evaluation.every",
+        "evaluation.first",
         "evaluation.flip",
         "evaluation.batch",
         "evaluation.metric",
