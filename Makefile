@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-half bench-startup bench-export bench-finetune clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -65,6 +65,11 @@ bench-damage: $(STAMP)
 bench-random: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.robustness.random_exports --shard $(or $(SHARD),0/1) $(if $(JOURNAL),--journal $(JOURNAL))
 
+# ONNX files inside 18 packages, which are downloaded into .packages and never run; half an hour on one core.
+# JOURNAL=FILE goes on where FILE ends.
+bench-packages: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.robustness.packages $(if $(JOURNAL),--journal $(JOURNAL))
+
 # rtool's float16 converter and onnxconverter-common on the demo's model, five networks and 40 random files; ten minutes.
 bench-half: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.robustness.half_converters
@@ -86,5 +91,5 @@ bench-finetune: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.training.finetune_bench $(NAMES)
 
 clean:
-	rm -rf .venv .peers .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
+	rm -rf .venv .peers .packages .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,7 +24,7 @@ from ..converters.runtime.parity import Parity, check_gates, measure_parity
 from ..converters.runtime.probability_outputs import probability_outputs
 from ..converters.runtime.probes.given_probes import Probe
 from ..converters.runtime.probes.open_sizes import describe_open_sizes
-from ..converters.runtime.reference_runner import ReferenceRunner, open_onnx
+from ..converters.runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
 from ..converters.runtime.runners import OnnxRunner, Runner
 from ..errors import InputError
 from .references import common_batch, random_inputs
@@ -136,7 +136,8 @@ def compare_runners(
     named = reference.inputs or candidate.inputs
     first = _as_inputs_of(reference, inputs, named)
     second = _as_inputs_of(candidate, inputs if candidate_inputs is None else candidate_inputs, named)
-    expected = reference.run(*first)
+    reference, expected = run_onnx(reference, lambda runner: runner.run(*first))
+    candidate, raw = run_onnx(candidate, lambda runner: runner.run(*second))
     passed, reason = True, ""
 
     def paired(outputs: Arrays) -> Arrays:
@@ -148,7 +149,7 @@ def compare_runners(
         outputs = exact_outputs(candidate, second)
         return None if outputs is None else paired(outputs)
 
-    got = paired(candidate.run(*second))
+    got = paired(raw)
     numbers = measure_parity(expected, got)
     if max_rel is not None:
         verdict = judge(

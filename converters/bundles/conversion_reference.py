@@ -176,7 +176,7 @@ class _Watched:
         if self.samples:
             outputs = self.runner.run(*arrays)
         else:
-            self.runner, (outputs,) = run_onnx(self.runner, [arrays])
+            self.runner, outputs = run_onnx(self.runner, lambda chosen: chosen.run(*arrays))
         size = next((len(array) for array, cut in zip(arrays, self._cut, strict=True) if cut), 1)
         self.samples.setdefault(size, _Sample(size, arrays, outputs))
         return outputs

@@ -25,7 +25,8 @@ from ..precision.half import Float32Node
 from ..runtime.batches.batch_proof import TOLERANCE as BATCH_TOLERANCE
 from ..runtime.half_rounding import half_bound
 from ..runtime.probes.open_sizes import describe_open_sizes, image_index
-from ..runtime.runners import ALL, OnnxRunner, batches_of
+from ..runtime.reference_runner import open_onnx
+from ..runtime.runners import ALL, batches_of
 from ..weights.writing_back import NoPlaceError, write_back
 from .folding import folded
 from .options import ExportOptions, Precision
@@ -186,7 +187,7 @@ def simplify_graph(
     """
     if method == "none" or (method == "auto" and graph.untouched):
         return graph
-    runner = OnnxRunner(graph.model)
+    runner = open_onnx(graph.model)
     inputs, _ = batches_of(runner, typed(runner, log.inputs), ALL)[0]
     rounding = max(SIMPLIFIER_TOLERANCE, half_bound(graph.model) or 0.0)
     result = simplify(graph.model, "onnxslim" if method == "auto" else method, inputs=inputs, tolerance=rounding)

@@ -27,6 +27,7 @@ from ..records.preprocessing import Preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, Dim, TensorSpec, record_of
 from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.batches.batch_proof import batched
 from ..runtime.probes.given_probes import Probe, with_probes
 from ..runtime.probes.open_sizes import closed_sizes, image_index
 from ..runtime.probes.probing import probe_inputs, probe_pixels
@@ -262,10 +263,22 @@ def measured_on(
         return pixels, with_probes(origin.inputs, (images,), probes or {}) if probes else (images,)
     if not origin.inputs:
         raise InputError(f"{origin.name}: its inputs are not known; give inputs or a preprocessing")
-    arrays = list(probe_inputs(closed_sizes(origin.inputs, preprocessing), PROBES if images is None else len(images)))
+    closed = closed_sizes(origin.inputs, preprocessing)
+    if images is not None and image is not None:
+        closed = _following(closed)
+    arrays = list(probe_inputs(closed, PROBES if images is None else len(images)))
     if images is not None and image is not None:
         arrays[image] = images
     return pixels, with_probes(origin.inputs, arrays, probes or {})
+
+
+def _following(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Inputs with a row per image get as many rows as there are images, though the file fixes how many at a time."""
+    rows = batched(specs)
+    return [
+        replace(spec, shape=("batch", *spec.shape[1:])) if follows else spec
+        for spec, follows in zip(specs, rows, strict=True)
+    ]
 
 
 def _given(

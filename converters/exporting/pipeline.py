@@ -33,7 +33,8 @@ from ..runtime.batches.batch_proof import BatchFinding
 from ..runtime.batches.file_batch import find_file_batch
 from ..runtime.probability_outputs import probability_outputs
 from ..runtime.probes.open_sizes import describe_open_sizes
-from ..runtime.runners import OnnxRunner
+from ..runtime.reference_runner import WillingRunner
+from ..runtime.runners import TorchRunner, batched_inputs
 from .folding import exact_module_outputs, folded, module_outputs
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .onnx_steps import ExportedGraph, embed, finish, make_graph, reduce_precision, rewrite_batch, simplify_graph
@@ -159,7 +160,7 @@ def _prove_batch(origin: ExportOrigin, graph: ExportedGraph, log: StepLog) -> Se
     """
     file = ModelFile.in_memory(graph.model)
     try:
-        runner = OnnxRunner(file, name=origin.name)
+        runner = WillingRunner(file, name=origin.name)
     except InputError as error:  # a CPU has no bfloat16 kernels
         return SettledBatch(None, None, BatchFinding(reason=str(error)).describe())
     if runner.batch is not None:
@@ -179,7 +180,8 @@ def _export_torch(
     """Fold, trace and save as a torch file."""
     module, folds = folded(origin, log, options.tolerance, padded=options.fold_padded)
     trace = trace_program if options.format == "pt2" else trace_script
-    traced: Traced = trace(module, [torch.from_numpy(array) for array in log.inputs], batch=origin.batch)
+    batched = batched_inputs(TorchRunner(module, inputs=origin.inputs, name=origin.name), log.inputs)
+    traced: Traced = trace(module, [torch.from_numpy(array) for array in log.inputs], batched, batch=origin.batch)
     batch = "dynamic batch" if origin.batch is None else f"batch {origin.batch}"
     detail = f"torch.export, {batch}" if options.format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
     fixed = describe_open_sizes(origin.inputs, origin.preprocessing)
@@ -190,19 +192,22 @@ def _export_torch(
     kept = folds.kept if folds is not None else ()
     graph, settled = ExportedGraph(None, folds=folds, kept_batchnorms=kept), SettledBatch(None, None, origin.batch_note)
     result = _describe(origin, path, log, measured, graph, settled)
-    stated = interface_text(*_interface(origin, log))
+    stated = interface_text(*_interface(origin, log, batched))
     return write_export(result, traced.serialised({**metadata_of(result), INTERFACE_KEY: stated}))
 
 
-def _interface(origin: ExportOrigin, log: StepLog) -> tuple[list[TensorSpec], list[TensorSpec]]:
+def _interface(
+    origin: ExportOrigin, log: StepLog, batched: Sequence[bool]
+) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of a torch file: dtypes and sizes as measured, with the batch that the module supports."""
+    first: int | str = "batch" if origin.batch is None else origin.batch
 
-    def specs(names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> list[TensorSpec]:
-        first = "batch" if origin.batch is None else origin.batch
-        shapes = [(first, *array.shape[1:]) if array.ndim else () for array in arrays]
-        return [TensorSpec(n, a.dtype.name, s) for n, a, s in zip(names, arrays, shapes, strict=True)]
+    def spec(name: str, array: NDArray[Any], has_batch: bool) -> TensorSpec:
+        return TensorSpec(name, array.dtype.name, (first, *array.shape[1:]) if has_batch else array.shape)
 
-    return specs(origin.input_names, log.inputs), specs(origin.output_names(len(log.expected)), log.expected)
+    names = origin.output_names(len(log.expected))
+    inputs = [spec(*each) for each in zip(origin.input_names, log.inputs, batched, strict=True)]
+    return inputs, [spec(n, array, array.ndim > 0) for n, array in zip(names, log.expected, strict=True)]
 
 
 def _describe(

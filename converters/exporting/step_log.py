@@ -15,8 +15,8 @@ from ...errors import GateError
 from ..runtime.double_precision import exact_outputs
 from ..runtime.judging import Exact, judge, unknown
 from ..runtime.parity import Parity, measure_parity
-from ..runtime.reference_runner import ReferenceRunner, open_onnx
-from ..runtime.runners import OnnxRunner, run_in_batches
+from ..runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
+from ..runtime.runners import OnnxRunner, Runner, run_in_batches
 
 __all__ = ["ExportStep", "StepLog", "rows_of", "typed", "unit_length"]
 
@@ -112,7 +112,7 @@ class StepLog:
         runner = open_onnx(model, name=name, exact=True)
         runner.batch = runner.batch or self.batch
         inputs = typed(runner, self.inputs)
-        outputs = run_in_batches(runner, inputs, _BATCH)
+        runner, outputs = run_onnx(runner, lambda chosen: run_in_batches(chosen, inputs, _BATCH))
         if isinstance(runner, ReferenceRunner):
             detail = "; ".join(filter(None, (detail, f"computed by {runner.oracle}, ONNX Runtime refuses the file")))
         exact = partial(exact_outputs, runner, inputs, batch=_BATCH)
@@ -129,7 +129,8 @@ class StepLog:
         runner = open_onnx(model, name=name, exact=True)
         count = max((len(array) for array in self.inputs if array.ndim), default=0)
         for size in sizes:
-            got = runner.run(*(rows_of(array, size, count) for array in self.inputs))
+            rows = [rows_of(array, size, count) for array in self.inputs]
+            runner, got = run_onnx(runner, partial(_run, rows))
             expected = [rows_of(output, max(size, count), count) for output in self.expected]
             # One row may be all but zero: errors count relative to the outputs of all inputs, as in every step.
             verdict = judge(
@@ -149,6 +150,10 @@ class StepLog:
     def _exact_rows(self, size: int, count: int) -> list[NDArray[Any]] | None:
         exact = self.exact()
         return None if exact is None else [rows_of(output, size, count) for output in exact]
+
+
+def _run(arrays: Sequence[NDArray[Any]], runner: Runner) -> tuple[NDArray[Any], ...]:
+    return runner.run(*arrays)
 
 
 def _with_rows(rows: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:

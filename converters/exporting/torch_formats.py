@@ -70,18 +70,25 @@ class TracedScript:
             return torch.jit.load(io.BytesIO(self.serialised({})))  # type: ignore[no-untyped-call, no-any-return]
 
 
-def trace_program(module: nn.Module, example: Sequence[Tensor], *, batch: int | None = None) -> TracedProgram:
+def trace_program(
+    module: nn.Module, example: Sequence[Tensor], batched: Sequence[bool], *, batch: int | None = None
+) -> TracedProgram:
     """Trace with a dynamic batch, or with the only `batch` the module supports.
+
+    `batched` says which of the tensors in `example` have a row per image; the others keep their sizes.
 
     Raises:
         InputError: torch.export cannot trace the module.
     """
     shapes = None
-    tensors = tuple(tensor[:batch] if tensor.ndim else tensor for tensor in example)
+    tensors = _rows(example, batched, batch)
     if batch is None:
         symbol = torch.export.Dim("batch", min=1)
-        tensors = tuple(tensor[:1].expand(2, *tensor.shape[1:]).contiguous() for tensor in example)
-        shapes = tuple({0: symbol} for _ in tensors)
+        tensors = tuple(
+            tensor[:1].expand(2, *tensor.shape[1:]).contiguous() if follows else tensor
+            for tensor, follows in zip(example, batched, strict=True)
+        )
+        shapes = tuple({0: symbol} if follows else None for follows in batched)
     try:
         with in_eval_mode(module), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -91,13 +98,15 @@ def trace_program(module: nn.Module, example: Sequence[Tensor], *, batch: int | 
         raise InputError(f"{type(module).__name__}: torch.export cannot trace it ({reason}); export to onnx") from error
 
 
-def trace_script(module: nn.Module, example: Sequence[Tensor], *, batch: int | None = None) -> TracedScript:
-    """Trace on `example`, or on as many of its rows as the only `batch` the module supports.
+def trace_script(
+    module: nn.Module, example: Sequence[Tensor], batched: Sequence[bool], *, batch: int | None = None
+) -> TracedScript:
+    """Trace on `example`, or on as many rows of what is `batched` as the only `batch` the module supports.
 
     Raises:
         InputError: the module cannot be traced.
     """
-    tensors = tuple(tensor[:batch] if tensor.ndim else tensor for tensor in example)
+    tensors = _rows(example, batched, batch)
     try:
         with in_eval_mode(module), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -106,3 +115,7 @@ def trace_script(module: nn.Module, example: Sequence[Tensor], *, batch: int | N
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{type(module).__name__}: cannot be traced ({reason}); export to onnx or pt2") from error
+
+
+def _rows(example: Sequence[Tensor], batched: Sequence[bool], batch: int | None) -> tuple[Tensor, ...]:
+    return tuple(tensor[:batch] if follows else tensor for tensor, follows in zip(example, batched, strict=True))

@@ -14,7 +14,8 @@ import onnx_ir as ir
 from torch import fx
 
 from ...errors import InputError, UnsupportedNode, UnsupportedOperatorsError
-from ..passes.constants.constant_folding import LITERAL_KEY, evaluate
+from ..passes.constants.constant_folding import FIXED_KEY, LITERAL_KEY, evaluate
+from ..passes.constants.generated_constants import GENERATED_KEY, is_generated
 from ..passes.shape_inference import infer_node
 from . import families
 from .graph_builder import GraphBuilder, Weight
@@ -136,6 +137,7 @@ class _Walk:
         if any(array is None for array, v in zip(arrays, node.inputs, strict=True) if v is not None):
             return False
         outputs = [value for value in node.outputs if value.name]
+        made_up = is_generated(node, lambda value: isinstance(self.environment.get(value), Integers))
         for value, array in zip(outputs, evaluate(node, arrays, dict(self.model.graph.opset_imports)), strict=True):
             if array.dtype == np.int64 and array.ndim <= 1:
                 items = tuple(int(item) for item in array.reshape(-1))
@@ -143,6 +145,8 @@ class _Walk:
             else:
                 value.const_value = ir.tensor(array)
                 value.meta[LITERAL_KEY] = True
+                if made_up:
+                    value.meta[GENERATED_KEY] = value.meta[FIXED_KEY] = True
         return True
 
     def _is_literal(self, value: ir.Value) -> bool:

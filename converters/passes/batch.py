@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..files.model_file import ModelFile
 from ..files.open_dimensions import state_open_dimensions
-from ..runtime.batches.batch_proof import TOLERANCE, BatchImages, batch_error
+from ..runtime.batches.batch_proof import TOLERANCE, BatchFinding, BatchImages, batch_error
 from ..runtime.batches.file_batch import find_file_batch
-from ..runtime.runners import OnnxRunner
+from ..runtime.reference_runner import WillingRunner
 from .batching.axes import Sizes
 from .batching.choices import BatchConflictError, searched
 from .batching.constants import Batch, follow_batch
@@ -203,18 +203,34 @@ class _Source:
     """The source in ONNX Runtime, and its outputs for single images, which the rewritten graph must reproduce."""
 
     def __init__(self, model: onnx.ModelProto, inputs: Sequence[NDArray[Any]] | None, count: int) -> None:
-        self.model, self.runner, self.inputs = model, OnnxRunner(model, exact=True), inputs
+        self.model, self.runner, self.inputs = model, WillingRunner(model), inputs
         self.images = BatchImages.of(self.runner.inputs, min(count, _DISTINCT), inputs, open_size=None)
-        self.singles = [self._single(index) for index in range(self.images.distinct)]
+        self._copies, self._most = self.runner.batch or 1, count
+        try:
+            self.singles = self._all_singles()
+        except InputError:
+            right = None if self.runner.batch else self._finding().right_at
+            if right in (None, 1):
+                raise
+            self._copies = right  # it declares an open batch, and runs at the one that it was traced at
+            self.singles = self._all_singles()
+
+    def _all_singles(self) -> list[tuple[NDArray[Any], ...]]:
+        return [self._single(index) for index in range(self.images.distinct)]
+
+    def _finding(self) -> BatchFinding:
+        return find_file_batch(ModelFile.in_memory(self.model), self.runner, self.inputs)
 
     def _single(self, index: int) -> tuple[NDArray[Any], ...]:
-        """The outputs for one image; where the batch is fixed, for a batch of copies of that image.
+        """The outputs for one image; at a batch that it is fixed to or right at, for copies of it.
 
         Raises:
             InputError: an output has no row per image.
         """
-        copies = self.runner.batch or 1
+        copies = self._copies
         outputs = self.runner.run(*self.images.rows([index] * copies))
+        if copies == self._most == 1:  # nothing is to be told apart
+            return outputs
         for spec, output in zip(self.runner.outputs, outputs, strict=True):
             if not output.ndim:
                 raise InputError(
@@ -234,7 +250,7 @@ class _Source:
         Raises:
             InputError: they differ.
         """
-        candidate = OnnxRunner(rewritten, exact=True)
+        candidate = self.runner.also(rewritten)
         for size in sizes:
             got = candidate.run(*self.images.rows(range(size)))
             error = batch_error([self.singles[index % self.images.distinct] for index in range(size)], got)
@@ -251,7 +267,7 @@ class _Source:
         """
         if self.runner.batch is not None:
             return None
-        finding = find_file_batch(ModelFile.in_memory(self.model), self.runner, self.inputs)
+        finding = self._finding()
         if finding.is_wrong and finding.right_at is None:
             raise InputError(f"batch {batch}: the model {finding.describe()}; export the network again")
         return finding.right_at if finding.is_wrong else None

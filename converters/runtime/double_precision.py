@@ -48,7 +48,7 @@ class _DoubleRunner:
     """The model of another runner, in float64."""
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+        self._runner: Runner = getattr(runner, "runner", runner)  # what computes, inside a runner that may change it
         self.name, self.batch = runner.name, runner.batch
         self.inputs, self.outputs = runner.inputs, runner.outputs
 
@@ -89,7 +89,9 @@ def in_double(model: onnx.ModelProto) -> onnx.ModelProto:
 def _of_graph(runner: OnnxRunner | ReferenceRunner, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(in_double(runner.file.proto()))
+    from .reference_operators import CORRECTED
+
+    evaluator = ReferenceEvaluator(in_double(runner.file.proto()), new_ops=list(CORRECTED))
     feed = {spec.name: _wide(array) for spec, array in zip(runner.inputs, arrays, strict=True)}
     with np.errstate(all="ignore"):
         return tuple(np.asarray(output) for output in evaluator.run(None, feed))
@@ -98,17 +100,20 @@ def _of_graph(runner: OnnxRunner | ReferenceRunner, arrays: Sequence[NDArray[Any
 def _of_module(module: nn.Module, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     import torch
     from torch import fx
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._pytree import tree_map
+
+    class Widened(TorchFunctionMode):
+        """What the code asks for in float32 is made in float64."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            func = torch.Tensor.double if func is torch.Tensor.float else func
+            given = tree_map(lambda item: torch.float64 if item is torch.float32 else item, (args, kwargs or {}))
+            return func(*given[0], **given[1])
 
     twin = copy.deepcopy(module).cpu().double().eval()
-    if isinstance(twin, fx.GraphModule):
-        for node in twin.graph.nodes:
-            node.args = fx.node.map_aggregate(node.args, lambda item: torch.float64 if item is torch.float32 else item)
-            node.kwargs = fx.node.map_aggregate(
-                node.kwargs, lambda item: torch.float64 if item is torch.float32 else item
-            )
-        twin.recompile()
     call = twin.forward if isinstance(twin, fx.GraphModule) else twin
-    with torch.inference_mode():
+    with torch.inference_mode(), Widened():
         result = call(*(torch.from_numpy(np.ascontiguousarray(_wide(array))) for array in arrays))
     return tuple(tensor.numpy() for tensor in (result if isinstance(result, tuple | list) else (result,)))
 

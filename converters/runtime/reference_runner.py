@@ -6,25 +6,27 @@ the standard allows (ragged blocks of quantised weights). The evaluator is slow 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..records.record import TensorSpec
-from .runners import OnnxRunner
+from .runners import OnnxRunner, Runner
 
 if TYPE_CHECKING:
     import onnx
 
     from ..files.model_file import ModelFile
 
-__all__ = ["ReferenceRunner", "open_onnx", "run_onnx"]
+__all__ = ["ReferenceRunner", "WillingRunner", "open_onnx", "run_onnx"]
 
 REFERENCE = "onnx.reference"
+R = TypeVar("R", bound=Runner)
+T = TypeVar("T")
 
 
 class ReferenceRunner:
@@ -41,13 +43,14 @@ class ReferenceRunner:
         from onnx.reference import ReferenceEvaluator
 
         from ..files.model_file import ModelFile
+        from .reference_operators import CORRECTED
 
         self.file = ModelFile.of(model)
         self.name = name or (self.file.name if self.file.is_named else "onnx")
         proto = self.file.proto()
         try:
             onnx.checker.check_model(proto)
-            self._evaluator = ReferenceEvaluator(proto)
+            self._evaluator = ReferenceEvaluator(proto, new_ops=list(CORRECTED))
         except Exception as error:  # checker and evaluator raise any type
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.name}: {REFERENCE} cannot load it ({reason}); run `rtool inspect`") from error
@@ -97,25 +100,57 @@ def open_onnx(
         return _instead(file, name, error)
 
 
-def run_onnx(
-    runner: OnnxRunner | ReferenceRunner, batches: Sequence[Sequence[NDArray[Any]]]
-) -> tuple[OnnxRunner | ReferenceRunner, list[tuple[NDArray[Any], ...]]]:
-    """The outputs for each of `batches`, and what computed them: where a kernel of ONNX Runtime refuses a batch that
-    the reference evaluator takes, the evaluator computes all of them.
+def run_onnx(runner: R, run: Callable[[R | ReferenceRunner], T]) -> tuple[R | ReferenceRunner, T]:
+    """What `run` gives for `runner`, and the runner that computed it: where a kernel of ONNX Runtime refuses on the CPU
+    what the reference evaluator takes, that is the evaluator. Every other runner is only called.
 
     Raises:
-        InputError: neither takes them; the cause is that of `runner`.
+        InputError: neither takes it; the cause is that of `runner`.
     """
     try:
-        return runner, [runner.run(*arrays) for arrays in batches]
+        return runner, run(runner)
     except InputError as error:
-        if isinstance(runner, ReferenceRunner):
+        if not isinstance(runner, OnnxRunner) or runner.device != "cpu":
             raise
         other = _instead(runner.file, runner.name, error)
         try:
-            return other, [other.run(*arrays) for arrays in batches]
+            return other, run(other)
         except InputError:
             raise error from None
+
+
+class WillingRunner:
+    """A model in ONNX Runtime on the CPU, or in the reference evaluator where it is valid and ONNX Runtime refuses it.
+
+    That shows on loading or at the first run; once ONNX Runtime has run the model, what it refuses is refused.
+
+    Raises:
+        InputError: neither can load it.
+    """
+
+    def __init__(self, model: onnx.ModelProto | ModelFile, *, name: str | None = None) -> None:
+        self.runner = open_onnx(model, name=name, exact=True)
+        self._has_run = False
+        self.file, self.name, self.batch = self.runner.file, self.runner.name, self.runner.batch
+        self.inputs, self.outputs = self.runner.inputs, self.runner.outputs
+
+    def run(self, *arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """All outputs for one batch.
+
+        Raises:
+            InputError: the arrays are not what the model takes.
+        """
+        if self._has_run:
+            return self.runner.run(*arrays)
+        self.runner, outputs = run_onnx(self.runner, lambda chosen: chosen.run(*arrays))
+        self._has_run = True
+        return outputs
+
+    def also(self, model: onnx.ModelProto) -> OnnxRunner | ReferenceRunner:
+        """Another form of this model, in what runs this one."""
+        if isinstance(self.runner, ReferenceRunner):
+            return ReferenceRunner(model)
+        return OnnxRunner(model, exact=True)
 
 
 def _instead(file: ModelFile, name: str | None, refusal: InputError) -> ReferenceRunner:

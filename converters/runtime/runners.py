@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ..files.model_file import ModelFile
 
-__all__ = ["ALL", "OnnxRunner", "Runner", "TorchRunner", "batches_of", "run_in_batches"]
+__all__ = ["ALL", "OnnxRunner", "Runner", "TorchRunner", "batched_inputs", "batches_of", "run_in_batches"]
 
 ALL = sys.maxsize
 """As a size of batches: all images in one run, where the model takes any number."""
@@ -100,6 +100,7 @@ class OnnxRunner:
         if device == "cpu" and _needs_bfloat16(file):
             file = ModelFile.in_memory(emulate_half(file.proto(), float32_inputs=True), file.source)
         self.file = given
+        self.device = device
         self.name = name or (file.name if file.is_named else "onnx")
         self._given = session_model(file, options)
         providers = _providers(device)
@@ -194,7 +195,7 @@ class TorchRunner:
         try:
             with torch.inference_mode():
                 result = call(*tensors)
-        except (RuntimeError, IndexError) as error:
+        except (RuntimeError, IndexError, AssertionError) as error:  # the guards of an exported program assert
             shapes = ", ".join(str(list(array.shape)) for array in arrays)
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{self.name}: torch refused inputs of shape {shapes} ({reason})") from error
@@ -224,7 +225,7 @@ def run_in_batches(
 
 def batches_of(runner: Runner, arrays: Sequence[NDArray[Any]], batch: int) -> list[tuple[Sequence[NDArray[Any]], int]]:
     """What `run_in_batches` feeds in each run, and how many of the rows are no padding."""
-    batched = _batched(runner, arrays)
+    batched = batched_inputs(runner, arrays)
     count = next((len(array) for array, cut in zip(arrays, batched, strict=True) if cut), None)
     size = runner.batch or batch
     if count is None or (count <= size and not runner.batch):
@@ -241,7 +242,7 @@ def batches_of(runner: Runner, arrays: Sequence[NDArray[Any]], batch: int) -> li
     ]
 
 
-def _batched(runner: Runner, arrays: Sequence[NDArray[Any]]) -> list[bool]:
+def batched_inputs(runner: Runner, arrays: Sequence[NDArray[Any]]) -> list[bool]:
     """Which arrays have a row per image: as many as the first, and no fixed size of their own."""
     if runner.inputs:
         _check_arity(runner, arrays)

@@ -36,8 +36,13 @@ def _flat_weights(w: Tensor, r: Tensor, b: Tensor | None, order: Sequence[int]) 
 
 
 def _start(x: Tensor, r: Tensor, state: Tensor | None) -> Tensor:
+    """The state [D, B, H] that a recurrence starts from.
+
+    A given state is viewed as what it has to be, which raises where it is for another batch: torch's LSTM kernel on the
+    CPU does not check that and writes past the end of its memory. A view also checks in traced and exported programs.
+    """
     shape = (r.size(0), x.size(1), r.size(2))
-    return torch.zeros(shape, dtype=x.dtype, device=x.device) if state is None else state
+    return torch.zeros(shape, dtype=x.dtype, device=x.device) if state is None else state.view(shape)
 
 
 def _per_direction(y: Tensor, directions: int) -> Tensor:
@@ -49,6 +54,7 @@ def native_lstm(
     x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor | None, c: Tensor | None, directions: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """LSTM with the usual activations over sequences of full length."""
+    x = x.view(x.size(0), x.size(1), w.size(2))  # the kernel does not check this either, see `_start`
     weights = _flat_weights(w, r, b, (0, 2, 3, 1))
     states = [_start(x, r, h), _start(x, r, c)]
     y, h, c = torch.lstm(x, states, weights, b is not None, 1, 0.0, False, directions == 2, False)

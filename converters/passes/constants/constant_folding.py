@@ -24,8 +24,10 @@ from onnx.reference import ReferenceEvaluator
 
 from ....errors import InputError
 from ...records.record import ParameterSource
+from ...runtime.reference_operators import CORRECTED
 from ...runtime.runners import OnnxRunner
 from .constant_size import refuse_absurd_size
+from .generated_constants import GENERATED_KEY, is_generated
 
 __all__ = [
     "FIXED_KEY",
@@ -42,7 +44,7 @@ SOURCE_KEY = "rtool.parameter_source"
 LITERAL_KEY = "rtool.literal"
 """Key in `Value.meta` of a folded constant: whether no float initializer went into it."""
 FIXED_KEY = "rtool.fixed"
-"""Key in `Value.meta` that marks a constant as part of the preprocessing, so that it never becomes a parameter."""
+"""Key in `Value.meta` that marks a constant as written into the code, so that it never becomes a parameter."""
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -77,7 +79,9 @@ def fold_constants(model: ir.Model, label: str) -> None:
             continue
         tensors = _fold(node, opsets, label)
         for value, tensor in zip(node.outputs, tensors, strict=False):
-            _replace(graph, value, tensor, _source(node, value), literal=_is_literal(node))
+            literal = _is_literal(node)
+            made_up = literal and is_generated(node)
+            _replace(graph, value, tensor, _source(node, value), literal=literal, made_up=made_up)
         graph.remove(node, safe=True)
 
 
@@ -115,7 +119,7 @@ def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
     if opset < _EVALUATED_WRONG_BELOW.get(node.op_type, 0):
         return list(OnnxRunner(model, name=f"node '{node.name}' ({node.op_type})").run(*feed.values()))
-    return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feed)]
+    return [np.asarray(array) for array in ReferenceEvaluator(model, new_ops=list(CORRECTED)).run(None, feed)]
 
 
 def _is_foldable(node: ir.Node) -> bool:
@@ -210,7 +214,13 @@ def _source(node: ir.Node, value: ir.Value) -> ParameterSource:
 
 
 def _replace(
-    graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, source: ParameterSource, *, literal: bool
+    graph: ir.Graph,
+    value: ir.Value,
+    tensor: ir.TensorProtocol,
+    source: ParameterSource,
+    *,
+    literal: bool,
+    made_up: bool,
 ) -> None:
     """Replace a node's output by an initializer of the same name."""
     constant = ir.Value(
@@ -221,6 +231,8 @@ def _replace(
     )
     constant.meta[SOURCE_KEY] = source
     constant.meta[LITERAL_KEY] = literal
+    if made_up:
+        constant.meta[GENERATED_KEY] = constant.meta[FIXED_KEY] = True
     value.replace_all_uses_with(constant)
     value.name = f"{value.name}_folded"
     graph.register_initializer(constant)

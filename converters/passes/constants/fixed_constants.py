@@ -3,7 +3,8 @@
 Exporters and optimisers store both as initializers, under names that say nothing. Per read of a float constant:
 
 1. Never learned: an exponent; the bounds of a Clip; a threshold in a comparison; what a step function rounds; the
-   scales of a Resize, the value of a Pad, the values of a OneHot and their kin; an epsilon (one number that is added
+   scales of a Resize, the value of a Pad, the values of a OneHot, the boxes of a RoiAlign, the angles of a rotary
+   embedding, the class weights of a loss and their kin; an epsilon (one number that is added
    to what a Sqrt, Log, Reciprocal or Div reads next). So is what only such a value is computed from (the 1 / p of GeM).
 2. Learned: whatever an operator owns as a weight (Conv, Gemm, MatMul, normalisations, PRelu, tables of a Gather), and
    every vector, matrix or table that arithmetic reads. A buffer, where the exporter says that it is one, is not.
@@ -45,6 +46,11 @@ _FIXED_INPUTS: dict[str, tuple[int, ...]] = {
     "Range": (0, 1, 2),
     "Dropout": (1,),
     "NonMaxSuppression": (0, 1, 2, 3, 4),
+    "MaxRoiPool": (1,),
+    "RoiAlign": (1, 2),
+    "RotaryEmbedding": (1, 2),
+    "NegativeLogLikelihoodLoss": (1, 2),
+    "SoftmaxCrossEntropyLoss": (1, 2),
     "MelWeightMatrix": (0, 1, 2, 3, 4),
     "CastLike": (1,),
 }

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ...files.model_file import ModelFile
 from ...records.batch_proof import BatchProof, proof_of_file
 from ..probes.given_probes import Probe
-from ..runners import OnnxRunner, Runner
+from ..reference_runner import WillingRunner
+from ..runners import Runner
 from .batch_proof import LARGE_SIZES, REDUCED, SIZES, TOLERANCE, BatchFinding, find_batch, held_batches
 
 __all__ = ["batch_tolerance", "find_file_batch", "sizes_to_prove", "stated_proof"]
@@ -46,7 +47,7 @@ def find_file_batch(
     stated = stated_proof(file)
     if stated is not None:
         return BatchFinding(stated)
-    runner = runner or OnnxRunner(file, exact=True)
+    runner = runner or WillingRunner(file)
     outline = file.outline
     numbers = sum(int(np.prod(tensor.dims)) for tensor in outline.graph.initializer)
     return find_batch(

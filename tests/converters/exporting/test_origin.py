@@ -154,16 +154,16 @@ def test_a_module_in_half_precision_is_refused(tmp_path):
         export(nn.Linear(3, 3).half(), tmp_path / "out.onnx", inputs=values(2, 3))
 
 
-def with_unread_inputs() -> onnx.ModelProto:
+def with_unread_inputs(batch: int | str = "N") -> onnx.ModelProto:
     """A network with a camera and a view that no node reads, as both of torch's exporters leave them."""
     nodes = [
         helper.make_node("Conv", ["images", "w"], ["c"], name="conv"),
         helper.make_node("GlobalAveragePool", ["c"], ["g"], name="pool"),
         helper.make_node("Flatten", ["g"], ["e"], name="flatten"),
     ]
-    inputs = [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["N", 3, 8, 6])]
-    inputs += [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["N"]) for name in ("cam", "view/id")]
-    outputs = [helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, ["N", 4])]
+    inputs = [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [batch, 3, 8, 6])]
+    inputs += [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [batch]) for name in ("cam", "view/id")]
+    outputs = [helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, [batch, 4])]
     graph = helper.make_graph(nodes, "unread", inputs, outputs, [numpy_helper.from_array(values(4, 3, 3, 3), "w")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -180,6 +180,27 @@ def test_inputs_that_no_node_reads_live_through_every_step(options, tmp_path):
     result = export(tmp_path / "unread.rtool", tmp_path / f"out{suffix}", **options)
     assert [spec.name for spec in open_runner(result.path).inputs] == ["images", "cam", "view/id"]
     assert parity(path, result.path, batch=4).passed
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("pt2", "pt2"), ("torchscript", "pt")])
+def test_a_torch_file_opens_the_batch_of_every_input_that_has_one(format, suffix, tmp_path):
+    model = with_unread_inputs(batch=2)
+    model.graph.input.append(helper.make_tensor_value_info("sizes", onnx.TensorProto.FLOAT, [5]))
+    model.graph.input.append(helper.make_tensor_value_info("scale", onnx.TensorProto.FLOAT, []))
+    model.graph.node.insert(0, helper.make_node("Mul", ["images", "scale"], ["scaled"], name="scaled"))
+    model.graph.node[1].input[0] = "scaled"
+    onnx.save(model, tmp_path / "m.onnx")
+    made = export(tmp_path / "m.onnx", tmp_path / f"m.{suffix}", format=format).path
+    shapes = {spec.name: spec.shape for spec in open_runner(made).inputs}
+    first = shapes["images"][0]
+    assert shapes == {
+        "images": (first, 3, 8, 6),
+        "cam": (first,),
+        "view/id": (first,),
+        "sizes": (5,),
+        "scale": (),
+    }
+    assert parity(tmp_path / "m.onnx", made).passed
 
 
 def two_inputs(*, extra=False):

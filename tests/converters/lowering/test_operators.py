@@ -228,3 +228,29 @@ def test_what_follows_a_normalisation_that_onnx_infers_nothing_for_knows_its_ran
     with torch.no_grad():
         got = onnx_to_torch(model)(torch.from_numpy(IMAGE)).numpy()
     assert_parity(expected(model, {"x": IMAGE}), [got], max_rel=1e-5, reason=REASON)
+
+
+@pytest.mark.parametrize("operator", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("batch", [2, 5])
+def test_a_state_for_another_batch_is_refused_and_never_read_past(operator, batch):
+    gates, states = {"LSTM": (4, 2), "GRU": (3, 1), "RNN": (1, 1)}[operator]
+    weights = {"w": normal(1, gates * 6, 3), "r": normal(1, gates * 6, 6)}
+    weights |= {name: normal(1, 1, 6) for name in ("h", "c")[:states]}
+    flag = {"linear_before_reset": 1} if operator == "GRU" else {}
+    node = onnx.helper.make_node(
+        operator, ["x", "w", "r", "", "", "h", "c"][: 5 + states], ["y"], hidden_size=6, **flag
+    )
+    value = onnx.helper.make_tensor_value_info
+    inputs, outputs = (
+        [value("x", onnx.TensorProto.FLOAT, [4, "n", 3])],
+        [value("y", onnx.TensorProto.FLOAT, [4, 1, "n", 6])],
+    )
+    initializers = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = onnx.helper.make_graph([node], "g", inputs, outputs, initializers)
+    module = onnx_to_torch(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)], ir_version=8)
+    )
+    module.forward(torch.randn(4, 1, 3))
+    # torch's LSTM kernel on the CPU writes past its memory here: an error of Python, not the end of the process.
+    with pytest.raises(RuntimeError):
+        module.forward(torch.randn(4, batch, 3))

@@ -154,6 +154,44 @@ def test_a_valid_file_that_onnx_runtime_refuses_is_compared_with_the_reference_e
     assert "ONNX Runtime refuses this valid file" in capsys.readouterr().out
 
 
+def one_block():
+    """A Conv whose bias is one block of 8 with one scale, as face detectors are published: ONNX Runtime loads the file,
+    and its kernel refuses to run it. Also the bias.
+    """
+    generator = np.random.default_rng(0)
+    stored, scale = generator.integers(-100, 100, 8).astype(np.int8), np.array([0.01], np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["b"], axis=0, block_size=8),
+        helper.make_node("Conv", ["x", "w", "b"], ["y"], name="conv", kernel_shape=[3, 3]),
+    ]
+    weights = [("q", stored), ("s", scale), ("w", generator.standard_normal((8, 3, 3, 3)).astype(np.float32))]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 6, 6])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(a, n) for n, a in weights])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), stored * scale
+
+
+def test_a_file_that_onnx_runtime_loads_and_cannot_run_goes_all_the_way(tmp_path, capsys):
+    model, bias = one_block()
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    with pytest.raises(Exception, match="block_size"):
+        session.run(None, {"x": np.zeros((1, 3, 8, 8), np.float32)})
+    source, bundle, back, opened = (str(tmp_path / n) for n in ("m.onnx", "m.rtool", "back.onnx", "open.onnx"))
+    onnx.save(model, source)
+    assert run(["onnx2torch", source, "-o", bundle]) == 0
+    assert run(["export", bundle, "-o", back]) == 0
+    assert "computed by onnx.reference" in capsys.readouterr().out
+    assert run(["bench", "parity", source, bundle]) == 0
+    assert run(["bench", "parity", source, back]) == 0
+    assert "ONNX Runtime refuses this valid file" in capsys.readouterr().out
+    assert run(["export", bundle, "--batch", "dynamic", "-o", opened]) == 0
+    x = np.random.default_rng(1).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    weight = torch.from_numpy(numpy_helper.to_array(model.graph.initializer[2]).copy())
+    expected = torch.nn.functional.conv2d(torch.from_numpy(x), weight, torch.from_numpy(bias).float())
+    (got,) = ReferenceRunner(opened).run(x)
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
 def test_a_file_that_neither_can_load_is_refused_with_the_cause_of_onnx_runtime():
     model = head(0)
     model.graph.node[1].op_type = "Sigmund"

@@ -166,6 +166,93 @@ def test_one_initializer_that_is_an_exponent_and_learned_is_split_and_the_expone
     assert stored["a.scale"] == 2.0
 
 
+def trained(nodes, tensors, inputs, outputs, opset=22):
+    value = helper.make_tensor_value_info
+    made = [
+        helper.make_node(op, names, [out], name=f"n_{i}", **options)
+        for i, (op, names, out, options) in enumerate(nodes)
+    ]
+    model = helper.make_model(
+        helper.make_graph(
+            made,
+            "g",
+            [value(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+            [value(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+            [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=10,
+    )
+    return sorted(name for name, _ in onnx_to_torch(model).named_parameters())
+
+
+CONV = ("Conv", ["x", "conv.weight"], "f", {"kernel_shape": [1, 1]})
+ROIS = np.array([[0, 0, 0, 3, 3], [0, 1, 1, 5, 5]], np.float32)
+
+
+@pytest.mark.parametrize("name", ["rois", "head.rois", "head.weight", "p2o.Constant.4"])
+@pytest.mark.parametrize(
+    ("node", "tensors"),
+    [
+        (("MaxRoiPool", ["f", "ROIS"], "y", {"pooled_shape": [2, 2]}), {"ROIS": ROIS}),
+        (
+            ("RoiAlign", ["f", "ROIS", "index"], "y", {"output_height": 2, "output_width": 2}),
+            {"ROIS": ROIS[:, 1:], "index": np.zeros(2, np.int64)},
+        ),
+    ],
+    ids=["MaxRoiPool", "RoiAlign"],
+)
+def test_boxes_of_the_file_never_train(node, tensors, name):
+    operator, inputs, output, options = node
+    node = (operator, [name if each == "ROIS" else each for each in inputs], output, options)
+    tensors = {name if key == "ROIS" else key: array for key, array in tensors.items()}
+    weights = {"conv.weight": np.ones((4, 3, 1, 1), np.float32), **tensors}
+    assert trained([CONV, node], weights, {"x": [1, 3, 8, 8]}, {"y": [2, 4, 2, 2]}) == ["conv.weight"]
+
+
+@pytest.mark.parametrize("state", ["made up", "of sizes", "by arithmetic", "stored"])
+def test_a_state_that_the_graph_makes_up_never_trains_and_a_stored_one_does(state):
+    lstm = ("LSTM", ["x", "w", "r", "", "", "h", "h"], "y", {"hidden_size": 4})
+    shape = np.array([1, 2, 4])
+    tensors = {"w": np.ones((1, 16, 3), np.float32), "r": np.ones((1, 16, 4), np.float32)}
+    made = {
+        "made up": ([("ConstantOfShape", ["shape"], "h", {})], {"shape": shape}),
+        "of sizes": (
+            [
+                ("Shape", ["x"], "sizes", {"start": 1, "end": 2}),
+                ("Concat", ["one", "sizes", "four"], "shape", {"axis": 0}),
+                ("ConstantOfShape", ["shape"], "h", {}),
+            ],
+            {"one": shape[:1], "four": shape[2:]},
+        ),
+        "by arithmetic": (
+            [
+                ("ConstantOfShape", ["shape"], "zeros", {}),
+                ("Cos", ["zeros"], "ones", {}),
+                ("Tile", ["ones", "times"], "h", {}),
+            ],
+            {"shape": np.array([1, 1, 4]), "times": np.array([1, 2, 1])},
+        ),
+        "stored": ([], {"h": np.zeros((1, 2, 4), np.float32)}),
+    }
+    nodes, more = made[state]
+    names = trained([*nodes, lstm], {**tensors, **more}, {"x": [5, 2, 3]}, {"y": [5, 1, 2, 4]})
+    assert len(names) == (3 if state == "stored" else 2)
+
+
+def test_weights_that_are_stored_as_integers_or_in_constant_nodes_train():
+    nodes = [
+        ("Cast", ["stored"], "levels", {"to": TensorProto.FLOAT}),
+        ("Constant", [], "step", {"value": numpy_helper.from_array(np.float32(0.1))}),
+        ("Mul", ["levels", "step"], "w", {}),
+        ("MatMul", ["x", "w"], "y", {}),
+    ]
+    assert len(trained(nodes, {"stored": np.ones((4, 4), np.int8)}, {"x": [2, 4]}, {"y": [2, 4]})) == 1
+    values = numpy_helper.from_array(np.ones((4, 4), np.float32))
+    nodes = [("Constant", [], "w", {"value": values}), ("MatMul", ["x", "w"], "y", {})]
+    assert len(trained(nodes, {}, {"x": [2, 4]}, {"y": [2, 4]})) == 1
+
+
 class Net(nn.Module):
     """A Softplus whose beta equals the exponent of a hand-written norm; a learned number, and a buffer."""
 
