@@ -65,7 +65,7 @@ def test_a_wrong_weight_is_refused_even_where_all_outputs_are_near_zero(factor, 
     with torch.no_grad():
         next(module.parameters()).mul_(factor)
     with pytest.raises(GateError, match=r"differs from ONNX Runtime .* in float64 it still is by .*: another function"):
-        Reference.of(file, module).measure(module, 1e-5, "converted")
+        Reference.of(file, 1e-5).measure(module, 1e-5, "converted")
 
 
 def test_the_second_oracle_runs_only_where_the_first_says_no():
