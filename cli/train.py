@@ -134,6 +134,13 @@ def finetune_command(
 @click.option("--protocol", type=click.Choice(["retrieval", "verification"]), help="Default: what the labels allow.")
 @click.option("--rerank", is_flag=True, help="Re-rank retrieval by k-reciprocal encoding (arXiv:1701.08398).")
 @click.option(
+    "--distance",
+    type=click.Choice(["cosine", "euclidean"]),
+    default="cosine",
+    show_default=True,
+    help="What retrieval ranks by; euclidean takes embeddings as they are.",
+)
+@click.option(
     "--roc",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="CSV",
@@ -167,6 +174,7 @@ def evaluate_command(
     data: str,
     protocol: Literal["retrieval", "verification"] | None,
     rerank: bool,
+    distance: Literal["cosine", "euclidean"],
     roc: Path | None,
     no_flip: bool,
     batch: int,
@@ -198,6 +206,7 @@ def evaluate_command(
         preprocessing=preprocessing,
         size=_size(size),
         rerank=rerank,
+        distance=distance,
         roc=roc,
         weights=weights,
         report=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
