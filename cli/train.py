@@ -346,7 +346,12 @@ def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
         ("input", "x".join(map(str, plan.input)) + f" -> {plan.embedding}"),
         ("train", f"{plan.train_images} images of {plan.train_identities} identities"),
         ("held out", f"{plan.held_out_images} images of {plan.held_out_identities} identities"),
-        ("evaluation", f"{plan.protocol}; {plan.metric} chooses the best checkpoint"),
+        (
+            "evaluation",
+            f"{plan.protocol}; {plan.metric} chooses the best checkpoint"
+            if plan.metric
+            else "none: evaluation is null",
+        ),
         ("steps", f"{plan.epochs} epochs of {plan.steps_per_epoch}, {plan.processes} x {plan.batch} images each"),
         ("device", f"{plan.device}, about {plan.memory / 1e6:.0f} MB per process"),
         *(("note", note) for note in plan.notes),

@@ -238,10 +238,11 @@ def _describe(
     checkpoint: Path | None,
 ) -> None:
     """Log what is about to be trained."""
-    train, held_out, size = data.train.dataset, data.held_out.dataset, network.preprocessing
+    train, size = data.train.dataset, network.preprocessing
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
     folder.log(f"train on {train.name}: {train}")
-    folder.log(f"evaluate on {held_out.name}: {held_out}")
+    for name, held in data.held_out.items():
+        folder.log(f"evaluate on {f'{name}, ' if name else ''}{held.dataset.name}: {held.dataset}")
     if network.weights is not None:
         folder.log(f"note: model.weights {config.model.weights}: {network.weights}")
     for note in data.notes:

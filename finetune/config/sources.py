@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Discriminator, Tag
 
 from .section import Place
 
-__all__ = ["MEAN", "EvaluationSources", "TrainingSources", "as_list", "named_sources"]
+__all__ = ["MEAN", "EvaluationSources", "TrainingSources", "as_list", "named_sources", "without_tag"]
 
 MEAN = "mean"
 """What stands in place of a set's name before the mean of a metric over all sets."""
@@ -50,6 +50,11 @@ TrainingSources = Annotated[
 ]
 EvaluationSources = Annotated[Annotated[_One | _Named, Discriminator(_kind)], AfterValidator(_checked)]
 """One set, or sets by the names that their metrics have."""
+
+
+def without_tag(place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The place of a problem as the file has it: pydantic puts the form of the sources (one, list, named) after it."""
+    return place[:2] + place[3:] if place[:2] in (("data", "train"), ("data", "evaluate")) else place
 
 
 def named_sources(sources: Sources) -> dict[str, str]:

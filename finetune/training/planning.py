@@ -12,13 +12,14 @@ from torch import nn
 from ...converters.weights.weight_match import WeightMatch
 from ...errors import InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
-from ..evaluation.plan import plan_evaluation
+from ..evaluation.several_sets import choose_metric
 from ..network.autocast import autocast_dtype
 from ..network.memory_estimate import estimate_memory
 from ..network.networks import check_restorable, load_network
 from ..processes.launching import count_processes, resolve_device
 from .assembly import build_heads, build_learner
 from .epoch import epoch_steps
+from .measuring.held_out import plan_sets
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
 from .review import review_run
@@ -45,9 +46,10 @@ class RunPlan:
     train_identities: int
     held_out_images: int
     held_out_identities: int
-    protocol: str
-    metric: str
-    """The metric that chooses the best checkpoint."""
+    protocol: str | None
+    """How held-out data are measured; None where they are not."""
+    metric: str | None
+    """The metric that chooses the best checkpoint; None where nothing is measured."""
     batch: int
     """Images per batch on each process."""
     processes: int
@@ -81,8 +83,10 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     if config.model.restore_bn:
         check_restorable(network)
     train, held_out = open_training_data(config)
-    evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
-    metric = evaluation.metric(config.evaluation.metric)
+    plans, metric = {}, None
+    if config.evaluation is not None:
+        plans = plan_sets(config.evaluation, held_out)
+        metric = choose_metric(plans, config.evaluation.metric)
     identities = train.identity_count
     heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
@@ -102,9 +106,9 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         head_parameters=_count(heads) + sharded * identities * network.dimension,
         train_images=len(train),
         train_identities=identities,
-        held_out_images=len(held_out),
-        held_out_identities=held_out.identity_count,
-        protocol=evaluation.protocol,
+        held_out_images=sum(len(dataset) for dataset in held_out.values()),
+        held_out_identities=sum(dataset.identity_count for dataset in held_out.values()),
+        protocol=", ".join(dict.fromkeys(plan.protocol for plan in plans.values())) or None,
         metric=metric,
         batch=config.data.batch,
         processes=processes,

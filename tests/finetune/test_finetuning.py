@@ -298,7 +298,7 @@ def test_an_epoch_whose_evaluation_fails_is_kept(config, monkeypatch):
     def fail(self):
         raise MemoryError
 
-    monkeypatch.setattr(Trainer, "evaluate", fail)
+    monkeypatch.setattr(Trainer, "_measure", fail)
     with pytest.raises(MemoryError):
         finetune(config, ["epochs=1", "steps_per_epoch=1"], quiet=True)
     (last,) = config.parent.glob("runs/tiny/*/checkpoints/last.rtool")

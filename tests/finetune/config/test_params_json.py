@@ -187,7 +187,7 @@ def test_the_commented_configuration_reads_back_and_explains_every_field():
         "One of retrieval, verification.",
         "One of random, pk, pk_cameras.",
         "One of fp32, bf16, fp16, half.",
-        "rank10 or mINP",
+        "rank20 or mINP",
         ".bin file",
         "or .jsonl manifest",
         "MSMT17",
