@@ -289,24 +289,49 @@ def config_init_command(output: Output, path: Path) -> None:
 
 @config_group.command(
     "convert",
-    short_help="Convert the params.json of an older re-ID trainer.",
+    short_help="Convert the configuration of another trainer.",
     epilog=examples(
-        "rtool config convert params.json", "rtool config convert params.json -o reid.yaml && rtool finetune reid.yaml"
+        "rtool config convert configs/ms1mv3_r50.py -o faces.yaml && rtool finetune faces.yaml",
+        "rtool config convert configs/Market1501/bagtricks_R50.yml -o reid.yaml",
+        "rtool config convert train.sh --from torchreid -o osnet.yaml",
+        "rtool config convert params.json",
     ),
 )
-@click.argument("params", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="Default: PARAMS.yaml.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--from",
+    "trainer",
+    type=click.Choice(["auto", "arcface_torch", "fastreid", "torchreid", "params_json"]),
+    default="auto",
+    show_default=True,
+    help="Whose configuration FILE is; auto finds it by its form.",
+)
+@click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="Default: FILE.yaml.")
 @output_options
-def config_convert_command(output: Output, params: Path, path: Path | None) -> None:
-    """Convert PARAMS, the params.json of an older re-ID trainer, to a configuration.
+def config_convert_command(
+    output: Output,
+    file: Path,
+    trainer: Literal["auto", "arcface_torch", "fastreid", "torchreid", "params_json"],
+    path: Path | None,
+) -> None:
+    """Convert FILE, a configuration of another trainer; nothing of it is executed.
 
-    Settings without a counterpart are listed.
+    FILE is a Python configuration of arcface_torch, YAML of fast-reid, a command or YAML of torchreid, or the
+    params.json of older re-ID trainers. Every key is listed: converted, approximated or left out, with the reason.
     """
     from ..finetune.config.calls import convert
 
-    written = convert(params, path)
-    rows = [("left out, without counterpart", ", ".join(written.left_out))] if written.left_out else []
-    output.emit({"config": written.path, "left_out": written.left_out}, rows, artefact=written.path)
+    written = convert(file, path, trainer)
+    rows = [(key.key, f"{key.fate}: {key.note}") for key in written.keys]
+    if written.nproc is not None:
+        rows.append(("start with", f"rtool finetune {written.path} --nproc {written.nproc}"))
+    values = {
+        "config": written.path,
+        "left_out": written.left_out,
+        "nproc": written.nproc,
+        "keys": [vars(key) for key in written.keys],
+    }
+    output.emit(values, rows, artefact=written.path)
 
 
 def _processes(text: str) -> int | Literal["auto"]:

@@ -295,7 +295,7 @@ def test_what_cannot_be_trained_is_refused_with_the_way_out(config, override, er
 
 
 def test_an_epoch_whose_evaluation_fails_is_kept(config, monkeypatch):
-    def fail(self):
+    def fail(self, sets):
         raise MemoryError
 
     monkeypatch.setattr(Trainer, "_measure", fail)
