@@ -1,7 +1,7 @@
 """Configurations of arcface_torch (`configs/ms1mv3_r50.py`), with what its `train_v2.py` does without a key.
 
-Its defaults are those of `configs/base.py`, which it merges below every configuration; a `base.py` beside the file is read
-in their place.
+Its defaults are those of `configs/base.py`, which it merges below every configuration; a `base.py` beside the file is
+read in their place.
 """
 
 from __future__ import annotations
@@ -173,7 +173,8 @@ def _schedule(s: ForeignSettings) -> dict[str, Any]:
 
 def _output(s: ForeignSettings, path: Path) -> dict[str, Any]:
     written = s.text("output", into="output and name", default=f"work_dirs/{path.stem}")
-    s.leave_out_all({"output": ""} if s.given("output") and written == f"work_dirs/{path.stem}" else {})
+    if s.given("output") and written == f"work_dirs/{path.stem}":
+        s.approximate("output", f"output work_dirs and name {path.stem}, as there where nothing is named")
     folder = Path(written)
     name = re.sub(r"[^\w.-]", "_", folder.name).lstrip(".-") or "arcface_torch"
     return {"output": str(folder.parent), "name": name}

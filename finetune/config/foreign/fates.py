@@ -1,4 +1,4 @@
-"""Settings of another trainer by flat name, and what becomes of each: converted, approximated or left out, with a reason.
+"""Settings of another trainer by flat name, and what becomes of each: converted, approximated or left out, and why.
 
 A key that no reader asks for is left out as unknown, so nothing is lost in silence.
 """
@@ -101,6 +101,9 @@ class ForeignSettings:
         value = self.get(*names, into=into, default=default)
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             self.refuse(self._name(names) or names[0], "true or false")
+        name = self._name(names)
+        if name is not None and not value:
+            self._note(name, "converted", f"off; where it is true: {into}")
         return bool(value)
 
     def text(self, *names: str, into: str, default: str) -> str:
@@ -131,7 +134,7 @@ class ForeignSettings:
         for name, why in reasons.items():
             if name in self._values:
                 off = self._values[name] in (None, "", False, 0, [], ())
-                self.leave_out(name, "off there, and so here" if off else why)
+                self.leave_out(name, "off or empty there, and so here" if off else why)
 
     def built_in(self, what: str, fate: Fate, why: str) -> None:
         """Say what becomes of something that the other trainer does without a key."""

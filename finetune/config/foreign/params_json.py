@@ -2,8 +2,8 @@
 
 Their keys lie flat or in sections (`lr.base_lr` or `base_lr`, `tri_loss_params.margin` or `tri_loss_margin`); both are
 read. A triplet margin alone means the triplet loss, and `tri_loss_lambda_cls` joins the classification to it. Two
-faults of theirs are not copied: `fine_tune` froze weights but left BatchNorm in training mode, and average precision was
-a trapezoid.
+faults of theirs are not copied: `fine_tune` froze weights but left BatchNorm in training mode, and average precision
+was a trapezoid.
 
 Their networks are a pretrained stem and fresh layers above it (embedding, classifiers): `fine_tune` freezes the stem
 alone, and `fc_lr` is the rate of all that is fresh. They apply weight decay to every parameter.
@@ -48,7 +48,7 @@ _NO_COUNTERPART = {
     "model_feature_mask": "masks of features have no counterpart",
     "model_feature_gobal_dim": "pcb has no global branch",
     "focal_loss": "there is no focal loss",
-    "imagenet_pretrain": "rtool fetches no weights: set model.weights=FILE, with model.weights_may_lack=[fc*]",
+    "imagenet_pretrain": "rtool fetches no weights: set model.weights=FILE, and model.weights_may_lack for its classifier",
     "asoftmax_step": "the margin does not grow over the first steps",
     "asoftmax_unlabel_fold": "unlabelled images are not trained on",
     "asoftmax_unlabel_update": "unlabelled images are not trained on",
@@ -291,7 +291,7 @@ def _decays(s: ForeignSettings, gamma: float) -> int:
     """How often the rate falls by `gamma` until it is next to nothing."""
     if not 0 < gamma < 1:
         s.refuse("decay_gamma", "a factor between 0 and 1")
-    return min(1000, math.ceil(math.log(_SMALLEST_RATE) / math.log(gamma)))
+    return min(1000, math.ceil(math.log(_SMALLEST_RATE) / math.log(gamma) - 1e-9))
 
 
 def _evaluation(s: ForeignSettings) -> dict[str, Any] | None:

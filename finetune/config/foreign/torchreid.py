@@ -1,7 +1,7 @@
 """torchreid (deep-person-reid): the arguments of `scripts/main.py`, as a command or as the YAML that it merges.
 
-Options of its earlier `argparse` trainer (`--arch`, `--stepsize`) are read as the keys they became. A configuration file
-that a command names is read below the command's own settings.
+Options of its earlier `argparse` trainer (`--arch`, `--stepsize`) are read as the keys they became. A configuration
+file that a command names is read below the command's own settings.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _FOLDERS = {
 _NETWORKS = {"osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "resnet50"}
 _OPTIMIZERS = ("sgd", "adam", "amsgrad", "rmsprop")
 _NO_COUNTERPART = {
-    "model.pretrained": "rtool fetches no weights: set model.weights=FILE, with model.weights_may_lack=[classifier*]",
+    "model.pretrained": "rtool fetches no weights: set model.weights=FILE, and model.weights_may_lack for its classifier",
     "model.resume": "rtool finetune --resume auto continues a run of rtool, not one of torchreid",
     "data.split_id": "a data set has the split that its files have",
     "data.combineall": "queries and gallery are never trained on",
