@@ -179,7 +179,8 @@ def to_grey(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:  # no
 
 def add_noise(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
     """Add Gaussian noise to each value, of one standard deviation from 0 to 20 for the image."""
-    return _quantise(image + rng.normal(0, rng.uniform(0, 20), image.shape).astype(np.float32))
+    noise = rng.normal(0, rng.uniform(0, 20), image.shape).astype(np.float32)
+    return _quantise(image.astype(np.float32) + noise)
 
 
 def erase(image: Pixels, colour: Pixels, rng: np.random.Generator, *, attempts: int = 10) -> Pixels:

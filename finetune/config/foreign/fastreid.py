@@ -1,4 +1,4 @@
-"""Configurations of fast-reid: YAML over `_BASE_` files, with its defaults; both its namings of augmentation are read."""
+"""Configurations of fast-reid: YAML over `_BASE_` files, with its defaults; augmentation in both of its namings."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ NO_COUNTERPART = {
     "MODEL.OPEN_LAYERS": "set model.freeze, by patterns of the names that stay frozen",
     "MODEL.FREEZE_LAYERS": "set model.freeze, by patterns of parameter names",
     "SOLVER.FREEZE_ITERS": "set model.freeze, {PATTERN: EPOCH}",
-    "MODEL.BACKBONE.PRETRAIN": "rtool fetches no weights: set model.weights=FILE, and model.weights_may_lack for its classifier",
+    "MODEL.BACKBONE.PRETRAIN": "rtool fetches no weights: set model.weights=FILE and model.weights_may_lack",
     "MODEL.LOSSES.CE.ALPHA": "adaptive label smoothing has no counterpart; smoothing is one number",
     "MODEL.LOSSES.TRI.USE_COSINE_DIST": "the triplet has Euclidean distances, normalised ones by normalise",
     "MODEL.LOSSES.FL.ALPHA": "there is no focal loss",

@@ -48,7 +48,7 @@ _NO_COUNTERPART = {
     "model_feature_mask": "masks of features have no counterpart",
     "model_feature_gobal_dim": "pcb has no global branch",
     "focal_loss": "there is no focal loss",
-    "imagenet_pretrain": "rtool fetches no weights: set model.weights=FILE, and model.weights_may_lack for its classifier",
+    "imagenet_pretrain": "rtool fetches no weights: set model.weights=FILE and model.weights_may_lack",
     "asoftmax_step": "the margin does not grow over the first steps",
     "asoftmax_unlabel_fold": "unlabelled images are not trained on",
     "asoftmax_unlabel_update": "unlabelled images are not trained on",

@@ -73,7 +73,7 @@ _FOLDERS = {
 _NETWORKS = {"osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "resnet50"}
 _OPTIMIZERS = ("sgd", "adam", "amsgrad", "rmsprop")
 _NO_COUNTERPART = {
-    "model.pretrained": "rtool fetches no weights: set model.weights=FILE, and model.weights_may_lack for its classifier",
+    "model.pretrained": "rtool fetches no weights: set model.weights=FILE and model.weights_may_lack",
     "model.resume": "rtool finetune --resume auto continues a run of rtool, not one of torchreid",
     "data.split_id": "a data set has the split that its files have",
     "data.combineall": "queries and gallery are never trained on",
@@ -253,7 +253,7 @@ def _data(s: ForeignSettings) -> dict[str, Any]:
 
 def _augment(s: ForeignSettings) -> dict[str, Any]:
     names = s.texts("data.transforms", into="augment") or ["random_flip"]
-    shares = {
+    shares: dict[str, dict[str, Any]] = {
         "random_flip": {"flip": 0.5},
         "random_crop": {"pad_crop": 8},
         "random_patch": {"random_patch": 0.5},

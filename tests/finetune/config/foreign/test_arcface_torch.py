@@ -123,7 +123,7 @@ def test_code_is_left_out_by_line_and_never_run(tmp_path):
     config, fates = convert(write(tmp_path / "x.py", {"lr": 0.3}, tail=tail))
     assert config.epochs == 20
     assert fates["num_epoch"] == ("left out", "code in line 9, which is not run; set the field that it would have set")
-    assert fates["lr_func"][1].startswith("code in line 6")
+    assert fates["lr_func"][1].startswith("code in line 8")
 
 
 @pytest.mark.parametrize(

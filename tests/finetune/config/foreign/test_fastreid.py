@@ -144,7 +144,7 @@ def test_every_known_key_has_its_fate_with_a_reason(tmp_path):
 def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(InputError, match=r"base\.yml: no such file"):
         convert(tmp_path, TOP)
-    with pytest.raises(ConfigError, match="'SOLVER.OPT': expected one of adam"):
+    with pytest.raises(ConfigError, match=r"'SOLVER\.OPT': expected one of adam"):
         convert(tmp_path, "SOLVER: {OPT: Ranger}")
     with pytest.raises(ConfigError, match="over 10 _BASE_ files"):
         convert(tmp_path, "_BASE_: x.yml")
