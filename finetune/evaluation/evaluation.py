@@ -198,10 +198,8 @@ def evaluate(
         flip, batch: Whether to add the embedding of the mirror image; images per batch.
         output, device: Number of the output that is the embedding, from 0; "cpu" or "cuda:N".
         preprocessing, size: Normalisation, height and width in pixels, for models that do not state them.
-        rerank, distance: Whether to re-rank the gallery; whether retrieval ranks by the cosine, or by the Euclidean
-            distance of embeddings as they are.
-        roc: A CSV file for the ROC of a verification.
-        weights: A state_dict file to load over the model's own weights.
+        rerank, distance: How the gallery is ranked, see `Ranking`.
+        roc, weights: A CSV file for the ROC of a verification; a state_dict file to load over the model's own weights.
         report: Called with a line about each thing left out of the data set, and about `weights`.
 
     Raises:
@@ -221,8 +219,7 @@ def evaluate(
         reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
     )
     if report is not None:
-        report(f"{dataset.name}: {dataset}")
-        for note in (*(f"{dataset.name}: {note}" for note in dataset.notes), *model.notes):
+        for note in (*(f"{dataset.name}: {note}" for note in (dataset, *dataset.notes)), *model.notes):
             report(note)
     return evaluate_embeddings(
         model.embed,

@@ -83,10 +83,8 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     if config.model.restore_bn:
         check_restorable(network)
     train, held_out = open_training_data(config)
-    plans, metric = {}, None
-    if config.evaluation is not None:
-        plans = plan_sets(config.evaluation, held_out)
-        metric = choose_metric(plans, config.evaluation.metric)
+    evaluation = config.evaluation
+    plans = {} if evaluation is None else plan_sets(evaluation, held_out)
     identities = train.identity_count
     heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
@@ -109,7 +107,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         held_out_images=sum(len(dataset) for dataset in held_out.values()),
         held_out_identities=sum(dataset.identity_count for dataset in held_out.values()),
         protocol=", ".join(dict.fromkeys(plan.protocol for plan in plans.values())) or None,
-        metric=metric,
+        metric=None if evaluation is None else choose_metric(plans, evaluation.metric),
         batch=config.data.batch,
         processes=processes,
         steps_per_epoch=len(batches) // config.optimizer.accumulate,
