@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.bundles.reference import open_runner
+from ..converters.preprocessing.decision import PreprocessingDecision, PreprocessingUnknownError, decide_preprocessing
+from ..converters.preprocessing.evidence import PreprocessingEvidence
+from ..converters.preprocessing.requests import read_request
 from ..converters.records.preprocessing import Preprocessing
 from ..converters.records.record import TensorSpec
 from ..converters.runtime.double_precision import exact_outputs
@@ -56,6 +59,7 @@ def parity(
     *,
     batch: int = 2,
     data: str | None = None,
+    preprocessing: str | Preprocessing | None = None,
     max_rel: float | Literal["auto"] | None = "auto",
     min_cosine: float | None = None,
     seed: int = 0,
@@ -65,13 +69,13 @@ def parity(
 ) -> ParityReport:
     """Run two model references on the same inputs and compare their outputs.
 
-    The inputs are seeded random numbers, or the first `batch` images of the data set `data`, preprocessed as for the
-    reference model. A fixed batch replaces `batch`. The reference runs on the CPU, the candidate on `device`,
-    with the state_dict in the file `weights` where that is given. The
-    relative error is the largest absolute difference divided by the largest absolute value of the reference's outputs;
-    the cosine is the smallest one over the output rows [N, ...]. Both are computed in float64. Outputs that differ by
-    more than `max_rel` are judged by the models in float64, see `converters.runtime.judging`. On the CPU, a valid ONNX
-    file that ONNX Runtime refuses is computed by onnx.reference.
+    The inputs are seeded random numbers, or the first `batch` images of the data set `data`, prepared for each model as
+    it states or its graph shows, or as `preprocessing` says. A fixed batch replaces `batch`. The reference runs on the
+    CPU, the candidate on `device`, with the state_dict in the file `weights` where that is given. The relative error is
+    the largest absolute difference divided by the largest absolute value of the reference's outputs; the cosine is the
+    smallest one over the output rows [N, ...]. Both are computed in float64. Outputs that differ by more than `max_rel`
+    are judged by the models in float64, see `converters.runtime.judging`. On the CPU, a valid ONNX file that ONNX
+    Runtime refuses is computed by onnx.reference.
 
     By default `max_rel` is 1e-5, or what the rounding of a 16-bit ONNX file allows (`half_bound`), and none where
     `min_cosine` is given. Open sizes are those of `closed_sizes`; `probes` replace random inputs by name.
@@ -87,14 +91,16 @@ def parity(
         (2, True, 0.0)
     """
     check_gates("bench parity", None if max_rel == "auto" else max_rel, min_cosine)
+    if read_request(preprocessing) is not None and not data:
+        raise InputError(f"--preprocessing {preprocessing}: is how images are prepared; give images with --data")
     runners = _open(reference, "cpu"), _open(candidate, device, weights)
     if max_rel == "auto":
         max_rel = None if min_cosine is not None else max(_FLOAT32, *(_rounding(runner) for runner in runners))
     batch = common_batch(runners, batch)
     if data:
-        first, second = _images(runners, (reference, candidate), data, batch)
+        first, second, described = _images(runners, (reference, candidate), data, batch, preprocessing)
         return compare_runners(
-            *runners, first, candidate_inputs=second, described=data, max_rel=max_rel, min_cosine=min_cosine
+            *runners, first, candidate_inputs=second, described=described, max_rel=max_rel, min_cosine=min_cosine
         )
     specs = runners[0].inputs or runners[1].inputs
     if not specs:
@@ -208,34 +214,80 @@ def _as_inputs_of(runner: Runner, inputs: Arrays, named: Sequence[TensorSpec]) -
 
 
 def _images(
-    runners: Sequence[Runner], references: Sequence[str | Path], data: str, batch: int
-) -> tuple[Arrays, Arrays]:
-    """The same images in the form that each of the two models accepts: normalised, or pixels if it normalises them."""
+    runners: Sequence[Runner],
+    references: Sequence[str | Path],
+    data: str,
+    batch: int,
+    request: str | Preprocessing | None,
+) -> tuple[Arrays, Arrays, str]:
+    """The same images in the form that each of the two models accepts, and how they were prepared, in words."""
     from ..finetune.data import first_images, open_dataset
 
-    preprocessing = _preprocessing(runners, references)
+    first, second = _decisions(runners, references, request)
     images = first_images(open_dataset(data), batch)
     if not images or (len(images) < batch and any(runner.batch is not None for runner in runners)):
         raise InputError(
             f"{data}: {len(images)} readable images, and the models have a fixed batch of {batch}; give more"
         )
-    pixels = np.stack([preprocessing.resize(image) for image in images])
-    normalised = preprocessing.normalise(pixels)
-    first, second = (
-        (pixels if runner.inputs and runner.inputs[0].dtype == "uint8" else normalised,) for runner in runners
+    arrays = tuple(
+        (_accepted(runner, decision.preprocessing(images)),)
+        for runner, decision in zip(runners, (first, second), strict=True)
     )
-    return first, second
+    same = first.preprocessing == second.preprocessing
+    described = str(first) if same else f"{first}; the candidate's: {second}"
+    return arrays[0], arrays[1], f"{data}, {described}"
 
 
-def _preprocessing(runners: Sequence[Runner], references: Sequence[str | Path]) -> Preprocessing:
-    """The preprocessing of the first model that states or suggests one; files first, as served models state none."""
-    from ..finetune.evaluation.embedders import open_embedder
+def _accepted(runner: Runner, images: NDArray[np.float32]) -> NDArray[np.generic]:
+    takes_bytes = bool(runner.inputs) and runner.inputs[0].dtype == "uint8"
+    return images.astype(np.uint8) if takes_bytes else images
 
-    local = [reference for reference in references if not str(reference).startswith("triton://")]
-    refusals: list[InputError] = []
-    for source in (*local, *runners):
+
+def _decisions(
+    runners: Sequence[Runner], references: Sequence[str | Path], request: str | Preprocessing | None
+) -> tuple[PreprocessingDecision, PreprocessingDecision]:
+    """How images are prepared for each model: as it states or its graph shows, else as for the other one.
+
+    Raises:
+        InputError: neither model tells it, and nothing was given.
+    """
+    from ..finetune.evaluation.embedders import evidence_of
+
+    shown = [evidence_of(reference, runner) for reference, runner in zip(references, runners, strict=True)]
+    found: list[PreprocessingDecision | None] = []
+    refusals: list[PreprocessingUnknownError] = []
+    for evidence in shown:
+        in_graph = evidence.takes_bytes or evidence.scaling is not None
         try:
-            return open_embedder(source).preprocessing
-        except InputError as error:
+            found.append(decide_preprocessing(evidence, None if in_graph else request))
+        except PreprocessingUnknownError as error:
+            found.append(None)
             refusals.append(error)
-    raise refusals[0]
+    chosen = [_beside(found[own], found[1 - own], shown[own], shown[1 - own]) for own in (0, 1)]
+    if chosen[0] is None or chosen[1] is None:
+        raise refusals[0]
+    return chosen[0], chosen[1]
+
+
+def _beside(
+    own: PreprocessingDecision | None,
+    other: PreprocessingDecision | None,
+    evidence: PreprocessingEvidence,
+    others: PreprocessingEvidence,
+) -> PreprocessingDecision | None:
+    """The preprocessing of one of two models; what is unknown, or only a guess, follows what the other one tells."""
+    if own is not None and own.kind == "graph" and other is not None:
+        # A graph that takes pixels does not say how they were resized.
+        made = replace(own.preprocessing, interpolation=other.preprocessing.interpolation)
+        return replace(own, preprocessing=made)
+    guessed = own is None or own.kind in ("architecture", "size")
+    if not guessed or other is None or (own is not None and other.kind in ("architecture", "size")):
+        return own
+    made = replace(other.preprocessing, layout=evidence.layout or "nchw")
+    if other.kind == "graph":
+        if others.scaling is None:
+            return own
+        unit = 255 / others.scaling.range
+        mean, std = (tuple(unit * value for value in values) for values in (others.scaling.mean, others.scaling.std))
+        made = replace(made, mean=mean, std=std)
+    return replace(other, preprocessing=made, reason=f"as for the other model: {other.reason}")

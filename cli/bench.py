@@ -9,6 +9,7 @@ import click
 
 from ..errors import GateError, InputError
 from .output import Output, examples, output_options, to_plain
+from .preprocessing import preprocessing_option
 from .probes import probe_option, read_probes
 
 __all__ = ["bench"]
@@ -37,6 +38,7 @@ def bench() -> None:
 )
 @click.option("--min-cosine", type=float, help="Smallest cosine similarity allowed per output row.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) into CANDIDATE first.")
+@preprocessing_option
 @click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
 @click.option("--device", default="cpu", show_default=True, help="Device of CANDIDATE: cpu, cuda or cuda:N.")
 @probe_option
@@ -47,6 +49,7 @@ def parity_command(
     candidate: str,
     batch: int,
     data: str | None,
+    preprocessing: str,
     max_rel: float | None,
     min_cosine: float | None,
     weights: Path | None,
@@ -65,6 +68,7 @@ def parity_command(
         candidate,
         batch=batch,
         data=data,
+        preprocessing=preprocessing,
         max_rel="auto" if max_rel is None else max_rel,
         min_cosine=min_cosine,
         seed=seed,

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..converters.records.json_text import parse_json
 from ..errors import InputError
 from .output import Output, examples, output_options
+from .preprocessing import preprocessing_option, shown_preprocessing
 from .probes import probe_option, read_probes
 
 if TYPE_CHECKING:
     from ..converters.batchnorm.restore import RestoreReport
     from ..converters.bundles.onnx_to_bundle import OnnxToTorchResult
-    from ..converters.records.preprocessing import Preprocessing
     from ..converters.weights.weight_match import WeightMatch
 
-__all__ = ["onnx2torch_command", "ops_command", "read_batch", "read_preprocessing", "weight_rows", "weight_tables"]
+__all__ = ["onnx2torch_command", "ops_command", "read_batch", "weight_rows", "weight_tables"]
 
 
 @click.command(
@@ -41,7 +40,7 @@ __all__ = ["onnx2torch_command", "ops_command", "read_batch", "read_preprocessin
     show_default=True,
     help="How many of them to use.",
 )
-@click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the file's, else guessed]")
+@preprocessing_option
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
@@ -104,7 +103,7 @@ def onnx2torch_command(
                 allow_partial=allow_partial,
                 freeze=freeze,
                 learned=learned,
-                preprocessing=read_preprocessing(preprocessing),
+                preprocessing=preprocessing,
                 batch=read_batch(batch),
                 tolerance=tolerance,
                 probes=read_probes(probe),
@@ -159,26 +158,6 @@ def _emit_rounding(output: Output, operator: str | None) -> None:
     output.emit(result, rows, tables=[table])
 
 
-def read_preprocessing(text: str | None) -> Preprocessing | None:
-    """What `--preprocessing` names: imagenet, arcface or a JSON file; None where it was not given."""
-    if text is None:
-        return None
-    from ..converters.records.preprocessing import Preprocessing
-    from ..converters.records.preprocessing_guess import PREPROCESSINGS
-    from ..errors import nearest
-
-    if text in PREPROCESSINGS:
-        return PREPROCESSINGS[text]
-    if not Path(text).is_file():
-        raise InputError(f"--preprocessing {text}: no such file and no known name; {nearest(text, PREPROCESSINGS)}")
-    try:
-        return Preprocessing.from_dict(parse_json(Path(text).read_text(encoding="utf-8")))
-    except InputError as error:
-        raise InputError(f"{text}: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{text}: expected a preprocessing as JSON ({error})") from error
-
-
 def read_batch(text: str | None) -> Any:
     """What `--batch` says: a number, "dynamic", or None where it was not given."""
     if text is None or text == "dynamic":
@@ -189,6 +168,8 @@ def read_batch(text: str | None) -> Any:
 
 
 def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
+    from ..converters.records.batch_proof import describe_batch
+
     rows: list[tuple[str, Any]] = [
         ("source", result.source),
         ("parameters", f"{result.parameters:,} ({result.trainable:,} trainable)"),
@@ -216,13 +197,16 @@ def _conversion_rows(result: OnnxToTorchResult) -> list[tuple[str, Any]]:
     if result.open_sizes:
         rows.append(("open sizes", f"measured at {result.open_sizes}"))
     if result.batch is not None:
-        advice = "--batch dynamic makes it dynamic, where that can be verified"
+        advice = result.batch_note or "--batch dynamic makes it dynamic, where that can be verified"
         rows.append(("batch", f"the model supports batches of {result.batch} only; {advice}"))
+    else:
+        rows.append(("batch", describe_batch("dynamic", result.batch_proof)))
+        rows += [("note", result.batch_note)] if result.batch_note else []
     if result.restored is not None:
         rows += _restored_rows(result.restored)
     if result.weights is not None:
         rows += weight_rows(result.weights)
-    rows.append(("preprocessing", result.preprocessing_origin or "unknown; state it with --preprocessing"))
+    rows.append(("preprocessing", shown_preprocessing(result.preprocessing, result.preprocessing_origin)))
     return rows
 
 

@@ -11,6 +11,7 @@ import click
 
 from ..errors import InputError, PlatformError
 from .output import Output, examples, output_options
+from .preprocessing import preprocessing_option
 
 if TYPE_CHECKING:
     from ..serving.repository.deployed import DeployResult
@@ -81,6 +82,7 @@ class _Batch(click.ParamType[Any]):
     is_flag=True,
     help="Also publish the stack traces and file paths that exporters left in the file.",
 )
+@preprocessing_option
 @click.option(
     "--packer-for",
     metavar="TARGET",
@@ -137,6 +139,7 @@ def deploy_command(
         url=url,
         keep=options["keep"],
         keep_metadata=options["keep_metadata"],
+        preprocessing=options["preprocessing"],
     )
     _report(result, output)
 
@@ -149,6 +152,7 @@ def _report(result: DeployResult, output: Output) -> None:
         ("batch", result.batch if result.batch is not None else "dynamic"),
         ("device", result.device),
         ("sha256", result.sha256[:16]),
+        *([("preprocessing", result.preprocessing)] if result.preprocessing else []),
         *(("note", note) for note in result.notes),
     ]
     output.emit(result, rows, artefact=result.path)

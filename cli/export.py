@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .convert import read_batch, read_preprocessing, weight_rows
+from .convert import read_batch, weight_rows
 from .output import Output, examples, output_options
+from .preprocessing import preprocessing_option, shown_preprocessing
 from .probes import probe_option, read_probes
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ _LISTED = 3
     type=click.Path(path_type=Path),
     help="Nodes that stay in float32: an earlier export's manifest, or a JSON list of names.",
 )
-@click.option("--preprocessing", help="imagenet, arcface or a JSON file. [default: the model's, else guessed]")
+@preprocessing_option
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
 )
@@ -118,12 +119,11 @@ def export_command(
     from ..converters import export
     from ..converters.exporting.reduced_precision import read_float32_nodes
 
-    chosen = read_preprocessing(preprocessing)
     result = export(
         model,
         target_file,
         batch=read_batch(batch),
-        preprocessing=chosen,
+        preprocessing=preprocessing,
         inputs=_reader(calibrate, calibration_images) if calibrate else None,
         probes=read_probes(probe),
         keep_float32=read_float32_nodes(keep_file) if keep_file else (),
@@ -149,6 +149,8 @@ def _reader(spec: str, limit: int) -> Callable[[Preprocessing], Any]:
 
 
 def _rows(result: ExportResult) -> list[tuple[str, Any]]:
+    from ..converters.records.batch_proof import describe_batch
+
     rows: list[tuple[str, Any]] = [("model", result.model), ("size", f"{result.size_bytes / 1e6:.2f} MB")]
     rows += weight_rows(result.weights) if result.weights is not None else []
     if result.nodes is not None:
@@ -157,11 +159,24 @@ def _rows(result: ExportResult) -> list[tuple[str, Any]]:
         rows.append(("precision", result.upcast))
     if "open_sizes" in result.measured_on:
         rows.append(("open sizes", f"measured at {result.measured_on['open_sizes']}"))
+    if result.batch_proof is not None:
+        rows.append(("batch", describe_batch("dynamic", result.batch_proof)))
+    if result.batch_note:
+        rows.append(("note", result.batch_note))
     kept = result.kept_batchnorms
     rows += [("kept BatchNorm", f"{entry['batchnorm']}: {entry['reason']}") for entry in kept[:_LISTED]]
     if len(kept) > _LISTED:
         rows.append(("kept BatchNorm", f"and {len(kept) - _LISTED} more, see the manifest"))
+    rows.append(("preprocessing", _preprocessing(result)))
     return [*rows, ("sha256", result.sha256)]
+
+
+def _preprocessing(result: ExportResult) -> str:
+    from ..converters.records.preprocessing import Preprocessing
+
+    made = None if result.preprocessing is None else Preprocessing.from_dict(result.preprocessing)
+    embedded = made is None and result.preprocessing_origin.startswith("in the graph")
+    return result.preprocessing_origin if embedded else shown_preprocessing(made, result.preprocessing_origin)
 
 
 def _steps(result: ExportResult) -> Any:

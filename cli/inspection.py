@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .output import Output, examples, output_options
+from .preprocessing import shown_preprocessing
 
 if TYPE_CHECKING:
     from ..converters.inspection.inspection import Inspection
@@ -27,7 +28,11 @@ _LISTED = 5
 )
 @click.argument("model")
 @click.option("--weights", type=click.Path(path_type=Path), help="Try this state_dict (.pth, or FILE:KEY) on it.")
-@click.option("--verify", is_flag=True, help="Also convert it: finds what the file alone does not show.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Also convert and run it: finds what the file alone does not show, and proves an open batch.",
+)
 @output_options
 def inspect_command(output: Output, model: str, weights: Path | None, verify: bool) -> None:
     """Report what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""
@@ -45,8 +50,6 @@ def inspect_command(output: Output, model: str, weights: Path | None, verify: bo
 
 
 def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
-    from ..converters.records.preprocessing_guess import describe
-
     rows: list[tuple[str, Any]] = [
         ("file", f"{found.name} ({found.kind}, {found.size_bytes / 1e6:.2f} MB)"),
         ("sha256", found.sha256 or "-"),
@@ -73,7 +76,7 @@ def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:
     elif any(not isinstance(dim, int) for spec in found.inputs for dim in spec.shape[1:]):
         rows.append(("per image", "depends on the dynamic sizes of the input"))
     rows += _batchnorm_rows(found)
-    rows.append(("preprocessing", describe(found.preprocessing, found.preprocessing_origin)))
+    rows.append(("preprocessing", shown_preprocessing(found.preprocessing, found.preprocessing_origin)))
     rows.append(("architecture", found.architecture or "unknown"))
     if found.chain:
         rows.append(("history", " -> ".join(link.step for link in found.chain)))

@@ -9,6 +9,7 @@ import click
 
 from ..errors import InputError
 from .output import Output, examples, output_options
+from .preprocessing import preprocessing_option
 
 if TYPE_CHECKING:
     from ..finetune.config.config import FinetuneConfig
@@ -88,6 +89,7 @@ def finetune_command(
 
     from ..finetune.finetuning import finetune
     from ..finetune.processes.launching import is_first_rank
+    from ..finetune.runs.gain import Gain
     from ..finetune.training.planning import plan_run
 
     if show_batch is not None:
@@ -112,6 +114,8 @@ def finetune_command(
         *((name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)),
         ("images/s", f"{result.images_per_second:.0f}"),
     ]
+    if result.gain is not None:
+        rows.append(("source -> best", str(Gain(**result.gain))))
     if not result.finished:
         rows.append(("stopped", f"by {result.stopped_by}, and saved; continue with --resume auto"))
     output.emit(result, rows, artefact=result.run_dir)
@@ -156,13 +160,7 @@ def finetune_command(
     help="Number of the output that is the embedding, from 0.",
 )
 @click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
-@click.option(
-    "--preprocessing",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "imagenet", "arcface"]),
-    help="Normalisation, for models that do not state it.",
-)
+@preprocessing_option
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
 )
@@ -180,7 +178,7 @@ def evaluate_command(
     batch: int,
     embedding: int,
     size: str | None,
-    preprocessing: Literal["auto", "imagenet", "arcface"],
+    preprocessing: str,
     weights: Path | None,
     device: str,
 ) -> None:
@@ -193,30 +191,37 @@ def evaluate_command(
     file (.csv or .jsonl manifest, .rec records, .bin verification pairs, .tar) or a generator such as
     synthetic-people:identities=60,seed=2,cameras=7.
     """
+    from ..finetune.evaluation.embedders import open_embedder
     from ..finetune.evaluation.evaluation import evaluate
 
-    result = evaluate(
+    embedder = open_embedder(
         model,
-        data,
-        protocol=protocol,
-        flip=not no_flip,
         batch=batch,
         output=embedding,
         device=device,
         preprocessing=preprocessing,
         size=_size(size),
+        weights=weights,
+    )
+    result = evaluate(
+        embedder,
+        data,
+        protocol=protocol,
+        flip=not no_flip,
+        batch=batch,
         rerank=rerank,
         distance=distance,
         roc=roc,
-        weights=weights,
         report=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
     )
     values = vars(result).items()
     rows = [(name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in values]
     main = "mAP" if result.protocol == "retrieval" else "accuracy"
+    made = embedder.decision
+    stated = {"preprocessing": made.preprocessing.to_dict(), "preprocessing_origin": made.reason}
     output.emit(
-        {"protocol": result.protocol, **vars(result)},
-        [("protocol", result.protocol), *rows],
+        {"protocol": result.protocol, **vars(result), **stated},
+        [("protocol", result.protocol), *rows, ("preprocessing", str(made))],
         artefact=roc,
         brief="" if roc else f"{result.protocol}: {main} {vars(result)[main]:.4f}",
     )
@@ -369,6 +374,7 @@ def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
         ("model", f"{plan.model}, {plan.parameters:,} parameters, heads {plan.head_parameters:,}"),
         *([("weights", str(plan.weights))] if plan.weights is not None else []),
         ("input", "x".join(map(str, plan.input)) + f" -> {plan.embedding}"),
+        ("preprocessing", plan.preprocessing),
         ("train", f"{plan.train_images} images of {plan.train_identities} identities"),
         ("held out", f"{plan.held_out_images} images of {plan.held_out_identities} identities"),
         (

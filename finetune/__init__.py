@@ -42,13 +42,22 @@ class _CallableRoom(ModuleType):
         *,
         nproc: int | Literal["auto"] = 1,
         resume: Literal["auto"] | str | Path | None = None,
+        resume_with: Sequence[str] = (),
         quiet: bool = False,
         progress: bool = True,
     ) -> FinetuneResult:
         """Train as `config` (with `key=value` overrides) says; arguments and errors as of `finetuning.finetune`."""
         from .finetuning import finetune
 
-        return finetune(config, overrides, nproc=nproc, resume=resume, quiet=quiet, progress=progress)
+        return finetune(
+            config,
+            overrides,
+            nproc=nproc,
+            resume=resume,
+            resume_with=resume_with,
+            quiet=quiet,
+            progress=progress,
+        )
 
 
 sys.modules[__name__].__class__ = _CallableRoom

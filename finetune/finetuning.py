@@ -32,6 +32,7 @@ from .processes.launching import (
     under_torchrun,
 )
 from .runs.disk_space import out_of_space_named
+from .runs.gain import gain_facts, measured_gain
 from .runs.progress_display import ProgressDisplay
 from .runs.resuming import last_checkpoint, opened_run
 from .runs.run_folder import RunFolder, read_metrics
@@ -66,6 +67,11 @@ class FinetuneResult:
     """The metric of the best checkpoint."""
     images_per_second: float
     """Of all processes, while training."""
+    source_metrics: dict[str, Any] | None = None
+    """The evaluation of the source model before the first step; None where `evaluation.first` is false."""
+    gain: dict[str, Any] | None = None
+    """`metric`, `before`, `after` and `difference`, of source model and best checkpoint; None where one of them was not
+    measured."""
     weights: dict[str, Any] | None = None
     """What `model.weights` loaded, as `WeightMatch`; None without it, and of a resumed run, which has a checkpoint."""
 
@@ -211,8 +217,13 @@ def _conclude(
         "best_metric": progress.best,
         "images_per_second": outcome.images_per_second or train.get("images_per_second", 0.0),
     }
-    folder.write_result(result | {"weights": None if network.weights is None else asdict(network.weights)})
-    write_run_report(folder.path, result, _sheet(folder, config, network, data))
+    records, metric = read_metrics(folder.path), outcome.metric or ""  # a run that measures nothing has none
+    facts = gain_facts(records, metric) | {"weights": None if network.weights is None else asdict(network.weights)}
+    folder.write_result(result | facts)
+    write_run_report(folder.path, result, metric, _sheet(folder, config, network, data))
+    gain = measured_gain(records, metric)
+    if gain is not None:
+        folder.log(f"source model -> best checkpoint: {gain}")
 
 
 def _sheet(folder: RunFolder, config: FinetuneConfig, network: Network, data: PreparedData) -> Image.Image | None:
@@ -240,6 +251,7 @@ def _describe(
     """Log what is about to be trained."""
     train, size = data.train.dataset, network.preprocessing
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
+    folder.log(f"preprocessing: {size} ({network.preprocessing_origin})")
     folder.log(f"train on {train.name}: {train}")
     for name, held in data.held_out.items():
         folder.log(f"evaluate on {f'{name}, ' if name else ''}{held.dataset.name}: {held.dataset}")

@@ -22,8 +22,8 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "converters": (
         ("records",),
         ("files", "operators"),
-        ("runtime", "zoo"),
-        ("passes",),
+        ("graphs", "runtime", "zoo"),
+        ("passes", "preprocessing"),
         ("precision", "lowering"),
         ("batchnorm",),
         ("weights",),
@@ -44,6 +44,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("elementwise", "layers", "tensors"),
     ),
+    "converters/passes": (("constants",), ("batching",)),
     "finetune": (
         ("config", "processes"),
         ("data",),

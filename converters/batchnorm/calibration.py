@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from ...errors import InputError, RtoolError
 from ..records.image_digest import row_digests
 from ..records.record import ConversionRecord, record_of
-from ..runtime.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.eval_mode import in_eval_mode
 from .affine import Layer, output_channels
 from .calibration_state import load_state, model_digest, save_state

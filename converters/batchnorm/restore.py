@@ -34,7 +34,7 @@ from ...errors import InputError
 from ..records.node_facts import facts_of
 from ..records.provenance import ChainLink
 from ..records.record import RestoredBatchNorm, record_of
-from ..runtime.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.eval_mode import in_eval_mode
 from .affine import Layer
 from .batchnorm_names import batchnorm_path

@@ -31,6 +31,7 @@ from ..batchnorm.restore import insert_batchnorms
 from ..files.folders import replace_folder
 from ..files.model_file import ModelFile, ModelSource, parse_model
 from ..lowering.conversion import onnx_to_torch
+from ..records.batch_proof import BatchProof, bundle_entry
 from ..records.json_text import parse_json
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_bundle
@@ -86,6 +87,7 @@ def save_bundle(
     architecture: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | None = None,
     provenance: Mapping[str, Any] | None = None,
+    batch_proof: BatchProof | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write `module` as a bundle, atomically.
@@ -97,6 +99,7 @@ def save_bundle(
         architecture: for a model from the zoo `{"name": ..., "options": {...}}`.
         preprocessing: stored with the model; default is the record's.
         provenance: JSON data on how this model was made.
+        batch_proof: recorded with the digests of the graph and the weights, for which alone it holds.
         overwrite: replace a bundle, but never anything else, that is already there.
 
     Raises:
@@ -128,6 +131,8 @@ def save_bundle(
             (folder / _GRAPH).write_bytes(stripped.SerializeToString())
         save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
         (folder / _SOURCE).write_text(generate_source(module), encoding="utf-8")
+        if batch_proof is not None:
+            info["batch_proof"] = bundle_entry(folder, batch_proof)
         (folder / _INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     return Path(path)
 

@@ -47,8 +47,9 @@ class ConversionOptions:
     learned: Sequence[str] = ()
     """Names in the file, or patterns such as "*.alpha", of single numbers that train although the file does not show
     that they were parameters. An exponent, a bound, a threshold or an epsilon is refused."""
-    preprocessing: Preprocessing | None = None
-    """Stored with the model; by default what the file states or its input shape suggests."""
+    preprocessing: Preprocessing | str | None = None
+    """Stored with the model: a preprocessing, or what `--preprocessing` takes; by default it is decided, see
+    `preprocessing.decision`."""
     batch: Batch | None = None
     """"dynamic" or a number: rewrite the graph to this batch first, verified by `set_batch`; the bundle holds the
     rewritten graph. By default the file's."""
@@ -77,7 +78,7 @@ class ConversionKeywords(TypedDict, total=False):
     allow_partial: bool
     freeze: Sequence[str]
     learned: Sequence[str]
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | str | None
     batch: Batch | None
     probes: Mapping[str, Probe]
     overwrite: bool

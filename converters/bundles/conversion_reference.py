@@ -11,27 +11,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import GateError
 from ..files.model_file import ModelFile
 from ..records.preprocessing import Preprocessing
-from ..records.record import TensorSpec
+from ..runtime.batches.batch_proof import BatchImages, batched
+from ..runtime.batches.file_batch import find_file_batch
 from ..runtime.double_precision import exact_outputs
 from ..runtime.judging import judge
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.probability_outputs import probability_outputs
-from ..runtime.probes.given_probes import Probe, with_probes
+from ..runtime.probes.given_probes import Probe
 from ..runtime.probes.open_sizes import closed_sizes
+from ..runtime.probes.probing import probe_inputs
 from ..runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
 from ..runtime.runners import OnnxRunner, TorchRunner
+from .open_batch import SettledBatch, settled
 
 __all__ = ["BatchParity", "Reference"]
-
-_SMALL = 3_000_000
-"""Parameters; a network up to this size, such as every OSNet, runs 16 images in at most a second on one core."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Reference:
     name: str
     runner: OnnxRunner | ReferenceRunner
     samples: tuple[_Sample, ...]
+    batch: SettledBatch
+    """The batch that the file is right at."""
     is_of_file: bool = True
     """Whether the outputs are those of the file; else those of a module with other weights."""
 
@@ -69,7 +70,7 @@ class Reference:
     def of(
         cls,
         file: ModelFile,
-        module: nn.Module,
+        tolerance: float,
         *,
         preprocessing: Preprocessing | None = None,
         probes: Mapping[str, Probe] | None = None,
@@ -79,24 +80,33 @@ class Reference:
         Open sizes are closed as `closed_sizes` does with `preprocessing`; `probes` replace random inputs by name.
 
         Raises:
-            InputError: neither ONNX Runtime nor onnx's reference evaluator can run it, or a probe does not fit.
+            InputError: neither ONNX Runtime nor onnx's reference evaluator can run it, a probe does not fit, or it
+                mixes the images of every batch.
         """
-        runner = open_onnx(file, name=file.name, exact=True)
-        is_small = sum(parameter.numel() for parameter in module.parameters()) <= _SMALL
-        batches = (runner.batch,) if runner.batch else (1, 2, 3, 16) if is_small else (1, 2, 3)
-        specs = closed_sizes(runner.inputs, preprocessing)
-        inputs = [
-            tuple(with_probes(runner.inputs, [_random(spec, batch) for spec in specs], probes or {}))
-            for batch in batches
-        ]
-        runner, outputs = run_onnx(runner, inputs)
-        samples = tuple(_Sample(*sample) for sample in zip(batches, inputs, outputs, strict=True))
-        return cls(file.name, runner, samples)
+        watched = _Watched(open_onnx(file, name=file.name, exact=True))
+        examples = probe_inputs(closed_sizes(watched.inputs, preprocessing), 1)
+        if watched.batch is not None:
+            watched.run(*BatchImages.of(watched.inputs, watched.batch, examples, probes=probes).arrays)
+            return cls(file.name, watched.runner, watched.kept(), SettledBatch(watched.batch))
+        finding = find_file_batch(file, watched, examples, tolerance=tolerance, probes=probes)
+        if not watched.samples:  # the file states its proof
+            images = BatchImages.of(watched.inputs, 3, examples, probes=probes)
+            for size in (1, 2, 3):
+                watched.run(*images.rows(range(size)))
+        batch = settled(file.name, finding)
+        if batch.batch is None and finding.proof is None:
+            watched.run(*BatchImages.of(watched.inputs, 1, examples, probes=probes).arrays)  # raises what it says
+        return cls(file.name, watched.runner, watched.kept(), batch)
 
     def following(self, module: nn.Module) -> Self:
         """A reference with the same inputs and the outputs of `module`, which has other weights than the file."""
         samples = (replace(sample, outputs=self._run(module, sample.inputs)) for sample in self.samples)
         return replace(self, samples=tuple(samples), is_of_file=False)
+
+    def ends(self) -> Self:
+        """The same with the smallest and the largest batch only: for a module that was compared at all of them."""
+        ordered = sorted(self.samples, key=lambda sample: sample.batch)
+        return replace(self, samples=(ordered[0], *ordered[1:][-1:]))
 
     def measure(self, module: nn.Module, tolerance: float, what: str) -> tuple[BatchParity, ...]:
         """Compare `module`, which has the record of the conversion, with the expected outputs.
@@ -150,10 +160,27 @@ class Reference:
         return [inputs[names.index(spec.name)] for spec in runner.inputs]
 
 
-def _random(spec: TensorSpec, batch: int) -> NDArray[Any]:
-    """Seeded input for one spec whose sizes are numbers, but for the batch."""
-    shape = [dim if isinstance(dim, int) else batch for dim in spec.shape]
-    generator = np.random.default_rng(0)
-    if spec.dtype.startswith("float"):
-        return generator.standard_normal(shape).astype(spec.dtype)
-    return generator.integers(0, 2, shape).astype(spec.dtype)
+class _Watched:
+    """A runner that keeps the first run of every batch as a sample.
+
+    Where ONNX Runtime loads a valid file and then cannot run it, onnx's reference evaluator takes its place.
+    """
+
+    def __init__(self, runner: OnnxRunner | ReferenceRunner) -> None:
+        self.name, self.inputs, self.outputs, self.batch = runner.name, runner.inputs, runner.outputs, runner.batch
+        self.samples: dict[int, _Sample] = {}
+        self.runner, self._cut = runner, batched(runner.inputs)
+
+    def run(self, *arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """As the runner."""
+        if self.samples:
+            outputs = self.runner.run(*arrays)
+        else:
+            self.runner, (outputs,) = run_onnx(self.runner, [arrays])
+        size = next((len(array) for array, cut in zip(arrays, self._cut, strict=True) if cut), 1)
+        self.samples.setdefault(size, _Sample(size, arrays, outputs))
+        return outputs
+
+    def kept(self) -> tuple[_Sample, ...]:
+        """The samples, one per batch."""
+        return tuple(self.samples.values())

@@ -20,20 +20,24 @@ from ..batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
 from ..files.folders import check_output
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
-from ..passes.batch import TOLERANCE, Batch, set_batch
+from ..operators.unfit_weights import nothing_to_train
+from ..passes.batch import Batch, set_batch
 from ..precision.upcast import half_type, upcast
+from ..preprocessing.decision import PreprocessingDecision, known_preprocessing
+from ..preprocessing.evidence import evidence_of_file
+from ..records.batch_proof import BatchProof
 from ..records.image_size import check_image_size
 from ..records.preprocessing import Preprocessing
-from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, to_json, tool_versions
 from ..records.record import require_record
-from ..records.unfit_weights import nothing_to_train
-from ..runtime.batch_by_numbers import fixed_batch_by_numbers
+from ..runtime.batches.batch_by_numbers import prove_other_batches
+from ..runtime.batches.batch_proof import TOLERANCE, find_batch, held_batches
+from ..runtime.batches.file_batch import sizes_to_prove
 from ..runtime.half_rounding import half_bound
 from ..runtime.probes.given_probes import with_probes
 from ..runtime.probes.open_sizes import closed_sizes, describe_open_sizes
 from ..runtime.probes.probing import probe_inputs
-from ..runtime.runners import OnnxRunner
+from ..runtime.runners import OnnxRunner, TorchRunner
 from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_state_dict_file
 from .bundle import is_bundle, save_bundle
@@ -41,6 +45,7 @@ from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
 from .conversion_reference import BatchParity, Reference
 from .loaded_weights import weights_link
+from .open_batch import settled
 
 __all__ = ["OnnxToTorchResult", "onnx2torch"]
 
@@ -59,8 +64,13 @@ class OnnxToTorchResult:
     the source now."""
     batch: int | None
     """The only batch the model supports; None when it supports any."""
+    batch_proof: BatchProof | None
+    """That any batch gives what its images give one by one; None where the batch is fixed."""
+    batch_note: str
+    """What is wrong with the open batch that the file declares; "" where nothing is."""
     preprocessing: Preprocessing | None
-    preprocessing_origin: str | None
+    preprocessing_origin: str
+    """Where it comes from, or why it is not known."""
     restored: RestoreReport | None
     weights: WeightMatch | None
     seconds: float
@@ -91,38 +101,39 @@ def onnx2torch(
         >>> str(result.output), result.parameters, max(entry.parity.max_rel for entry in result.parity) < 1e-5
         ('model.rtool', 112, True)
     """
-    start = time.perf_counter()
-    path, chosen = Path(model), ConversionOptions(**options)
+    start, path, chosen = time.perf_counter(), Path(model), ConversionOptions(**options)
     target = Path(output) if output is not None else Path(f"{path.stem}.rtool")
     file = _resolve(path, target, chosen)
     half = half_type(file.outline)
     file = file if half is None else upcast(file)
-    module = _convert(file, path, chosen)
-    record = require_record(module)
-    if half is not None:
-        record.chain = (*record.chain, half.link)
-    sized = chosen.preprocessing or record.preprocessing
-    reference = Reference.of(file, module, preprocessing=sized, probes=chosen.probes)
+    found = _decided(file, path, chosen)
+    sized = None if isinstance(found, str) else found.preprocessing
+    file, module, reference, note = _converted(file, path, chosen, sized)
     converted = reference.measure(module, chosen.tolerance, "converted")
-    batch = fixed_batch_by_numbers(module, reference.runner, chosen.tolerance)
-    found = _find_preprocessing(file, reference, module, chosen)
-    preprocessing = found.preprocessing if found is not None else None
-    restored = _restore(module, reference, file, preprocessing, chosen)
+    proof = reference.batch.proof or prove_other_batches(module, reference.runner, chosen.tolerance)
+    restored = _restore(module, reference, file, found, chosen)
     parity = (restored.parity or converted) if restored.weights is None else reference.difference(module)
-    restored.reference.measure(written_module(module), chosen.tolerance, "written as model.py")
-    record.preprocessing = preprocessing
-    record.chain = (*record.chain, _converted_link(converted, chosen.batch), *restored.links)
-    _save(module, file, target, chosen)
+    restored.reference.ends().measure(written_module(module), chosen.tolerance, "written as model.py")
+    record = require_record(module)
+    record.preprocessing = sized
+    links = (*([] if half is None else [half.link]), _converted_link(converted, chosen.batch), *restored.links)
+    record.chain = (*record.chain, *links)
+    if restored.weights is not None and proof is not None:  # the proof was of other weights
+        proof, note = _proved_again(module, file)
+    _save(module, file, target, chosen, proof)
+    numbers = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     return OnnxToTorchResult(
         output=target,
         source=record.source,
         sha256=record.sha256,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        trainable=sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
+        parameters=sum(count for count, _ in numbers),
+        trainable=sum(count for count, trains in numbers if trains),
         parity=parity,
-        batch=batch,
-        preprocessing=preprocessing,
-        preprocessing_origin=found.origin if found is not None else None,
+        batch=None if proof is not None else reference.runner.batch,
+        batch_proof=proof,
+        batch_note=note,
+        preprocessing=sized,
+        preprocessing_origin=found if isinstance(found, str) else found.reason,
         restored=restored.report,
         weights=_measured(restored.weights, parity),
         seconds=time.perf_counter() - start,
@@ -144,15 +155,43 @@ def _resolve(path: Path, target: Path, options: ConversionOptions) -> ModelFile:
             raise InputError(f"{file}: lies in {target}, which would be replaced; choose another output")
     if options.batch is None:
         return read
-    proto = read.proto()
+    return _rewritten(read, path, options.batch, options)
+
+
+def _rewritten(file: ModelFile, path: Path, batch: Batch, options: ConversionOptions) -> ModelFile:
+    """The file with another batch.
+
+    Raises:
+        InputError: it cannot be verified.
+    """
     try:
+        proto = file.proto()
         tolerance = max(TOLERANCE, half_bound(proto) or 0.0)
-        specs = closed_sizes(OnnxRunner(read).inputs, options.preprocessing)
+        found = _decided(file, path, options)
+        specs = closed_sizes(OnnxRunner(file).inputs, None if isinstance(found, str) else found.preprocessing)
         inputs = with_probes(specs, probe_inputs(specs, 1), options.probes)
-        rewritten = set_batch(proto, options.batch, inputs=inputs, tolerance=tolerance)
-        return ModelFile.in_memory(rewritten, read.source)
+        return ModelFile.in_memory(set_batch(proto, batch, inputs=inputs, tolerance=tolerance), file.source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _converted(
+    file: ModelFile, path: Path, options: ConversionOptions, sized: Preprocessing | None
+) -> tuple[ModelFile, fx.GraphModule, Reference, str]:
+    """The file at the batch that it is right at, its module, its outputs, and what is wrong with an open batch."""
+    module = _convert(file, path, options)
+    reference = Reference.of(file, options.tolerance, preprocessing=sized, probes=options.probes)
+    note = reference.batch.note
+    if reference.batch.batch is not None and reference.runner.batch is None:  # it mixes the images of other batches
+        file = _rewritten(file, path, reference.batch.batch, options)
+        module = _convert(file, path, options)
+        reference = Reference.of(file, options.tolerance, preprocessing=sized, probes=options.probes)
+    return file, module, reference, note
+
+
+def _decided(file: ModelFile, path: Path, options: ConversionOptions) -> PreprocessingDecision | str:
+    """The preprocessing, or why it is not known."""
+    return known_preprocessing(replace(evidence_of_file(file), label=str(path)), options.preprocessing)
 
 
 def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.GraphModule:
@@ -165,22 +204,23 @@ def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.Grap
     module = onnx_to_torch(file, freeze=options.freeze, learned=options.learned)
     if not any(True for _ in module.parameters()):
         raise nothing_to_train(str(path))
-    check_image_size(str(path), require_record(module).inputs, options.preprocessing)
+    if isinstance(options.preprocessing, Preprocessing):
+        check_image_size(str(path), require_record(module).inputs, options.preprocessing)
     _refuse_nan(module, path)
     return module
 
 
-def _find_preprocessing(
-    file: ModelFile, reference: Reference, module: fx.GraphModule, options: ConversionOptions
-) -> FoundPreprocessing | None:
-    """The given preprocessing, else the one that the file states, its graph contains, or its input suggests."""
-    if options.preprocessing is not None:
-        return FoundPreprocessing(options.preprocessing, "given")
-    found = find_preprocessing(reference.runner.inputs, file.metadata)
-    own = require_record(module).preprocessing
-    if own is not None and (found is None or found.is_guess):
-        return FoundPreprocessing(own, "the graph normalises raw pixels itself")
-    return found
+def _proved_again(module: fx.GraphModule, file: ModelFile) -> tuple[BatchProof | None, str]:
+    """The proof of a module whose weights are no longer those of `file`, and what is wrong where there is none.
+
+    Raises:
+        InputError: its images mix with these weights.
+    """
+    sizes = sizes_to_prove(sum(parameter.numel() for parameter in module.parameters()))
+    batch = settled(file.name, find_batch(TorchRunner(module), sizes=sizes, held=held_batches(file.outline)))
+    if batch.batch is not None:
+        raise InputError(f"{batch.note}, with the given weights; convert the file that they were trained in")
+    return batch.proof, batch.note
 
 
 @dataclass(frozen=True)
@@ -200,7 +240,7 @@ def _restore(
     module: fx.GraphModule,
     reference: Reference,
     file: ModelFile,
-    preprocessing: Preprocessing | None,
+    preprocessing: PreprocessingDecision | str,
     options: ConversionOptions,
 ) -> _Restored:
     """Load weights and restore BatchNorm, in place; unfused weights are loaded after BatchNorm was restored.
@@ -253,13 +293,13 @@ def _measured(match: WeightMatch | None, parity: tuple[BatchParity, ...]) -> Wei
 
 
 def _restore_batchnorm(
-    module: fx.GraphModule, path: Path, preprocessing: Preprocessing | None, options: ConversionOptions
+    module: fx.GraphModule, path: Path, preprocessing: PreprocessingDecision | str, options: ConversionOptions
 ) -> RestoreReport:
     images = options.calibrate
     if callable(images):
-        if preprocessing is None:
-            raise InputError(f"{path}: its preprocessing is neither stated nor to be guessed; give --preprocessing")
-        images = images(preprocessing)
+        if isinstance(preprocessing, str):
+            raise InputError(f"{path}: {preprocessing}")
+        images = images(preprocessing.preprocessing)
     assert images is not None
     state = None if options.calibration_state is None else Path(options.calibration_state)
     report = restore_batchnorm(module, images, state=state, progress=options.progress)
@@ -272,7 +312,9 @@ def _restore_batchnorm(
     return report
 
 
-def _save(module: fx.GraphModule, file: ModelFile, target: Path, options: ConversionOptions) -> None:
+def _save(
+    module: fx.GraphModule, file: ModelFile, target: Path, options: ConversionOptions, proof: BatchProof | None
+) -> None:
     """Write the bundle, complete or not at all.
 
     Raises:
@@ -288,6 +330,7 @@ def _save(module: fx.GraphModule, file: ModelFile, target: Path, options: Conver
             preprocessing=record.preprocessing,
             overwrite=options.overwrite,
             provenance=provenance,
+            batch_proof=proof,
         )
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -6,7 +6,7 @@ Nothing is unpickled: a `.pt` must be TorchScript, a `.pt2` an exported program.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,16 +22,24 @@ from ..files.model_bytes import TORCHSCRIPT_SUFFIXES, refuse_served
 from ..files.model_file import ModelFile
 from ..files.torch_archives.programs import load_program
 from ..files.torch_archives.scripts import load_script
+from ..graphs.graph_view import GraphView
 from ..lowering.conversion import onnx_to_torch
 from ..precision.upcast import half_type, upcast
+from ..preprocessing.evidence import (
+    PreprocessingEvidence,
+    evidence_of_file,
+    evidence_of_inputs,
+    evidence_of_view,
+    stated_in_metadata,
+)
 from ..records.interface import INTERFACE_KEY, interface_of
-from ..records.preprocessing import Preprocessing
-from ..records.preprocessing_guess import METADATA_KEY, find_preprocessing
+from ..records.preprocessing import METADATA_KEY, Preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, record_of, require_record
-from ..runtime.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
 from ..runtime.triton import TritonRunner
+from ..weights.stripping import fill_weights
 from ..weights.weight_match import WeightMatch
 from ..zoo.facts import nothing_named
 from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
@@ -45,6 +53,9 @@ Kind = Literal["onnx", "bundle", "torchscript", "exported", "zoo"]
 
 _METADATA = (METADATA_KEY, CHAIN_KEY, INTERFACE_KEY)
 """Keys of the metadata that `export` writes into torch files, to be read here."""
+
+_CHANNELS = 3
+"""Most channels of an image, so most numbers of a normalisation at the input."""
 
 _CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
 
@@ -60,6 +71,7 @@ class Model:
     name: str
     module: nn.Module
     preprocessing: Preprocessing | None
+    """The one that is stored with it; None where it states none, see `evidence`."""
     kind: Kind
     path: Path | None = None
     exported_inputs: tuple[TensorSpec, ...] = ()
@@ -101,6 +113,18 @@ class Model:
         if self.file is None:
             raise InputError(f"{self.name}: was not converted from ONNX, so it has no source graph")
         return stripped_graph(self.file.proto(), require_record(self.module))
+
+    def evidence(self) -> PreprocessingEvidence:
+        """What the model shows of the preprocessing it expects, for `decide_preprocessing`."""
+        if self.kind == "zoo":
+            return evidence_of_inputs(self.name, ()).stating(self.preprocessing, "of the architecture")
+        if self.bundle is not None and self.bundle.stripped is not None:
+            return _of_bundle(self.bundle, self.name).stating(self.preprocessing, "stored in the bundle")
+        if self.file is not None:
+            return replace(evidence_of_file(self.file), label=str(self.path))
+        where = "stored in the bundle" if self.kind == "bundle" else "stated in the file"
+        inputs = self.exported_inputs if self.kind in ("torchscript", "exported") else ()
+        return evidence_of_inputs(self.name, inputs).stating(self.preprocessing, where)
 
     @property
     def record(self) -> ConversionRecord | None:
@@ -191,12 +215,12 @@ def _open(reference: str | Path) -> Model:
         raise nothing_named(name)
     if path.suffix in TORCHSCRIPT_SUFFIXES:
         script, stated = load_script(path, _METADATA)
-        found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
+        found, chain = stated_in_metadata(str(path), stated), chain_of_metadata(stated)
         inputs, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))
         return Model(path.name, script.eval(), found, "torchscript", path, inputs, outputs, chain)
     if path.suffix == ".pt2":
         program, module, stated = load_program(path, _METADATA)
-        found, chain = _preprocessing(path, stated), chain_of_metadata(stated)
+        found, chain = stated_in_metadata(str(path), stated), chain_of_metadata(stated)
         named, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))
         inputs = _exported_inputs(program)
         if len(named) == len(inputs):
@@ -249,13 +273,13 @@ def _from_onnx(path: Path) -> Model:
     """The module of an ONNX file; a file in 16 bits is converted from its upcast, which the chain says."""
     file = ModelFile.read(path)
     half = half_type(file.outline)
-    stored, file = (None, file) if half is None else (file, upcast(file))
+    in_16_bits, file = (None, file) if half is None else (file, upcast(file))
     module = onnx_to_torch(file)
     record = require_record(module)
     if half is not None:
         record.chain = (*record.chain, half.link)
-    found = record.preprocessing
-    return Model(path.name, module, found, "onnx", path, chain=record.chain, file=file, stored=stored)
+    stated = stated_in_metadata(str(path), file.metadata)
+    return Model(path.name, module, stated, "onnx", path, chain=record.chain, file=file, stored=in_16_bits)
 
 
 def _from_folder(path: Path) -> Model:
@@ -269,6 +293,16 @@ def _from_folder(path: Path) -> Model:
     chain = chain_of_bundle(bundle.metadata)
     name = _name_of(checkpoint)
     return Model(name, bundle.module, bundle.preprocessing, "bundle", checkpoint, chain=chain, bundle=bundle)
+
+
+def _of_bundle(bundle: Bundle, name: str) -> PreprocessingEvidence:
+    """What the graph of a bundle shows, whatever its source stated; only weights of a few numbers are filled in."""
+    proto = onnx.ModelProto()
+    if bundle.stripped is not None and bundle.record is not None:
+        proto.CopyFrom(bundle.stripped)
+        weights = bundle.module.state_dict()
+        fill_weights(proto, bundle.record.parameters, weights, str(bundle.path), largest=_CHANNELS)
+    return evidence_of_view(GraphView.of(proto, name), name, {})
 
 
 def _name_of(bundle: Path) -> str:
@@ -286,14 +320,6 @@ def _name_of(bundle: Path) -> str:
 def _listing(path: Path) -> str:
     names: Sequence[str] = sorted(entry.name for entry in path.iterdir())
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
-
-
-def _preprocessing(path: Path, stated: Mapping[str, str]) -> Preprocessing | None:
-    try:
-        found = find_preprocessing((), stated)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return found.preprocessing if found is not None else None
 
 
 def _exported_inputs(program: ExportedProgram) -> tuple[TensorSpec, ...]:

@@ -18,9 +18,9 @@ import onnx
 from ..batchnorm.fold import FoldReport, KeptBatchNorm
 from ..files.atomic_file import write_together
 from ..precision.half import Float32Node
+from ..records.batch_proof import BatchProof
 from ..records.metadata import FOLDED_KEY
-from ..records.preprocessing import Preprocessing
-from ..records.preprocessing_guess import METADATA_KEY
+from ..records.preprocessing import METADATA_KEY, Preprocessing
 from ..records.provenance import CHAIN_KEY, ChainLink, to_json, tool_versions
 from ..records.record import ConversionRecord
 from ..weights.weight_match import WeightMatch
@@ -51,12 +51,18 @@ class ExportResult:
     float32_nodes: tuple[dict[str, str], ...]
     """Nodes that stay in float32 in a file of reduced precision, each with the reason."""
     preprocessing: dict[str, Any] | None
+    preprocessing_origin: str
+    """Where it comes from, or why it is not known."""
     versions: dict[str, str]
     opset: int | None
     ir_version: int | None
     nodes: int | None
     upcast: str | None = None
     """What a model that came in 16 bits was exported from; None where it came in float32, or is exported as stored."""
+    batch_proof: BatchProof | None = None
+    """That the file's open batch is its images one by one; None where its batch is fixed, or nothing could be run."""
+    batch_note: str = ""
+    """What is wrong with the open batch that the source or the file declares; "" where nothing is."""
     size_bytes: int = 0
     sha256: str = ""
     weights: WeightMatch | None = None
@@ -81,6 +87,9 @@ def describe_export(
     kept_batchnorms: tuple[KeptBatchNorm, ...],
     float32_nodes: tuple[Float32Node, ...],
     preprocessing: Preprocessing | None,
+    batch_proof: BatchProof | None,
+    batch_note: str,
+    preprocessing_origin: str,
 ) -> ExportResult:
     """Collect the result, and write it into the metadata of `model`, in place; `chain` ends before this export."""
     versions = tool_versions()
@@ -97,11 +106,14 @@ def describe_export(
         kept_batchnorms=tuple(asdict(entry) for entry in kept_batchnorms),
         float32_nodes=tuple(asdict(entry) for entry in float32_nodes),
         preprocessing=preprocessing.to_dict() if preprocessing is not None else None,
+        preprocessing_origin=preprocessing_origin,
         versions=versions,
         upcast=_upcast(chain, steps),
         opset=next((entry.version for entry in model.opset_import if not entry.domain), None) if model else None,
         ir_version=model.ir_version if model else None,
         nodes=len(model.graph.node) if model else None,
+        batch_proof=batch_proof,
+        batch_note=batch_note,
     )
     if model is not None:
         _state_in_metadata(model, result, folds, record)

@@ -15,7 +15,6 @@ from ...errors import InputError
 from ..batchnorm.fold import FoldReport, KeptBatchNorm
 from ..batchnorm.kept_batchnorms import left_in_source, still_there
 from ..files.model_file import ModelFile
-from ..passes.batch import TOLERANCE as BATCH_TOLERANCE
 from ..passes.batch import Batch, set_batch
 from ..passes.metadata_stripping import strip_metadata
 from ..passes.preprocessing_embedding import embed_preprocessing
@@ -23,6 +22,7 @@ from ..passes.simplification import TOLERANCE as SIMPLIFIER_TOLERANCE
 from ..passes.simplification import Simplifier, simplify
 from ..passes.targets import find_target, pin_to_target
 from ..precision.half import Float32Node
+from ..runtime.batches.batch_proof import TOLERANCE as BATCH_TOLERANCE
 from ..runtime.half_rounding import half_bound
 from ..runtime.probes.open_sizes import describe_open_sizes, image_index
 from ..runtime.runners import ALL, OnnxRunner, batches_of

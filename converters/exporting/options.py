@@ -92,8 +92,8 @@ class ExportOptions:
     source: str | Path | onnx.ModelProto | None = None
     """The ONNX model a converted module came from, where such a module is exported. Where the module was edited and is
     no longer what that graph computes, it is re-exported, and the step says why."""
-    preprocessing: Preprocessing | None = None
-    """Instead of the model's own."""
+    preprocessing: Preprocessing | str | None = None
+    """Instead of the model's own: a preprocessing, or what `--preprocessing` takes."""
     weights: str | Path | None = None
     """A state_dict file to load over the weights of a model reference before the export."""
     overwrite: bool = False
@@ -184,6 +184,6 @@ class ExportKeywords(TypedDict, total=False):
     inputs: MeasuredInputs | None
     probes: Mapping[str, Probe]
     source: str | Path | onnx.ModelProto | None
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | str | None
     weights: str | Path | None
     overwrite: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from ...errors import InputError
+from ..bundles.open_batch import settle_batch
 from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
+from ..operators.unfit_weights import FOR_EXPORT, FOR_EXPORT_TO_INT8
 from ..precision.upcast import came_in, half_type, upcast
+from ..preprocessing.decision import PreprocessingDecision, known_preprocessing
+from ..preprocessing.evidence import PreprocessingEvidence, evidence_of_file, evidence_of_inputs
 from ..records.graph_steps import root_hooks
 from ..records.image_size import check_image_size, image_shape, listed
 from ..records.preprocessing import Preprocessing
-from ..records.preprocessing_guess import find_preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import ConversionRecord, Dim, TensorSpec, record_of
-from ..records.unfit_weights import FOR_EXPORT, FOR_EXPORT_TO_INT8
-from ..runtime.batch_by_shapes import fixed_batch_by_shapes
+from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.probes.given_probes import Probe, with_probes
 from ..runtime.probes.open_sizes import closed_sizes, image_index
 from ..runtime.probes.probing import probe_inputs, probe_pixels
@@ -45,7 +47,8 @@ class ExportOrigin:
 
     name: str
     module: nn.Module
-    preprocessing: Preprocessing | None
+    decided: PreprocessingDecision | str
+    """Its preprocessing, or why it is not known."""
     inputs: tuple[TensorSpec, ...]
     graph: ModelFile | None
     files: tuple[Path, ...]
@@ -57,8 +60,20 @@ class ExportOrigin:
     """What was loaded from a file over the model's own weights."""
     stored: ModelFile | None = None
     """The source file as it is stored, where that is in 16 bits and `module` is its upcast."""
+    batch_note: str = ""
+    """What is wrong with the open batch that the model declares; "" where nothing is."""
     changed: str = ""
     """Why the module no longer computes what its source graph does; "" where it does, or has no source graph."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """Its preprocessing, where it is known."""
+        return None if isinstance(self.decided, str) else self.decided.preprocessing
+
+    @property
+    def preprocessing_origin(self) -> str:
+        """Where it comes from, or why it is not known."""
+        return self.decided if isinstance(self.decided, str) else self.decided.reason
 
     @property
     def measured_batch(self) -> int | None:
@@ -82,9 +97,9 @@ class ExportOrigin:
         Raises:
             InputError: it is not known.
         """
-        if self.preprocessing is None:
-            raise InputError(f"{self.name}: its preprocessing is not known; state it with --preprocessing")
-        return self.preprocessing
+        if isinstance(self.decided, str):
+            raise InputError(f"{self.name}: {self.decided}")
+        return self.decided.preprocessing
 
     def check_unchanged(self) -> None:
         """Check that all steps used one version of the source.
@@ -105,7 +120,7 @@ class ExportOrigin:
 def open_origin(
     model: str | Path | nn.Module,
     source: str | Path | onnx.ModelProto | None,
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | str | None,
     weights: str | Path | None = None,
 ) -> ExportOrigin:
     """Open a model reference, or a copy of a module together with the ONNX model it was converted from.
@@ -128,13 +143,13 @@ def open_origin(
 
 
 def _of_module(
-    model: nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | None
+    model: nn.Module, source: str | Path | onnx.ModelProto | None, preprocessing: Preprocessing | str | None
 ) -> ExportOrigin:
     record = record_of(model)
     if record is None:
         name = type(model).__name__.lower()
-        inputs = _image_spec(preprocessing)
-        return ExportOrigin(name, copy.deepcopy(model).eval(), preprocessing, inputs, None, (), ())
+        decided = known_preprocessing(evidence_of_inputs(name, ()), preprocessing)
+        return ExportOrigin(name, copy.deepcopy(model).eval(), decided, _image_spec(decided), None, (), ())
     assert isinstance(model, fx.GraphModule)
     if root_hooks(model):
         raise InputError(
@@ -156,7 +171,7 @@ def _of_module(
     return ExportOrigin(
         name=record.source,
         module=module,
-        preprocessing=preprocessing or record.preprocessing,
+        decided=_decided(_evidence(record, graph), record.inputs, preprocessing),
         inputs=record.inputs,
         graph=None if changed else graph,
         files=files,
@@ -166,33 +181,43 @@ def _of_module(
     )
 
 
-def _of_file(model: str | Path, preprocessing: Preprocessing | None, weights: str | Path | None) -> ExportOrigin:
+def _evidence(record: ConversionRecord, graph: ModelFile | None) -> PreprocessingEvidence:
+    """What a converted module shows: its record, else the graph that it came from, where that is given."""
+    shown = evidence_of_inputs(record.source, record.inputs) if graph is None else evidence_of_file(graph)
+    return replace(shown, label=record.source).stating(record.preprocessing, "stated by the module's record")
+
+
+def _decided(
+    evidence: PreprocessingEvidence, inputs: Sequence[TensorSpec], given: Preprocessing | str | None
+) -> PreprocessingDecision | str:
+    """The decision, or why there is none; a given preprocessing of another size is refused first."""
+    if isinstance(given, Preprocessing):
+        check_image_size(evidence.label, inputs, given)
+    return known_preprocessing(evidence, given)
+
+
+def _of_file(model: str | Path, preprocessing: Preprocessing | str | None, weights: str | Path | None) -> ExportOrigin:
     opened = load_model(model, weights)
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
     if opened.file is not None:
         refuse_quantised_weights(opened.file.outline, opened.name, FOR_EXPORT_TO_INT8)
-    known = preprocessing or opened.preprocessing or _found(opened)
+    inputs = opened.inputs if opened.record is not None else ()
+    decided = _decided(replace(opened.evidence(), label=opened.name), inputs, preprocessing)
+    settled = settle_batch(opened)
     return ExportOrigin(
         name=opened.name,
         module=opened.module,
-        preprocessing=known,
-        inputs=opened.inputs if opened.record is not None else _image_spec(known),
+        decided=decided,
+        inputs=inputs or _image_spec(decided),
         graph=opened.source(),
         stored=opened.stored,
         files=_files(opened),
         chain=opened.chain,
-        batch=opened.batch,
+        batch=settled.batch,
+        batch_note=settled.note,
         weights=opened.weights,
     )
-
-
-def _found(model: Model) -> Preprocessing | None:
-    """The preprocessing that an ONNX file states, or the shape of its input suggests."""
-    if model.file is None:
-        return None
-    found = find_preprocessing(model.inputs, model.file.metadata)
-    return found.preprocessing if found is not None else None
 
 
 def _files(model: Model) -> tuple[Path, ...]:
@@ -202,10 +227,10 @@ def _files(model: Model) -> tuple[Path, ...]:
     return (model.path,) if model.path is not None else ()
 
 
-def _image_spec(preprocessing: Preprocessing | None) -> tuple[TensorSpec, ...]:
-    if preprocessing is None:
+def _image_spec(decided: PreprocessingDecision | str) -> tuple[TensorSpec, ...]:
+    if isinstance(decided, str):
         return ()
-    return (TensorSpec("images", "float32", ("batch", *image_shape(preprocessing))),)
+    return (TensorSpec("images", "float32", ("batch", *image_shape(decided.preprocessing))),)
 
 
 def measured_on(

@@ -18,14 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...errors import InputError
+from ...errors import GateError, InputError
+from ..bundles.open_batch import SettledBatch
 from ..files.atomic_file import check_file_output, serialised
 from ..files.model_bytes import TORCH_SUFFIXES
+from ..files.model_file import ModelFile
+from ..passes.batch import changes_batch
+from ..preprocessing.decision import IN_GRAPH
+from ..records.batch_proof import with_proof
 from ..records.image_digest import describe_images
 from ..records.interface import INTERFACE_KEY, interface_text
 from ..records.record import TensorSpec
+from ..runtime.batches.batch_proof import BatchFinding
+from ..runtime.batches.file_batch import find_file_batch
 from ..runtime.probability_outputs import probability_outputs
 from ..runtime.probes.open_sizes import describe_open_sizes
+from ..runtime.runners import OnnxRunner
 from .folding import exact_module_outputs, folded, module_outputs
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .onnx_steps import ExportedGraph, embed, finish, make_graph, reduce_precision, rewrite_batch, simplify_graph
@@ -89,6 +97,7 @@ def _step_log(origin: ExportOrigin, arrays: tuple[NDArray[Any], ...]) -> StepLog
     return StepLog(
         arrays,
         module_outputs(origin, origin.module, arrays),
+        batch=origin.batch,
         exact=partial(exact_module_outputs, origin, origin.module, arrays),
         probabilities=() if origin.graph is None else probability_outputs(origin.graph.outline.graph),
     )
@@ -126,17 +135,42 @@ def _export_onnx(
 ) -> ExportResult:
     """The steps of an ONNX file, each of which takes the graph that the one before returned."""
     graph = make_graph(origin, log, options)
-    if options.batch is not None:
-        graph = rewrite_batch(graph, origin, log, options.batch, options.tolerance)
+    batch = options.batch if options.batch is not None else origin.batch
+    if batch is not None and (options.batch is not None or changes_batch(graph.model, batch)):
+        graph = rewrite_batch(graph, origin, log, batch, options.tolerance)
     if options.embed_preprocessing:
         graph, log = embed(graph, origin, log, pixels, options.tolerance)
     graph = simplify_graph(graph, log, options.simplifier, options.tolerance)
     if options.precision is not None:
         graph = reduce_precision(graph, log, options.precision, options)
     graph = finish(graph, options)
+    settled = _prove_batch(origin, graph, log)
     origin.check_unchanged()
-    result = _describe(origin, path, log, measured, graph)
-    return write_export(result, serialised(graph.model, str(path)))
+    result = _describe(origin, path, log, measured, graph, settled)
+    data = serialised(graph.model, str(path))
+    return write_export(result, data if settled.proof is None else with_proof(data, settled.proof))
+
+
+def _prove_batch(origin: ExportOrigin, graph: ExportedGraph, log: StepLog) -> SettledBatch:
+    """The proof that the exported graph takes an open batch, with the weights that it has now.
+
+    Raises:
+        GateError: a batch is not its images one by one.
+    """
+    file = ModelFile.in_memory(graph.model)
+    try:
+        runner = OnnxRunner(file, name=origin.name)
+    except InputError as error:  # a CPU has no bfloat16 kernels
+        return SettledBatch(None, None, BatchFinding(reason=str(error)).describe())
+    if runner.batch is not None:
+        return SettledBatch(runner.batch, None, origin.batch_note)
+    finding = find_file_batch(file, runner, log.inputs)
+    if finding.is_wrong:
+        batch = finding.right_at or "N"
+        raise GateError(
+            f"{origin.name}: the exported graph {finding.describe()}; nothing was written, use --batch {batch}"
+        )
+    return SettledBatch(None, finding.proof, finding.describe() or origin.batch_note)
 
 
 def _export_torch(
@@ -154,7 +188,8 @@ def _export_torch(
     log.check(options.format, outputs, max_rel=options.tolerance, detail=detail)
     origin.check_unchanged()
     kept = folds.kept if folds is not None else ()
-    result = _describe(origin, path, log, measured, ExportedGraph(None, folds=folds, kept_batchnorms=kept))
+    graph, settled = ExportedGraph(None, folds=folds, kept_batchnorms=kept), SettledBatch(None, None, origin.batch_note)
+    result = _describe(origin, path, log, measured, graph, settled)
     stated = interface_text(*_interface(origin, log))
     return write_export(result, traced.serialised({**metadata_of(result), INTERFACE_KEY: stated}))
 
@@ -171,7 +206,12 @@ def _interface(origin: ExportOrigin, log: StepLog) -> tuple[list[TensorSpec], li
 
 
 def _describe(
-    origin: ExportOrigin, path: Path, log: StepLog, measured: dict[str, Any], graph: ExportedGraph
+    origin: ExportOrigin,
+    path: Path,
+    log: StepLog,
+    measured: dict[str, Any],
+    graph: ExportedGraph,
+    batch: SettledBatch,
 ) -> ExportResult:
     return describe_export(
         graph.exported,
@@ -185,6 +225,9 @@ def _describe(
         kept_batchnorms=graph.kept_batchnorms,
         float32_nodes=graph.float32_nodes,
         preprocessing=None if graph.embedded else origin.preprocessing,
+        batch_proof=batch.proof,
+        batch_note=batch.note,
+        preprocessing_origin=origin.preprocessing_origin if not graph.embedded else IN_GRAPH,
     )
 
 

@@ -47,6 +47,8 @@ class StepLog:
     """Gives the module's outputs in float64, which tell whose error a difference is."""
     probabilities: tuple[int, ...] = ()
     """Positions of outputs that a Sigmoid or Softmax gives."""
+    batch: int | None = None
+    """The batch that a graph with an open one is right at; None for any."""
 
     def check(
         self,
@@ -108,6 +110,7 @@ class StepLog:
     ) -> Parity:
         """`check` the outputs of `model` in ONNX Runtime; in onnx.reference, where that refuses a valid file."""
         runner = open_onnx(model, name=name, exact=True)
+        runner.batch = runner.batch or self.batch
         inputs = typed(runner, self.inputs)
         outputs = run_in_batches(runner, inputs, _BATCH)
         if isinstance(runner, ReferenceRunner):

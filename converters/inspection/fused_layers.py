@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from .graph_view import GraphView
+from ..graphs.graph_view import GraphView
 
 __all__ = ["count_fused"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from .graph_view import GraphView
+from ..graphs.graph_view import GraphView
 
 __all__ = ["Costs", "graph_costs"]
 

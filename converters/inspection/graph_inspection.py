@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import numpy_helper
 
 from ...errors import RtoolError
 from ..files.model_file import ModelFile
-from ..records.input_scaling import SCALING_OPERATORS, ScalingStep, mean_and_std, preprocessing_outside, scaling_step
+from ..graphs.graph_view import GraphView, tensor_specs_of
+from ..preprocessing.decision import known_preprocessing
+from ..preprocessing.evidence import evidence_of_view
+from ..records.batch_proof import proof_of_file
 from ..records.metadata import stated_folds
-from ..records.preprocessing_guess import FoundPreprocessing, find_preprocessing
 from ..records.provenance import ChainLink, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, source_link
 from ..zoo.architecture_guess import guess_architecture
 from .fused_layers import count_fused
 from .graph_costs import Costs, graph_costs
-from .graph_view import GraphView, tensor_specs_of
-from .inspection import BatchNorms, Inspection
+from .inspection import UNPROVED, BatchNorms, Inspection, describe_proof
 from .obstacles import obstacles
 from .stored_weights import stored_weights
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["inspect_graph"]
 
@@ -48,8 +46,7 @@ def inspect_graph(file: ModelFile, kind: str, size: int, *, name: str | None = N
     whole = GraphView(proto, file.name)
     inputs = tensor_specs_of(whole.inputs)
     operators = Counter(node.op_type for node in proto.graph.node)
-    problems: list[str] = []
-    places: tuple[str, ...] = ()
+    problems, places = list[str](), tuple[str, ...]()
     costs, architecture, view = Costs(None, None), None, whole
     try:
         view = GraphView.of(proto, file.name)
@@ -60,8 +57,8 @@ def inspect_graph(file: ModelFile, kind: str, size: int, *, name: str | None = N
         file.check_unchanged()
     except RtoolError as error:
         problems.append(str(error))
-    weights, data = stored_weights(view), file.files[1:]
-    found = _preprocessing(view, inputs, file.metadata)
+    weights = stored_weights(view)
+    found = known_preprocessing(evidence_of_view(view, file.label, file.metadata))
     return Inspection(
         name=name or file.name,
         kind=kind,
@@ -81,16 +78,29 @@ def inspect_graph(file: ModelFile, kind: str, size: int, *, name: str | None = N
         activations=costs.activations,
         precision=weights.precision,
         batchnorms=BatchNorms(count_fused(view, stated_folds(file.metadata)), operators["BatchNormalization"]),
-        preprocessing=found.preprocessing if found else None,
-        preprocessing_origin=found.origin if found else _origin_in_graph(inputs),
+        preprocessing=None if isinstance(found, str) else found.preprocessing,
+        preprocessing_origin=found if isinstance(found, str) else found.reason,
         architecture=architecture,
         problems=tuple(problems),
         chain=chain_of_metadata(file.metadata) or (_source_link(file),),
         quantised=weights.quantised,
         unread_inputs=tuple(spec.name for spec in inputs if spec.name not in whole.read_values),
-        external_files=tuple(path.name for path in data),
-        external_bytes=sum(path.stat().st_size for path in data),
+        **_external(file.files[1:]),
+        batch_proof=_proof(file) if kind == "onnx" else UNPROVED,
     )
+
+
+def _proof(file: ModelFile) -> str:
+    """What is said of the proof that the file states; none covers weights in other files."""
+    return describe_proof(None if file.has_external_data else proof_of_file(file.content()))
+
+
+def _external(data: Sequence[Path]) -> dict[str, Any]:
+    """The fields of an inspection on external data."""
+    return {
+        "external_files": tuple(path.name for path in data),
+        "external_bytes": sum(path.stat().st_size for path in data),
+    }
 
 
 def _producer(proto: onnx.ModelProto) -> str:
@@ -101,12 +111,6 @@ def _source_link(file: ModelFile) -> ChainLink:
     """The first link of the chain, for a file that states no provenance."""
     opset = next((entry.version for entry in file.outline.opset_import if entry.domain in ("", "ai.onnx")), 0)
     return source_link(ConversionRecord(file.name, file.source.digest, opset, _producer(file.outline), (), ()))
-
-
-def _origin_in_graph(inputs: Sequence[TensorSpec]) -> str | None:
-    """Where the preprocessing is, for a graph that takes pixels; None for others."""
-    pixels = len(inputs) == 1 and inputs[0].dtype == "uint8"
-    return "in the graph, which takes uint8 pixels" if pixels else None
 
 
 def _batch(inputs: Sequence[TensorSpec]) -> int | str:
@@ -128,40 +132,3 @@ def _fixed_batch(view: GraphView) -> tuple[str, ...]:
         if len(shape) > 1 and shape[0] in batches:
             places.append(f"node '{node.name}' ({node.op_type} to {shape})")
     return tuple(places)
-
-
-def _preprocessing(
-    view: GraphView, inputs: Sequence[TensorSpec], metadata: Mapping[str, str]
-) -> FoundPreprocessing | None:
-    """What the file states, else what its graph does to pixels itself, else a guess from its input."""
-    found = find_preprocessing(inputs, metadata)
-    if found is not None and not found.is_guess:
-        return found
-    shape = inputs[0].shape if len(inputs) == 1 else ()
-    if len(shape) != 4 or not isinstance(shape[1], int):
-        return found
-    scaled = mean_and_std(_steps(view, inputs[0].name, shape[1]), shape[1])
-    height, width = shape[2:]
-    if scaled is None or not isinstance(height, int) or not isinstance(width, int):
-        return found
-    return preprocessing_outside(*scaled, height, width)
-
-
-def _steps(view: GraphView, value: str, channels: int) -> Sequence[ScalingStep]:
-    """One step from the image on, or two of different kinds."""
-    steps: list[ScalingStep] = []
-    while len(steps) < 2:
-        readers = [node for node in view.nodes if value in node.input]
-        if len(readers) != 1 or readers[0].op_type not in SCALING_OPERATORS:
-            break
-        node = readers[0]
-        index = list(node.input).index(value)
-        tensor = view.stored.get(node.input[1 - index])
-        if tensor is None or math.prod(tensor.dims) not in (1, channels):
-            break
-        step = scaling_step(node.op_type, numpy_helper.to_array(tensor), channels, constant_first=index == 1)
-        if step is None or (steps and steps[0].adds == step.adds):
-            break
-        steps.append(step)
-        value = node.output[0]
-    return steps

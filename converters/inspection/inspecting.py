@@ -28,8 +28,8 @@ def inspect(reference: str | Path, weights: str | Path | None = None, *, verify:
     Args:
         reference: what MODEL names.
         weights: a state_dict file that is tried on the model, in torch.
-        verify: also convert an ONNX file, which finds the problems that its graph alone does not show, and the
-            BatchNorms that cannot be folded; it takes seconds.
+        verify: also convert and run an ONNX file, which finds the problems that its graph alone does not show, the
+            BatchNorms that cannot be folded, and whether an open batch is its images one by one; it takes seconds.
 
     Raises:
         InputError: the reference names nothing that can be opened, or `weights` does not fit.
@@ -63,13 +63,14 @@ def _of_file(path: Path, *, verify: bool) -> Inspection:
     if not verify:
         return found
 
-    from .module_inspection import try_conversion
+    from .module_inspection import try_batch, try_conversion
 
     problems, unfoldable = try_conversion(file)
     norms = None if found.batchnorms is None else replace(found.batchnorms, unfoldable=unfoldable)
     # A conversion lists every refused node, with those that the graph alone shows.
     known = [text for text in found.problems if not any(text.splitlines()[0][:40] in more for more in problems)]
-    return replace(found, problems=(*problems, *known), batchnorms=norms, verified=True)
+    found = replace(found, problems=(*problems, *known), batchnorms=norms, verified=True)
+    return found if problems else try_batch(file, found)
 
 
 def _of_the_zoo(name: str) -> Inspection:

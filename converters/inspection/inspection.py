@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..records.batch_proof import BatchProof, describe_batch
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import ChainLink
 from ..records.record import TensorSpec
@@ -14,10 +15,15 @@ if TYPE_CHECKING:
     from ..batchnorm.fold import KeptBatchNorm
     from ..weights.weight_match import WeightMatch
 
-__all__ = ["UNPROVED", "BatchNorms", "Inspection"]
+__all__ = ["UNPROVED", "BatchNorms", "Inspection", "describe_proof"]
 
 UNPROVED = "not verified"
 """What is said of a batch that a file declares and nothing proves."""
+
+
+def describe_proof(proof: BatchProof | None) -> str:
+    """What is said of a dynamic batch with this proof."""
+    return describe_batch("dynamic", proof).removeprefix("dynamic, ")
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Inspection:
     chain: tuple[ChainLink, ...]
     """The provenance of the model, oldest link first."""
     batch_proof: str = UNPROVED
-    """How a dynamic batch is known to be right."""
+    """How a dynamic batch is known to be right: by a proof that is recorded for these very bytes, or one made now."""
     quantised: str = ""
     """How weights or activations are quantised; "" where they are not."""
     unread_inputs: tuple[str, ...] = ()

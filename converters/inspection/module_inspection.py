@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from ...errors import RtoolError
+from ...errors import InputError, RtoolError
 from ..batchnorm.fold import KeptBatchNorm, fold_batchnorm
-from ..bundles.bundle import load_bundle
-from ..bundles.reference import load_model
+from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
-from ..records.preprocessing import Preprocessing
+from ..preprocessing.decision import known_preprocessing
+from ..records.batch_proof import proof_of_bundle
 from ..records.provenance import chain_of_bundle
+from ..runtime.batches.file_batch import find_file_batch
 from .graph_inspection import inspect_graph
-from .inspection import BatchNorms, Inspection
+from .inspection import UNPROVED, BatchNorms, Inspection, describe_proof
 
-__all__ = ["inspect_bundle", "inspect_module", "try_conversion"]
+__all__ = ["inspect_bundle", "inspect_module", "try_batch", "try_conversion"]
 
 
 def inspect_bundle(path: Path) -> Inspection:
@@ -32,22 +34,34 @@ def inspect_bundle(path: Path) -> Inspection:
     Raises:
         InputError: not a bundle, or its files do not fit together.
     """
-    bundle = load_bundle(path)
+    model = load_model(path)
+    bundle = model.bundle
+    if bundle is None:
+        raise InputError(f"{path}: is not a bundle")
+    found_preprocessing = _stated(model)
     size = sum(file.stat().st_size for file in path.iterdir())
     chain = chain_of_bundle(bundle.metadata)
     if bundle.record is None:
-        return replace(_of_module(bundle.module, path.name, "bundle", size, bundle.preprocessing), chain=chain)
+        return replace(_of_module(bundle.module, path.name, "bundle", size), chain=chain, **found_preprocessing)
     found = inspect_graph(bundle.source(), "bundle", size, name=path.name)
     return replace(
         found,
         sha256=bundle.record.sha256,
+        batch_proof=describe_proof(proof_of_bundle(path, bundle.metadata)),
         parameters=_trainable(bundle.module),
         buffers=_fixed(bundle.module),
         batchnorms=_restored(found.batchnorms, len(bundle.record.restored)),
         chain=chain,
-        preprocessing=bundle.preprocessing,
-        preprocessing_origin="stored in the bundle" if bundle.preprocessing else None,
+        **found_preprocessing,
     )
+
+
+def _stated(model: Model) -> dict[str, Any]:
+    """The fields of an inspection on the preprocessing."""
+    found = known_preprocessing(replace(model.evidence(), label=model.name))
+    if isinstance(found, str):
+        return {"preprocessing": None, "preprocessing_origin": found}
+    return {"preprocessing": found.preprocessing, "preprocessing_origin": found.reason}
 
 
 def inspect_module(reference: str) -> Inspection:
@@ -58,9 +72,7 @@ def inspect_module(reference: str) -> Inspection:
     """
     model = load_model(reference)
     size = model.path.stat().st_size if model.path is not None and model.path.is_file() else 0
-    found = _of_module(model.module, model.name, model.kind, size, model.preprocessing)
-    if model.kind != "zoo" and model.preprocessing is not None:
-        found = replace(found, preprocessing_origin="stated in the file")
+    found = replace(_of_module(model.module, model.name, model.kind, size), **_stated(model))
     if model.kind == "exported":
         calls = Counter(
             str(node.target).removeprefix("aten.").partition(".")[0]
@@ -71,7 +83,7 @@ def inspect_module(reference: str) -> Inspection:
     return replace(found, inputs=model.inputs, batch=model.batch or "dynamic", chain=model.chain)
 
 
-def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing: Preprocessing | None) -> Inspection:
+def _of_module(module: nn.Module, name: str, kind: str, size: int) -> Inspection:
     leaves = (layer for layer in module.modules() if not list(layer.children()))
     layers = Counter(str(getattr(layer, "original_name", type(layer).__name__)) for layer in leaves)
     present = sum(count for layer, count in layers.items() if "BatchNorm" in layer)
@@ -94,8 +106,8 @@ def _of_module(module: nn.Module, name: str, kind: str, size: int, preprocessing
         activations=None,
         precision="/".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "no weights",
         batchnorms=BatchNorms(None, present),
-        preprocessing=preprocessing,
-        preprocessing_origin="of the architecture" if preprocessing else None,
+        preprocessing=None,
+        preprocessing_origin=None,
         architecture=None,
         problems=(),
         chain=(),
@@ -117,6 +129,17 @@ def _restored(found: BatchNorms | None, number: int) -> BatchNorms | None:
         if found is None
         else replace(found, restored=number, fused=None if found.fused is None else max(found.fused - number, 0))
     )
+
+
+def try_batch(file: ModelFile, found: Inspection) -> Inspection:
+    """`found` with the proof of a batch that the file declares open, made by running it, or what is wrong with it."""
+    if found.batch != "dynamic" or not found.inputs:
+        return found
+    finding = find_file_batch(file)
+    if finding.proof is not None:
+        return replace(found, batch_proof=describe_proof(finding.proof))
+    problem = f"{found.name}: {finding.describe()}"
+    return replace(found, batch_proof="wrong" if finding.is_wrong else UNPROVED, problems=(*found.problems, problem))
 
 
 def try_conversion(file: ModelFile) -> tuple[tuple[str, ...], tuple[KeptBatchNorm, ...]]:

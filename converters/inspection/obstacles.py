@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import RtoolError, UnsupportedNode, UnsupportedOperatorsError
 from ..files.element_types import FLOATS
+from ..graphs.graph_view import GraphView
 from ..operators.rows import ROWS
 from ..operators.support import OperatorSupport, plain_domain, supporting_row
-from ..records.unfit_weights import (
+from ..operators.unfit_weights import (
     FOR_EXPORT_TO_INT8,
     nothing_to_train,
     quantised_weight_of,
     quantised_weight_refused,
 )
-from .graph_view import GraphView
 
 __all__ = ["obstacles"]
 

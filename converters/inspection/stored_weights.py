@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import onnx
 
 from ..files.element_types import FLOATS, INTEGERS, numpy_name_of
-from .graph_view import GraphView
+from ..graphs.graph_view import GraphView
 
 __all__ = ["StoredWeights", "stored_weights"]
 

@@ -17,11 +17,10 @@ from torch import fx
 from ...errors import InputError, RtoolError
 from ..files.loading import load_onnx
 from ..files.model_file import ModelFile, source_of
-from ..passes.input_normalisation import InputNormalisation, find_input_normalisation
+from ..passes.input_normalisation import keep_normalisation_fixed
 from ..passes.shape_inference import infer_shapes, model_problem
 from ..records.graph_steps import graph_steps
 from ..records.metadata import stated_folds
-from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_metadata
 from ..records.record import ConversionRecord, ParameterSource, TensorSpec, attach_record, require_record
 from .canonical_form import canonicalise, fold_typed_constants
@@ -86,9 +85,7 @@ def _convert(loaded: ir.Model, freeze: Sequence[str], learned: tuple[str, ...]) 
     infer_shapes(loaded, source.name)
     fold_typed_constants(loaded, source.name)
     fuse_patterns(loaded.graph)
-    normalisation = find_input_normalisation(loaded.graph)
-    if normalisation is not None:
-        normalisation.keep_fixed()
+    keep_normalisation_fixed(loaded.graph)
     builder = lower(loaded, source.name)
     _release_weights(loaded.graph)
     module = fx.GraphModule(builder.root, builder.graph, class_name=_class_name(source.name))
@@ -102,7 +99,6 @@ def _convert(loaded: ir.Model, freeze: Sequence[str], learned: tuple[str, ...]) 
         parameters=_sources_in_order(module, builder),
         nodes={path: tuple(names) for path, names in builder.node_names.items()},
         steps=graph_steps(module),
-        preprocessing=_own_preprocessing(normalisation, loaded.graph),
         folded=stated_folds(loaded.metadata_props),
         earlier=chain_of_metadata(loaded.metadata_props),
         learned=learned,
@@ -110,14 +106,6 @@ def _convert(loaded: ir.Model, freeze: Sequence[str], learned: tuple[str, ...]) 
     attach_record(module, record)
     _freeze(module, freeze, source.name)
     return module.eval()
-
-
-def _own_preprocessing(found: InputNormalisation | None, graph: ir.Graph) -> Preprocessing | None:
-    """The preprocessing that remains outside a graph that normalises its own input; None if it does not."""
-    shape = graph.inputs[0].shape if found is not None else None
-    if found is None or shape is None or not isinstance(shape[2], int) or not isinstance(shape[3], int):
-        return None
-    return found.preprocessing(shape[2], shape[3]).preprocessing
 
 
 def _release_weights(graph: ir.Graph) -> None:

@@ -4,7 +4,7 @@ A fixed batch is stated in the shapes of inputs and outputs, and may also be par
 
 1. the first dimension of every input that has the old batch becomes the new one;
 2. constants are folded, because shapes of Expand are often computed from constants;
-3. constants that depend on the batch are rewritten, see `batch_constants`; those that nothing reads afterwards go;
+3. constants that depend on the batch are rewritten, see `batching/constants.py`; what nothing reads afterwards goes;
 4. output shapes are inferred again;
 5. for each of several batch sizes the rewritten graph must give what the source gives image by image.
 
@@ -13,23 +13,22 @@ Step 5 also runs for a graph that already states a dynamic batch: a constant of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..files.model_file import ModelFile
 from ..files.open_dimensions import state_open_dimensions
-from ..records.record import TensorSpec
-from ..runtime.parity import measure_parity
-from ..runtime.probes.probing import probe_inputs
+from ..runtime.batches.batch_proof import TOLERANCE, BatchImages, batch_error
+from ..runtime.batches.file_batch import find_file_batch
 from ..runtime.runners import OnnxRunner
-from .batch_axes import Sizes
-from .batch_constants import Batch, follow_batch
+from .batching.axes import Sizes
+from .batching.choices import BatchConflictError, searched
+from .batching.constants import Batch, follow_batch
 from .constants.constant_folding import fold_constants
 
 __all__ = ["VERIFIED_BATCHES", "Batch", "changes_batch", "set_batch"]
@@ -39,8 +38,8 @@ VERIFIED_BATCHES = (1, 2, 3, 5, 16)
 LARGEST = 65_536
 """Images; no server is given more in one request, and each takes a run to verify."""
 SYMBOL = "batch"
-TOLERANCE = 1e-5
-"""Largest relative error; above 0 because kernels may sum in another order for another batch."""
+_DISTINCT = 5
+"""Images; larger batches repeat them."""
 
 
 def set_batch(
@@ -79,12 +78,25 @@ def set_batch(
         model = onnx.ModelProto()
         model.CopyFrom(result)
     current = _batch_of(model)
-    if current == batch:
+    if isinstance(current, int) and current == batch:
         return result
-    if changes_batch(model, batch):
-        result = _rewrite(model, current, batch)
-    _verify(model, result, batch, inputs, tolerance)
-    return result
+    sizes = VERIFIED_BATCHES if batch == "dynamic" else (batch,)
+    source = _Source(model, inputs, max(sizes))
+    reason, conflicts = "", list[str]()
+    for result in _rewritten(model, current, batch, conflicts):
+        try:
+            source.check(result, sizes, tolerance)
+        except InputError as error:
+            right = source.right_batch(batch)
+            if right is not None:  # it was traced at `right`, and may be opened from there
+                return result if right == batch else set_batch(set_batch(model, right), batch, inputs=inputs)
+            reason = reason or str(error)
+        else:
+            return result
+    raise InputError(
+        f"batch {batch}: the rewritten graph differs from the source ({reason or conflicts[0]}); a constant "
+        "of the graph depends on the batch in a way that cannot be verified; re-export the model with a dynamic batch"
+    )
 
 
 def changes_batch(model: onnx.ModelProto, batch: Batch) -> bool:
@@ -94,7 +106,7 @@ def changes_batch(model: onnx.ModelProto, batch: Batch) -> bool:
         InputError: the model has no input with a batch axis.
     """
     current = _batch_of(model)
-    return current != batch and (isinstance(current, int) or batch != "dynamic")
+    return current != batch if isinstance(current, int) else batch != "dynamic"
 
 
 def _batch_of(model: onnx.ModelProto) -> int | str:
@@ -107,24 +119,37 @@ def _batch_of(model: onnx.ModelProto) -> int | str:
     raise InputError("batch: the model has no input with a batch axis")
 
 
-def _rewrite(model: onnx.ModelProto, current: int | str, batch: Batch) -> onnx.ModelProto:
+def _rewritten(
+    model: onnx.ModelProto, current: int | str, batch: Batch, conflicts: list[str]
+) -> Iterator[onnx.ModelProto]:
+    """Graphs that may be `model` at another batch, the likeliest first; `conflicts` gets why others are not."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
     if not isinstance(current, int):
-        rewritten = onnx.ModelProto()
-        rewritten.CopyFrom(model)
-        _set_first_dims(rewritten, current, batch)
-    else:
-        rewritten = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        sizes = _sizes(rewritten)
-        _set_first_dims(rewritten, current, batch)
-        graph = ir.from_proto(rewritten)
-        unread = set(_unread(graph))
-        fold_constants(graph, "batch")  # shapes of Expand are often computed from constants
-        follow_batch(graph, current, batch, sizes)
+        if batch != "dynamic":
+            _set_first_dims(copy, current, batch)
+            del copy.graph.value_info[:]
+            copy = _with_output_shapes(copy, model, batch)
+        yield copy
+        return
+    folded = ir.from_proto(copy)  # folding renames tensors of the proto
+    unread = set(_unread(folded))
+    fold_constants(folded, "batch")  # shapes are often computed from constants
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(folded), data_prop=True)
+    sizes = _sizes(inferred)
+    _set_first_dims(inferred, current, batch)
+    for choices in searched():
+        graph = ir.from_proto(inferred)
+        try:
+            follow_batch(graph, current, batch, sizes, choices)
+        except BatchConflictError as conflict:
+            conflicts.append(str(conflict))
+            continue
         for name in set(_unread(graph)) - unread:  # the replaced constants; ONNX Runtime warns about each unused one
             del graph.graph.initializers[name]
         rewritten = ir.to_proto(graph)
-    del rewritten.graph.value_info[:]
-    return _with_output_shapes(rewritten, model, batch)
+        del rewritten.graph.value_info[:]
+        yield _with_output_shapes(rewritten, model, batch)
 
 
 def _set_first_dims(model: onnx.ModelProto, current: int | str, batch: Batch) -> None:
@@ -174,62 +199,59 @@ def _with_output_shapes(model: onnx.ModelProto, source: onnx.ModelProto, batch: 
     return model
 
 
-def _verify(
-    source: onnx.ModelProto,
-    rewritten: onnx.ModelProto,
-    batch: Batch,
-    inputs: Sequence[NDArray[Any]] | None,
-    tolerance: float,
-) -> None:
-    """Compare the outputs of `rewritten` on whole batches with those of `source` image by image."""
-    sizes = VERIFIED_BATCHES if batch == "dynamic" else (batch,)
-    reference = OnnxRunner(source, exact=True)
-    images = _images(reference, max(sizes), inputs)
-    batched = _batched(reference)
-    singles = [_single(reference, images, batched, index) for index in range(max(sizes))]
-    rows = [np.concatenate(outputs) for outputs in zip(*singles, strict=True)]
-    try:
+class _Source:
+    """The source in ONNX Runtime, and its outputs for single images, which the rewritten graph must reproduce."""
+
+    def __init__(self, model: onnx.ModelProto, inputs: Sequence[NDArray[Any]] | None, count: int) -> None:
+        self.model, self.runner, self.inputs = model, OnnxRunner(model, exact=True), inputs
+        self.images = BatchImages.of(self.runner.inputs, min(count, _DISTINCT), inputs, open_size=None)
+        self.singles = [self._single(index) for index in range(self.images.distinct)]
+
+    def _single(self, index: int) -> tuple[NDArray[Any], ...]:
+        """The outputs for one image; where the batch is fixed, for a batch of copies of that image.
+
+        Raises:
+            InputError: an output has no row per image.
+        """
+        copies = self.runner.batch or 1
+        outputs = self.runner.run(*self.images.rows([index] * copies))
+        for spec, output in zip(self.runner.outputs, outputs, strict=True):
+            if not output.ndim:
+                raise InputError(
+                    f"batch: output {spec.name!r} is a single number for all images, so it has no image axis"
+                )
+            if len(output) != copies:
+                raise InputError(
+                    f"batch: output {spec.name!r} has no image axis: its first axis has size {len(output)} at a batch "
+                    f"of {copies}, so the results of several images could not be told apart; re-export the model with "
+                    "the batch as the first axis of every output"
+                )
+        return tuple(output[:1] for output in outputs)
+
+    def check(self, rewritten: onnx.ModelProto, sizes: Sequence[int], tolerance: float) -> None:
+        """Compare whole batches of `rewritten` with the single images.
+
+        Raises:
+            InputError: they differ.
+        """
         candidate = OnnxRunner(rewritten, exact=True)
         for size in sizes:
-            got = candidate.run(*(array[:size] if cut else array for array, cut in zip(images, batched, strict=True)))
-            expected = [output[:size] for output in rows]
-            parity = measure_parity(expected, got)
-            if not parity.max_rel <= tolerance:
-                raise InputError(f"max relative error {parity.max_rel:.3g} > {tolerance:g} at batch {size}")
-    except InputError as error:
-        raise InputError(
-            f"batch {batch}: the rewritten graph differs from the source ({error}); a constant of the graph depends on "
-            "the batch in a way that cannot be verified; re-export the model with a dynamic batch"
-        ) from error
+            got = candidate.run(*self.images.rows(range(size)))
+            error = batch_error([self.singles[index % self.images.distinct] for index in range(size)], got)
+            if isinstance(error, str):
+                raise InputError(f"at batch {size} it {error}")
+            if not error <= tolerance:
+                raise InputError(f"max relative error {error:.3g} > {tolerance:g} at batch {size}")
 
+    def right_batch(self, batch: Batch) -> int | None:
+        """The only batch that the source is right at, where it declares an open one and mixes images at others.
 
-def _images(runner: OnnxRunner, count: int, inputs: Sequence[NDArray[Any]] | None) -> tuple[NDArray[Any], ...]:
-    """Random inputs of `count` images; dynamic sizes other than the batch are those of `inputs`."""
-    specs: list[TensorSpec] = []
-    shapes = [spec.shape for spec in runner.inputs] if inputs is None else [array.shape for array in inputs]
-    for spec, given, cut in zip(runner.inputs, shapes, _batched(runner), strict=True):
-        sizes = [size if isinstance(size, int) else known for size, known in zip(spec.shape, given, strict=True)]
-        specs.append(replace(spec, shape=("batch", *sizes[1:]) if cut else tuple(sizes)))
-    return probe_inputs(specs, count)
-
-
-def _batched(runner: OnnxRunner) -> list[bool]:
-    """Per input, whether axis 0 is the batch: it is dynamic, or has the size of the first input's axis 0."""
-    shapes = [spec.shape for spec in runner.inputs]
-    first = next(shape[0] for shape in shapes if shape)
-    return [bool(shape) and (not isinstance(shape[0], int) or shape[0] == first) for shape in shapes]
-
-
-def _single(
-    runner: OnnxRunner, images: tuple[NDArray[Any], ...], batched: list[bool], index: int
-) -> list[NDArray[Any]]:
-    """The source's outputs for one image; where its batch is fixed, for a batch of copies of that image."""
-    outputs = runner.run(
-        *(
-            np.repeat(array[index : index + 1], runner.batch or 1, axis=0) if cut else array
-            for array, cut in zip(images, batched, strict=True)
-        )
-    )
-    if not all(output.ndim for output in outputs):
-        raise InputError("batch: an output is a single number for all images, so it cannot be compared image by image")
-    return [output[:1] for output in outputs]
+        Raises:
+            InputError: it mixes images, and nothing tells at which batch it is right.
+        """
+        if self.runner.batch is not None:
+            return None
+        finding = find_file_batch(ModelFile.in_memory(self.model), self.runner, self.inputs)
+        if finding.is_wrong and finding.right_at is None:
+            raise InputError(f"batch {batch}: the model {finding.describe()}; export the network again")
+        return finding.right_at if finding.is_wrong else None

@@ -1,8 +1,8 @@
-"""Recognise a graph that normalises its own input, `(x - mean) / std`, as networks exported from MXNet do.
+"""Keep the constants fixed with which a graph normalises its own input, `(x - mean) / std`, as MXNet's exports do.
 
-The graph has one input [N, C, H, W], one node reads it, and that node, or it and the one after it, are the steps of
-`records.input_scaling`. Such a network expects raw pixels. Its mean and standard deviation are not trained: they stay
-fixed and are reported as part of the preprocessing.
+The graph has one input [N, C, H, W], one node reads it, and that node and those after it are steps of
+`records.input_scaling`. Mean and standard deviation are no weights, so they are not trained. Which preprocessing such a
+network gets is decided in `preprocessing.decision`.
 """
 
 from __future__ import annotations
@@ -12,45 +12,35 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..records.input_scaling import SCALING_OPERATORS, ScalingStep, mean_and_std, preprocessing_outside, scaling_step
-from ..records.preprocessing_guess import FoundPreprocessing
+from ..records.input_scaling import SCALING_OPERATORS, ScalingStep, mean_and_std, scaling_step
 from .constants.constant_folding import FIXED_KEY, LITERAL_KEY
 
-__all__ = ["InputNormalisation", "find_input_normalisation"]
+__all__ = ["keep_normalisation_fixed"]
+
+_MOST_STEPS = 6
 
 
-@dataclass(frozen=True)
-class InputNormalisation:
-    """`(pixel - mean) / std` with one value per channel, computed by the graph itself."""
+def keep_normalisation_fixed(graph: ir.Graph) -> bool:
+    """Mark the constants of the normalisation at the input, so that they do not become parameters.
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    constants: tuple[ir.Value, ...]
-
-    def keep_fixed(self) -> None:
-        """Mark the constants so that they do not become parameters."""
-        for value in self.constants:
-            value.meta[FIXED_KEY] = True
-            value.meta[LITERAL_KEY] = True
-
-    def preprocessing(self, height: int, width: int) -> FoundPreprocessing:
-        """The preprocessing that remains outside the graph: resizing to `height` x `width`, mean 0, std 1."""
-        return preprocessing_outside(self.mean, self.std, height, width)
-
-
-def find_input_normalisation(graph: ir.Graph) -> InputNormalisation | None:
-    """The normalisation at the image input of a graph in canonical form; None if there is none."""
+    Returns:
+        Whether the graph, which is in canonical form, normalises its input.
+    """
     images = graph.inputs[0] if len(graph.inputs) == 1 else None
     if images is None or images.shape is None or len(images.shape) != 4 or not isinstance(images.shape[1], int):
-        return None
+        return False
     channels = images.shape[1]
-    first = _step(images, channels)
-    if first is None:
-        return None
-    second = _step(first.result, channels)
-    nodes = [first] if second is None or second.step.adds == first.step.adds else [first, second]
-    found = mean_and_std([node.step for node in nodes], channels)
-    return None if found is None else InputNormalisation(*found, tuple(node.constant for node in nodes))
+    nodes: list[_Node] = []
+    value = images
+    while len(nodes) < _MOST_STEPS and (node := _step(value, channels)) is not None:
+        nodes.append(node)
+        value = node.result
+    if mean_and_std([node.step for node in nodes], channels) is None:
+        return False
+    for node in nodes:
+        node.constant.meta[FIXED_KEY] = True
+        node.constant.meta[LITERAL_KEY] = True
+    return True
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ class _Node:
 
 def _step(value: ir.Value, channels: int) -> _Node | None:
     """The node that reads `value`, where it is the only one and adds or multiplies one constant per channel."""
-    uses = list(value.uses())
+    uses = [use for use in value.uses() if use.node.op_type not in ("Shape", "Size")]
     if len(uses) != 1 or uses[0].node.op_type not in SCALING_OPERATORS:
         return None
     node = uses[0].node

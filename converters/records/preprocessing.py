@@ -6,6 +6,7 @@ can import it without torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -15,7 +16,13 @@ from PIL import Image
 
 from ...errors import InputError, nearest
 
-__all__ = ["ARCFACE", "IMAGENET", "Preprocessing"]
+__all__ = ["ARCFACE", "IMAGENET", "METADATA_KEY", "Preprocessing"]
+
+METADATA_KEY = "rtool.preprocessing"
+"""Key of a model's metadata, and of a served model's parameters, that holds a preprocessing as JSON."""
+
+_ORDERS = ("rgb", "bgr", "grey")
+_LAYOUTS = ("nchw", "nhwc")
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -35,7 +42,8 @@ class Preprocessing:
     (1, 3, 256, 128)
 
     Raises:
-        InputError: a size or std that is not positive, an unknown interpolation, or a mean or std of the wrong length.
+        InputError: a size or std that is not positive, a number that is not finite, an unknown interpolation, order or
+            layout, or a mean or std of the wrong length.
     """
 
     height: int
@@ -49,11 +57,18 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.height <= 0 or self.width <= 0:
             raise InputError(f"preprocessing: size must be positive, got {self.height}x{self.width}")
+        if self.channel_order not in _ORDERS or self.layout not in _LAYOUTS:
+            raise InputError(
+                f"preprocessing: expected one of {', '.join(_ORDERS)} and one of {', '.join(_LAYOUTS)}, got "
+                f"{self.channel_order!r} and {self.layout!r}"
+            )
         if not len(self.mean) == len(self.std) == self.channels:
             raise InputError(
                 f"preprocessing: {self.channel_order} needs {self.channels} numbers in mean and std, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise InputError(f"preprocessing: mean and std must be finite, got {self.mean} and {self.std}")
         if any(value <= 0 for value in self.std):
             raise InputError(f"preprocessing: std must be positive, got {self.std}")
         if self.interpolation not in _RESAMPLING:
@@ -89,6 +104,13 @@ class Preprocessing:
     def __call__(self, images: list[Image.Image]) -> NDArray[np.float32]:
         """Images -> one normalised batch, float32 [N, C, H, W] (or [N, H, W, C] when layout is nhwc)."""
         return self.normalise(np.stack([self.resize(image) for image in images]))
+
+    def __str__(self) -> str:
+        """Size, channels, mean, deviation and interpolation on one line."""
+        mean, std = ([round(value, 4) for value in values] for values in (self.mean, self.std))
+        channels = f"{self.channels} channel{'s' * (self.channels > 1)} ({self.channel_order})"
+        size = f"{self.height}x{self.width}, {channels}"
+        return f"{size}, mean {mean}, std {std}, {self.interpolation}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -62,6 +62,8 @@ class TritonModel:
         }
         self.inputs = tuple(_spec(tensor, self._single) for tensor in metadata.inputs)
         self.outputs = tuple(_spec(tensor, self._single) for tensor in metadata.outputs)
+        self.parameters = {key: str(value.string_value) for key, value in config.parameters.items()}
+        """Of its configuration; `rtool.preprocessing` states how images are prepared."""
         self.max_batch = int(config.max_batch_size)
         """Largest batch of a model with dynamic batch; 0 when the batch is fixed."""
         self.batch = _fixed_batch(self.inputs) if self.max_batch == 0 else None

@@ -43,14 +43,18 @@ def fill_weights(
     mapping: Mapping[str, ParameterSource],
     tensors: Mapping[str, torch.Tensor],
     label: str,
+    *,
+    largest: int | None = None,
 ) -> None:
-    """Put the data of every stripped weight back into `proto`, in place.
+    """Put the data of every stripped weight back into `proto`, in place; with `largest`, of those of so few elements.
 
     Raises:
         InputError: a weight is missing in `tensors` or has another shape or type.
     """
     for name, tensor in weight_tensors(proto.graph):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        if largest is not None and math.prod(tensor.dims) > largest:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         if not isinstance(location, str):  # protobuf gives bytes where the text is not UTF-8

@@ -9,8 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ...errors import InputError
 from .augmentation import AugmentConfig
 from .losses import (
     AdaFaceLoss,
@@ -67,8 +68,10 @@ class ModelConfig(Section):
     """Put BatchNorm back behind fused Conv and Linear layers, calibrated on training images."""
     calibration_images: Count = 256
     """Training images that calibrate restored BatchNorms."""
-    preprocessing: Literal["auto", "imagenet", "arcface"] = "auto"
-    """Normalisation of pixels; auto: the model's own, else arcface for square inputs and imagenet for others."""
+    preprocessing: str = "auto"
+    """How images are prepared. auto: as the model states, else as its graph shows, else as usual for it, else the run
+    asks. Or imagenet, arcface, arcface-bgr, raw, clip, a JSON file, or parts such as
+    `mean=127.5,std=128,order=bgr,interpolation=bicubic`, in units of pixels 0 to 255."""
     size: tuple[Count, Count] | None = None
     """Height and width of the network input in pixels; by default the model's own."""
     output: Annotated[int, Field(ge=0)] = 0
@@ -92,6 +95,19 @@ class ModelConfig(Section):
     less memory for a second forward pass, and the same numbers."""
     sync_batchnorm: bool = False
     """BatchNorms that learn use the statistics of the batches of all processes."""
+
+    @field_validator("preprocessing")
+    @classmethod
+    def _is_a_preprocessing(cls, said: str) -> str:
+        """Refuse what no preprocessing can be; whether a JSON file is there, the run finds."""
+        from ...converters.preprocessing.requests import PREPROCESSINGS, read_request
+
+        if "=" in said or said in PREPROCESSINGS or not said.endswith(".json"):
+            try:
+                read_request(said)
+            except InputError as error:
+                raise ValueError(str(error)) from error
+        return said
 
 
 class DataConfig(Section):
@@ -123,6 +139,8 @@ class EvaluationConfig(Section):
 
     protocol: Literal["retrieval", "verification"] | None = None
     """By default retrieval for data with cameras, else verification."""
+    first: bool = True
+    """Measure the source model before the first step, so that the run can say what it gained."""
     every: Positive = 1.0
     """Epochs between evaluations, such as 0.1, 0.5 or 4; the end of the run is always evaluated."""
     every_steps: Count | None = None

@@ -30,15 +30,11 @@ def identity_key(label: object) -> str | NoIdentity:
 
     Leading zeros stay: `0002` and `2` are two names.
 
+    >>> [identity_key(label) for label in (3, 3.0, " 3.0", "alice ")]
+    ['3', '3', '3', 'alice']
+
     Raises:
         ValueError: the label is neither text nor a whole number.
-
-    Examples:
-        >>> from rtool.finetune.data.identity_keys import identity_key
-        >>> [identity_key(label) for label in (3, 3.0, " 3.0", "alice ")]
-        ['3', '3', '3', 'alice']
-        >>> identity_key(-1).value
-        'junk (a negative identity)'
     """
     if label is None:
         return NoIdentity.MISSING

@@ -10,17 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...converters.bundles.reference import Model, load_model, open_runner
-from ...converters.records.json_text import parse_json
+from ...converters.bundles.open_batch import settle_batch, settle_runner
+from ...converters.bundles.reference import load_model, open_runner
+from ...converters.preprocessing.decision import PreprocessingDecision, decide_preprocessing
+from ...converters.preprocessing.evidence import (
+    PreprocessingEvidence,
+    evidence_of_file,
+    evidence_of_inputs,
+    stated_in_metadata,
+)
 from ...converters.records.preprocessing import Preprocessing
-from ...converters.records.preprocessing_guess import find_preprocessing
 from ...converters.runtime.probes.open_sizes import closed_sizes, image_index
 from ...converters.runtime.probes.probing import probe_inputs
+from ...converters.runtime.reference_runner import ReferenceRunner
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
+from ...converters.runtime.triton import TritonRunner
 from ...errors import InputError
-from ..network.model_preprocessing import PreprocessingName, choose_preprocessing
 
-__all__ = ["Embed", "Embedder", "embedder_of", "open_embedder"]
+__all__ = ["Embed", "Embedder", "embedder_of", "evidence_of", "open_embedder"]
 
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -32,10 +39,16 @@ class Embedder:
     """`embed` turns pixels uint8 [N, H, W, C], as `preprocessing.resize` makes them, into embeddings float32 [N, D]."""
 
     name: str
-    preprocessing: Preprocessing
+    decision: PreprocessingDecision
+    """The preprocessing, and where it comes from."""
     embed: Embed
     notes: tuple[str, ...] = ()
     """What to tell the user about how it was opened."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing alone."""
+        return self.decision.preprocessing
 
 
 def open_embedder(
@@ -44,7 +57,7 @@ def open_embedder(
     batch: int = 64,
     output: int = 0,
     device: str = "cpu",
-    preprocessing: PreprocessingName = "auto",
+    preprocessing: str | Preprocessing | None = None,
     size: tuple[int, int] | None = None,
     weights: str | Path | None = None,
 ) -> Embedder:
@@ -55,39 +68,70 @@ def open_embedder(
         batch: Images per call of the model; a model with a fixed batch keeps its own.
         output: Number of the output that is the embedding, from 0.
         device: "cpu" or "cuda:N"; the server chooses its own for `triton://`.
-        preprocessing: Normalisation; "auto" uses the model's own, else the usual one for its input's shape.
+        preprocessing: A preprocessing, or what `--preprocessing` takes; by default the model's own, see
+            `converters.preprocessing.decision`.
         size: Height and width in pixels, for models that do not state it.
         weights: A state_dict file to load over the model's own weights; it runs in torch then.
 
     Raises:
-        InputError: the model does not exist, its input size is unknown or another, `output` is negative, or `weights`
-            does not fit.
+        InputError: the model does not exist, its input size is unknown or another, `output` is negative, `weights` does
+            not fit, or it mixes images at every batch.
     """
     if output < 0:
         raise InputError(f"output {output} was asked for; outputs count from 0")
-    own: Preprocessing | None = None
-    notes: tuple[str, ...] = ()
-    runner: Runner
+    runner, evidence, notes = _opened(reference, device, weights)
+    decision = decide_preprocessing(evidence, preprocessing, size)
+    return replace(embedder_of(runner, decision, batch=batch, output=output), notes=notes)
+
+
+def _opened(
+    reference: str | Path | Runner, device: str, weights: str | Path | None
+) -> tuple[Runner, PreprocessingEvidence, tuple[str, ...]]:
+    """A runner, what it shows of its preprocessing, and notes; a file is read once."""
     if not isinstance(reference, str | Path):
         if weights is not None:
             raise InputError(f"{weights}: is loaded into a model that is opened, and {reference.name} is open already")
-        runner = reference
-    elif str(reference).startswith("triton://") or (weights is None and Path(reference).suffix == ".onnx"):
+        return reference, _of_runner(reference), ()
+    if str(reference).startswith("triton://") or (weights is None and Path(reference).suffix == ".onnx"):
         runner = open_runner(reference, device=device, weights=weights)
-        own = _stored_preprocessing(runner)
-    else:
-        model = load_model(reference, weights)
-        own = model.preprocessing or _stated_preprocessing(model)
-        notes = () if model.weights is None else (f"{weights}: {model.weights}",)
-        runner = TorchRunner(
-            model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=model.batch
-        )
-    chosen = choose_preprocessing(runner.name, own, runner.inputs, name=preprocessing, size=size)
-    return replace(embedder_of(runner, chosen, batch=batch, output=output), notes=notes)
+        notes: tuple[str, ...] = ()
+        if isinstance(runner, OnnxRunner):
+            batch = settle_runner(runner)
+            runner.batch, notes = batch.batch, ((batch.note,) if batch.note else ())
+        return runner, _of_runner(runner), notes
+    model = load_model(reference, weights)
+    settled = settle_batch(model)
+    loaded = "" if model.weights is None else f"{weights}: {model.weights}"
+    notes = tuple(filter(None, (loaded, settled.note)))
+    torch_runner = TorchRunner(
+        model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=settled.batch
+    )
+    return torch_runner, replace(model.evidence(), label=model.name), notes
 
 
-def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64, output: int = 0) -> Embedder:
-    """A runner as an embedder; one with uint8 input has the preprocessing in its graph and is given the pixels.
+def _of_runner(runner: Runner) -> PreprocessingEvidence:
+    if isinstance(runner, OnnxRunner | ReferenceRunner):
+        return evidence_of_file(runner.file)
+    evidence = evidence_of_inputs(runner.name, runner.inputs)
+    if isinstance(runner, TritonRunner):
+        stated = stated_in_metadata(runner.name, runner.model.parameters)
+        return replace(evidence.stating(stated, "stated by the server's configuration"), served=True)
+    return evidence
+
+
+def evidence_of(reference: str | Path, runner: Runner) -> PreprocessingEvidence:
+    """What a model shows of its preprocessing, given its reference and the runner that was opened of it.
+
+    Raises:
+        InputError: it states something that is no preprocessing.
+    """
+    if isinstance(runner, TorchRunner):
+        return replace(load_model(reference).evidence(), label=runner.name)
+    return _of_runner(runner)
+
+
+def embedder_of(runner: Runner, decision: PreprocessingDecision, *, batch: int = 64, output: int = 0) -> Embedder:
+    """A runner as an embedder; one with uint8 input has the normalisation in its graph and is given the pixels.
 
     Raises:
         InputError: when `embed` is called, the runner has no output of that number.
@@ -102,9 +146,9 @@ def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64
         )
 
     def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        images: NDArray[Any] = pixels if spec is not None and spec.dtype == "uint8" else preprocessing.normalise(pixels)
-        if spec is not None and spec.dtype == "float16":
-            images = images.astype(np.float16)
+        images: NDArray[Any] = decision.preprocessing.normalise(pixels)
+        if spec is not None and spec.dtype in ("float16", "uint8"):
+            images = images.astype(spec.dtype)
         arrays: list[NDArray[Any]] = [images]
         if len(runner.inputs) > 1:
             arrays = list(probe_inputs(closed_sizes(runner.inputs), len(images)))  # nothing reads the others
@@ -115,23 +159,4 @@ def embedder_of(runner: Runner, preprocessing: Preprocessing, *, batch: int = 64
         rows: NDArray[np.float32] = outputs[output].reshape(len(pixels), -1).astype(np.float32)
         return rows
 
-    return Embedder(runner.name, preprocessing, embed)
-
-
-def _stated_preprocessing(model: Model) -> Preprocessing | None:
-    """The preprocessing that the metadata of an ONNX file states."""
-    if model.file is None:
-        return None
-    found = find_preprocessing((), model.file.metadata)
-    return found.preprocessing if found is not None else None
-
-
-def _stored_preprocessing(runner: Runner) -> Preprocessing | None:
-    """The preprocessing that an exported ONNX file states in its metadata, under `rtool.preprocessing`."""
-    if not isinstance(runner, OnnxRunner):
-        return None
-    stored = runner.session.get_modelmeta().custom_metadata_map.get("rtool.preprocessing")
-    try:
-        return Preprocessing.from_dict(parse_json(stored)) if stored else None
-    except ValueError as error:
-        raise InputError(f"{runner.name}: its stored preprocessing is not JSON ({error}); export it again") from error
+    return Embedder(runner.name, decision, embed)

@@ -9,18 +9,19 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...converters.records.preprocessing import Preprocessing
 from ...converters.runtime.runners import Runner
 from ...errors import ConfigError, DataError, InputError
 from ..data.dataset import Dataset
 from ..data.decoding import Pixels, Resize, stream_pixels, unreadable_note
 from ..data.distinct_images import Contents, content_numbers
 from ..data.formats.sources import Subset, open_dataset
-from ..network.model_preprocessing import PreprocessingName
-from .embedders import Embed, open_embedder
+from .embedders import Embed, Embedder, open_embedder
 from .matched_images import MatchedImages, match_images
 from .plan import Protocol, plan_evaluation
 from .ranking import COSINE, Distance, Ranking
@@ -172,7 +173,7 @@ def embed_images(embed: Embed, pixels: NDArray[np.uint8], *, flip: bool, batch: 
 
 
 def evaluate(
-    reference: str | Path | Runner,
+    reference: str | Path | Runner | Embedder,
     data: str | Path,
     *,
     protocol: Protocol | None = None,
@@ -181,7 +182,7 @@ def evaluate(
     batch: int = 64,
     output: int = 0,
     device: str = "cpu",
-    preprocessing: PreprocessingName = "auto",
+    preprocessing: str | Preprocessing | None = None,
     size: tuple[int, int] | None = None,
     rerank: bool = False,
     distance: Distance = "cosine",
@@ -192,14 +193,13 @@ def evaluate(
     """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
 
     Args:
-        reference: A model reference (see `open_embedder` for what runs it), or a runner that is open already.
+        reference: A model reference, as `open_embedder`, or a runner or embedder that is open; its own options count.
         data, protocol: What `open_dataset` accepts; by default what its labels allow, see `choose_protocol`.
         subset: The side of a data set with fixed sides (Market-1501, MSMT17).
         flip, batch: Whether to add the embedding of the mirror image; images per batch.
-        output, device: Number of the output that is the embedding, from 0; "cpu" or "cuda:N".
-        preprocessing, size: Normalisation, height and width in pixels, for models that do not state them.
-        rerank, distance: How the gallery is ranked, see `Ranking`.
-        roc, weights: A CSV file for the ROC of a verification; a state_dict file to load over the model's own weights.
+        output, device, weights: Number of the embedding output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
+        preprocessing, size: How images are prepared, and their size in pixels, as in `open_embedder`.
+        rerank, distance, roc: How the gallery is ranked, see `Ranking`; a CSV file for the ROC of a verification.
         report: Called with a line about each thing left out of the data set, and about `weights`.
 
     Raises:
@@ -215,12 +215,12 @@ def evaluate(
         ('retrieval', 16, 16)
     """
     dataset = open_dataset(data, subset)
-    model = open_embedder(
+    model = _as_embedder(
         reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
     )
     if report is not None:
-        for note in (*(f"{dataset.name}: {note}" for note in (dataset, *dataset.notes)), *model.notes):
-            report(note)
+        for line in (*(f"{dataset.name}: {note}" for note in (dataset, *dataset.notes)), *model.notes):
+            report(line)
     return evaluate_embeddings(
         model.embed,
         dataset,
@@ -232,3 +232,7 @@ def evaluate(
         roc=roc,
         report=report,
     )
+
+
+def _as_embedder(reference: str | Path | Runner | Embedder, **options: Any) -> Embedder:
+    return reference if isinstance(reference, Embedder) else open_embedder(reference, **options)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from ...converters.batchnorm.restore import restore_batchnorm, restored_link
+from ...converters.batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
 from ...converters.bundles.bundle import save_bundle
+from ...converters.bundles.open_batch import settle_batch
 from ...converters.bundles.reference import Model, load_model
+from ...converters.preprocessing.decision import decide_preprocessing
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import TensorSpec, require_record
@@ -25,7 +28,6 @@ from ...errors import ConfigError, InputError
 from ..config.config import ModelConfig
 from ..data.loading import TrainingPixels
 from .learner import embedding_of
-from .model_preprocessing import choose_preprocessing
 from .weights import load_weights
 
 _CALIBRATION_BATCH = 32
@@ -46,6 +48,8 @@ class Network:
     """Writes a bundle; the link records in its provenance how it was trained."""
     weights: WeightMatch | None = None
     """What `model.weights` loaded into it; None where there was no such file, or a checkpoint took its place."""
+    preprocessing_origin: str = ""
+    """Where the preprocessing comes from."""
 
 
 def images_to_tensor(pixels: Tensor, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> Tensor:
@@ -82,8 +86,8 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
     Weights of zoo architectures are drawn from torch's global generator.
 
     Raises:
-        InputError: there is no such model, it cannot be trained, it does not accept the size, has no output of that
-            number, or `model.weights` does not fit.
+        InputError: there is no such model, it cannot be trained, it mixes the images of a batch, does not accept the
+            size, has no output of that number, or `model.weights` does not fit.
     """
     if checkpoint is None and config.reference in ZOO:
         model, identity = _from_zoo(config)
@@ -97,15 +101,15 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
                 f"{model.name}: has a fixed batch of {model.batch}, so it cannot be trained; make it dynamic with "
                 "`rtool onnx2torch model.onnx --batch dynamic` and give that bundle"
             )
+        settled = settle_batch(model) if checkpoint is None else None
+        if settled is not None and settled.batch is not None:
+            raise InputError(
+                f"{settled.note}, so training would mix images; make it dynamic with `rtool onnx2torch model.onnx "
+                "--batch dynamic` where its file states a fixed batch, or export the network again"
+            )
     inputs = model.record.inputs if model.record is not None else ()
     _check_arguments(model.module, model.name, inputs)
-    preprocessing = choose_preprocessing(
-        model.name,
-        model.preprocessing,
-        inputs,
-        name=config.preprocessing,
-        size=config.size,
-    )
+    decision = decide_preprocessing(replace(model.evidence(), label=model.name), config.preprocessing, config.size)
     loaded = None
     if config.weights is not None and checkpoint is None:
         loaded = load_weights(model.module, config.weights, config.weights_may_lack, model)
@@ -118,10 +122,11 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
         known = record.chain if record is not None else chain
         links = known if trained is None else (*known, trained)
         provenance = {"trained_from": Path(config.reference).name, "chain": to_json(links)}
-        return save_bundle(module, path, preprocessing=preprocessing, provenance=provenance, **identity)
+        return save_bundle(module, path, preprocessing=decision.preprocessing, provenance=provenance, **identity)
 
-    dimension = _dimension(model, preprocessing, config.output)
-    return Network(model.name, model.module, preprocessing, dimension, save, loaded)
+    dimension = _dimension(model, decision.preprocessing, config.output)
+    made, reason = decision.preprocessing, decision.reason
+    return Network(model.name, model.module, made, dimension, save, loaded, reason)
 
 
 def _check_arguments(module: nn.Module, name: str, inputs: Sequence[TensorSpec]) -> None:
@@ -141,7 +146,51 @@ def _check_arguments(module: nn.Module, name: str, inputs: Sequence[TensorSpec])
         )
 
 
-def check_restorable(network: Network) -> fx.GraphModule:
+def check_restorable(network: Network, images: int) -> str:
+    """Try on random images, in a copy, whether BatchNorm can be restored from `images` training images.
+
+    Returns:
+        A note where nothing has to be restored, because it was before; else "".
+
+    Raises:
+        ConfigError, InputError: as `restore_batchnorms`.
+    """
+    size = network.preprocessing
+    generator = torch.Generator().manual_seed(0)
+    shape = (min(images, _CALIBRATION_BATCH), size.height, size.width, size.channels)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    module = copy.deepcopy(_converted(network))
+    report = restore_batchnorm(module, [images_to_tensor(pixels, size, torch.device("cpu"), False)])
+    return _nothing_to_restore(network, report)
+
+
+def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:
+    """Put BatchNorm back into the network, in place, calibrated on `count` evenly spaced training images.
+
+    Returns:
+        A line for the log; a network whose BatchNorms were restored before is left as it is.
+
+    Raises:
+        ConfigError: the network did not come from an ONNX file, or no layer of it lost a BatchNorm.
+    """
+    module = _converted(network)
+    chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
+    images = torch.from_numpy(np.stack([pixels.read(int(index))[0] for index in chosen]))
+    batches = [
+        images_to_tensor(images[start : start + _CALIBRATION_BATCH], network.preprocessing, torch.device("cpu"), False)
+        for start in range(0, len(images), _CALIBRATION_BATCH)
+    ]
+    report = restore_batchnorm(module, batches)
+    done_before = _nothing_to_restore(network, report)
+    if done_before:
+        return done_before
+    record = require_record(module)
+    record.chain = (*record.chain, restored_link(report))
+    note = f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {report.images} images"
+    return f"{note}; {report.warning}" if report.warning else note
+
+
+def _converted(network: Network) -> fx.GraphModule:
     """The network's module, if it came from an ONNX file and so may have lost its BatchNorms.
 
     Raises:
@@ -152,30 +201,19 @@ def check_restorable(network: Network) -> fx.GraphModule:
     return network.module
 
 
-def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> str:
-    """Put BatchNorm back into the network, in place, calibrated on `count` evenly spaced training images.
-
-    Returns:
-        A line for the log.
+def _nothing_to_restore(network: Network, report: RestoreReport) -> str:
+    """A note where BatchNorms were restored before and `report` adds none; "" where it does.
 
     Raises:
-        ConfigError: the network did not come from an ONNX file, or no layer of it lost a BatchNorm.
+        ConfigError: there is none, and there was nothing to restore.
     """
-    module = check_restorable(network)
-    chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
-    images = torch.from_numpy(np.stack([pixels.read(int(index))[0] for index in chosen]))
-    batches = [
-        images_to_tensor(images[start : start + _CALIBRATION_BATCH], network.preprocessing, torch.device("cpu"), False)
-        for start in range(0, len(images), _CALIBRATION_BATCH)
-    ]
-    report = restore_batchnorm(module, batches)
-    if not report.restored:
-        reasons = "; ".join(sorted({entry.reason for entry in report.skipped})) or "no Conv"
-        raise ConfigError(f"model.restore_bn: {network.name} has no layer that lost one ({reasons}); set it to false")
-    record = require_record(module)
-    record.chain = (*record.chain, restored_link(report))
-    note = f"BatchNorm restored behind {len(report.restored)} layers, calibrated on {report.images} images"
-    return f"{note}; {report.warning}" if report.warning else note
+    if report.restored:
+        return ""
+    before = require_record(_converted(network)).restored
+    if before:
+        return f"model.restore_bn: {network.name} has {len(before)} BatchNorms restored before, and needs no more"
+    reasons = "; ".join(sorted({entry.reason for entry in report.skipped})) or "no Conv"
+    raise ConfigError(f"model.restore_bn: {network.name} has no layer that lost one ({reasons}); set it to false")
 
 
 def _earlier(chain: tuple[ChainLink, ...], *, resumed: bool) -> tuple[ChainLink, ...]:

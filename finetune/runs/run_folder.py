@@ -3,7 +3,7 @@
     config.yaml     the resolved configuration; a run resumed with another keeps the earlier ones as config-1.yaml, ...
     env.json        command, versions, machine, processes, device; env-2.json, ... of later starts
     log.txt         every line of the log, also those that were not printed
-    metrics.jsonl   one JSON object per line: {"kind": "train"|"evaluation", "step", "epoch", ...}
+    metrics.jsonl   one JSON object per line: {"kind": "source"|"train"|"evaluation", "step", "epoch", ...}
     metrics.csv     the same as a table, written when the run ends
     tb/             the same for TensorBoard, written by `tracking`
     checkpoints/    written by `checkpoints`

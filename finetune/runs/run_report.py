@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from ...converters.records.json_text import parse_json
+from .gain import compared_metrics
 from .run_folder import read_metrics
 from .tracking import flatten_record
 
@@ -30,6 +31,10 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto } img, svg { max-widt
 <h1>{{ name }}</h1>
 <h2>Outcome</h2>
 <table>{% for key, value in outcome.items() %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
+{% if compared %}<h2>Before and after</h2>
+<table><tr><th></th><th>source model</th><th>best checkpoint</th><th>difference</th></tr>
+{% for name, before, after, difference in compared %}<tr><th>{{ name }}</th><td>{{ before }}</td><td>{{ after }}</td>
+<td>{{ difference }}</td></tr>{% endfor %}</table>{% endif %}
 {% if curves %}<h2>Curves</h2>
 {% for curve in curves %}{{ curve }}{% endfor %}{% endif %}
 {% if sheet %}<h2>Training images as the network saw them</h2>
@@ -46,12 +51,13 @@ _SPREADS = ("accuracy_std",)
 """Metrics that are spreads, not levels, and are not drawn."""
 
 
-def write_run_report(run: Path, outcome: Mapping[str, Any], sheet: Image.Image | None) -> Path:
+def write_run_report(run: Path, outcome: Mapping[str, Any], metric: str, sheet: Image.Image | None) -> Path:
     """Write `report.html` into the folder of a run that has ended.
 
     Args:
         run: The run folder.
         outcome: What result.json says.
+        metric: The metric that chooses the best checkpoint.
         sheet: The contact sheet of training images; None shows none.
     """
     from jinja2 import Environment
@@ -63,6 +69,10 @@ def write_run_report(run: Path, outcome: Mapping[str, Any], sheet: Image.Image |
     text = page.render(
         name=f"{run.parent.name} {run.name}",
         outcome={key: _shown(value) for key, value in _flat(outcome).items()},
+        compared=[
+            (name, f"{before:.4f}", f"{after:.4f}", f"{difference:+.4f}")
+            for name, before, after, difference in compared_metrics(records, metric)
+        ],
         curves=[Markup(_curve(name, points)) for name, points in _series(records).items()],
         sheet=_as_base64(sheet) if sheet is not None else "",
         environment={key: _shown(value) for key, value in environment.items()},

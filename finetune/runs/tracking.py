@@ -57,9 +57,10 @@ def flatten_record(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def write_csv(records: list[dict[str, Any]], path: Path) -> None:
-    """Write all records as one table, with a column per number that occurs."""
+    """Write all records as one table, with a column per number that occurs, those of training first."""
     rows = [{"kind": r["kind"], "step": r["step"], "epoch": r["epoch"], **dict(flatten_record(r))} for r in records]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    trained_first = sorted(rows, key=lambda row: row["kind"] != "train")
+    columns = list(dict.fromkeys(name for row in trained_first for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -39,6 +39,8 @@ class RunPlan:
     """Channels, height, width."""
     embedding: int
     """Length of the embedding."""
+    preprocessing: str
+    """Size, channels, mean, deviation and where they come from."""
     parameters: int
     """Of the network; `head_parameters` with all the shards of PartialFC."""
     head_parameters: int
@@ -80,9 +82,9 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     processes = count_processes(nproc, config.device)
     device = resolve_device(config.device, processes=processes)
     network = load_network(config.model)
-    if config.model.restore_bn:
-        check_restorable(network)
     train, held_out = open_training_data(config)
+    images = min(config.model.calibration_images, len(train))
+    restored = check_restorable(network, images) if config.model.restore_bn else ""
     evaluation = config.evaluation
     plans = {} if evaluation is None else plan_sets(evaluation, held_out)
     identities = train.identity_count
@@ -91,7 +93,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     learner, notes = build_learner(config, network, heads, autocast)
     build_optimizer(config.optimizer, network.module, heads)
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
-    notes = [f"{train.name}: {note}" for note in train.notes] + notes
+    notes = [f"{train.name}: {note}" for note in train.notes] + notes + ([restored] if restored else [])
     notes += review_run(config, network, learner, train, batches, processes)
     learner.train()  # the estimate is of a step
     sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
@@ -100,6 +102,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         model=network.name,
         input=(size.channels, size.height, size.width),
         embedding=network.dimension,
+        preprocessing=f"{size} ({network.preprocessing_origin})",
         parameters=_count(network.module),
         head_parameters=_count(heads) + sharded * identities * network.dimension,
         train_images=len(train),

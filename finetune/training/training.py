@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...converters.records.provenance import ChainLink, tool_versions
 from ...errors import GateError
 from ..config.config import FinetuneConfig
 from ..data.decoding import check_unreadable
@@ -42,7 +41,9 @@ from ..runs.checkpoints import (
 )
 from ..runs.data_record import difference_noted
 from ..runs.early_stopping import evaluated, patience_is_over
+from ..runs.gain import SOURCE_KIND, shown_metrics
 from ..runs.run_folder import RunFolder, read_metrics
+from ..runs.trained_link import trained_link
 from .assembly import assemble_learner
 from .epoch import epoch_samples, epoch_steps
 from .generators import generator_states, load_generator_states, seed_generators
@@ -61,12 +62,14 @@ _MOST_SKIPPED_IN_A_ROW = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: finished, or stopped by a signal or an error; `images_per_second` are of all ranks."""
+    """How training ended: finished, or stopped by a signal or an error; `metric` chooses the best checkpoint, if any is measured."""
 
     finished: bool
     stopped_by: str | None
     progress: Progress
     images_per_second: float
+    """Of all ranks."""
+    metric: str | None
 
 
 class Trainer:
@@ -146,6 +149,9 @@ class Trainer:
         with on_stop_signal(self._request_stop), lost_workers_named():
             for name in asked_before:
                 self._request_stop(name)
+            sets = self._sets
+            if self._progress.step == 0 and sets is not None and sets.evaluation.first and rank() == 0:
+                self._measure_source(sets)
             if self._lacks_evaluation():
                 self._evaluate_and_save()
             while not stopped and not self._is_done():
@@ -156,7 +162,7 @@ class Trainer:
 
     def outcome(self, stopped_by: str | None) -> Outcome:
         """The outcome so far; `stopped_by` is None when the run has finished."""
-        return Outcome(stopped_by is None, stopped_by, self._progress, self._total.images_per_second)
+        return Outcome(stopped_by is None, stopped_by, self._progress, self._total.images_per_second, self._metric)
 
     def _measure(self, sets: MeasuredSets) -> dict[str, Any]:
         """Measure the held-out data with the present weights, or with their average if one is kept."""
@@ -175,13 +181,14 @@ class Trainer:
         measured = {row["step"]: row[metric] for row in rows if row["kind"] == "evaluation"}
         for line in give_up_later(self._checkpoints, checkpoint, measured):
             self._log(f"resuming from {checkpoint.name}: {line}")
-        step = best_step(self._checkpoints)
-        best = None if step is None else measured.get(step, self._progress.best)
+        best = None if (step := best_step(self._checkpoints)) is None else measured.get(step, self._progress.best)
         if changed := difference_noted(checkpoint, self._data.record):
             self._log(changed)
             best = None
         self._progress = replace(self._progress, best=best)
         folder.forget_after(self._progress.step)
+        if changed:
+            self._record(kind=SOURCE_KIND)  # what the source scored on other data does not compare
 
     def _request_stop(self, signal_name: str) -> None:
         self._stopped_by = self._stopped_by or signal_name
@@ -304,6 +311,11 @@ class Trainer:
             lacks = float(not any(row["kind"] == "evaluation" and row["step"] == progress.step for row in rows))
         return bool(all_reduce_sum(torch.tensor(lacks, device=self._device)) > 0)
 
+    def _measure_source(self, sets: MeasuredSets) -> None:
+        """Measure the source model before the first step; its score chooses no checkpoint."""
+        self._record(kind=SOURCE_KIND, **(values := self._measure(sets)))
+        self._log(f"source model: {shown_metrics(values)}")
+
     def _evaluate_and_save(self) -> None:
         """Evaluate on rank 0, and save; weights whose evaluation fails are saved as well."""
         sets, metric_name = self._sets, self._metric
@@ -323,8 +335,7 @@ class Trainer:
         self._progress = evaluated(self._progress, metric, best=best)
         self._evaluated = (self._progress.step, values)
         self._record(kind="evaluation", **values)
-        shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if isinstance(value, float))
-        self._log(f"epoch {self._place / self.steps_per_epoch:g}: {shown}")
+        self._log(f"epoch {self._place / self.steps_per_epoch:g}: {shown_metrics(values)}")
         self._save(best=best)
 
     def _save(self, *, best: bool) -> None:
@@ -337,25 +348,17 @@ class Trainer:
         if self._folder is None:
             return
         tensors = {**self._stepper.state(), **generators}
+        link = trained_link(self._config.name, self._progress, self._evaluated)
         with self._stepper.evaluated():
             save_checkpoint(
                 self._checkpoints,
                 self._progress,
                 tensors,
-                lambda path: self._network.save(path, self._learner.backbone, self._link()),
+                lambda path: self._network.save(path, self._learner.backbone, link),
                 best=best,
                 data=self._data.record,
             )
         prune_checkpoints(self._checkpoints, self._config.checkpoints.keep, self._progress)
-
-    def _link(self) -> ChainLink:
-        """The link that a checkpoint's provenance gets; with metrics only if these very weights were evaluated."""
-        progress, (step, values) = self._progress, self._evaluated
-        metrics = values if step == progress.step else {}
-        shown = "".join(f", {name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
-        facts = {"run": self._config.name, "epochs": progress.epoch, "steps": progress.step, "metrics": metrics}
-        detail = f"run {self._config.name}, {progress.epoch} epochs, {progress.step} steps{shown}"
-        return ChainLink("trained", detail, facts | {"best_metric": progress.best, "versions": tool_versions()})
 
     def _report(self, meter: Meter) -> None:
         """Log and record the means since the last report, losses over all ranks. A collective."""

@@ -17,6 +17,7 @@ from ..repository.deployed import DeployResult, newest_served
 from ..repository.manifest import packer_manifest
 from ..repository.model_config import build_packer_config, read_config, write_config
 from ..repository.repository import CONFIG_FILE, ModelFolder, check_model_name
+from ..repository.served_preprocessing import copy_preprocessing
 from .publication import Publication, publish, publishing, remember_configs
 
 __all__ = ["deploy_packer"]
@@ -51,6 +52,7 @@ def deploy_packer(
         config = build_packer_config(
             name, target_config, batch=batch, versions=(version,), max_delay=max_delay, instances=instances
         )
+        copy_preprocessing(config, target_config)
         if problems := list(check_settings(config, name)):
             raise InputError(f"{folder.path}: {'; '.join(problems)}")
         if previous is not None:

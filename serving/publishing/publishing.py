@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from ...converters.preprocessing.decision import PreprocessingDecision
+from ...converters.records.preprocessing import Preprocessing
 from ...errors import ConfigError, GateError, InputError, RtoolError
 from ..repository.config_plan import ConfigPlan, plan_configs
 from ..repository.config_rules import check_against_graph, check_settings
@@ -23,6 +25,7 @@ from ..repository.graph_signature import GraphSignature, read_signature
 from ..repository.manifest import make_manifest
 from ..repository.model_config import Device, ServingSettings
 from ..repository.repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
+from ..repository.served_preprocessing import served_preprocessing
 from ..repository.warmup import WarmupFile, example_array, read_examples, warmup_files
 from .publication import Publication, prune, publish, publishing, remember_configs, withdraw
 from .trace_stripping import without_traces
@@ -44,6 +47,7 @@ def deploy(
     url: str | None = None,
     keep: int | None = None,
     keep_metadata: bool = False,
+    preprocessing: str | Preprocessing | None = None,
 ) -> DeployResult:
     """Publish an ONNX file as the next version of `name`, and serve it.
 
@@ -52,7 +56,8 @@ def deploy(
     beside the new one. `warmup` maps input names to arrays [N, ...] of the inputs' dtypes, or is a .npy or .npz file.
     `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and compares
     its outputs with ONNX Runtime's. `keep` removes unserved versions beyond the newest `keep` (at least 2); None
-    removes none. `keep_metadata` also publishes exporters' stack traces and file paths.
+    removes none. `keep_metadata` also publishes exporters' stack traces and file paths. `preprocessing` is stated in
+    the configuration, for files that do not state it: a preprocessing, or what `--preprocessing` takes.
 
     Raises:
         InputError, ConfigError: the file or the combination of arguments cannot be served; nothing was changed.
@@ -66,21 +71,22 @@ def deploy(
     """
     check_model_name(name)
     _check_keep(keep)
-    signature, files = _read_servable(model, batch, warmup)
+    signature, files, unproved = _read_servable(model, batch, warmup)
+    found = served_preprocessing(signature, preprocessing)
     folder = ModelFolder(Path(repository) / name)
     with publishing(folder.path.parent) as staging:
         versions = _next_versions(folder, also_serve)
-        plan = plan_configs(folder, signature, versions.served, device=device, settings=settings, warmup=files)
+        plan = plan_configs(folder, signature, versions.served, device, settings, files, found)
         _check_plan(plan, folder, signature, also_serve)
         as_given = keep_metadata or _is_placeholders(folder, versions.new, signature)
         published = signature if as_given else without_traces(signature, staging)
-        manifest = _manifest(folder, versions, signature, published, provenance)
+        manifest = _manifest(folder, versions, signature, published, provenance, found)
         _write_version(folder, versions, published, plan, files, manifest, staging)
         if url is not None:
             _bring_live(url, folder, versions, staging)
         removed = prune(folder, {*versions.served, versions.previous}, keep, staging) if keep is not None else ()
-    notes = _notes(files, removed, stripped=published is not signature)
-    return _result(folder, versions, published, plan.device, notes)
+    notes = (*_notes(files, removed, stripped=published is not signature), *([unproved] if unproved else ()))
+    return _result(folder, versions, published, plan.device, notes, str(found))
 
 
 @dataclass(frozen=True)
@@ -102,14 +108,18 @@ def _next_versions(folder: ModelFolder, also_serve: Sequence[int]) -> _Versions:
 
 def _read_servable(
     model: str | Path, batch: int | Literal["dynamic"] | None, warmup: Mapping[str, NDArray[Any]] | str | Path | None
-) -> tuple[GraphSignature, list[WarmupFile]]:
-    """The graph's signature and its warm-up files, after the graph has been run once."""
+) -> tuple[GraphSignature, list[WarmupFile], str]:
+    """The graph's signature, its warm-up files, and why an open batch is not verified, after the graph was run.
+
+    Raises:
+        InputError: it cannot be run, or declares an open batch and mixes the images of a batch.
+    """
     signature = read_signature(model)
     _check_batch(signature, batch)
     examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
     files = warmup_files(signature, examples)
     _check_runs(signature, examples)
-    return signature, files
+    return signature, files, _check_open_batch(signature, examples)
 
 
 def _write_version(
@@ -129,7 +139,12 @@ def _write_version(
 
 
 def _result(
-    folder: ModelFolder, versions: _Versions, published: GraphSignature, device: Device, notes: tuple[str, ...]
+    folder: ModelFolder,
+    versions: _Versions,
+    published: GraphSignature,
+    device: Device,
+    notes: tuple[str, ...],
+    preprocessing: str,
 ) -> DeployResult:
     return DeployResult(
         path=folder.version_path(versions.new),
@@ -142,6 +157,7 @@ def _result(
         device=device,
         sha256=published.sha256,
         notes=notes,
+        preprocessing=preprocessing,
     )
 
 
@@ -194,6 +210,28 @@ def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] 
     golden_outputs(signature.path, inputs)
 
 
+def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> str:
+    """Prove that an open batch is its images one by one, so that no server joins requests that change each other.
+
+    Returns:
+        Why it cannot be verified; "" where it is, or the batch is fixed.
+
+    Raises:
+        InputError: a batch is not its images one by one.
+    """
+    if signature.batch is not None:
+        return ""
+    from ...converters.files.model_file import ModelFile
+    from ...converters.runtime.batches.file_batch import find_file_batch
+
+    given = None if examples is None else [examples[tensor.name] for tensor in signature.inputs]
+    finding = find_file_batch(ModelFile.read(signature.path), examples=given)
+    if not finding.is_wrong:
+        return finding.describe()
+    command = f"{_export_command(signature)} --batch {finding.right_at or 'N'} -o OUT.onnx"
+    raise InputError(f"{signature.path}: {finding.describe()}; fix it with `{command}` and deploy that")
+
+
 def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature, also_serve: Sequence[int]) -> None:
     problems = []
     for path, config in plan.configs.items():
@@ -217,6 +255,7 @@ def _manifest(
     signature: GraphSignature,
     published: GraphSignature,
     provenance: Mapping[str, Any] | None,
+    preprocessing: PreprocessingDecision | str,
 ) -> Mapping[str, Any]:
     placeholder = folder.manifest(versions.new)
     if placeholder is not None and _is_placeholders(folder, versions.new, signature):
@@ -229,6 +268,7 @@ def _manifest(
         repository=folder.path.parent,
         previous=versions.previous,
         provenance=provenance,
+        preprocessing=preprocessing,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ...converters.preprocessing.decision import PreprocessingDecision
 from .config_rules import backend_of, check_against_graph
 from .devices import gpu_present
 from .graph_signature import GraphSignature
@@ -24,6 +25,7 @@ from .model_config import (
     write_config,
 )
 from .repository import CONFIG_FILE, VARIANTS, ModelFolder
+from .served_preprocessing import state_preprocessing
 from .warmup import WarmupFile
 
 __all__ = ["ConfigPlan", "device_of", "plan_configs"]
@@ -53,15 +55,16 @@ def plan_configs(
     folder: ModelFolder,
     signature: GraphSignature,
     versions: Sequence[int],
-    *,
     device: Literal["auto", "cpu", "gpu"],
     settings: ServingSettings | None,
     warmup: Sequence[WarmupFile],
+    preprocessing: PreprocessingDecision | str,
 ) -> ConfigPlan:
     """The default configuration and one per device, each serving `versions`.
 
     A configuration in `folder` that fits the graph is reused when `settings` is None. `device` "auto" keeps the device
-    that serves now; for a new model it selects a GPU where the machine has one.
+    that serves now; for a new model it selects a GPU where the machine has one. `preprocessing` is stated where it is
+    known.
 
     Raises:
         ConfigError: an existing configuration does not parse.
@@ -79,6 +82,7 @@ def plan_configs(
     configs = {CONFIG_FILE: default, **{f"configs/{variant}.pbtxt": config for variant, config in variants.items()}}
     for config in configs.values():
         set_versions(config, versions)
+        state_preprocessing(config, preprocessing)
         if warmup:
             set_warmup(config, warmup)
     return ConfigPlan(configs, chosen)

@@ -28,6 +28,8 @@ class DeployResult:
     device: Device
     sha256: str
     notes: tuple[str, ...] = ()
+    preprocessing: str = ""
+    """How images are prepared and where that comes from, or why it is not known; "" for a packer and a rollback."""
 
 
 def newest_served(folder: ModelFolder) -> int | None:

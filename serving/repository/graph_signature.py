@@ -6,10 +6,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...converters.graphs.graph_view import GraphView
+from ...converters.preprocessing.evidence import PreprocessingEvidence, evidence_of_view
 from ...errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["GraphSignature", "GraphTensor", "read_signature"]
 
@@ -77,6 +83,8 @@ class GraphSignature:
     ir_version: int
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The file's own metadata, where `rtool export` states preprocessing and provenance."""
+    evidence: PreprocessingEvidence = field(default=PreprocessingEvidence(""))
+    """What the graph shows of its preprocessing, without what its metadata state."""
     sha256: str = ""
     """SHA-256 in hexadecimal of the bytes that the signature was read from; what is published must have it too."""
 
@@ -138,8 +146,17 @@ def read_signature(path: str | Path) -> GraphSignature:
         opset,
         model.ir_version,
         {entry.key: entry.value for entry in model.metadata_props},
+        evidence_of_view(_view(model, str(path)), str(path), {}),
         hashlib.sha256(data).hexdigest(),
     )
+
+
+def _view(model: onnx.ModelProto, label: str) -> GraphView:
+    """The graph; one whose functions cannot be inlined as it is, for running it will tell more."""
+    try:
+        return GraphView.of(model, label)
+    except InputError:
+        return GraphView(model, label)
 
 
 def _tensor(path: Path, value: object) -> GraphTensor:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ...converters.preprocessing.decision import PreprocessingDecision
 from ...converters.records.json_text import parse_json
 from .graph_signature import GraphSignature, GraphTensor
 
@@ -29,6 +30,7 @@ def make_manifest(
     repository: Path,
     previous: int | None,
     provenance: Mapping[str, Any] | None,
+    preprocessing: PreprocessingDecision | str,
 ) -> dict[str, Any]:
     """The manifest of one version as JSON data.
 
@@ -55,6 +57,7 @@ def make_manifest(
         "inputs": [_tensor(tensor) for tensor in signature.inputs],
         "outputs": [_tensor(tensor) for tensor in signature.outputs],
         "stated": _stated(signature.metadata),
+        **_preprocessing(preprocessing),
         "command": shlex.join(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rtool": __version__,
@@ -97,6 +100,13 @@ def _stated(metadata: Mapping[str, str]) -> dict[str, Any]:
             except ValueError:
                 found[name] = text  # a plain string
     return found
+
+
+def _preprocessing(found: PreprocessingDecision | str) -> dict[str, Any]:
+    """The preprocessing and where it comes from, or why it is not known."""
+    if isinstance(found, str):
+        return {"preprocessing": None, "preprocessing_origin": found}
+    return {"preprocessing": found.preprocessing.to_dict(), "preprocessing_origin": found.reason}
 
 
 def _tensor(tensor: GraphTensor) -> dict[str, Any]:

@@ -234,6 +234,9 @@ PROGRAMS = {
 
 IN_A_WORLD_OF = {
     2: (
+        "separate_batchnorm",
+        "synchronised_batchnorm",
+        "synchronised_and_checkpointed",
         "gradients",
         "accumulated",
         "two_outputs",

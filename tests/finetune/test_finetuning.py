@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from rtool.converters.bundles.reference import load_model
 from rtool.errors import ConfigError, DataError, GateError, InputError, PlatformError
 from rtool.finetune.config.files import load_config
+from rtool.finetune.evaluation.evaluation import evaluate
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.runs.checkpoints import load_shards, load_training_state
 from rtool.finetune.runs.run_folder import read_metrics
@@ -77,6 +78,40 @@ def assert_same_state(first: Path, second: Path) -> None:
 
 def losses_of(run: Path) -> list[dict]:
     return [(row["step"], row["losses"]) for row in read_metrics(run) if row["kind"] == "train"]
+
+
+def test_the_source_is_measured_first_and_the_run_says_what_it_gained(config, tiny_model):
+    result = finetune(config, quiet=True)
+    run, rows = result.run_dir, read_metrics(result.run_dir)
+    expected = evaluate(tiny_model["reference"], BASE["data"]["evaluate"], preprocessing="imagenet")
+    assert rows[0]["kind"] == "source"
+    assert rows[0]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
+    assert result.source_metrics["rank1"] == pytest.approx(expected.rank1, abs=1e-6)
+    gain = {"metric": "mAP", "before": rows[0]["mAP"], "after": result.best_metric}
+    assert result.gain == {**gain, "difference": result.best_metric - rows[0]["mAP"]}
+    assert json.loads((run / "result.json").read_text())["gain"] == result.gain
+    line = f"mAP {rows[0]['mAP']:.4f} -> {result.best_metric:.4f} ({result.gain['difference']:+.4f})"
+    assert line in (run / "log.txt").read_text().splitlines()[-1]
+    page = (run / "report.html").read_text()
+    assert "Before and after" in page
+    assert f"<td>{rows[0]['mAP']:.4f}</td>" in page
+
+
+def test_measuring_the_source_changes_no_bit_of_the_training(config):
+    first = finetune(config, ["epochs=1"], quiet=True)
+    second = finetune(config, ["epochs=1", "evaluation.first=false"], quiet=True)
+    assert_same_state(first.run_dir, second.run_dir)
+    assert second.source_metrics is None
+    assert second.gain is None
+    assert "Before and after" not in (second.run_dir / "report.html").read_text()
+
+
+def test_a_resumed_run_does_not_measure_its_source_again(config):
+    before = finetune(config, ["epochs=1"], quiet=True)
+    after = finetune(config, ["epochs=2"], resume=before.run_dir, quiet=True)
+    rows = read_metrics(after.run_dir)
+    assert [row["step"] for row in rows if row["kind"] == "source"] == [0]
+    assert after.gain["before"] == before.gain["before"]
 
 
 def test_a_run_leaves_configuration_environment_log_metrics_and_checkpoints(config):

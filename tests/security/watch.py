@@ -26,7 +26,6 @@ from other_files import arrays, bundles, data_sets, models, repositories, texts
 from payloads import PLANTED, TOKEN, Case
 from torch_files import network, programs, scripts, state_dicts
 
-from rtool.cli.convert import read_preprocessing
 from rtool.cli.main import run
 from rtool.converters.batchnorm.calibration import Calibration
 from rtool.converters.batchnorm.calibration_state import load_state
@@ -35,6 +34,7 @@ from rtool.converters.bundles.reference import load_model
 from rtool.converters.files.array_files import read_arrays
 from rtool.converters.inspection.inspecting import inspect
 from rtool.converters.lowering.conversion import onnx_to_torch
+from rtool.converters.preprocessing.requests import read_request
 from rtool.errors import RtoolError
 from rtool.finetune.config.files import load_config
 from rtool.finetune.config.foreign.params_json import convert_params
@@ -108,7 +108,7 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
     "configuration": load_config,
     "params.json": convert_params,
     "other trainers' configuration": convert_foreign,
-    "preprocessing": lambda path: read_preprocessing(str(path)),
+    "preprocessing": lambda path: read_request(str(path)),
     "arrays": read_arrays,
     "image": decode_image,
     "tar shards": _data_set,

@@ -9,6 +9,7 @@ import pytest
 
 from rtool.converters.runtime.triton import TritonRunner
 from rtool.errors import InputError, PlatformError
+from rtool.finetune.evaluation.embedders import open_embedder
 from rtool.serving import TritonClient
 
 
@@ -173,3 +174,12 @@ def test_a_server_that_never_answers_times_out():
         silent.listen()
         with pytest.raises(PlatformError, match=r"no answer within 0\.5 s"):
             TritonClient(f"127.0.0.1:{silent.getsockname()[1]}", "reid", timeout=0.5)
+
+
+def test_the_server_states_the_preprocessing_that_was_published(server):
+    decision = open_embedder(f"triton://{server.url}/face").decision
+    assert decision.reason == "stated by the server's configuration"
+    assert (decision.preprocessing.height, decision.preprocessing.width) == (6, 6)
+    assert (decision.preprocessing.layout, decision.preprocessing.std) == ("nhwc", (1.0,) * 3)
+    with pytest.raises(InputError, match="a server does not show the graph"):
+        open_embedder(f"triton://{server.url}/reid")

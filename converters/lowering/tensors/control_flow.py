@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 
 from ..graph_builder import Weight
 from ..operation import Lowered, Op, Result
 from ..registry import lowers
 from ..subgraphs import lower_copy, make_constant
+from .squeezing import size_of, squeezed_axis
 
 __all__: list[str] = []
 
@@ -26,10 +28,16 @@ _LARGEST = 20_000
 
 @lowers("If", since=1, seen=25)
 def if_(op: Op) -> Lowered:
-    """The branch that the constant condition selects."""
+    """The branch that the constant condition selects; or a `squeeze`, which TorchScript writes as If."""
     condition = op.constant(0)
     if condition is None:
-        raise op.refuse("its condition is known only at run time; re-export the branch that is needed")
+        squeezed = squeezed_axis(op.value(0), _graph(op, "then_branch"), _graph(op, "else_branch"))
+        if squeezed is None or squeezed[0] not in op.environment:
+            raise op.refuse("its condition is known only at run time; re-export the branch that is needed")
+        size = size_of(squeezed[0], squeezed[1], op.environment)
+        if size is None:
+            return op.call(torch.squeeze, op.environment[squeezed[0]], squeezed[1])
+        condition = np.array(size == 1)
     branch = _graph(op, "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")
     return _results(op, lower_copy(op, branch, [], "taken"))
 

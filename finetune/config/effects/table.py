@@ -187,6 +187,7 @@ ALWAYS = frozenset(
         "optimizer.accumulate",
         "evaluation",
         "evaluation.protocol",
+        "evaluation.first",
         "evaluation.flip",
         "evaluation.batch",
         "evaluation.metric",

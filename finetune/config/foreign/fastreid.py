@@ -110,7 +110,7 @@ def _model(s: ForeignSettings) -> dict[str, Any]:
         )
         model["preprocessing"] = "imagenet" if imagenet else "auto"
         if not imagenet:
-            s.leave_out("MODEL.PIXEL_MEAN", "model.preprocessing has names only; an ONNX file states its own")
+            s.leave_out("MODEL.PIXEL_MEAN", "give it as model.preprocessing, mean=...,std=... in units of pixels")
     return model
 
 

@@ -211,7 +211,7 @@ def _model(s: ForeignSettings) -> dict[str, Any]:
     mean = s.numbers("data.norm_mean", into="model.preprocessing imagenet") or [0.485, 0.456, 0.406]
     model["preprocessing"] = "imagenet" if mean == [0.485, 0.456, 0.406] else "auto"
     if model["preprocessing"] == "auto":
-        s.leave_out("data.norm_mean", "model.preprocessing has names only; an ONNX file states its own")
+        s.leave_out("data.norm_mean", "give it as model.preprocessing, mean=...,std=... in units of pixels")
     fixed = s.number("train.fixbase_epoch", into="model.freeze", default=0)
     layers = s.texts("train.open_layers", into="model.freeze")
     if fixed and name in _NETWORKS:

@@ -25,7 +25,7 @@ def test_a_large_network_is_checked_at_small_batches_and_a_baked_in_one_at_its_o
     path = tmp_path / "fixed.onnx"
     path.write_bytes(exported("cnn", "ts", 11, 4)[1].SerializeToString())
     assert [entry.batch for entry in onnx2torch(path, tmp_path / "fixed.rtool").parity] == [4]
-    monkeypatch.setattr("rtool.converters.bundles.conversion_reference._SMALL", 100)
+    monkeypatch.setattr("rtool.converters.runtime.batches.file_batch._SMALL", 100)
     path.write_bytes(exported("cnn", "ts", 13)[1].SerializeToString())
     assert [entry.batch for entry in onnx2torch(path, tmp_path / "large.rtool").parity] == [1, 2, 3]
 

@@ -15,7 +15,7 @@ from rtool.converters import TorchRunner, export, onnx_to_torch, run_in_batches,
 from rtool.converters.batchnorm.kept_batchnorms import left_in_source
 from rtool.converters.records.preprocessing import Preprocessing
 from rtool.converters.records.record import record_of
-from rtool.converters.runtime.batch_by_shapes import fixed_batch_by_shapes
+from rtool.converters.runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from rtool.converters.runtime.eval_mode import evaluation_twin, in_eval_mode
 
 PREPROCESSING = Preprocessing(16, 8, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import rtool
-from rtool.converters.inspection.graph_view import GraphView
-from rtool.converters.inspection.value_shapes import value_shapes
+from rtool.converters.graphs.graph_view import GraphView
+from rtool.converters.graphs.value_shapes import value_shapes
 from rtool.errors import InputError, RtoolError
 
 

@@ -148,7 +148,7 @@ def test_all_unsupported_nodes_are_listed_at_once():
     assert "opset 17" in str(caught.value)
 
 
-def test_initializers_among_the_inputs_and_unused_inputs_are_dropped():
+def test_initializers_among_the_inputs_are_dropped_and_unread_inputs_stay():
     weight = numpy_helper.from_array(np.ones((2, 3), np.float32), "w")
     info = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3]), ("w", [2, 3]), ("u", [1]))
@@ -157,5 +157,5 @@ def test_initializers_among_the_inputs_and_unused_inputs_are_dropped():
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])
     graph = helper.make_graph([node], "g", info, [output], [weight])
     module = onnx_to_torch(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
-    assert [spec.name for spec in require_record(module).inputs] == ["x"]
+    assert [spec.name for spec in require_record(module).inputs] == ["x", "u"]
     assert module(torch.ones(1, 3)).tolist() == [[3.0, 3.0]]

@@ -299,14 +299,22 @@ def test_constants_that_hold_the_batch_follow_it(name):
 
 def test_a_slice_of_some_images_is_refused():
     nodes, weights, _ = ROWS["a slice of all images"]
-    with pytest.raises(InputError, match="cannot be verified"):
+    with pytest.raises(InputError, match="output 'y' has no image axis"):
         set_batch(rows_of(nodes, {**weights, "to": np.int64([2])}, [2, 3, 8]), "dynamic")
 
 
-def test_a_dynamic_batch_is_verified_as_well():
+def test_an_open_batch_that_a_reshape_fixes_is_opened_in_truth():
     model = rows_of([helper.make_node("Reshape", ["x", "s"], ["y"])], {"s": np.int64([1, 24])}, ["n", 24])
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
-    with pytest.raises(InputError, match="cannot be verified"):
+    values = np.random.default_rng(0).standard_normal((3, 3, 8)).astype(np.float32)
+    assert np.array_equal(run(set_batch(model, "dynamic"), values), values.reshape(3, 24))
+
+
+@pytest.mark.parametrize("symbol", ["n", "dynamic"])
+def test_an_open_batch_that_mixes_images_is_refused_whatever_its_name(symbol):
+    model = mixing_images()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = symbol
+    with pytest.raises(InputError, match="batch dynamic: "):
         set_batch(model, "dynamic")
 
 
@@ -362,9 +370,53 @@ def test_an_export_error_names_the_model_and_nothing_else_is_printed(tmp_path, c
     nodes, weights, _ = ROWS["a slice of all images"]
     path = tmp_path / "sliced.onnx"
     onnx.save(rows_of(nodes, {**weights, "to": np.int64([2])}, [2, 3, 8]), path)
-    with pytest.raises(InputError, match=r"^sliced\.onnx: batch dynamic: .*cannot be verified"):
+    with pytest.raises(InputError, match=r"^sliced\.onnx: batch: output 'y' has no image axis"):
         export(path, tmp_path / "out.onnx", batch="dynamic")
     onnx.save(rows_of([helper.make_node("Reshape", ["x", "s"], ["y"])], {"s": np.int64([2, 48])}, [2, 48]), path)
-    with pytest.raises(InputError, match="cannot be verified"):
+    with pytest.raises(InputError, match="no image axis"):
         set_batch(onnx.load(path), 3)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_attention_pool_of_one_image_is_opened_by_trying_its_axes():
+    """At a batch of 1 the query [1, 1, 8] may hold the batch at two axes; torch's class, written out for one query."""
+    torch.manual_seed(0)
+
+    class Pool(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2)
+
+        def forward(self, x):
+            x = x.transpose(0, 1)
+            return self.attention(x.mean(0, keepdim=True), x, x, need_weights=False)[0].squeeze(0)
+
+    module = Pool().eval()
+    opened = set_batch(exported_tokens(module, 1, "ts"), "dynamic")
+    with torch.no_grad():
+        expected = module(torch.from_numpy(tokens(3))).numpy()
+    assert np.abs(run(opened, tokens(3)) - expected).max() <= 1e-6
+
+
+@pytest.mark.parametrize("current", [1, 2])
+def test_a_resize_by_sizes_and_a_strided_gather_follow_the_batch(current):
+    """Both hold the batch in constants: sizes [N, 2, 4, 4], and indices of every image in the flat values."""
+    picked = (np.arange(current)[:, None] * 32 + np.array([0, 5, 31])[None]).astype(np.int64)
+    nodes = [
+        helper.make_node("Resize", ["x", "", "", "sizes"], ["r"], mode="nearest"),
+        helper.make_node("Reshape", ["r", "flat"], ["f"]),
+        helper.make_node("Gather", ["f", "picked"], ["y"], axis=0),
+    ]
+    weights = {"sizes": np.int64([current, 2, 4, 4]), "flat": np.int64([-1]), "picked": picked}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [current, 2, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [current, 3])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.random.default_rng(0).standard_normal((5, 2, 2, 2)).astype(np.float32)
+    expected = x.repeat(2, 2).repeat(2, 3).reshape(5, 32)[:, [0, 5, 31]]
+    assert np.array_equal(run(set_batch(model, "dynamic"), x), expected)
+    assert np.array_equal(run(set_batch(model, 5), x), expected)

@@ -15,7 +15,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (BOMB, "unfold"),
+        (BOMB, "expand"),
         ("[" * 5000, "nested"),
         ("a: &a [*a]", "itself"),
         ("!!python/object/apply:os.system ['true']", "constructor"),
@@ -23,7 +23,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     ],
     ids=["aliases", "deep", "cycle", "apply", "name"],
 )
-def test_what_unfolds_or_asks_for_code_is_refused(text, message):
+def test_what_expands_or_asks_for_code_is_refused(text, message):
     with pytest.raises(yaml.YAMLError, match=message):
         load_yaml(text, yaml.SafeLoader)
 

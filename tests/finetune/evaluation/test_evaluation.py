@@ -7,12 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rtool.converters.records.preprocessing import ARCFACE, IMAGENET, Preprocessing
-from rtool.converters.records.record import TensorSpec
-from rtool.errors import ConfigError, GateError, InputError
+from rtool.converters.records.preprocessing import Preprocessing
+from rtool.errors import ConfigError, GateError
 from rtool.finetune.data.formats.sources import open_dataset
 from rtool.finetune.evaluation.evaluation import evaluate, evaluate_embeddings
-from rtool.finetune.network.model_preprocessing import choose_preprocessing
 
 PEOPLE = "synthetic-people:identities=6,images=8,seed=2,size=16x8"
 FACES = "synthetic-faces:identities=6,images=6,seed=2,size=16x16"
@@ -65,34 +63,6 @@ def test_flipping_adds_the_mirror_image():
     calls.clear()
     evaluate_embeddings(embed, open_dataset(FACES), resize=np.asarray, batch=100, flip=False)
     assert len(calls) == 1
-
-
-FREE = (TensorSpec("x", "float32", ("n", 3, None, None)),)
-SQUARE = (TensorSpec("x", "float32", ("n", 3, 64, 64)),)
-TALL = (TensorSpec("x", "float32", (16, 3, 256, 128)),)
-
-
-@pytest.mark.parametrize(
-    ("own", "inputs", "options", "expected"),
-    [
-        (None, TALL, {}, IMAGENET),
-        (None, SQUARE, {}, Preprocessing(64, 64, ARCFACE.mean, ARCFACE.std)),
-        (None, FREE, {"size": (112, 112)}, ARCFACE),
-        (None, FREE, {"size": (112, 112), "name": "imagenet"}, Preprocessing(112, 112)),
-        (IMAGENET, FREE, {}, IMAGENET),
-    ],
-)
-def test_preprocessing_is_the_models_own_or_follows_its_input(own, inputs, options, expected):
-    assert choose_preprocessing("m", own, inputs, **options) == expected
-
-
-@pytest.mark.parametrize(
-    ("inputs", "options", "message"),
-    [(FREE, {}, "give one"), (TALL, {"size": (64, 64)}, "has a fixed input of 256x128")],
-)
-def test_a_size_that_is_unknown_or_wrong_is_refused(inputs, options, message):
-    with pytest.raises(InputError, match=message):
-        choose_preprocessing("m", None, inputs, **options)
 
 
 def test_what_a_model_makes_of_nothing_is_refused_at_once(tmp_path):

@@ -64,7 +64,8 @@ def test_wandb_is_given_the_configuration_every_number_and_the_end(calls, tiny_m
         for row in read_metrics(run)
     ]
     assert logged == expected
-    assert "train/losses/arcface" in logged[0][0]
+    assert "source/mAP" in logged[0][0]
+    assert "train/losses/arcface" in logged[1][0]
     assert any("evaluation/rank1" in values for values, _ in logged)
     assert calls[-1] == ("finish",)
 

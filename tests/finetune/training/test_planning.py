@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from rtool.cli import main
+from rtool.converters.bundles.onnx_to_bundle import onnx2torch
 from rtool.errors import ConfigError, DataError, InputError
 from rtool.finetune.config.config import PartialFCLoss
 from rtool.finetune.config.files import load_config
@@ -137,3 +138,42 @@ def test_half_precision_needs_less_memory_and_shards_divide_theirs(write_recipe)
         )
     assert one > 2 * 1_000_000 * 512 * 4
     assert two < 0.6 * one
+
+
+def test_a_bundle_that_was_restored_before_is_a_note_in_plan_and_run(write_recipe, tmp_path):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    torch.onnx.export(
+        nn.Sequential(*layers, nn.Linear(8, 16)).eval(),
+        (torch.zeros(1, 3, 32, 16),),
+        tmp_path / "fused.onnx",
+        dynamo=False,
+        input_names=["images"],
+        dynamic_axes={"images": {0: "batch"}},
+    )
+    restored = onnx2torch(
+        tmp_path / "fused.onnx", tmp_path / "m.rtool", restore_bn=True, calibrate=[torch.rand(64, 3, 32, 16)]
+    )
+    assert len(restored.restored.restored) == 1
+    config = write_recipe(model={"reference": str(tmp_path / "m.rtool"), "restore_bn": True})
+    assert any("1 BatchNorms restored before" in note for note in plan_run(load_config(config)).notes)
+    result = finetune(config, quiet=True)
+    assert result.finished
+    assert "1 BatchNorms restored before" in (result.run_dir / "log.txt").read_text()
+
+
+def test_a_network_without_a_lost_batchnorm_is_refused_by_the_plan_as_by_the_run(write_recipe, tiny_model):
+    config = write_recipe(model={**tiny_model, "restore_bn": True})
+    for start in (lambda: plan_run(load_config(config)), lambda: finetune(config, quiet=True)):
+        with pytest.raises(ConfigError, match="no layer that lost one"):
+            start()
+
+
+def test_a_preprocessing_that_the_model_cannot_have_is_refused_by_the_plan(write_recipe, tiny_model):
+    with pytest.raises(InputError, match="fixed input of 32x16"):
+        plan_run(load_config(write_recipe(model={**tiny_model, "size": None, "preprocessing": "imagenet,size=64x64"})))
+    with pytest.raises(ConfigError, match=r"model\.preprocessing.*no such file and no known name"):
+        load_config(write_recipe(model={**tiny_model, "preprocessing": "imagenett"}))
+    plan = plan_run(load_config(write_recipe(model={**tiny_model, "preprocessing": "arcface-bgr"})))
+    assert plan.preprocessing.startswith("32x16, 3 channels (bgr), mean [127.5")
+    assert plan.preprocessing.endswith("(given: arcface-bgr)")

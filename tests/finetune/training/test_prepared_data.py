@@ -76,8 +76,9 @@ def test_streaming_holds_one_batch_of_images_at_a_time():
 def test_what_a_reader_left_out_is_reported_once(tmp_path):
     for identity in range(5):
         (tmp_path / f"p{identity}").mkdir()
-        for name in ("1.png", "2.png", "._1.png"):
-            Image.new("RGB", (4, 8)).save(tmp_path / f"p{identity}" / name)
+        for number in range(6):
+            Image.new("RGB", (4, 8), (40 * identity, 40 * number, 0)).save(tmp_path / f"p{identity}" / f"{number}.png")
+        (tmp_path / f"p{identity}" / "._1.png").write_bytes(b"")
     config = {
         "model": {"reference": "-"},
         "losses": [{"kind": "arcface"}],

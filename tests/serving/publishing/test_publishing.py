@@ -14,8 +14,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from rtool.converters import Preprocessing
 from rtool.errors import ConfigError, InputError
 from rtool.serving import ServingSettings, deploy, deploy_packer, rollback, validate_repository
+from rtool.serving.repository.model_config import read_config
 
 
 def parsed(path: Path) -> model_config_pb2.ModelConfig:
@@ -373,3 +375,46 @@ def test_a_file_that_is_replaced_while_it_is_published_is_refused(root, onnx_fil
     with pytest.raises(InputError, match="changed while"):
         deploy(path, name="osnet", repository=root, batch=16, device="cpu")
     assert tree(root) <= {".rtool.lock"}
+
+
+STATED = Preprocessing(8, 4, (127.5,) * 3, (127.5,) * 3, "bgr")
+
+
+@pytest.fixture
+def stating(onnx_files, tmp_path):
+    """A model that states its preprocessing."""
+    model = onnx.load(onnx_files["reid"])
+    onnx.helper.set_model_props(model, {"rtool.preprocessing": json.dumps(STATED.to_dict())})
+    onnx.save(model, tmp_path / "stating.onnx")
+    return tmp_path / "stating.onnx"
+
+
+def served_statement(config_path):
+    parameters = read_config(config_path).parameters
+    if "rtool.preprocessing" not in parameters:
+        return None
+    return Preprocessing.from_dict(json.loads(parameters["rtool.preprocessing"].string_value))
+
+
+def test_the_configuration_states_the_preprocessing_of_the_file(root, stating):
+    result = deploy(stating, name="m", repository=root, device="cpu")
+    for path in (result.config, *sorted((root / "m/configs").glob("*.pbtxt"))):
+        assert served_statement(path) == STATED
+    manifest = json.loads((result.path / "manifest.json").read_text())
+    assert Preprocessing.from_dict(manifest["preprocessing"]) == STATED
+    assert manifest["preprocessing_origin"] == "stated in the file"
+    assert result.preprocessing.endswith("(stated in the file)")
+    assert not validate_repository(root)
+    packer = deploy_packer("m", name="packed", repository=root)
+    assert served_statement(packer.config) == STATED
+
+
+def test_a_guess_is_never_served_as_a_statement(root, onnx_files):
+    result = deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    assert served_statement(result.config) is None
+    assert "guessed from the size" in result.preprocessing
+    assert "--preprocessing" in result.preprocessing
+    told = deploy(onnx_files["reid"], name="m", repository=root, preprocessing="arcface-bgr")
+    assert served_statement(told.config) == STATED
+    again = deploy(onnx_files["reid"], name="m", repository=root)
+    assert served_statement(again.config) == STATED

@@ -10,7 +10,7 @@ from rtool.cli.main import run
 from rtool.converters import load_bundle, onnx2torch, onnx_to_torch
 from rtool.converters.bundles.bundle import bundle_to_onnx
 from rtool.converters.bundles.reference import load_model
-from rtool.converters.runtime.batch_by_numbers import fixed_batch_by_numbers
+from rtool.converters.runtime.batches.batch_by_numbers import prove_other_batches
 from rtool.converters.runtime.runners import OnnxRunner, TorchRunner, run_in_batches
 from rtool.errors import InputError
 from rtool.finetune.config.config import ModelConfig
@@ -43,7 +43,7 @@ def test_a_class_token_fixes_the_batch_until_it_is_made_dynamic(
 @pytest.mark.parametrize(("kind", "opset", "batch"), [("ts", 11, 1), ("dy", 20, 4)])
 def test_a_batch_stated_only_in_shapes_is_not_fixed(exported, kind, opset, batch):
     _, proto = exported("cnn", kind, opset, batch)
-    assert fixed_batch_by_numbers(onnx_to_torch(proto), OnnxRunner(proto), 1e-5) is None
+    assert prove_other_batches(onnx_to_torch(proto), OnnxRunner(proto), 1e-5) is not None
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -91,9 +91,9 @@ def test_a_module_that_runs_at_another_batch_with_other_numbers_has_a_fixed_batc
     weight = numpy_helper.from_array(np.float32([2]), "w")
     path = one_file(helper.make_node("Mul", ["x", "w"], ["y"]), [weight], tmp_path / "scale.onnx")
     module = onnx_to_torch(path)
-    assert fixed_batch_by_numbers(module, OnnxRunner(path), 1e-5) is None
+    assert prove_other_batches(module, OnnxRunner(path), 1e-5).sizes == (1, 2, 3)
     module.forward = lambda x: x * 2 if len(x) == 2 else x * 2 - x.mean(0)
-    assert fixed_batch_by_numbers(module, OnnxRunner(path), 1e-5) == 2
+    assert prove_other_batches(module, OnnxRunner(path), 1e-5) is None
 
 
 def test_the_command_says_what_to_do_about_a_fixed_batch(exported, tmp_path, capsys):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..records.record import TensorSpec
+from ...records.record import TensorSpec
 
 __all__ = ["fixed_batch_by_shapes"]
 

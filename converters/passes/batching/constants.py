@@ -1,6 +1,6 @@
 """Rewrite the constants of a graph that depend on its fixed batch.
 
-A constant is changed only where `batch_axes` finds the batch axis of the value it applies to, or where it copies one
+A constant is changed only where `axes` finds the batch axis of the value it applies to, or where it copies one
 row once per image:
 
 1. Reshape: the size of the batch axis in the target shape becomes the new one (-1, or computed, when dynamic).
@@ -11,6 +11,10 @@ row once per image:
 5. MatMul: a constant that stacks equal matrices once per image is expanded from one.
 6. LSTM, GRU, RNN: an initial state of zeros is dropped (zeros are the default), any other with equal rows is expanded.
 7. Element-wise operators: a constant with equal rows, one per image, becomes one row, which broadcasts.
+8. Resize: the size of the batch axis among its target sizes becomes the new batch.
+9. Gather: constant indices that pick the same places of every image, along an axis that holds image after image (a
+   strided view of exporters), pick them in one image, for all images.
+10. If: the branch that is taken at any batch takes its place; TorchScript writes a `squeeze` so.
 
 Constants that no rule covers stay, and the verification in `batch` then refuses the graph.
 """
@@ -18,29 +22,27 @@ Constants that no rule covers stay, and the verification in `batch` then refuses
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .batch_axes import BatchAxes, BatchAxis, Sizes, aligned_axis
+from .axes import BatchAxes, BatchAxis, Sizes, aligned_axes
+from .choices import BatchChoices, BatchConflictError
+from .new_nodes import Batch, BatchNodes
+from .semantics import BROADCASTING
 
 __all__ = ["Batch", "follow_batch"]
 
-Batch = int | Literal["dynamic"]
-"""A number of images, or any number of them."""
-
 _ALL = np.iinfo(np.int64).max
-_BROADCASTING = frozenset(
-    {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or"}
-    | {"PRelu", "Pow", "Sub", "Where", "Xor"}
-)
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """Indices of the inputs [directions, batch, hidden] that hold an initial state."""
 
 
-def follow_batch(model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes]) -> None:
+def follow_batch(
+    model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes], choices: BatchChoices
+) -> None:
     """Rewrite, in place, the constants of `model` that depend on the batch `current`.
 
     Args:
@@ -48,55 +50,82 @@ def follow_batch(model: ir.Model, current: int, batch: Batch, sizes: Mapping[str
         current: the old batch, which the constants hold.
         batch: the new batch.
         sizes: value name -> shape at the old batch.
+        choices: what is taken where several axes may be the batch.
+
+    Raises:
+        BatchConflictError: what was taken does not fit.
     """
-    _Following(model, current, batch, sizes).run()
+    _Following(model, current, batch, sizes, choices).run()
 
 
 class _Following:
     """One walk through a graph that applies the rules of the module."""
 
-    def __init__(self, model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes]) -> None:
-        self.graph, self.current, self.batch = model.graph, current, batch
+    def __init__(
+        self, model: ir.Model, current: int, batch: Batch, sizes: Mapping[str, Sizes], choices: BatchChoices
+    ) -> None:
+        self.graph, self.current, self.batch, self.choices = model.graph, current, batch, choices
         self.axes = BatchAxes(model, current, sizes)
-        nodes = list(model.graph.all_nodes())
-        self.names = {node.name for node in nodes} | {value.name for node in nodes for value in node.outputs}
-        self.names |= {*model.graph.initializers, *(value.name for value in model.graph.inputs)}
-        self.size: ir.Value | None = None
         for value in self.graph.inputs:
             if not value.is_initializer() and (sizes.get(value.name or "") or [None])[0] == current:
                 self.axes.axes[value] = BatchAxis(0)
-        self.source = next(iter(self.axes.axes), None)
+        self.new = BatchNodes(self.axes, model.graph, batch, next(iter(self.axes.axes), None))
 
     def run(self) -> None:
-        for node in list(self.graph):
+        """Follow the batch from the inputs to the outputs.
+
+        Raises:
+            BatchConflictError: what was chosen does not fit.
+        """
+        self._walk(list(self.graph))
+        for value in self.graph.outputs:
+            at = self.axes.axes.get(value)
+            if at is not None and (at.axis or at.rows != 1):
+                raise BatchConflictError(f"output {value.name!r} has its images at axis {at.axis}, {at.rows} rows each")
+
+    def _walk(self, nodes: Sequence[ir.Node]) -> None:
+        for node in nodes:
             match node.op_type:
                 case "Reshape":
                     self._reshape(node)
+                    continue
+                case "If":
+                    self._branch(node)
                     continue
                 case "Expand" | "Tile":
                     self._copies(node)
                 case "Slice":
                     self._slice(node)
+                case "Resize":
+                    self._resize(node)
+                case "Gather":
+                    self._gather(node)
                 case "Concat" | "GridSample":
                     self._concat(node)
                 case "MatMul":
                     self._matrices(node)
                 case "LSTM" | "GRU" | "RNN":
                     self._states(node)
-                case operator if operator in _BROADCASTING:
+                case operator if operator in BROADCASTING:
                     self._broadcast(node)
             self.axes.follow(node)
 
     def _reshape(self, node: ir.Node) -> None:
         data, shape = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
         if data is None or data not in self.axes.axes:
+            self.axes.follow(node)  # it may hold numbers
             return
         if shape in self.axes.numbers:
             self.axes.follow(node)  # finds the sizes of the output
+        else:
+            self.axes.complete_sizes(node)
         sizes, around = self.axes.sizes_of(node.outputs[0]), self.axes.outer_and_inner(data)
         numbers = _numbers(shape)
         if sizes is not None and None not in sizes and around is not None:
-            at = aligned_axis([size for size in sizes if size is not None], *around, self.current)
+            known = [size for size in sizes if size is not None]
+            options = aligned_axes(known, *around, self.current)
+            kind = (node.op_type, tuple(self.axes.sizes_of(data) or ()), self.axes.axes[data], tuple(known))
+            at = self.choices.take(options, node, kind)
         else:  # dynamic sizes: the first axis, if its size is the same before and after
             before = self.axes.axes[data]
             rows = before.rows * self.current
@@ -112,12 +141,39 @@ class _Following:
                 number if size is None or number != -1 else size for number, size in zip(numbers, sizes, strict=True)
             ]
         if self.batch == "dynamic" and -1 in numbers:
-            node.replace_input_with(1, self._shape(numbers, at))
+            node.replace_input_with(1, self.new.shape(numbers, at))
         else:
             numbers[at.axis] = -1 if self.batch == "dynamic" else at.rows * self.batch
-            node.replace_input_with(1, self._integers(numbers, f"{node.outputs[0].name}_shape"))
+            node.replace_input_with(1, self.new.integers(numbers, f"{node.outputs[0].name}_shape"))
         if 0 not in numbers:
             node.attributes.pop("allowzero", None)
+
+    def _branch(self, node: ir.Node) -> None:
+        """Rule 10."""
+        condition = self.axes.both(node.inputs[0]) if node.inputs[0] is not None else None
+        if condition is None:
+            self.axes.follow(node)
+            return
+        if bool(condition[0].reshape(-1)[0]) != bool(condition[1].reshape(-1)[0]):
+            raise BatchConflictError(f"node {node.name!r} (If) takes another branch at another batch")
+        branch = node.attributes["then_branch" if bool(condition[0].reshape(-1)[0]) else "else_branch"].as_graph()
+        if branch.initializers:
+            return
+        results, nodes = list(branch.outputs), list(branch)
+        branch.remove(nodes)
+        for moved in nodes:
+            for value in moved.outputs:  # names of branches repeat
+                value.name = self.new.name(value.name or "value")
+        self.graph.insert_before(node, nodes)
+        for old, new in zip(list(node.outputs), results, strict=True):
+            if old.is_graph_output():
+                new = self.new.node("Identity", [new], after=new)
+                new.name, old.name = old.name, self.new.name(old.name or "output")
+                self.graph.outputs[list(self.graph.outputs).index(old)] = new
+                nodes += [producer for producer in (new.producer(),) if producer is not None]
+            old.replace_all_uses_with(new)
+        self.graph.remove(node, safe=True)
+        self._walk(nodes)
 
     def _copies(self, node: ir.Node) -> None:
         """Rule 2."""
@@ -134,14 +190,14 @@ class _Following:
             grows = at.axis + len(numbers) - len(sizes)
             if node.op_type == "Expand" and sizes and numbers[grows] == at.rows * self.current:
                 numbers[grows] = 1  # Expand keeps an axis whose target size is 1
-                node.replace_input_with(1, self._integers(numbers, f"{node.outputs[0].name}_shape"))
+                node.replace_input_with(1, self.new.integers(numbers, f"{node.outputs[0].name}_shape"))
             return
         axis = self._copied_axis(node, self.axes.sizes_of(data), numbers)
         if axis is None:
             return
         if node.op_type == "Expand" and self.axes.sizes_of(node.outputs[0]) is None:
             self.axes.sizes[node.outputs[0]] = list(numbers)
-        node.replace_input_with(1, self._shape(numbers, BatchAxis(axis)))
+        node.replace_input_with(1, self.new.shape(numbers, BatchAxis(axis)))
         self.axes.axes[node.outputs[0]] = BatchAxis(axis)
 
     def _copied_at_run_time(self, node: ir.Node) -> None:
@@ -184,7 +240,42 @@ class _Following:
             whole = starts[index] == 0 and ends[index] >= at.rows * self.current and (steps or [0])[index] == 1
             if axis % max(rank, 1) == at.axis and whole:
                 ends[index] = _ALL
-                node.replace_input_with(2, self._integers(ends, f"{node.outputs[0].name}_ends"))
+                node.replace_input_with(2, self.new.integers(ends, f"{node.outputs[0].name}_ends"))
+
+    def _resize(self, node: ir.Node) -> None:
+        """Rule 8."""
+        data, sizes = node.inputs[0], node.inputs[3] if len(node.inputs) > 3 else None
+        at, numbers = None if data is None else self.axes.axes.get(data), _numbers(sizes)
+        if at is None or numbers is None or node.attributes.get("axes") is not None or at.axis >= len(numbers):
+            return
+        if numbers[at.axis] == at.rows * self.current:
+            node.replace_input_with(3, self.new.shape(numbers, at))
+
+    def _gather(self, node: ir.Node) -> None:
+        """Rule 9."""
+        data, indices = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] else None
+        at = None if data is None else self.axes.axes.get(data)
+        sizes = None if data is None else self.axes.sizes_of(data)
+        if data is None or at is None or sizes is None or None in sizes or indices is None or at.inside != 1:
+            return
+        chosen, axis = np.asarray(indices.numpy()), node.attributes.get_int("axis", 0) % len(sizes)
+        if axis != at.axis or not chosen.ndim or len(chosen) != self.current:
+            return
+        chosen = np.where(chosen < 0, chosen + at.rows * self.current, chosen)
+        first = at.rows * np.arange(self.current).reshape(-1, *[1] * (chosen.ndim - 1))
+        if (chosen - first != chosen[:1]).any() or chosen[:1].max(initial=0) >= at.rows:
+            return
+        numbers = [size for size in sizes if size is not None]
+        new = -1 if self.batch == "dynamic" else self.batch
+        target = self.new.integers([*numbers[:axis], new, at.rows, *numbers[axis + 1 :]], "images")
+        split = ir.node("Reshape", [data, target], name=self.new.name("images"))
+        split.outputs[0].name, split.outputs[0].type = f"{split.name}_out", data.type
+        self.graph.insert_before(node, split)
+        self.axes.sizes[split.outputs[0]] = [*numbers[:axis], self.current, at.rows, *numbers[axis + 1 :]]
+        self.axes.axes[split.outputs[0]] = BatchAxis(axis)
+        node.replace_input_with(0, split.outputs[0])
+        node.replace_input_with(1, self.new.weight(chosen[0].astype(np.int64), f"{node.outputs[0].name}_indices"))
+        node.attributes["axis"] = ir.AttrInt64("axis", axis + 1)
 
     def _concat(self, node: ir.Node) -> None:
         """Rule 4."""
@@ -226,7 +317,7 @@ class _Following:
         row = value if sizes[axis] == 1 else self._one_row(value, axis)
         if row is None:
             return
-        expand = ir.node("Expand", [row, self._shape([1] * len(sizes), BatchAxis(axis))], name=self._name("rows"))
+        expand = ir.node("Expand", [row, self.new.shape([1] * len(sizes), BatchAxis(axis))], name=self.new.name("rows"))
         copied = expand.outputs[0]
         copied.name, copied.type = f"{expand.name}_out", value.type
         self.graph.insert_before(node, expand)
@@ -259,60 +350,7 @@ class _Following:
 
     def _one_row(self, value: ir.Value, axis: int) -> ir.Value | None:
         row = self._row(value, axis)
-        return None if row is None else self._weight(row, f"{value.name}_row")
-
-    # -- new nodes and constants --------------------------------------------------------------------------------
-
-    def _shape(self, numbers: Sequence[int], at: BatchAxis) -> ir.Value:
-        """`numbers` with the batch at axis `at`: a constant, or computed from the input when the batch is dynamic."""
-        if self.batch != "dynamic":
-            return self._integers([*numbers[: at.axis], at.rows * self.batch, *numbers[at.axis + 1 :]], "shape")
-        parts = [self._batch_size()]
-        if at.rows > 1:
-            parts = [self._node("Mul", [parts[0], self._integers([at.rows], "rows_per_image")], after=parts[0])]
-        if numbers[: at.axis]:
-            parts.insert(0, self._integers(numbers[: at.axis], "shape_before"))
-        if numbers[at.axis + 1 :]:
-            parts.append(self._integers(numbers[at.axis + 1 :], "shape_behind"))
-        if len(parts) == 1:
-            return parts[0]
-        return self._node("Concat", parts, after=next(part for part in parts if part.producer() is not None), axis=0)
-
-    def _batch_size(self) -> ir.Value:
-        """The number of images at run time, int64 [1]."""
-        if self.size is None:
-            assert self.source is not None
-            shape = self._node("Shape", [self.source], after=None)
-            self.size = self._node("Gather", [shape, self._integers([0], "first_axis")], after=shape)
-        return self.size
-
-    def _node(
-        self, operator: str, inputs: Sequence[ir.Value], *, after: ir.Value | None, **attributes: int
-    ) -> ir.Value:
-        node = ir.node(operator, inputs, attributes, name=self._name(operator.lower()))
-        node.outputs[0].name, node.outputs[0].type = f"{node.name}_out", ir.TensorType(ir.DataType.INT64)
-        producer = None if after is None else after.producer()
-        if producer is not None:
-            self.graph.insert_after(producer, node)
-        else:
-            self.graph.insert_before(self.graph[0], node)
-        return node.outputs[0]
-
-    def _integers(self, numbers: Sequence[int], name: str) -> ir.Value:
-        return self._weight(np.array(numbers, dtype=np.int64), name)
-
-    def _weight(self, array: NDArray[Any], name: str) -> ir.Value:
-        tensor = ir.tensor(np.ascontiguousarray(array), name=self._name(name))
-        value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
-        self.graph.register_initializer(value)
-        return value
-
-    def _name(self, wanted: str) -> str:
-        name, count = f"batch/{wanted}", 1
-        while name in self.names:
-            name, count = f"batch/{wanted}_{count}", count + 1
-        self.names |= {name, f"{name}_out"}
-        return name
+        return None if row is None else self.new.weight(row, f"{value.name}_row")
 
 
 def _numbers(value: ir.Value | None) -> list[int] | None:

@@ -5,7 +5,7 @@
 2. Values computed from shapes (Shape, then integer arithmetic) are computed for both batches.
 3. The target shape of a Reshape is often a constant, for which rule 1 fails. A Reshape keeps the order of elements in
    memory: the data is `outer` runs of N pieces of `inner` elements. The batch axis of the new shape is the axis whose
-   borders fit these runs (`aligned_axis`).
+   borders fit these runs (`aligned_axes`).
 4. Where inference fails, the first axis is assumed if N divides its size. `batch` verifies the result in any case.
 """
 
@@ -21,9 +21,11 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .constants.constant_folding import evaluate
+from ..constants.constant_folding import evaluate
+from .choices import BatchConflictError
+from .semantics import BROADCASTING, forbidden_axes
 
-__all__ = ["BatchAxes", "BatchAxis", "Sizes", "aligned_axis"]
+__all__ = ["BatchAxes", "BatchAxis", "Sizes", "aligned_axes"]
 
 Sizes = list[int | None]
 """A shape; None is a dynamic size."""
@@ -41,8 +43,8 @@ class BatchAxis:
     """How often the batch repeats within the axis: T for an axis [T * batch], 1 for [batch * T]."""
 
 
-def aligned_axis(sizes: Sequence[int], outer: int, inner: int, batch: int) -> BatchAxis | None:
-    """The batch axis of `sizes`, the new shape of a value of `outer` x `batch` x `inner` elements; None if none fits.
+def aligned_axes(sizes: Sequence[int], outer: int, inner: int, batch: int) -> list[BatchAxis]:
+    """The axes of `sizes`, the new shape of `outer` x `batch` x `inner` elements, that may be the batch, best first.
 
     With a batch of 1 several axes fit: an axis of size 1 is preferred, the last axis (the features) comes last.
     """
@@ -56,7 +58,7 @@ def aligned_axis(sizes: Sequence[int], outer: int, inner: int, batch: int) -> Ba
                 found.append(BatchAxis(axis, rows, inside))
         before *= size
     last = len(sizes) - 1
-    return min(found, key=lambda at: (at.rows != 1, at.axis == last, at.inside != 1, at.axis), default=None)
+    return sorted(found, key=lambda at: (at.rows != 1, at.axis == last, at.inside != 1, at.axis))
 
 
 class BatchAxes:
@@ -87,13 +89,20 @@ class BatchAxes:
         return outer, math.prod(known) // (outer * self.batch) if outer else 0
 
     def follow(self, node: ir.Node) -> None:
-        """Find the batch axis of each output of `node`; its inputs were followed before."""
+        """Find the batch axis of each output of `node`; its inputs were followed before.
+
+        Raises:
+            BatchConflictError: its shapes fit no other batch, or an output that is read does not grow along one axis.
+        """
         if self._follow_numbers(node):
             return
         grown = [value for value in node.inputs if value is not None and value in self.axes]
         if not grown and not any(value in self.numbers for value in node.inputs if value is not None):
             return
+        self._check(node)
         now, more = self._infer(node, self.batch), self._infer(node, self.batch + 1)
+        if now and not more:
+            raise BatchConflictError(f"node {node.name!r} ({node.op_type}) fits the batch of the file and no other")
         for index, value in enumerate(node.outputs):
             sizes = self.sizes_of(value)
             if index in now and (sizes is None or None in sizes):
@@ -102,6 +111,8 @@ class BatchAxes:
             if index in now and index in more and len(now[index]) == len(more[index]):
                 pairs = enumerate(zip(now[index], more[index], strict=True))
                 differing = [axis for axis, (size, other) in pairs if size != other]
+                if grown and len(differing) != 1 and None not in now[index] and value.uses():
+                    raise BatchConflictError(f"{value.name!r} has {len(differing)} axes that follow the batch")
                 if len(differing) == 1:
                     size = now[index][differing[0]]
                     at = None if size is None else self._like(grown, differing[0], size // self.batch)
@@ -109,6 +120,32 @@ class BatchAxes:
                 at = self._like(grown, 0, sizes[0] // self.batch)
             if at is not None:
                 self.axes[value] = at
+
+    def complete_sizes(self, node: ir.Node) -> None:
+        """Infer the shapes of the outputs of `node` at the batch of the file, where they are not known."""
+        for index, sizes in self._infer(node, self.batch).items():
+            known = self.sizes_of(node.outputs[index])
+            if known is None or None in known:
+                self.sizes[node.outputs[index]] = sizes
+
+    def _check(self, node: ir.Node) -> None:
+        """Refuse a batch along an axis that `node` mixes, and inputs whose batches do not lie side by side.
+
+        Raises:
+            BatchConflictError: it is so.
+        """
+        opset = self.opsets.get(node.domain, 1)
+        aligned = set()
+        for index, value in enumerate(node.inputs):
+            at = None if value is None else self.axes.get(value)
+            sizes = None if value is None else self.sizes_of(value)
+            if at is None or sizes is None:
+                continue
+            if at.axis in forbidden_axes(node, index, len(sizes), opset):
+                raise BatchConflictError(f"node {node.name!r} ({node.op_type}) works along axis {at.axis}, the batch")
+            aligned.add((at.axis - len(sizes), at.rows, at.inside))
+        if node.op_type in BROADCASTING and len(aligned) > 1:
+            raise BatchConflictError(f"node {node.name!r} ({node.op_type}) joins batches of two layouts")
 
     def _follow_numbers(self, node: ir.Node) -> bool:
         """Compute outputs that depend on shapes alone, for both batches (rule 2); whether this was such a node."""
@@ -121,17 +158,20 @@ class BatchAxes:
             part = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes)))
             self.numbers[node.outputs[0]] = np.array(sizes[part], np.int64), np.array(more[part], np.int64)
             return True
-        known = [(None, None) if value is None else self._both(value) for value in node.inputs]
+        known = [(None, None) if value is None else self.both(value) for value in node.inputs]
         if None in known or not any(value in self.numbers for value in node.inputs if value is not None):
             return False
         try:
             pair = [evaluate(node, [entry[world] for entry in known if entry], self.opsets) for world in (0, 1)]
         except Exception:  # the evaluator raises any type of error; then the value is unknown
             return False
+        if any(now.shape != more.shape for now, more in zip(*pair, strict=False)):
+            return False  # rows, of which there are more with more images
         self.numbers.update((value, (now, more)) for value, now, more in zip(node.outputs, *pair, strict=False))
         return True
 
-    def _both(self, value: ir.Value) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    def both(self, value: ir.Value) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """The numbers of a small constant, or of a value computed from shapes, at both batches; None for others."""
         tensor = ir.convenience.get_const_tensor(value)
         if value in self.numbers or tensor is None or tensor.size > _SMALL:
             return self.numbers.get(value)

@@ -1,0 +1,1 @@
+"""At which batches a model is right."""
