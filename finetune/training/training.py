@@ -62,7 +62,7 @@ _MOST_SKIPPED_IN_A_ROW = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: finished, or stopped by a signal or an error; `metric` chooses the best checkpoint, if any is measured."""
+    """How training ended: finished, or stopped by a signal or an error; `metric` chooses the best checkpoint."""
 
     finished: bool
     stopped_by: str | None

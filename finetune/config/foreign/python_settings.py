@@ -52,7 +52,10 @@ def read_python_settings(path: Path) -> dict[str, Any]:
         InputError: a file is missing.
         ConfigError: it is no Python, too large, or decides by code what it sets.
     """
-    return _read(path, ())
+    settings = _read(path, ())
+    if not settings:
+        raise ConfigError(f"{path}: sets nothing of config; expected lines such as config.lr = 0.1")
+    return settings
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -135,7 +138,7 @@ class _Reader:
     def _start(self, value: ast.expr) -> None:
         """`config = edict()`, `dict(a=1)` or `{...}`."""
         match value:
-            case ast.Call(args=arguments, keywords=keywords):
+            case ast.Call(args=arguments, keywords=keywords) if all(word.arg for word in keywords):
                 for argument in arguments:
                     self._update(argument)
                 self.settings.update({word.arg: self._value(word.value) for word in keywords if word.arg})

@@ -126,6 +126,8 @@ def _command(path: Path, text: str) -> dict[str, Any]:
         words = shlex.split(text.replace("\\\r\n", " ").replace("\\\n", " "), comments=True)
     except ValueError as error:
         raise ConfigError(f"{path}: not a command that can be read: {error}") from error
+    if not words:
+        raise ConfigError(f"{path}: holds no command; expected python scripts/main.py and its arguments")
     base: dict[str, Any] = {}
     values: dict[str, Any] = {}
     while words:

@@ -133,6 +133,8 @@ def test_code_is_left_out_by_line_and_never_run(tmp_path):
         ("config = dict()\nif print('x'):\n    config.lr = 1", "line 2 decides by code"),
         ("for i in range(3):\n    pass", "line 1 is code"),
         ("config.lr = ", "not Python that can be read"),
+        ("import os\n", "sets nothing of config"),
+        ("config = dict(lr=1, **other)", "line 1: expected a mapping"),
         ("config = dict()\nconfig.margin_list = (1, 2)", "'margin_list': expected three numbers"),
         ("config = dict()\nconfig.optimizer = 'lamb'", "'optimizer': expected sgd or adamw"),
         ("config = dict()\nconfig.fp16 = 'yes'", "'fp16': expected true or false"),

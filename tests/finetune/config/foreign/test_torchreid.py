@@ -134,6 +134,7 @@ def test_options_of_the_earlier_trainer_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "holds no command"),
         ("python main.py 'a", "not a command that can be read"),
         ("python main.py --lr", "--lr has no value"),
         ("python main.py surprise", "'surprise' is no option"),
