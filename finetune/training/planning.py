@@ -85,9 +85,8 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     train, held_out = open_training_data(config)
     images = min(config.model.calibration_images, len(train))
     restored = check_restorable(network, images) if config.model.restore_bn else ""
-    evaluation = config.evaluation
+    evaluation, identities = config.evaluation, train.identity_count
     plans = {} if evaluation is None else plan_sets(evaluation, held_out)
-    identities = train.identity_count
     heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
     learner, notes = build_learner(config, network, heads, autocast)

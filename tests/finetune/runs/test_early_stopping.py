@@ -41,7 +41,7 @@ def falling(monkeypatch):
 
 
 def test_a_run_ends_early_is_finished_and_goes_on_only_with_more_patience(write_recipe, falling):
-    path = write_recipe(epochs=8, evaluation={"patience": 2}, name="early")
+    path = write_recipe(epochs=8, evaluation={"patience": 2, "first": False}, name="early")
     result = finetune(path, ["steps_per_epoch=1"], quiet=True)
     assert (result.finished, result.epochs, result.best_metric) == (True, 3, 0.5)
     assert "stopped early: 2 evaluations" in (result.run_dir / "log.txt").read_text()

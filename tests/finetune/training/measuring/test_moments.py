@@ -79,7 +79,7 @@ def test_a_run_stops_early_within_an_epoch(write_recipe, monkeypatch):
 
     original, given = MeasuredSets.measure, iter([0.5, *[0.4] * 20])
     monkeypatch.setattr(MeasuredSets, "measure", lambda self, *rest: {**original(self, *rest), "mAP": next(given)})
-    result = finetune(write_recipe(epochs=3, evaluation={"every_steps": 1, "patience": 1}), quiet=True)
+    result = finetune(write_recipe(epochs=3, evaluation={"every_steps": 1, "patience": 1, "first": False}), quiet=True)
     assert (result.finished, result.steps, result.epochs, result.best_metric) == (True, 2, 0, 0.5)
 
 
