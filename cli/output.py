@@ -67,6 +67,7 @@ class Output:
         if not self.quiet:
             from rich.console import Console
             from rich.table import Table
+            from rich.text import Text
 
             console = Console(highlight=False)
             if not console.is_terminal:
@@ -76,7 +77,7 @@ class Output:
                 summary.add_column(no_wrap=True)
                 summary.add_column(overflow="fold")
                 for name, value in rows:
-                    summary.add_row(name, str(value))
+                    summary.add_row(Text(name), Text(str(value)))  # as it is: brackets are no markup
                 tables = (summary, *tables)
             for table in tables:
                 with console.capture() as printed:

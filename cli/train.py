@@ -138,6 +138,13 @@ def finetune_command(
 @click.option("--protocol", type=click.Choice(["retrieval", "verification"]), help="Default: what the labels allow.")
 @click.option("--rerank", is_flag=True, help="Re-rank retrieval by k-reciprocal encoding (arXiv:1701.08398).")
 @click.option(
+    "--distance",
+    type=click.Choice(["cosine", "euclidean"]),
+    default="cosine",
+    show_default=True,
+    help="What retrieval ranks by; euclidean takes embeddings as they are.",
+)
+@click.option(
     "--roc",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="CSV",
@@ -165,6 +172,7 @@ def evaluate_command(
     data: str,
     protocol: Literal["retrieval", "verification"] | None,
     rerank: bool,
+    distance: Literal["cosine", "euclidean"],
     roc: Path | None,
     no_flip: bool,
     batch: int,
@@ -202,6 +210,7 @@ def evaluate_command(
         flip=not no_flip,
         batch=batch,
         rerank=rerank,
+        distance=distance,
         roc=roc,
         report=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
     )
@@ -285,24 +294,49 @@ def config_init_command(output: Output, path: Path) -> None:
 
 @config_group.command(
     "convert",
-    short_help="Convert the params.json of an older re-ID trainer.",
+    short_help="Convert the configuration of another trainer.",
     epilog=examples(
-        "rtool config convert params.json", "rtool config convert params.json -o reid.yaml && rtool finetune reid.yaml"
+        "rtool config convert configs/ms1mv3_r50.py -o faces.yaml && rtool finetune faces.yaml",
+        "rtool config convert configs/Market1501/bagtricks_R50.yml -o reid.yaml",
+        "rtool config convert train.sh --from torchreid -o osnet.yaml",
+        "rtool config convert params.json",
     ),
 )
-@click.argument("params", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="Default: PARAMS.yaml.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--from",
+    "trainer",
+    type=click.Choice(["auto", "arcface_torch", "fastreid", "torchreid", "params_json"]),
+    default="auto",
+    show_default=True,
+    help="Whose configuration FILE is; auto finds it by its form.",
+)
+@click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="Default: FILE.yaml.")
 @output_options
-def config_convert_command(output: Output, params: Path, path: Path | None) -> None:
-    """Convert PARAMS, the params.json of an older re-ID trainer, to a configuration.
+def config_convert_command(
+    output: Output,
+    file: Path,
+    trainer: Literal["auto", "arcface_torch", "fastreid", "torchreid", "params_json"],
+    path: Path | None,
+) -> None:
+    """Convert FILE, a configuration of another trainer; nothing of it is executed.
 
-    Settings without a counterpart are listed.
+    FILE is a Python configuration of arcface_torch, YAML of fast-reid, a command or YAML of torchreid, or the
+    params.json of older re-ID trainers. Every key is listed: converted, approximated or left out, with the reason.
     """
     from ..finetune.config.calls import convert
 
-    written = convert(params, path)
-    rows = [("left out, without counterpart", ", ".join(written.left_out))] if written.left_out else []
-    output.emit({"config": written.path, "left_out": written.left_out}, rows, artefact=written.path)
+    written = convert(file, path, trainer)
+    rows = [(key.key, f"{key.fate}: {key.note}") for key in written.keys]
+    if written.nproc is not None:
+        rows.append(("start with", f"rtool finetune {written.path} --nproc {written.nproc}"))
+    values = {
+        "config": written.path,
+        "left_out": written.left_out,
+        "nproc": written.nproc,
+        "keys": [vars(key) for key in written.keys],
+    }
+    output.emit(values, rows, artefact=written.path)
 
 
 def _processes(text: str) -> int | Literal["auto"]:
@@ -343,7 +377,12 @@ def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
         ("preprocessing", plan.preprocessing),
         ("train", f"{plan.train_images} images of {plan.train_identities} identities"),
         ("held out", f"{plan.held_out_images} images of {plan.held_out_identities} identities"),
-        ("evaluation", f"{plan.protocol}; {plan.metric} chooses the best checkpoint"),
+        (
+            "evaluation",
+            f"{plan.protocol}; {plan.metric} chooses the best checkpoint"
+            if plan.metric
+            else "none: evaluation is null",
+        ),
         ("steps", f"{plan.epochs} epochs of {plan.steps_per_epoch}, {plan.processes} x {plan.batch} images each"),
         ("device", f"{plan.device}, about {plan.memory / 1e6:.0f} MB per process"),
         *(("note", note) for note in plan.notes),

@@ -217,13 +217,11 @@ def _conclude(
         "best_metric": progress.best,
         "images_per_second": outcome.images_per_second or train.get("images_per_second", 0.0),
     }
-    records = read_metrics(folder.path)
-    facts = gain_facts(records, outcome.metric) | {
-        "weights": None if network.weights is None else asdict(network.weights)
-    }
+    records, metric = read_metrics(folder.path), outcome.metric or ""  # a run that measures nothing has none
+    facts = gain_facts(records, metric) | {"weights": None if network.weights is None else asdict(network.weights)}
     folder.write_result(result | facts)
-    write_run_report(folder.path, result, outcome.metric, _sheet(folder, config, network, data))
-    gain = measured_gain(records, outcome.metric)
+    write_run_report(folder.path, result, metric, _sheet(folder, config, network, data))
+    gain = measured_gain(records, metric)
     if gain is not None:
         folder.log(f"source model -> best checkpoint: {gain}")
 
@@ -251,11 +249,12 @@ def _describe(
     checkpoint: Path | None,
 ) -> None:
     """Log what is about to be trained."""
-    train, held_out, size = data.train.dataset, data.held_out.dataset, network.preprocessing
+    train, size = data.train.dataset, network.preprocessing
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
     folder.log(f"preprocessing: {size} ({network.preprocessing_origin})")
     folder.log(f"train on {train.name}: {train}")
-    folder.log(f"evaluate on {held_out.name}: {held_out}")
+    for name, held in data.held_out.items():
+        folder.log(f"evaluate on {f'{name}, ' if name else ''}{held.dataset.name}: {held.dataset}")
     if network.weights is not None:
         folder.log(f"note: model.weights {config.model.weights}: {network.weights}")
     for note in data.notes:

@@ -18,6 +18,8 @@ class AugmentConfig(Section):
     """Probability of mirroring left and right."""
     pad_crop: Annotated[int, Field(ge=0)] = 0
     """Pixels of padding on each side, before cropping back to size at a random place."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest turn in degrees; each image is turned by -rotation to rotation, and corners get the mean colour."""
     random_patch: Share = 0.0
     """Probability of pasting a rectangle (1 to 50 % of the area) of another training image, as torchreid does."""
     random_crop: Share = 0.0
@@ -40,6 +42,8 @@ class AugmentConfig(Section):
     """Probability of Gaussian blur."""
     grey: Share = 0.0
     """Probability of converting to grey."""
+    noise: Share = 0.0
+    """Probability of adding Gaussian noise, with a standard deviation of up to 20 of 255."""
     rand_augment: Share = 0.0
     """Probability of RandAugment (arXiv:1909.13719): some operations of one magnitude, drawn from 14."""
     rand_augment_operations: Count = 2

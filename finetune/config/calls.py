@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...errors import InputError
 from .config import FinetuneConfig
 from .effects.settings import settings_without_effect
 from .files import load_config
+from .foreign.fates import KeyFate
+from .foreign.recognition import Trainer, convert_foreign
 from .pages import commented_config, config_template, loss_reference
-from .params_json import convert_params
 
 __all__ = ["CheckedConfig", "ConfigFile", "ConfigPage", "check", "convert", "init", "show"]
 
@@ -41,6 +43,10 @@ class ConfigFile:
     path: Path
     left_out: tuple[str, ...] = ()
     """Settings of a converted file that have no counterpart, by name."""
+    keys: tuple[KeyFate, ...] = ()
+    """What became of each setting of a converted file: converted, approximated or left out, and why."""
+    nproc: int | None = None
+    """The processes that a converted file trains on, for `--nproc`; None where it does not say."""
 
 
 def show(
@@ -87,17 +93,28 @@ def init(path: str | Path = "finetune.yaml") -> ConfigFile:
     return ConfigFile(Path(path))
 
 
-def convert(params: str | Path, path: str | Path | None = None) -> ConfigFile:
-    """Read the params.json of an older re-ID trainer, and write a configuration to `path` (default: PARAMS.yaml).
+def convert(
+    file: str | Path, path: str | Path | None = None, trainer: Trainer | Literal["auto"] = "auto"
+) -> ConfigFile:
+    """Write the configuration of another trainer as one of rtool to `path` (default: FILE.yaml), none of it executed.
+
+    Args:
+        file: A Python configuration of arcface_torch, YAML of fast-reid, a command or YAML of torchreid, or the
+            params.json of older re-ID trainers.
+        path: The file to write; it begins with the settings that are not as they were.
+        trainer: Whose file it is; auto finds it by its form.
 
     Raises:
-        InputError: `params` is missing or no JSON object; the file to write exists already, or cannot be written.
+        InputError: `file` is missing; the file to write exists already, or cannot be written.
         ConfigError: the settings make no valid configuration.
     """
-    config, left_out = convert_params(Path(params))
-    written = Path(params).with_suffix(".yaml") if path is None else Path(path)
-    _write_new(written, commented_config(config))
-    return ConfigFile(written, left_out)
+    found = convert_foreign(Path(file), trainer)
+    written = Path(file).with_suffix(".yaml") if path is None else Path(path)
+    head = [f"# Converted from {Path(file).name}."]
+    head += [f"#   {key.key}: {key.fate}: {key.note}" for key in found.keys if key.fate != "converted"]
+    lines = [" ".join(line.splitlines()) for line in head]
+    _write_new(written, "\n".join([*lines, commented_config(found.config)]))
+    return ConfigFile(written, found.left_out, found.keys, found.nproc)
 
 
 def _write_new(path: Path, text: str) -> None:

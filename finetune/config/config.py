@@ -5,6 +5,7 @@ Unknown keys are refused. `files` reads YAML and overrides and words the message
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +29,8 @@ from .losses import (
     TripletLoss,
 )
 from .optimization import OptimizerConfig, ScheduleConfig
-from .section import Count, FilePath, NotNegative, Place, Section
+from .section import Count, FilePath, NotNegative, Place, Positive, Section, Share
+from .sources import EvaluationSources, TrainingSources
 
 __all__ = [
     "AdaFaceLoss",
@@ -111,11 +113,13 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Which images are trained and evaluated on, and how batches are made of them."""
 
-    train: Place
+    train: TrainingSources
     """A folder (one sub-folder per identity, Market-1501, DukeMTMC or MSMT17 layout, train.rec or .tar shards), a .csv
-    or .jsonl manifest, a .rec or .tar file, or a generator such as `synthetic-people:identities=150,seed=1`."""
-    evaluate: Place | None = None
-    """Held-out data in the same notation, or pairs of a .bin file; by default some training identities are held out."""
+    or .jsonl manifest, a .rec or .tar file, or a generator such as `synthetic-people:identities=150,seed=1`. Several
+    are a list, or a mapping NAME: SOURCE; no identity of one is an identity of another."""
+    evaluate: EvaluationSources | None = None
+    """Held-out data in the same notation, or pairs of a .bin file; by default some training identities are held out.
+    Of a mapping NAME: SOURCE each is measured; metrics are then NAME.METRIC and mean.METRIC."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of identities held out when `evaluate` is not given."""
     batch: Count = 64
@@ -137,19 +141,37 @@ class EvaluationConfig(Section):
     """By default retrieval for data with cameras, else verification."""
     first: bool = True
     """Measure the source model before the first step, so that the run can say what it gained."""
-    every: Count = 1
-    """Epochs between evaluations; the last epoch is always evaluated."""
+    every: Positive = 1.0
+    """Epochs between evaluations, such as 0.1, 0.5 or 4; the end of the run is always evaluated."""
+    every_steps: Count | None = None
+    """Optimizer steps between evaluations, instead of `every`."""
     flip: bool = True
     """Add the embedding of the mirror image."""
     batch: Count = 64
     """Images per batch."""
     metric: str | None = None
-    """Metric that chooses the best checkpoint. Of retrieval mAP (the default), rank1, rank5, rank10 or mINP; of
-    verification accuracy (the default), tar_at_far_1e2, _1e3 or _1e4, val_at_far_1e3 or, without fixed pairs, rank1."""
+    """Metric that chooses the best checkpoint. Of retrieval mAP (the default), rank1, rank5, rank10, rank20 or mINP; of
+    verification accuracy (the default), tar_at_far_1e2, _1e3 or _1e4, val_at_far_1e3 or, without fixed pairs, rank1. Of
+    several sets NAME.METRIC or mean.METRIC."""
     patience: Count | None = None
     """Evaluations in a row without a better `metric` after which the run stops early; null trains all epochs."""
     rerank: bool = False
     """Rank the gallery by k-reciprocal re-ranking; needs memory for all pairs of held-out images."""
+    rerank_k1: Count = 20
+    """Nearest neighbours among which re-ranking looks for reciprocal ones."""
+    rerank_k2: Count = 6
+    """Nearest neighbours whose encodings re-ranking averages; 1 averages nothing."""
+    rerank_lambda: Share = 0.3
+    """Share of the original distance in that of re-ranking."""
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """What retrieval ranks by: the angle between embeddings, or the Euclidean distance of embeddings as they are.
+    Verification compares unit embeddings, for which both give one order."""
+
+    def interval(self, steps_per_epoch: int) -> Fraction:
+        """Optimizer steps between evaluations, exact: half an epoch of 5 steps is 5/2."""
+        if self.every_steps is not None:
+            return Fraction(self.every_steps)
+        return Fraction(str(self.every)) * steps_per_epoch
 
 
 class CheckpointConfig(Section):
@@ -204,8 +226,8 @@ class FinetuneConfig(Section):
     """How parameters are updated."""
     schedule: ScheduleConfig = ScheduleConfig()
     """How the learning rate changes."""
-    evaluation: EvaluationConfig = EvaluationConfig()
-    """How held-out data are measured."""
+    evaluation: EvaluationConfig | None = EvaluationConfig()
+    """How held-out data are measured; null holds nothing out and measures nothing, so no checkpoint is the best."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What is kept on disk."""
     tracking: TrackingConfig = TrackingConfig()
@@ -214,7 +236,7 @@ class FinetuneConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _empty_sections_are_defaults(cls, data: object) -> object:
-        """`optimizer:` with all its lines commented out is None in YAML."""
+        """`optimizer:` with all its lines commented out is None in YAML; `evaluation: null` is a choice."""
         if not isinstance(data, dict):
             return data
         return {key: value for key, value in data.items() if value is not None or key not in _SECTIONS}

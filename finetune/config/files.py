@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ...errors import ConfigError, InputError, nearest
 from .config import FinetuneConfig
 from .overrides import apply_override
+from .sources import without_tag
 from .yaml_text import ConfigLoader, load_yaml
 
 __all__ = ["dump_config", "load_config"]
@@ -81,7 +82,7 @@ def _without_echoes(problems: Iterable[Any]) -> Iterator[Any]:
 
 
 def _explain(problem: Any) -> str:
-    location = problem["loc"]
+    location = without_tag(problem["loc"])
     name = ".".join(str(part) for part in location)
     match problem["type"]:
         case "extra_forbidden":

@@ -22,6 +22,7 @@ from .augment.rand_augment import rand_augment
 from .augment.random_patch import paste_patch
 
 __all__ = [
+    "add_noise",
     "augment",
     "blur",
     "erase",
@@ -32,6 +33,7 @@ __all__ = [
     "sample_generator",
     "scale_channels",
     "to_grey",
+    "turn",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -67,6 +69,8 @@ def augment(
         image = image[:, ::-1]
     if config.pad_crop:
         image = pad_crop(image, config.pad_crop, colour, rng)
+    if config.rotation:
+        image = turn(image, config.rotation, colour, rng)
     if config.random_patch and other is not None and rng.random() < config.random_patch:
         image = paste_patch(image, other(rng), colour, rng)
     strengths = (config.brightness, config.contrast, config.saturation)
@@ -78,6 +82,7 @@ def augment(
         (config.colour, scale_channels),
         (config.blur, blur),
         (config.grey, to_grey),
+        (config.noise, add_noise),
         (config.rand_augment, partial(rand_augment, operations=operations, magnitude=magnitude)),
         (config.aug_mix, partial(aug_mix, severity=config.aug_mix_severity)),
         (config.erasing, erase),
@@ -96,6 +101,14 @@ def pad_crop(image: Pixels, padding: int, colour: Pixels, rng: np.random.Generat
     padded[padding : padding + height, padding : padding + width] = image
     top, left = rng.integers(0, 2 * padding + 1, 2)
     return padded[top : top + height, left : left + width]
+
+
+def turn(image: Pixels, most: float, colour: Pixels, rng: np.random.Generator) -> Pixels:
+    """Turn about the centre by -most to most degrees, bilinearly; what comes from outside is `colour`."""
+    fill = tuple(int(value) for value in np.broadcast_to(colour, (image.shape[2],)))
+    angle = float(rng.uniform(-most, most))
+    outside = fill[0] if len(fill) == 1 else fill
+    return _from_pil(_to_pil(image).rotate(angle, Image.Resampling.BILINEAR, fillcolor=outside), image.shape[2])
 
 
 def keep_rectangle(image: Pixels, colour: Pixels, rng: np.random.Generator) -> Pixels:
@@ -162,6 +175,12 @@ def blur(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
 def to_grey(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:  # noqa: ARG001 - one signature for all
     """Put the luma (ITU-R BT.601) into every channel."""
     return image if image.shape[2] == 1 else _quantise(np.repeat((image @ _LUMA)[..., None], 3, axis=2))
+
+
+def add_noise(image: Pixels, _: Pixels, rng: np.random.Generator) -> Pixels:
+    """Add Gaussian noise to each value, of one standard deviation from 0 to 20 for the image."""
+    noise = rng.normal(0, rng.uniform(0, 20), image.shape).astype(np.float32)
+    return _quantise(image.astype(np.float32) + noise)
 
 
 def erase(image: Pixels, colour: Pixels, rng: np.random.Generator, *, attempts: int = 10) -> Pixels:

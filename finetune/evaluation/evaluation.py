@@ -24,6 +24,7 @@ from ..data.formats.sources import Subset, open_dataset
 from .embedders import Embed, Embedder, open_embedder
 from .matched_images import MatchedImages, match_images
 from .plan import Protocol, plan_evaluation
+from .ranking import COSINE, Distance, Ranking
 from .retrieval import RetrievalResult, measure_retrieval
 from .true_accepts import roc_curve
 from .unit_embeddings import refuse_non_finite, unit_rows
@@ -49,7 +50,7 @@ def evaluate_embeddings(
     resize: Resize,
     flip: bool = True,
     batch: int = 64,
-    rerank: bool = False,
+    ranking: Ranking = COSINE,
     roc: Path | None = None,
     report: Callable[[str], object] | None = None,
 ) -> EvaluationResult:
@@ -62,7 +63,7 @@ def evaluate_embeddings(
         resize: From an image to its pixels uint8 [H, W, C], such as `Preprocessing.resize`.
         flip: Add the embedding of the mirror image.
         batch: Images per batch.
-        rerank: Rank the gallery by k-reciprocal re-ranking.
+        ranking: How retrieval ranks the gallery.
         roc: A CSV file to write the ROC of a verification into.
         report: Called with a line about images that could not be read.
 
@@ -71,11 +72,11 @@ def evaluate_embeddings(
         DataError: the data set does not fit the protocol, or over 1 % of its images cannot be read.
         GateError: embeddings are not finite.
     """
-    plan = plan_evaluation(dataset, protocol, rerank=rerank)
+    plan = plan_evaluation(dataset, protocol, ranking)
     if roc is not None and plan.protocol != "verification":
         raise ConfigError(f"{roc}: a ROC is of a verification, and {dataset.name} is measured by {plan.protocol}")
     dataset, embeddings, contents = _embed_streamed(embed, dataset, resize, flip=flip, batch=batch, report=report)
-    matched = match_images(dataset, contents, protocol, rerank=rerank)
+    matched = match_images(dataset, contents, protocol, ranking)
     if report is not None:
         for note in matched.notes:
             report(f"{dataset.name}: {note}")
@@ -118,10 +119,10 @@ def evaluate_pixels(
     *,
     flip: bool = True,
     batch: int = 64,
-    rerank: bool = False,
+    ranking: Ranking = COSINE,
 ) -> EvaluationResult:
     """As `evaluate_embeddings`, on images that are in memory."""
-    matched = match_images(pixels.dataset, content_numbers(pixels.values), protocol, rerank=rerank)
+    matched = match_images(pixels.dataset, content_numbers(pixels.values), protocol, ranking)
     return _measure(matched, embed_images(embed, pixels.values, flip=flip, batch=batch)[matched.positions])
 
 
@@ -136,7 +137,7 @@ def _measure(matched: MatchedImages, embeddings: Floats) -> EvaluationResult:
             dataset.identities[gallery],
             dataset.cameras[query],
             dataset.cameras[gallery],
-            rerank=plan.rerank,
+            ranking=plan.ranking,
         )
     return measure_verification(embeddings, dataset.identities, plan.pairs, known_identities=dataset.pairs is None)
 
@@ -184,6 +185,7 @@ def evaluate(
     preprocessing: str | Preprocessing | None = None,
     size: tuple[int, int] | None = None,
     rerank: bool = False,
+    distance: Distance = "cosine",
     roc: Path | None = None,
     weights: str | Path | None = None,
     report: Callable[[str], object] | None = None,
@@ -197,11 +199,11 @@ def evaluate(
         flip, batch: Whether to add the embedding of the mirror image; images per batch.
         output, device, weights: Number of the embedding output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
         preprocessing, size: How images are prepared, and their size in pixels, as in `open_embedder`.
-        rerank, roc: Whether to re-rank the gallery; a CSV file for the ROC of a verification.
+        rerank, distance, roc: How the gallery is ranked, see `Ranking`; a CSV file for the ROC of a verification.
         report: Called with a line about each thing left out of the data set, and about `weights`.
 
     Raises:
-        ConfigError: re-ranking of a verification, or the ROC of a retrieval.
+        ConfigError: a ranking asked of a verification, or the ROC of a retrieval.
         InputError: the model or the data set does not exist, the size is unknown, or `weights` does not fit.
         DataError: the data set does not fit the protocol, or cannot be read.
         GateError: embeddings are not finite.
@@ -226,7 +228,7 @@ def evaluate(
         resize=model.preprocessing.resize,
         flip=flip,
         batch=batch,
-        rerank=rerank,
+        ranking=Ranking(distance, rerank),
         roc=roc,
         report=report,
     )

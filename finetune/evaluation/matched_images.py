@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..data.dataset import Dataset
 from ..data.distinct_images import Contents, one_of_each, refuse_two_identities, without_own_copies
 from .plan import EvaluationPlan, Protocol, plan_evaluation
+from .ranking import COSINE, Ranking
 
 __all__ = ["MatchedImages", "match_images"]
 
@@ -28,7 +29,7 @@ class MatchedImages:
 
 
 def match_images(
-    dataset: Dataset, contents: Contents, protocol: Protocol | None = None, *, rerank: bool = False
+    dataset: Dataset, contents: Contents, protocol: Protocol | None = None, ranking: Ranking = COSINE
 ) -> MatchedImages:
     """Plan an evaluation without pairs of an image and its copy.
 
@@ -38,14 +39,14 @@ def match_images(
         dataset: The readable images.
         contents: The digest of each, see `content_numbers`.
         protocol: By default what the labels allow.
-        rerank: Whether retrieval is re-ranked.
+        ranking: How retrieval ranks.
 
     Raises:
-        ConfigError: re-ranking of a verification.
+        ConfigError: a ranking asked of a verification.
         DataError: one image has two identities, or the labels do not fit the protocol.
     """
     positions = np.arange(len(dataset))
-    plan = plan_evaluation(dataset, protocol, rerank=rerank)
+    plan = plan_evaluation(dataset, protocol, ranking)
     if dataset.pairs is not None:
         itself = int((contents[dataset.pairs[:, 0]] == contents[dataset.pairs[:, 1]]).sum())
         note = (f"{itself} listed pairs are of one image with itself, and are counted as listed",) if itself else ()

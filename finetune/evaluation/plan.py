@@ -16,6 +16,7 @@ from ...errors import ConfigError, DataError, nearest
 from ..data.dataset import Dataset
 from ..data.pair_drawing import draw_pairs
 from ..data.splits import has_cameras, query_and_gallery
+from .ranking import COSINE, Ranking
 from .retrieval import RETRIEVAL_METRICS, has_match
 from .verification import FOLDS, measurable_metrics
 
@@ -36,7 +37,7 @@ class EvaluationPlan:
     protocol: Protocol
     metrics: tuple[str, ...]
     """What is measured, the usual one first."""
-    rerank: bool = False
+    ranking: Ranking = COSINE
     query: Indices = field(default_factory=_none)
     """Image numbers int64 [Q]; `gallery` likewise [G]. Empty for verification."""
     gallery: Indices = field(default_factory=_none)
@@ -65,29 +66,34 @@ def choose_protocol(dataset: Dataset) -> Protocol:
     return "verification"
 
 
-def plan_evaluation(dataset: Dataset, protocol: Protocol | None = None, *, rerank: bool = False) -> EvaluationPlan:
+def plan_evaluation(dataset: Dataset, protocol: Protocol | None = None, ranking: Ranking = COSINE) -> EvaluationPlan:
     """Decide from the labels which images are compared; nothing is decoded.
 
     Args:
         dataset: The images and their labels.
         protocol: By default `choose_protocol`.
-        rerank: Whether retrieval is re-ranked.
+        ranking: How retrieval ranks.
 
     Raises:
-        ConfigError: re-ranking of a verification.
+        ConfigError: a ranking asked of a verification.
         DataError: the labels do not fit the protocol.
     """
     chosen = protocol or choose_protocol(dataset)
     if chosen == "retrieval":
-        return _plan_retrieval(dataset, rerank)
-    if rerank:
+        return _plan_retrieval(dataset, ranking)
+    if ranking.distance != "cosine":
+        raise ConfigError(
+            f"evaluation.distance: {dataset.name} is measured by verification, which compares unit embeddings; leave "
+            f"{ranking.distance} out"
+        )
+    if ranking.rerank:
         raise ConfigError(
             f"evaluation.rerank: {dataset.name} is measured by verification, which ranks nothing; leave re-ranking out"
         )
     return _plan_verification(dataset)
 
 
-def _plan_retrieval(dataset: Dataset, rerank: bool) -> EvaluationPlan:
+def _plan_retrieval(dataset: Dataset, ranking: Ranking) -> EvaluationPlan:
     if dataset.pairs is not None:
         raise DataError(
             f"{dataset.name}: lists pairs and knows no identities, so nothing can be retrieved from it; use the "
@@ -100,7 +106,7 @@ def _plan_retrieval(dataset: Dataset, rerank: bool) -> EvaluationPlan:
             f"{dataset.name}: no query has an image of the same identity from another camera in the gallery; retrieval "
             "needs identities seen by several cameras, or use the verification protocol"
         )
-    return EvaluationPlan("retrieval", RETRIEVAL_METRICS, rerank, query, gallery)
+    return EvaluationPlan("retrieval", RETRIEVAL_METRICS, ranking, query, gallery)
 
 
 def _plan_verification(dataset: Dataset) -> EvaluationPlan:

@@ -20,22 +20,24 @@ Indices = NDArray[np.int64]
 
 
 def reranked_distances(query: Floats, gallery: Floats, *, k1: int = 20, k2: int = 6, weight: float = 0.3) -> Floats:
-    """Distances float32 [Q, G] between unit embeddings; smaller is nearer.
+    """Distances float32 [Q, G] between embeddings, of unit length or not; smaller is nearer.
 
     With N = Q + G images, peak memory is three float32 matrices [N, N]: the distances, and the encodings before and
     after they are averaged; 4.5 GB for the 19,281 images of Market-1501.
 
     Args:
-        query: Unit embeddings float32 [Q, D].
-        gallery: Unit embeddings float32 [G, D].
+        query: Embeddings float32 [Q, D].
+        gallery: Embeddings float32 [G, D].
         k1: Nearest neighbours among which reciprocal ones are looked for.
         k2: Nearest neighbours, the image included, whose encodings are averaged; 1 averages nothing.
         weight: lambda, the share of the original distance.
     """
     rows = np.concatenate([query, gallery])
     distances: Floats = rows @ rows.T
+    squares = distances.diagonal().copy()
     distances *= -2
-    distances += 2
+    distances += squares[:, None]
+    distances += squares
     np.maximum(distances, 0, out=distances)
     distances /= np.maximum(distances.max(axis=1, keepdims=True), 1e-12)
     order = _nearest(distances, max(k1 + 1, k2))

@@ -4,7 +4,7 @@ For each query the gallery images of the same identity *and* the same camera are
 is skipped. Average precision is the mean of the precisions at the hits, as in Zheng et al., "Scalable Person
 Re-identification: A Benchmark", ICCV 2015, without the trapezoid of its evaluation code. mINP is the mean over queries
 of (number of hits) / (rank of the last hit): Ye et al., "Deep Learning for Person Re-identification: A Survey and
-Outlook" (AGW), arXiv:2001.04193. The ranking is by cosine, or by `reranking`.
+Outlook" (AGW), arXiv:2001.04193. `ranking` says by what distance.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from .reranking import reranked_distances
-from .unit_embeddings import unit_rows
+from .ranking import COSINE, Distance, Ranking, embeddings_to_rank, ranking_distances
 
 __all__ = ["RETRIEVAL_METRICS", "RetrievalResult", "has_match", "measure_retrieval"]
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
-RETRIEVAL_METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
+RETRIEVAL_METRICS = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP")
 """Fields of a result that are better when larger, the usual one first."""
 
 _CHUNK = 256
@@ -37,11 +36,13 @@ class RetrievalResult:
     rank1: float
     rank5: float
     rank10: float
+    rank20: float
     mINP: float  # noqa: N815
     queries: int
     gallery: int
     skipped: int
     reranked: bool = False
+    distance: Distance = "cosine"
 
     @property
     def protocol(self) -> str:
@@ -57,29 +58,29 @@ def measure_retrieval(
     query_cameras: Indices,
     gallery_cameras: Indices,
     *,
-    rerank: bool = False,
+    ranking: Ranking = COSINE,
 ) -> RetrievalResult:
-    """Rank the gallery for each query by cosine similarity, or by k-reciprocal re-ranking.
+    """Rank the gallery for each query, and measure the ranks.
 
     Args:
-        query: Embeddings float32 [Q, D] of any length; they are normalised here.
+        query: Embeddings float32 [Q, D] of any length; they are normalised here where the cosine ranks.
         gallery: Embeddings float32 [G, D].
         query_ids: Identities int64 [Q].
         gallery_ids: Identities int64 [G].
         query_cameras: Cameras int64 [Q]; a camera below 0 is unknown and drops nothing.
         gallery_cameras: Cameras int64 [G].
-        rerank: Rank by `reranked_distances`.
+        ranking: The distance, and whether to re-rank.
 
     Raises:
         DataError: no query has a match.
         GateError: embeddings are not finite.
     """
-    query, gallery = unit_rows(query), unit_rows(gallery)
-    reranked = reranked_distances(query, gallery) if rerank else None
+    query, gallery = embeddings_to_rank(query, ranking), embeddings_to_rank(gallery, ranking)
+    reranked = ranking_distances(query, gallery, ranking) if ranking.rerank else None
     first_hits, precisions, inverse_negatives = [], [], []
     for start in range(0, len(query), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        distances = reranked[rows] if reranked is not None else -(query[rows] @ gallery.T)
+        distances = ranking_distances(query[rows], gallery, ranking) if reranked is None else reranked[rows]
         order = np.argsort(distances, axis=1, kind="stable")
         same_id = gallery_ids[order] == query_ids[rows, None]
         same_camera = (gallery_cameras[order] == query_cameras[rows, None]) & (query_cameras[rows, None] >= 0)
@@ -97,11 +98,13 @@ def measure_retrieval(
         rank1=float((ranks < 1).mean()),
         rank5=float((ranks < 5).mean()),
         rank10=float((ranks < 10).mean()),
+        rank20=float((ranks < 20).mean()),
         mINP=float(np.mean(inverse_negatives)),
         queries=len(first_hits),
         gallery=len(gallery),
         skipped=len(query) - len(first_hits),
-        reranked=rerank,
+        reranked=ranking.rerank,
+        distance=ranking.distance,
     )
 
 

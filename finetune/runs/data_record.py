@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,18 +43,25 @@ class DataRecord:
 
     @classmethod
     def of(
-        cls, train: Dataset, held_out: Dataset, *, seed: int, source: Iterable[object], evaluation: Iterable[object]
+        cls,
+        train: Dataset,
+        held_out: Sequence[Dataset],
+        *,
+        seed: int,
+        source: Iterable[object],
+        evaluation: Iterable[object],
     ) -> DataRecord:
-        """Record two data sets.
+        """Record what is trained on and what is measured.
 
         Args:
             train: The images trained on.
-            held_out: The images measured.
+            held_out: The sets that are measured.
             seed: The seed of the run.
             source: What the training data came from: data sets, and numbers and texts.
             evaluation: Likewise, what the metrics depend on beside the held-out people.
         """
-        return cls(seed, _digest(source), _first_images(train), _first_images(held_out), _digest(evaluation))
+        measured = tuple(name for dataset in held_out for name in _first_images(dataset))
+        return cls(seed, _digest(source), _first_images(train), measured, _digest(evaluation))
 
 
 def save_data_record(checkpoint: Path, record: DataRecord) -> None:

@@ -30,8 +30,8 @@ _FIXED: dict[str, Callable[[FinetuneConfig], Any]] = {
     "losses": lambda config: [_shape(loss) for loss in config.losses],
     "optimizer.kind": lambda config: config.optimizer.kind,
     "optimizer.ema": lambda config: "an average" if config.optimizer.ema else "no average",
-    "evaluation.protocol": lambda config: config.evaluation.protocol,
-    "evaluation.metric": lambda config: config.evaluation.metric,
+    "evaluation.protocol": lambda config: config.evaluation and config.evaluation.protocol,
+    "evaluation.metric": lambda config: config.evaluation and config.evaluation.metric,
 }
 """By field, the values that must not change: a checkpoint holds them, or its metric is compared with later ones."""
 

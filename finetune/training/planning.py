@@ -12,13 +12,14 @@ from torch import nn
 from ...converters.weights.weight_match import WeightMatch
 from ...errors import InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
-from ..evaluation.plan import plan_evaluation
+from ..evaluation.several_sets import choose_metric
 from ..network.autocast import autocast_dtype
 from ..network.memory_estimate import estimate_memory
 from ..network.networks import check_restorable, load_network
 from ..processes.launching import count_processes, resolve_device
 from .assembly import build_heads, build_learner
 from .epoch import epoch_steps
+from .measuring.held_out import plan_sets
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data
 from .review import review_run
@@ -47,9 +48,10 @@ class RunPlan:
     train_identities: int
     held_out_images: int
     held_out_identities: int
-    protocol: str
-    metric: str
-    """The metric that chooses the best checkpoint."""
+    protocol: str | None
+    """How held-out data are measured; None where they are not."""
+    metric: str | None
+    """The metric that chooses the best checkpoint; None where nothing is measured."""
     batch: int
     """Images per batch on each process."""
     processes: int
@@ -83,8 +85,8 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     train, held_out = open_training_data(config)
     images = min(config.model.calibration_images, len(train))
     restored = check_restorable(network, images) if config.model.restore_bn else ""
-    evaluation = plan_evaluation(held_out, config.evaluation.protocol, rerank=config.evaluation.rerank)
-    metric, identities = evaluation.metric(config.evaluation.metric), train.identity_count
+    evaluation, identities = config.evaluation, train.identity_count
+    plans = {} if evaluation is None else plan_sets(evaluation, held_out)
     heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
     learner, notes = build_learner(config, network, heads, autocast)
@@ -104,10 +106,10 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         head_parameters=_count(heads) + sharded * identities * network.dimension,
         train_images=len(train),
         train_identities=identities,
-        held_out_images=len(held_out),
-        held_out_identities=held_out.identity_count,
-        protocol=evaluation.protocol,
-        metric=metric,
+        held_out_images=sum(len(dataset) for dataset in held_out.values()),
+        held_out_identities=sum(dataset.identity_count for dataset in held_out.values()),
+        protocol=", ".join(dict.fromkeys(plan.protocol for plan in plans.values())) or None,
+        metric=None if evaluation is None else choose_metric(plans, evaluation.metric),
         batch=config.data.batch,
         processes=processes,
         steps_per_epoch=len(batches) // config.optimizer.accumulate,

@@ -6,6 +6,7 @@ decoded at each use. Only the rank that evaluates reads held-out images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,27 +15,21 @@ from numpy.typing import NDArray
 from ...converters.records.preprocessing import Preprocessing
 from ...errors import DataError
 from ..config.config import FinetuneConfig
+from ..config.sources import as_list, named_sources
 from ..data.dataset import Dataset
-from ..data.decoding import Pixels, Resize, read_pixels, unreadable_note
-from ..data.distinct_images import Contents, content_numbers, count_shared, one_of_each, refuse_two_identities
+from ..data.decoding import Pixels, read_pixels, unreadable_note
+from ..data.distinct_images import Contents, content_numbers, one_of_each, refuse_two_identities
 from ..data.formats.sources import open_dataset
+from ..data.joined import join_datasets
 from ..data.loading import TrainingPixels
 from ..data.partners import with_partners
 from ..data.splits import split_by_identity
-from ..evaluation.matched_images import match_images
+from ..evaluation.ranking import Ranking
 from ..processes.collectives import rank
 from ..runs.data_record import DataRecord
+from .measuring.held_out import HeldOutImages, hold_out, ranking_of
 
-__all__ = ["HeldOutImages", "PreparedData", "describe_data", "open_training_data", "prepare_data"]
-
-
-@dataclass(frozen=True)
-class HeldOutImages:
-    """Images to evaluate on: in memory (`pixels`), or decoded at each evaluation where `pixels` is None."""
-
-    dataset: Dataset
-    resize: Resize
-    pixels: Pixels | None
+__all__ = ["PreparedData", "describe_data", "open_training_data", "prepare_data"]
 
 
 @dataclass(frozen=True)
@@ -42,14 +37,15 @@ class PreparedData:
     """The data of a run; `notes` are lines for the log that name what was left out, and why."""
 
     train: TrainingPixels
-    held_out: HeldOutImages
+    held_out: Mapping[str, HeldOutImages]
+    """The sets that are measured, by name; a single one is named "", and there is none where evaluation is null."""
     notes: tuple[str, ...]
     record: DataRecord
     """What a resumed run is compared by."""
 
 
-def open_training_data(config: FinetuneConfig) -> tuple[Dataset, Dataset]:
-    """Training and held-out data sets, in this order; no image is decoded.
+def open_training_data(config: FinetuneConfig) -> tuple[Dataset, dict[str, Dataset]]:
+    """The training data set, and the held-out sets by name; no image is decoded.
 
     Raises:
         DataError: too few identities in either, or pairs to verify as training data.
@@ -69,29 +65,40 @@ def describe_data(config: FinetuneConfig) -> DataRecord:
 
 
 def _open_source(config: FinetuneConfig) -> Dataset:
-    train = open_dataset(config.data.train)
-    if train.pairs is not None:
-        raise DataError(
-            f"{train.name}: pairs to verify, not people to learn from: each image counts as an identity of its own; "
-            "give them as data.evaluate, and a folder, records or a manifest of identities as data.train"
-        )
-    return train.of_somebody()
+    opened = {}
+    for name, source in named_sources(config.data.train).items():
+        dataset = open_dataset(source)
+        if dataset.pairs is not None:
+            raise DataError(
+                f"{dataset.name}: pairs to verify, not people to learn from: each image counts as an identity of its "
+                "own; give them as data.evaluate, and a folder, records or a manifest of identities as data.train"
+            )
+        opened[name] = dataset.of_somebody()
+    return join_datasets(opened)
 
 
-def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: Dataset) -> DataRecord:
+def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: Mapping[str, Dataset]) -> DataRecord:
     data, evaluation = config.data, config.evaluation
-    measured: list[object] = [evaluation.flip, evaluation.rerank]
+    measured: list[object] = []
+    if evaluation is not None:
+        measured += [evaluation.flip, evaluation.rerank]
+        ranking = ranking_of(evaluation)
+        if ranking != Ranking(rerank=evaluation.rerank):
+            measured.append(ranking)
     if data.evaluate is not None:
-        measured.append(held_out)
-    held = None if data.evaluate is not None else data.holdout
-    return DataRecord.of(train, held_out, seed=config.seed, source=(source, held), evaluation=measured)
+        for name, dataset in held_out.items():
+            measured += [name, dataset] if name else [dataset]
+    held = data.holdout if data.evaluate is None and evaluation is not None else None
+    return DataRecord.of(train, list(held_out.values()), seed=config.seed, source=(source, held), evaluation=measured)
 
 
-def _split(config: FinetuneConfig, train: Dataset) -> tuple[Dataset, Dataset]:
-    if config.data.evaluate is not None:
-        held_out = open_dataset(config.data.evaluate, "test")
-    else:
-        train, held_out = split_by_identity(train, config.data.holdout, config.seed)
+def _split(config: FinetuneConfig, train: Dataset) -> tuple[Dataset, dict[str, Dataset]]:
+    held_out: dict[str, Dataset] = {}
+    if config.evaluation is not None and config.data.evaluate is not None:
+        sources = named_sources(config.data.evaluate)
+        held_out = {name: open_dataset(source, "test") for name, source in sources.items()}
+    elif config.evaluation is not None:
+        train, held_out[""] = split_by_identity(train, config.data.holdout, config.seed)
     if config.data.sampler != "random":
         train = with_partners(train)
     if train.identity_count < 2:
@@ -108,10 +115,9 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
     source = _open_source(config)
     train, held_out = _split(config, source)
     record = _record(config, source, train, held_out)
-    opened = (train,) if config.data.evaluate is None else (train, held_out)
+    opened = [train] if config.data.evaluate is None else [train, *held_out.values()]
     notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
-    if config.data.evaluate == config.data.train and held_out.names == train.names:
-        notes.append("data.evaluate is data.train: these metrics are of the training images; null holds some out")
+    notes += _notes_on_sources(config, train, held_out)
     image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
     room = int(config.data.memory_gb * 1e9 / image_bytes)
     values: NDArray[np.uint8] | None = None
@@ -128,23 +134,32 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
             notes.append(f"{train.name}: {again} images are copies of others, by content; they are trained on as well")
     else:
         notes.append(f"{train.name}: not searched for copies of images, because it does not fit into data.memory_gb")
-    pixels: Pixels | None = None
-    if len(held_out) <= room and rank() == 0:
-        pixels = read_pixels(held_out, preprocessing.resize)
-        held_out = pixels.dataset
-        notes += _unreadable_notes(pixels)
-        held_contents = content_numbers(pixels.values)
-        evaluation = config.evaluation
-        matched = match_images(held_out, held_contents, evaluation.protocol, rerank=evaluation.rerank)
-        notes += [f"{held_out.name}: {note}" for note in matched.notes]
-        if contents is not None and (shared := count_shared(held_contents, contents)):
-            notes.append(f"{shared} images of {held_out.name} are also trained on: these metrics flatter the model")
+    held: dict[str, HeldOutImages] = {}
+    for name, dataset in held_out.items():
+        evaluation = config.evaluation if rank() == 0 else None
+        if evaluation is None:
+            held[name] = HeldOutImages(dataset, preprocessing.resize, None)
+            continue
+        held[name], found = hold_out(evaluation, dataset, preprocessing.resize, room=room, trained=contents)
+        notes += found
+        room -= len(dataset) if held[name].pixels is not None else 0
     return PreparedData(
         TrainingPixels(train, preprocessing.resize, values),
-        HeldOutImages(held_out, preprocessing.resize, pixels),
+        held,
         tuple(notes),
         record,
     )
+
+
+def _notes_on_sources(config: FinetuneConfig, train: Dataset, held_out: Mapping[str, Dataset]) -> list[str]:
+    if config.evaluation is None:
+        return ["evaluation is null: nothing is held out or measured, and no checkpoint is the best"]
+    trained = as_list(config.data.train)
+    return [
+        f"data.evaluate {source} is trained on: its metrics are of the training images; null holds some out"
+        for source, dataset in zip(as_list(config.data.evaluate), held_out.values(), strict=False)
+        if source in trained and (len(trained) > 1 or dataset.names == train.names)
+    ]
 
 
 def _unreadable_notes(pixels: Pixels) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,10 +24,8 @@ from ..config.config import FinetuneConfig
 from ..data.decoding import check_unreadable
 from ..data.loading import Batch, iterate_batches, lost_workers_named
 from ..data.samplers import rank_columns
-from ..evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
-from ..evaluation.plan import plan_evaluation
-from ..network.learner import embedding_of
-from ..network.networks import Network, images_to_tensor
+from ..evaluation.several_sets import choose_metric
+from ..network.networks import Network
 from ..processes.collectives import all_reduce_sum, barrier, gather_numbers, rank, world_size
 from ..processes.interruption import on_stop_signal
 from ..runs.checkpoints import (
@@ -49,6 +47,8 @@ from ..runs.trained_link import trained_link
 from .assembly import assemble_learner
 from .epoch import epoch_samples, epoch_steps
 from .generators import generator_states, load_generator_states, seed_generators
+from .measuring.held_out import MeasuredSets, embedder_of, plan_sets
+from .measuring.moments import evaluation_is_due
 from .metering import Meter
 from .prepared_data import PreparedData
 from .review import review_run
@@ -69,7 +69,7 @@ class Outcome:
     progress: Progress
     images_per_second: float
     """Of all ranks."""
-    metric: str
+    metric: str | None
 
 
 class Trainer:
@@ -88,13 +88,17 @@ class Trainer:
         self._config, self._network, self._data = config, network, data
         self._folder, self._device = folder, device
         self._evaluated: tuple[int, dict[str, Any]] = (-1, {})
+        self._stops_early = False
         self._stopped_by: str | None = None
         self._unreadable: set[int] = set()
         self._met_unreadable: set[int] = set()
         self._total = Meter(len(config.losses), device)
-        evaluation = config.evaluation
-        plan = plan_evaluation(data.held_out.dataset, evaluation.protocol, rerank=evaluation.rerank)
-        self._metric = plan.metric(evaluation.metric)
+        self._sets: MeasuredSets | None = None
+        self._metric: str | None = None
+        if (evaluation := config.evaluation) is not None:
+            plans = plan_sets(evaluation, {name: held.dataset for name, held in data.held_out.items()})
+            self._sets = MeasuredSets(evaluation, data.held_out, plans)
+            self._metric = choose_metric(plans, evaluation.metric)
         self._learner, self.notes = assemble_learner(config, network, data.train.dataset.identity_count, device)
         first = self._plan(0)
         self.notes += review_run(config, network, self._learner, data.train.dataset, first, world_size())
@@ -141,56 +145,40 @@ class Trainer:
             GateError: training diverged.
             DataError: over 1 % of the images cannot be read.
         """
-        finished = True
+        stopped = False
         with on_stop_signal(self._request_stop), lost_workers_named():
             for name in asked_before:
                 self._request_stop(name)
-            if self._progress.step == 0 and self._config.evaluation.first and rank() == 0:
-                self._measure_source()
+            sets = self._sets
+            if self._progress.step == 0 and sets is not None and sets.evaluation.first and rank() == 0:
+                self._measure_source(sets)
             if self._lacks_evaluation():
-                self._finish_epoch()
-            while finished and not self._is_done():
-                finished = self._run_epoch()
-                if finished:
-                    self._progress = replace(self._progress, epoch=self._progress.epoch + 1, batch=0)
-                    self._finish_epoch()
-                else:
+                self._evaluate_and_save()
+            while not stopped and not self._is_done():
+                stopped = self._run_epoch()
+                if stopped:
                     self._save(best=False)
-        return self.outcome(None if finished else self._stopped_by or "a signal to another process")
+        return self.outcome((self._stopped_by or "a signal to another process") if stopped else None)
 
     def outcome(self, stopped_by: str | None) -> Outcome:
         """The outcome so far; `stopped_by` is None when the run has finished."""
         return Outcome(stopped_by is None, stopped_by, self._progress, self._total.images_per_second, self._metric)
 
-    def evaluate(self) -> EvaluationResult:
+    def _measure(self, sets: MeasuredSets) -> dict[str, Any]:
         """Measure the held-out data with the present weights, or with their average if one is kept."""
-        evaluation = self._config.evaluation
         with self._stepper.evaluated():
             self._learner.eval()
             try:
-                held_out, rerank = self._data.held_out, evaluation.rerank
-                flip, batch = evaluation.flip, evaluation.batch
-                if held_out.pixels is not None:
-                    return evaluate_pixels(
-                        self._embed, held_out.pixels, evaluation.protocol, flip=flip, batch=batch, rerank=rerank
-                    )
-                return evaluate_embeddings(
-                    self._embed,
-                    held_out.dataset,
-                    evaluation.protocol,
-                    resize=held_out.resize,
-                    flip=flip,
-                    batch=batch,
-                    rerank=rerank,
-                    report=self._log,
-                )
+                embed = embedder_of(self._learner.backbone, self._network, self._config.model, self._device)
+                return sets.measure(embed, self._log)
             finally:
                 self._learner.train()
 
     def _give_up_later(self, folder: RunFolder, checkpoint: Path) -> None:
         """Drop what was saved and measured after a checkpoint; `best` becomes the best of what is left."""
-        rows = [row for row in read_metrics(folder.path) if row.get(self._metric) is not None]
-        measured = {row["step"]: row[self._metric] for row in rows if row["kind"] == "evaluation"}
+        metric = self._metric or ""
+        rows = [row for row in read_metrics(folder.path) if row.get(metric) is not None]
+        measured = {row["step"]: row[metric] for row in rows if row["kind"] == "evaluation"}
         for line in give_up_later(self._checkpoints, checkpoint, measured):
             self._log(f"resuming from {checkpoint.name}: {line}")
         best = None if (step := best_step(self._checkpoints)) is None else measured.get(step, self._progress.best)
@@ -210,7 +198,7 @@ class Trainer:
         return epoch_steps(self._config, self._data.train.dataset, ranks=world_size(), epoch=epoch)
 
     def _run_epoch(self) -> bool:
-        """Train for the rest of the current epoch; False if stopped before its end."""
+        """Train for the rest of the current epoch, unless the run stops early; True if a signal stopped it."""
         epoch = self._progress.epoch
         self._stepper.begin_epoch(epoch)
         plan = self._plan(epoch)
@@ -228,14 +216,21 @@ class Trainer:
             ends = self._progress.batch == len(plan)
             if ends or self._progress.step % self._config.log_every == 0:
                 self._report(meter)
-            if not ends and self._should_stop():
+            if ends:
+                self._progress = replace(self._progress, epoch=epoch + 1, batch=0)
+            elif self._should_stop():
                 if meter.steps:
                     self._report(meter)
-                return False
-            every = self._config.checkpoints.every_steps
-            if not ends and every and self._progress.step % every == 0:
+                return True
+            if self._evaluation_is_due():
+                self._evaluate_and_save()
+                if self._is_done():
+                    break
+            elif ends or ((every := self._config.checkpoints.every_steps) and self._progress.step % every == 0):
                 self._save(best=False)
-        return True
+            if ends:
+                break
+        return False
 
     def _batches(self, plan: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
         """The batches of this rank from the present position in the epoch."""
@@ -296,18 +291,19 @@ class Trainer:
         return self._stepper.stop_asked if world_size() > 1 else self._stopped_by is not None
 
     def _evaluation_is_due(self) -> bool:
-        epoch = self._progress.epoch
-        return epoch % self._config.evaluation.every == 0 or epoch == self._config.epochs
+        return evaluation_is_due(self._config, self._place, self.steps_per_epoch)
 
     def _is_done(self) -> bool:
-        """Whether all epochs are done, or the run stops early. A collective."""
-        patience, progress = self._config.evaluation.patience, self._progress
-        return progress.epoch >= self._config.epochs or patience_is_over(patience, progress, self._device, self._log)
+        """Whether all epochs are done, or the run stops early. A collective, the same on all ranks."""
+        evaluation, progress = self._config.evaluation, self._progress
+        if evaluation is not None and progress.epoch < self._config.epochs and not self._stops_early:
+            self._stops_early = patience_is_over(evaluation.patience, progress, self._device, self._log)
+        return progress.epoch >= self._config.epochs or self._stops_early
 
     def _lacks_evaluation(self) -> bool:
-        """Whether the run was resumed from the end of an epoch whose evaluation failed. A collective."""
+        """Whether the run was resumed where an evaluation is due that failed or was not begun. A collective."""
         progress = self._progress
-        if progress.step == 0 or progress.batch or not self._evaluation_is_due():
+        if progress.step == 0 or not self._evaluation_is_due():
             return False
         lacks = 0.0
         if rank() == 0:
@@ -315,30 +311,31 @@ class Trainer:
             lacks = float(not any(row["kind"] == "evaluation" and row["step"] == progress.step for row in rows))
         return bool(all_reduce_sum(torch.tensor(lacks, device=self._device)) > 0)
 
-    def _measure_source(self) -> None:
+    def _measure_source(self, sets: MeasuredSets) -> None:
         """Measure the source model before the first step; its score chooses no checkpoint."""
-        self._record(kind=SOURCE_KIND, **(values := asdict(self.evaluate())))
+        self._record(kind=SOURCE_KIND, **(values := self._measure(sets)))
         self._log(f"source model: {shown_metrics(values)}")
 
-    def _finish_epoch(self) -> None:
-        """Evaluate on rank 0 if it is due, and save; an epoch whose evaluation fails is saved as well."""
-        if not self._evaluation_is_due() or rank() != 0:
+    def _evaluate_and_save(self) -> None:
+        """Evaluate on rank 0, and save; weights whose evaluation fails are saved as well."""
+        sets, metric_name = self._sets, self._metric
+        if rank() != 0 or sets is None or metric_name is None:
             self._save(best=False)
             return
         try:
-            values = asdict(self.evaluate())
+            values = self._measure(sets)
         except GateError:  # training has diverged: nobody should continue from here
             raise
         except Exception:
             self._save(best=False)
             raise
-        metric = float(values[self._metric])
+        metric = math.nan if values[metric_name] is None else float(values[metric_name])
         # a best that is NaN, as older runs may have, is replaced by any number
         best = math.isfinite(metric) and (self._progress.best is None or not metric <= self._progress.best)
         self._progress = evaluated(self._progress, metric, best=best)
         self._evaluated = (self._progress.step, values)
         self._record(kind="evaluation", **values)
-        self._log(f"epoch {self._progress.epoch}: {shown_metrics(values)}")
+        self._log(f"epoch {self._place / self.steps_per_epoch:g}: {shown_metrics(values)}")
         self._save(best=best)
 
     def _save(self, *, best: bool) -> None:
@@ -362,15 +359,6 @@ class Trainer:
                 data=self._data.record,
             )
         prune_checkpoints(self._checkpoints, self._config.checkpoints.keep, self._progress)
-
-    @torch.no_grad()
-    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        images = images_to_tensor(
-            torch.from_numpy(pixels), self._network.preprocessing, self._device, self._config.model.channels_last
-        )
-        embeddings = embedding_of(self._learner.backbone(images), self._config.model.output)
-        array: NDArray[np.float32] = embeddings.float().cpu().numpy()
-        return array
 
     def _report(self, meter: Meter) -> None:
         """Log and record the means since the last report, losses over all ranks. A collective."""

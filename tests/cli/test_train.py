@@ -61,10 +61,11 @@ def test_evaluate_writes_the_roc_of_a_verification(model, tmp_path, capsys):
 
 
 def test_converting_params_lists_what_was_left_out(tmp_path, capsys):
-    (tmp_path / "params.json").write_text(json.dumps({"optimizer": "nesterov", "gaussian_noise": True}))
+    (tmp_path / "params.json").write_text(json.dumps({"optimizer": "nesterov", "gaussian_noise": True, "[red]": 1}))
     assert main.run(["config", "convert", str(tmp_path / "params.json")]) == 0
     out = capsys.readouterr().out
-    assert "gaussian_noise, optimizer nesterov (its momentum is sgd's ordinary one)" in out
-    (tmp_path / "params.json").write_text(json.dumps({"optimizer": "rmsprop"}))
+    assert "gaussian_noise  approximated: augment.noise 0.5" in out
+    assert "[red]           left out: no counterpart of this key is known" in out
+    (tmp_path / "params.json").write_text(json.dumps({"optimizer": "radam"}))
     assert main.run(["config", "convert", str(tmp_path / "params.json"), "-o", str(tmp_path / "b.yaml")]) == 2
     assert not (tmp_path / "b.yaml").exists()

@@ -330,10 +330,10 @@ def test_what_cannot_be_trained_is_refused_with_the_way_out(config, override, er
 
 
 def test_an_epoch_whose_evaluation_fails_is_kept(config, monkeypatch):
-    def fail(self):
+    def fail(self, sets):
         raise MemoryError
 
-    monkeypatch.setattr(Trainer, "evaluate", fail)
+    monkeypatch.setattr(Trainer, "_measure", fail)
     with pytest.raises(MemoryError):
         finetune(config, ["epochs=1", "steps_per_epoch=1"], quiet=True)
     (last,) = config.parent.glob("runs/tiny/*/checkpoints/last.rtool")

@@ -129,6 +129,19 @@ def texts(folder: Path, marker: Path) -> Iterator[Case]:
         path.write_text(text, encoding="utf-8")
         command = ("finetune", "FILE", "--dry-run") if name in ("apply", "deep") else ()
         yield Case("configuration", name, path, command=command)
+    for name, text, refused in (
+        ("statement", f"config = dict()\n{python(marker)}\n", True),
+        ("condition", f"config = dict()\nif {python(marker)}:\n    config.lr = 1\n", True),
+        ("value", f"config = dict()\nconfig.lr_func = {python(marker)}\n", False),
+        ("default", f"config = dict()\ndef step(x={python(marker)}): ...\nconfig.lr_func = step\n", False),
+        ("deep", f"config = {'[' * 20_000}\n", True),
+    ):
+        path = folder / f"{name}.py"
+        path.write_text(text, encoding="utf-8")
+        yield Case("other trainers' configuration", name, path, refused=refused)
+    path = folder / "solver.yaml"
+    path.write_text(f"SOLVER: {apply}", encoding="utf-8")
+    yield Case("other trainers' configuration", "apply", path)
     for kind, name in (("params.json", "params"), ("preprocessing", "preprocessing")):
         path = folder / f"{name}.json"
         path.write_text(DEEP, encoding="utf-8")

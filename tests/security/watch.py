@@ -37,7 +37,8 @@ from rtool.converters.lowering.conversion import onnx_to_torch
 from rtool.converters.preprocessing.requests import read_request
 from rtool.errors import RtoolError
 from rtool.finetune.config.files import load_config
-from rtool.finetune.config.params_json import convert_params
+from rtool.finetune.config.foreign.params_json import convert_params
+from rtool.finetune.config.foreign.recognition import convert_foreign
 from rtool.finetune.data.formats.sources import open_dataset
 from rtool.finetune.data.image_files import UnreadableImageError, decode_image
 from rtool.finetune.network.weights import load_weights
@@ -106,6 +107,7 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
     "model repository": _repository,
     "configuration": load_config,
     "params.json": convert_params,
+    "other trainers' configuration": convert_foreign,
     "preprocessing": lambda path: read_request(str(path)),
     "arrays": read_arrays,
     "image": decode_image,

@@ -19,6 +19,7 @@ __all__ = [
     "curve",
     "ema",
     "ema_warmup",
+    "evaluation_steps",
     "every_steps",
     "first",
     "freeze",
@@ -27,6 +28,7 @@ __all__ = [
     "milestone_steps",
     "milestones",
     "multipliers",
+    "not_measured",
     "not_multistep",
     "patience",
     "steps_per_epoch",
@@ -192,10 +194,28 @@ def not_multistep(schedule: Any) -> str | None:
     return None if schedule.kind == "multistep" else f"schedule.kind is {schedule.kind}; set it to multistep"
 
 
-def patience(evaluation: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+def not_measured(_data: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """Held-out data of a run that measures nothing."""
+    return "evaluation is null, so nothing is measured" if config.evaluation is None else None
+
+
+def evaluation_steps(evaluation: Any, config: FinetuneConfig, facts: RunFacts | None) -> str | None:
+    """Evaluations that lie beyond the run, but for its end."""
+    if facts is None or evaluation.every_steps is None:
+        return None
+    steps = facts.steps_per_epoch * config.epochs
+    late = evaluation.every_steps >= steps
+    return f"the run ends after {steps} steps, and its end is evaluated anyway" if late else None
+
+
+def patience(evaluation: Any, config: FinetuneConfig, facts: RunFacts | None) -> str | None:
     """Patience that the run cannot exhaust."""
-    count = math.ceil(config.epochs / evaluation.every)
-    if evaluation.patience is None or evaluation.patience < count - 1:
+    if evaluation.patience is None or (facts is None and evaluation.every_steps is not None):
+        return None
+    steps = 1 if facts is None else facts.steps_per_epoch
+    count = math.ceil(steps * config.epochs / evaluation.interval(steps))
+    count = count if facts is None else min(count, steps * config.epochs)
+    if evaluation.patience < count - 1:
         return None
     return f"the run has {count} evaluations, so it ends before it would stop"
 

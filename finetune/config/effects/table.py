@@ -12,6 +12,7 @@ from .conditions import (
     curve,
     ema,
     ema_warmup,
+    evaluation_steps,
     every_steps,
     first,
     freeze,
@@ -20,6 +21,7 @@ from .conditions import (
     milestone_steps,
     milestones,
     multipliers,
+    not_measured,
     not_multistep,
     patience,
     steps_per_epoch,
@@ -37,6 +39,7 @@ _RANDOM_POLICY = unless(lambda augment: augment.rand_augment > 0, "augment.rand_
 _ANGULAR = unless(
     lambda loss: loss.margins[:2] != (1.0, 0.0), "margins without an angle (m1 = 1, m2 = 0) have one gradient"
 )
+_RERANKED = unless(lambda evaluation: evaluation.rerank, "evaluation.rerank is false")
 _WITH_MARGIN = unless(lambda loss: loss.margin > 0, "margin is 0, so image quality changes nothing")
 
 IDLE: Mapping[str, Check] = {
@@ -52,8 +55,9 @@ IDLE: Mapping[str, Check] = {
         lambda config, facts: config.model.sync_batchnorm and (facts.processes == 1 or not facts.batchnorm_learns),
         "there is one process, or no BatchNorm learns",
     ),
-    "data.holdout": lambda _section, config, _facts: (
-        None if config.data.evaluate is None else "data.evaluate gives the held-out data"
+    "data.evaluate": not_measured,
+    "data.holdout": first(
+        not_measured, unless(lambda data: data.evaluate is None, "data.evaluate gives the held-out data")
     ),
     "data.sampler": where(
         lambda config, facts: config.data.sampler == "pk_cameras" and not facts.several_cameras,
@@ -104,6 +108,13 @@ IDLE: Mapping[str, Check] = {
     "schedule.final": unless(
         lambda schedule: schedule.kind in ("cosine", "polynomial"), "only cosine and polynomial end at a share"
     ),
+    "evaluation.every": unless(
+        lambda evaluation: evaluation.every_steps is None, "evaluation.every_steps gives the distance"
+    ),
+    "evaluation.every_steps": evaluation_steps,
+    "evaluation.rerank_k1": _RERANKED,
+    "evaluation.rerank_k2": _RERANKED,
+    "evaluation.rerank_lambda": _RERANKED,
     "evaluation.patience": patience,
     "checkpoints.every_steps": every_steps,
 }
@@ -129,12 +140,13 @@ ALWAYS = frozenset(
         "model.channels_last",
         "model.compile",
         "data.train",
-        "data.evaluate",
         "data.batch",
         "data.workers",
         "data.memory_gb",
         "augment.flip",
         "augment.pad_crop",
+        "augment.rotation",
+        "augment.noise",
         "augment.random_patch",
         "augment.random_crop",
         "augment.low_resolution",
@@ -173,13 +185,14 @@ ALWAYS = frozenset(
         "optimizer.weight_decay",
         "optimizer.clip",
         "optimizer.accumulate",
+        "evaluation",
         "evaluation.protocol",
-        "evaluation.every",
         "evaluation.first",
         "evaluation.flip",
         "evaluation.batch",
         "evaluation.metric",
         "evaluation.rerank",
+        "evaluation.distance",
         "checkpoints.keep",
         "tracking.tensorboard",
         "tracking.wandb",

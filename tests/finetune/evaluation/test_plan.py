@@ -7,6 +7,7 @@ from PIL import Image
 from rtool.errors import ConfigError, DataError
 from rtool.finetune.data.dataset import Dataset
 from rtool.finetune.evaluation.plan import plan_evaluation
+from rtool.finetune.evaluation.ranking import Ranking
 
 
 class Undecodable:
@@ -91,5 +92,5 @@ def test_a_metric_that_is_not_measured_is_refused(dataset, metric, message):
 
 def test_pairs_are_not_re_ranked():
     with pytest.raises(ConfigError, match="leave re-ranking out"):
-        plan_evaluation(FACES, rerank=True)
-    assert plan_evaluation(PEOPLE, rerank=True).rerank
+        plan_evaluation(FACES, ranking=Ranking(rerank=True))
+    assert plan_evaluation(PEOPLE, ranking=Ranking(rerank=True)).ranking.rerank

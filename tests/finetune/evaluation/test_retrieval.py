@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rtool.errors import DataError, GateError
+from rtool.finetune.evaluation.ranking import Ranking
 from rtool.finetune.evaluation.reranking import reranked_distances
 from rtool.finetune.evaluation.retrieval import has_match, measure_retrieval
 
@@ -98,7 +99,7 @@ def test_re_ranking_decides_the_order_and_the_same_camera_is_dropped_after_it():
     query = (centres[qid] + rng.normal(size=(10, 6))).astype("f4")
     gallery = (centres[gid] + rng.normal(size=(40, 6))).astype("f4")
     qcam, gcam = np.arange(10) % 2, np.arange(40) % 4
-    result = measure_retrieval(query, gallery, qid, gid, qcam, gcam, rerank=True)
+    result = measure_retrieval(query, gallery, qid, gid, qcam, gcam, ranking=Ranking(rerank=True))
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, gallery)]
     distances = reranked_distances(*unit)
     scores = []

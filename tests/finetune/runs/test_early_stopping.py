@@ -9,7 +9,7 @@ import torch
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.runs.checkpoints import Progress, load_progress
 from rtool.finetune.runs.early_stopping import evaluated, patience_is_over
-from rtool.finetune.training.training import Trainer
+from rtool.finetune.training.measuring.held_out import MeasuredSets
 
 
 def test_the_count_starts_again_with_every_better_metric():
@@ -36,12 +36,12 @@ def test_patience_is_over_after_so_many_evaluations_and_says_so():
 @pytest.fixture
 def falling(monkeypatch):
     """Evaluations whose metric never rises after the first."""
-    original, given = Trainer.evaluate, iter([0.5, *[0.4] * 20])
-    monkeypatch.setattr(Trainer, "evaluate", lambda self: replace(original(self), mAP=next(given)))
+    original, given = MeasuredSets.measure, iter([0.5, *[0.4] * 20])
+    monkeypatch.setattr(MeasuredSets, "measure", lambda self, *rest: {**original(self, *rest), "mAP": next(given)})
 
 
 def test_a_run_ends_early_is_finished_and_goes_on_only_with_more_patience(write_recipe, falling):
-    path = write_recipe(epochs=8, evaluation={"patience": 2}, name="early")
+    path = write_recipe(epochs=8, evaluation={"patience": 2, "first": False}, name="early")
     result = finetune(path, ["steps_per_epoch=1"], quiet=True)
     assert (result.finished, result.epochs, result.best_metric) == (True, 3, 0.5)
     assert "stopped early: 2 evaluations" in (result.run_dir / "log.txt").read_text()

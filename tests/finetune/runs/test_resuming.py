@@ -208,11 +208,11 @@ def test_a_run_killed_before_its_result_was_written_gets_it_from_its_metrics(rec
 
 
 def test_an_epoch_whose_evaluation_failed_is_evaluated_when_the_run_goes_on(recipe, monkeypatch):
-    def fail(self):
+    def fail(self, sets):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "evaluate", fail)
+        patch.setattr(training.Trainer, "_measure", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             finetune(recipe, ["epochs=2"], resume=run_of(recipe), quiet=True)
     result = finetune(recipe, ["epochs=2"], resume=run_of(recipe), quiet=True)

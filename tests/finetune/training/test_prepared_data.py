@@ -33,22 +33,22 @@ def prepare(images_in_memory: int):
 )
 def test_both_parts_share_the_memory_and_training_images_come_first(room, train, held_out):
     data = prepare(room)
-    assert ((data.train.values is not None), (data.held_out.pixels is not None)) == (train, held_out)
-    assert (len(data.train.dataset), len(data.held_out.dataset)) == (20, 12)
+    assert ((data.train.values is not None), (data.held_out[""].pixels is not None)) == (train, held_out)
+    assert (len(data.train.dataset), len(data.held_out[""].dataset)) == (20, 12)
 
 
 def test_only_the_process_that_evaluates_reads_what_it_evaluates_on(monkeypatch):
     monkeypatch.setattr(prepared_data, "rank", lambda: 1)
     data = prepare(100)
     assert data.train.values is not None
-    assert data.held_out.pixels is None
+    assert data.held_out[""].pixels is None
 
 
 def test_an_evaluation_is_the_same_from_memory_and_from_a_stream():
     def embed(pixels):
         return pixels.reshape(len(pixels), -1).astype("f4") - 100
 
-    kept = prepare(100).held_out
+    kept = prepare(100).held_out[""]
     streamed = evaluate_embeddings(embed, kept.dataset, resize=kept.resize, batch=5)
     assert streamed == evaluate_pixels(embed, kept.pixels)
 
@@ -68,7 +68,7 @@ def test_streaming_holds_one_batch_of_images_at_a_time():
         held.append(len(pixels))
         return pixels.reshape(len(pixels), -1).astype("f4")
 
-    data = prepare(0).held_out
+    data = prepare(0).held_out[""]
     evaluate_embeddings(embed, data.dataset, resize=data.resize, batch=5, flip=False)
     assert held == [5, 5, 2]
 

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 import rtool
-from rtool.finetune.config.config import FinetuneConfig, LossConfig
+from rtool.finetune.config.config import EvaluationConfig, FinetuneConfig, LossConfig
 from rtool.finetune.config.effects.conditions import RunFacts
 from rtool.finetune.config.effects.settings import settings_without_effect
 from rtool.finetune.config.effects.table import ALWAYS, IDLE
@@ -33,7 +33,9 @@ def config(**sections: object) -> FinetuneConfig:
 def fields() -> list[str]:
     found = []
     for name, field in FinetuneConfig.model_fields.items():
-        kind = field.annotation
+        kind = next((part for part in get_args(field.annotation) if part is EvaluationConfig), field.annotation)
+        if kind is EvaluationConfig:
+            found.append(name)  # which may be null as a whole
         if isinstance(kind, type) and issubclass(kind, Section):
             found += [f"{name}.{inner}" for inner in kind.model_fields]
         elif name == "losses":

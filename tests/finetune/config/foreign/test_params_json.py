@@ -11,8 +11,9 @@ from torch import nn
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import ConfigError, InputError
 from rtool.finetune.config.config import FinetuneConfig
+from rtool.finetune.config.foreign.fates import UNKNOWN
+from rtool.finetune.config.foreign.params_json import convert_params
 from rtool.finetune.config.pages import commented_config, loss_reference
-from rtool.finetune.config.params_json import convert_params
 from rtool.finetune.network.learner import Learner, check_freezing
 from rtool.finetune.training.optimizers import build_optimizer
 
@@ -44,14 +45,15 @@ FLAT = {
 def convert(tmp_path, content):
     path = tmp_path / "params.json"
     path.write_text(json.dumps(content))
-    return convert_params(path)
+    found = convert_params(path)
+    return found.config, {key.key: (key.fate, key.note) for key in found.keys}
 
 
 def test_settings_in_sections_are_carried_over(tmp_path):
-    config, unused = convert(tmp_path, SECTIONS)
+    config, fates = convert(tmp_path, SECTIONS)
     assert (config.data.batch, config.data.sampler, config.data.images_per_identity) == (64, "pk", 4)
     assert (config.optimizer.lr, config.optimizer.head_lr) == (0.01, 0.1)
-    assert config.schedule.milestones == (20, 40)
+    assert config.schedule.milestone_steps == tuple(range(20, 161, 20)), "of balanced batches they are iterations"
     assert (config.model.reference, config.model.size, str(config.model.weights)) == ("pcb", (384, 128), "old.pth")
     assert config.model.freeze == {"conv1": None, "bn1": None, "layer?": None}
     assert config.optimizer.lr_multipliers == {"conv5": 10}
@@ -59,15 +61,16 @@ def test_settings_in_sections_are_carried_over(tmp_path):
     assert (classify.kind, classify.parts, classify.weight) == ("pcb", 6, 12)
     assert (triplet.kind, triplet.margin, triplet.weight) == ("triplet", "soft", 10)
     assert (config.augment.flip, config.augment.erasing, config.evaluation.every) == (0.5, 0.5, 20)
-    assert unused == ("augmentation_rotation", "evaluation_type")
+    assert config.evaluation.protocol == "retrieval"
+    assert {fate for fate, _ in fates.values()} <= {"converted", "approximated"}
 
 
 def test_flat_settings_are_carried_over(tmp_path):
-    config, unused = convert(tmp_path, FLAT)
+    config, fates = convert(tmp_path, FLAT)
     assert config.model.reference == "fused.onnx"
     assert [loss.kind for loss in config.losses] == ["softmax", "triplet"]
     assert config.losses[1].margin == 0.3
-    assert unused == ()
+    assert {fate for fate, _ in fates.values()} == {"converted"}
 
 
 @pytest.mark.parametrize(
@@ -103,18 +106,140 @@ def test_a_network_from_onnx_is_a_stem_as_a_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "left_out"),
+    ("name", "kind", "nesterov"),
     [
-        ("sgd", "sgd", ()),
-        ("SGD", "sgd", ()),
-        ("nesterov", "sgd", ("optimizer nesterov (its momentum is sgd's ordinary one)",)),
-        ("Adam", "adamw", ("optimizer adam (its weight decay is adamw's, beside the gradient)",)),
-        ("adamw", "adamw", ()),
+        ("sgd", "sgd", False),
+        ("SGD", "sgd", False),
+        ("nesterov", "sgd", True),
+        ("Adam", "adam", False),
+        ("amsgrad", "amsgrad", False),
+        ("rmsprop", "rmsprop", False),
+        ("adamw", "adamw", False),
     ],
 )
-def test_optimizers_keep_their_kind_and_what_differs_is_reported(tmp_path, name, kind, left_out):
-    config, unused = convert(tmp_path, {**FLAT, "optimizer": name})
-    assert (config.optimizer.kind, unused) == (kind, left_out)
+def test_optimizers_keep_their_kind(tmp_path, name, kind, nesterov):
+    config, fates = convert(tmp_path, {**FLAT, "optimizer": name, "momentum": 0.5})
+    assert (config.optimizer.kind, config.optimizer.nesterov) == (kind, nesterov)
+    has = kind in ("sgd", "rmsprop")
+    assert config.optimizer.momentum == (0.5 if has else 0.9)
+    assert fates["momentum"][0] == ("converted" if has else "left out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds", "margin"),
+    [
+        ({"tri_loss_margin": 0.3}, ["triplet"], 0.3),
+        ({"tri_loss_margin": "soft_margin"}, ["triplet"], "soft"),
+        ({"tri_loss_margin": 0.3, "tri_loss_lambda_cls": 0}, ["triplet"], 0.3),
+        ({"tri_loss_margin": 0.3, "tri_loss_lambda_cls": 0.5}, ["softmax", "triplet"], 0.3),
+        ({"tri_loss_margin": 0, "tri_loss_lambda_tri": 1, "tri_loss_lambda_cls": 0.5}, ["softmax"], None),
+        ({"tri_loss_params": {"margin": 0.2}}, ["triplet"], 0.2),
+        ({}, ["softmax"], None),
+    ],
+)
+def test_a_margin_means_the_triplet_and_the_classification_joins_it(tmp_path, settings, kinds, margin):
+    config, fates = convert(tmp_path, settings)
+    assert [loss.kind for loss in config.losses] == kinds
+    assert [loss.margin for loss in config.losses if loss.kind == "triplet"] == ([] if margin is None else [margin])
+    if kinds == ["softmax", "triplet"]:
+        assert config.losses[0].weight == 0.5
+    if kinds == ["softmax"]:
+        assert config.losses[0].weight == 1
+        assert all(fate == "left out" for fate, _ in fates.values())
+
+
+def test_am_softmax_padding_rotation_noise_and_warm_up(tmp_path):
+    config, fates = convert(
+        tmp_path,
+        {
+            "asoftmax_params": {"margin": 0.35, "scale": 0},
+            "data_augmentation": {"padding_h": 10, "padding_w": 10, "rotation": 5, "gaussian_noise": True},
+            "lr": {"warmup_epoch": 20},
+            "epoch": 120,
+            "parallels": [0, 1, 4],
+        },
+    )
+    (loss,) = config.losses
+    assert (loss.kind, loss.margin, loss.scale) == ("cosface", 0.35, 30)
+    assert (config.augment.pad_crop, config.augment.rotation, config.augment.noise) == (10, 5, 0.5)
+    assert (config.schedule.warmup_epochs, config.epochs) == (20, 120)
+    assert fates["parallels"] == ("approximated", "--nproc 3 of rtool finetune, with CUDA_VISIBLE_DEVICES=0,1,4")
+    assert fates["augmentation_gaussian_noise"][0] == "approximated"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "expected"),
+    [
+        ({"type": None, "epoch": 20}, None),
+        ({"type": "None"}, None),
+        ({"type": "market_evaluate", "epoch": 20}, ("retrieval", 20, None)),
+        ({"type": "market_evaluate", "step": 500, "epoch": None}, ("retrieval", 1, 500)),
+        ({"type": "my_eval.py"}, (None, 1, None)),
+        ({}, (None, 1, None)),
+    ],
+)
+def test_how_evaluation_is_asked_for(tmp_path, evaluation, expected):
+    found = convert(tmp_path, {"evaluation_params": evaluation})[0].evaluation
+    assert (found if found is None else (found.protocol, found.every, found.every_steps)) == expected
+
+
+def test_every_known_key_has_its_fate_with_a_reason(tmp_path):
+    """`rl_params.json` of the trainer, and the keys of its documentation that it leaves out."""
+    content = {
+        "asoftmax_params": {"margin": 0.3, "step": 2000, "unlabel_fold": 1, "unlabel_update": 1, "scale": 20},
+        "batch_sampling_params": {"K": 2, "P": 4, "batch_size": 64, "class_balanced": True, "softmax_only": True},
+        "batches_dir": "/data/train_all",
+        "data_augmentation": {
+            "colour_jitering": True,
+            "crop_h": 380,
+            "crop_w": 128,
+            "padding_h": 10,
+            "padding_w": 8,
+            "mirror": True,
+            "random_erasing": True,
+            "gaussian_noise": True,
+            "imagenet_static": True,
+            "rotation": 3,
+        },
+        "epoch": 40,
+        "epochs": 50,
+        "evaluation_params": {"type": "classification_evaluate", "step": 100, "epoch": 20},
+        "fine_tune": True,
+        "focal_loss": True,
+        "imagenet_pretrain": True,
+        "img_h": 384,
+        "img_w": 128,
+        "lr": {"base_lr": 0.01, "decay_gamma": 0.1, "decay_step": [40, 80], "warmup_epoch": 20, "fc_lr": 0.1},
+        "model_params": {
+            "feature_dim": 1536,
+            "model": "resnet_50",
+            "pcb_n_parts": 6,
+            "random_drop_branchs": 6,
+            "last_conv_stride": 1,
+            "spectral_trans": 0.3,
+            "feature_mask": True,
+            "feature_gobal_dim": 256,
+        },
+        "gan_params": {"input_dim": 1, "lr": 0.0002, "pretrain_snapshot_d": "d.pth"},
+        "momentum": 0.9,
+        "nesterov": True,
+        "num_preprocess_workers": 8,
+        "optimizer": "sgd",
+        "parallels": [4],
+        "pretrain_snapshot": "old.pth",
+        "tri_loss_params": {"margin": 0.3, "use_adaptive_weight": True, "lambda_tri": 1, "lambda_cls": 1},
+        "weight_decay": 5e-4,
+        "working_dir": "/work/output",
+        "sub_working_dir": "first",
+    }
+    count = sum(len(value) if isinstance(value, dict) else 1 for value in content.values())
+    config, fates = convert(tmp_path, content)
+    assert len(fates) == count
+    assert [name for name, (_, note) in fates.items() if note == UNKNOWN or not note] == []
+    assert (config.name, str(config.output), config.epochs) == ("first", "/work/output", 50)
+    assert fates["epoch"] == ("left out", "epochs is used instead")
+    _, fates = convert(tmp_path, {"a_new_key": 1})
+    assert fates == {"a_new_key": ("left out", UNKNOWN)}
 
 
 @pytest.mark.parametrize(
@@ -137,17 +262,18 @@ def test_numbers_written_as_text_are_numbers(tmp_path):
     config, _ = convert(tmp_path, content)
     assert (config.data.batch, config.data.images_per_identity) == (32, 4)
     assert config.losses[0].weight == 6
-    assert config.losses[1].margin == "soft"
+    assert config.losses[0].kind == "pcb"
+    assert len(config.losses) == 1
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "rmsprop"}, "'optimizer': expected one of sgd, nesterov, adam, adamw, got 'rmsprop'"),
+        ({"optimizer": "radam"}, "'optimizer': expected one of sgd, adam, amsgrad, rmsprop, .*, got 'radam'"),
         ({"model": ["a"]}, r"'model': expected a text, got \['a'\]"),
         ({"pretrain_snapshot": 5}, "'pretrain_snapshot': expected a text, got 5"),
         ({"decay_step": "x"}, "'decay_step': expected a finite number, got 'x'"),
-        ({"decay_step": [20, -1]}, "'decay_step': expected epochs above 0"),
+        ({"decay_step": [20, -1]}, "'decay_step': expected steps above 0"),
         ({"epochs": 2.5}, "'epochs': expected a whole number"),
         ({"base_lr": math.nan}, "'base_lr': expected a finite number, got nan"),
         ({"lr": {"base_lr": 0}}, r"optimizer\.lr"),
@@ -187,7 +313,7 @@ def test_the_commented_configuration_reads_back_and_explains_every_field():
         "One of retrieval, verification.",
         "One of random, pk, pk_cameras.",
         "One of fp32, bf16, fp16, half.",
-        "rank10 or mINP",
+        "rank20 or mINP",
         ".bin file",
         "or .jsonl manifest",
         "MSMT17",

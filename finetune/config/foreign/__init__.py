@@ -1,0 +1,1 @@
+"""Configurations of other trainers as ours, with the fate of each of their keys."""

@@ -1,0 +1,59 @@
+"""The metrics of a run that is measured on several sets: NAME.METRIC of each, and mean.METRIC over all of them.
+
+A run with one set has its metrics by their own names. A mean is taken where every set is measured by one protocol: the
+rank-1 of a retrieval and that of a verification are different things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ...errors import ConfigError, nearest
+from ..config.sources import MEAN
+from .evaluation import EvaluationResult
+from .plan import EvaluationPlan
+
+__all__ = ["choose_metric", "joined_metrics"]
+
+
+def choose_metric(plans: Mapping[str, EvaluationPlan], asked: str | None) -> str:
+    """The metric that chooses the best checkpoint: `asked`, or the mean of the usual metric, or that of the first set.
+
+    Args:
+        plans: How each set is measured, by name; a single set is named "".
+        asked: `evaluation.metric`.
+
+    Raises:
+        ConfigError: no such metric is measured; lists what is.
+    """
+    if len(plans) == 1 and "" in plans:
+        return plans[""].metric(asked)
+    each = [f"{name}.{metric}" for name, plan in plans.items() for metric in plan.metrics]
+    names = [f"{MEAN}.{metric}" for metric in _common(plans)] + each
+    if asked is None:
+        return names[0]
+    if asked not in names:
+        raise ConfigError(f"evaluation.metric: these sets have no '{asked}'; {nearest(asked, names)}")
+    return asked
+
+
+def joined_metrics(plans: Mapping[str, EvaluationPlan], results: Mapping[str, EvaluationResult]) -> dict[str, Any]:
+    """All values of all sets under their names, and the means; a mean over an unknown value is None."""
+    if len(results) == 1 and "" in results:
+        return asdict(results[""])
+    values = {name: asdict(result) for name, result in results.items()}
+    joined = {f"{name}.{key}": value for name, found in values.items() for key, value in found.items()}
+    for metric in _common(plans):
+        numbers = [found[metric] for found in values.values()]
+        joined[f"{MEAN}.{metric}"] = None if None in numbers else sum(numbers) / len(numbers)
+    return joined
+
+
+def _common(plans: Mapping[str, EvaluationPlan]) -> list[str]:
+    """The metrics that every set has, the usual one first; none where protocols differ, or for a single set."""
+    first, *others = plans.values()
+    if not others or any(plan.protocol != first.protocol for plan in others):
+        return []
+    return [metric for metric in first.metrics if all(metric in plan.metrics for plan in others)]

@@ -1,0 +1,1 @@
+"""When a run is measured, on which images, and what that gives."""

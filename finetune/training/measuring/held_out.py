@@ -1,0 +1,136 @@
+"""Held-out sets of a run: opened, kept in memory where there is room, and measured together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ...config.config import EvaluationConfig, ModelConfig
+from ...data.dataset import Dataset
+from ...data.decoding import Pixels, Resize, read_pixels, unreadable_note
+from ...data.distinct_images import Contents, content_numbers, count_shared
+from ...evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
+from ...evaluation.matched_images import match_images
+from ...evaluation.plan import EvaluationPlan, plan_evaluation
+from ...evaluation.ranking import Ranking
+from ...evaluation.several_sets import joined_metrics
+from ...network.learner import embedding_of
+from ...network.networks import Network, images_to_tensor
+
+__all__ = ["HeldOutImages", "MeasuredSets", "embedder_of", "hold_out", "plan_sets", "ranking_of"]
+
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """Images to evaluate on: in memory (`pixels`), or decoded at each evaluation where `pixels` is None."""
+
+    dataset: Dataset
+    resize: Resize
+    pixels: Pixels | None
+
+
+def ranking_of(evaluation: EvaluationConfig) -> Ranking:
+    """How a configuration wants galleries ranked."""
+    rerank, k1, k2 = evaluation.rerank, evaluation.rerank_k1, evaluation.rerank_k2
+    return Ranking(evaluation.distance, rerank, k1, k2, evaluation.rerank_lambda)
+
+
+def plan_sets(evaluation: EvaluationConfig, datasets: Mapping[str, Dataset]) -> dict[str, EvaluationPlan]:
+    """How each set is measured, by name.
+
+    Raises:
+        ConfigError, DataError: as `plan_evaluation`.
+    """
+    ranking = ranking_of(evaluation)
+    return {name: plan_evaluation(dataset, evaluation.protocol, ranking) for name, dataset in datasets.items()}
+
+
+def hold_out(
+    evaluation: EvaluationConfig, dataset: Dataset, resize: Resize, *, room: int, trained: Contents | None
+) -> tuple[HeldOutImages, tuple[str, ...]]:
+    """A set ready to be measured, and what its images show.
+
+    Args:
+        evaluation: How it will be measured.
+        dataset: Its images.
+        resize: From an image to its pixels.
+        room: Images that memory has room for; a larger set is decoded at each evaluation.
+        trained: The contents of the training images, where they are known.
+    """
+    if len(dataset) > room:
+        return HeldOutImages(dataset, resize, None), ()
+    pixels = read_pixels(dataset, resize)
+    notes = [unreadable_note(dataset.name, pixels.unreadable)] if pixels.unreadable else []
+    dataset = pixels.dataset
+    contents = content_numbers(pixels.values)
+    matched = match_images(dataset, contents, evaluation.protocol, ranking_of(evaluation))
+    notes += [f"{dataset.name}: {note}" for note in matched.notes]
+    if trained is not None and (shared := count_shared(contents, trained)):
+        notes.append(f"{shared} images of {dataset.name} are also trained on: these metrics flatter the model")
+    return HeldOutImages(dataset, resize, pixels), tuple(notes)
+
+
+def embedder_of(backbone: nn.Module, network: Network, model: ModelConfig, device: torch.device) -> Embed:
+    """The function from pixels uint8 [N, H, W, C] to embeddings float32 [N, D] that `backbone` computes.
+
+    Args:
+        backbone: In eval mode, on `device`.
+        network: The network it belongs to, for its preprocessing.
+        model: Which output is the embedding, and the order of memory.
+        device: Where it computes.
+    """
+
+    @torch.no_grad()
+    def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        images = images_to_tensor(torch.from_numpy(pixels), network.preprocessing, device, model.channels_last)
+        array: NDArray[np.float32] = embedding_of(backbone(images), model.output).float().cpu().numpy()
+        return array
+
+    return embed
+
+
+@dataclass(frozen=True)
+class MeasuredSets:
+    """The sets of a run by name, "" for a single one, and how each is measured."""
+
+    evaluation: EvaluationConfig
+    images: Mapping[str, HeldOutImages]
+    plans: Mapping[str, EvaluationPlan]
+
+    def measure(self, embed: Embed, report: Callable[[str], object]) -> dict[str, Any]:
+        """The values of all sets, see `joined_metrics`.
+
+        Args:
+            embed: From pixels uint8 [N, H, W, C] to embeddings float32 [N, D].
+            report: Called with a line about images that could not be read.
+
+        Raises:
+            DataError: over 1 % of the images of a set cannot be read.
+            GateError: embeddings are not finite.
+        """
+        results = {name: self._measure(embed, held, report) for name, held in self.images.items()}
+        return joined_metrics(self.plans, results)
+
+    def _measure(self, embed: Embed, held: HeldOutImages, report: Callable[[str], object]) -> EvaluationResult:
+        evaluation, ranking = self.evaluation, ranking_of(self.evaluation)
+        flip, batch, protocol = evaluation.flip, evaluation.batch, evaluation.protocol
+        if held.pixels is not None:
+            return evaluate_pixels(embed, held.pixels, protocol, flip=flip, batch=batch, ranking=ranking)
+        return evaluate_embeddings(
+            embed,
+            held.dataset,
+            protocol,
+            resize=held.resize,
+            flip=flip,
+            batch=batch,
+            ranking=ranking,
+            report=report,
+        )
