@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, PlatformError, RtoolError, nearest
 from ..records.record import TensorSpec
+from .calling.access_key import grpc_headers
+from .calling.address import split_address
 
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
@@ -41,8 +43,7 @@ class TritonModel:
     """
 
     def __init__(self, url: str, model: str, version: int | None = None, *, timeout: float = 30.0) -> None:
-        if not re.fullmatch(r"[^\s/]+:\d{1,5}", url):
-            raise InputError(f"Triton URL {url!r}: expected host:port of the gRPC endpoint, e.g. 127.0.0.1:8001")
+        split_address(url)
         self.url, self.model, self.version, self.timeout = url, model, version, timeout
         from tritonclient.utils import InferenceServerException
 
@@ -168,7 +169,9 @@ class TritonModel:
         from tritonclient.utils import InferenceServerException
 
         try:
-            index = self._client.get_model_repository_index(client_timeout=self.timeout).models
+            index = self._client.get_model_repository_index(
+                headers=grpc_headers(self.url), client_timeout=self.timeout
+            ).models
         except InferenceServerException:
             return ""
         ready = [(entry.name, entry.version) for entry in index if entry.state == "READY"]
@@ -196,10 +199,11 @@ class TritonReference:
         Raises:
             InputError: the reference has another form.
         """
-        found = re.fullmatch(r"triton://([^/\s]+:\d{1,5})/([A-Za-z0-9._-]+)(?:/([1-9]\d*))?", reference)
+        found = re.fullmatch(r"triton://([^/\s]+:\d{1,9})/([A-Za-z0-9._-]+)(?:/([1-9]\d*))?", reference)
         if found is None:
             raise InputError(f"{reference}: expected triton://host:port/model or triton://host:port/model/version")
         url, model, version = found.groups()
+        split_address(url)
         return cls(url, model, int(version) if version else None)
 
 

@@ -19,6 +19,7 @@ from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from ...converters.files.model_file import ModelFile
+from ...converters.runtime.calling.access_key import grpc_headers
 from ...converters.runtime.double_precision import exact_outputs
 from ...converters.runtime.judging import judge, unknown
 from ...converters.runtime.probability_outputs import probability_outputs
@@ -49,7 +50,7 @@ def load_on_server(url: str, name: str, *, timeout: float = _LOAD_SECONDS) -> No
     """
     client = triton.InferenceServerClient(url)
     try:
-        client.load_model(name, client_timeout=timeout)
+        client.load_model(name, headers=grpc_headers(url), client_timeout=timeout)
     except InferenceServerException as error:
         if "UNAVAILABLE" in str(error.status()):
             raise PlatformError(f"{url}: the server does not answer ({error.message()}); start it first") from error
@@ -64,7 +65,7 @@ def unload_from_server(url: str, name: str) -> None:
     client = triton.InferenceServerClient(url)
     try:
         with suppress(InferenceServerException):
-            client.unload_model(name)
+            client.unload_model(name, headers=grpc_headers(url))
     finally:
         client.close()
 
