@@ -239,6 +239,7 @@ def serve_command(
         timeout=timeout,
         log=log,
         on_ready=_announce_json if output.as_json else _announce_url if output.quiet else _announce,
+        on_event=lambda line: click.echo(line, err=True),
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,

@@ -28,7 +28,7 @@ from ..repository.validation import require_valid, servable_models
 from .access import Access
 from .command import Control, server_command
 from .embedded import Triton, compose_backends, find_triton
-from .ports import HOST, choose_ports
+from .ports import HOST, Ports, choose_ports
 from .process import ChildProcess
 
 __all__ = ["Control", "TritonServer", "dry_run"]
@@ -69,6 +69,7 @@ class TritonServer:
         self.repository = Path(repository)
         self.control: Control = control
         self.config_name = config_name
+        self._asked_models = models
         self.models = _models_to_serve(self.repository, models, control)
         self.ready_seconds = 0.0
         self.asked_ports = (http_port, grpc_port, metrics_port)
@@ -127,11 +128,25 @@ class TritonServer:
         """
         if self._process is not None:
             raise PlatformError(f"{self.repository}: this Triton server already runs on {self.url}")
+        self._start_on(self.asked_ports)
+
+    def restart(self) -> None:
+        """Stop what is left of the server and start it again on the same ports, with the models that there are now.
+
+        Raises:
+            InputError, PlatformError: as `start`; the server is then stopped, and can be restarted later.
+        """
+        ports = self._ports
+        self.stop()
+        self.models = _models_to_serve(self.repository, self._asked_models, self.control)
+        self._start_on(ports)
+
+    def _start_on(self, asked: Ports) -> None:
         require_valid(self.repository, self.models, config_name=self.config_name, whole=self.control != "explicit")
         triton = self._triton or find_triton()
         for attempt in range(_ATTEMPTS):
-            self._ports = choose_ports(self.asked_ports)
-            last = attempt + 1 == _ATTEMPTS or 0 not in self.asked_ports
+            self._ports = choose_ports(asked)
+            last = attempt + 1 == _ATTEMPTS or 0 not in asked
             try:
                 self._start_once(triton)
             except BaseException as error:
