@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ...converters.runtime.calling.waiting import announced
 from ...errors import InputError, PlatformError
 from ..repository.repository import model_folders
 from ..repository.validation import require_valid, servable_models
@@ -176,7 +177,8 @@ class TritonServer:
         self._process = ChildProcess(
             command, triton.environment(), log, hidden=self._access.arguments(), program="tritonserver"
         )
-        self._wait_ready(began)
+        with announced(f"Triton to load {', '.join(self.models)}, {self._startup_timeout:g} s at most"):
+            self._wait_ready(began)
         self._access.publish()
         self.ready_seconds = time.monotonic() - began
 
