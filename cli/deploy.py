@@ -172,9 +172,8 @@ def _report(result: DeployResult, output: Output) -> None:
 @click.option(
     "--control",
     type=click.Choice(["explicit", "none", "poll"]),
-    default="explicit",
-    show_default=True,
-    help="explicit: load models on request; poll: reload what changes; none: load everything once.",
+    help="explicit: load models on request of this user; poll: reload what changes; none: load everything once.  "
+    "[default: explicit; none with --container]",
 )
 @click.option("--http-port", type=int, default=8000, show_default=True, help="0 selects a free port, here and below.")
 @click.option("--grpc-port", type=int, default=8001, show_default=True)
@@ -184,14 +183,14 @@ def _report(result: DeployResult, output: Output) -> None:
 )
 @click.option("--log", type=click.Path(path_type=Path), help="Append the server's log to this file.")
 @click.option("--check", is_flag=True, help="Check the repository without a server; exit code 1 on problems.")
-@click.option("--container", is_flag=True, help="Serve with docker from NVIDIA's image.")
+@click.option("--container", is_flag=True, help="Serve with docker from NVIDIA's image; not tried.")
 @click.option("--dry-run", is_flag=True, help="Print the server's command line and exit.")
 @output_options
 def serve_command(
     repository: Path,
     models: tuple[str, ...],
     config_name: str | None,
-    control: Literal["explicit", "none", "poll"],
+    control: Literal["explicit", "none", "poll"] | None,
     check: bool,
     container: bool,
     dry_run: bool,
@@ -212,7 +211,8 @@ def serve_command(
     if check:
         _check(validation.validate_repository(repository, models or None, config_name=config_name), output)
         return
-    if not models and control == "explicit":
+    control = control or ("none" if container else "explicit")
+    if not models and (control == "explicit" or container):
         validation.servable_models(repository)
         for problem in validation.placeholders(repository):
             click.echo(f"not served: {problem}", err=True)
@@ -262,7 +262,8 @@ def _announce_url(server: TritonServer) -> None:
 def _announce_json(server: TritonServer) -> None:
     """Print one JSON object once the server is ready, for scripts that need its ports; nothing else goes to stdout."""
     ready = {"url": server.url, "http_url": server.http_url, "metrics_url": server.metrics_url}
-    click.echo(json.dumps({**ready, "models": list(server.models), "ready_seconds": server.ready_seconds}, indent=2))
+    more = {"models": list(server.models), "ready_seconds": server.ready_seconds, "release_note": server.release_note}
+    click.echo(json.dumps(ready | more, indent=2))
 
 
 def _announce(server: TritonServer) -> None:
@@ -270,6 +271,8 @@ def _announce(server: TritonServer) -> None:
     click.echo(f"  gRPC     {server.url}       (triton://{server.url}/{server.models[0]})")
     click.echo(f"  HTTP     http://{server.http_url}")
     click.echo(f"  metrics  http://{server.metrics_url}/metrics")
+    if server.release_note:
+        click.echo(f"  release  {server.release_note}")
     click.echo("Ctrl-C stops it.")
 
 
@@ -305,5 +308,5 @@ def _run_container(
         gpu=config_name == "gpu" or (config_name is None and gpu_present()),
     )
     _print_command(shlex.join(command), output)
-    if not dry_run and (code := run_container(command)) != 0:
+    if not dry_run and (code := run_container(command, repository=repository, ports=ports)) != 0:
         raise PlatformError(f"docker ended with exit code {code}; see its output above")

@@ -21,13 +21,13 @@ from ...converters.runtime.calling.access_key import KEY_NAME, AccessKey, key_fo
 from ...errors import PlatformError
 from .ports import Ports
 
-__all__ = ["PLACEHOLDERS", "RESTRICTED", "Access"]
+__all__ = ["OPTIONS", "PLACEHOLDERS", "RESTRICTED", "Access"]
 
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 """Triton's names of the groups of endpoints that need the key; the same over HTTP and gRPC."""
 
-_OPTIONS = ("--http-restricted-api", "--grpc-restricted-protocol")
-PLACEHOLDERS = tuple(f"{option}=(hidden)" for option in _OPTIONS)
+OPTIONS = ("--http-restricted-api", "--grpc-restricted-protocol")
+PLACEHOLDERS = tuple(f"{option}=(hidden)" for option in OPTIONS)
 """What the process list shows; Triton refuses to start with these."""
 
 
@@ -44,7 +44,7 @@ class Access:
         """Placeholder on the command line -> the argument that Triton must get instead."""
         return {
             placeholder: f"{option}={','.join(RESTRICTED)}:{KEY_NAME}={self.key.key}"
-            for option, placeholder in zip(_OPTIONS, PLACEHOLDERS, strict=True)
+            for option, placeholder in zip(OPTIONS, PLACEHOLDERS, strict=True)
         }
 
     def publish(self) -> Path:

@@ -28,7 +28,7 @@ from ..repository.repository import model_folders
 from ..repository.validation import require_valid, servable_models
 from .access import Access
 from .command import Control, server_command
-from .embedded import Triton, compose_backends, find_triton
+from .embedded import Triton, compose_backends, find_triton, release_note
 from .ports import HOST, Ports, choose_ports
 from .process import ChildProcess
 
@@ -73,6 +73,8 @@ class TritonServer:
         self._asked_models = models
         self.models = _models_to_serve(self.repository, models, control)
         self.ready_seconds = 0.0
+        self.release_note = ""
+        """What the release of the running server lacks; empty before the start and when nothing is known to be."""
         self.asked_ports = (http_port, grpc_port, metrics_port)
         self._ports = self.asked_ports
         self._poll_seconds = poll_seconds
@@ -145,6 +147,7 @@ class TritonServer:
     def _start_on(self, asked: Ports) -> None:
         require_valid(self.repository, self.models, config_name=self.config_name, whole=self.control != "explicit")
         triton = self._triton or find_triton()
+        self.release_note = release_note(triton)
         for attempt in range(_ATTEMPTS):
             self._ports = choose_ports(asked)
             last = attempt + 1 == _ATTEMPTS or 0 not in asked

@@ -168,9 +168,10 @@ def start_serving(root: Path, *options: str) -> subprocess.Popen:
 def test_serve_announces_where_it_listens_and_ends_cleanly_on_sigterm(root):
     """For people, and as one JSON object for scripts: two servers at once, because starting and stopping is waiting."""
     with start_serving(root) as plain, start_serving(root, "--json") as scripted:
-        lines = [plain.stdout.readline() for _ in range(5)]
+        lines = [plain.stdout.readline() for _ in range(6)]
         assert lines[0].startswith("ready in "), plain.stderr.read()
         assert "triton://127.0.0.1:" in lines[1]
+        assert "Triton 24.10 lacks" in lines[4]
         document = []
         while not document or document[-1] != "}\n":
             document.append(scripted.stdout.readline())
