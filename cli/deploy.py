@@ -15,7 +15,6 @@ from .preprocessing import preprocessing_option
 
 if TYPE_CHECKING:
     from ..serving.repository.deployed import DeployResult
-    from ..serving.repository.validation import Problem
     from ..serving.server.server import TritonServer
 
 __all__ = ["deploy_command", "serve_command"]
@@ -89,6 +88,7 @@ class _Batch(click.ParamType[Any]):
     help="Publish a packer, which accepts single rows for the model TARGET with a fixed batch.",
 )
 @click.option("--rollback", is_flag=True, help="Serve the previous version again.")
+@click.option("--check", is_flag=True, help="Check the published model NAME, as `rtool serve --check` does.")
 @click.option("--to", type=int, help="With --rollback: the version to serve.")
 @output_options
 def deploy_command(
@@ -98,6 +98,7 @@ def deploy_command(
     url: str | None,
     packer_for: str | None,
     rollback: bool,
+    check: bool,
     to: int | None,
     also_serve: tuple[int, ...],
     warmup: Path | None,
@@ -114,6 +115,11 @@ def deploy_command(
     from ..serving.publishing.rolling_back import rollback as roll_back
     from ..serving.repository.model_config import ServingSettings
 
+    if check:
+        if model is not None or rollback or packer_for is not None:
+            raise InputError("deploy --check: checks what is published; give it --name and --repository alone")
+        _check(repository, [name], None, "26.07", output)
+        return
     if rollback:
         if model is not None:
             raise InputError(f"{model}: --rollback accepts no MODEL; it serves a version that is already published")
@@ -183,6 +189,7 @@ def _report(result: DeployResult, output: Output) -> None:
 )
 @click.option("--log", type=click.Path(path_type=Path), help="Append the server's log to this file.")
 @click.option("--check", is_flag=True, help="Check the repository without a server; exit code 1 on problems.")
+@click.option("--target", default="26.07", show_default=True, help="With --check: the Triton release to serve it.")
 @click.option("--container", is_flag=True, help="Serve with docker from NVIDIA's image; not tried.")
 @click.option("--dry-run", is_flag=True, help="Print the server's command line and exit.")
 @output_options
@@ -192,6 +199,7 @@ def serve_command(
     config_name: str | None,
     control: Literal["explicit", "none", "poll"] | None,
     check: bool,
+    target: str,
     container: bool,
     dry_run: bool,
     log: Path | None,
@@ -209,7 +217,7 @@ def serve_command(
     from ..serving.server import foreground, server
 
     if check:
-        _check(validation.validate_repository(repository, models or None, config_name=config_name), output)
+        _check(repository, models or None, config_name, target, output)
         return
     control = control or ("none" if container else "explicit")
     if not models and (control == "explicit" or container):
@@ -276,12 +284,23 @@ def _announce(server: TritonServer) -> None:
     click.echo("Ctrl-C stops it.")
 
 
-def _check(problems: Sequence[Problem], output: Output) -> None:
+def _check(
+    repository: Path, models: Sequence[str] | None, config_name: str | None, target: str, output: Output
+) -> None:
+    """The repository's own problems and those with the target release; a second line on the embedded server."""
     from ..errors import GateError
+    from ..serving.releases.advisories import EXEMPT
+    from ..serving.repository.release_check import check_release
+    from ..serving.repository.validation import validate_repository
 
-    output.emit({"problems": [str(problem) for problem in problems]}, [("problems", len(problems))])
+    problems = [str(problem) for problem in validate_repository(repository, models, config_name=config_name)]
+    fits = [check_release(repository, models, release=target, config_name=config_name)]
+    fits += [check_release(repository, models, release=name, config_name=config_name, embedded=True) for name in EXEMPT]
+    problems += [f"{repository}: Triton {target}: {problem}" for problem in fits[0].refused]
+    rows = [("problems", len(problems)), ("target", str(fits[0])), *(("embedded", str(fit)) for fit in fits[1:])]
+    output.emit({"problems": problems, "target": fits[0], "embedded": fits[1:]}, rows)
     if problems:
-        raise GateError("\n".join(str(problem) for problem in problems))
+        raise GateError("\n".join(problems))
 
 
 def _run_container(
