@@ -227,15 +227,10 @@ def serve_command(
     if container:
         _run_container(repository, models, config_name, control, (http_port, grpc_port, metrics_port), dry_run, output)
         return
+    ports: dict[str, Any] = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     if dry_run:
         planned = server.TritonServer(
-            repository,
-            models=models or None,
-            control=control,
-            config_name=config_name,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            metrics_port=metrics_port,
+            repository, models=models or None, control=control, config_name=config_name, **ports
         )
         _print_command(server.dry_run(planned), output)
         return
@@ -248,9 +243,7 @@ def serve_command(
         log=log,
         on_ready=_announce_json if output.as_json else _announce_url if output.quiet else _announce,
         on_event=lambda line: click.echo(line, err=True),
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
+        **ports,
     )
     if not output.as_json:
         output.emit(result)
