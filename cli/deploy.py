@@ -15,7 +15,6 @@ from .preprocessing import preprocessing_option
 
 if TYPE_CHECKING:
     from ..serving.repository.deployed import DeployResult
-    from ..serving.repository.validation import Problem
     from ..serving.server.server import TritonServer
 
 __all__ = ["deploy_command", "serve_command"]
@@ -89,6 +88,7 @@ class _Batch(click.ParamType[Any]):
     help="Publish a packer, which accepts single rows for the model TARGET with a fixed batch.",
 )
 @click.option("--rollback", is_flag=True, help="Serve the previous version again.")
+@click.option("--check", is_flag=True, help="Check the published model NAME, as `rtool serve --check` does.")
 @click.option("--to", type=int, help="With --rollback: the version to serve.")
 @output_options
 def deploy_command(
@@ -98,6 +98,7 @@ def deploy_command(
     url: str | None,
     packer_for: str | None,
     rollback: bool,
+    check: bool,
     to: int | None,
     also_serve: tuple[int, ...],
     warmup: Path | None,
@@ -114,6 +115,11 @@ def deploy_command(
     from ..serving.publishing.rolling_back import rollback as roll_back
     from ..serving.repository.model_config import ServingSettings
 
+    if check:
+        if model is not None or rollback or packer_for is not None:
+            raise InputError("deploy --check: checks what is published; give it --name and --repository alone")
+        _check(repository, [name], None, "26.07", output)
+        return
     if rollback:
         if model is not None:
             raise InputError(f"{model}: --rollback accepts no MODEL; it serves a version that is already published")
@@ -172,9 +178,8 @@ def _report(result: DeployResult, output: Output) -> None:
 @click.option(
     "--control",
     type=click.Choice(["explicit", "none", "poll"]),
-    default="explicit",
-    show_default=True,
-    help="explicit: load models on request; poll: reload what changes; none: load everything once.",
+    help="explicit: load models on request of this user; poll: reload what changes; none: load everything once.  "
+    "[default: explicit; none with --container]",
 )
 @click.option("--http-port", type=int, default=8000, show_default=True, help="0 selects a free port, here and below.")
 @click.option("--grpc-port", type=int, default=8001, show_default=True)
@@ -184,15 +189,17 @@ def _report(result: DeployResult, output: Output) -> None:
 )
 @click.option("--log", type=click.Path(path_type=Path), help="Append the server's log to this file.")
 @click.option("--check", is_flag=True, help="Check the repository without a server; exit code 1 on problems.")
-@click.option("--container", is_flag=True, help="Serve with docker from NVIDIA's image.")
+@click.option("--target", default="26.07", show_default=True, help="With --check: the Triton release to serve it.")
+@click.option("--container", is_flag=True, help="Serve with docker from NVIDIA's image; not tried.")
 @click.option("--dry-run", is_flag=True, help="Print the server's command line and exit.")
 @output_options
 def serve_command(
     repository: Path,
     models: tuple[str, ...],
     config_name: str | None,
-    control: Literal["explicit", "none", "poll"],
+    control: Literal["explicit", "none", "poll"] | None,
     check: bool,
+    target: str,
     container: bool,
     dry_run: bool,
     log: Path | None,
@@ -210,24 +217,20 @@ def serve_command(
     from ..serving.server import foreground, server
 
     if check:
-        _check(validation.validate_repository(repository, models or None, config_name=config_name), output)
+        _check(repository, models or None, config_name, target, output)
         return
-    if not models and control == "explicit":
+    control = control or ("none" if container else "explicit")
+    if not models and (control == "explicit" or container):
         validation.servable_models(repository)
         for problem in validation.placeholders(repository):
             click.echo(f"not served: {problem}", err=True)
     if container:
         _run_container(repository, models, config_name, control, (http_port, grpc_port, metrics_port), dry_run, output)
         return
+    ports: dict[str, Any] = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     if dry_run:
         planned = server.TritonServer(
-            repository,
-            models=models or None,
-            control=control,
-            config_name=config_name,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            metrics_port=metrics_port,
+            repository, models=models or None, control=control, config_name=config_name, **ports
         )
         _print_command(server.dry_run(planned), output)
         return
@@ -239,9 +242,8 @@ def serve_command(
         timeout=timeout,
         log=log,
         on_ready=_announce_json if output.as_json else _announce_url if output.quiet else _announce,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
+        on_event=lambda line: click.echo(line, err=True),
+        **ports,
     )
     if not output.as_json:
         output.emit(result)
@@ -261,7 +263,8 @@ def _announce_url(server: TritonServer) -> None:
 def _announce_json(server: TritonServer) -> None:
     """Print one JSON object once the server is ready, for scripts that need its ports; nothing else goes to stdout."""
     ready = {"url": server.url, "http_url": server.http_url, "metrics_url": server.metrics_url}
-    click.echo(json.dumps({**ready, "models": list(server.models), "ready_seconds": server.ready_seconds}, indent=2))
+    more = {"models": list(server.models), "ready_seconds": server.ready_seconds, "release_note": server.release_note}
+    click.echo(json.dumps(ready | more, indent=2))
 
 
 def _announce(server: TritonServer) -> None:
@@ -269,15 +272,28 @@ def _announce(server: TritonServer) -> None:
     click.echo(f"  gRPC     {server.url}       (triton://{server.url}/{server.models[0]})")
     click.echo(f"  HTTP     http://{server.http_url}")
     click.echo(f"  metrics  http://{server.metrics_url}/metrics")
+    if server.release_note:
+        click.echo(f"  release  {server.release_note}")
     click.echo("Ctrl-C stops it.")
 
 
-def _check(problems: Sequence[Problem], output: Output) -> None:
+def _check(
+    repository: Path, models: Sequence[str] | None, config_name: str | None, target: str, output: Output
+) -> None:
+    """The repository's own problems and those with the target release; a second line on the embedded server."""
     from ..errors import GateError
+    from ..serving.releases.advisories import EXEMPT
+    from ..serving.repository.release_check import check_release
+    from ..serving.repository.validation import validate_repository
 
-    output.emit({"problems": [str(problem) for problem in problems]}, [("problems", len(problems))])
+    problems = [str(problem) for problem in validate_repository(repository, models, config_name=config_name)]
+    fits = [check_release(repository, models, release=target, config_name=config_name)]
+    fits += [check_release(repository, models, release=name, config_name=config_name, embedded=True) for name in EXEMPT]
+    problems += [f"{repository}: Triton {target}: {problem}" for problem in fits[0].refused]
+    rows = [("problems", len(problems)), ("target", str(fits[0])), *(("embedded", str(fit)) for fit in fits[1:])]
+    output.emit({"problems": problems, "target": fits[0], "embedded": fits[1:]}, rows)
     if problems:
-        raise GateError("\n".join(str(problem) for problem in problems))
+        raise GateError("\n".join(problems))
 
 
 def _run_container(
@@ -304,5 +320,5 @@ def _run_container(
         gpu=config_name == "gpu" or (config_name is None and gpu_present()),
     )
     _print_command(shlex.join(command), output)
-    if not dry_run and (code := run_container(command)) != 0:
+    if not dry_run and (code := run_container(command, repository=repository, ports=ports)) != 0:
         raise PlatformError(f"docker ended with exit code {code}; see its output above")

@@ -5,12 +5,21 @@ from __future__ import annotations
 from ..lazy import lazy_exports
 
 _PUBLIC: dict[str, str] = {
+    "BackendFailedError": "..converters.runtime.calling.failures",
+    "BadRequestError": "..converters.runtime.calling.failures",
+    "ControlDeniedError": "..converters.runtime.calling.failures",
     "DeployResult": ".repository.deployed",
     "Problem": ".repository.validation",
+    "RequestTimeoutError": "..converters.runtime.calling.failures",
     "ServeResult": ".server.foreground",
+    "ServerOverloadedError": "..converters.runtime.calling.failures",
+    "ServerStoppingError": "..converters.runtime.calling.failures",
+    "ServerUnreachableError": "..converters.runtime.calling.failures",
+    "ServingError": "..converters.runtime.calling.failures",
     "ServingSettings": ".repository.model_config",
     "TritonClient": ".client",
     "TritonServer": ".server.server",
+    "UnknownModelError": "..converters.runtime.calling.failures",
     "deploy": ".publishing.publishing",
     "deploy_packer": ".publishing.packing",
     "find_triton": ".server.embedded",

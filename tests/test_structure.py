@@ -14,7 +14,7 @@ import rtool
 
 ROOT = Path(rtool.__file__).resolve().parent
 ROOMS = ("cli", "benchmarks", "serving", "finetune", "converters")
-FOUNDATION = {"errors", "lazy", "version"}
+FOUNDATION = {"cache_folder", "errors", "lazy", "version"}
 
 # What is inside a room, from the ground up, one tuple per storey: a sub-room imports from storeys below its own, never
 # from one beside or above it; files of one storey may import each other. What is not named here comes last.
@@ -57,7 +57,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("finetuning",),
         ("worker",),
     ),
-    "serving": (("client", "repository"), ("publishing",), ("server",), ("gallery",)),
+    "serving": (("client", "releases"), ("repository",), ("publishing",), ("server",), ("gallery",)),
     "benchmarks": (
         ("places", "machine", "references"),
         ("compare", "load", "timing"),

@@ -13,7 +13,7 @@ of TensorRT in this table is older than bfloat16 Convs. `pin_to_target` applies 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -21,7 +21,15 @@ import onnx_ir as ir
 
 from ...errors import InputError, nearest
 
-__all__ = ["TARGETS", "Target", "check_precision", "find_target", "pin_to_target"]
+__all__ = [
+    "TARGETS",
+    "Target",
+    "check_precision",
+    "find_target",
+    "pin_to_target",
+    "target_problems",
+    "triton_runtime",
+]
 
 _ONNX = frozenset({"", "ai.onnx"})
 _RUNTIME_DOMAINS = _ONNX | {"ai.onnx.ml", "com.microsoft"}
@@ -73,6 +81,9 @@ TARGETS: Mapping[str, Target] = {
 """Every name that `--target` accepts."""
 
 
+_NO_BFLOAT16 = "{name} may not read bfloat16; use --fp16, or no --target for a reader that does"
+
+
 def find_target(name: str) -> Target:
     """The target of that name.
 
@@ -92,7 +103,35 @@ def check_precision(name: str, precision: str | None) -> None:
     """
     find_target(name)
     if precision == "bf16":
-        raise InputError(f"{name} may not read bfloat16; use --fp16, or no --target for a reader that does")
+        raise InputError(_NO_BFLOAT16.format(name=name))
+
+
+def target_problems(model: onnx.ModelProto, name: str) -> Iterator[str]:
+    """Why the target cannot read `model`, its IR version aside, which `pin_to_target` lowers: the rules above.
+
+    Raises:
+        InputError: an unknown target.
+    """
+    target = find_target(name)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in _ONNX), 0)
+    if opset > target.opset:
+        yield (
+            f"opset {opset} is newer than {name} reads ({target.opset}); choose a newer target, or lower the opset "
+            "of the source with onnx.version_converter and convert that"
+        )
+    parsed = ir.from_proto(model)
+    functions = {(function.domain, function.name) for function in model.functions}
+    nodes = [*parsed.graph.all_nodes(), *(node for body in parsed.functions.values() for node in body.all_nodes())]
+    for node in nodes:
+        if node.domain not in target.domains and (node.domain, node.op_type) not in functions:
+            yield (
+                f"node '{node.name}' ({node.op_type} of {node.domain}) is not known to {name}; choose a target of ONNX "
+                "Runtime, or re-export the model without it"
+            )
+    if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in model.graph.initializer) or any(
+        node.op_type == "Cast" and node.attributes.get_int("to", 0) == onnx.TensorProto.BFLOAT16 for node in nodes
+    ):
+        yield _NO_BFLOAT16.format(name=name)
 
 
 def pin_to_target(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -104,27 +143,19 @@ def pin_to_target(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     Raises:
         InputError: an unknown target, or a model that it cannot read, see the rules above.
     """
-    target = find_target(name)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in _ONNX), 0)
-    if opset > target.opset:
-        raise InputError(
-            f"opset {opset} is newer than {name} reads ({target.opset}); choose a newer target, or lower the opset "
-            "of the source with onnx.version_converter and convert that"
-        )
-    parsed = ir.from_proto(model)
-    functions = {(function.domain, function.name) for function in model.functions}
-    nodes = [*parsed.graph.all_nodes(), *(node for body in parsed.functions.values() for node in body.all_nodes())]
-    for node in nodes:
-        if node.domain not in target.domains and (node.domain, node.op_type) not in functions:
-            raise InputError(
-                f"node '{node.name}' ({node.op_type} of {node.domain}) is not known to {name}; choose a target of ONNX "
-                "Runtime, or re-export the model without it"
-            )
-    if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in model.graph.initializer) or any(
-        node.op_type == "Cast" and node.attributes.get_int("to", 0) == onnx.TensorProto.BFLOAT16 for node in nodes
-    ):
-        check_precision(name, "bf16")
+    for problem in target_problems(model, name):
+        raise InputError(problem)
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
-    pinned.ir_version = min(pinned.ir_version, target.ir_version)
+    pinned.ir_version = min(pinned.ir_version, find_target(name).ir_version)
     return pinned
+
+
+def triton_runtime(release: str) -> str:
+    """The version of ONNX Runtime in a Triton release: "1.19" for "24.10".
+
+    Raises:
+        InputError: a release that is not in the table; the message lists the nearest ones.
+    """
+    find_target(f"triton:{release}")
+    return next(version for version, releases in _TRITON.items() if release in releases)

@@ -6,17 +6,25 @@ tritonclient is imported on first use. `serving.client` builds the public client
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, PlatformError, RtoolError, nearest
+from ...errors import InputError, PlatformError, RtoolError
 from ..records.record import TensorSpec
+from .calling.address import split_address
+from .calling.causes import Call
+from .calling.failures import ServerUnreachableError
+from .calling.retrying import retry
+from .calling.waiting import announced
 
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
@@ -33,27 +41,23 @@ class TritonModel:
         url: host:port of the gRPC endpoint.
         model: the name of the model.
         version: None uses the highest version that is ready.
-        timeout: seconds that each request may take.
+        timeout: seconds that each request may take, retries of transient failures included.
 
     Raises:
         InputError: `url` is malformed, or the server has no such model or version.
-        PlatformError: the server does not answer.
+        PlatformError: the server does not answer, or was not ready within `timeout`.
     """
 
     def __init__(self, url: str, model: str, version: int | None = None, *, timeout: float = 30.0) -> None:
-        if not re.fullmatch(r"[^\s/]+:\d{1,5}", url):
-            raise InputError(f"Triton URL {url!r}: expected host:port of the gRPC endpoint, e.g. 127.0.0.1:8001")
+        split_address(url)
         self.url, self.model, self.version, self.timeout = url, model, version, timeout
-        from tritonclient.utils import InferenceServerException
-
-        self._client = _grpc().InferenceServerClient(url)
+        self._client = _grpc().InferenceServerClient(url, channel_args=_channel_options())
+        self._call = Call(self._client, url, model, self._version, timeout)
         try:
-            metadata = self._client.get_model_metadata(model, self._version, client_timeout=timeout)
-            config = self._client.get_model_config(model, self._version, client_timeout=timeout).config
-        except InferenceServerException as error:
-            problem = self._explain(error, opening=True)
+            metadata, config = self._describe()
+        except RtoolError:
             self._client.close()
-            raise problem from error
+            raise
         # Triton has no empty dims, so an output [N] is served as [N, 1]; callers see the graph's shape [N].
         self._single = {
             entry.name
@@ -86,7 +90,8 @@ class TritonModel:
 
         Raises:
             InputError: number, dtype or shape of the arrays does not fit the model, or the server refuses the request.
-            PlatformError: the server does not answer in time.
+            ServingError: no answer in time, although stopping, overload and a dead process were waited for; its class
+                names the cause (`calling/failures.py`).
         """
         return self.submit(*arrays).result()
 
@@ -100,13 +105,22 @@ class TritonModel:
 
         tensors = [self._tensor(spec, array) for spec, array in zip(self.inputs, self._checked(arrays), strict=True)]
         future: Future[Arrays] = Future()
+        deadline = time.monotonic() + self.timeout
+
+        def again(error: InferenceServerException) -> None:
+            """Runs in a thread of its own: gRPC's thread must not wait for other calls."""
+            try:
+                result = retry(partial(self._infer, tensors), self._call.cause, error, deadline)
+                future.set_result(self._arrays(result))
+            except Exception as failure:
+                future.set_exception(failure)
 
         def done(result: Any, error: InferenceServerException | None) -> None:
             if error is not None:
-                future.set_exception(self._explain(error))
+                Thread(target=again, args=(error,), daemon=True).start()
                 return
             try:
-                future.set_result(tuple(self._array(spec, result) for spec in self.outputs))
+                future.set_result(self._arrays(result))
             except Exception as failure:
                 future.set_exception(failure)
 
@@ -115,8 +129,31 @@ class TritonModel:
                 self.model, tensors, done, model_version=self._version, client_timeout=self.timeout
             )
         except InferenceServerException as error:
-            raise self._explain(error) from error
+            raise self._call.cause(error) from error
         return future
+
+    def _infer(self, tensors: Sequence[Any], seconds: float) -> Any:
+        return self._client.infer(self.model, tensors, model_version=self._version, client_timeout=seconds)
+
+    def _describe(self) -> tuple[Any, Any]:
+        """Metadata and configuration of the model; waits for a server that is not ready yet."""
+        from tritonclient.utils import InferenceServerException
+
+        def attempt(seconds: float) -> tuple[Any, Any]:
+            metadata = self._client.get_model_metadata(self.model, self._version, client_timeout=seconds)
+            return metadata, self._client.get_model_config(self.model, self._version, client_timeout=seconds).config
+
+        def cause(error: InferenceServerException) -> RtoolError:
+            problem = self._call.cause(error)
+            # A server that was never reached is a wrong address more often than one that starts.
+            return PlatformError(str(problem)) if isinstance(problem, ServerUnreachableError) else problem
+
+        deadline = time.monotonic() + self.timeout
+        try:
+            return attempt(self.timeout)
+        except InferenceServerException as error:
+            with announced(f"{self._call.place} to be ready, {self.timeout:g} s at most"):
+                return retry(attempt, cause, error, deadline)
 
     @property
     def _version(self) -> str:
@@ -149,33 +186,12 @@ class TritonModel:
         tensor.set_data_from_numpy(np.ascontiguousarray(array))
         return tensor
 
+    def _arrays(self, result: Any) -> Arrays:
+        return tuple(self._array(spec, result) for spec in self.outputs)
+
     def _array(self, spec: TensorSpec, result: Any) -> NDArray[Any]:
         array: NDArray[Any] = result.as_numpy(spec.name)
         return array[:, 0] if spec.name in self._single else array
-
-    def _explain(self, error: InferenceServerException, *, opening: bool = False) -> RtoolError:
-        place = f"model {self.model!r} on {self.url}"
-        status, message = str(error.status() or ""), error.message()
-        if "UNAVAILABLE" in status and not message.startswith("Request for unknown model"):
-            return PlatformError(f"{place}: the server does not answer ({message}); start one with `rtool serve`")
-        if "DEADLINE_EXCEEDED" in status:
-            return PlatformError(f"{place}: no answer within {self.timeout:g} s; check its load, or raise the timeout")
-        if opening and (hint := self._known_models()):
-            return InputError(f"{place}: {message}; {hint}")
-        return InputError(f"{place}: {message}")
-
-    def _known_models(self) -> str:
-        from tritonclient.utils import InferenceServerException
-
-        try:
-            index = self._client.get_model_repository_index(client_timeout=self.timeout).models
-        except InferenceServerException:
-            return ""
-        ready = [(entry.name, entry.version) for entry in index if entry.state == "READY"]
-        versions = [version for name, version in ready if name == self.model]
-        if versions:
-            return f"versions ready: {', '.join(versions)}"
-        return nearest(self.model, {name for name, _ in ready}) if ready else "no model is ready"
 
 
 @dataclass(frozen=True)
@@ -196,10 +212,11 @@ class TritonReference:
         Raises:
             InputError: the reference has another form.
         """
-        found = re.fullmatch(r"triton://([^/\s]+:\d{1,5})/([A-Za-z0-9._-]+)(?:/([1-9]\d*))?", reference)
+        found = re.fullmatch(r"triton://([^/\s]+:\d{1,9})/([A-Za-z0-9._-]+)(?:/([1-9]\d*))?", reference)
         if found is None:
             raise InputError(f"{reference}: expected triton://host:port/model or triton://host:port/model/version")
         url, model, version = found.groups()
+        split_address(url)
         return cls(url, model, int(version) if version else None)
 
 
@@ -234,6 +251,17 @@ def _grpc() -> Any:
     from tritonclient import grpc
 
     return grpc
+
+
+def _channel_options() -> list[tuple[str, int]]:
+    """Messages of any size, as tritonclient allows, and a connection that is tried again within a second."""
+    largest = 2**31 - 1
+    return [
+        ("grpc.max_send_message_length", largest),
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
 
 
 def _spec(tensor: Any, single: Collection[str]) -> TensorSpec:

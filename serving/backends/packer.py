@@ -83,9 +83,17 @@ class TritonPythonModel:
         )
         response = await request.async_exec()
         if response.has_error():
-            raise RuntimeError(f"{self._target}: {response.error().message()}")
+            raise _TargetError(f"{self._target}: {response.error().message()}", response.error().code())
         # Copied, because the memory belongs to the response.
         return [from_triton(pb_utils.get_output_tensor_by_name(response, name)).copy() for name in self._outputs]
+
+
+class _TargetError(RuntimeError):
+    """The target's error, with its status, so that the packer's clients see the same cause."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.triton_code = code
 
 
 def _pad(rows: np.ndarray[Any, Any], missing: int) -> np.ndarray[Any, Any]:

@@ -40,8 +40,15 @@ def to_triton(name: str, array: np.ndarray[Any, Any]) -> Any:
 
 
 def failed(error: object) -> Any:
-    """The response to a request that failed; clients get the text of `error`."""
-    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
+    """The response to a request that failed; clients get the text of `error`, and its cause as a status.
+
+    INVALID_ARG: the input is at fault (ONNX Runtime's InvalidArgument, a ValueError); UNKNOWN: the model is. INTERNAL
+    stays Triton's own status for a process that died. An error may state another one as `triton_code`.
+    """
+    kinds = pb_utils.TritonError
+    wrong_input = isinstance(error, ValueError) or type(error).__name__ == "InvalidArgument"
+    code = getattr(error, "triton_code", kinds.INVALID_ARG if wrong_input else kinds.UNKNOWN)
+    return pb_utils.InferenceResponse(output_tensors=[], error=kinds(str(error), code))
 
 
 class _LentOnce:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...converters.runtime.calling.waiting import announced
 from ...errors import PlatformError
 
 __all__ = ["exclusive"]
@@ -34,7 +35,8 @@ def exclusive(path: Path, *, timeout: float, purpose: str) -> Iterator[None]:
     except OSError as error:
         raise PlatformError(f"{path}: cannot create the lock file ({error.strerror}); check its folder") from error
     try:
-        _acquire(descriptor, path, timeout, purpose)
+        with announced(f"another process that holds the lock {path} while {purpose}, {timeout:g} s at most"):
+            _acquire(descriptor, path, timeout, purpose)
         yield
     finally:
         os.close(descriptor)

@@ -19,11 +19,15 @@ from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from ...converters.files.model_file import ModelFile
+from ...converters.runtime.calling.access_key import grpc_headers
+from ...converters.runtime.calling.causes import Call
+from ...converters.runtime.calling.failures import BackendFailedError, ServingError
+from ...converters.runtime.calling.waiting import announced
 from ...converters.runtime.double_precision import exact_outputs
 from ...converters.runtime.judging import judge, unknown
 from ...converters.runtime.probability_outputs import probability_outputs
 from ...converters.runtime.runners import OnnxRunner
-from ...errors import GateError, InputError, PlatformError
+from ...errors import GateError, InputError, PlatformError, RtoolError
 from ..client import TritonClient
 from ..repository.config_plan import device_of
 from ..repository.golden import golden_outputs
@@ -49,14 +53,21 @@ def load_on_server(url: str, name: str, *, timeout: float = _LOAD_SECONDS) -> No
     """
     client = triton.InferenceServerClient(url)
     try:
-        client.load_model(name, client_timeout=timeout)
+        with announced(f"{url} to load {name!r}, {timeout:g} s at most"):
+            client.load_model(name, headers=dict(grpc_headers(url)), client_timeout=timeout)
     except InferenceServerException as error:
-        if "UNAVAILABLE" in str(error.status()):
-            raise PlatformError(f"{url}: the server does not answer ({error.message()}); start it first") from error
-        way_out = "; start it with `rtool serve --control explicit`" if "explicit" in error.message() else ""
-        raise InputError(f"{url}: cannot load {name!r}: {error.message()}{way_out}") from error
+        raise _load_problem(client, url, name, timeout, error) from error
     finally:
         client.close()
+
+
+def _load_problem(client: Any, url: str, name: str, timeout: float, error: InferenceServerException) -> RtoolError:
+    """Why a model was not loaded, by status and server state."""
+    problem = Call(client, url, name, timeout=timeout, control=True).cause(error)
+    if isinstance(problem, ServingError) and not isinstance(problem, BackendFailedError):
+        return problem
+    way_out = "; start it with `rtool serve --control explicit`" if "explicit" in error.message() else ""
+    return InputError(f"{url}: cannot load {name!r}: {error.message()}{way_out}")
 
 
 def unload_from_server(url: str, name: str) -> None:
@@ -64,7 +75,7 @@ def unload_from_server(url: str, name: str) -> None:
     client = triton.InferenceServerClient(url)
     try:
         with suppress(InferenceServerException):
-            client.unload_model(name)
+            client.unload_model(name, headers=dict(grpc_headers(url)))
     finally:
         client.close()
 

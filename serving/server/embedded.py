@@ -4,8 +4,9 @@ The embedded server has only a Python back end. Its back-end folder is composed 
 of this Python version, and of `onnxruntime/model.py`, which is part of rtool. The files are copied, because Triton
 refuses a library that lies outside the back-end folder, and follows symbolic links to find out.
 
-The embedded build is Triton 2.51 (24.10), which lacks the security fixes of 2025: it binds to 127.0.0.1 only and is
-meant for development and tests. Use a 25.09+ image in production.
+The embedded build is Triton 2.51 (24.10), which lacks the security fixes that `releases/advisories.py` lists: it binds
+to 127.0.0.1 only, its control is closed by a key, and it is meant for development and tests. Use an image of 26.07 or
+newer in production.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from pathlib import Path
 
 from ...errors import PlatformError
 from ..publishing.locking import exclusive
-from .pytriton_wheel import TRITON_VERSION, fetch_wheel, unpacked_folder
+from ..releases.advisories import EXEMPT, release_key, what_it_lacks
+from .pytriton_wheel import TRITON_RELEASE, TRITON_VERSION, fetch_wheel, unpacked_folder
 
-__all__ = ["Triton", "compose_backends", "find_triton", "triton_status"]
+__all__ = ["Triton", "compose_backends", "find_triton", "release_note", "triton_status"]
 
-_CONTAINER = "serve the repository with a 25.09+ container (`rtool serve --container`)"
+_CONTAINER = "serve the repository with a container of 26.07 or newer (`rtool serve --container`)"
 _OURS = Path(__file__).resolve().parent.parent / "backends"
 _OUR_FILES = {"onnxruntime_backend.py": "model.py", "triton_tensors.py": "triton_tensors.py"}
 _COMPOSE_SECONDS = 60.0
@@ -44,6 +46,18 @@ class Triton:
     def embedded(self) -> bool:
         """Whether this is the build that rtool downloads itself."""
         return self.root is not None
+
+    @property
+    def release(self) -> str | None:
+        """The release, such as "24.10"; of a server on PATH only where NVIDIA's image states it, else None."""
+        if self.embedded:
+            return TRITON_RELEASE
+        stated = os.environ.get("NVIDIA_TRITON_SERVER_VERSION", "")
+        try:
+            release_key(stated)
+        except ValueError:
+            return None
+        return stated
 
     def environment(self) -> dict[str, str]:
         """The environment variables with which the server is started."""
@@ -74,13 +88,25 @@ def find_triton(*, fetch: bool = True) -> Triton:
 def triton_status() -> tuple[str, str]:
     """(what would be used, advice) for `rtool doctor`; downloads and starts nothing."""
     if found := shutil.which("tritonserver"):
-        return f"tritonserver on PATH ({found})", ""
+        return f"tritonserver on PATH ({found})", release_note(Triton(Path(found)), whole=True)
     if problem := _why_not_embedded():
         return "none", problem
     folder = unpacked_folder()
     if folder.is_dir():
-        return f"embedded {TRITON_VERSION} ({folder})", "for development; production: a 25.09+ image"
+        return f"embedded {TRITON_VERSION} ({folder})", release_note(Triton(folder, folder), whole=True)
     return f"embedded {TRITON_VERSION}, downloaded on first use (55 MB)", "run `rtool serve` once to download it"
+
+
+def release_note(triton: Triton, *, whole: bool = False) -> str:
+    """What the release of a server lacks, in a sentence for the user; `whole` names every fault."""
+    release = triton.release
+    if release is None:
+        return "its release is not known here: compare it with the security bulletins in its release notes"
+    faults = what_it_lacks(release, whole=whole)
+    if not faults or release not in EXEMPT:
+        return faults
+    more = "" if whole else "; `rtool doctor` names all"
+    return f"for development, {EXEMPT[release]}. {faults}{more}"
 
 
 def compose_backends(triton: Triton) -> Path:

@@ -1,4 +1,4 @@
-"""`rtool serve`: a Triton in the foreground until Ctrl-C or SIGTERM.
+"""`rtool serve`: a Triton in the foreground, kept serving (`supervision.py`) until Ctrl-C or SIGTERM.
 
 A handler turns SIGTERM into the KeyboardInterrupt that Ctrl-C raises, so that both end the same way: the server gets
 SIGTERM, time to finish its requests, and is gone when this returns.
@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from ...errors import PlatformError
-from .server import Control, TritonServer
+from .command import Control
+from .server import TritonServer
+from .supervision import Supervisor
 
 __all__ = ["ServeResult", "serve"]
-
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,10 @@ class ServeResult:
     models: tuple[str, ...]
     ready_seconds: float
     served_seconds: float
+    restarts: int = 0
+    """How often Triton ended by itself and was started again."""
+    reloads: int = 0
+    """How often a model was loaded again because the process that runs it had died."""
 
 
 def serve(
@@ -47,14 +50,16 @@ def serve(
     timeout: float = 120.0,
     log: str | Path | None = None,
     on_ready: Callable[[TritonServer], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
 ) -> ServeResult:
     """Serve `repository` until Ctrl-C or SIGTERM; the arguments are those of `TritonServer`, `timeout` in seconds.
 
-    `on_ready` is called once, with the running server. Port 0 selects a free port.
+    `on_ready` is called once, with the running server; `on_event` with a line whenever Triton or the process of a model
+    died, and when it serves again. Port 0 selects a free port.
 
     Raises:
         InputError: the repository or a model cannot be served.
-        PlatformError: no Triton, a port in use, not ready within `timeout`, or the server ended by itself.
+        PlatformError: no Triton, a port in use, or not ready within `timeout` at the first start.
     """
     server = TritonServer(
         repository,
@@ -69,10 +74,11 @@ def serve(
     )
     with _terminate_like_ctrl_c(), server:
         began = time.monotonic()
+        supervisor = Supervisor(server, on_event or _ignore)
         with suppress(KeyboardInterrupt):
             if on_ready is not None:
                 on_ready(server)
-            _wait_for_the_end(server)
+            supervisor.watch()
         return ServeResult(
             url=server.url,
             http_url=server.http_url,
@@ -80,16 +86,13 @@ def serve(
             models=server.models,
             ready_seconds=server.ready_seconds,
             served_seconds=time.monotonic() - began,
+            restarts=supervisor.restarts,
+            reloads=supervisor.reloads,
         )
 
 
-def _wait_for_the_end(server: TritonServer) -> None:
-    while (code := server.process.exit_code()) is None:
-        time.sleep(_POLL_SECONDS)
-    raise PlatformError(
-        f"{server.repository}: Triton ended by itself with exit code {code}; the end of its log:\n"
-        f"{server.process.tail()}"
-    )
+def _ignore(_: str) -> None:
+    """The events of a caller who does not want them."""
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """A child process that never outlives its parent, writes its output to a file and can always be stopped.
 
 The child asks the kernel (PR_SET_PDEATHSIG) for SIGTERM when its parent dies, so that a killed test run or a closed
-terminal leaves no server behind. A small shim makes the request and then becomes the server by exec: a `preexec_fn`
-would run Python between fork and exec of a process that has threads, and gRPC starts threads in every client. For the
-kernel, the parent is the *thread* that started the child: start it from a thread that lives as long as the server.
+terminal leaves no server behind. A small program (`child_start.py`) makes the request and then becomes the server by
+exec: a `preexec_fn` would run Python between fork and exec of a process that has threads, and gRPC starts threads in
+every client. For the kernel, the parent is the *thread* that started the child: start it from a thread that lives as
+long as the server.
+
+What the child creates, shared memory included, only its owner can open.
 """
 
 from __future__ import annotations
@@ -18,37 +21,46 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import PlatformError
+from .hidden_arguments import place_hidden
 
 __all__ = ["ChildProcess"]
 
-_SHIM = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):
-    os._exit(1)
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
+_START = Path(__file__).resolve().with_name("child_start.py")
+_HIDDEN = "RTOOL_TRITON_ARGUMENT_"
+"""Names of the environment variables that hold hidden arguments start like this."""
 
 _NO_GPU = re.compile("CudaDriverHelper|initialize NVML")
 """Lines that Triton logs as errors on every machine without a GPU."""
 
 
 class ChildProcess:
-    """One running command, leader of its own process group so that Ctrl-C reaches only the parent."""
+    """One running command, leader of its own process group so that Ctrl-C reaches only the parent.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    `hidden` maps placeholders among the command's arguments to the arguments that nobody else may read; `program` is
+    then the beginning of the name of the file that takes them, which a wrapper on the way may start.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        hidden: Mapping[str, str] | None = None,
+        program: str = "",
+    ) -> None:
         self.command = tuple(command)
         self.log = log
-        shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *command]
+        names = {placeholder: f"{_HIDDEN}{number}" for number, placeholder in enumerate(hidden or {})}
+        secrets = {names[placeholder]: argument for placeholder, argument in (hidden or {}).items()}
+        mode = "traced" if names else "free"
+        shim = [sys.executable, "-I", "-S", str(_START), str(os.getpid()), mode, *command]
         try:
             with log.open("ab") as output:
                 self._log_start = output.tell()  # the lines before it belong to earlier runs
                 self._process = subprocess.Popen(
                     shim,
-                    env=dict(environment),
+                    env={**environment, **secrets},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -56,6 +68,12 @@ class ChildProcess:
                 )
         except OSError as error:
             raise PlatformError(f"{command[0]}: cannot be started ({error}); log file {log}") from error
+        if names:
+            try:
+                place_hidden(self._process.pid, program, names)
+            except BaseException:
+                self.stop(0.0)
+                raise
 
     @property
     def pid(self) -> int:

@@ -17,26 +17,20 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from ...cache_folder import cache_folder
 from ...errors import PlatformError
 from ..publishing.locking import exclusive
 
-__all__ = ["TRITON_VERSION", "WHEEL", "cache_folder", "fetch_wheel", "unpack_wheel", "unpacked_folder"]
+__all__ = ["TRITON_RELEASE", "TRITON_VERSION", "WHEEL", "fetch_wheel", "unpack_wheel", "unpacked_folder"]
 
 REQUIREMENT = "nvidia-pytriton==0.7.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
 SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 TRITON_VERSION = "2.51.0"
+TRITON_RELEASE = "24.10"
 
 _WANTED = ("nvidia_pytriton.libs/", "pytriton/tritonserver/", "nvidia_pytriton-0.7.0.dist-info/licenses/")
 _DOWNLOAD_SECONDS = 900.0
-
-
-def cache_folder() -> Path:
-    """`$RTOOL_CACHE`, else `$XDG_CACHE_HOME/rtool`, else `~/.cache/rtool`."""
-    if chosen := os.environ.get("RTOOL_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rtool"
 
 
 def unpacked_folder() -> Path:

@@ -3,7 +3,8 @@
     with TritonServer("model_repository") as server:
         client = TritonClient(server.url, "osnet_x0_25_b16")
 
-Binds to 127.0.0.1 only. Not done: TLS, several hosts, restart after a crash.
+Binds to 127.0.0.1 only; what changes the server needs a key, see `access.py`. Not done: TLS, several hosts, restart
+after a crash (`supervision.py` does that for `rtool serve`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import http.client
 import os
 import shlex
 import shutil
-import socket
 import tempfile
 import time
 import uuid
@@ -20,21 +20,21 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
+from ...converters.runtime.calling.waiting import announced
 from ...errors import InputError, PlatformError
 from ..repository.repository import model_folders
 from ..repository.validation import require_valid, servable_models
-from .embedded import Triton, compose_backends, find_triton
+from .access import Access
+from .command import Control, server_command
+from .embedded import Triton, compose_backends, find_triton, release_note
+from .ports import HOST, Ports, choose_ports
 from .process import ChildProcess
 
-__all__ = ["Control", "TritonServer", "dry_run", "server_command"]
+__all__ = ["Control", "TritonServer", "dry_run"]
 
-Control = Literal["explicit", "none", "poll"]
-
-_HOST = "127.0.0.1"
 _SHARED_MEMORY = Path("/dev/shm")
-_PORT_NAMES = ("http", "grpc", "metrics")
 _ATTEMPTS = 3
 
 
@@ -70,8 +70,11 @@ class TritonServer:
         self.repository = Path(repository)
         self.control: Control = control
         self.config_name = config_name
+        self._asked_models = models
         self.models = _models_to_serve(self.repository, models, control)
         self.ready_seconds = 0.0
+        self.release_note = ""
+        """What the release of the running server lacks; empty before the start and when nothing is known to be."""
         self.asked_ports = (http_port, grpc_port, metrics_port)
         self._ports = self.asked_ports
         self._poll_seconds = poll_seconds
@@ -80,6 +83,7 @@ class TritonServer:
         self._log = Path(log) if log is not None else None
         self._triton = triton
         self._process: ChildProcess | None = None
+        self._access: Access | None = None
         self._scratch: Path | None = None
         self._memory_prefix = ""
 
@@ -95,17 +99,17 @@ class TritonServer:
     @property
     def url(self) -> str:
         """host:port of the gRPC endpoint, as in `TritonClient(url, ...)` and `triton://url/model`."""
-        return f"{_HOST}:{self._ports[1]}"
+        return f"{HOST}:{self._ports[1]}"
 
     @property
     def http_url(self) -> str:
         """host:port of the HTTP endpoint."""
-        return f"{_HOST}:{self._ports[0]}"
+        return f"{HOST}:{self._ports[0]}"
 
     @property
     def metrics_url(self) -> str:
         """host:port of the Prometheus endpoint (`/metrics`)."""
-        return f"{_HOST}:{self._ports[2]}"
+        return f"{HOST}:{self._ports[2]}"
 
     @property
     def process(self) -> ChildProcess:
@@ -127,11 +131,26 @@ class TritonServer:
         """
         if self._process is not None:
             raise PlatformError(f"{self.repository}: this Triton server already runs on {self.url}")
+        self._start_on(self.asked_ports)
+
+    def restart(self) -> None:
+        """Stop what is left of the server and start it again on the same ports, with the models that there are now.
+
+        Raises:
+            InputError, PlatformError: as `start`; the server is then stopped, and can be restarted later.
+        """
+        ports = self._ports
+        self.stop()
+        self.models = _models_to_serve(self.repository, self._asked_models, self.control)
+        self._start_on(ports)
+
+    def _start_on(self, asked: Ports) -> None:
         require_valid(self.repository, self.models, config_name=self.config_name, whole=self.control != "explicit")
         triton = self._triton or find_triton()
+        self.release_note = release_note(triton)
         for attempt in range(_ATTEMPTS):
-            self._ports = choose_ports(self.asked_ports)
-            last = attempt + 1 == _ATTEMPTS or 0 not in self.asked_ports
+            self._ports = choose_ports(asked)
+            last = attempt + 1 == _ATTEMPTS or 0 not in asked
             try:
                 self._start_once(triton)
             except BaseException as error:
@@ -157,8 +176,13 @@ class TritonServer:
             memory_prefix=self._memory_prefix,
         )
         log = self._log or self._scratch / "triton.log"
-        self._process = ChildProcess(command, triton.environment(), log)
-        self._wait_ready(began)
+        self._access = Access(self.repository, self._ports)
+        self._process = ChildProcess(
+            command, triton.environment(), log, hidden=self._access.arguments(), program="tritonserver"
+        )
+        with announced(f"Triton to load {', '.join(self.models)}, {self._startup_timeout:g} s at most"):
+            self._wait_ready(began)
+        self._access.publish()
         self.ready_seconds = time.monotonic() - began
 
     def _wait_ready(self, began: float) -> None:
@@ -176,6 +200,9 @@ class TritonServer:
         if self._process is not None:
             self._process.stop(self._stop_timeout)
             self._process = None
+        if self._access is not None:
+            self._access.remove()
+            self._access = None
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -192,73 +219,9 @@ def _models_to_serve(repository: Path, models: Sequence[str] | None, control: Co
     return tuple(folder.name for folder in model_folders(repository))
 
 
-def server_command(
-    triton: Triton,
-    repository: Path,
-    *,
-    models: Sequence[str],
-    control: Control,
-    ports: tuple[int, int, int],
-    backends: Path | None,
-    config_name: str | None = None,
-    poll_seconds: int = 1,
-    memory_prefix: str = "",
-) -> list[str]:
-    """The `tritonserver` command line; `ports` are HTTP, gRPC and metrics, all on 127.0.0.1.
-
-    `backends` is the back-end folder of the embedded server, `memory_prefix` starts the names of its shared memory.
-    Automatic completion of configurations is off: rtool writes complete ones.
-    """
-    command = [str(triton.binary), f"--model-repository={repository.absolute()}"]
-    if backends is not None:
-        command.append(f"--backend-directory={backends}")
-    for name, port in zip(_PORT_NAMES, ports, strict=True):
-        command += [f"--{name}-address={_HOST}", f"--{name}-port={port}"]
-    command += ["--disable-auto-complete-config", f"--model-control-mode={control}"]
-    if control == "explicit":
-        command += [f"--load-model={name}" for name in models]
-    if control == "poll":
-        command.append(f"--repository-poll-secs={poll_seconds}")
-    if config_name is not None:
-        command.append(f"--model-config-name={config_name}")
-    if memory_prefix and triton.embedded:
-        command.append(f"--backend-config=python,shm-region-prefix-name={memory_prefix}")
-    return command
-
-
-def choose_ports(asked: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The requested ports, checked to be free, with a free port in place of every 0.
-
-    Raises:
-        InputError: a port number outside 0..65535, or the same number twice.
-        PlatformError: a port is in use or may not be bound.
-    """
-    fixed = [port for port in asked if port]
-    if len(set(fixed)) != len(fixed) or any(not 0 <= port <= 65535 for port in asked):
-        raise InputError(f"ports {', '.join(map(str, asked))}: expected three different numbers from 0 to 65535")
-    sockets: list[socket.socket] = []
-    try:
-        for name, port in zip(_PORT_NAMES, asked, strict=True):
-            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            sockets.append(probe)
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((_HOST, port))
-            except OSError as error:
-                raise PlatformError(
-                    f"{name} port {port} on {_HOST}: {error.strerror}; end the program that uses it, or choose "
-                    f"another with --{name}-port (0 selects a free port)"
-                ) from error
-        http_port, grpc_port, metrics_port = (probe.getsockname()[1] for probe in sockets)
-    finally:
-        for probe in sockets:
-            probe.close()
-    return http_port, grpc_port, metrics_port
-
-
 def _is_ready(port: int) -> bool:
     with (
-        closing(http.client.HTTPConnection(_HOST, port, timeout=2)) as connection,
+        closing(http.client.HTTPConnection(HOST, port, timeout=2)) as connection,
         suppress(OSError, http.client.HTTPException),
     ):
         connection.request("GET", "/v2/health/ready")

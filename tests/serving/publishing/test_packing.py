@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rtool.converters.runtime.calling.failures import BackendFailedError
 from rtool.errors import InputError
 from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback, validate_repository
 from rtool.serving.publishing.rollout import load_on_server, unload_from_server
@@ -66,9 +67,9 @@ def test_a_target_that_is_gone_is_an_error_for_the_client_not_the_end_of_the_ser
     deploy(onnx_files["reid"], name="target", repository=repository, device="cpu", url=server.url)
     deploy_packer("target", name="orphan", repository=repository)
     load_on_server(server.url, "orphan")
-    with TritonClient(server.url, "orphan") as client:
+    with TritonClient(server.url, "orphan", timeout=2) as client:
         unload_from_server(server.url, "target")
-        with pytest.raises(InputError, match="target"):
+        with pytest.raises(BackendFailedError, match="target"):
             client.run(row)
         load_on_server(server.url, "target")
         assert client.run(row)[0].shape == (1, 8)

@@ -1,0 +1,1 @@
+"""What releases of Triton lack and can read."""

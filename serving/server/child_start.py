@@ -1,0 +1,80 @@
+"""Run by path, not imported: prepares this process, then becomes the given program.
+
+    python -I -S child_start.py PARENT free|traced PROGRAM ARGUMENT...
+
+1. What it creates belongs to its owner alone: umask 077, and a seccomp filter that answers `fchmod` to a mode with
+   rights of others with success and without effect. Triton's Python backend makes its shared memory with 0644 and
+   insists on it by fchmod (Boost.Interprocess), so that the umask alone would let other users read requests.
+2. It gets SIGTERM when the process PARENT dies (PR_SET_PDEATHSIG).
+3. `traced`: it stops after each exec for its parent (PTRACE_TRACEME), see `hidden_arguments.py`.
+
+Exit codes before the program runs: 1 the parent is gone, 97 tracing is forbidden, 98 the filter is.
+The filter is the classic BPF program of seccomp(2), for x86-64 and AArch64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import struct
+import sys
+
+_SET_DEATH_SIGNAL, _SET_FILTER, _NO_NEW_PRIVILEGES, _TRACE_ME = 1, 22, 38, 0
+_FILTER_MODE = 2
+_FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}
+"""Machine -> (audit architecture, number of the system call)."""
+
+_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_ALLOW, _SUCCEED = 0x7FFF0000, 0x00050000
+_OTHERS = 0o077
+_NUMBER, _ARCHITECTURE, _MODE = 0, 4, 24
+"""Offsets in `struct seccomp_data`: the second argument of fchmod, low half, is the mode."""
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def keep_modes_private(libc: ctypes.CDLL) -> bool:
+    """Install the filter for this process and its children; False when the system forbids it."""
+    if platform.machine() not in _FCHMOD:
+        return False
+    architecture, number = _FCHMOD[platform.machine()]
+    instructions = (
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 0, 5, architecture),
+        (_LOAD, 0, 0, _NUMBER),
+        (_EQUAL, 0, 3, number),
+        (_LOAD, 0, 0, _MODE),
+        (_ANY_BIT, 0, 1, _OTHERS),
+        (_RETURN, 0, 0, _SUCCEED),
+        (_RETURN, 0, 0, _ALLOW),
+    )
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+    program = _Program(len(instructions), code)
+    if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == -1:
+        return False
+    return int(libc.prctl(_SET_FILTER, _FILTER_MODE, ctypes.byref(program), 0, 0)) == 0
+
+
+def main(arguments: list[str]) -> None:
+    """Prepare and exec; returns only by an exception."""
+    parent, mode, program = int(arguments[0]), arguments[1], arguments[2:]
+    os.umask(_OTHERS)
+    libc = ctypes.CDLL(None)
+    if sys.platform == "linux":
+        libc.prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
+        if not keep_modes_private(libc):
+            os._exit(98)
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if mode == "traced" and libc.ptrace(_TRACE_ME, 0, None, None) == -1:
+        os._exit(97)
+    os.execv(program[0], program)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,54 @@
+"""The three loopback ports of a server: checked to be free before it starts."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from ...errors import InputError, PlatformError
+
+__all__ = ["HOST", "PORT_NAMES", "Ports", "choose_ports"]
+
+Ports = tuple[int, int, int]
+"""HTTP, gRPC, metrics."""
+
+HOST = "127.0.0.1"
+PORT_NAMES = ("http", "grpc", "metrics")
+_HIGHEST = 65535
+
+
+def choose_ports(asked: Ports) -> Ports:
+    """The requested ports, checked to be free, with a free port in place of every 0.
+
+    Raises:
+        InputError: a port number outside 0..65535, or the same number twice.
+        PlatformError: a port is in use or may not be bound.
+    """
+    for name, port in zip(PORT_NAMES, asked, strict=True):
+        if not 0 <= port <= _HIGHEST:
+            raise InputError(f"{name} port {port}: ports are numbers from 1 to {_HIGHEST}, 0 selects a free one")
+    fixed = [port for port in asked if port]
+    if len(set(fixed)) != len(fixed):
+        raise InputError(f"ports {', '.join(map(str, asked))}: expected three different numbers")
+    sockets: list[socket.socket] = []
+    try:
+        for name, port in zip(PORT_NAMES, asked, strict=True):
+            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sockets.append(probe)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                raise PlatformError(f"{name} port {port} on {HOST}: {_why(name, error)}") from error
+        http_port, grpc_port, metrics_port = (probe.getsockname()[1] for probe in sockets)
+    finally:
+        for probe in sockets:
+            probe.close()
+    return http_port, grpc_port, metrics_port
+
+
+def _why(name: str, error: OSError) -> str:
+    another = f"choose another with --{name}-port (0 selects a free port)"
+    if error.errno == errno.EADDRINUSE:
+        return f"the port is in use; end the program that uses it, or {another}"
+    return f"{error.strerror}; {another}"

@@ -1,0 +1,62 @@
+"""Notices when a stub dies: the process in which Triton's Python backend runs one instance of a model.
+
+Triton 24.10 does not: after a stub is killed, health and readiness still answer 200, and every request to the model
+fails. A dead stub stays a zombie of the server, where an unloaded model's stub is collected at once. Reads /proc;
+elsewhere nothing is noticed.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["StubWatch"]
+
+_PROC = Path("/proc")
+_NAME = "triton_python_backend_stub"
+_LOOKS = 2
+"""A stub counts as dead when so many looks in a row find a zombie: one that ends in order is one for an instant."""
+
+
+class StubWatch:
+    """The stubs of the server process `pid`, which serves `repository`. Not for use from several threads."""
+
+    def __init__(self, pid: int, repository: Path) -> None:
+        self._pid = pid
+        self._repository = repository.absolute()
+        self._models: dict[int, str] = {}
+        self._looks: dict[int, int] = {}
+
+    def deaths(self) -> tuple[str, ...]:
+        """The models of which a stub has died since, sorted; each death is reported once."""
+        dead = set()
+        for pid in _children(self._pid):
+            if (model := self._model_of(pid)) is not None:
+                self._models[pid] = model
+            elif pid in self._models and _state(pid) == "Z":
+                self._looks[pid] = self._looks.get(pid, 0) + 1
+                if self._looks[pid] == _LOOKS:
+                    dead.add(self._models[pid])
+        return tuple(sorted(dead))
+
+    def _model_of(self, pid: int) -> str | None:
+        """The model that a running stub serves: its first argument is a file of the model's version folder."""
+        with suppress(OSError, ValueError):
+            arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+            if Path(arguments[0].decode()).name == _NAME:
+                return Path(arguments[1].decode()).relative_to(self._repository).parts[0]
+        return None
+
+
+def _children(pid: int) -> tuple[int, ...]:
+    found: set[int] = set()
+    for task in (_PROC / str(pid) / "task").glob("*/children"):
+        with suppress(OSError):
+            found |= {int(child) for child in task.read_text().split()}
+    return tuple(sorted(found))
+
+
+def _state(pid: int) -> str:
+    with suppress(OSError):
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    return ""

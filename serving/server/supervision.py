@@ -1,0 +1,101 @@
+"""Keeps a server serving: starts it again when it ends by itself, and a model again when its stub dies.
+
+A request of 200 kB of `[` ends every Triton before April 2026, the embedded one too, by a stack overflow in its JSON
+parser, so that a server without a supervisor can be ended by anybody who can reach it. Restarts wait longer and longer
+(1, 2, 4 ... 30 s) until the server has stayed up for a minute. Meanwhile health answers nothing or "not ready", and
+everything is said through `say`.
+
+A model with a dead stub is unloaded and loaded again, which keeps the others serving; under a control that allows no
+loading, the server is started again.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from tritonclient import grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from ...converters.runtime.calling.access_key import grpc_headers
+from ...errors import RtoolError
+from .server import TritonServer
+from .stubs import StubWatch
+
+__all__ = ["Supervisor"]
+
+_POLL_SECONDS = 0.2
+_LONGEST_PAUSE = 30.0
+_STEADY_SECONDS = 60.0
+_LOAD_SECONDS = 120.0
+
+
+class Supervisor:
+    """Watches a started server; `say` gets one line per event. `restarts` and `reloads` count what was mended."""
+
+    def __init__(self, server: TritonServer, say: Callable[[str], None]) -> None:
+        self.server = server
+        self.restarts = 0
+        self.reloads = 0
+        self._say = say
+        self._failures = 0
+        self._begun = time.monotonic()
+        self._stubs = StubWatch(server.process.pid, server.repository)
+
+    def watch(self) -> None:
+        """Watch until KeyboardInterrupt."""
+        while True:
+            self.look()
+            time.sleep(_POLL_SECONDS)
+
+    def look(self) -> None:
+        """Look once at the server and its stubs, and mend what has died; returns when it serves again."""
+        code = self.server.process.exit_code()
+        if code is not None:
+            self._say(f"Triton ended by itself: {self._why(code)}")
+            self._restart()
+            return
+        if dead := self._stubs.deaths():
+            self._say(f"the process that runs {', '.join(dead)} died; starting it again")
+            if self.server.control != "explicit" or not all(self._reload(model) for model in dead):
+                self._restart()
+
+    def _restart(self) -> None:
+        """Start the server again on its ports, however often it takes."""
+        if time.monotonic() - self._begun > _STEADY_SECONDS:
+            self._failures = 0
+        while True:
+            if self._failures:
+                pause = min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
+                self._say(f"starting Triton again in {pause:g} s")
+                time.sleep(pause)
+            self._failures += 1
+            try:
+                self.server.restart()
+            except RtoolError as error:
+                self._say(f"Triton could not be started again: {error}")
+                continue
+            self.restarts += 1
+            self._begun = time.monotonic()
+            self._stubs = StubWatch(self.server.process.pid, self.server.repository)
+            self._say(f"Triton serves again after {self.server.ready_seconds:.1f} s (restart {self.restarts})")
+            return
+
+    def _reload(self, model: str) -> bool:
+        url = self.server.url
+        with triton.InferenceServerClient(url) as client:
+            try:
+                client.unload_model(model, headers=grpc_headers(url), client_timeout=_LOAD_SECONDS)
+                client.load_model(model, headers=grpc_headers(url), client_timeout=_LOAD_SECONDS)
+            except InferenceServerException as error:
+                self._say(f"{model} could not be loaded again ({error.message()}); starting Triton again")
+                return False
+        self.reloads += 1
+        self._say(f"{model} serves again")
+        return True
+
+    def _why(self, code: int) -> str:
+        if code >= 0:
+            return f"exit code {code}; the end of its log:\n{self.server.process.tail()}"
+        return f"signal {-code} ({signal.Signals(-code).name})"

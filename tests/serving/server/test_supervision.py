@@ -1,0 +1,121 @@
+"""`rtool serve` outlives a crash of Triton and the death of a model's process, and says both."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rtool.converters.runtime.calling.access_key import find_key
+from rtool.errors import PlatformError
+from rtool.serving import TritonClient, deploy
+from rtool.serving.server import supervision
+from rtool.serving.server.stubs import StubWatch
+from rtool.serving.server.supervision import Supervisor
+
+
+@pytest.fixture
+def serving(tmp_path, onnx_files):
+    """(`rtool serve` in its own process, what it announced)."""
+    root = tmp_path / "models"
+    for name in ("live", "other"):
+        deploy(onnx_files["reid"], name=name, repository=root, device="cpu")
+    command = [sys.executable, "-m", "rtool", "serve", str(root), "--json"]
+    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        document = []
+        while not document or document[-1] != "}\n":
+            document.append(process.stdout.readline())
+            assert document[-1], process.stderr.read()
+        yield process, json.loads("".join(document))
+        process.kill()
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def stub_of(model: str, server: int) -> int:
+    return next(pid for pid in children(server) if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text())
+
+
+def status(url: str, path: str, body: bytes | None = None) -> int:
+    connection = http.client.HTTPConnection(*url.split(":"), timeout=10)
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("POST" if body else "GET", path, body)
+        return connection.getresponse().status
+    return 0
+
+
+def wait_for(condition, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_dead_stub_and_a_crash_are_said_and_mended_while_health_says_so(serving):
+    process, ready = serving
+    (server,) = children(process.pid)
+    key = find_key(ready["url"])
+    crops = np.ones((16, 3, 8, 4), np.float32)
+    with TritonClient(ready["url"], "live") as client, TritonClient(ready["url"], "other") as other:
+        expected = client.run(crops)[0]
+        os.kill(stub_of("live", server), signal.SIGKILL)
+        wait_for(lambda: status(ready["http_url"], "/v2/models/live/ready") != 200)
+        assert status(ready["http_url"], "/v2/health/ready") != 200
+        np.testing.assert_array_equal(other.run(crops)[0], expected)  # the other model goes on serving
+        np.testing.assert_array_equal(client.run(crops)[0], expected)  # it waits until the model serves again
+        assert children(process.pid) == [server]
+        assert status(ready["http_url"], "/v2/models/live/infer", b"[" * 200_000) == 0
+        np.testing.assert_array_equal(client.run(crops)[0], expected)  # and until the server does
+    wait_for(lambda: find_key(ready["url"]) not in (None, key))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    lines = process.stderr.read().splitlines(keepends=True)
+    said = "".join(line for line in lines if not line.startswith("waiting for"))
+    assert "the process that runs live died; starting it again\nlive serves again\n" in said
+    assert "Triton ended by itself: signal 11 (SIGSEGV)\nTriton serves again after" in said
+    assert find_key(ready["url"]) is None
+
+
+def test_restarts_wait_longer_and_longer_until_the_server_is_steady(monkeypatch):
+    pauses, said = [], []
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(supervision.time, "sleep", pauses.append)
+    monkeypatch.setattr(supervision.time, "monotonic", lambda: clock.now)
+    outcomes = iter([*[PlatformError("no port")] * 7, None, None, None])
+
+    def restart() -> None:
+        if (outcome := next(outcomes)) is not None:
+            raise outcome
+
+    crashed = SimpleNamespace(exit_code=lambda: -11, tail=lambda: "", pid=1)
+    server = SimpleNamespace(process=crashed, repository=Path(), restart=restart, ready_seconds=1.0, control="none")
+    supervisor = Supervisor(server, said.append)
+    supervisor.look()
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    supervisor.look()  # it crashed at once: the next pause is long
+    assert pauses[7:] == [30]
+    clock.now = 61.0
+    supervisor.look()  # it crashed after a minute: no pause
+    assert pauses[8:] == []
+    assert supervisor.restarts == 3
+    assert said[0] == "Triton ended by itself: signal 11 (SIGSEGV)"
+
+
+def test_a_child_that_is_no_stub_is_not_watched():
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        time.sleep(0.5)  # now a zombie of this process
+        watch = StubWatch(os.getpid(), Path())
+        assert [watch.deaths() for _ in range(3)] == [()] * 3
+        child.wait()
