@@ -8,7 +8,7 @@ _PUBLIC: dict[str, str] = {
     "DeployResult": ".repository.deployed",
     "Problem": ".repository.validation",
     "ServeResult": ".server.foreground",
-    "ServingSettings": ".repository.model_config",
+    "ServingSettings": ".repository.serving_settings",
     "TritonClient": ".client",
     "TritonServer": ".server.server",
     "deploy": ".publishing.publishing",

@@ -68,6 +68,9 @@ def check_settings(config: ModelConfig, name: str) -> Iterator[str]:
         yield f"platform: {config.platform!r} does not belong to backend {config.backend!r}; remove the platform"
     if not config.input or not config.output:
         yield "input, output: both must be written out, because auto-completion is switched off"
+    file = config.default_model_filename
+    if file and (Path(file).name != file or file == ".."):
+        yield f"default_model_filename: expected the name of a file in the version folder, got {file!r}"
     if config.ensemble_scheduling.max_inflight_requests:
         yield "ensemble_scheduling: max_inflight_requests needs Triton 25.11 or newer; older servers refuse the file"
     yield from _check_batching(config)
