@@ -71,8 +71,7 @@ def deploy(
 
     Raises:
         InputError, ConfigError: the file or the combination of arguments cannot be served; nothing was changed.
-        GateError: the outputs are of no use (NaN, the same for every image), or the running server does not reproduce
-            them; what was served is still served.
+        GateError: the outputs are of no use, or the running server does not give them; what was served still is.
         PlatformError: another publisher held the repository for 300 s, or the server does not answer.
 
     Examples:
