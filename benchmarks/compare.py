@@ -77,9 +77,8 @@ def parity(
     CPU, the candidate on `device`, with the state_dict in the file `weights` where that is given. The relative error is
     the largest absolute difference divided by the largest absolute value of the reference's outputs; the cosine is the
     smallest one over the output rows [N, ...]. Both are computed in float64. Outputs that differ by more than `max_rel`
-    are judged by the models in float64, see `converters.runtime.judging`. On the CPU, a valid ONNX file that ONNX
-    Runtime refuses is computed by onnx.reference. Outputs that are NaN or infinite, or the same for eight different
-    inputs, never pass, see `converters.runtime.nonsense`.
+    are judged by the models in float64, see `converters.runtime.judging`; `nonsense` beside it never passes. On the
+    CPU, a valid ONNX file that ONNX Runtime refuses is computed by onnx.reference.
 
     By default `max_rel` is 1e-5, or what the rounding of a 16-bit ONNX file allows (`half_bound`), and none where
     `min_cosine` is given. Open sizes are those of `closed_sizes`; `probes` replace random inputs by name.

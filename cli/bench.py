@@ -100,10 +100,9 @@ def parity_command(
         ],
         brief=f"{verdict}: max relative error {numbers.max_rel:.3g}, min cosine {numbers.min_cosine:.8f}",
     )
-    if report.nonsense:
-        raise GateError("\n".join(report.nonsense))
     if not report.passed:
-        raise GateError(f"{candidate} differs from {reference} by more than the tolerance")
+        differs = f"{candidate} differs from {reference} by more than the tolerance"
+        raise GateError("\n".join(report.nonsense) or differs)
 
 
 @bench.command(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...converters.records.preprocessing import METADATA_KEY
 from ...errors import RtoolError, nearest
 from .model_config import ModelConfig, read_config, target_model, type_name
 from .repository import ModelFolder, model_folders
@@ -85,7 +86,15 @@ def _packer_misfits(front: ModelConfig, target: ModelConfig) -> list[str]:
                 for name in known
                 if name not in wanted and not known[name].optional
             ]
+    ours, theirs = (_stated(config) for config in (front, target))
+    if ours and theirs and ours != theirs:
+        found.append(f"preprocessing: the packer states {ours}, {target.name!r} states {theirs}")
     return found
+
+
+def _stated(config: ModelConfig) -> str:
+    """The preprocessing that a configuration states; "" where it states none."""
+    return str(config.parameters[METADATA_KEY].string_value) if METADATA_KEY in config.parameters else ""
 
 
 def _step_misfits(step: Any, front: ModelConfig, called: ModelConfig) -> list[str]:

@@ -85,6 +85,10 @@ def test_another_preprocessing_is_another_contract(root, onnx_files, tmp_path):
     other = stating(onnx_files["reid"], tmp_path / "other.onnx", channel_order="bgr")
     with pytest.raises(InputError, match="preprocessing, channel_order: served rgb, new bgr"):
         deploy(other, name="m", repository=root, force=True)
+    deploy_packer("m", name="front", repository=root)
+    deploy(other, name="m", repository=root, force=True, new_contract=True)
+    (problem,) = validate_repository(root)
+    assert "preprocessing: the packer states" in str(problem)
 
 
 def test_a_packer_in_front_is_part_of_the_contract(root, onnx_files, make_model, tmp_path):

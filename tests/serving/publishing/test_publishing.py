@@ -383,12 +383,12 @@ STATED = Preprocessing(8, 4, (127.5,) * 3, (127.5,) * 3, "bgr")
 
 
 @pytest.fixture
-def stating(onnx_files, tmp_path):
+def stating(onnx_files, tmp_path, exported):
     """A model that states its preprocessing."""
     model = onnx.load(onnx_files["reid"])
     onnx.helper.set_model_props(model, {"rtool.preprocessing": json.dumps(STATED.to_dict())})
     onnx.save(model, tmp_path / "stating.onnx")
-    return tmp_path / "stating.onnx"
+    return exported(tmp_path / "stating.onnx")
 
 
 def served_statement(config_path):
