@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,14 @@ from ..converters.records.preprocessing import Preprocessing
 from ..converters.records.record import TensorSpec
 from ..converters.runtime.double_precision import exact_outputs
 from ..converters.runtime.judging import judge
+from ..converters.runtime.nonsense import IMAGES, find_nonsense, unreached_outputs
 from ..converters.runtime.pairing import in_order_of
 from ..converters.runtime.parity import Parity, check_gates, measure_parity
 from ..converters.runtime.probability_outputs import probability_outputs
 from ..converters.runtime.probes.given_probes import Probe
 from ..converters.runtime.probes.open_sizes import describe_open_sizes
 from ..converters.runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
-from ..converters.runtime.runners import OnnxRunner, Runner
+from ..converters.runtime.runners import OnnxRunner, Runner, run_in_batches
 from ..errors import InputError
 from .references import common_batch, random_inputs
 
@@ -51,6 +52,8 @@ class ParityReport:
     passed: bool
     reason: str = ""
     """Where they differ by more than `max_rel`, what float64 says of it; who computed a file ONNX Runtime refuses."""
+    nonsense: tuple[str, ...] = ()
+    """Outputs that no comparison may pass: how many values are NaN or infinite, and where; the same for all inputs."""
 
 
 def parity(
@@ -74,8 +77,8 @@ def parity(
     CPU, the candidate on `device`, with the state_dict in the file `weights` where that is given. The relative error is
     the largest absolute difference divided by the largest absolute value of the reference's outputs; the cosine is the
     smallest one over the output rows [N, ...]. Both are computed in float64. Outputs that differ by more than `max_rel`
-    are judged by the models in float64, see `converters.runtime.judging`. On the CPU, a valid ONNX file that ONNX
-    Runtime refuses is computed by onnx.reference.
+    are judged by the models in float64, see `converters.runtime.judging`; `nonsense` beside it never passes. On the
+    CPU, a valid ONNX file that ONNX Runtime refuses is computed by onnx.reference.
 
     By default `max_rel` is 1e-5, or what the rounding of a 16-bit ONNX file allows (`half_bound`), and none where
     `min_cosine` is given. Open sizes are those of `closed_sizes`; `probes` replace random inputs by name.
@@ -161,12 +164,37 @@ def compare_runners(
             probabilities=_probabilities(reference),
         )
         passed, reason = verdict.agrees, verdict.reason
-    passed = passed and (min_cosine is None or numbers.min_cosine >= min_cosine)
+    nonsense = _nonsense(reference, candidate, (first, second), (expected, got), paired)
+    passed = passed and not nonsense and (min_cosine is None or numbers.min_cosine >= min_cosine)
     refused = [runner.name for runner in (reference, candidate) if isinstance(runner, ReferenceRunner)]
     said = [f"{name}: ONNX Runtime refuses this valid file, onnx.reference computed it" for name in refused]
     reason = "; ".join(filter(None, (reason, *said)))
     batch = int(inputs[0].shape[0])
-    return ParityReport(reference.name, candidate.name, batch, described, numbers, max_rel, min_cosine, passed, reason)
+    return ParityReport(
+        reference.name, candidate.name, batch, described, numbers, max_rel, min_cosine, passed, reason, nonsense
+    )
+
+
+def _nonsense(
+    reference: Runner,
+    candidate: Runner,
+    inputs: tuple[Arrays, Arrays],
+    outputs: tuple[Arrays, Arrays],
+    paired: Callable[[Arrays], Arrays],
+) -> tuple[str, ...]:
+    """What no comparison may pass, of both models, in the order of the reference's outputs."""
+    names = [spec.name for spec in reference.outputs] or [spec.name for spec in candidate.outputs]
+    files = [runner.file for runner in (reference, candidate) if isinstance(runner, OnnxRunner | ReferenceRunner)]
+    constant = frozenset[str]().union(*(unreached_outputs(file.outline.graph) for file in files))
+    sides = zip((reference, candidate), inputs, outputs, (tuple, paired), strict=True)
+    found = []
+    for runner, fed, got, ordered in sides:
+
+        def run(*rows: NDArray[Any], runner: Runner = runner, ordered: Callable[[Arrays], Arrays] = ordered) -> Arrays:
+            return ordered(run_in_batches(runner, list(rows), IMAGES))
+
+        found += [f"{runner.name}: {said}" for said in find_nonsense(run, fed, got, names, constant=constant)]
+    return tuple(found)
 
 
 def _open(reference: str | Path, device: str, weights: str | Path | None = None) -> Runner:

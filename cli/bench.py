@@ -95,12 +95,14 @@ def parity_command(
             ),
             ("rank agreement", f"{numbers.rank_agreement:.4f}"),
             *([("reason", report.reason)] if report.reason else []),
+            *(("nonsense", said) for said in report.nonsense),
             ("verdict", verdict),
         ],
         brief=f"{verdict}: max relative error {numbers.max_rel:.3g}, min cosine {numbers.min_cosine:.8f}",
     )
     if not report.passed:
-        raise GateError(f"{candidate} differs from {reference} by more than the tolerance")
+        differs = f"{candidate} differs from {reference} by more than the tolerance"
+        raise GateError("\n".join(report.nonsense) or differs)
 
 
 @bench.command(

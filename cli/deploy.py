@@ -56,12 +56,14 @@ class _Batch(click.ParamType[Any]):
     show_default=True,
     help="Device of the default configuration; auto keeps the present one, else a GPU if there is one.",
 )
-@click.option("--max-batch", type=int, help="Largest batch that the server forms (dynamic batch only).  [default: 64]")
-@click.option("--max-delay", type=float, help="Milliseconds for which a batch waits to fill.  [default: 2]")
-@click.option("--instances", type=int, help="Sessions in parallel.  [default: 1]")
-@click.option("--threads", type=int, help="CPU threads per session.  [default: cores / instances]")
+@click.option("--max-batch", type=int, help="Largest batch that the server forms.  [default: as served, 64]")
+@click.option("--max-delay", type=float, help="Milliseconds for which a batch waits to fill.  [default: as served, 2]")
+@click.option("--instances", type=int, help="Sessions in parallel.  [default: as served, 1]")
+@click.option("--threads", type=int, help="CPU threads per session.  [default: as served, cores / instances]")
 @click.option(
-    "--queue-timeout", type=float, help="Milliseconds after which a queued request is rejected.  [default: never]"
+    "--queue-timeout",
+    type=float,
+    help="Milliseconds after which a queued request is rejected.  [default: as served, never]",
 )
 @click.option(
     "--also-serve", type=int, multiple=True, help="An older version to serve beside the new one; may be repeated."
@@ -73,7 +75,7 @@ class _Batch(click.ParamType[Any]):
 )
 @click.option(
     "--url",
-    help="host:port (gRPC) of a running server: load the version, compare its outputs, roll back if they differ.",
+    help="host:port (gRPC) of a running server: try the version there unseen, compare its outputs, then serve it.",
 )
 @click.option("--keep", type=int, help="Remove versions that are neither served nor among the newest N (at least 2).")
 @click.option(
@@ -82,6 +84,16 @@ class _Batch(click.ParamType[Any]):
     help="Also publish the stack traces and file paths that exporters left in the file.",
 )
 @preprocessing_option
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Publish a file without the manifest of an export that passed its gates; recorded.",
+)
+@click.option(
+    "--new-contract",
+    is_flag=True,
+    help="Allow other inputs, outputs, rows per request or preprocessing than those that are served.",
+)
 @click.option(
     "--packer-for",
     metavar="TARGET",
@@ -107,32 +119,36 @@ def deploy_command(
 ) -> None:
     """Publish MODEL (an .onnx file) as the next version of a model in a Triton repository.
 
-    The file is checked and run first; then the version appears as a whole, or not at all. Settings of the version
-    served so far are preserved, hand edits included, unless a setting is given here.
+    The file is checked and run first; then the version appears as a whole, or not at all. A setting that is given
+    changes that setting alone: the others stay as they are served, hand edits included.
     """
     from ..serving.publishing.packing import deploy_packer
     from ..serving.publishing.publishing import deploy as publish
     from ..serving.publishing.rolling_back import rollback as roll_back
-    from ..serving.repository.model_config import ServingSettings
+    from ..serving.repository.serving_settings import ServingSettings
 
     if check:
         if model is not None or rollback or packer_for is not None:
             raise InputError("deploy --check: checks what is published; give it --name and --repository alone")
         _check(repository, [name], None, "26.07", output)
         return
+    given = {key: options[key] for key in ServingSettings.__dataclass_fields__ if options.get(key) is not None}
+    new_contract: bool = options["new_contract"]
     if rollback:
         if model is not None:
             raise InputError(f"{model}: --rollback accepts no MODEL; it serves a version that is already published")
-        _report(roll_back(name, repository=repository, to=to, url=url), output)
+        _refuse_others("--rollback", {"to", "url", "new_contract"})
+        _report(roll_back(name, repository=repository, to=to, url=url, new_contract=new_contract), output)
         return
     if packer_for is not None and model is None:
-        _report(deploy_packer(packer_for, name=name, repository=repository), output)
+        _refuse_others("--packer-for", {"max_delay", "instances", "new_contract"})
+        result = deploy_packer(packer_for, name=name, repository=repository, new_contract=new_contract, **given)
+        _report(result, output)
         return
     if model is None or to is not None or packer_for is not None:
         raise InputError(
             "deploy: give either a MODEL to publish, or --packer-for TARGET, or --rollback (--to works only with it)"
         )
-    given = {key: options[key] for key in ServingSettings.__dataclass_fields__ if options.get(key) is not None}
     result = publish(
         model,
         name=name,
@@ -146,8 +162,29 @@ def deploy_command(
         keep=options["keep"],
         keep_metadata=options["keep_metadata"],
         preprocessing=options["preprocessing"],
+        force=options["force"],
+        new_contract=new_contract,
     )
     _report(result, output)
+
+
+def _refuse_others(mode: str, applicable: set[str]) -> None:
+    """Refuse options that are given and would have no effect with `mode`.
+
+    Raises:
+        InputError: there are some; the message names each.
+    """
+    context = click.get_current_context()
+    everywhere = {"model", "name", "repository", "output", "as_json", "quiet", mode.strip("-").replace("-", "_")}
+    useless = [
+        str(parameter.opts[0])
+        for parameter in context.command.params
+        if parameter.name is not None
+        and parameter.name not in applicable | everywhere
+        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if useless:
+        raise InputError(f"deploy: {', '.join(useless)} would have no effect with {mode}; leave them out")
 
 
 def _report(result: DeployResult, output: Output) -> None:

@@ -16,7 +16,7 @@ _PUBLIC: dict[str, str] = {
     "ServerStoppingError": "..converters.runtime.calling.failures",
     "ServerUnreachableError": "..converters.runtime.calling.failures",
     "ServingError": "..converters.runtime.calling.failures",
-    "ServingSettings": ".repository.model_config",
+    "ServingSettings": ".repository.serving_settings",
     "TritonClient": ".client",
     "TritonServer": ".server.server",
     "UnknownModelError": "..converters.runtime.calling.failures",

@@ -117,7 +117,7 @@ CALLS: dict[str, Callable[[Path, Path], object]] = {
     "onnx2torch": lambda model, folder: rtool.onnx2torch(model, folder / "tiny.rtool"),
     "evaluate": lambda model, folder: rtool.evaluate(model, PEOPLE, preprocessing="imagenet"),
     "export": lambda model, folder: rtool.export(model, folder / "out.onnx"),
-    "deploy": lambda model, folder: rtool.deploy(model, name="tiny", repository=folder, batch="dynamic"),
+    "deploy": lambda model, folder: rtool.deploy(model, name="tiny", repository=folder, force=True),
     "bench.parity": lambda model, folder: rtool.bench.parity(model, model),
     "bench.latency": lambda model, folder: rtool.bench.latency([model], rounds=3, warmup=0),
     "config.show": lambda model, folder: rtool.config.show(),
@@ -169,7 +169,7 @@ def test_a_model_on_a_server_has_no_graph_to_work_on(command: str, tmp_path: Pat
 
 
 def test_the_calls_around_a_server_return_what_their_annotations_say(model: Path, tmp_path: Path):
-    rtool.deploy(model, name="tiny", repository=tmp_path, batch="dynamic")
+    rtool.deploy(model, name="tiny", repository=tmp_path, batch="dynamic", force=True)
     loads = []
 
     def load_and_stop(server: TritonServer) -> None:

@@ -31,6 +31,7 @@ DATA = {
     "benchmarks/whole_flow/report.html.j2",
     "examples/demo.yaml",
     "examples/models/osnet_x0_25_synthetic.onnx",
+    "examples/models/osnet_x0_25_synthetic.onnx.manifest.json",
 }
 """Files that are not Python: `rtool demo` needs its recipe, its model and the template of its page."""
 

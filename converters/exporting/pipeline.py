@@ -31,6 +31,7 @@ from ..records.interface import INTERFACE_KEY, interface_text
 from ..records.record import TensorSpec
 from ..runtime.batches.batch_proof import BatchFinding
 from ..runtime.batches.file_batch import find_file_batch
+from ..runtime.nonsense import find_nonsense, unreached_outputs
 from ..runtime.probability_outputs import probability_outputs
 from ..runtime.probes.open_sizes import describe_open_sizes
 from ..runtime.reference_runner import WillingRunner
@@ -81,7 +82,7 @@ def export(
     else:
         chosen = back_to_stored(origin, chosen)
         log = _step_log(origin, arrays)
-        _refuse_non_finite(origin, log)
+        _refuse_nonsense(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=given is None)
     sizes = describe_open_sizes(origin.inputs, origin.preprocessing)
     if sizes and given is None:
@@ -236,13 +237,20 @@ def _describe(
     )
 
 
-def _refuse_non_finite(origin: ExportOrigin, log: StepLog) -> None:
+def _refuse_nonsense(origin: ExportOrigin, log: StepLog) -> None:
     """NaN agrees with NaN in every comparison, so it is refused before the first."""
-    if all(np.isfinite(output).all() for output in log.expected if output.dtype.kind == "f"):
+    names = origin.output_names(len(log.expected))
+    constant = unreached_outputs(origin.graph.outline.graph) if origin.graph is not None else ()
+
+    def run(*rows: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        return module_outputs(origin, origin.module, rows)
+
+    nonsense = find_nonsense(run, log.inputs, log.expected, names, constant=constant)
+    if not nonsense:
         return
     bad = [name for name, tensor in origin.module.state_dict().items() if not bool(tensor.isfinite().all())]
     found = f"weight {bad[0]!r} (and {len(bad) - 1} more) holds NaN or infinity" if bad else "its weights are finite"
-    raise InputError(f"{origin.name}: the module gives NaN or infinity on the measured inputs; {found}; retrain it")
+    raise InputError(f"{origin.name}: no use of the module's outputs: {'; '.join(nonsense)}; {found}; retrain it")
 
 
 def _stem(name: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...errors import GateError
 from ..runtime.double_precision import exact_outputs
 from ..runtime.judging import Exact, judge, unknown
+from ..runtime.nonsense import not_finite
 from ..runtime.parity import Parity, measure_parity
 from ..runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
 from ..runtime.runners import OnnxRunner, Runner, run_in_batches
@@ -63,8 +64,10 @@ class StepLog:
         """Measure `outputs` and record the step; `exact` gives them in float64.
 
         Raises:
-            GateError: a tolerance is missed.
+            GateError: a tolerance is missed, or a value is NaN or infinite.
         """
+        if nonsense := not_finite(outputs, ()):
+            raise GateError(f"export step '{name}': {'; '.join(nonsense)}")
         gates, reason = [], ""
         if max_rel is None:
             parity = measure_parity(self.expected, outputs)

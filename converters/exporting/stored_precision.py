@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..precision.upcast import came_in
 from ..runtime.half_rounding import half_bound
+from ..runtime.nonsense import find_nonsense, unreached_outputs
 from ..runtime.runners import OnnxRunner, run_in_batches
 from .options import ExportOptions, Precision
 from .origin import PROBES, ExportOrigin
@@ -55,8 +56,15 @@ def stored_log(
     assert origin.stored is not None
     runner = OnnxRunner(origin.stored, name=origin.name)
     outputs = run_in_batches(runner, typed(runner, arrays), PROBES)
-    if not all(np.isfinite(output).all() for output in outputs if output.dtype.kind == "f"):
-        raise InputError(f"{origin.name}: gives NaN or infinity on the measured inputs; export it in float32, --fp32")
+    nonsense = find_nonsense(
+        lambda *rows: run_in_batches(runner, typed(runner, rows), PROBES),
+        arrays,
+        outputs,
+        [spec.name for spec in runner.outputs],
+        constant=unreached_outputs(origin.stored.outline.graph),
+    )
+    if nonsense:
+        raise InputError(f"{origin.name}: no use of its outputs: {'; '.join(nonsense)}; export it in float32, --fp32")
     expected = tuple(output.astype(np.float32) if output.dtype == np.float16 else output for output in outputs)
     bound = half_bound(origin.stored.outline) or 0.0
     chain = tuple(link for link in origin.chain if link.step != "upcast")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Arrays", "TritonModel", "TritonReference", "TritonRunner"]
 
 Arrays = tuple[NDArray[Any], ...]
+
+_IN_FLIGHT = 4
+"""Requests of one call on their way at once: enough that the server never waits for the client."""
 
 
 class TritonModel:
@@ -242,8 +246,24 @@ class TritonRunner:
         return cls(TritonModel(parsed.url, parsed.model, parsed.version, timeout=timeout))
 
     def run(self, *arrays: NDArray[Any]) -> Arrays:
-        """Send one request; arrays and outputs are in graph order."""
-        return self.model.run(*arrays)
+        """All outputs for `arrays` [N, ...], both in graph order; more rows than a request may have go in several.
+
+        Raises:
+            InputError: number, dtype or shape of the arrays does not fit the model, or the server refuses a request.
+            PlatformError: the server does not answer in time.
+        """
+        rows = {len(array) if array.ndim else 0 for array in arrays}
+        limit = self.model.max_batch
+        if limit == 0 or len(rows) != 1 or max(rows) <= limit:
+            return self.model.run(*arrays)
+        pending: deque[Future[Arrays]] = deque()
+        answers: list[Arrays] = []
+        for start in range(0, max(rows), limit):
+            if len(pending) == _IN_FLIGHT:
+                answers.append(pending.popleft().result())
+            pending.append(self.model.submit(*(array[start : start + limit] for array in arrays)))
+        answers.extend(future.result() for future in pending)
+        return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
 
 
 def _grpc() -> Any:

@@ -11,6 +11,7 @@ Not done: BYTES tensors, sequence batching, TensorRT, decoupled responses.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,15 +55,16 @@ class TritonPythonModel:
         """Open the session that `args` describes; the message of an exception becomes that of the failed load.
 
         Raises:
-            ValueError: the configuration asks for a type, accelerator or GPU that this back end does not support here.
+            ValueError: the configuration asks for a type, accelerator or GPU that this back end does not support here,
+                or the weights are not those that the version's manifest names.
         """
         config = json.loads(args["model_config"])
         self._batched = config["max_batch_size"] > 0
         self._outputs = [output["name"] for output in config["output"]]
         _refuse_types_without_numpy(config)
-        path = _model_path(args, config)
+        content = published_content(_model_path(args, config), args)
         asked = providers(args["model_instance_kind"], int(args["model_instance_device_id"]), config)
-        self._session = ort.InferenceSession(path, session_options(config), providers=asked)
+        self._session = ort.InferenceSession(content, session_options(config), providers=asked)
         if len(asked) > 1 and "CUDAExecutionProvider" not in self._session.get_providers():
             raise ValueError(
                 "instance_group asks for KIND_GPU, but ONNX Runtime's CUDA provider cannot be loaded here; "
@@ -195,6 +197,32 @@ def _model_path(args: Mapping[str, str], config: Mapping[str, Any]) -> str:
     path = os.path.join(args["model_repository"], args["model_version"], name)
     # A model with external data is a folder model.onnx/ that holds a model.onnx.
     return os.path.join(path, "model.onnx") if os.path.isdir(path) else path
+
+
+def published_content(path: str, args: Mapping[str, str]) -> str | bytes:
+    """What to open: the bytes of the file, after comparing them with the SHA-256 in the version's manifest.
+
+    Without a manifest, or for a model in several files, the path is returned.
+
+    Raises:
+        ValueError: it is not the file that was published.
+    """
+    manifest = os.path.join(args["model_repository"], args["model_version"], "manifest.json")
+    if not os.path.isfile(manifest):
+        return path
+    with open(manifest, encoding="utf-8") as text:
+        stated = json.load(text).get("sha256")
+    if not isinstance(stated, str):
+        return path
+    with open(path, "rb") as file:
+        content = file.read()
+    found = hashlib.sha256(content).hexdigest()
+    if found != stated:
+        raise ValueError(
+            f"{path} is not the file that was published: sha256 {found[:16]}..., manifest.json says {stated[:16]}...; "
+            "publish it again, or roll back with `rtool deploy --rollback`"
+        )
+    return content
 
 
 def _answer(request: Request, names: Sequence[str], arrays: Sequence[np.ndarray[Any, Any]]) -> Response:

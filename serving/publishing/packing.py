@@ -13,11 +13,15 @@ from typing import Any
 
 from ...errors import InputError
 from ..repository.config_rules import check_settings
+from ..repository.config_text import edited_text
 from ..repository.deployed import DeployResult, newest_served
+from ..repository.fronts import front_changes
 from ..repository.manifest import packer_manifest
-from ..repository.model_config import build_packer_config, read_config, write_config
+from ..repository.model_config import ModelConfig, build_packer_config, read_config, target_model, write_config
 from ..repository.repository import CONFIG_FILE, ModelFolder, check_model_name
 from ..repository.served_preprocessing import copy_preprocessing
+from ..repository.serving_settings import ServingSettings, apply_settings
+from .contract import check_contract, contract_of, describe_changes
 from .publication import Publication, publish, publishing, remember_configs
 
 __all__ = ["deploy_packer"]
@@ -27,15 +31,24 @@ _FILES = {"model.py": _BACKENDS / "packer.py", "triton_tensors.py": _BACKENDS / 
 
 
 def deploy_packer(
-    target: str, *, name: str, repository: str | Path = "model_repository", max_delay: float = 3.0, instances: int = 2
+    target: str,
+    *,
+    name: str,
+    repository: str | Path = "model_repository",
+    max_delay: float | None = None,
+    instances: int | None = None,
+    new_contract: bool = False,
 ) -> DeployResult:
     """Publish `name`, which packs single rows into the fixed batch of `target`.
 
-    `max_delay` is how long a batch waits to fill, in milliseconds; `instances` should be one more than the target's, so
-    that one instance collects rows while the others wait for answers.
+    `max_delay` is how long a batch waits to fill, in milliseconds, 3 by default; `instances`, 2 by default, should be
+    one more than the target's, so that one instance collects rows while the others wait for answers. A setting that is
+    not given stays as it is served, hand edits included. `new_contract` allows other inputs, outputs or rows per
+    request than the version that is served so far.
 
     Raises:
-        InputError: there is no such target in the repository, or its batch is dynamic and needs no packer.
+        InputError: there is no such target in the repository, its batch is dynamic and needs no packer, or the contract
+            would change.
         ConfigError: the target's configuration does not parse.
         PlatformError: another publisher held the repository for 300 s.
     """
@@ -49,18 +62,20 @@ def deploy_packer(
     with publishing(root) as staging:
         previous = newest_served(folder)
         version = max(folder.versions(), default=0) + 1
-        config = build_packer_config(
-            name, target_config, batch=batch, versions=(version,), max_delay=max_delay, instances=instances
-        )
-        copy_preprocessing(config, target_config)
-        if problems := list(check_settings(config, name)):
-            raise InputError(f"{folder.path}: {'; '.join(problems)}")
+        served = read_config(folder.config_path) if previous is not None else None
+        fresh = build_packer_config(name, target_config, batch=batch, versions=(version,))
+        copy_preprocessing(fresh, target_config)
+        config, text = _planned(folder, served, fresh, ServingSettings(max_delay=max_delay, instances=instances))
+        changes = [] if served is None else describe_changes(contract_of(served), contract_of(config))
+        changes += front_changes(folder, served, config)
+        notes = check_contract(name, changes, new_contract=new_contract)
         if previous is not None:
             remember_configs(folder, previous, staging)
         digests = {file: hashlib.sha256(path.read_bytes()).hexdigest() for file, path in _FILES.items()}
         manifest = packer_manifest(name, version, target=target, batch=batch, previous=previous, digests=digests)
         publish(
-            Publication(folder, version, _FILES, digests, {CONFIG_FILE: write_config(config)}, (), manifest), staging
+            Publication(folder, version, _FILES, digests, {CONFIG_FILE: text}, (), manifest),
+            staging,
         )
     return DeployResult(
         path=folder.version_path(version),
@@ -72,8 +87,34 @@ def deploy_packer(
         batch=None,
         device="cpu",
         sha256=digests["model.py"],
-        notes=(f"packs rows into batches of {batch} for {target}",),
+        notes=(f"packs rows into batches of {batch} for {target}", *notes),
     )
+
+
+def _planned(
+    folder: ModelFolder, served: ModelConfig | None, fresh: ModelConfig, settings: ServingSettings
+) -> tuple[ModelConfig, str]:
+    """The configuration with `settings` and its text: the served one of a packer continued, or `fresh`."""
+    continues = served is not None and target_model(served) is not None
+    config = _continued(served, fresh) if continues else fresh
+    apply_settings(config, settings, "cpu")
+    if problems := list(check_settings(config, folder.name)):
+        raise InputError(f"{folder.path}: {'; '.join(problems)}")
+    path = folder.config_path
+    return config, (edited_text(path.read_text(), config, path) if continues else None) or write_config(config)
+
+
+def _continued(served: ModelConfig, fresh: ModelConfig) -> ModelConfig:
+    """The configuration served so far, with what the target decides taken from `fresh`."""
+    config = type(served)()
+    config.CopyFrom(served)
+    config.max_batch_size = fresh.max_batch_size
+    for field in ("input", "output"):
+        config.ClearField(field)
+        getattr(config, field).extend(getattr(fresh, field))
+    config.parameters["TARGET_MODEL"].string_value = fresh.parameters["TARGET_MODEL"].string_value
+    config.version_policy.CopyFrom(fresh.version_policy)
+    return config
 
 
 def _fixed_batch(target: ModelFolder, config: Any) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..repository.manifest import manifest_text
-from ..repository.repository import CONFIG_FILE, LOCK_FILE, MANIFEST_FILE, ModelFolder
+from ..repository.repository import CANDIDATE_PREFIX, CONFIG_FILE, LOCK_FILE, MANIFEST_FILE, ModelFolder
 from ..repository.warmup import WarmupFile
 from .locking import exclusive
 
@@ -36,8 +36,9 @@ __all__ = [
     "publish",
     "publishing",
     "remember_configs",
+    "remove_whole",
     "replace_configs",
-    "withdraw",
+    "write_atomically",
 ]
 
 _LOCK_SECONDS = 300.0
@@ -74,7 +75,8 @@ def publishing(repository: Path) -> Iterator[Path]:
         raise InputError(f"{repository}: cannot be created ({error.strerror}); choose another --repository") from error
     staging = _staging_folder(repository)
     with exclusive(repository / LOCK_FILE, timeout=_LOCK_SECONDS, purpose="publishing"):
-        shutil.rmtree(staging, ignore_errors=True)  # left by a publisher that crashed
+        for left in (staging, *repository.glob(f"{CANDIDATE_PREFIX}*")):
+            shutil.rmtree(left, ignore_errors=True)  # of a publisher that crashed
         folder = staging / uuid.uuid4().hex
         try:
             folder.mkdir(parents=True)
@@ -125,13 +127,9 @@ def publish(publication: Publication, staging: Path) -> None:
     replace_configs(folder, publication.configs, staging)
 
 
-def withdraw(folder: ModelFolder, version: int, configs: Mapping[str, str] | None, staging: Path) -> None:
-    """Undo a publish: restore `configs` and remove the version; None, for a new model, removes the whole model."""
-    if configs is None:
-        _rename(folder.path, staging / "withdrawn")
-        return
-    replace_configs(folder, configs, staging)
-    _rename(folder.version_path(version), staging / "withdrawn")
+def remove_whole(path: Path, staging: Path) -> None:
+    """Remove a folder of the repository by one rename; a server never sees a part of it."""
+    _rename(path, staging / uuid.uuid4().hex)
 
 
 def prune(folder: ModelFolder, needed: Collection[int | None], keep: int, staging: Path) -> tuple[int, ...]:
@@ -168,7 +166,7 @@ def _write_warmup(folder: ModelFolder, files: Sequence[WarmupFile], staging: Pat
         path = folder.path / "warmup" / file.file_name
         if not path.is_file() or path.stat().st_size != len(file.data):
             path.parent.mkdir(exist_ok=True)
-            _write_atomically(path, file.data, staging)
+            write_atomically(path, file.data, staging)
 
 
 def current_texts(folder: ModelFolder) -> dict[str, str]:
@@ -200,7 +198,7 @@ def replace_configs(folder: ModelFolder, configs: Mapping[str, str], staging: Pa
     for name in sorted(configs, key=lambda name: name == CONFIG_FILE):
         path = folder.path / name
         path.parent.mkdir(exist_ok=True)
-        _write_atomically(path, configs[name].encode(), staging)
+        write_atomically(path, configs[name].encode(), staging)
     _make_newest(folder.config_path)
 
 
@@ -215,7 +213,8 @@ def _make_newest(path: Path) -> None:
         os.utime(path, ns=(own.st_atime_ns, newest + 1_000_000))
 
 
-def _write_atomically(path: Path, data: bytes, staging: Path) -> None:
+def write_atomically(path: Path, data: bytes, staging: Path) -> None:
+    """Replace one file by a rename, flushed to the disk."""
     scratch = staging / uuid.uuid4().hex
     with scratch.open("xb") as file:
         file.write(data)

@@ -1,13 +1,13 @@
 """Publish a model into a Triton repository; after every step the repository can be loaded.
 
 `publication.py` has the file operations and their order. Publishers of one repository take turns; a model that cannot
-be served is refused before anything is written.
+be served is refused before anything is written. With a running server, the version is tried there under another name
+first (`candidate.py`); the one that is served answers until the new one has passed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,19 +16,24 @@ from numpy.typing import NDArray
 
 from ...converters.preprocessing.decision import PreprocessingDecision
 from ...converters.records.preprocessing import Preprocessing
-from ...errors import ConfigError, GateError, InputError, RtoolError
+from ...errors import ConfigError, InputError
 from ..repository.config_plan import ConfigPlan, plan_configs
 from ..repository.config_rules import check_against_graph, check_settings
-from ..repository.deployed import DeployResult, newest_served, remembered_configs
-from ..repository.golden import golden_outputs
+from ..repository.deployed import DeployResult, newest_served
+from ..repository.fronts import front_changes
 from ..repository.graph_signature import GraphSignature, read_signature
 from ..repository.manifest import make_manifest
-from ..repository.model_config import Device, ServingSettings
+from ..repository.model_config import read_config
 from ..repository.repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
 from ..repository.served_preprocessing import served_preprocessing
-from ..repository.warmup import WarmupFile, example_array, read_examples, warmup_files
-from .publication import Publication, prune, publish, publishing, remember_configs, withdraw
+from ..repository.serving_settings import Device, ServingSettings
+from ..repository.warmup import WarmupFile, read_examples, warmup_files
+from .contract import check_contract, contract_of, describe_changes
+from .proof import check_proof
+from .publication import Publication, prune, publish, publishing, remember_configs
+from .snapshot import take_snapshot
 from .trace_stripping import without_traces
+from .trial_run import try_out
 
 __all__ = ["deploy"]
 
@@ -48,24 +53,30 @@ def deploy(
     keep: int | None = None,
     keep_metadata: bool = False,
     preprocessing: str | Preprocessing | None = None,
+    force: bool = False,
+    new_contract: bool = False,
 ) -> DeployResult:
     """Publish an ONNX file as the next version of `name`, and serve it.
 
-    `batch` is what the graph must have: a fixed number of rows, or "dynamic"; None accepts either. `settings` None
-    keeps those served so far, hand edits included, when the graphs agree. `also_serve` lists older versions to serve
-    beside the new one. `warmup` maps input names to arrays [N, ...] of the inputs' dtypes, or is a .npy or .npz file.
-    `provenance` goes into the manifest. `url` (host:port of gRPC) loads the version on a running server and compares
-    its outputs with ONNX Runtime's. `keep` removes unserved versions beyond the newest `keep` (at least 2); None
-    removes none. `keep_metadata` also publishes exporters' stack traces and file paths. `preprocessing` is stated in
-    the configuration, for files that do not state it: a preprocessing, or what `--preprocessing` takes.
+    `batch` is what the graph must have: a fixed number of rows, or "dynamic"; None accepts either. What `settings`
+    does not give stays as it is served, hand edits included. `also_serve` lists older versions to serve beside the new
+    one. `warmup` maps input names to arrays [N, ...] of the inputs' dtypes, or is a .npy or .npz file. `provenance`
+    goes into the manifest. `url` (host:port of gRPC) tries the version on a running server under another name,
+    compares its outputs with ONNX Runtime's, and only then serves it. `keep` removes unserved versions beyond the
+    newest `keep` (at least 2); None removes none. `keep_metadata` also publishes exporters' stack traces and file
+    paths. `force` publishes a file without the manifest of an export that passed its gates, and the version's manifest
+    says so. `new_contract` allows another contract (`contract.py`) than the one that is served, or that a model in
+    front of it relies on. `preprocessing` is stated in the configuration, for files that do not state it: a
+    preprocessing, or what `--preprocessing` takes.
 
     Raises:
         InputError, ConfigError: the file or the combination of arguments cannot be served; nothing was changed.
-        GateError: the running server does not reproduce the model; the previous version is served again.
+        GateError: the outputs are of no use, or the running server does not give them; what was served still is.
         PlatformError: another publisher held the repository for 300 s, or the server does not answer.
 
     Examples:
-        >>> result = rtool.deploy("model.onnx", name="network", batch="dynamic")
+        >>> exported = rtool.export("model.onnx", "measured.onnx")
+        >>> result = rtool.deploy(exported.path, name="network", batch="dynamic")
         >>> str(result.path), result.served
         ('model_repository/network/1', (1,))
     """
@@ -74,19 +85,50 @@ def deploy(
     signature, files, unproved = _read_servable(model, batch, warmup)
     found = served_preprocessing(signature, preprocessing)
     folder = ModelFolder(Path(repository) / name)
+    check_proof(signature, folder.manifest(_next_versions(folder, ()).new), force=force)  # before a folder is made
     with publishing(folder.path.parent) as staging:
         versions = _next_versions(folder, also_serve)
         plan = plan_configs(folder, signature, versions.served, device, settings, files, found)
         _check_plan(plan, folder, signature, also_serve)
+        consent = _consented(folder, versions, signature, plan, force=force, new_contract=new_contract)
         as_given = keep_metadata or _is_placeholders(folder, versions.new, signature)
         published = signature if as_given else without_traces(signature, staging)
-        manifest = _manifest(folder, versions, signature, published, provenance, found)
-        _write_version(folder, versions, published, plan, files, manifest, staging)
-        if url is not None:
-            _bring_live(url, folder, versions, staging)
-        removed = prune(folder, {*versions.served, versions.previous}, keep, staging) if keep is not None else ()
-    notes = (*_notes(files, removed, stripped=published is not signature), *([unproved] if unproved else ()))
+        manifest = _manifest(folder, versions, signature, published, provenance, consent, found)
+        notes = (*consent.notes(), *_notes(files, plan, stripped=published is not signature), *unproved)
+        _write_version(_publication(folder, versions, published, plan, files, manifest), versions, staging, url)
+        notes += _pruned(folder, versions, keep, staging)
     return _result(folder, versions, published, plan.device, notes, str(found))
+
+
+def _pruned(folder: ModelFolder, versions: _Versions, keep: int | None, staging: Path) -> tuple[str, ...]:
+    removed = prune(folder, {*versions.served, versions.previous}, keep, staging) if keep is not None else ()
+    return (f"removed version {', '.join(map(str, removed))}",) if removed else ()
+
+
+@dataclass(frozen=True)
+class _Consent:
+    """What is published on request only: without a proof, and with another contract."""
+
+    lacking: tuple[str, ...]
+    changes: tuple[str, ...]
+
+    def notes(self) -> tuple[str, ...]:
+        return (*(f"forced: {said}" for said in self.lacking), *(f"new contract: {said}" for said in self.changes))
+
+
+def _consented(
+    folder: ModelFolder,
+    versions: _Versions,
+    signature: GraphSignature,
+    plan: ConfigPlan,
+    *,
+    force: bool,
+    new_contract: bool,
+) -> _Consent:
+    lacking = check_proof(signature, folder.manifest(versions.new), force=force)
+    changes = _contract_changes(folder, versions, plan)
+    check_contract(folder.name, changes, new_contract=new_contract)
+    return _Consent(lacking, tuple(changes))
 
 
 @dataclass(frozen=True)
@@ -108,7 +150,7 @@ def _next_versions(folder: ModelFolder, also_serve: Sequence[int]) -> _Versions:
 
 def _read_servable(
     model: str | Path, batch: int | Literal["dynamic"] | None, warmup: Mapping[str, NDArray[Any]] | str | Path | None
-) -> tuple[GraphSignature, list[WarmupFile], str]:
+) -> tuple[GraphSignature, list[WarmupFile], tuple[str, ...]]:
     """The graph's signature, its warm-up files, and why an open batch is not verified, after the graph was run.
 
     Raises:
@@ -118,24 +160,46 @@ def _read_servable(
     _check_batch(signature, batch)
     examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
     files = warmup_files(signature, examples)
-    _check_runs(signature, examples)
-    return signature, files, _check_open_batch(signature, examples)
+    try_out(signature, examples)
+    unproved = _check_open_batch(signature, examples)
+    return signature, files, (unproved,) if unproved else ()
 
 
-def _write_version(
+def _publication(
     folder: ModelFolder,
     versions: _Versions,
     published: GraphSignature,
     plan: ConfigPlan,
     files: Sequence[WarmupFile],
     manifest: Mapping[str, Any],
-    staging: Path,
-) -> None:
-    """Keep the configurations that serve now, then publish the new version and its own."""
-    if versions.previous is not None:
-        remember_configs(folder, versions.previous, staging)
+) -> Publication:
     model_file, digest = {MODEL_FILE: published.path}, {MODEL_FILE: published.sha256}
-    publish(Publication(folder, versions.new, model_file, digest, plan.texts(), files, manifest), staging)
+    return Publication(folder, versions.new, model_file, digest, plan.texts(), files, manifest)
+
+
+def _write_version(publication: Publication, versions: _Versions, staging: Path, url: str | None) -> None:
+    """Try the version on a running server, keep the configurations that serve now, publish it, and serve it there."""
+    if url is not None:
+        from . import candidate
+
+        candidate.try_on_server(url, publication, staging, served=versions.previous)
+    before = take_snapshot(publication.folder)
+    if versions.previous is not None:
+        remember_configs(publication.folder, versions.previous, staging)
+    publish(publication, staging)
+    if url is not None:
+        candidate.switch(url, publication.folder, publication.version, before, staging)
+
+
+def _contract_changes(folder: ModelFolder, versions: _Versions, plan: ConfigPlan) -> list[str]:
+    """What the clients of the version that is served, and the models in front of it, would not get any more."""
+    config = plan.configs[CONFIG_FILE]
+    if versions.previous is None:
+        return front_changes(folder, None, config)
+    served = read_config(folder.config_path)
+    before = contract_of(served, manifest=folder.manifest(versions.previous))
+    changes = describe_changes(before, contract_of(config))
+    return [*changes, *front_changes(folder, served, config)]
 
 
 def _result(
@@ -161,14 +225,12 @@ def _result(
     )
 
 
-def _notes(files: Sequence[WarmupFile], removed: Sequence[int], *, stripped: bool) -> tuple[str, ...]:
-    notes = []
+def _notes(files: Sequence[WarmupFile], plan: ConfigPlan, *, stripped: bool) -> tuple[str, ...]:
+    notes = [f"comments and order of {path} could not be kept" for path in plan.rewritten()]
     if stripped:
         notes.append("exporters' traces were removed from the nodes; --keep-metadata publishes the file as it is")
     if not files:
         notes.append("no warm-up: inputs have dynamic axes beside the batch; give arrays with --warmup")
-    if removed:
-        notes.append(f"removed version {', '.join(map(str, removed))}")
     return tuple(notes)
 
 
@@ -196,18 +258,6 @@ def _export_command(signature: GraphSignature) -> str:
 def _check_keep(keep: int | None) -> None:
     if keep is not None and keep < 2:
         raise InputError(f"deploy: keep must be at least 2, so that a version to roll back to remains; got {keep}")
-
-
-def _check_runs(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> None:
-    """Run the model once on the warm-up rows, so that a file that ONNX Runtime cannot run is never published."""
-    rows = signature.batch or 1
-    if examples is None and any(-1 in tensor.dims[1:] for tensor in signature.inputs):
-        return
-    inputs = {
-        tensor.name: examples[tensor.name][:rows] if examples is not None else example_array(tensor, rows)
-        for tensor in signature.inputs
-    }
-    golden_outputs(signature.path, inputs)
 
 
 def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> str:
@@ -255,6 +305,7 @@ def _manifest(
     signature: GraphSignature,
     published: GraphSignature,
     provenance: Mapping[str, Any] | None,
+    consent: _Consent,
     preprocessing: PreprocessingDecision | str,
 ) -> Mapping[str, Any]:
     placeholder = folder.manifest(versions.new)
@@ -268,6 +319,8 @@ def _manifest(
         repository=folder.path.parent,
         previous=versions.previous,
         provenance=provenance,
+        forced=consent.lacking,
+        changes=consent.changes,
         preprocessing=preprocessing,
     )
 
@@ -276,22 +329,3 @@ def _is_placeholders(folder: ModelFolder, version: int, signature: GraphSignatur
     """Whether the file is the one that a committed manifest describes."""
     placeholder = folder.manifest(version)
     return placeholder is not None and placeholder.get("sha256") == signature.sha256
-
-
-def _bring_live(url: str, folder: ModelFolder, versions: _Versions, staging: Path) -> None:
-    """Load the new version on a running server and compare its outputs; withdraw it when that fails."""
-    from .rollout import load_on_server, serve_version, unload_from_server
-
-    previous = versions.previous
-    try:
-        serve_version(url, folder, versions.new)
-    except RtoolError as error:
-        texts = remembered_configs(folder, previous) if previous is not None else None
-        withdraw(folder, versions.new, texts, staging)
-        if previous is None:
-            unload_from_server(url, folder.name)
-        else:
-            with suppress(RtoolError):  # a server that stopped reads the restored configuration when it starts
-                load_on_server(url, folder.name)
-        state = f"version {previous} is served again" if previous is not None else "the model was removed again"
-        raise GateError(f"{folder.path}: version {versions.new} failed on {url}, {state}: {error}") from error

@@ -1,8 +1,8 @@
-"""Load a published version on a running server, wait until it is ready, and compare its outputs with ONNX Runtime's.
+"""Load a version on a running server, wait until it is ready, and compare its outputs with ONNX Runtime's.
 
 Triton loads the new version before it unloads the old one, and keeps the old one when the new one fails to load.
-Clients that name no version get the highest that is ready. The publisher (`publishing.py`) rolls back on an error. The
-requests are those of Triton's model repository extension of the KServe v2 protocol.
+Clients that name no version get the highest that is ready, so a version is tried under another name first
+(`candidate.py`). The requests are those of Triton's model repository extension of the KServe v2 protocol.
 """
 
 from __future__ import annotations
@@ -25,16 +25,21 @@ from ...converters.runtime.calling.failures import BackendFailedError, ServingEr
 from ...converters.runtime.calling.waiting import announced
 from ...converters.runtime.double_precision import exact_outputs
 from ...converters.runtime.judging import judge, unknown
+from ...converters.runtime.nonsense import find_nonsense, unreached_outputs
 from ...converters.runtime.probability_outputs import probability_outputs
+from ...converters.runtime.probes.open_sizes import closed_sizes
+from ...converters.runtime.probes.probing import probe_inputs
 from ...converters.runtime.runners import OnnxRunner
 from ...errors import GateError, InputError, PlatformError, RtoolError
 from ..client import TritonClient
 from ..repository.config_plan import device_of
-from ..repository.golden import golden_outputs
-from ..repository.graph_signature import read_signature
-from ..repository.model_config import intra_op_threads, read_config
+from ..repository.deployed import newest_served
+from ..repository.graph_signature import GraphSignature, read_signature
+from ..repository.integrity import check_unchanged
+from ..repository.model_config import ModelConfig, intra_op_threads, read_config, target_model
 from ..repository.repository import ModelFolder
 from ..repository.warmup import example_array
+from .golden import golden_outputs
 
 __all__ = ["check_served", "load_on_server", "serve_version", "unload_from_server", "wait_version_ready"]
 
@@ -66,18 +71,36 @@ def _load_problem(client: Any, url: str, name: str, timeout: float, error: Infer
     problem = Call(client, url, name, timeout=timeout, control=True).cause(error)
     if isinstance(problem, ServingError) and not isinstance(problem, BackendFailedError):
         return problem
-    way_out = "; start it with `rtool serve --control explicit`" if "explicit" in error.message() else ""
-    return InputError(f"{url}: cannot load {name!r}: {error.message()}{way_out}")
+    return InputError(f"{url}: cannot load {name!r}: {error.message()}{_way_out(error.message())}")
 
 
-def unload_from_server(url: str, name: str) -> None:
-    """Ask the server to unload `name`; errors (no server, no such model) are ignored."""
+def _way_out(message: str) -> str:
+    if "explicit" in message:
+        return "; start it with `rtool serve --control explicit`"
+    if "failed to poll" in message:
+        return "; does this server read another repository? Give the one that it was started with"
+    return ""
+
+
+def unload_from_server(url: str, name: str, *, timeout: float = 0.0) -> None:
+    """Ask the server to unload `name`, and wait up to `timeout` seconds until it has given its memory back.
+
+    Errors (no server, no such model) are ignored.
+    """
     client = triton.InferenceServerClient(url)
+    deadline, headers = time.monotonic() + timeout, dict(grpc_headers(url))
     try:
         with suppress(InferenceServerException):
-            client.unload_model(name, headers=dict(grpc_headers(url)))
+            client.unload_model(name, headers=headers)
+            while time.monotonic() < deadline and _is_held(client, name, headers):
+                time.sleep(_POLL_SECONDS)
     finally:
         client.close()
+
+
+def _is_held(client: Any, name: str, headers: dict[str, str]) -> bool:
+    entries = client.get_model_repository_index(headers=headers).models
+    return any(entry.name == name and entry.state not in ("", "UNAVAILABLE") for entry in entries)
 
 
 def wait_version_ready(url: str, name: str, version: int, *, timeout: float = _LOAD_SECONDS) -> None:
@@ -104,28 +127,40 @@ def check_served(url: str, folder: ModelFolder, version: int) -> None:
 
     With some engines, float16 is wrong only from a certain batch on, so a single row is not enough.
 
+    A packer is compared with the file of its target. Open axes beside the batch get the sizes of `closed_sizes`.
+
     Raises:
-        GateError: the outputs differ by more than 1e-5 (CPU) or 1e-2 (GPU), relative to the largest.
-        InputError: inputs have dynamic axes beside the batch, so that there are no example rows.
+        GateError: the outputs differ by more than 1e-5 (CPU) or 1e-2 (GPU), relative to the largest, have NaN or
+            infinite values, or are the same for eight different inputs.
+        InputError: the version's file is not the one that was published.
     """
-    model = folder.model_path(version)
-    signature = read_signature(model)
-    if any(-1 in tensor.dims[1:] for tensor in signature.inputs):
-        raise InputError(
-            f"{model}: its inputs have dynamic axes beside the batch, so there are no example rows to compare"
-        )
+    check_unchanged(folder, version)
     config = read_config(folder.config_path)
+    model = _golden_file(folder, version, config)
+    if model is None:
+        return
+    signature = read_signature(model)
+    constant = unreached_outputs(ModelFile.mapped(model).outline.graph)
     threads = intra_op_threads(config)
     on_gpu = device_of(config) == "gpu"
     tolerance = _GPU_TOLERANCE if on_gpu else _CPU_TOLERANCE
     allowed_for = "the GPU's kernels may round to TF32" if on_gpu else "the same graph in the same runtime"
     with TritonClient(url, folder.name, version) as client:
         outputs = [spec.name for spec in client.outputs]
-        for rows in {client.batch} if client.batch is not None else {1, client.max_batch}:
-            arrays = {tensor.name: example_array(tensor, rows) for tensor in signature.inputs}
+        for rows in sorted({_rows_of(signature, client)} if signature.batch is not None else {1, client.max_batch}):
+            arrays = _example_rows(client, signature, rows)
+            served = client.run(*(arrays[spec.name] for spec in client.inputs))
+            nonsense = find_nonsense(
+                client.run_rows, [arrays[spec.name] for spec in client.inputs], served, outputs, constant=constant
+            )
+            if nonsense:
+                raise GateError(
+                    f"{url}: {folder.name!r} version {version} gives outputs of no use at {rows} rows: "
+                    f"{'; '.join(nonsense)}"
+                )
             verdict = judge(
                 golden_outputs(model, arrays, threads=threads, outputs=outputs),
-                client.run(*(arrays[spec.name] for spec in client.inputs)),
+                served,
                 tolerance,
                 exact_reference=partial(_exact, model, arrays, outputs),
                 exact_candidate=unknown,
@@ -137,6 +172,30 @@ def check_served(url: str, folder: ModelFolder, version: int) -> None:
                     f"{url}: {folder.name!r} version {version} differs from its file: max relative error {error:.3g} > "
                     f"{tolerance:g} at {rows} rows{why}; tolerance: {allowed_for}"
                 )
+
+
+def _golden_file(folder: ModelFolder, version: int, config: ModelConfig) -> Path | None:
+    """The file whose outputs a version must reproduce: its own, or that of a packer's target; None for other models."""
+    if folder.model_path(version).is_file():
+        return folder.model_path(version)
+    name = target_model(config)
+    if name is None:
+        return None
+    target = ModelFolder(folder.path.parent / name)
+    served = newest_served(target)
+    return target.model_path(served) if served is not None and target.model_path(served).is_file() else None
+
+
+def _rows_of(signature: GraphSignature, client: TritonClient) -> int:
+    """The fixed batch; that of a packer's target is the packer's largest."""
+    return signature.batch or client.batch or client.max_batch
+
+
+def _example_rows(client: TritonClient, signature: GraphSignature, rows: int) -> dict[str, NDArray[Any]]:
+    if any(-1 in tensor.dims[1:] for tensor in signature.inputs):
+        probes = probe_inputs(closed_sizes(client.inputs), rows)
+        return {spec.name: array for spec, array in zip(client.inputs, probes, strict=True)}
+    return {tensor.name: example_array(tensor, rows) for tensor in signature.inputs}
 
 
 def _exact(model: Path, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> tuple[NDArray[Any], ...] | None:
@@ -155,7 +214,7 @@ def _probabilities(model: Path, outputs: Sequence[str]) -> tuple[int, ...]:
 
 
 def serve_version(url: str, folder: ModelFolder, version: int) -> None:
-    """Load a version, wait for it and compare its outputs; a packer has no weights to compare with and is only loaded.
+    """Load a version, wait for it and compare its outputs with those of its file.
 
     Raises:
         GateError: the outputs differ.
@@ -164,5 +223,4 @@ def serve_version(url: str, folder: ModelFolder, version: int) -> None:
     """
     load_on_server(url, folder.name)
     wait_version_ready(url, folder.name, version)
-    if folder.model_path(version).is_file():
-        check_served(url, folder, version)
+    check_served(url, folder, version)

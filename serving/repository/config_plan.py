@@ -1,23 +1,24 @@
-"""Which configurations a publish writes: new ones, or those served so far with other versions and warm-up.
+"""Which configurations a publish writes: those served so far, changed in what must change, or new ones.
 
-People tune a configuration by hand (delays, instances, rate limits). A later publish of a model with the same inputs
-and outputs preserves their edits, unless settings are given explicitly.
+People tune a configuration by hand (delays, instances, rate limits). A later publish keeps all of it: the given
+settings change their own fields, another graph changes inputs, outputs and the kind of batch, and each publish changes
+versions and warm-up. Comments and order stay (`config_text.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from ...converters.preprocessing.decision import PreprocessingDecision
 from .config_rules import backend_of, check_against_graph
+from .config_text import edited_text
 from .devices import gpu_present
 from .graph_signature import GraphSignature
 from .model_config import (
-    Device,
     ModelConfig,
-    ServingSettings,
     build_config,
     read_config,
     set_versions,
@@ -26,6 +27,7 @@ from .model_config import (
 )
 from .repository import CONFIG_FILE, VARIANTS, ModelFolder
 from .served_preprocessing import state_preprocessing
+from .serving_settings import Device, ServingSettings, apply_settings, check_applicable
 from .warmup import WarmupFile
 
 __all__ = ["ConfigPlan", "device_of", "plan_configs"]
@@ -37,10 +39,20 @@ class ConfigPlan:
 
     configs: dict[str, ModelConfig]
     device: Device
+    written: dict[str, Path] = field(default_factory=dict)
+    """The file whose text a configuration continues, with its comments; new ones continue none."""
 
     def texts(self) -> dict[str, str]:
         """The configurations as protobuf text."""
-        return {path: write_config(config) for path, config in self.configs.items()}
+        return {path: self._continued(path) or write_config(config) for path, config in self.configs.items()}
+
+    def rewritten(self) -> tuple[str, ...]:
+        """The files whose comments and order cannot be kept."""
+        return tuple(path for path in self.written if self._continued(path) is None)
+
+    def _continued(self, path: str) -> str | None:
+        source = self.written.get(path)
+        return edited_text(source.read_text(), self.configs[path], source) if source is not None else None
 
 
 def device_of(config: ModelConfig) -> Device:
@@ -62,30 +74,71 @@ def plan_configs(
 ) -> ConfigPlan:
     """The default configuration and one per device, each serving `versions`.
 
-    A configuration in `folder` that fits the graph is reused when `settings` is None. `device` "auto" keeps the device
-    that serves now; for a new model it selects a GPU where the machine has one. `preprocessing` is stated where it is
-    known.
+    A configuration in `folder` is continued, with `settings` changed alone. `device` "auto" keeps the device that
+    serves now; for a new model it selects a GPU where the machine has one. `preprocessing` is
+    stated where it is known.
 
     Raises:
-        ConfigError: an existing configuration does not parse.
-        InputError: the graph's inputs and outputs disagree on the batch axis.
+        ConfigError: an existing configuration does not parse, or has no place for a setting.
+        InputError: the graph's inputs and outputs disagree on the batch axis, or a setting would have no effect.
     """
-    served = _reusable(folder, None, signature) if settings is None else None
+    settings = settings or ServingSettings()
+    served = _existing(folder.config_path)
     chosen = _choose_device(device, served)
-    variants = {}
+    check_applicable(settings, batch=signature.batch, device=chosen)
+    configs: dict[str, ModelConfig] = {}
+    written = {}
     for variant in VARIANTS:
-        existing = _reusable(folder, variant, signature) if settings is None else None
-        variants[variant] = existing or build_config(
-            folder.name, signature, versions, device=variant, settings=settings or ServingSettings()
-        )
-    default = served if served is not None and device_of(served) == chosen else _copy(variants[chosen])
-    configs = {CONFIG_FILE: default, **{f"configs/{variant}.pbtxt": config for variant, config in variants.items()}}
+        path = f"configs/{variant}.pbtxt"
+        existing = _existing(folder.path / path)
+        configs[path] = _planned(existing, folder.name, signature, versions, variant, settings)
+        if existing is not None:
+            written[path] = folder.path / path
+    if served is not None and device_of(served) == chosen:
+        configs[CONFIG_FILE] = _planned(served, folder.name, signature, versions, chosen, settings)
+        written[CONFIG_FILE] = folder.config_path
+    else:
+        configs[CONFIG_FILE] = _copy(configs[f"configs/{chosen}.pbtxt"])
+        if f"configs/{chosen}.pbtxt" in written:
+            written[CONFIG_FILE] = written[f"configs/{chosen}.pbtxt"]
     for config in configs.values():
         set_versions(config, versions)
         state_preprocessing(config, preprocessing)
         if warmup:
             set_warmup(config, warmup)
-    return ConfigPlan(configs, chosen)
+    return ConfigPlan(configs, chosen, written)
+
+
+def _planned(
+    existing: ModelConfig | None,
+    name: str,
+    signature: GraphSignature,
+    versions: Sequence[int],
+    device: Device,
+    settings: ServingSettings,
+) -> ModelConfig:
+    if existing is None:
+        return build_config(name, signature, versions, device=device, settings=settings)
+    config = _copy(existing)
+    config.ClearField("default_model_filename")  # the weights are published under their usual name
+    if list(check_against_graph(config, signature)):
+        _fit(config, build_config(name, signature, versions, device=device, settings=ServingSettings()))
+    apply_settings(config, settings, device)
+    return config
+
+
+def _fit(config: ModelConfig, fresh: ModelConfig) -> None:
+    """Take what another graph changes from `fresh`: inputs, outputs, the kind of batch; warm-up data fit no longer."""
+    for name in ("input", "output"):
+        config.ClearField(name)
+        getattr(config, name).extend(getattr(fresh, name))
+    config.ClearField("model_warmup")
+    if (config.max_batch_size > 0) == (fresh.max_batch_size > 0):
+        return
+    config.max_batch_size = fresh.max_batch_size
+    config.ClearField("dynamic_batching")
+    if fresh.HasField("dynamic_batching"):
+        config.dynamic_batching.CopyFrom(fresh.dynamic_batching)
 
 
 def _choose_device(device: Literal["auto", "cpu", "gpu"], served: ModelConfig | None) -> Device:
@@ -96,16 +149,12 @@ def _choose_device(device: Literal["auto", "cpu", "gpu"], served: ModelConfig | 
     return "gpu" if gpu_present() else "cpu"
 
 
-def _reusable(folder: ModelFolder, variant: Device | None, signature: GraphSignature) -> ModelConfig | None:
-    """The existing configuration, when it fits the graph."""
-    path = folder.config_path if variant is None else folder.path / "configs" / f"{variant}.pbtxt"
+def _existing(path: Path) -> ModelConfig | None:
+    """The configuration in a file, where there is one of an ONNX model."""
     if not path.is_file():
         return None
     config = read_config(path)
-    if backend_of(config) != "onnxruntime" or list(check_against_graph(config, signature)):
-        return None
-    config.ClearField("default_model_filename")  # the weights are published under their usual name
-    return config
+    return config if backend_of(config) == "onnxruntime" else None
 
 
 def _copy(config: ModelConfig) -> ModelConfig:

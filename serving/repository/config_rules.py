@@ -68,6 +68,9 @@ def check_settings(config: ModelConfig, name: str) -> Iterator[str]:
         yield f"platform: {config.platform!r} does not belong to backend {config.backend!r}; remove the platform"
     if not config.input or not config.output:
         yield "input, output: both must be written out, because auto-completion is switched off"
+    file = config.default_model_filename
+    if file and (Path(file).name != file or file == ".."):
+        yield f"default_model_filename: expected the name of a file in the version folder, got {file!r}"
     yield from _check_batching(config)
     for group in config.instance_group:
         if group.count < 1:

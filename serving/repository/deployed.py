@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
-from .model_config import Device, read_config, served_versions
+from .model_config import read_config, served_versions
 from .repository import CONFIG_FILE, ModelFolder
+from .serving_settings import Device
 
 __all__ = ["DeployResult", "newest_served", "remembered_configs"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,14 @@ def make_manifest(
     previous: int | None,
     provenance: Mapping[str, Any] | None,
     preprocessing: PreprocessingDecision | str,
+    forced: Sequence[str] = (),
+    changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest of one version as JSON data.
 
     `signature` is of the file that was given, `published` of the one that is served, which may lack exporters' traces;
-    `previous` is the version that was served before.
+    `previous` is the version that was served before; `forced` what was lacking of its proof and `changes` what differs
+    from the contract of `previous`, both published on request.
     """
     from ...version import __version__
 
@@ -62,6 +65,8 @@ def make_manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rtool": __version__,
         "provenance": dict(provenance or {}),
+        **({"forced": list(forced)} if forced else {}),
+        **({"new_contract": list(changes)} if changes else {}),
     }
 
 

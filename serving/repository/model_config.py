@@ -10,56 +10,23 @@ the rules of Triton's ONNX Runtime back end:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...errors import ConfigError, InputError
 from .graph_signature import GraphSignature, GraphTensor
+from .serving_settings import Device, ServingSettings, apply_settings
 from .warmup import WarmupFile
 
-__all__ = ["Device", "ModelConfig", "ServingSettings", "build_config", "parse_config", "read_config", "write_config"]
+__all__ = ["ModelConfig", "build_config", "parse_config", "read_config", "write_config"]
 
-Device = Literal["cpu", "gpu"]
 ModelConfig = Any
 """`tritonclient.grpc.model_config_pb2.ModelConfig`, which has no type annotations."""
 
-_HEADER = "# Written by `rtool deploy`. Later publishes keep what is edited here, except versions and warm-up.\n"
-
-
-@dataclass(frozen=True)
-class ServingSettings:
-    """What a configuration states beyond the graph itself. Times in milliseconds."""
-
-    max_batch: int = 64
-    """Largest batch, in rows, that Triton forms for a graph with a dynamic batch; unused for a fixed batch."""
-    max_delay: float = 2.0
-    """How long the first request of a batch waits for others; unused for a fixed batch."""
-    instances: int = 1
-    """Sessions in parallel; each has its own copy of the weights."""
-    threads: int | None = None
-    """Intra-op threads per session on the CPU; None divides the cores among the instances."""
-    queue_timeout: float | None = None
-    """Reject a request that was queued for longer; None lets it wait."""
-
-    def __post_init__(self) -> None:
-        """Reject values that no server supports.
-
-        Raises:
-            ConfigError: a value is out of range.
-        """
-        limits = (
-            ("max_batch", self.max_batch, 1),
-            ("max_delay", self.max_delay, 0),
-            ("instances", self.instances, 1),
-            ("threads", self.threads, 1),
-            ("queue_timeout", self.queue_timeout, 0.001),
-        )
-        for name, value, least in limits:
-            if value is not None and not value >= least:
-                raise ConfigError(f"serving setting {name}: expected at least {least}, got {value}")
+_HEADER = (
+    "# Written by `rtool deploy`. Later publishes keep edits and comments, except in version_policy and model_warmup.\n"
+)
 
 
 def build_config(
@@ -80,25 +47,29 @@ def build_config(
     config.name = name
     config.backend = "onnxruntime"
     batched = signature.batch is None
-    config.max_batch_size = settings.max_batch if batched else 0
+    config.max_batch_size = 1 if batched else 0  # the settings say how many
     for tensor in signature.inputs:
         config.input.add(**_io(tensor, batched))
     for tensor in signature.outputs:
         config.output.add(**_io(tensor, batched))
-    _set_instances(config, device, settings, batched)
-    if batched:
-        _set_dynamic_batching(config, settings)
+    kinds = _messages().ModelInstanceGroup
+    config.instance_group.add(kind=kinds.KIND_GPU if device == "gpu" else kinds.KIND_CPU)
+    if device == "gpu":
+        # The accelerator block would overwrite these with defaults; `parameters` reach the session.
+        # Exhaustive search runs once for a fixed batch, but again for every size of a dynamic one.
+        config.parameters["cudnn_conv_algo_search"].string_value = "1" if batched else "0"
+        config.parameters["arena_extend_strategy"].string_value = "1"
+    # The preferred size stays unset, which means max_batch_size: a smaller one lets Triton form preferred + 1.
+    apply_settings(config, settings.complete(batched), device)
     set_versions(config, versions)
     set_warmup(config, warmup)
     return config
 
 
-def build_packer_config(
-    name: str, target: ModelConfig, *, batch: int, versions: Sequence[int], max_delay: float, instances: int
-) -> ModelConfig:
+def build_packer_config(name: str, target: ModelConfig, *, batch: int, versions: Sequence[int]) -> ModelConfig:
     """The configuration of a packer for `target`: the same tensors without the batch axis, batched by Triton.
 
-    `batch` is the target's fixed batch in rows, `max_delay` the milliseconds that a batch waits to fill.
+    `batch` is the target's fixed batch in rows. Two instances, and 3 ms for a batch to fill.
     """
     config = _empty()
     config.name = name
@@ -108,9 +79,9 @@ def build_packer_config(
         config.input.add(name=entry.name, data_type=entry.data_type, dims=entry.dims[1:])
     for entry in target.output:
         config.output.add(name=entry.name, data_type=entry.data_type, dims=entry.dims[1:])
-    config.instance_group.add(kind=_messages().ModelInstanceGroup.KIND_CPU, count=instances)
+    config.instance_group.add(kind=_messages().ModelInstanceGroup.KIND_CPU, count=2)
     config.parameters["TARGET_MODEL"].string_value = target.name
-    config.dynamic_batching.max_queue_delay_microseconds = round(max_delay * 1000)
+    config.dynamic_batching.max_queue_delay_microseconds = 3000
     set_versions(config, versions)
     return config
 
@@ -224,29 +195,3 @@ def _io(tensor: GraphTensor, batched: bool) -> dict[str, Any]:
         # One value per row: Triton has no empty dims, so a row is declared as a vector of one and reshaped to a scalar.
         io |= {"dims": [1], "reshape": {"shape": []}}
     return io
-
-
-def _set_instances(config: ModelConfig, device: Device, settings: ServingSettings, batched: bool) -> None:
-    kinds = _messages().ModelInstanceGroup
-    kind = kinds.KIND_GPU if device == "gpu" else kinds.KIND_CPU
-    config.instance_group.add(kind=kind, count=settings.instances)
-    if device == "gpu":
-        # The accelerator block would overwrite these with defaults; `parameters` reach the session.
-        # Exhaustive search runs once for a fixed batch, but again for every size of a dynamic one.
-        config.parameters["cudnn_conv_algo_search"].string_value = "1" if batched else "0"
-        config.parameters["arena_extend_strategy"].string_value = "1"
-        return
-    threads = settings.threads
-    if threads is None and settings.instances > 1:
-        threads = max(1, (os.cpu_count() or 1) // settings.instances)
-    if threads is not None:
-        config.parameters["intra_op_thread_count"].string_value = str(threads)
-
-
-def _set_dynamic_batching(config: ModelConfig, settings: ServingSettings) -> None:
-    # The preferred size stays unset, which means max_batch_size: a smaller one lets Triton form preferred + 1.
-    config.dynamic_batching.max_queue_delay_microseconds = round(settings.max_delay * 1000)
-    if settings.queue_timeout is not None:
-        policy = config.dynamic_batching.default_queue_policy
-        policy.default_timeout_microseconds = round(settings.queue_timeout * 1000)
-        policy.allow_timeout_override = True

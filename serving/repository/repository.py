@@ -23,6 +23,7 @@ from ...converters.records.json_text import parse_json
 from ...errors import InputError
 
 __all__ = [
+    "CANDIDATE_PREFIX",
     "CONFIG_FILE",
     "LOCK_FILE",
     "MANIFEST_FILE",
@@ -37,6 +38,8 @@ CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 LOCK_FILE = ".rtool.lock"
+CANDIDATE_PREFIX = ".candidate-"
+"""Of the folder in which a version is tried on a running server; hidden, so that no command takes it for a model."""
 VARIANTS: tuple[Literal["cpu", "gpu"], ...] = ("cpu", "gpu")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from ...errors import InputError, RtoolError, nearest
 from .config_rules import backend_of, check_against_graph, check_settings, check_warmup
+from .fronts import front_problems
 from .graph_signature import read_signature
+from .integrity import changed_files
 from .model_config import ModelConfig, read_config, target_model
-from .repository import ModelFolder, model_folders
+from .repository import MODEL_FILE, ModelFolder, model_folders
 
 __all__ = ["Problem", "placeholders", "require_valid", "servable_models", "validate_model", "validate_repository"]
 
@@ -39,7 +41,8 @@ def validate_repository(
         InputError: the repository is not a folder, or has no model of a given name.
 
     Examples:
-        >>> _ = rtool.deploy("model.onnx", name="network", batch="dynamic")
+        >>> exported = rtool.export("model.onnx", "measured.onnx")
+        >>> _ = rtool.deploy(exported.path, name="network", batch="dynamic")
         >>> rtool.serving.validate_repository("model_repository")
         ()
     """
@@ -62,6 +65,7 @@ def validate_model(folder: str | Path, *, config_name: str | None = None) -> tup
         return (Problem(path, str(error).removeprefix(f"{path}").lstrip(": ")),)
     problems = [Problem(path, message) for message in check_settings(config, model.name)]
     problems += [Problem(path, message) for message in check_warmup(config, model.path)]
+    problems += [Problem(path, message) for message in front_problems(model, config)]
     problems += [
         Problem(model.path / name, "Triton would read this folder as a version; rename or remove it")
         for name in model.misnamed_versions()
@@ -201,15 +205,22 @@ def _one_version(model: ModelFolder, config: ModelConfig, path: Path, version: i
         code = model.version_path(version) / "model.py"
         if not code.is_file():
             yield Problem(code, "the Python back end needs this file")
+        yield from (Problem(place, reason) for place, reason in changed_files(model, version))
         return
     if backend != "onnxruntime":
         return
-    weights = model.version_path(version) / (config.default_model_filename or "model.onnx")
+    weights = model.version_path(version) / (config.default_model_filename or MODEL_FILE)
     if weights.is_dir():
         weights = weights / "model.onnx"
     if not weights.is_file():
         yield Problem(weights, f"the weights are not there; make them with {_publish_command(model, version)}")
         return
+    try:
+        changed = list(changed_files(model, version, config.default_model_filename or MODEL_FILE))
+    except RtoolError as error:
+        yield Problem(model.version_path(version), str(error))
+        return
+    yield from (Problem(place, reason) for place, reason in changed)
     try:
         signature = read_signature(weights)
     except RtoolError as error:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.files.array_files import read_arrays
+from ...converters.runtime.nonsense import not_finite
 from ...errors import InputError
 from .graph_signature import GraphSignature, GraphTensor
 
@@ -50,7 +51,7 @@ def warmup_files(signature: GraphSignature, examples: Mapping[str, NDArray[Any]]
     it, example data is generated; the result is empty when an axis beside the batch is dynamic.
 
     Raises:
-        InputError: an example is missing, or differs from its input in dtype or shape.
+        InputError: an example is missing, differs from its input in dtype or shape, or is not finite.
     """
     batch = signature.batch
     if examples is None:
@@ -123,4 +124,6 @@ def _fitting(tensor: GraphTensor, examples: Mapping[str, NDArray[Any]], batch: i
             f"warm-up: input {tensor.name!r} expects {tensor.dtype} {list(expected)}, "
             f"got {array.dtype} {list(array.shape)}"
         )
+    if nonsense := not_finite([array], [f"input {tensor.name!r}"]):
+        raise InputError(f"warm-up: {nonsense[0]}; give finite data, a server would warm up with them")
     return np.ascontiguousarray(array[:rows])

@@ -22,7 +22,7 @@ def server(tmp_path_factory):
     )
     path = folder / "relu.onnx"
     onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
-    deploy(path, name="relu", repository=folder / "repository", batch="dynamic")
+    deploy(path, name="relu", repository=folder / "repository", batch="dynamic", force=True)
     with TritonServer(folder / "repository", stop_timeout=0.0) as running:
         running.onnx = path
         yield running

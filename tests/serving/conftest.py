@@ -1,5 +1,7 @@
 """Tiny models of every kind that is served, one repository of them, and one real Triton for the session."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +23,15 @@ def save(path: Path, nodes: list, inputs: list, outputs: list, weights: dict[str
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+    return exported(path)
+
+
+def exported(path: Path) -> Path:
+    """Write beside `path` what `rtool export` does: a manifest that names the file and a gate that was met."""
+    step = {"name": "write-back", "max_abs": 0.0, "max_rel": 0.0, "min_cosine": 1.0}
+    step |= {"gate": "max relative error <= 1e-05"}
+    manifest = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "steps": [step]}
+    path.with_name(f"{path.name}.manifest.json").write_text(json.dumps(manifest))
     return path
 
 
@@ -100,17 +111,18 @@ def score_model(path: Path) -> Path:
     return save(path, [helper.make_node("Mul", ["score", "two"], ["weighted"])], [score], [weighted], weights)
 
 
-def noisy_model(path: Path) -> Path:
+def noisy_model(path: Path, features: int = 3) -> Path:
     """An embedding with fresh noise in every run: no server can reproduce it."""
     nodes = [
         helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["vector"]),
+        helper.make_node("Flatten", ["pooled"], ["channels"]),
+        helper.make_node("MatMul", ["channels", "linear"], ["vector"]),
         helper.make_node("RandomNormalLike", ["vector"], ["noise"]),
         helper.make_node("Add", ["vector", "noise"], ["embedding"]),
     ]
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [16, 3, 8, 4])
-    embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [16, 3])
-    return save(path, nodes, [images], [embedding], {})
+    embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [16, features])
+    return save(path, nodes, [images], [embedding], {"linear": np.eye(3, features, dtype=np.float32)})
 
 
 MODELS = {"reid": reid_model, "face": face_model, "types": types_model, "lookup": lookup_model, "score": score_model}
@@ -124,6 +136,11 @@ def make_model() -> Callable[..., Path]:
         return (MODELS | {"noisy": noisy_model})[kind](path, **options)
 
     return make
+
+
+@pytest.fixture(scope="session", name="exported")
+def exported_fixture() -> Callable[[Path], Path]:
+    return exported
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from rtool.bench import latency, parity
 from rtool.converters.runtime.triton import TritonRunner
 from rtool.errors import InputError, PlatformError
 from rtool.finetune.evaluation.embedders import open_embedder
@@ -158,6 +159,22 @@ def test_a_reference_opens_a_runner(server, onnx_files, run_local, crops):
     runner = TritonRunner.from_reference(f"triton://{server.url}/reid/1")
     assert runner.batch == 16
     np.testing.assert_array_equal(runner.run(crops)[0], run_local(onnx_files["reid"], crops)[0])
+
+
+@pytest.mark.parametrize("rows", [65, 128, 300])
+def test_a_runner_cuts_rows_to_what_a_request_may_have(server, onnx_files, run_local, rows):
+    many = np.random.default_rng(5).integers(0, 256, size=(rows, 6, 6, 3), dtype=np.uint8)
+    (got,) = TritonRunner.from_reference(f"triton://{server.url}/face").run(many)
+    np.testing.assert_allclose(got, run_local(onnx_files["face"], many)[0], rtol=0, atol=1e-6)
+
+
+def test_commands_send_more_rows_than_a_request_may_have(server, onnx_files):
+    reference = f"triton://{server.url}/face"
+    report = parity(onnx_files["face"], reference, batch=100)
+    assert (report.passed, report.batch) == (True, 100)
+    assert latency([reference], batch=100, rounds=3, warmup=0).batch == 100
+    embedder = open_embedder(reference, batch=200, size=(6, 6), preprocessing="imagenet")
+    assert embedder.embed(np.zeros((150, 6, 6, 3), np.uint8)).shape == (150, 4)
 
 
 def test_no_server_is_a_platform_error_with_a_way_out():

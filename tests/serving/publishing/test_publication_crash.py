@@ -42,7 +42,7 @@ def crash_at(monkeypatch):
 
 def publish_and_crash(model: Path, root: Path) -> bool:
     try:
-        deploy(model, name="m", repository=root, device="cpu")
+        deploy(model, name="m", repository=root, device="cpu", new_contract=True)
     except Crash:
         return True
     return False
@@ -61,7 +61,7 @@ def test_an_update_that_dies_leaves_the_old_or_the_new_version(
     assert crashed == (step < 6)
     assert validate_repository(root) == ()
     assert served_versions(read_config(root / "m/config.pbtxt")) == ((1,) if crashed else (2,))
-    after = deploy(wider, name="m", repository=root)  # and the next publisher is not in its way
+    after = deploy(wider, name="m", repository=root, new_contract=True)  # and the next publisher is not in its way
     assert validate_repository(root) == ()
     assert served_versions(read_config(after.config)) == (after.version,)
     assert not (tmp_path / ".models.rtool-staging").exists()

@@ -113,8 +113,8 @@ def traced(source, path):
     return path
 
 
-def test_exporters_traces_are_not_published_unless_asked_for(root, onnx_files, tmp_path, run_local):
-    model = traced(onnx_files["reid"], tmp_path / "model.onnx")
+def test_exporters_traces_are_not_published_unless_asked_for(root, onnx_files, tmp_path, run_local, exported):
+    model = exported(traced(onnx_files["reid"], tmp_path / "model.onnx"))
     result = deploy(model, name="m", repository=root, device="cpu")
     published = result.path / "model.onnx"
     assert b"/home/somebody" in model.read_bytes()
@@ -137,7 +137,7 @@ def test_what_the_export_stated_in_the_file_reaches_the_manifest(root, onnx_file
     model = onnx.load(onnx_files["reid"])
     onnx.helper.set_model_props(model, {"rtool.preprocessing": '{"mean": [0]}', "rtool.source": "r1", "other": "x"})
     onnx.save(model, tmp_path / "stated.onnx")
-    result = deploy(tmp_path / "stated.onnx", name="m", repository=root, device="cpu")
+    result = deploy(tmp_path / "stated.onnx", name="m", repository=root, device="cpu", force=True)
     stated = json.loads((result.path / "manifest.json").read_text())["stated"]
     assert stated == {"preprocessing": {"mean": [0]}, "source": "r1"}
 
@@ -163,7 +163,7 @@ def test_hand_edits_survive_a_publish_of_the_same_graph(root, onnx_files):
 def test_a_graph_with_other_outputs_gets_a_new_configuration(root, onnx_files, make_model, tmp_path):
     deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
     wider = make_model("reid", tmp_path / "wider.onnx", features=11)
-    result = deploy(wider, name="m", repository=root, device="cpu")
+    result = deploy(wider, name="m", repository=root, device="cpu", new_contract=True)
     assert list(parsed(result.config).output[0].dims) == [16, 11]
     assert validate_repository(root) == ()
 
@@ -187,7 +187,7 @@ def test_rollback_serves_the_previous_version_with_its_configuration(root, onnx_
     first = deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
     text = first.config.read_text()
     modified = first.config.stat().st_mtime_ns
-    deploy(make_model("reid", tmp_path / "wider.onnx", features=11), name="m", repository=root)
+    deploy(make_model("reid", tmp_path / "wider.onnx", features=11), name="m", repository=root, new_contract=True)
     result = rollback("m", repository=root)
     assert (result.version, result.previous, result.served) == (1, 2, (1,))
     assert first.config.read_text() == text
@@ -224,7 +224,7 @@ def test_rollback_without_a_predecessor_is_refused(root, onnx_files):
 def test_old_versions_go_when_asked_and_a_rollback_stays_possible(root, onnx_files, make_model, tmp_path):
     deploy(onnx_files["face"], name="m", repository=root, device="cpu")  # other warm-up than those that follow
     for _ in range(3):
-        deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+        deploy(onnx_files["reid"], name="m", repository=root, device="cpu", new_contract=True)
     result = deploy(onnx_files["reid"], name="m", repository=root, keep=2)
     assert sorted(path.name for path in (root / "m").iterdir() if path.name.isdigit()) == ["4", "5"]
     assert len(list((root / "m/warmup").iterdir())) == 1
@@ -338,7 +338,7 @@ def test_a_full_disk_is_one_message_and_changes_nothing(root, onnx_files, monkey
 
     monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(InputError, match=r"model\.onnx: cannot be written \(No space left on device\)"):
-        deploy(onnx_files["face"], name="m", repository=root)
+        deploy(onnx_files["face"], name="m", repository=root, new_contract=True)
     for path, content in before.items():
         assert path.read_bytes() == content
     assert not root.with_name(".models.rtool-staging").exists()
@@ -352,7 +352,9 @@ def test_a_mounted_volume_is_refused_with_the_way_out(onnx_files):
 def test_a_python_model_of_the_same_name_is_not_served_with_onnx_weights(root, onnx_files):
     deploy(onnx_files["reid"], name="target", repository=root, device="cpu")
     deploy_packer("target", name="m", repository=root)
-    result = deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    with pytest.raises(InputError, match="rows of a request: served any number of rows, new 16 rows"):
+        deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    result = deploy(onnx_files["reid"], name="m", repository=root, device="cpu", new_contract=True)
     assert parsed(result.config).backend == "onnxruntime"
     assert validate_repository(root) == ()
 
@@ -373,7 +375,7 @@ def test_a_file_that_is_replaced_while_it_is_published_is_refused(root, onnx_fil
 
     monkeypatch.setattr(publishing, "read_signature", read_and_replace)
     with pytest.raises(InputError, match="changed while"):
-        deploy(path, name="osnet", repository=root, batch=16, device="cpu")
+        deploy(path, name="osnet", repository=root, batch=16, device="cpu", force=True)
     assert tree(root) <= {".rtool.lock"}
 
 
@@ -381,12 +383,12 @@ STATED = Preprocessing(8, 4, (127.5,) * 3, (127.5,) * 3, "bgr")
 
 
 @pytest.fixture
-def stating(onnx_files, tmp_path):
+def stating(onnx_files, tmp_path, exported):
     """A model that states its preprocessing."""
     model = onnx.load(onnx_files["reid"])
     onnx.helper.set_model_props(model, {"rtool.preprocessing": json.dumps(STATED.to_dict())})
     onnx.save(model, tmp_path / "stating.onnx")
-    return tmp_path / "stating.onnx"
+    return exported(tmp_path / "stating.onnx")
 
 
 def served_statement(config_path):

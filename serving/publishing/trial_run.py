@@ -1,0 +1,61 @@
+"""Run a model before it is published: a file that cannot run, or whose outputs are of no use, never reaches a server.
+
+It runs in this process, on the given examples or on smooth pictures, with eight rows at least, so that a model which
+gives everybody the same embedding is found (`converters.runtime.nonsense`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...converters.runtime.nonsense import IMAGES, find_nonsense, unreached_outputs
+from ...converters.runtime.probes.open_sizes import closed_sizes
+from ...converters.runtime.probes.probing import probe_inputs
+from ...converters.runtime.runners import OnnxRunner, run_in_batches
+from ...errors import GateError
+from ..repository.graph_signature import GraphSignature
+from ..repository.warmup import example_array
+
+__all__ = ["try_out"]
+
+
+def try_out(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None) -> None:
+    """Run the file once on `examples`, arrays [N, ...] by input name, or on pictures.
+
+    Raises:
+        InputError: ONNX Runtime cannot run it.
+        GateError: an output has NaN or infinite values, or is the same for eight different inputs.
+    """
+    runner = OnnxRunner(signature.path)
+    rows = max(IMAGES, signature.batch or 1)
+    inputs = _rows(runner, signature, examples, rows)
+
+    def run(*arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        return run_in_batches(runner, list(arrays), rows)
+
+    names = [spec.name for spec in runner.outputs]
+    constant = unreached_outputs(runner.file.outline.graph)
+    nonsense = find_nonsense(run, inputs, run(*inputs), names, constant=constant)
+    if nonsense:
+        on = "the examples" if examples is not None else "example images"
+        lines = "".join(f"\n  output {said}" for said in nonsense)
+        raise GateError(
+            f"{signature.path}: its outputs on {on} are of no use, so it is not published (--force does not change "
+            f"that); export it again from sound weights:{lines}"
+        )
+
+
+def _rows(
+    runner: OnnxRunner, signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None, rows: int
+) -> list[NDArray[Any]]:
+    """At most `rows` rows for every input, in graph order."""
+    if examples is not None:
+        return [np.asarray(examples[spec.name])[:rows] for spec in runner.inputs]
+    if any(-1 in tensor.dims[1:] for tensor in signature.inputs):
+        return list(probe_inputs(closed_sizes(runner.inputs), rows))
+    pictures = {tensor.name: example_array(tensor, rows) for tensor in signature.inputs}
+    return [pictures[spec.name] for spec in runner.inputs]

@@ -1,0 +1,187 @@
+"""Verify, then switch: on a running server nobody gets an answer of a version that was not checked first."""
+
+import http.client
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+
+from rtool.errors import GateError, InputError, PlatformError
+from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback
+from rtool.serving.publishing import candidate
+from rtool.serving.publishing.rollout import load_on_server
+
+
+class Clients:
+    """Threads that ask for one model without a version, and count whose answers they get."""
+
+    def __init__(self, url: str, model: str, rows: np.ndarray, golden: dict[str, np.ndarray]) -> None:
+        self.counts = dict.fromkeys((*golden, "wrong", "errors"), 0)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(url, model, rows, golden)) for _ in range(2)]
+
+    def __enter__(self) -> "Clients":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, url: str, model: str, rows: np.ndarray, golden: dict[str, np.ndarray]) -> None:
+        with TritonClient(url, model) as client:
+            while not self._stop.is_set():
+                try:
+                    (answer,) = client.run(rows)
+                except Exception:
+                    self.counts["errors"] += 1
+                    continue
+                whose = [name for name, wanted in golden.items() if np.allclose(answer, wanted, rtol=0, atol=1e-5)]
+                self.counts[whose[0] if whose else "wrong"] += 1
+                time.sleep(0.001)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def is_ready(server: TritonServer) -> bool:
+    connection = http.client.HTTPConnection(server.http_url, timeout=5)
+    connection.request("GET", "/v2/health/ready")
+    status = connection.getresponse().status
+    connection.close()
+    return status == 200
+
+
+def known_models(server: TritonServer) -> set[str]:
+    client = triton.InferenceServerClient(server.url)
+    names = {entry.name for entry in client.get_model_repository_index().models if entry.state == "READY"}
+    client.close()
+    return names
+
+
+def test_under_load_only_checked_versions_answer(server, repository, onnx_files, make_model, run_local, tmp_path):
+    noisy = make_model("noisy", tmp_path / "noisy.onnx", features=8)
+    second = make_model("reid", tmp_path / "second.onnx", seed=9)
+    crops = np.random.default_rng(0).normal(size=(16, 3, 8, 4)).astype(np.float32)
+    golden = {"first": run_local(onnx_files["reid"], crops)[0], "second": run_local(second, crops)[0]}
+    deploy(onnx_files["reid"], name="busy", repository=repository, device="cpu", url=server.url)
+    with Clients(server.url, "busy", crops, golden) as clients:
+        with pytest.raises(GateError, match=r"version 2 was refused before it answered anybody, version 1 is still"):
+            deploy(noisy, name="busy", repository=repository, url=server.url)
+        assert clients.counts["second"] == 0
+        assert deploy(second, name="busy", repository=repository, url=server.url).version == 2
+        time.sleep(0.2)
+        assert clients.counts["second"] > 0
+        assert rollback("busy", repository=repository, url=server.url).version == 1
+    assert (clients.counts["wrong"], clients.counts["errors"]) == (0, 0)
+    assert clients.counts["first"] > 0
+    assert not list(repository.glob(".candidate-*"))
+    assert not any(name.startswith(".candidate-") for name in known_models(server))
+    deadline = time.monotonic() + 20  # not ready while the version before is unloaded
+    while not is_ready(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_server_that_refuses_loads_leaves_disk_and_server_as_they_were(tmp_path, onnx_files, make_model):
+    root = tmp_path / "models"
+    second = make_model("reid", tmp_path / "second.onnx", seed=9)
+    for model in (onnx_files["reid"], second):
+        deploy(model, name="m", repository=root, device="cpu")
+    before = files_of(root)
+    with TritonServer(root, control="none", stop_timeout=0.0) as server:
+        with pytest.raises(InputError, match="--control explicit"):
+            rollback("m", repository=root, url=server.url)
+        with pytest.raises(InputError, match="--control explicit"):
+            deploy(second, name="m", repository=root, url=server.url)
+        assert files_of(root) == before
+        assert sorted(path.name for path in root.iterdir()) == [".rtool.lock", "m"]
+        with TritonClient(server.url, "m", 2) as client:
+            assert client.run(np.zeros((16, 3, 8, 4), np.float32))[0].shape == (16, 8)
+
+
+def test_a_server_that_is_not_there_changes_nothing(tmp_path, onnx_files):
+    root = tmp_path / "models"
+    for _ in range(2):
+        deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    before = files_of(root)
+    for call in (
+        lambda: deploy(onnx_files["reid"], name="m", repository=root, url="127.0.0.1:1"),
+        lambda: rollback("m", repository=root, url="127.0.0.1:1"),
+    ):
+        with pytest.raises(PlatformError, match=r"version 2 is still served: .*does not answer"):
+            call()
+        assert files_of(root) == before
+
+
+def test_a_server_of_another_repository_is_named(server, onnx_files, tmp_path):
+    with pytest.raises(InputError, match="does this server read another repository"):
+        deploy(onnx_files["reid"], name="elsewhere", repository=tmp_path / "models", device="cpu", url=server.url)
+    assert not (tmp_path / "models/elsewhere").exists()
+
+
+@pytest.mark.parametrize("act", ["publish", "new", "rollback", "placeholder"])
+def test_a_switch_that_fails_after_all_puts_everything_back(
+    server, repository, onnx_files, make_model, tmp_path, monkeypatch, act
+):
+    name = f"undone_{act}"
+    other = make_model("face", tmp_path / "other.onnx", seed=4)
+    if act != "new":
+        deploy(onnx_files["face"], name=name, repository=repository, device="cpu", url=server.url)
+    if act == "rollback":
+        deploy(other, name=name, repository=repository, url=server.url)
+    if act == "placeholder":
+        (repository / name / "1/model.onnx").unlink()
+        other = onnx_files["face"]
+    before = files_of(repository)
+    real = candidate.serve_version
+
+    def refusing(url, folder, version):
+        real(url, folder, version)
+        if folder.name == name:
+            raise GateError("the numbers moved")
+
+    monkeypatch.setattr(candidate, "serve_version", refusing)
+
+    def change() -> None:
+        if act == "rollback":
+            rollback(name, repository=repository, url=server.url)
+            return
+        rows = np.random.default_rng(1).integers(0, 256, (1, 6, 6, 3), dtype=np.uint8)
+        deploy(other, name=name, repository=repository, device="cpu", url=server.url, warmup={"faces": rows})
+
+    with pytest.raises(GateError, match="the numbers moved"):
+        change()
+    assert files_of(repository) == before
+    if act in ("publish", "rollback"):
+        with TritonClient(server.url, name, 2 if act == "rollback" else 1) as client:
+            assert client.run(np.zeros((1, 6, 6, 3), np.uint8))[0].shape == (1, 4)
+    if act == "new":
+        assert name not in known_models(server)
+
+
+def test_a_candidate_that_a_dead_publisher_left_is_removed(server, repository, onnx_files):
+    left = repository / ".candidate-orphaned"
+    (left / "1").mkdir(parents=True)
+    (left / "1/model.onnx").write_bytes(onnx_files["reid"].read_bytes())
+    deploy(onnx_files["reid"], name="orphaned", repository=repository, device="cpu", url=server.url)
+    assert not left.exists()
+
+
+def test_a_packer_is_rolled_back_against_the_file_of_its_target(server, repository):
+    deploy_packer("reid", name="fronted", repository=repository)
+    deploy_packer("reid", name="fronted", repository=repository, instances=1)
+    load_on_server(server.url, "fronted")
+    code = repository / "fronted/1/model.py"
+    assert rollback("fronted", repository=repository, url=server.url).version == 1
+    code.write_text(code.read_text().replace("result[start:end]", "result[start:end] * 2"))
+    (repository / "fronted/1/manifest.json").unlink()  # so that only the numbers can tell
+    rollback("fronted", repository=repository, to=2, url=server.url)
+    with pytest.raises(GateError, match=r"version 1 was refused .*version 2 is still served"):
+        rollback("fronted", repository=repository, to=1, url=server.url)
