@@ -128,9 +128,7 @@ def deploy_command(
     from ..serving.repository.serving_settings import ServingSettings
 
     if check:
-        if model is not None or rollback or packer_for is not None:
-            raise InputError("deploy --check: checks what is published; give it --name and --repository alone")
-        _check(repository, [name], None, "26.07", output)
+        _check_published(repository, name, output, others=(model, rollback or None, packer_for))
         return
     given = {key: options[key] for key in ServingSettings.__dataclass_fields__ if options.get(key) is not None}
     new_contract: bool = options["new_contract"]
@@ -166,6 +164,12 @@ def deploy_command(
         new_contract=new_contract,
     )
     _report(result, output)
+
+
+def _check_published(repository: Path, name: str, output: Output, others: tuple[object, ...]) -> None:
+    if any(other is not None for other in others):
+        raise InputError("deploy --check: checks what is published; give it --name and --repository alone")
+    _check(repository, [name], None, "26.07", output)
 
 
 def _refuse_others(mode: str, applicable: set[str]) -> None:
@@ -319,8 +323,8 @@ def _check(
 ) -> None:
     """The repository's own problems and those with the target release; a second line on the embedded server."""
     from ..errors import GateError
+    from ..serving.publishing.release_check import check_release
     from ..serving.releases.advisories import EXEMPT
-    from ..serving.repository.release_check import check_release
     from ..serving.repository.validation import validate_repository
 
     problems = [str(problem) for problem in validate_repository(repository, models, config_name=config_name)]

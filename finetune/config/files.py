@@ -34,8 +34,8 @@ def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = 
         ConfigError: the file is not YAML, keys are unknown or values wrong; all of them in one message.
 
     Examples:
-        >>> rtool.config.init("finetune.yaml")
-        ConfigFile(path=PosixPath('finetune.yaml'), left_out=())
+        >>> str(rtool.config.init("finetune.yaml").path)
+        'finetune.yaml'
         >>> rtool.finetune.load_config("finetune.yaml", ["optimizer.lr=1e-4"]).optimizer.lr
         0.0001
     """

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 from rtool.cli import main
 from rtool.errors import InputError
 from rtool.serving import deploy
+from rtool.serving.publishing.release_check import DEFAULT_RELEASE, check_release
 from rtool.serving.releases.advisories import lacking
-from rtool.serving.repository.release_check import DEFAULT_RELEASE, check_release
 from rtool.serving.server.container import RELEASE
 
 

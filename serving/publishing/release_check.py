@@ -19,9 +19,9 @@ from ...converters.passes.targets import find_target, target_problems, triton_ru
 from ...errors import RtoolError
 from ..releases.advisories import what_it_lacks
 from ..releases.config_facts import config_problems
-from .config_rules import backend_of
-from .model_config import read_config
-from .repository import ModelFolder, model_folders
+from ..repository.config_rules import backend_of
+from ..repository.model_config import read_config
+from ..repository.repository import ModelFolder, model_folders
 
 __all__ = ["DEFAULT_RELEASE", "ReleaseFit", "check_release"]
 
