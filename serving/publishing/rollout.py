@@ -68,7 +68,8 @@ def load_on_server(url: str, name: str, *, timeout: float = _LOAD_SECONDS) -> No
 
 def _load_problem(client: Any, url: str, name: str, timeout: float, error: InferenceServerException) -> RtoolError:
     """Why a model was not loaded, by status and server state."""
-    problem = Call(client, url, name, timeout=timeout, control=True).cause(error)
+    uncontrolled = "explicit" in error.message()  # --control none or poll, which Triton reports as UNAVAILABLE
+    problem = Call(client, url, name, timeout=timeout, control=True).cause(error) if not uncontrolled else None
     if isinstance(problem, ServingError) and not isinstance(problem, BackendFailedError):
         return problem
     return InputError(f"{url}: cannot load {name!r}: {error.message()}{_way_out(error.message())}")

@@ -173,8 +173,13 @@ def test_commands_send_more_rows_than_a_request_may_have(server, onnx_files):
     report = parity(onnx_files["face"], reference, batch=100)
     assert (report.passed, report.batch) == (True, 100)
     assert latency([reference], batch=100, rounds=3, warmup=0).batch == 100
-    embedder = open_embedder(reference, batch=200, size=(6, 6), preprocessing="imagenet")
+    embedder = open_embedder(reference, batch=200)
     assert embedder.embed(np.zeros((150, 6, 6, 3), np.uint8)).shape == (150, 4)
+
+
+def test_a_server_that_states_no_preprocessing_is_not_guessed_at(server):
+    with pytest.raises(InputError, match="--preprocessing"):
+        open_embedder(f"triton://{server.url}/reid")
 
 
 def test_no_server_is_a_platform_error_with_a_way_out():

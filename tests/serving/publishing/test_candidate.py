@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from rtool.converters.runtime.calling.access_key import grpc_headers
 from rtool.errors import GateError, InputError, PlatformError
 from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback
 from rtool.serving.publishing import candidate
@@ -60,9 +61,9 @@ def is_ready(server: TritonServer) -> bool:
 
 def known_models(server: TritonServer) -> set[str]:
     client = triton.InferenceServerClient(server.url)
-    names = {entry.name for entry in client.get_model_repository_index().models if entry.state == "READY"}
+    entries = client.get_model_repository_index(headers=dict(grpc_headers(server.url))).models
     client.close()
-    return names
+    return {entry.name for entry in entries if entry.state == "READY"}
 
 
 def test_under_load_only_checked_versions_answer(server, repository, onnx_files, make_model, run_local, tmp_path):
