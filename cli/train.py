@@ -187,9 +187,9 @@ def evaluate_command(
     MODEL is an .onnx file, a bundle, a run folder or checkpoint, TorchScript, an exported program, a zoo name (random
     weights, or --weights) or triton://HOST:PORT/NAME.
 
-    DATA is a folder (Market-1501, DukeMTMC or MSMT17 layout, one sub-folder per identity, train.rec, or .tar shards), a
-    file (.csv or .jsonl manifest, .rec records, .bin verification pairs, .tar) or a generator such as
-    synthetic-people:identities=60,seed=2,cameras=7.
+    DATA is a folder (Market-1501 and the layouts in its form, MSMT17, train/ val/ test/, one sub-folder per identity,
+    train.rec, or .tar shards), a file (.csv or .jsonl manifest, .rec records, .bin verification pairs, LFW's pairs.txt,
+    .csv with a,b,same, .tar) or a generator such as synthetic-people:identities=60,seed=2,cameras=7.
     """
     from ..finetune.evaluation.embedders import open_embedder
     from ..finetune.evaluation.evaluation import evaluate
