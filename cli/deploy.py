@@ -131,7 +131,7 @@ def deploy_command(
         _check_published(repository, name, output, others=(model, rollback or None, packer_for))
         return
     given = {key: options[key] for key in ServingSettings.__dataclass_fields__ if options.get(key) is not None}
-    new_contract: bool = options["new_contract"]
+    new_contract = bool(options["new_contract"])
     if rollback:
         if model is not None:
             raise InputError(f"{model}: --rollback accepts no MODEL; it serves a version that is already published")
@@ -140,14 +140,13 @@ def deploy_command(
         return
     if packer_for is not None and model is None:
         _refuse_others("--packer-for", {"max_delay", "instances", "new_contract"})
-        result = deploy_packer(packer_for, name=name, repository=repository, new_contract=new_contract, **given)
-        _report(result, output)
+        _report(deploy_packer(packer_for, name=name, repository=repository, new_contract=new_contract, **given), output)
         return
     if model is None or to is not None or packer_for is not None:
         raise InputError(
             "deploy: give either a MODEL to publish, or --packer-for TARGET, or --rollback (--to works only with it)"
         )
-    result = publish(
+    published = publish(
         model,
         name=name,
         repository=repository,
@@ -163,7 +162,7 @@ def deploy_command(
         force=options["force"],
         new_contract=new_contract,
     )
-    _report(result, output)
+    _report(published, output)
 
 
 def _check_published(repository: Path, name: str, output: Output, others: tuple[object, ...]) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from rtool.finetune.evaluation.evaluation import evaluate
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.runs.checkpoints import load_shards, load_training_state
 from rtool.finetune.runs.run_folder import read_metrics
+from rtool.finetune.training import training
 from rtool.finetune.training.training import Trainer
 
 BASE = {
@@ -335,27 +335,31 @@ def test_an_epoch_whose_evaluation_fails_is_kept(config, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_measure", fail)
     with pytest.raises(MemoryError):
-        finetune(config, ["epochs=1", "steps_per_epoch=1"], quiet=True)
+        finetune(config, ["epochs=1", "steps_per_epoch=1", "evaluation.first=false"], quiet=True)
     (last,) = config.parent.glob("runs/tiny/*/checkpoints/last.rtool")
     assert load_training_state(last)[0].epoch == 1
 
 
 def test_a_metric_that_is_not_a_number_is_never_the_best(config, monkeypatch):
     values = iter([float("nan"), 0.25, float("nan"), 0.125])
-    measure = Trainer.evaluate
-    monkeypatch.setattr(Trainer, "evaluate", lambda self: replace(measure(self), mAP=next(values)))
-    result = finetune(config, ["epochs=4", "steps_per_epoch=1", "checkpoints.keep=9"], quiet=True)
+    measure = Trainer._measure
+    monkeypatch.setattr(Trainer, "_measure", lambda self, sets: {**measure(self, sets), "mAP": next(values)})
+    changes = ["epochs=4", "steps_per_epoch=1", "checkpoints.keep=9", "evaluation.first=false"]
+    result = finetune(config, changes, quiet=True)
     assert result.best_metric == 0.25
     assert result.best.resolve().name == "step-00000002.rtool"
 
 
 def test_a_model_that_diverged_is_not_measured_and_the_checkpoint_before_is_kept(config, monkeypatch):
-    def embed(self, pixels):
-        return np.full((len(pixels), 4), np.nan if self.step > 1 else 1.0, dtype="f4")
+    values = iter([1.0, np.nan])
 
-    monkeypatch.setattr(Trainer, "_embed", embed)
+    def embedder(*_):
+        value = next(values)
+        return lambda pixels: np.full((len(pixels), 4), value, dtype="f4")
+
+    monkeypatch.setattr(training, "embedder_of", embedder)
     with pytest.raises(GateError, match="embeddings hold NaN"):
-        finetune(config, ["steps_per_epoch=1"], quiet=True)
+        finetune(config, ["steps_per_epoch=1", "evaluation.first=false"], quiet=True)
     (last,) = config.parent.glob("runs/tiny/*/checkpoints/last.rtool")
     assert load_training_state(last)[0].epoch == 1
 
@@ -376,6 +380,8 @@ def test_ten_steps_without_a_finite_gradient_stop_the_run_where_it_can_go_on(con
     assert (run / "report.html").exists()
     for line in (run / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line, parse_constant=pytest.fail)
+        if row["kind"] == "source":
+            continue
         assert (row["losses"]["arcface"] is None) == (row["step"] > 4)
     assert finetune(config, [*saving, "epochs=2"], resume="auto", quiet=True).run_dir == run
 

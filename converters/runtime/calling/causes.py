@@ -78,6 +78,10 @@ class Call:
         states = self._states()
         if self.model in states and not self._served(states) and "ING" in " ".join(states[self.model].values()):
             return ServerStoppingError(f"{self.place}: it is being loaded or unloaded")
+        served = self._served(states)
+        asked = states.get(self.model, {}).get(self.version, "")
+        if self.version and served and self.version not in served and asked != "LOADING":
+            return UnknownModelError(f"{self.place}: {message}{self._hint(states)}")
         if not ready and (self.model in states or not states):
             return ServerStoppingError(f"{self.place}: the server is not ready: it stops, starts, or loads a model")
         if status == "NOT_FOUND" or not self._model_ready():

@@ -134,7 +134,9 @@ def test_a_command_reads_the_bytes_of_the_file_once(command: str, tmp_path: Path
             made.rename(made.with_name(f"first-{made.name}"))
     before = bytes_read()
     COMMANDS[command](path)
-    assert 1.0 <= (bytes_read() - before) / path.stat().st_size < 1.2
+    # `onnx2torch` also reads the weights that it wrote, for the digest that the proof of the batch is bound to.
+    times = 2 if command == "onnx2torch" else 1
+    assert times <= (bytes_read() - before) / path.stat().st_size < times + 0.2
 
 
 def bytes_read() -> int:
