@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from ..errors import InputError
+from .evaluation_rows import evaluation_rows
 from .output import Output, examples, output_options
 from .preprocessing import preprocessing_option
 
@@ -214,14 +215,12 @@ def evaluate_command(
         roc=roc,
         report=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
     )
-    values = vars(result).items()
-    rows = [(name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in values]
     main = "mAP" if result.protocol == "retrieval" else "accuracy"
     made = embedder.decision
     stated = {"preprocessing": made.preprocessing.to_dict(), "preprocessing_origin": made.reason}
     output.emit(
         {"protocol": result.protocol, **vars(result), **stated},
-        [("protocol", result.protocol), *rows, ("preprocessing", str(made))],
+        [("protocol", result.protocol), *evaluation_rows(vars(result)), ("preprocessing", str(made))],
         artefact=roc,
         brief="" if roc else f"{result.protocol}: {main} {vars(result)[main]:.4f}",
     )
