@@ -124,7 +124,7 @@ def _error(loss: Callable[[], Tensor], tensors: Sequence[Tensor], generator: tor
 def _weighted(
     module: torch.nn.Module, inputs: Mapping[str, Tensor], finite: Sequence[Tensor], generator: torch.Generator
 ) -> Callable[[], Tensor]:
-    """The terms of a sum of all float outputs with random weights, computed anew at each call; elements that are not
+    """The terms of a sum of all float outputs with random weights, computed again at each call; elements that are not
     `finite` in the example itself, such as a masked score, do not count.
     """
     weights = [torch.randn(mask.shape, generator=generator, dtype=torch.float64) for mask in finite]

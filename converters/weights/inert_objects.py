@@ -1,7 +1,7 @@
 """Stand-ins for the objects that training programs pickle beside the weights; none is made, imported or kept.
 
 torch's `weights_only` unpickler refuses whatever it does not list. What is listed here in addition is replaced by an
-empty object that forgets all it is told: NumPy's scalars and arrays (torchreid's `rank1`), paths and dates, and the
+empty object that ignores what it is given: NumPy's scalars and arrays (torchreid's `rank1`), paths and dates, and the
 mappings in which programs keep their hyper-parameters (Lightning, yacs, easydict, OmegaConf).
 """
 

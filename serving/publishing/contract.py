@@ -1,6 +1,6 @@
 """What the clients of a model rely on: inputs, outputs, the rows of a request, and how images are prepared.
 
-Another contract breaks them, although the server loads the model without a word. Names, types and sizes are those of
+Another contract breaks them, although the server loads the model without a warning. Names, types and sizes are those of
 one row; a request has a fixed number of rows or any number. How many rows the server joins (`max_batch_size`) is a
 setting.
 """

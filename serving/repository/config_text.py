@@ -1,6 +1,6 @@
 """Change single fields in the text of a configuration; comments, order and layout of all the others stay.
 
-The text is cut into its top-level fields, and only those whose value changes are printed anew. The result is parsed
+The text is cut into its top-level fields, and only those whose value changes are written again. The result is parsed
 with Triton's own messages and compared: where it does not say what it should, the text is given up, not patched.
 The syntax is that of the protobuf text format, https://protobuf.dev/reference/protobuf/textformat-spec/.
 """

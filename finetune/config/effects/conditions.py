@@ -139,7 +139,8 @@ def ema_warmup(optimizer: Any, _config: FinetuneConfig, _facts: RunFacts | None)
     return "an average of so low a decay needs none" if optimizer.ema <= 0.1 else None
 
 
-def beyond(length: float, end: float, unit: str) -> str | None:
+def _beyond(length: float, end: float, unit: str) -> str | None:
+    """A warm-up that lasts until the run ends, or longer; both lengths are in `unit`."""
     if length < end:
         return None
     return f"the run ends after {end:g} {unit}, before the rate falls from its peak; schedule.kind never begins"
@@ -151,7 +152,7 @@ def warmup_epochs(schedule: Any, config: FinetuneConfig, facts: RunFacts | None)
         return "schedule.warmup_steps gives the length" if schedule.warmup_epochs else None
     if facts is not None and schedule.warmup_epochs and schedule.warmup_length(facts.steps_per_epoch) <= 1:
         return f"that is no more than one step of {facts.steps_per_epoch} per epoch"
-    return beyond(schedule.warmup_epochs, config.epochs, "epochs")
+    return _beyond(schedule.warmup_epochs, config.epochs, "epochs")
 
 
 def warmup_steps(schedule: Any, config: FinetuneConfig, facts: RunFacts | None) -> str | None:
@@ -160,7 +161,7 @@ def warmup_steps(schedule: Any, config: FinetuneConfig, facts: RunFacts | None) 
         return "one step of a linear rise is the peak rate itself"
     if facts is None or not schedule.warmup_steps:
         return None
-    return beyond(schedule.warmup_steps, facts.steps_per_epoch * config.epochs, "steps")
+    return _beyond(schedule.warmup_steps, facts.steps_per_epoch * config.epochs, "steps")
 
 
 def curve(schedule: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:

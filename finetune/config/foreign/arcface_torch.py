@@ -30,7 +30,7 @@ _NO_COUNTERPART = {
     "wandb_entity": "set the environment variable WANDB_ENTITY",
     "wandb_log_all": "one process writes the metrics of all",
     "wandb_resume": "a resumed run continues its files",
-    "suffix_run_name": "runs are told apart by their time",
+    "suffix_run_name": "the time distinguishes runs",
     "save_artifacts": "checkpoints stay in the run folder",
     "notes": "notes on the run are not kept",
 }

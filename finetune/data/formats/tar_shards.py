@@ -73,7 +73,8 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
     if others:
         notes += (f"{len(others)} members that are no images or labels left out, such as {min(others)}",)
     chosen = [number for number, key in enumerate(keys) if not isinstance(key, NoIdentity)]
-    images, labels, names = ([part[n] for n in chosen] for part in (images, labels, names))  # type: ignore[assignment]
+    images, labels = [images[n] for n in chosen], [labels[n] for n in chosen]
+    names = [names[n] for n in chosen]
     identities = encode_identities([label["identity"] for label in labels])
     if not images or identities.max() == 0:
         raise DataError(f"{shards[0]}: {len(images)} images of {min(1, len(images))} identity; at least 2 are needed")

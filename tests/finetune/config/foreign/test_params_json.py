@@ -229,14 +229,14 @@ def test_every_known_key_has_its_fate_with_a_reason(tmp_path):
         "pretrain_snapshot": "old.pth",
         "tri_loss_params": {"margin": 0.3, "use_adaptive_weight": True, "lambda_tri": 1, "lambda_cls": 1},
         "weight_decay": 5e-4,
-        "working_dir": "/work/output",
+        "working_dir": "/runs/output",
         "sub_working_dir": "first",
     }
     count = sum(len(value) if isinstance(value, dict) else 1 for value in content.values())
     config, fates = convert(tmp_path, content)
     assert len(fates) == count
     assert [name for name, (_, note) in fates.items() if note == UNKNOWN or not note] == []
-    assert (config.name, str(config.output), config.epochs) == ("first", "/work/output", 50)
+    assert (config.name, str(config.output), config.epochs) == ("first", "/runs/output", 50)
     assert fates["epoch"] == ("left out", "epochs is used instead")
     _, fates = convert(tmp_path, {"a_new_key": 1})
     assert fates == {"a_new_key": ("left out", UNKNOWN)}
