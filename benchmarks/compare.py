@@ -280,7 +280,7 @@ def _decisions(
     Raises:
         InputError: neither model tells it, and nothing was given.
     """
-    from ..finetune.evaluation.embedders import evidence_of
+    from ..finetune.embedding.embedders import evidence_of
 
     shown = [evidence_of(reference, runner) for reference, runner in zip(references, runners, strict=True)]
     found: list[PreprocessingDecision | None] = []

@@ -192,7 +192,7 @@ def evaluate_command(
     train.rec, or .tar shards), a file (.csv or .jsonl manifest, .rec records, .bin verification pairs, LFW's pairs.txt,
     .csv with a,b,same, .tar) or a generator such as synthetic-people:identities=60,seed=2,cameras=7.
     """
-    from ..finetune.evaluation.embedders import open_embedder
+    from ..finetune.embedding.embedders import open_embedder
     from ..finetune.evaluation.evaluation import evaluate
 
     embedder = open_embedder(

@@ -48,7 +48,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "finetune": (
         ("config", "processes"),
         ("data",),
-        ("losses",),
+        ("embedding", "losses"),
         ("network",),
         ("evaluation", "runs"),
         ("distillation", "matching"),

@@ -40,7 +40,7 @@ from ...converters.zoo.registry import ZOO, architecture_preprocessing
 from ...errors import GateError, InputError
 from ...finetune import open_dataset
 from ...finetune.data.decoding import Pixels, read_pixels
-from ...finetune.evaluation.embedders import open_embedder
+from ...finetune.embedding.embedders import open_embedder
 from ...finetune.evaluation.evaluation import evaluate_pixels
 from ...finetune.evaluation.retrieval import RetrievalResult
 from ..machine import describe_machine

@@ -29,7 +29,7 @@ from ...errors import InputError
 from ...finetune import load_config, open_dataset
 from ...finetune.config.config import FinetuneConfig
 from ...finetune.data.decoding import Pixels, read_pixels
-from ...finetune.evaluation.embedders import Embedder, open_embedder
+from ...finetune.embedding.embedders import Embedder, open_embedder
 from ...finetune.evaluation.evaluation import embed_images, evaluate_pixels
 from ...finetune.evaluation.retrieval import RetrievalResult
 from ...finetune.finetuning import finetune

@@ -21,13 +21,13 @@ from ..data.dataset import Dataset
 from ..data.decoding import Pixels, Resize, stream_pixels, unreadable_note
 from ..data.distinct_images import Contents, content_numbers
 from ..data.formats.sources import Subset, open_dataset
-from .embedders import Embed, Embedder, open_embedder
+from ..embedding.embedders import Embed, Embedder, open_embedder
+from ..embedding.unit_embeddings import refuse_non_finite, unit_rows
 from .matched_images import MatchedImages, match_images
 from .plan import Protocol, plan_evaluation
 from .ranking import COSINE, Distance, Ranking
 from .retrieval import RetrievalResult, measure_retrieval
 from .true_accepts import roc_curve
-from .unit_embeddings import refuse_non_finite, unit_rows
 from .verification import VerificationResult, measure_verification, scored_pairs
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..embedding.unit_embeddings import refuse_non_finite, unit_rows
 from .reranking import reranked_distances
-from .unit_embeddings import refuse_non_finite, unit_rows
 
 __all__ = ["COSINE", "Distance", "Ranking", "embeddings_to_rank", "ranking_distances"]
 

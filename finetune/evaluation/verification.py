@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ..data.pair_drawing import draw_different_pairs, draw_same_pairs
+from ..embedding.unit_embeddings import unit_rows
 from .true_accepts import ScoredPairs, true_accept_intervals, true_accept_rate
-from .unit_embeddings import unit_rows
 
 __all__ = [
     "VERIFICATION_METRICS",

@@ -1,1 +1,1 @@
-"""Several training processes: launching, collectives, interruption."""
+"""Several processes: launching, collectives, interruption, locks."""

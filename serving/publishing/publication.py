@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...finetune.processes.locking import exclusive
 from ..repository.manifest import manifest_text
 from ..repository.repository import CANDIDATE_PREFIX, CONFIG_FILE, LOCK_FILE, MANIFEST_FILE, ModelFolder
 from ..repository.warmup import WarmupFile
-from .locking import exclusive
 
 __all__ = [
     "Publication",

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import PlatformError
-from ..publishing.locking import exclusive
+from ...finetune.processes.locking import exclusive
 from ..releases.advisories import EXEMPT, release_key, what_it_lacks
 from .pytriton_wheel import TRITON_RELEASE, TRITON_VERSION, fetch_wheel, unpacked_folder
 

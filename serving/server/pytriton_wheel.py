@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from ...cache_folder import cache_folder
 from ...errors import PlatformError
-from ..publishing.locking import exclusive
+from ...finetune.processes.locking import exclusive
 
 __all__ = ["TRITON_RELEASE", "TRITON_VERSION", "WHEEL", "fetch_wheel", "unpack_wheel", "unpacked_folder"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from rtool.cli import main
 from rtool.errors import InputError
-from rtool.finetune.evaluation.embedders import open_embedder
+from rtool.finetune.embedding.embedders import open_embedder
 
 PEOPLE = "synthetic-people:identities=6,images=8,seed=2,size=32x16"
 FACES = "synthetic-faces:identities=6,images=6,seed=2,size=32x32"

@@ -10,7 +10,7 @@ import pytest
 from rtool.bench import latency, parity
 from rtool.converters.runtime.triton import TritonRunner
 from rtool.errors import InputError, PlatformError
-from rtool.finetune.evaluation.embedders import open_embedder
+from rtool.finetune.embedding.embedders import open_embedder
 from rtool.serving import TritonClient
 
 

@@ -21,8 +21,8 @@ from rtool.converters.runtime.calling.failures import (
 )
 from rtool.converters.runtime.calling.retrying import retry
 from rtool.errors import InputError, PlatformError
+from rtool.finetune.processes.locking import exclusive
 from rtool.serving import ServingSettings, TritonClient, TritonServer, deploy
-from rtool.serving.publishing.locking import exclusive
 from rtool.serving.publishing.rollout import load_on_server
 
 URL = "127.0.0.1:1"

@@ -13,7 +13,7 @@ from rtool.converters.bundles.reference import load_model, open_runner
 from rtool.converters.records.record import record_of
 from rtool.converters.zoo.registry import build_architecture
 from rtool.errors import InputError
-from rtool.finetune.evaluation.embedders import open_embedder
+from rtool.finetune.embedding.embedders import open_embedder
 
 
 @pytest.fixture

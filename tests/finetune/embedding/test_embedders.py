@@ -10,7 +10,7 @@ from rtool.converters import Preprocessing
 from rtool.converters.records.record import TensorSpec
 from rtool.converters.runtime.triton import TritonRunner
 from rtool.errors import InputError
-from rtool.finetune.evaluation.embedders import open_embedder
+from rtool.finetune.embedding.embedders import open_embedder
 
 
 @dataclass

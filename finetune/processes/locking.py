@@ -1,4 +1,4 @@
-"""One process at a time: an advisory lock (flock) on a file, for publishers and for the Triton cache.
+"""One process at a time: an advisory lock (flock) on a file, for publishers and for caches.
 
 The lock belongs to the open file, so the operating system releases it when its holder dies. The file itself is empty
 and is never removed: otherwise two processes could hold locks on different files of the same name.
