@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _PUBLIC: dict[str, str] = {
     "Dataset": ".data.dataset",
+    "EmbeddingCache": ".embedding.cache",
     "FinetuneConfig": ".config.config",
     "FinetuneResult": ".finetuning",
     "RetrievalResult": ".evaluation.retrieval",

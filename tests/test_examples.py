@@ -41,6 +41,7 @@ EXAMPLES = (
     "deploy",
     "evaluate",
     "export",
+    "finetune.EmbeddingCache",
     "finetune.load_config",
     "finetune.open_dataset",
     "finetune.synthetic_people",

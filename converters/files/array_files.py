@@ -26,8 +26,8 @@ _PACKED = 1100
 """How many times deflate shortens at most, about: 1032."""
 
 
-def read_arrays(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
-    """The array of a `.npy` file, or the arrays of a `.npz` file by name.
+def read_arrays(path: Path, *, most_bytes: int = _MOST_BYTES) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    """The array of a `.npy` file, or the arrays of a `.npz` file by name, `most_bytes` in all at most.
 
     Raises:
         InputError: the file is missing, damaged, or holds anything but plain arrays.
@@ -38,20 +38,20 @@ def read_arrays(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
                 file.seek(0)
                 return _read(file, path.stat().st_size)
             with zipfile.ZipFile(file) as archive:
-                return _members(archive, path.stat().st_size)
+                return _members(archive, path.stat().st_size, most_bytes)
     except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise InputError(f"{path}: expected a .npy or .npz file of plain arrays ({error})") from error
     except (RuntimeError, MemoryError, TypeError) as error:
         raise InputError(f"{path}: expected a .npy or .npz file of plain arrays, got one that is damaged") from error
 
 
-def _members(archive: zipfile.ZipFile, length: int) -> dict[str, NDArray[Any]]:
+def _members(archive: zipfile.ZipFile, length: int, most_bytes: int) -> dict[str, NDArray[Any]]:
     entries = archive.infolist()
     names = [entry.filename.removesuffix(".npy") for entry in entries]
     if len(set(names)) != len(names):
         raise ValueError("a name is in it twice")
     total = sum(entry.file_size for entry in entries)
-    if total > min(_MOST_BYTES, _PACKED * length):
+    if total > min(most_bytes, _PACKED * length):
         raise ValueError(f"it unpacks to {total} bytes")
     found = {}
     for name, entry in zip(names, entries, strict=True):

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, PlatformError, RtoolError
+from ..records.json_text import parse_json
 from ..records.record import TensorSpec
 from .calling.address import split_address
 from .calling.causes import Call
@@ -30,9 +31,12 @@ from .calling.waiting import announced
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
 
-__all__ = ["Arrays", "TritonModel", "TritonReference", "TritonRunner"]
+__all__ = ["DIGESTS_KEY", "Arrays", "TritonModel", "TritonReference", "TritonRunner"]
 
 Arrays = tuple[NDArray[Any], ...]
+
+DIGESTS_KEY = "rtool.sha256"
+"""Parameter of a configuration: JSON, from the number of each version to the SHA-256 of its file."""
 
 _IN_FLIGHT = 4
 """Requests of one call on their way at once: enough that the server never waits for the client."""
@@ -72,6 +76,8 @@ class TritonModel:
         self.outputs = tuple(_spec(tensor, self._single) for tensor in metadata.outputs)
         self.parameters = {key: str(value.string_value) for key, value in config.parameters.items()}
         """Of its configuration; `rtool.preprocessing` states how images are prepared."""
+        self.versions = tuple(sorted(int(number) for number in metadata.versions))
+        """The versions that were ready when it was opened."""
         self.max_batch = int(config.max_batch_size)
         """Largest batch of a model with dynamic batch; 0 when the batch is fixed."""
         self.batch = _fixed_batch(self.inputs) if self.max_batch == 0 else None
@@ -88,6 +94,25 @@ class TritonModel:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+    def served_digest(self) -> str:
+        """The SHA-256 of the file that is served, as its deployment states it, in hexadecimal.
+
+        Raises:
+            InputError: it is not stated, so nothing tells this version from another.
+        """
+        version = self.version if self.version is not None else max(self.versions, default=None)
+        try:
+            stated = parse_json(self.parameters.get(DIGESTS_KEY, "{}"))[str(version)]
+            if re.fullmatch("[0-9a-f]{64}", stated):
+                return str(stated)
+        except (ValueError, TypeError, KeyError):
+            pass
+        raise InputError(
+            f"{self._call.place}: the server does not state which file it serves as version {version} "
+            f"(parameter {DIGESTS_KEY}), so embeddings cannot be kept; publish it again with `rtool deploy`, give the "
+            "file it was deployed from, or leave the cache out"
+        )
 
     def run(self, *arrays: NDArray[Any]) -> Arrays:
         """Send one request with `arrays` in graph order and return the outputs in graph order.

@@ -34,6 +34,13 @@ class ImageSource(Protocol):
 
     def __getitem__(self, index: int) -> Image.Image: ...
 
+    def stored(self, index: int) -> bytes:
+        """What the image is known by: the bytes of its file or record, or shape and pixels of one that has neither.
+
+        Raises:
+            UnreadableImageError: the bytes cannot be read.
+        """
+
 
 @dataclass(frozen=True)
 class ArrayImages:
@@ -46,6 +53,10 @@ class ArrayImages:
 
     def __getitem__(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index])
+
+    def stored(self, index: int) -> bytes:
+        """Shape and pixels."""
+        return f"{self.pixels.shape[1:]}".encode() + self.pixels[index].tobytes()
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,9 @@ class _Chosen:
 
     def __getitem__(self, index: int) -> Image.Image:
         return self.source[int(self.positions[index])]
+
+    def stored(self, index: int) -> bytes:
+        return self.source.stored(int(self.positions[index]))
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,13 @@ class FileImages:
     def __getitem__(self, index: int) -> Image.Image:
         return decode_image(self.paths[index])
 
+    def stored(self, index: int) -> bytes:
+        """The bytes of the file."""
+        try:
+            return self.paths[index].read_bytes()
+        except OSError as error:
+            raise UnreadableImageError(str(error)) from error
+
 
 @dataclass(frozen=True)
 class EncodedImages:
@@ -46,11 +53,14 @@ class EncodedImages:
         return self.count
 
     def __getitem__(self, index: int) -> Image.Image:
+        return decode_image(io.BytesIO(self.stored(index)))
+
+    def stored(self, index: int) -> bytes:
+        """The bytes of the record."""
         try:
-            encoded = self.read(index)
+            return self.read(index)
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
-        return decode_image(io.BytesIO(encoded))
 
 
 def decode_image(source: Path | BinaryIO) -> Image.Image:

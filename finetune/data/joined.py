@@ -50,8 +50,16 @@ class _Chain(Generic[Item]):
 
 
 class _Images(_Chain[Image.Image]):
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        super().__init__(sources)
+        self._sources = sources
+
     def __getitem__(self, index: int) -> Image.Image:
         return self.item(index)
+
+    def stored(self, index: int) -> bytes:
+        part, position = self.place(index)
+        return self._sources[part].stored(position)
 
 
 @dataclass(frozen=True)

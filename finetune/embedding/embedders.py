@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from ...converters.runtime.reference_runner import ReferenceRunner
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ...converters.runtime.triton import TritonRunner
 from ...errors import InputError
+from .batch_size import fitting_batch
+from .cache import EmbeddingCache, cache_key
+from .model_digest import digest_of_model, digest_of_runner
 
 __all__ = ["Embed", "Embedder", "embedder_of", "evidence_of", "open_embedder"]
 
@@ -41,7 +45,14 @@ class Embedder:
     name: str
     decision: PreprocessingDecision
     """The preprocessing, and where it comes from."""
-    embed: Embed
+    embed_at: Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]
+    """`embed` with the number of images per call of the model before the pixels."""
+    digest: Callable[[], str]
+    """What it computes with, see `model_digest`; raises `InputError` where nothing can tell."""
+    output: int = 0
+    """Number of the output that is the embedding."""
+    batch: int = 64
+    """Images per call of the model."""
     notes: tuple[str, ...] = ()
     """What to tell the user about how it was opened."""
 
@@ -50,11 +61,25 @@ class Embedder:
         """The preprocessing alone."""
         return self.decision.preprocessing
 
+    @property
+    def embed(self) -> Embed:
+        """From pixels to embeddings, `batch` images per call of the model."""
+        return partial(self.embed_at, self.batch)
+
+    def cache(self, folder: str | Path, *, flip: bool, report: Callable[[str], object] | None = None) -> EmbeddingCache:
+        """The kept embeddings of this model in `folder`, `flip` being whether they include those of mirror images.
+
+        Raises:
+            InputError: `folder` cannot be written into, or nothing tells this model from another.
+        """
+        key = cache_key(self.digest(), self.preprocessing, flip=flip, output=self.output)
+        return EmbeddingCache(folder, key, report=report)
+
 
 def open_embedder(
     reference: str | Path | Runner,
     *,
-    batch: int = 64,
+    batch: int | Literal["auto"] = 64,
     output: int = 0,
     device: str = "cpu",
     preprocessing: str | Preprocessing | None = None,
@@ -65,7 +90,7 @@ def open_embedder(
 
     Args:
         reference: A model reference, or a runner that is open already.
-        batch: Images per call of the model; a model with a fixed batch keeps its own.
+        batch: Images per call of the model; a model with a fixed batch keeps its own. "auto": see `fitting_batch`.
         output: Number of the output that is the embedding, from 0.
         device: "cpu" or "cuda:N"; the server chooses its own for `triton://`.
         preprocessing: A preprocessing, or what `--preprocessing` takes; by default the model's own, see
@@ -79,26 +104,29 @@ def open_embedder(
     """
     if output < 0:
         raise InputError(f"output {output} was asked for; outputs count from 0")
-    runner, evidence, notes = _opened(reference, device, weights)
+    runner, evidence, notes, digest = _opened(reference, device, weights)
     decision = decide_preprocessing(evidence, preprocessing, size)
-    return replace(embedder_of(runner, decision, batch=batch, output=output), notes=notes)
+    made = replace(embedder_of(runner, decision, output=output), notes=notes, digest=digest)
+    if batch == "auto":
+        batch = fitting_batch(made.embed_at, decision.preprocessing, runner.batch, device)
+    return replace(made, batch=batch)
 
 
 def _opened(
     reference: str | Path | Runner, device: str, weights: str | Path | None
-) -> tuple[Runner, PreprocessingEvidence, tuple[str, ...]]:
-    """A runner, what it shows of its preprocessing, and notes; a file is read once."""
+) -> tuple[Runner, PreprocessingEvidence, tuple[str, ...], Callable[[], str]]:
+    """A runner, what it shows of its preprocessing, notes, and how its digest is found; a file is read once."""
     if not isinstance(reference, str | Path):
         if weights is not None:
             raise InputError(f"{weights}: is loaded into a model that is opened, and {reference.name} is open already")
-        return reference, _of_runner(reference), ()
+        return reference, _of_runner(reference), (), partial(digest_of_runner, reference)
     if str(reference).startswith("triton://") or (weights is None and Path(reference).suffix == ".onnx"):
         runner = open_runner(reference, device=device, weights=weights)
         notes: tuple[str, ...] = ()
         if isinstance(runner, OnnxRunner):
             batch = settle_runner(runner)
             runner.batch, notes = batch.batch, ((batch.note,) if batch.note else ())
-        return runner, _of_runner(runner), notes
+        return runner, _of_runner(runner), notes, partial(digest_of_runner, runner)
     model = load_model(reference, weights)
     settled = settle_batch(model)
     loaded = "" if model.weights is None else f"{weights}: {model.weights}"
@@ -106,7 +134,7 @@ def _opened(
     torch_runner = TorchRunner(
         model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=settled.batch
     )
-    return torch_runner, replace(model.evidence(), label=model.name), notes
+    return torch_runner, replace(model.evidence(), label=model.name), notes, partial(digest_of_model, model)
 
 
 def _of_runner(runner: Runner) -> PreprocessingEvidence:
@@ -145,7 +173,7 @@ def embedder_of(runner: Runner, decision: PreprocessingDecision, *, batch: int =
             f"{runner.name}: needs more than images ({', '.join(needed)}), so it cannot be evaluated on them"
         )
 
-    def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed(size: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         images: NDArray[Any] = decision.preprocessing.normalise(pixels)
         if spec is not None and spec.dtype in ("float16", "uint8"):
             images = images.astype(spec.dtype)
@@ -153,10 +181,10 @@ def embedder_of(runner: Runner, decision: PreprocessingDecision, *, batch: int =
         if len(runner.inputs) > 1:
             arrays = list(probe_inputs(closed_sizes(runner.inputs), len(images)))  # nothing reads the others
             arrays[image] = images
-        outputs = run_in_batches(runner, arrays, batch)
+        outputs = run_in_batches(runner, arrays, size)
         if output >= len(outputs):
             raise InputError(f"{runner.name}: output {output} was asked for and it has {len(outputs)}; count from 0")
         rows: NDArray[np.float32] = outputs[output].reshape(len(pixels), -1).astype(np.float32)
         return rows
 
-    return Embedder(runner.name, decision, embed)
+    return Embedder(runner.name, decision, embed, partial(digest_of_runner, runner), output, batch)
