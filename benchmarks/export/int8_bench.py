@@ -42,7 +42,7 @@ from ...finetune import open_dataset
 from ...finetune.data.decoding import Pixels, read_pixels
 from ...finetune.embedding.embedders import open_embedder
 from ...finetune.evaluation.evaluation import evaluate_pixels
-from ...finetune.evaluation.retrieval import RetrievalResult
+from ...finetune.evaluation.ranks.retrieval import RetrievalResult
 from ..machine import describe_machine
 from ..places import DEMO_MODEL, RESULTS
 from .export_latency import measure_latencies

@@ -23,7 +23,7 @@ from ...finetune import open_dataset
 from ...finetune.data.decoding import read_pixels
 from ...finetune.data.pair_drawing import draw_pairs
 from ...finetune.data.splits import split_by_identity
-from ...finetune.evaluation.verification import measure_verification
+from ...finetune.evaluation.pairs.verification import measure_verification
 from ...finetune.finetuning import finetune
 from ..places import EXAMPLES
 

@@ -31,7 +31,7 @@ from ...finetune.config.config import FinetuneConfig
 from ...finetune.data.decoding import Pixels, read_pixels
 from ...finetune.embedding.embedders import Embedder, open_embedder
 from ...finetune.evaluation.evaluation import embed_images, evaluate_pixels
-from ...finetune.evaluation.retrieval import RetrievalResult
+from ...finetune.evaluation.ranks.retrieval import RetrievalResult
 from ...finetune.finetuning import finetune
 from ...serving import TritonServer, deploy
 from ..compare import compare_runners

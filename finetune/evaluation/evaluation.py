@@ -24,11 +24,11 @@ from ..data.formats.sources import Subset, open_dataset
 from ..embedding.embedders import Embed, Embedder, open_embedder
 from ..embedding.unit_embeddings import refuse_non_finite, unit_rows
 from .matched_images import MatchedImages, match_images
+from .pairs.true_accepts import roc_curve
+from .pairs.verification import VerificationResult, measure_verification, scored_pairs
 from .plan import Protocol, plan_evaluation
-from .ranking import COSINE, Distance, Ranking
-from .retrieval import RetrievalResult, measure_retrieval
-from .true_accepts import roc_curve
-from .verification import VerificationResult, measure_verification, scored_pairs
+from .ranks.ranking import COSINE, Distance, Ranking
+from .ranks.retrieval import RetrievalResult, measure_retrieval
 
 __all__ = [
     "EvaluationResult",

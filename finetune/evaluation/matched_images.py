@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..data.dataset import Dataset
 from ..data.distinct_images import Contents, one_of_each, refuse_two_identities, without_own_copies
 from .plan import EvaluationPlan, Protocol, plan_evaluation
-from .ranking import COSINE, Ranking
+from .ranks.ranking import COSINE, Ranking
 
 __all__ = ["MatchedImages", "match_images"]
 

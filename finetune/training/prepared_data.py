@@ -24,7 +24,7 @@ from ..data.joined import join_datasets
 from ..data.loading import TrainingPixels
 from ..data.partners import with_partners
 from ..data.splits import split_by_identity
-from ..evaluation.ranking import Ranking
+from ..evaluation.ranks.ranking import Ranking
 from ..processes.collectives import rank
 from ..runs.data_record import DataRecord
 from .measuring.held_out import HeldOutImages, hold_out, ranking_of

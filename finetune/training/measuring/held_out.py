@@ -18,7 +18,7 @@ from ...data.distinct_images import Contents, content_numbers, count_shared
 from ...evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
 from ...evaluation.matched_images import match_images
 from ...evaluation.plan import EvaluationPlan, plan_evaluation
-from ...evaluation.ranking import Ranking
+from ...evaluation.ranks.ranking import Ranking
 from ...evaluation.several_sets import joined_metrics
 from ...network.learner import embedding_of
 from ...network.networks import Network, images_to_tensor

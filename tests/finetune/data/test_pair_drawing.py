@@ -5,7 +5,7 @@ import pytest
 
 from rtool.errors import DataError
 from rtool.finetune.data.pair_drawing import draw_different_pairs, draw_pairs, draw_same_pairs
-from rtool.finetune.evaluation.verification import measure_verification
+from rtool.finetune.evaluation.pairs.verification import measure_verification
 
 SKEWED = np.repeat(np.arange(400), [300, 120, 60, *[8] * 37, *[3] * 100, *[2] * 110, *[1] * 150])
 """400 people as on LFW: few with many images, many with one."""

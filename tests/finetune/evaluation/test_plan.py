@@ -7,7 +7,7 @@ from PIL import Image
 from rtool.errors import ConfigError, DataError
 from rtool.finetune.data.dataset import Dataset
 from rtool.finetune.evaluation.plan import plan_evaluation
-from rtool.finetune.evaluation.ranking import Ranking
+from rtool.finetune.evaluation.ranks.ranking import Ranking
 
 
 class Undecodable:

@@ -7,8 +7,8 @@ from rtool.errors import ConfigError
 from rtool.finetune.data.formats.sources import open_dataset
 from rtool.finetune.evaluation.evaluation import evaluate_embeddings
 from rtool.finetune.evaluation.plan import plan_evaluation
-from rtool.finetune.evaluation.ranking import Ranking
-from rtool.finetune.evaluation.retrieval import measure_retrieval
+from rtool.finetune.evaluation.ranks.ranking import Ranking
+from rtool.finetune.evaluation.ranks.retrieval import measure_retrieval
 from rtool.finetune.evaluation.several_sets import choose_metric, joined_metrics
 
 SETS = {

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from rtool.finetune.evaluation.reranking import reranked_distances
+from rtool.finetune.evaluation.ranks.reranking import reranked_distances
 
 
 def by_the_paper(query, gallery, k1, k2, share):

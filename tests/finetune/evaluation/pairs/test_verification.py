@@ -5,8 +5,8 @@ import pytest
 
 from rtool.errors import GateError
 from rtool.finetune.data.pair_drawing import draw_pairs
-from rtool.finetune.evaluation.true_accepts import ScoredPairs, roc_curve, true_accept_intervals, true_accept_rate
-from rtool.finetune.evaluation.verification import (
+from rtool.finetune.evaluation.pairs.true_accepts import ScoredPairs, roc_curve, true_accept_intervals, true_accept_rate
+from rtool.finetune.evaluation.pairs.verification import (
     fold_accuracies,
     fold_true_accepts,
     measurable_metrics,

@@ -17,10 +17,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+<<<<<<< HEAD:finetune/evaluation/verification.py
 from ...errors import DataError
 from ..data.pair_drawing import draw_different_pairs, draw_same_pairs
 from ..embedding.unit_embeddings import unit_rows
 from .true_accepts import ScoredPairs, true_accept_intervals, true_accept_rate
+=======
+from ....errors import DataError
+from ...data.pair_drawing import draw_different_pairs, draw_same_pairs
+from .true_accepts import ScoredPairs, true_accept_intervals, true_accept_rate
+from ..unit_embeddings import unit_rows
+>>>>>>> cf53e47 (Count the ranks of retrieval and re-rank through neighbour lists):finetune/evaluation/pairs/verification.py
 
 __all__ = [
     "VERIFICATION_METRICS",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rtool.errors import DataError, GateError
-from rtool.finetune.evaluation.ranking import Ranking
-from rtool.finetune.evaluation.reranking import reranked_distances
-from rtool.finetune.evaluation.retrieval import has_match, measure_retrieval
+from rtool.finetune.evaluation.ranks.ranking import Ranking
+from rtool.finetune.evaluation.ranks.reranking import reranked_distances
+from rtool.finetune.evaluation.ranks.retrieval import has_match, measure_retrieval
 
 
 def by_the_protocol(query, gallery, qid, gid, qcam, gcam):

@@ -1,0 +1,1 @@
+"""Speed and memory of the evaluation beside the forms in which its metrics are usually computed."""

@@ -1,0 +1,1 @@
+"""Verification: the scores of pairs, and what is measured of them."""

@@ -1,0 +1,1 @@
+"""Retrieval: how a gallery is ranked, and what is measured of the ranks."""
