@@ -12,6 +12,7 @@ from typing import TypeVar
 
 __all__ = ["Progress", "available_cores", "blocks", "no_progress", "on_all_cores"]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 Progress = Callable[[str, int, int], object]
@@ -39,10 +40,10 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def on_all_cores(function: Callable[[slice], T], parts: Iterable[slice]) -> list[T]:
-    """`function` of each part, in the order of the parts; several at a time."""
-    parts = list(parts)
-    if len(parts) == 1 or available_cores() == 1:
-        return [function(part) for part in parts]
+def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """`function` of each item, in their order; several at a time."""
+    listed = list(items)
+    if len(listed) == 1 or available_cores() == 1:
+        return [function(item) for item in listed]
     with ThreadPoolExecutor(available_cores()) as pool:
-        return list(pool.map(function, parts))
+        return list(pool.map(function, listed))

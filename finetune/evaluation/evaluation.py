@@ -24,7 +24,7 @@ from ..data.formats.sources import Subset, open_dataset
 from ..embedding.embedders import Embed, Embedder, open_embedder
 from ..embedding.unit_embeddings import refuse_non_finite, unit_rows
 from .matched_images import MatchedImages, match_images
-from .pairs.true_accepts import roc_curve
+from .pairs.receiver_curve import ReceiverCurve
 from .pairs.verification import VerificationResult, measure_verification, scored_pairs
 from .plan import Protocol, plan_evaluation
 from .ranks.ranking import COSINE, Distance, Ranking
@@ -146,8 +146,8 @@ def _write_roc(path: Path, matched: MatchedImages, embeddings: Floats) -> None:
     """Write false and true accept rates as CSV, over the pairs that TAR@FAR is measured on."""
     plan, dataset = matched.plan, matched.dataset
     known = dataset.pairs is None
-    scored = scored_pairs(unit_rows(embeddings), dataset.identities, plan.pairs, known_identities=known)
-    points = roc_curve(scored.scores, scored.is_same)
+    scored, _ = scored_pairs(unit_rows(embeddings), dataset.identities, plan.pairs, known_identities=known)
+    points = ReceiverCurve(scored.scores, scored.is_same).points()
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("far", "tar"), *points])

@@ -16,9 +16,10 @@ from ...errors import ConfigError, DataError, nearest
 from ..data.dataset import Dataset
 from ..data.pair_drawing import draw_pairs
 from ..data.splits import has_cameras, query_and_gallery
+from .pairs.folds import FOLDS
+from .pairs.verification import measurable_metrics
 from .ranks.ranking import COSINE, Ranking
 from .ranks.retrieval import RETRIEVAL_METRICS, has_match
-from .pairs.verification import FOLDS, measurable_metrics
 
 __all__ = ["EvaluationPlan", "Protocol", "choose_protocol", "plan_evaluation"]
 

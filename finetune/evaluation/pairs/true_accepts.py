@@ -9,17 +9,17 @@ images.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ScoredPairs", "roc_curve", "true_accept_intervals", "true_accept_rate"]
+from ..cores import Progress, available_cores, no_progress, on_all_cores
+
+__all__ = ["ScoredPairs", "true_accept_intervals"]
 
 Indices = NDArray[np.int64]
-Scores = NDArray[np.floating]
 
 REPLICATES = 200
 LEVEL = 0.95
@@ -51,63 +51,75 @@ class ScoredPairs:
         return self.same > 0 and self.different * far >= 1 - 1e-9
 
 
-def true_accept_rate(scores: Scores, is_same: NDArray[np.bool_], far: float) -> float:
-    """Share of same pairs above the lowest threshold that at most the share `far` of the different pairs exceeds.
-
-    NaN without pairs of either kind.
-    """
-    negatives = np.sort(scores[~is_same])[::-1]
-    if not negatives.size or not is_same.any():
-        return float("nan")
-    allowed = int(np.floor(far * negatives.size))
-    if allowed >= negatives.size:
-        return 1.0
-    return float((scores[is_same] > negatives[allowed]).mean())
-
-
-def roc_curve(scores: Scores, is_same: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
-    """(FAR, TAR) at ten FARs per decade up to 1, from the decade in which one of the different pairs passes.
-
-    Args:
-        scores: Cosines [P].
-        is_same: Which pairs are of one identity, bool [P].
-    """
-    decades = math.ceil(math.log10(max(int((~is_same).sum()), 1)))
-    rates = 10.0 ** (np.arange(-10 * decades, 1) / 10)
-    return tuple((float(far), true_accept_rate(scores, is_same, float(far))) for far in rates)
-
-
 def true_accept_intervals(
-    pairs: ScoredPairs, fars: Sequence[float], *, seed: int = 0
+    pairs: ScoredPairs, fars: Sequence[float], *, seed: int = 0, report: Progress = no_progress
 ) -> dict[float, tuple[float, float] | None]:
     """The 95 % bootstrap interval of TAR at each FAR; None where `pairs` do not resolve it.
 
     Args:
-        pairs: As `true_accept_rate` measures them.
+        pairs: As `ReceiverCurve.true_accept_rate` measures them.
         fars: False accept rates, above 0.
         seed: Seeds the draw of identities.
+        report: Called with the number of replicates that are done.
     """
     measured = [far for far in fars if pairs.resolves(far)]
     if not measured:
         return dict.fromkeys(fars)
     rng = np.random.default_rng(seed)
-    order = np.argsort(-pairs.scores[~pairs.is_same], kind="stable")
-    negatives = pairs.scores[~pairs.is_same][order]
-    first, second = pairs.identities[~pairs.is_same][order].T.astype(np.int32)
-    genuine, of = pairs.scores[pairs.is_same], pairs.identities[pairs.is_same][:, 0]
-    people = int(pairs.identities.max()) + 1
-    rates = np.full((REPLICATES, len(measured)), np.nan)
-    for replicate in rates:
-        times = np.bincount(rng.integers(0, people, people), minlength=people).astype(np.int32)
-        weights, counts = times[of], times[first] * times[second]
-        if not counts.any() or not weights.any():
-            continue
-        passed = np.cumsum(counts, dtype=np.int64)
-        # The first negative that must not pass: a same pair is accepted if it is more alike.
-        places = np.searchsorted(passed, np.array(measured) * passed[-1] * (1 + 1e-12), side="right")
-        for number, place in enumerate(places):
-            accepted = genuine > negatives[place] if place < len(negatives) else np.ones(len(genuine), dtype=bool)
-            replicate[number] = weights[accepted].sum() / weights.sum()
+    resampled = _Resampled(pairs, np.array(measured))
+    people, rates = int(pairs.identities.max()) + 1, []
+    while len(rates) < REPLICATES:
+        wanted = min(available_cores(), REPLICATES - len(rates))
+        drawn = [np.bincount(rng.integers(0, people, people), minlength=people) for _ in range(wanted)]
+        rates += on_all_cores(resampled.rates, drawn)
+        report("resampling identities", len(rates), REPLICATES)
     low, high = np.nanpercentile(rates, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
     found = {far: (float(low[n]), float(high[n])) for n, far in enumerate(measured)}
     return {far: found.get(far) for far in fars}
+
+
+class _Resampled:
+    """TAR at some FARs once each identity counts several times or not at all."""
+
+    def __init__(self, pairs: ScoredPairs, fars: NDArray[np.float64]) -> None:
+        self._fars = fars * (1 + 1e-12)
+        negatives = pairs.scores[~pairs.is_same]
+        order = np.argsort(-negatives)
+        self._negatives = negatives[order]
+        self._first, self._second = pairs.identities[~pairs.is_same][order].T.astype(np.int32)
+        by_score = np.argsort(pairs.scores[pairs.is_same])
+        self._genuine = pairs.scores[pairs.is_same][by_score]
+        self._people = pairs.identities[pairs.is_same][by_score, 0].astype(np.int32)
+        # Only the highest scores decide a threshold: as many as a replicate may need, and all where it needs more.
+        self._head = min(len(negatives), int(1.5 * fars.max() * len(negatives)) + 1000)
+
+    def rates(self, times: Indices) -> NDArray[np.float64]:
+        """TAR at each FAR, [F], where identity n was drawn `times[n]` times; NaN if no pair of a kind is left."""
+        times = times.astype(np.int32)
+        total = sum(
+            int(np.dot(times[self._first[part]], times[self._second[part]].astype(np.int64)))
+            for part in _parts(len(self._negatives))
+        )
+        weights = np.concatenate([[0], np.cumsum(times[self._people], dtype=np.int64)])
+        if not total or not weights[-1]:
+            return np.full(len(self._fars), np.nan)
+        allowed = self._fars * total
+        passed = self._passed(times, self._head)
+        if passed[-1] <= allowed.max():
+            passed = self._passed(times, len(self._negatives))
+        # The first negative that must not pass: a same pair is accepted if it is more alike.
+        places = np.searchsorted(passed, allowed, side="right")
+        refused = np.zeros(len(places), dtype=np.int64)
+        known = places < len(self._negatives)
+        refused[known] = np.searchsorted(self._genuine, self._negatives[places[known]], side="right")
+        rates: NDArray[np.float64] = 1 - weights[refused] / weights[-1]
+        return rates
+
+    def _passed(self, times: NDArray[np.int32], count: int) -> Indices:
+        passed: Indices = np.cumsum(times[self._first[:count]] * times[self._second[:count]], dtype=np.int64)
+        return passed
+
+
+def _parts(count: int) -> Iterator[slice]:
+    for start in range(0, count, 1 << 18):
+        yield slice(start, start + (1 << 18))

@@ -1,39 +1,33 @@
-"""Verification metrics: 10-fold accuracy and VAL@FAR as on LFW, and the true accept rate at false accept rates.
+"""Verification metrics: 10-fold accuracy and VAL@FAR as on LFW, TAR@FAR, equal error rate, area under the ROC.
 
-Protocol (Huang et al., "Labeled Faces in the Wild", 2007, in insightface's form): squared distances of unit embeddings,
-thresholds 0 to 4 in steps of 0.01, unshuffled folds; the threshold with the best accuracy on nine folds (the first of
-equals) is applied to the tenth. VAL@FAR: thresholds in steps of 0.001; the threshold at which nine folds have the FAR,
-interpolated linearly, gives the tenth fold's share of true accepts. TAR@FAR (`true_accepts`) is the highest TAR among
-thresholds whose FAR does not exceed the target; it needs 1 / FAR pairs of two identities, and is None with fewer.
-Where identities are known it is measured on up to a million pairs, balanced over identities like the others at any
-number of images; where pairs are listed, on these.
+Accuracy and VAL@FAR (`folds`) are of the pairs of the protocol. TAR@FAR (`true_accepts`) is the highest TAR among
+thresholds whose FAR does not exceed the target; it needs 1 / FAR pairs of two identities, and is None with fewer. It is
+measured, like the equal error rate and the area under the ROC (`receiver_curve`), on up to a million pairs where
+identities are known, balanced over identities like the others at any number of images; where pairs are listed, on
+these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD:finetune/evaluation/verification.py
-from ...errors import DataError
-from ..data.pair_drawing import draw_different_pairs, draw_same_pairs
-from ..embedding.unit_embeddings import unit_rows
-from .true_accepts import ScoredPairs, true_accept_intervals, true_accept_rate
-=======
-from ....errors import DataError
 from ...data.pair_drawing import draw_different_pairs, draw_same_pairs
-from .true_accepts import ScoredPairs, true_accept_intervals, true_accept_rate
-from ..unit_embeddings import unit_rows
->>>>>>> cf53e47 (Count the ranks of retrieval and re-rank through neighbour lists):finetune/evaluation/pairs/verification.py
+from ...embedding.unit_embeddings import unit_rows
+from ..cores import Progress, blocks, no_progress
+from .folds import fold_accuracies, fold_true_accepts
+from .pair_scores import pair_cosines
+from .receiver_curve import ReceiverCurve
+from .true_accepts import ScoredPairs, true_accept_intervals
 
 __all__ = [
+    "TRUE_ACCEPTS",
     "VERIFICATION_METRICS",
+    "ComparedPairs",
     "VerificationResult",
-    "fold_accuracies",
-    "fold_true_accepts",
+    "compare_pairs",
     "measurable_metrics",
     "measure_verification",
     "scored_pairs",
@@ -42,26 +36,13 @@ __all__ = [
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
-FOLDS = 10
 MOST_DIFFERENT = 1_000_000
 """Pairs of two identities that TAR@FAR is measured on: enough for FAR 1e-6."""
 MOST_SAME = 100_000
-TRUE_ACCEPTS = {"tar_at_far_1e2": 1e-2, "tar_at_far_1e3": 1e-3, "tar_at_far_1e4": 1e-4}
+TRUE_ACCEPTS = {f"tar_at_far_1e{power}": 10.0**-power for power in range(1, 7)}
 """False accept rates, by the field of a result."""
-VERIFICATION_METRICS = (
-    "accuracy",
-    "tar_at_far_1e2",
-    "tar_at_far_1e3",
-    "tar_at_far_1e4",
-    "val_at_far_1e3",
-    "rank1",
-)
+VERIFICATION_METRICS = ("accuracy", *TRUE_ACCEPTS, "val_at_far_1e3", "auc", "rank1")
 """Fields of a result that are better when larger, the usual one first; the labels decide which can be measured."""
-
-_CHUNK = 512
-_PAIRS_AT_ONCE = 1 << 16
-_THRESHOLDS = np.arange(0, 4, 0.01)
-_FINE_THRESHOLDS = np.arange(0, 4, 0.001)
 
 
 @dataclass(frozen=True)
@@ -70,12 +51,19 @@ class VerificationResult:
 
     accuracy: float
     accuracy_std: float
+    tar_at_far_1e1: float | None
+    """None, like the next five, with fewer than 1 / FAR pairs of two identities."""
     tar_at_far_1e2: float | None
-    """None, like the next two, with fewer than 1 / FAR pairs of two identities."""
     tar_at_far_1e3: float | None
     tar_at_far_1e4: float | None
+    tar_at_far_1e5: float | None
+    tar_at_far_1e6: float | None
     val_at_far_1e3: float
     """Mean over the folds."""
+    eer: float
+    """The rate at which as many different pairs are accepted as same pairs are refused; smaller is better."""
+    auc: float
+    """Area under the ROC."""
     rank1: float | None
     """Share of images whose nearest other image is of the same identity, among those whose identity has another image;
     None for fixed pairs."""
@@ -83,7 +71,9 @@ class VerificationResult:
     same_pairs: int
     """Pairs of one identity that TAR@FAR is measured on."""
     different_pairs: int
-    """Pairs of two identities that FAR is measured on."""
+    """Pairs of two identities (impostors) that FAR is measured on."""
+    impostors: dict[str, int] = field(default_factory=dict)
+    """How many of `different_pairs` may pass at the threshold of each TAR@FAR, by its field: 0 cannot be measured."""
     tar_low: dict[str, float | None] = field(default_factory=dict)
     """Lower end of the 95 % bootstrap interval over identities of each TAR@FAR, by its field; None where it is None."""
     tar_high: dict[str, float | None] = field(default_factory=dict)
@@ -96,11 +86,95 @@ class VerificationResult:
         """The name of the protocol, for reports."""
         return "verification"
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line about the false accept rates that the pairs cannot resolve."""
+        lacking = [far for name, far in TRUE_ACCEPTS.items() if getattr(self, name) is None]
+        if not lacking:
+            return ()
+        rates = ", ".join(f"{far:.0e}".replace("e-0", "e-") for far in lacking)
+        return (
+            f"TAR at FAR {rates} is not measured: {self.different_pairs:,} pairs of two identities are fewer than "
+            f"1 / FAR, {round(1 / lacking[0]):,} at least",
+        )
+
+
+@dataclass(frozen=True)
+class ComparedPairs:
+    """The pairs of a verification with their similarities."""
+
+    distances: Floats
+    """Squared distances of unit embeddings of the protocol's pairs, [P]."""
+    is_same: NDArray[np.bool_]
+    """Which of them are of one identity, [P]."""
+    scored: ScoredPairs
+    """The pairs that TAR@FAR is measured on."""
+    scored_images: Indices
+    """Their images, int64 [S, 2]."""
+    curve: ReceiverCurve
+    """Of the scored pairs."""
+    rank1: float | None
+    single_image_identities: int
+
+    def result(self, report: Progress = no_progress) -> VerificationResult:
+        """Every metric.
+
+        Raises:
+            DataError: fewer pairs than folds.
+        """
+        accuracies = fold_accuracies(self.distances, self.is_same)
+        scored, curve = self.scored, self.curve
+        rates = {
+            name: curve.true_accept_rate(far) if scored.resolves(far) else None for name, far in TRUE_ACCEPTS.items()
+        }
+        intervals = true_accept_intervals(scored, list(TRUE_ACCEPTS.values()), report=report)
+        ends = {name: intervals[far] or (None, None) for name, far in TRUE_ACCEPTS.items()}
+        return VerificationResult(
+            accuracy=float(accuracies.mean()),
+            accuracy_std=float(accuracies.std()),
+            **rates,
+            val_at_far_1e3=float(fold_true_accepts(self.distances, self.is_same, 1e-3).mean()),
+            eer=curve.equal_error_rate(),
+            auc=curve.area(),
+            rank1=self.rank1,
+            pairs=len(self.distances),
+            same_pairs=scored.same,
+            different_pairs=scored.different,
+            impostors={name: int(far * scored.different * (1 + 1e-12)) for name, far in TRUE_ACCEPTS.items()},
+            tar_low={name: low for name, (low, _) in ends.items()},
+            tar_high={name: high for name, (_, high) in ends.items()},
+            single_image_identities=self.single_image_identities,
+        )
+
 
 def measure_verification(
-    embeddings: Floats, identities: Indices, pairs: Indices, *, known_identities: bool = True
+    embeddings: Floats,
+    identities: Indices,
+    pairs: Indices,
+    *,
+    known_identities: bool = True,
+    report: Progress = no_progress,
 ) -> VerificationResult:
     """Decide for pairs of images whether they show one identity, and measure how often that is right.
+
+    Arguments as of `compare_pairs`.
+
+    Raises:
+        DataError: fewer pairs than folds.
+        GateError: embeddings are not finite.
+    """
+    return compare_pairs(embeddings, identities, pairs, known_identities=known_identities, report=report).result(report)
+
+
+def compare_pairs(
+    embeddings: Floats,
+    identities: Indices,
+    pairs: Indices,
+    *,
+    known_identities: bool = True,
+    report: Progress = no_progress,
+) -> ComparedPairs:
+    """Score the pairs of a protocol, and those that TAR@FAR is measured on.
 
     Args:
         embeddings: float32 [N, D] of any length; they are normalised here.
@@ -108,39 +182,30 @@ def measure_verification(
         pairs: int64 [P, 3]: image, image, 1 for the same identity; the folds are ten consecutive parts of them.
         known_identities: Whether `identities` are real. TAR@FAR is then measured on up to a million pairs drawn from
             them; else on `pairs`, as in protocols that list theirs.
+        report: Called with what is done.
 
     Raises:
-        DataError: fewer pairs than folds.
         GateError: embeddings are not finite.
     """
     unit = unit_rows(embeddings)
-    distances = 2 - 2 * _cosines(unit, pairs)
-    is_same = pairs[:, 2] == 1
-    accuracies = fold_accuracies(distances, is_same)
-    scored = scored_pairs(unit, identities, pairs, known_identities=known_identities)
-    rates = {
-        name: true_accept_rate(scored.scores, scored.is_same, far) if scored.resolves(far) else None
-        for name, far in TRUE_ACCEPTS.items()
-    }
-    intervals = true_accept_intervals(scored, list(TRUE_ACCEPTS.values()))
+    scored, images = scored_pairs(unit, identities, pairs, known_identities=known_identities, report=report)
     counts = np.bincount(identities[identities >= 0]) if known_identities else np.zeros(0, dtype=np.int64)
-    return VerificationResult(
-        accuracy=float(accuracies.mean()),
-        accuracy_std=float(accuracies.std()),
-        **rates,
-        val_at_far_1e3=float(fold_true_accepts(distances, is_same, 1e-3).mean()),
-        rank1=_nearest_is_same(unit, identities) if known_identities else None,
-        pairs=len(pairs),
-        same_pairs=scored.same,
-        different_pairs=scored.different,
-        tar_low={name: ends[0] if (ends := intervals[far]) else None for name, far in TRUE_ACCEPTS.items()},
-        tar_high={name: ends[1] if (ends := intervals[far]) else None for name, far in TRUE_ACCEPTS.items()},
+    cosines = pair_cosines(unit, pairs, report) if known_identities else scored.scores
+    return ComparedPairs(
+        distances=2 - 2 * cosines,
+        is_same=pairs[:, 2] == 1,
+        scored=scored,
+        scored_images=images,
+        curve=ReceiverCurve(scored.scores, scored.is_same),
+        rank1=_nearest_is_same(unit, identities, report) if known_identities else None,
         single_image_identities=int((counts == 1).sum()),
     )
 
 
-def scored_pairs(unit: Floats, identities: Indices, pairs: Indices, *, known_identities: bool) -> ScoredPairs:
-    """The pairs that TAR@FAR is measured on (see `measure_verification`), with their cosines.
+def scored_pairs(
+    unit: Floats, identities: Indices, pairs: Indices, *, known_identities: bool, report: Progress = no_progress
+) -> tuple[ScoredPairs, Indices]:
+    """The pairs that TAR@FAR is measured on (see `compare_pairs`), with their cosines, and their images int64 [S, 2].
 
     Of listed pairs, images joined by a chain of same pairs are taken to show one identity.
     """
@@ -148,7 +213,8 @@ def scored_pairs(unit: Floats, identities: Indices, pairs: Indices, *, known_ide
         pairs, people = _many_pairs(identities), identities
     else:
         people = _joined_by_same(len(unit), pairs)
-    return ScoredPairs(_cosines(unit, pairs), pairs[:, 2] == 1, people[pairs[:, :2]])
+    images = pairs[:, :2]
+    return ScoredPairs(pair_cosines(unit, images, report), pairs[:, 2] == 1, people[images]), images
 
 
 def measurable_metrics(identities: Indices, pairs: Indices, *, known_identities: bool) -> tuple[str, ...]:
@@ -168,87 +234,19 @@ def _many_pairs(identities: Indices) -> Indices:
     return np.concatenate([np.insert(part, 2, flag, axis=1) for flag, part in zip((1, 0), drawn, strict=True)])
 
 
-def fold_accuracies(distances: Floats, is_same: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Accuracy on each of ten consecutive folds of the pairs, at the other folds' best threshold: float64 [10].
-
-    Args:
-        distances: Squared distances of unit embeddings, [P].
-        is_same: Which pairs are of one identity, bool [P].
-
-    Raises:
-        DataError: fewer pairs than folds.
-    """
-    count = len(distances)
-    if count < FOLDS:
-        raise DataError(f"verification: {count} pairs; at least {FOLDS} are needed for {FOLDS} folds")
-    distances = np.maximum(distances, 0)  # alike embeddings may be rounded to below it
-    right = (distances[None, :] < _THRESHOLDS[:, None]) == is_same[None, :]
-    accuracies = []
-    for fold, rest in _folds(count):
-        best = int(right[:, rest].mean(axis=1).argmax())
-        accuracies.append(right[best, fold].mean())
-    return np.array(accuracies, dtype=np.float64)
-
-
-def fold_true_accepts(distances: Floats, is_same: NDArray[np.bool_], far: float) -> NDArray[np.float64]:
-    """VAL@FAR: the share of each fold's same pairs below the threshold at which the other folds' FAR is `far`, [10].
-
-    Interpolation assumes that different pairs lie evenly between two thresholds. Where they do not, as when a network
-    maps all images to about one point, and more than one of them passes beyond `far`, the threshold is the largest that
-    keeps to `far`. Where no threshold below 4 lets so many pass, nothing is accepted. A fold without same pairs gives
-    NaN.
-
-    Args:
-        distances: Squared distances of unit embeddings, [P].
-        is_same: Which pairs are of one identity, bool [P].
-        far: The false accept rate, above 0.
-    """
-    distances = np.maximum(distances, 0)  # alike embeddings may be rounded to below it, and before the first threshold
-    rates = []
-    for fold, rest in _folds(len(distances)):
-        different = np.sort(distances[rest][~is_same[rest]])
-        passed = np.searchsorted(different, _FINE_THRESHOLDS) / max(len(different), 1)
-        threshold = 0.0
-        if passed[-1] >= far:
-            first = int((passed >= far).argmax())
-            step = (far - passed[first - 1]) / (passed[first] - passed[first - 1])
-            threshold = _FINE_THRESHOLDS[first - 1] + step * (_FINE_THRESHOLDS[first] - _FINE_THRESHOLDS[first - 1])
-            allowed = far * len(different)
-            if np.searchsorted(different, threshold) > allowed + 1:
-                threshold = different[int(allowed)]
-        same = distances[fold][is_same[fold]]
-        rates.append((same < threshold).mean() if same.size else np.nan)
-    return np.array(rates, dtype=np.float64)
-
-
-def _cosines(unit: Floats, pairs: Indices) -> Floats:
-    cosines = np.empty(len(pairs), dtype=np.float32)
-    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        rows = slice(start, start + _PAIRS_AT_ONCE)
-        cosines[rows] = np.einsum("pd,pd->p", unit[pairs[rows, 0]], unit[pairs[rows, 1]])
-    return cosines
-
-
-def _folds(count: int) -> Iterator[tuple[Indices, NDArray[np.bool_]]]:
-    """Positions of each fold, and which of all pairs are in the others."""
-    for fold in np.array_split(np.arange(count), FOLDS):
-        rest = np.ones(count, dtype=bool)
-        rest[fold] = False
-        yield fold, rest
-
-
-def _nearest_is_same(unit: Floats, identities: Indices) -> float | None:
+def _nearest_is_same(unit: Floats, identities: Indices, report: Progress) -> float | None:
     """None where no identity has two images."""
     known = identities >= 0
     asked = np.flatnonzero(known & (np.bincount(identities[known])[identities] > 1))
     if not asked.size:
         return None
     nearest = []
-    for start in range(0, len(asked), _CHUNK):
-        rows = asked[start : start + _CHUNK]
+    for block in blocks(len(asked), len(unit)):
+        rows = asked[block]
         similar = unit[rows] @ unit.T
         similar[np.arange(len(rows)), rows] = -np.inf
         nearest.append(similar.argmax(axis=1))
+        report("finding the nearest image", block.stop, len(asked))
     return float((identities[np.concatenate(nearest)] == identities[asked]).mean())
 
 

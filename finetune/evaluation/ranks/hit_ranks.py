@@ -67,7 +67,11 @@ class Matches:
 
 
 def find_hit_ranks(
-    distances: Callable[[slice], Distances], queries: int, gallery: int, matches: Matches, report: Progress = no_progress
+    distances: Callable[[slice], Distances],
+    queries: int,
+    gallery: int,
+    matches: Matches,
+    report: Progress = no_progress,
 ) -> HitRanks:
     """Rank the matches of every query, one block of queries at a time.
 

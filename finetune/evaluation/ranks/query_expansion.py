@@ -1,8 +1,8 @@
 """Query expansion: each embedding is replaced by the weighted mean of its nearest ones.
 
-Average query expansion of Chum et al., "Total Recall", ICCV 2007, with the weights cosine ** alpha of Radenovic, Tolias,
-Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", arXiv:1711.02512; as in fast-reid, gallery images are
-expanded like queries, among the images of both.
+Average query expansion of Chum et al., "Total Recall", ICCV 2007, with the weights cosine ** alpha of Radenovic,
+Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", arXiv:1711.02512; as in fast-reid, gallery
+images are expanded like queries, among the images of both.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cores import Progress, no_progress
 from ...embedding.unit_embeddings import unit_rows
+from ..cores import Progress, no_progress
 from .neighbour_lists import find_neighbours
 
 __all__ = ["expanded_embeddings"]

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cores import Progress, no_progress
 from ...embedding.unit_embeddings import refuse_non_finite, unit_rows
+from ..cores import Progress, no_progress
 from .query_expansion import expanded_embeddings
 from .reranking import RerankedDistances
 
@@ -79,9 +79,7 @@ def ranking_distances(
         if ranking.distance == "euclidean":  # re-ranking divides by the largest distance; squares must not overflow
             largest = max(float(np.abs(query).max()), float(np.abs(gallery).max())) or 1.0
             query, gallery = query / largest, gallery / largest
-        reranked = RerankedDistances(
-            query, gallery, k1=ranking.k1, k2=ranking.k2, weight=ranking.share, report=report
-        )
+        reranked = RerankedDistances(query, gallery, k1=ranking.k1, k2=ranking.k2, weight=ranking.share, report=report)
         return reranked.of
     if ranking.distance == "cosine":
         negative = -query

@@ -5,10 +5,10 @@ import pytest
 
 from rtool.errors import GateError
 from rtool.finetune.data.pair_drawing import draw_pairs
-from rtool.finetune.evaluation.pairs.true_accepts import ScoredPairs, roc_curve, true_accept_intervals, true_accept_rate
+from rtool.finetune.evaluation.pairs.folds import fold_accuracies, fold_true_accepts
+from rtool.finetune.evaluation.pairs.receiver_curve import ReceiverCurve
+from rtool.finetune.evaluation.pairs.true_accepts import ScoredPairs, true_accept_intervals
 from rtool.finetune.evaluation.pairs.verification import (
-    fold_accuracies,
-    fold_true_accepts,
     measurable_metrics,
     measure_verification,
     scored_pairs,
@@ -40,9 +40,10 @@ def test_tar_is_the_highest_whose_far_does_not_exceed_the_target():
     scores = np.array([0.9, 0.8, 0.7, 0.3, 0.95, 0.75, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
     same = np.arange(14) < 4
     # different pairs sorted: .95 .75 .2 .1 ...; 10 % of 10 lets one through, so the threshold falls to .75
-    assert true_accept_rate(scores, same, 0.1) == pytest.approx(2 / 4)
-    assert true_accept_rate(scores, same, 0.2) == pytest.approx(4 / 4)
-    assert true_accept_rate(scores, same, 0.0) == pytest.approx(0 / 4)
+    curve = ReceiverCurve(scores, same)
+    assert curve.true_accept_rate(0.1) == pytest.approx(2 / 4)
+    assert curve.true_accept_rate(0.2) == pytest.approx(4 / 4)
+    assert curve.true_accept_rate(0.0) == pytest.approx(0 / 4)
 
 
 @pytest.mark.parametrize("seed", range(3, 9))
@@ -92,7 +93,7 @@ def test_the_roc_rises_to_one_and_holds_the_single_rates():
     rng = np.random.default_rng(3)
     same = np.arange(500) < 200
     scores = np.where(same, rng.normal(1, 1, 500), rng.normal(0, 1, 500)).astype("f4")
-    fars, tars = np.array(roc_curve(scores, same)).T
+    fars, tars = np.array(ReceiverCurve(scores, same).points()).T
     assert fars[0] == pytest.approx(1e-3)  # 300 different pairs make one in 300 at best
     assert (fars[-1], tars[-1]) == (1.0, 1.0)
     assert (np.diff(fars) > 0).all()
@@ -100,6 +101,32 @@ def test_the_roc_rises_to_one_and_holds_the_single_rates():
     for far in (1e-2, 1e-1):
         allowed = sorted(scores[~same], reverse=True)[int(far * 300)]
         assert tars[np.argmin(abs(fars - far))] == pytest.approx(np.mean(scores[same] > allowed))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 7])
+def test_rates_and_areas_are_those_of_scikit_learn(decimals):
+    """With few decimals most scores are equal, of both kinds."""
+    from scipy.optimize import brentq
+    from sklearn.metrics import auc, roc_curve
+
+    rng = np.random.default_rng(decimals)
+    same = rng.random(3000) < 0.2
+    scores = np.where(same, rng.normal(1, 1, 3000), rng.normal(0, 1, 3000)).round(decimals).astype("f4")
+    curve = ReceiverCurve(scores, same)
+    far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
+    assert curve.area() == pytest.approx(auc(far, tar), abs=1e-12)
+    equal = brentq(lambda rate: 1 - rate - np.interp(rate, far, tar), 0, 1, xtol=1e-14)
+    assert curve.equal_error_rate() == pytest.approx(equal, abs=1e-9)
+    for target in (1e-1, 1e-2, 1e-3, 0.5, 1.0):
+        assert curve.true_accept_rate(target) == pytest.approx(tar[far <= target].max(), abs=1e-12)
+
+
+@pytest.mark.parametrize(("same", "expected"), [((1.0, 2.0), 0.0), ((-2.0, -1.0), 1.0), ((0.0, 0.0), 0.5)])
+def test_equal_error_of_scores_that_part_do_not_part_or_are_all_one(same, expected):
+    scores = np.array([*same, 0.0, 0.0], dtype="f4")
+    curve = ReceiverCurve(scores, np.arange(4) < 2)
+    assert curve.equal_error_rate() == pytest.approx(expected)
+    assert curve.area() == pytest.approx(1 - expected)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -142,6 +169,10 @@ def test_a_rate_that_the_pairs_cannot_resolve_is_not_measured():
     assert (result.same_pairs, result.different_pairs) == (72, 1056)
     assert result.tar_at_far_1e3 is not None
     assert result.tar_at_far_1e4 is result.tar_low["tar_at_far_1e4"] is None
+    assert [result.impostors[f"tar_at_far_1e{n}"] for n in (1, 2, 3, 4)] == [105, 10, 1, 0]
+    (warning,) = result.warnings
+    assert "1e-4, 1e-5, 1e-6 is not measured: 1,056 pairs" in warning
+    assert "10,000 at least" in warning
     assert "tar_at_far_1e4" not in measurable_metrics(identities, draw_pairs(identities), known_identities=True)
 
 
@@ -151,7 +182,7 @@ def bootstrap_by_the_formula(scores, same, people, count, far, replicates, rng):
     for _ in range(replicates):
         times = np.bincount(rng.integers(0, count, count), minlength=count)
         repeats = np.where(same, times[people[:, 0]], times[people[:, 0]] * times[people[:, 1]])
-        rates.append(true_accept_rate(np.repeat(scores, repeats), np.repeat(same, repeats), far))
+        rates.append(ReceiverCurve(np.repeat(scores, repeats), np.repeat(same, repeats)).true_accept_rate(far))
     return np.percentile(rates, [2.5, 97.5])
 
 
@@ -183,7 +214,7 @@ def test_seven_of_eight_intervals_hold_the_mean_of_the_eight_data_sets():
 
 def test_true_accepts_mean_the_same_at_any_number_of_images(monkeypatch):
     """With 400 images every pair of two people is measured, with 1,600 a part of them; the people are alike."""
-    monkeypatch.setattr("rtool.finetune.evaluation.verification.MOST_DIFFERENT", 100_000)
+    monkeypatch.setattr("rtool.finetune.evaluation.pairs.verification.MOST_DIFFERENT", 100_000)
     rates = []
     for people in (100, 400):
         rng = np.random.default_rng(people)
@@ -197,5 +228,5 @@ def test_true_accepts_mean_the_same_at_any_number_of_images(monkeypatch):
 def test_listed_pairs_count_images_joined_by_same_pairs_as_one_person():
     pairs = np.array([[0, 1, 1], [1, 2, 1], [3, 4, 1], [0, 3, 0], [2, 5, 0], [4, 5, 0], [1, 5, 0]])
     unit = np.eye(6, dtype="f4")
-    people = scored_pairs(unit, np.arange(6), pairs, known_identities=False).identities
+    people = scored_pairs(unit, np.arange(6), pairs, known_identities=False)[0].identities
     assert people.tolist() == [[0, 0], [0, 0], [1, 1], [0, 1], [0, 2], [1, 2], [0, 2]]

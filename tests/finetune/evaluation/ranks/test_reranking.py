@@ -6,7 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from rtool.finetune.evaluation.ranks.reranking import reranked_distances
+from rtool.benchmarks.evaluation.usual_forms import classic_reranking
+from rtool.finetune.evaluation.ranks.reranking import RerankedDistances, reranked_distances
 
 
 def by_the_paper(query, gallery, k1, k2, share):
@@ -60,12 +61,30 @@ def test_agrees_with_the_paper_written_out(k1, k2, share):
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
-def test_three_matrices_are_held_at_the_peak():
+def test_memory_grows_with_the_images_and_not_with_their_square():
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(1500, 16)) + 3 * np.eye(16)[np.arange(1500) % 16]
+    rows = rng.normal(size=(3000, 16)) + 3 * np.eye(16)[np.arange(3000) % 16]
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("f4")
     tracemalloc.start()
-    reranked_distances(rows[:300], rows[300:])
+    ranked = RerankedDistances(rows[:600], rows[600:])
+    ranked.of(slice(0, 100))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 3.2 * 4 * 1500**2  # what grows with N alone is a tenth of a matrix here
+    assert peak < 3 * 4 * 3000**2 / 2  # three square matrices are what the usual form holds
+
+
+def test_equal_images_and_few_images_are_re_ranked():
+    rows = np.repeat(np.eye(4, dtype="f4"), 3, axis=0)
+    got = reranked_distances(rows[:2], rows[2:], k1=3, k2=2)
+    expected = by_the_paper(rows[:2].astype("f8"), rows[2:].astype("f8"), 3, 2, 0.3)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert np.isfinite(reranked_distances(rows[:1], rows[1:2])).all()
+
+
+def test_the_usual_form_and_ours_rank_alike():
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(30, 32))
+    rows = centres[np.arange(400) % 30] + 1.2 * rng.normal(size=(400, 32))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("f4")
+    usual, ours = classic_reranking(rows[:80], rows[80:]), reranked_distances(rows[:80], rows[80:])
+    np.testing.assert_array_equal(np.argsort(usual, axis=1), np.argsort(ours, axis=1))
