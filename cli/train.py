@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from ..errors import InputError
+from .embedding_options import batch_option, cache_option
 from .evaluation_rows import evaluation_rows
 from .output import Output, examples, output_options
 from .preprocessing import preprocessing_option
@@ -152,7 +153,8 @@ def finetune_command(
     help="Write the false and true accept rates of a verification to CSV.",
 )
 @click.option("--no-flip", is_flag=True, help="Do not add the embedding of the mirror image.")
-@click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Images per batch.")
+@batch_option
+@cache_option
 @click.option(
     "--embedding",
     default=0,
@@ -176,7 +178,8 @@ def evaluate_command(
     distance: Literal["cosine", "euclidean"],
     roc: Path | None,
     no_flip: bool,
-    batch: int,
+    batch: int | Literal["auto"],
+    cache: Path | None,
     embedding: int,
     size: str | None,
     preprocessing: str,
@@ -209,7 +212,8 @@ def evaluate_command(
         data,
         protocol=protocol,
         flip=not no_flip,
-        batch=batch,
+        batch=embedder.batch,
+        cache=cache,
         rerank=rerank,
         distance=distance,
         roc=roc,

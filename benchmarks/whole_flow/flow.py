@@ -29,8 +29,9 @@ from ...errors import InputError
 from ...finetune import load_config, open_dataset
 from ...finetune.config.config import FinetuneConfig
 from ...finetune.data.decoding import Pixels, read_pixels
+from ...finetune.embedding.embed_images import embed_images
 from ...finetune.embedding.embedders import Embedder, open_embedder
-from ...finetune.evaluation.evaluation import embed_images, evaluate_pixels
+from ...finetune.evaluation.evaluation import evaluate_pixels
 from ...finetune.evaluation.ranks.retrieval import RetrievalResult
 from ...finetune.finetuning import finetune
 from ...serving import TritonServer, deploy

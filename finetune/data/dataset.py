@@ -41,6 +41,13 @@ class ImageSource(Protocol):
             UnreadableImageError: the bytes cannot be read.
         """
 
+    def decoded(self, index: int, stored: bytes) -> Image.Image:
+        """The image of what `stored(index)` returned, so that both are of one reading.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded.
+        """
+
 
 @dataclass(frozen=True)
 class ArrayImages:
@@ -56,7 +63,12 @@ class ArrayImages:
 
     def stored(self, index: int) -> bytes:
         """Shape and pixels."""
-        return f"{self.pixels.shape[1:]}".encode() + self.pixels[index].tobytes()
+        pixels: bytes = self.pixels[index].tobytes()
+        return f"{self.pixels.shape[1:]}".encode() + pixels
+
+    def decoded(self, index: int, stored: bytes) -> Image.Image:  # noqa: ARG002 - the protocol's signature
+        """The image at `index`."""
+        return self[index]
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,9 @@ class _Chosen:
 
     def stored(self, index: int) -> bytes:
         return self.source.stored(int(self.positions[index]))
+
+    def decoded(self, index: int, stored: bytes) -> Image.Image:
+        return self.source.decoded(int(self.positions[index]), stored)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class FileImages:
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
 
+    def decoded(self, index: int, stored: bytes) -> Image.Image:  # noqa: ARG002 - the protocol's signature
+        """The image in these bytes of a file."""
+        return decode_image(io.BytesIO(stored))
+
 
 @dataclass(frozen=True)
 class EncodedImages:
@@ -53,7 +57,7 @@ class EncodedImages:
         return self.count
 
     def __getitem__(self, index: int) -> Image.Image:
-        return decode_image(io.BytesIO(self.stored(index)))
+        return self.decoded(index, self.stored(index))
 
     def stored(self, index: int) -> bytes:
         """The bytes of the record."""
@@ -61,6 +65,10 @@ class EncodedImages:
             return self.read(index)
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
+
+    def decoded(self, index: int, stored: bytes) -> Image.Image:  # noqa: ARG002 - the protocol's signature
+        """The image in these bytes of a record."""
+        return decode_image(io.BytesIO(stored))
 
 
 def decode_image(source: Path | BinaryIO) -> Image.Image:

@@ -61,6 +61,10 @@ class _Images(_Chain[Image.Image]):
         part, position = self.place(index)
         return self._sources[part].stored(position)
 
+    def decoded(self, index: int, stored: bytes) -> Image.Image:
+        part, position = self.place(index)
+        return self._sources[part].decoded(position, stored)
+
 
 @dataclass(frozen=True)
 class _Names(Sequence[str]):

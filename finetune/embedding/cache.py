@@ -53,7 +53,7 @@ def cache_key(model_digest: str, preprocessing: Preprocessing, *, flip: bool, ou
 
 
 class EmbeddingCache:
-    """The embeddings of one key in one folder, which is made if it is absent.
+    """The embeddings of one key in one folder, which is made if it is absent. Safe to use from several threads.
 
     Args:
         folder: DIR.
@@ -84,25 +84,26 @@ class EmbeddingCache:
             ) from error
         try:
             with exclusive(self._lock, timeout=_LOCK_SECONDS, purpose="writing embeddings"):
-                self._digests, self._embeddings = self._read()
+                self._known = self._read()
         except PlatformError as error:
             raise InputError(f"{error}; or choose another --cache") from error
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._known[0])
 
     def lookup(self, digests: Digests) -> tuple[NDArray[np.bool_], Floats]:
         """Which digests uint8 [N, 32] are known, bool [N], and their embeddings float32 [N, D]; rows of others are 0.
 
         D is 0 while the cache is empty.
         """
+        known, embeddings = self._known  # once: another thread may add meanwhile
         asked = _sortable(digests)
-        rows = np.zeros((len(asked), self._embeddings.shape[1]), dtype=np.float32)
-        if not len(self._digests):
+        rows = np.zeros((len(asked), embeddings.shape[1]), dtype=np.float32)
+        if not len(known):
             return np.zeros(len(asked), dtype=np.bool_), rows
-        places = np.minimum(np.searchsorted(self._digests, asked), len(self._digests) - 1)
-        found: NDArray[np.bool_] = self._digests[places] == asked
-        rows[found] = self._embeddings[places[found]]
+        places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+        found: NDArray[np.bool_] = known[places] == asked
+        rows[found] = embeddings[places[found]]
         return found, rows
 
     def add(self, digests: Digests, embeddings: Floats) -> None:
@@ -130,7 +131,7 @@ class EmbeddingCache:
             values = np.concatenate([kept, rows])[first] if len(known) else rows[first]
             if len(merged) > len(known):
                 write_atomically(self.path, _packed(merged, values))
-            self._digests, self._embeddings = merged, values
+            self._known = merged, values
 
     def _read(self) -> tuple[NDArray[np.bytes_], Floats]:
         """Digests and embeddings of the file; none of an absent or damaged one."""

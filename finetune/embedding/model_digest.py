@@ -19,6 +19,8 @@ from ...converters.runtime.triton import TritonRunner
 from ...errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...converters.bundles.reference import Model
     from ...converters.files.model_file import ModelFile
 
@@ -65,13 +67,12 @@ def digest_of_model(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _raw(tensor: object) -> memoryview:
+def _raw(tensor: Tensor) -> bytes:
     """The bytes of a tensor of any dtype, bfloat16 included, which NumPy lacks."""
     import torch
 
-    assert isinstance(tensor, torch.Tensor)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def _of_file(file: ModelFile) -> str:

@@ -7,9 +7,10 @@ and a served model are all measured by the same code; `evaluate` opens a model r
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,11 @@ from ..data.dataset import Dataset
 from ..data.decoding import Pixels, Resize, stream_pixels, unreadable_note
 from ..data.distinct_images import Contents, content_numbers
 from ..data.formats.sources import Subset, open_dataset
+from ..embedding.cache import EmbeddingCache
+from ..embedding.embed_images import EmbedImages, embed_images
 from ..embedding.embedders import Embed, Embedder, open_embedder
-from ..embedding.unit_embeddings import refuse_non_finite, unit_rows
+from ..embedding.image_digests import DigestedImages
+from ..embedding.unit_embeddings import unit_rows
 from .matched_images import MatchedImages, match_images
 from .pairs.receiver_curve import ReceiverCurve
 from .pairs.verification import VerificationResult, measure_verification, scored_pairs
@@ -32,7 +36,6 @@ from .ranks.retrieval import RetrievalResult, measure_retrieval
 
 __all__ = [
     "EvaluationResult",
-    "embed_images",
     "evaluate",
     "evaluate_embeddings",
     "evaluate_pixels",
@@ -52,6 +55,7 @@ def evaluate_embeddings(
     batch: int = 64,
     ranking: Ranking = COSINE,
     roc: Path | None = None,
+    cache: EmbeddingCache | None = None,
     report: Callable[[str], object] | None = None,
 ) -> EvaluationResult:
     """Measure `embed` on `dataset`; images are decoded batch by batch, unreadable ones left out.
@@ -65,6 +69,7 @@ def evaluate_embeddings(
         batch: Images per batch.
         ranking: How retrieval ranks the gallery.
         roc: A CSV file to write the ROC of a verification into.
+        cache: Embeddings that are known, of this `embed`, `resize` and `flip`.
         report: Called with a line about images that could not be read.
 
     Raises:
@@ -75,7 +80,8 @@ def evaluate_embeddings(
     plan = plan_evaluation(dataset, protocol, ranking)
     if roc is not None and plan.protocol != "verification":
         raise ConfigError(f"{roc}: a ROC is of a verification, and {dataset.name} is measured by {plan.protocol}")
-    dataset, embeddings, contents = _embed_streamed(embed, dataset, resize, flip=flip, batch=batch, report=report)
+    with EmbedImages(embed, flip=flip, batch=batch, cache=cache) as embed_known:
+        dataset, embeddings, contents = _embed_streamed(embed_known, dataset, resize, batch=batch, report=report)
     matched = match_images(dataset, contents, protocol, ranking)
     if report is not None:
         for note in matched.notes:
@@ -87,18 +93,19 @@ def evaluate_embeddings(
 
 
 def _embed_streamed(
-    embed: Embed,
+    embed: EmbedImages,
     dataset: Dataset,
     resize: Resize,
     *,
-    flip: bool,
     batch: int,
     report: Callable[[str], object] | None,
 ) -> tuple[Dataset, Floats, Contents]:
     """The readable part of `dataset`, its embeddings and contents; one batch of images is held at a time."""
     rows, chosen, contents = [], [], []
-    for positions, pixels in stream_pixels(dataset, resize, batch):
-        rows.append(embed_images(embed, pixels, flip=flip, batch=batch))
+    digested = DigestedImages(dataset.images) if embed.cache is not None else None
+    streamed = dataset if digested is None else replace(dataset, images=digested)
+    for positions, pixels in stream_pixels(streamed, resize, batch):
+        rows.append(embed(pixels, None if digested is None else digested.digests[positions]))
         contents.append(content_numbers(pixels))
         chosen.append(positions)
     if not chosen:
@@ -155,23 +162,6 @@ def _write_roc(path: Path, matched: MatchedImages, embeddings: Floats) -> None:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def embed_images(embed: Embed, pixels: NDArray[np.uint8], *, flip: bool, batch: int) -> Floats:
-    """Embeddings [N, D] of uint8 [N, H, W, C]; with `flip`, the sum with those of the mirrored images.
-
-    Raises:
-        GateError: some are not finite.
-    """
-    rows = []
-    for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch]
-        embeddings = embed(part)
-        if flip:
-            embeddings = embeddings + embed(np.ascontiguousarray(part[:, :, ::-1]))
-        refuse_non_finite(embeddings)
-        rows.append(embeddings)
-    return np.concatenate(rows)
-
-
 def evaluate(
     reference: str | Path | Runner | Embedder,
     data: str | Path,
@@ -179,7 +169,7 @@ def evaluate(
     protocol: Protocol | None = None,
     subset: Subset = "test",
     flip: bool = True,
-    batch: int = 64,
+    batch: int | Literal["auto"] = 64,
     output: int = 0,
     device: str = "cpu",
     preprocessing: str | Preprocessing | None = None,
@@ -188,6 +178,7 @@ def evaluate(
     distance: Distance = "cosine",
     roc: Path | None = None,
     weights: str | Path | None = None,
+    cache: str | Path | None = None,
     report: Callable[[str], object] | None = None,
 ) -> EvaluationResult:
     """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
@@ -196,7 +187,7 @@ def evaluate(
         reference: A model reference, as `open_embedder`, or a runner or embedder that is open; its own options count.
         data, protocol: What `open_dataset` accepts; by default what its labels allow, see `choose_protocol`.
         subset: The side of a data set with fixed sides (Market-1501, MSMT17).
-        flip, batch: Whether to add the embedding of the mirror image; images per batch.
+        flip, batch, cache: Add the mirror image's embedding; images per batch, or "auto"; a folder of known embeddings.
         output, device, weights: Number of the embedding output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
         preprocessing, size: How images are prepared, and their size in pixels, as in `open_embedder`.
         rerank, distance, roc: How the gallery is ranked, see `Ranking`; a CSV file for the ROC of a verification.
@@ -218,20 +209,25 @@ def evaluate(
     model = _as_embedder(
         reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
     )
-    if report is not None:
-        for line in (*(f"{dataset.name}: {note}" for note in (dataset, *dataset.notes)), *model.notes):
-            report(line)
+    _tell(report, (*(f"{dataset.name}: {note}" for note in (dataset, *dataset.notes)), *model.notes))
     return evaluate_embeddings(
         model.embed,
         dataset,
         protocol,
         resize=model.preprocessing.resize,
         flip=flip,
-        batch=batch,
+        batch=model.batch,
         ranking=Ranking(distance, rerank),
         roc=roc,
+        cache=None if cache is None else model.cache(cache, flip=flip, report=report),
         report=report,
     )
+
+
+def _tell(report: Callable[[str], object] | None, lines: Iterable[str]) -> None:
+    for line in lines:
+        if report is not None:
+            report(line)
 
 
 def _as_embedder(reference: str | Path | Runner | Embedder, **options: Any) -> Embedder:
