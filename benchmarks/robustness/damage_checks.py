@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.reference
 import torch
 from numpy.typing import NDArray
 from torch import fx
@@ -27,6 +26,7 @@ from ...converters.bundles.onnx_to_bundle import onnx2torch
 from ...converters.bundles.reference import load_model
 from ...converters.records.record import TensorSpec, require_record
 from ...converters.runtime.parity import Parity, measure_parity
+from ...converters.runtime.reference.evaluator import reference_evaluator
 from ...errors import InputError, RtoolError
 
 __all__ = ["Attempt", "Judgement", "attempt", "convert", "judge", "largest_value"]
@@ -139,10 +139,7 @@ def judge(path: str, inputs: Arrays, outputs: Sequence[NDArray[Any]]) -> Judgeme
 def _judge_by_reference(path: str, inputs: Arrays, outputs: Sequence[NDArray[Any]], reason: str) -> Judgement:
     try:
         proto = onnx.load(path) if path.endswith(".onnx") else load_bundle(path).source().proto()
-        opset = max((entry.version for entry in proto.opset_import if not entry.domain), default=0)
-        if opset < 14 and any(node.op_type == "BatchNormalization" for node in proto.graph.node):
-            return Judgement("unjudged", "none", f"{reason}; the reference evaluator trains BatchNormalization 9")
-        expected = onnx.reference.ReferenceEvaluator(proto).run(None, dict(inputs))
+        expected = reference_evaluator(proto).run(None, dict(inputs))
     except Exception as refused:
         text = " ".join(f"{type(refused).__name__}: {refused}".split())[:300]
         return Judgement("unjudged", "none", f"{reason}; reference evaluator: {text}")

@@ -1,4 +1,4 @@
-"""Run the module of an export, and fold BatchNorm in a copy of it."""
+"""Run the module of an export and its source, and fold BatchNorm in a copy of the module."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from torch import fx, nn
 from ...errors import InputError
 from ..batchnorm.fold import FoldReport, fold_batchnorm
 from ..runtime.double_precision import exact_outputs
+from ..runtime.parity import measure_parity
+from ..runtime.reference_runner import open_onnx
 from ..runtime.runners import TorchRunner, run_in_batches
 from .origin import PROBES, ExportOrigin
-from .step_log import StepLog
+from .step_log import StepLog, typed
 
-__all__ = ["exact_module_outputs", "folded", "module_outputs"]
+__all__ = ["exact_module_outputs", "folded", "module_outputs", "source_error"]
 
 
 def module_outputs(
@@ -33,6 +35,21 @@ def exact_module_outputs(
     """`module_outputs` in float64; None where they cannot be computed."""
     runner = TorchRunner(module, name=origin.name, batch=origin.measured_batch)
     return exact_outputs(runner, arrays, batch=PROBES)
+
+
+def source_error(origin: ExportOrigin, arrays: tuple[NDArray[Any], ...]) -> float:
+    """How far what ONNX Runtime gives for the source graph is from float64, relative to the largest output.
+
+    0 where there is no source, or float64 cannot be had.
+    """
+    if origin.graph is None:
+        return 0.0
+    runner = open_onnx(origin.graph, name=origin.name, exact=True)
+    runner.batch = runner.batch or origin.batch
+    inputs = typed(runner, arrays)
+    outputs = run_in_batches(runner, inputs, PROBES)
+    exact = exact_outputs(runner, inputs, batch=PROBES)
+    return 0.0 if exact is None else measure_parity(exact, outputs).max_rel
 
 
 def folded(

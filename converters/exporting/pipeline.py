@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -36,7 +36,7 @@ from ..runtime.probability_outputs import probability_outputs
 from ..runtime.probes.open_sizes import describe_open_sizes
 from ..runtime.reference_runner import WillingRunner
 from ..runtime.runners import TorchRunner, batched_inputs
-from .folding import exact_module_outputs, folded, module_outputs
+from .folding import exact_module_outputs, folded, module_outputs, source_error
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
 from .onnx_steps import ExportedGraph, embed, finish, make_graph, reduce_precision, rewrite_batch, simplify_graph
 from .options import ExportKeywords, ExportOptions, Format, Precision
@@ -101,6 +101,7 @@ def _step_log(origin: ExportOrigin, arrays: tuple[NDArray[Any], ...]) -> StepLog
         module_outputs(origin, origin.module, arrays),
         batch=origin.batch,
         exact=partial(exact_module_outputs, origin, origin.module, arrays),
+        source_error=cache(partial(source_error, origin, arrays)),
         probabilities=() if origin.graph is None else probability_outputs(origin.graph.outline.graph),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -50,6 +50,8 @@ class StepLog:
     """Positions of outputs that a Sigmoid or Softmax gives."""
     batch: int | None = None
     """The batch that a graph with an open one is right at; None for any."""
+    source_error: Callable[[], float] = float
+    """How far the source graph's own outputs are from float64, see `known_error` of `judge`."""
 
     def check(
         self,
@@ -79,6 +81,7 @@ class StepLog:
                 exact_reference=self.exact,
                 exact_candidate=exact,
                 probabilities=self.probabilities,
+                known_error=self.source_error,
             )
             parity, reason = verdict.parity, verdict.reason
             gates.append(
@@ -141,18 +144,26 @@ class StepLog:
                 [_with_rows(*pair) for pair in zip(got, expected, strict=True)],
                 max_rel,
                 exact_reference=partial(self._exact_rows, max(size, count), count),
-                exact_candidate=unknown,
+                exact_candidate=partial(_exact_candidate, runner, rows, expected),
                 probabilities=self.probabilities,
+                known_error=self.source_error,
             )
             if not verdict.agrees:
                 raise GateError(
                     f"export step '{name}': max relative error {verdict.parity.max_rel:.3g} at batch {size}, "
-                    f"must be <= {max_rel:g}"
+                    f"must be <= {max_rel:g}{f' ({verdict.reason})' if verdict.reason else ''}"
                 )
 
     def _exact_rows(self, size: int, count: int) -> list[NDArray[Any]] | None:
         exact = self.exact()
         return None if exact is None else [rows_of(output, size, count) for output in exact]
+
+
+def _exact_candidate(
+    runner: Runner, rows: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]
+) -> list[NDArray[Any]] | None:
+    exact = exact_outputs(runner, rows)
+    return None if exact is None else [_with_rows(*pair) for pair in zip(exact, expected, strict=True)]
 
 
 def _run(arrays: Sequence[NDArray[Any]], runner: Runner) -> tuple[NDArray[Any], ...]:

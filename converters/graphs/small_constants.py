@@ -43,7 +43,7 @@ def _value(view: GraphView, name: str, most: int, depth: int) -> NDArray[Any] | 
 def _computed(
     view: GraphView, node: onnx.NodeProto, name: str, feeds: dict[str, NDArray[Any] | None], most: int
 ) -> NDArray[Any] | None:
-    from onnx.reference import ReferenceEvaluator
+    from ..runtime.reference.evaluator import reference_evaluator
 
     inputs = [
         onnx.helper.make_tensor_value_info(key, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
@@ -53,7 +53,7 @@ def _computed(
     graph = onnx.helper.make_graph([node], "constant", inputs, [onnx.ValueInfoProto(name=name, type=onnx.TypeProto())])
     model = onnx.helper.make_model(graph, opset_imports=view.proto.opset_import, ir_version=10)
     try:
-        outputs: Any = ReferenceEvaluator(model).run([name], feeds)
+        outputs: Any = reference_evaluator(model).run([name], feeds)
         result = np.asarray(outputs[0])
     except Exception:  # what cannot be evaluated is no constant to know; the evaluator raises any type of error
         return None

@@ -89,7 +89,7 @@ class _Walk:
             self._keep(node.output[0], numbers if node.op_type == "Shape" else np.array(numbers.prod()))
 
     def _evaluate(self, node: onnx.NodeProto) -> None:
-        from onnx.reference import ReferenceEvaluator
+        from ..runtime.reference.evaluator import reference_evaluator
 
         feeds = {name: self.numbers[name] for name in node.input if name}
         inputs = [
@@ -100,7 +100,7 @@ class _Walk:
         graph = helper.make_graph([node], "numbers", inputs, outputs)
         model = helper.make_model(graph, opset_imports=self.imports, ir_version=10)
         try:
-            results = ReferenceEvaluator(model).run(None, feeds)
+            results = reference_evaluator(model).run(None, feeds)
         except Exception:  # what cannot be evaluated stays unknown; the evaluator raises any type of error
             return
         for value, result in zip(outputs, results, strict=True):

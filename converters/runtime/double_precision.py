@@ -87,11 +87,9 @@ def in_double(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _of_graph(runner: OnnxRunner | ReferenceRunner, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-    from onnx.reference import ReferenceEvaluator
+    from .reference.evaluator import reference_evaluator
 
-    from .reference_operators import CORRECTED
-
-    evaluator = ReferenceEvaluator(in_double(runner.file.proto()), new_ops=list(CORRECTED))
+    evaluator = reference_evaluator(in_double(runner.file.proto()))
     feed = {spec.name: _wide(array) for spec, array in zip(runner.inputs, arrays, strict=True)}
     with np.errstate(all="ignore"):
         return tuple(np.asarray(output) for output in evaluator.run(None, feed))

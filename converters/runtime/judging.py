@@ -5,8 +5,8 @@
 2. Only where they differ, the reference is computed in float64. A candidate that agrees with that is right, and the
    difference is an error of what computed the reference: ONNX Runtime's Sigmoid of -12 is off by 1.6 %.
 3. A candidate that does not agree is itself computed in float64. If that agrees, both are the same function, and
-   the difference is rounding: it is accepted up to twice the error that the reference's own float32 outputs have, and
-   for a probability up to the absolute bound.
+   the difference is rounding: it is accepted up to twice the error that the reference's own float32 outputs have (or
+   that `known_error` says the candidate's runtime makes in any case), and for a probability up to the absolute bound.
 4. Anything else is refused. Where float64 cannot be had (an operator that the evaluator lacks, a served
    model), what the first rule refused stays refused, except a probability within the absolute bound and 5 % of the
    largest. So does everything under a tolerance below 1e-6, which asks for equal bits.
@@ -58,6 +58,7 @@ def judge(
     exact_reference: Exact,
     exact_candidate: Exact,
     probabilities: Collection[int] = (),
+    known_error: Callable[[], float] = float,
 ) -> Verdict:
     """Judge `got`, the outputs of a candidate, by `expected`, those of its reference.
 
@@ -68,6 +69,8 @@ def judge(
         exact_reference: gives the reference's outputs in float64, or None; called only where the outputs differ.
         exact_candidate: likewise for the candidate.
         probabilities: positions of outputs that a Sigmoid or Softmax gives.
+        known_error: relative to float64, the error that what runs the candidate makes on the model that the candidate
+            was made from; called only where the two are the same function in float64.
 
     Raises:
         InputError: the number of outputs or a shape differs.
@@ -95,6 +98,10 @@ def judge(
     facts = f"{facts}, in float64 by {same:.2g}"
     if ours <= 2 * theirs or _agree(truth, got, tolerance, probabilities, bound):
         return Verdict(parity, agrees=True, reason=f"{facts}: the same function, rounded to float32")
+    before = known_error()
+    if ours <= 2 * before:
+        facts = f"{facts}: the same function, and the source itself is off by {before:.2g} in the same runtime"
+        return Verdict(parity, agrees=True, reason=facts)
     return Verdict(parity, agrees=False, reason=f"{facts}: the same function, but it amplifies the rounding of float32")
 
 

@@ -40,17 +40,16 @@ class ReferenceRunner:
 
     def __init__(self, model: str | Path | bytes | onnx.ModelProto | ModelFile, *, name: str | None = None) -> None:
         import onnx
-        from onnx.reference import ReferenceEvaluator
 
         from ..files.model_file import ModelFile
-        from .reference_operators import CORRECTED
+        from .reference.evaluator import reference_evaluator
 
         self.file = ModelFile.of(model)
         self.name = name or (self.file.name if self.file.is_named else "onnx")
         proto = self.file.proto()
         try:
             onnx.checker.check_model(proto)
-            self._evaluator = ReferenceEvaluator(proto, new_ops=list(CORRECTED))
+            self._evaluator = reference_evaluator(proto)
         except Exception as error:  # checker and evaluator raise any type
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.name}: {REFERENCE} cannot load it ({reason}); run `rtool inspect`") from error

@@ -6,13 +6,12 @@
    weight that is computed with (scale times weight, a repeated token) remains a parameter and trains.
 3. Never folded: random operators, operators with subgraphs, operators of other domains, nodes that give a graph output.
 4. A folded value records the initializer it came from and the transform, so that training can be written back.
-5. Values are computed by onnx's reference evaluator, or by ONNX Runtime where that evaluator is wrong.
+5. Values are computed by onnx's reference evaluator, as `runtime/reference` corrects it.
 6. A constant of over 2 GiB is refused before it is computed, see `constant_size`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +19,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from ....errors import InputError
 from ...records.record import ParameterSource
-from ...runtime.reference_operators import CORRECTED
-from ...runtime.runners import OnnxRunner
+from ...runtime.reference.evaluator import reference_evaluator
 from .constant_size import refuse_absurd_size
 from .generated_constants import GENERATED_KEY, is_generated
 
@@ -52,16 +49,6 @@ _RANDOM = frozenset(
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _KEEPS_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _PREPARES_WEIGHTS = _KEEPS_ELEMENTS | {"Constant", "Identity", "Cast", "CastLike", "Transpose", "DequantizeLinear"}
-_EVALUATED_FROM = {"DequantizeLinear": 19}
-"""Operator -> oldest opset that the evaluator implements; for the attributes they have, earlier ones mean the same."""
-_EVALUATED_WRONG_BELOW: dict[str, float] = {
-    "Softmax": 13,  # it uses one axis, these revisions use all axes from it on
-    "LogSoftmax": 13,
-    "Hardmax": 13,
-    "BatchNormalization": 14,  # it uses statistics of the batch
-    "LRN": math.inf,  # it computes N channels instead of C
-}
-"""Operator -> first opset at which the evaluator is right; below it, ONNX Runtime computes the value."""
 _CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
 
 
@@ -92,7 +79,7 @@ def source_of_constant(value: ir.Value) -> ParameterSource:
 
 
 def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[str, int]) -> list[NDArray[Any]]:
-    """The outputs of one node for known inputs, computed by onnx's reference evaluator or ONNX Runtime.
+    """The outputs of one node for known inputs, computed by onnx's reference evaluator.
 
     Args:
         node: the node; its own inputs are not read.
@@ -100,7 +87,7 @@ def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[
         opsets: domain -> opset version of the model.
 
     Raises:
-        InputError: an output would be absurdly large, or ONNX Runtime cannot compute it.
+        InputError: an output would be absurdly large.
     """
     refuse_absurd_size(node, arrays, opsets)
     proto = ir.serde.serialize_node(node)
@@ -113,13 +100,11 @@ def evaluate(node: ir.Node, arrays: Sequence[NDArray[Any] | None], opsets: dict[
         for name, array in feed.items()
     ]
     outputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in proto.output if name]
-    opset = max(opsets.get(node.domain, 1), _EVALUATED_FROM.get(node.op_type, 1))
-    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in {**opsets, node.domain: opset}.items()]
+    versions = {node.domain: 1, **opsets}
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
     graph = onnx.helper.make_graph([proto], "constant", inputs, outputs)
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-    if opset < _EVALUATED_WRONG_BELOW.get(node.op_type, 0):
-        return list(OnnxRunner(model, name=f"node '{node.name}' ({node.op_type})").run(*feed.values()))
-    return [np.asarray(array) for array in ReferenceEvaluator(model, new_ops=list(CORRECTED)).run(None, feed)]
+    return [np.asarray(array) for array in reference_evaluator(model).run(None, feed)]
 
 
 def _is_foldable(node: ir.Node) -> bool:

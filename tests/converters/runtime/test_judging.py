@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.cli.main import run
-from rtool.converters import onnx2torch, onnx_to_torch
+from rtool.converters import Preprocessing, export, load_bundle, onnx2torch, onnx_to_torch
 from rtool.converters.bundles.conversion_reference import Reference
 from rtool.converters.files.model_file import ModelFile
 from rtool.converters.runtime.double_precision import exact_outputs
@@ -202,3 +202,43 @@ def test_onnx2torch_takes_a_tolerance(tmp_path, capsys):
     assert run([*arguments, "--tolerance", "1e-12"]) == 1
     assert "allowed 1e-12" in capsys.readouterr().err
     assert run([*arguments, "--tolerance", "1e-4"]) == 0
+
+
+def test_rounding_that_the_runtime_has_in_any_case_is_accepted_only_where_the_function_is_the_same():
+    truth = np.array([[1.0, 2.0]])
+    exact, rough = truth * (1 + 1e-7), truth * (1 - 1e-3)
+    same = {"exact_reference": lambda: [truth], "exact_candidate": lambda: [truth]}
+    assert not judge([exact], [rough], 1e-5, **same).agrees
+    verdict = judge([exact], [rough], 1e-5, **same, known_error=lambda: 8e-4)
+    assert verdict.agrees
+    assert "the source itself is off by 0.0008" in verdict.reason
+    assert not judge([exact], [rough], 1e-5, **same, known_error=lambda: 3e-4).agrees
+    other = {"exact_reference": lambda: [truth], "exact_candidate": lambda: [rough]}
+    refused = judge([exact], [rough], 1e-5, **other, known_error=lambda: 1.0)
+    assert not refused.agrees
+    assert "another function" in refused.reason
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_an_export_is_judged_by_what_onnx_runtime_makes_of_the_source_itself(factor, tmp_path):
+    """Its Sigmoid of -12 is off by 1 %, in the source as in the export; the module's is right."""
+    model = head(-12)
+    model.graph.node[-1].output[0] = "p"
+    model.graph.node.append(helper.make_node("Mul", ["p", "many"], ["y"]))  # no probability any more
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1e5, np.float32), "many"))
+    onnx.save(model, tmp_path / "head.onnx")
+    onnx2torch(tmp_path / "head.onnx", tmp_path / "head.rtool")
+    module = load_bundle(tmp_path / "head.rtool").module
+    with torch.no_grad():
+        next(module.parameters()).mul_(factor)  # trained a little
+    result = export(module, tmp_path / "back.onnx", source=tmp_path / "head.onnx", preprocessing=Preprocessing(12, 12))
+    (step,) = (step for step in result.steps if step.name == "write-back")
+    assert step.max_rel > 1e-3
+    assert "the source itself is off by" in step.detail
+    x = np.random.default_rng(1).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    (exact,) = exact_outputs(OnnxRunner(tmp_path / "back.onnx"), [x])
+    changed = head(-12)
+    changed.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(changed.graph.initializer[0]) * np.float32(factor), "w")
+    )
+    np.testing.assert_allclose(exact, 1e5 / (1 + np.exp(-logits(changed, x))), rtol=1e-6)
