@@ -21,7 +21,7 @@ FOUNDATION = {"cache_folder", "errors", "lazy", "version"}
 STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "converters": (
         ("records",),
-        ("files", "operators"),
+        ("files", "operators", "reference"),
         ("graphs", "runtime", "zoo"),
         ("passes", "preprocessing"),
         ("precision", "lowering"),

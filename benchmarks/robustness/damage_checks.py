@@ -25,8 +25,8 @@ from ...converters.bundles.bundle import load_bundle
 from ...converters.bundles.onnx_to_bundle import onnx2torch
 from ...converters.bundles.reference import load_model
 from ...converters.records.record import TensorSpec, require_record
+from ...converters.reference.evaluator import reference_evaluator
 from ...converters.runtime.parity import Parity, measure_parity
-from ...converters.runtime.reference.evaluator import reference_evaluator
 from ...errors import InputError, RtoolError
 
 __all__ = ["Attempt", "Judgement", "attempt", "convert", "judge", "largest_value"]

@@ -43,7 +43,7 @@ def _value(view: GraphView, name: str, most: int, depth: int) -> NDArray[Any] | 
 def _computed(
     view: GraphView, node: onnx.NodeProto, name: str, feeds: dict[str, NDArray[Any] | None], most: int
 ) -> NDArray[Any] | None:
-    from ..runtime.reference.evaluator import reference_evaluator
+    from ..reference.evaluator import reference_evaluator
 
     inputs = [
         onnx.helper.make_tensor_value_info(key, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

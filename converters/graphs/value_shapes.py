@@ -89,7 +89,7 @@ class _Walk:
             self._keep(node.output[0], numbers if node.op_type == "Shape" else np.array(numbers.prod()))
 
     def _evaluate(self, node: onnx.NodeProto) -> None:
-        from ..runtime.reference.evaluator import reference_evaluator
+        from ..reference.evaluator import reference_evaluator
 
         feeds = {name: self.numbers[name] for name in node.input if name}
         inputs = [

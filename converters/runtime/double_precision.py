@@ -87,7 +87,7 @@ def in_double(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _of_graph(runner: OnnxRunner | ReferenceRunner, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-    from .reference.evaluator import reference_evaluator
+    from ..reference.evaluator import reference_evaluator
 
     evaluator = reference_evaluator(in_double(runner.file.proto()))
     feed = {spec.name: _wide(array) for spec, array in zip(runner.inputs, arrays, strict=True)}

@@ -42,7 +42,7 @@ class ReferenceRunner:
         import onnx
 
         from ..files.model_file import ModelFile
-        from .reference.evaluator import reference_evaluator
+        from ..reference.evaluator import reference_evaluator
 
         self.file = ModelFile.of(model)
         self.name = name or (self.file.name if self.file.is_named else "onnx")

@@ -6,7 +6,7 @@
    weight that is computed with (scale times weight, a repeated token) remains a parameter and trains.
 3. Never folded: random operators, operators with subgraphs, operators of other domains, nodes that give a graph output.
 4. A folded value records the initializer it came from and the transform, so that training can be written back.
-5. Values are computed by onnx's reference evaluator, as `runtime/reference` corrects it.
+5. Values are computed by onnx's reference evaluator, as `converters/reference` corrects it.
 6. A constant of over 2 GiB is refused before it is computed, see `constant_size`.
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ...records.record import ParameterSource
-from ...runtime.reference.evaluator import reference_evaluator
+from ...reference.evaluator import reference_evaluator
 from .constant_size import refuse_absurd_size
 from .generated_constants import GENERATED_KEY, is_generated
 

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 import rtool
 from rtool.converters import onnx2torch
-from rtool.converters.runtime.reference.evaluator import CORRECTED, reference_evaluator
+from rtool.converters.reference.evaluator import CORRECTED, reference_evaluator
 
 
 def random(*shape):
