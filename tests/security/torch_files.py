@@ -7,7 +7,7 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -40,6 +40,18 @@ def honest_script() -> bytes:
     return file.getvalue()
 
 
+Writer = Callable[..., Case]
+"""`write(name, content, *command)`: the case of a file of that name and content."""
+
+
+def first_node(tree: dict) -> dict:
+    return tree["graph_module"]["graph"]["nodes"][0]
+
+
+def first_weight(tree: dict) -> dict:
+    return next(iter(tree["config"].values()))
+
+
 def programs(folder: Path, marker: Path) -> Iterator[Case]:
     good = honest_program()
 
@@ -48,42 +60,46 @@ def programs(folder: Path, marker: Path) -> Iterator[Case]:
         path.write_bytes(content)
         return Case("exported program", name, path, command=command)
 
-    def with_record(name: str, content: bytes) -> bytes:
-        return archive({**records(good), name: content})
-
-    def node(tree: dict) -> dict:
-        return tree["graph_module"]["graph"]["nodes"][0]
-
-    def first(tree: dict) -> dict:
-        return next(iter(tree["config"].values()))
-
     yield Case("exported program", "honest", case("honest", good).path, refused=False)
-    weight = records(good)
-    config = json.loads(weight[WEIGHTS])
-    first(config).update(use_pickle=True, path_name="weight_evil")
-    weight |= {WEIGHTS: json.dumps(config).encode(), "data/weights/weight_evil": pickled(marker)}
-    yield case("pickled_weight", archive(weight), "inspect", "FILE")
+    yield from pickles_in_programs(good, marker, case)
+    yield from code_in_programs(good, marker, case)
+    yield from damaged_programs(good, case)
+    yield case("no_archive", pickled(marker), "export", "FILE", "-o", "out.onnx")
+
+
+def pickles_in_programs(good: bytes, marker: Path, case: Writer) -> Iterator[Case]:
+    """Every record that torch may unpickle holds code."""
+    whole = records(good)
+    config = json.loads(whole[WEIGHTS])
+    first_weight(config).update(use_pickle=True, path_name="weight_evil")
+    weight = {WEIGHTS: json.dumps(config).encode(), "data/weights/weight_evil": pickled(marker)}
+    yield case("pickled_weight", archive({**whole, **weight}), "inspect", "FILE")
     for kind in ("custom_obj_0", "opaque_obj_0", "tensor_0"):
         constants = {"config": {"c": {"path_name": kind, "is_param": False, "use_pickle": True, "tensor_meta": None}}}
-        found = {**records(good), CONSTANTS: json.dumps(constants).encode(), f"data/constants/{kind}": pickled(marker)}
+        found = {**whole, CONSTANTS: json.dumps(constants).encode(), f"data/constants/{kind}": pickled(marker)}
         yield case(f"constant_{kind}", archive(found))
-    yield case("samples_pickle", with_record(SAMPLES, pickled(marker)))
-    inner = {**records(records(good)[SAMPLES]), "data.pkl": pickled(marker)}
-    yield case("samples_archive", with_record(SAMPLES, archive(inner)), "bench", "latency", "FILE")
+    yield case("samples_pickle", archive({**whole, SAMPLES: pickled(marker)}))
+    inner = {**records(whole[SAMPLES]), "data.pkl": pickled(marker)}
+    yield case("samples_archive", archive({**whole, SAMPLES: archive(inner)}), "bench", "latency", "FILE")
     inner["data.pkl"] = planted()
-    yield case("samples_import", with_record(SAMPLES, archive(inner)))
-    yield case("legacy_weights", with_record("data/weights/model.pt", pickled(marker)))
+    yield case("samples_import", archive({**whole, SAMPLES: archive(inner)}))
+    yield case("legacy_weights", archive({**whole, "data/weights/model.pt": pickled(marker)}))
     legacy = {
-        "version": b"8.20", "serialized_exported_program.json": records(good)[PROGRAM],
+        "version": b"8.20", "serialized_exported_program.json": whole[PROGRAM],
         "serialized_state_dict.pt": pickled(marker), "serialized_constants.pt": pickled(marker),
         "serialized_example_inputs.pt": pickled(marker),
     }  # fmt: skip
     yield case("legacy_archive", archive(legacy, root=""), "inspect", "FILE")
-    yield case("library", with_record("data/aotinductor/model/model.so", b"\x7fELF" + TOKEN.encode()))
+
+
+def code_in_programs(good: bytes, marker: Path, case: Writer) -> Iterator[Case]:
+    """Libraries, functions to call by name, and texts that torch evaluates as Python."""
+    library = {**records(good), "data/aotinductor/model/model.so": b"\x7fELF" + TOKEN.encode()}
+    yield case("library", archive(library))
     for number, target in enumerate(
         ("torch.hub.load", "torch.serialization.os.system", "torch.ops.aten.from_file.default", "torch.load", "#ns:op")
     ):
-        yield case(f"target_{number}", edited(good, PROGRAM, lambda tree, t=target: node(tree).update(target=t)))
+        yield case(f"target_{number}", edited(good, PROGRAM, lambda tree, t=target: first_node(tree).update(target=t)))
 
     def guard(tree: dict) -> None:
         tree["guards_code"] = [python(marker)]
@@ -94,8 +110,8 @@ def programs(folder: Path, marker: Path) -> Iterator[Case]:
 
     def name(tree: dict) -> None:
         text = f"x); {python(marker)}; (y"
-        node(tree)["outputs"] = [{"as_tensor": {"name": text}}]
-        node(tree)["name"] = text
+        first_node(tree)["outputs"] = [{"as_tensor": {"name": text}}]
+        first_node(tree)["name"] = text
 
     def tree_class(tree: dict) -> None:
         context = json.dumps({"default_factory_module": "os", "default_factory_name": "system", "dict_context": []})
@@ -109,20 +125,24 @@ def programs(folder: Path, marker: Path) -> Iterator[Case]:
     for change in (guard, sizes, name, tree_class, parameter):
         yield case(f"program_{change.__name__}", edited(good, PROGRAM, change))
 
+
+def damaged_programs(good: bytes, case: Writer) -> Iterator[Case]:
+    """Sizes, paths and records that exhaust memory, lie outside the archive, or are there twice."""
+
     def huge(tree: dict) -> None:
-        first(tree)["tensor_meta"]["sizes"] = [{"as_int": 1 << 40}, {"as_int": 1 << 20}]
+        first_weight(tree)["tensor_meta"]["sizes"] = [{"as_int": 1 << 40}, {"as_int": 1 << 20}]
 
     def outside(tree: dict) -> None:
-        first(tree)["path_name"] = "../../../../etc/passwd"
+        first_weight(tree)["path_name"] = "../../../../etc/passwd"
 
     yield case("weight_huge", edited(good, WEIGHTS, huge))
     yield case("weight_path", edited(good, WEIGHTS, outside))
-    yield case("record_twice", archive(records(good), twice=PROGRAM))
-    yield case("record_path", archive({**records(good), "../../evil": b""}))
-    yield case("two_models", with_record("models/other.json", records(good)[PROGRAM]))
-    yield case("deep_json", with_record(PROGRAM, b"[" * 100_000))
-    yield case("bomb", archive({**records(good), "extra/zeros": bytes(1 << 29)}, packing=zipfile.ZIP_DEFLATED))
-    yield case("no_archive", pickled(marker), "export", "FILE", "-o", "out.onnx")
+    whole = records(good)
+    yield case("record_twice", archive(whole, twice=PROGRAM))
+    yield case("record_path", archive({**whole, "../../evil": b""}))
+    yield case("two_models", archive({**whole, "models/other.json": whole[PROGRAM]}))
+    yield case("deep_json", archive({**whole, PROGRAM: b"[" * 100_000}))
+    yield case("bomb", archive({**whole, "extra/zeros": bytes(1 << 29)}, packing=zipfile.ZIP_DEFLATED))
 
 
 def scripts(folder: Path, marker: Path) -> Iterator[Case]:

@@ -1,0 +1,10 @@
+"""A repository that does not exist yet."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "models"
