@@ -7,7 +7,7 @@ Anything that is not an `RtoolError` is our bug: the command line shows its trac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -20,6 +20,7 @@ __all__ = [
     "RtoolError",
     "UnsupportedNode",
     "UnsupportedOperatorsError",
+    "first_named",
     "nearest",
 ]
 
@@ -75,7 +76,17 @@ class UnsupportedOperatorsError(RtoolError):
         self.source = source
         self.nodes = tuple(nodes)
         lines = "\n".join(f"  {node}" for node in self.nodes)
-        super().__init__(f"{source}: {len(self.nodes)} node(s) cannot be converted exactly:\n{lines}")
+        count = "1 node" if len(self.nodes) == 1 else f"{len(self.nodes)} nodes"
+        super().__init__(f"{source}: {count} cannot be converted exactly:\n{lines}")
+
+
+def first_named(names: Sequence[str]) -> str:
+    """The first of `names`, quoted, and how many there are beside it: "'conv.weight'", "'conv.weight' (and 2 more)".
+
+    Args:
+        names: at least one.
+    """
+    return repr(names[0]) if len(names) == 1 else f"{names[0]!r} (and {len(names) - 1} more)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

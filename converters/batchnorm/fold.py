@@ -26,7 +26,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..records.node_facts import facts_of
-from ..records.record import record_of
+from ..records.record import record_of, require_graph
 from .affine import ChannelAffine, Layer, absorb_after, absorb_before, affine_of, output_channels
 from .channel_offset import ChannelOffset
 from .scaled_product import ScaledProduct, absorb_into_product, find_scaled_product
@@ -83,12 +83,16 @@ def fold_batchnorm(module: fx.GraphModule, *, only: Collection[str] | None = Non
         only: paths of the BatchNorms to fold; all by default.
         padded: whether to fold a BatchNorm before a zero-padded layer too, leaving a `ChannelOffset` at its path.
 
+    Raises:
+        InputError: `module` is not a `torch.fx.GraphModule`.
+
     Examples:
         >>> module = rtool.converters.onnx_to_torch("model.onnx")
         >>> _ = rtool.converters.restore_batchnorm(module, [torch.rand(128, 3, 16, 8)])
         >>> [(entry.batchnorm, entry.into) for entry in rtool.converters.fold_batchnorm(module).folded]
         [('bn', 'conv')]
     """
+    require_graph(module)
     folded: list[FoldedBatchNorm] = []
     kept: list[KeptBatchNorm] = []
     for node in list(module.graph.nodes):

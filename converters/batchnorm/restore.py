@@ -33,7 +33,7 @@ from torch.nn.modules.conv import _ConvNd
 from ...errors import InputError
 from ..records.node_facts import facts_of
 from ..records.provenance import ChainLink
-from ..records.record import RestoredBatchNorm, record_of
+from ..records.record import RestoredBatchNorm, record_of, require_graph
 from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.eval_mode import in_eval_mode
 from .affine import Layer
@@ -121,7 +121,8 @@ def restore_batchnorm(
         progress: called with the number of images seen, after every batch.
 
     Raises:
-        InputError: too few images, images of the wrong size, non-finite activations, or an unusable state file.
+        InputError: too few images, images of the wrong size, non-finite activations, an unusable state file, or no
+            `torch.fx.GraphModule`.
 
     Examples:
         >>> module = rtool.converters.onnx_to_torch("model.onnx")
@@ -129,6 +130,7 @@ def restore_batchnorm(
         >>> [(entry.module, entry.after) for entry in report.restored], report.images
         ([('bn', 'conv')], 128)
     """
+    require_graph(module)
     skipped: dict[str, str] = {}
     original = find_original(module)
     candidates = fused_layers(module, skipped, original)

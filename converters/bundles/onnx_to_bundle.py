@@ -15,12 +15,12 @@ from typing import Any, Unpack
 from safetensors import SafetensorError
 from torch import fx
 
-from ...errors import InputError
+from ...errors import InputError, first_named
 from ..batchnorm.restore import RestoreReport, restore_batchnorm, restored_link
 from ..files.folders import check_output
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
-from ..operators.unfit_weights import nothing_to_train
+from ..operators.weight_refusals import nothing_to_train
 from ..passes.batch import Batch, set_batch
 from ..precision.upcast import half_type, upcast
 from ..preprocessing.decision import PreprocessingDecision, known_preprocessing
@@ -341,7 +341,7 @@ def _refuse_nan(module: fx.GraphModule, path: Path) -> None:
     """Refuse NaN in weights: it cannot be trained, and kernels that ignore it hide it from every comparison."""
     bad = [name for name, parameter in module.named_parameters() if bool(parameter.isnan().any())]
     if bad:
-        raise InputError(f"{path}: weight {bad[0]!r} (and {len(bad) - 1} more) holds NaN; give a sound file")
+        raise InputError(f"{path}: weight {first_named(bad)} holds NaN; give a sound file")
 
 
 def _converted_link(parity: Sequence[BatchParity], batch: Batch | None) -> ChainLink:

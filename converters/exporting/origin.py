@@ -17,7 +17,7 @@ from ...errors import InputError
 from ..bundles.open_batch import settle_batch
 from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
-from ..operators.unfit_weights import FOR_EXPORT, FOR_EXPORT_TO_INT8
+from ..operators.weight_refusals import FOR_EXPORT, FOR_EXPORT_TO_INT8
 from ..precision.upcast import came_in, half_type, upcast
 from ..preprocessing.decision import PreprocessingDecision, known_preprocessing
 from ..preprocessing.evidence import PreprocessingEvidence, evidence_of_file, evidence_of_inputs

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...errors import GateError, InputError
+from ...errors import GateError, InputError, first_named
 from ..bundles.open_batch import SettledBatch
 from ..files.atomic_file import check_file_output, serialised
 from ..files.model_bytes import TORCH_SUFFIXES
@@ -250,7 +250,7 @@ def _refuse_nonsense(origin: ExportOrigin, log: StepLog) -> None:
     if not nonsense:
         return
     bad = [name for name, tensor in origin.module.state_dict().items() if not bool(tensor.isfinite().all())]
-    found = f"weight {bad[0]!r} (and {len(bad) - 1} more) holds NaN or infinity" if bad else "its weights are finite"
+    found = f"weight {first_named(bad)} holds NaN or infinity" if bad else "its weights are finite"
     raise InputError(f"{origin.name}: no use of the module's outputs: {'; '.join(nonsense)}; {found}; retrain it")
 
 

@@ -20,7 +20,7 @@ from ..records.metadata import stated_folds
 from ..records.provenance import ChainLink, chain_of_metadata
 from ..records.record import ConversionRecord, TensorSpec, source_link
 from ..zoo.architecture_guess import guess_architecture
-from .fused_layers import count_fused
+from .absorbed_batchnorms import count_fused
 from .graph_costs import Costs, graph_costs
 from .inspection import UNPROVED, BatchNorms, Inspection, describe_proof
 from .obstacles import obstacles

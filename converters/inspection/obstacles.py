@@ -15,7 +15,7 @@ from ..files.element_types import FLOATS
 from ..graphs.graph_view import GraphView
 from ..operators.rows import ROWS
 from ..operators.support import OperatorSupport, plain_domain, supporting_row
-from ..operators.unfit_weights import (
+from ..operators.weight_refusals import (
     FOR_EXPORT_TO_INT8,
     nothing_to_train,
     quantised_weight_of,

@@ -27,6 +27,7 @@ __all__ = [
     "TensorSpec",
     "attach_record",
     "record_of",
+    "require_graph",
     "require_record",
     "source_link",
 ]
@@ -145,6 +146,21 @@ def require_record(module: nn.Module) -> ConversionRecord:
             "convert it with onnx_to_torch, or export it with torch_to_onnx"
         )
     return record
+
+
+def require_graph(module: nn.Module) -> None:
+    """Stop where `module` has no fx graph to work on.
+
+    Raises:
+        InputError: `module` is not a `torch.fx.GraphModule`.
+    """
+    from torch import fx
+
+    if not isinstance(module, fx.GraphModule):
+        raise InputError(
+            f"expected a torch.fx.GraphModule, got {type(module).__name__}; convert the file with onnx_to_torch, or "
+            "trace the module with torch.fx.symbolic_trace"
+        )
 
 
 def source_link(record: ConversionRecord) -> ChainLink:

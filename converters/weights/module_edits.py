@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from ...errors import first_named
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
 from ..records.graph_steps import GraphStep, first_difference, graph_steps
@@ -23,10 +24,10 @@ def unplaced_parameter(module: fx.GraphModule) -> str:
     own = (name for name, _ in module.named_parameters() if not name.startswith(restored))
     added = [name for name in own if name not in record.parameters]
     if added:
-        return f"the source graph has no place for {added[0]!r} (and {len(added) - 1} more)"
+        return f"the source graph has no place for {first_named(added)}"
     there = module.state_dict()
     missing = [name for name in record.parameters if name not in there]
-    return f"the module no longer has {missing[0]!r} (and {len(missing) - 1} more)" if missing else ""
+    return f"the module no longer has {first_named(missing)}" if missing else ""
 
 
 def difference_from_conversion(module: fx.GraphModule) -> str:

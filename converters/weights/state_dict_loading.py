@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from ...errors import InputError
+from ...errors import InputError, first_named
 from ..records.record import record_of
 from .folded_loading import fold_into
 from .matching_by_content import match_shapes, match_values, sharing_shapes
@@ -207,9 +207,7 @@ def _copy(module: nn.Module, values: Mapping[str, Tensor], file: Path) -> list[s
         if not torch.isfinite(ready[name]).all() and (ready[name].isnan().any() or torch.isfinite(target).all()):
             broken.append(name)
     if broken:
-        raise InputError(
-            f"{file}: weight {broken[0]!r} (and {len(broken) - 1} more) holds NaN or infinity; give a sound file"
-        )
+        raise InputError(f"{file}: weight {first_named(broken)} holds NaN or infinity; give a sound file")
     changed = [name for name, value in ready.items() if not torch.equal(own[name].cpu(), value)]
     with torch.no_grad():
         for name, value in ready.items():

@@ -1,4 +1,4 @@
-"""Refuse weights from which training cannot start; see `operators.unfit_weights`.
+"""Refuse weights from which training cannot start; see `operators.weight_refusals`.
 
 A file in 16 bits is upcast before (`precision.upcast`); a module in 16 bits rounds where its exporter chose.
 """
@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import nn
 
-from ..operators.unfit_weights import half_weight_refused, quantised_weight_of, quantised_weight_refused
+from ..operators.weight_refusals import half_weight_refused, quantised_weight_of, quantised_weight_refused
 
 __all__ = ["refuse_half_weights", "refuse_quantised_weights"]
 

@@ -97,7 +97,8 @@ def require_valid(
         )
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise InputError(f"{repository}: {len(problems)} problem(s) keep it from being served:\n{lines}")
+        count = "1 problem keeps" if len(problems) == 1 else f"{len(problems)} problems keep"
+        raise InputError(f"{repository}: {count} it from being served:\n{lines}")
 
 
 def _unserved_targets(repository: Path, models: Sequence[str]) -> Iterator[Problem]:

@@ -8,8 +8,9 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rtool.converters import fold_batchnorm
+from rtool.converters import fold_batchnorm, restore_batchnorm
 from rtool.converters.zoo.registry import build_architecture
+from rtool.errors import InputError
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -270,3 +271,10 @@ def test_batchnorm_is_kept_where_something_else_reads_the_layer(how):
     assert report.folded == ()
     assert re.search(WATCHED[how], report.kept[0].reason)
     assert torch.equal(network(x), expected)
+
+
+def test_a_module_without_a_graph_is_refused_with_the_way_to_one():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    for call in (fold_batchnorm, lambda given: restore_batchnorm(given, [])):
+        with pytest.raises(InputError, match=r"expected a torch\.fx\.GraphModule, got Sequential; .*symbolic_trace"):
+            call(module)
