@@ -181,6 +181,11 @@ def test_no_function_is_longer_than_sixty_lines_and_no_file_than_four_hundred():
     assert not long
 
 
+def test_no_test_file_is_longer_than_four_hundred_lines():
+    lengths = {path.relative_to(ROOT): path.read_text().count("\n") for path in (ROOT / "tests").rglob("*.py")}
+    assert {str(path): lines for path, lines in lengths.items() if lines > 400} == {}
+
+
 def test_a_test_lies_where_what_it_tests_lies():
     folders = {path.parent.relative_to(ROOT) for path in source_files()} | {Path("gpu"), Path(".")}
     tests = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}

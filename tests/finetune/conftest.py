@@ -15,6 +15,8 @@ from torch import nn
 
 from rtool.converters.bundles.onnx_to_bundle import onnx2torch
 
+from .small_runs import written
+
 PROGRAMS = Path(__file__).with_name("rank_programs.py")
 
 RUN = {
@@ -80,6 +82,12 @@ def write_recipe(tmp_path, tiny):
         return path
 
     return write
+
+
+@pytest.fixture
+def config(tmp_path, tiny_model) -> Path:
+    """The configuration of a run of seconds with several losses, `small_runs.BASE`."""
+    return written(tmp_path, tiny_model)
 
 
 def run_alone(name: str) -> dict[str, torch.Tensor]:
