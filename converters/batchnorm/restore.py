@@ -121,8 +121,7 @@ def restore_batchnorm(
         progress: called with the number of images seen, after every batch.
 
     Raises:
-        InputError: too few images, images of the wrong size, non-finite activations, an unusable state file, or no
-            `torch.fx.GraphModule`.
+        InputError: no GraphModule, too few images or of another size, non-finite activations, or an unusable state file.
 
     Examples:
         >>> module = rtool.converters.onnx_to_torch("model.onnx")
