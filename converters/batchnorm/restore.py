@@ -121,7 +121,7 @@ def restore_batchnorm(
         progress: called with the number of images seen, after every batch.
 
     Raises:
-        InputError: no GraphModule, too few images or of another size, non-finite activations, or an unusable state file.
+        InputError: no GraphModule, too few images or of another size, non-finite activations, an unusable state file.
 
     Examples:
         >>> module = rtool.converters.onnx_to_torch("model.onnx")
