@@ -11,7 +11,7 @@ import pytest
 def pytest_configure():
     """Collects garbage one time where Python would 280 times: an export makes a million objects that all stay.
 
-    At Python's thresholds the collector takes one seventh of the tests' CPU time. Tests of memory collect by themselves.
+    At Python's thresholds the collector takes one seventh of the tests' CPU time. Tests of memory collect themselves.
     """
     gc.set_threshold(200_000, 50, 100)
 
