@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-lost-code bench-decoding clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -89,6 +89,15 @@ bench-export: $(STAMP)
 # NAMES="step partial_fc" measures these two; NAMES="quality --seeds 0 --att-faces FOLDER" one seed, with the AT&T faces.
 bench-finetune: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.training.finetune_bench $(NAMES)
+
+# Fine-tuning from a fused ONNX file beside fine-tuning from the original checkpoint, people and faces, five pairs each;
+# half an hour on one core. SUBJECTS="people" makes one of them; a stopped one goes on.
+bench-lost-code: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.training.lost_code $(SUBJECTS)
+
+# JPEG decoding by rtool, Pillow, simplejpeg and cv2, which is installed into .peers, and the loader's rate; three minutes.
+bench-decoding: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.training.decoding_bench
 
 clean:
 	rm -rf .venv .peers .packages .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...converters.records.preprocessing import Preprocessing
 from ...errors import InputError, nearest
 from ...finetune import open_dataset
 from ...finetune.data.decoding import read_pixels
@@ -27,7 +28,7 @@ from ...finetune.evaluation.pairs.verification import measure_verification
 from ...finetune.finetuning import finetune
 from ..places import EXAMPLES
 
-__all__ = ["Recipe", "combine_seeds", "measure_quality", "quality_recipes"]
+__all__ = ["Recipe", "combine_seeds", "measure_quality", "quality_recipes", "small_network", "write_small_network"]
 
 _HELD_OUT = 0.3333
 """The 30 people of AT&T: 20 for training, 10 for testing."""
@@ -42,7 +43,7 @@ class Recipe:
     target: float
     overrides: tuple[str, ...]
     small_network: bool = False
-    """Start from the untrained network of `_write_small_network`."""
+    """Start from the untrained network of `write_small_network`."""
 
 
 def quality_recipes(att_faces: Path | None) -> dict[str, Recipe]:
@@ -120,7 +121,7 @@ def _run(recipe: Recipe, seed: int, att_faces: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         fixed = [f"seed={seed}", "evaluation.every=1000", f"output={folder}", "tracking.tensorboard=false"]
         if recipe.small_network:
-            fixed.append(f"model.reference={_write_small_network(Path(folder) / 'small.onnx')}")
+            fixed.append(f"model.reference={write_small_network(Path(folder) / 'small.onnx')}")
         metrics = dict(finetune(EXAMPLES / recipe.example, [*recipe.overrides, *fixed], quiet=True).metrics)
     if att_faces is not None and f"data.train={att_faces}" in recipe.overrides:
         metrics["raw_pixels_tar_at_far_1e2"] = _raw_pixels(att_faces, seed)
@@ -130,24 +131,24 @@ def _run(recipe: Recipe, seed: int, att_faces: Path | None) -> dict[str, Any]:
 def _raw_pixels(folder: Path, seed: int) -> float | None:
     """TAR at FAR 1e-2 with grey 64 x 64 pixels as embeddings, on the people held out with `seed`."""
     _, held_out = split_by_identity(open_dataset(folder), _HELD_OUT, seed)
-    images = read_pixels(held_out, lambda image: np.asarray(image.convert("L").resize((64, 64)))[..., None])
+    images = read_pixels(held_out, Preprocessing(64, 64, (0.0,), (1.0,), "grey", "bicubic").resize)
     embeddings = (images.values.reshape(len(held_out), -1) / 255 - 0.5).astype(np.float32)
     return measure_verification(embeddings, held_out.identities, draw_pairs(held_out.identities)).tar_at_far_1e2
 
 
-def _write_small_network(path: Path) -> Path:
-    """A plain convolutional network of 1.3 M parameters, untrained, as an ONNX file that keeps its BatchNorms."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    channels = 3
-    for width in (32, 64, 128, 256):
-        for inputs, stride in ((channels, 2), (width, 1)):
-            layers += [nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)]
-        channels = width
-    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(1024, 128), nn.BatchNorm1d(128))
+def write_small_network(path: Path, *, size: int = 64, seed: int = 0) -> Path:
+    """The untrained `small_network` as an ONNX file that keeps its BatchNorms.
+
+    Args:
+        path: The file to write.
+        size: Height and width of its images in pixels.
+        seed: Seeds its weights.
+    """
+    torch.manual_seed(seed)
+    module = small_network()
     torch.onnx.export(
         module.eval(),
-        (torch.zeros(2, 3, 64, 64),),
+        (torch.zeros(2, 3, size, size),),
         path,
         dynamo=False,
         training=torch.onnx.TrainingMode.PRESERVE,
@@ -156,3 +157,14 @@ def _write_small_network(path: Path) -> Path:
         dynamic_axes={"images": {0: "batch"}},
     )
     return path
+
+
+def small_network() -> nn.Module:
+    """A plain convolutional network of 1.3 M parameters: images [N, 3, H, W] -> embeddings [N, 128]."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in (32, 64, 128, 256):
+        for inputs, stride in ((channels, 2), (width, 1)):
+            layers += [nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(1024, 128), nn.BatchNorm1d(128))

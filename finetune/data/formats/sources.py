@@ -1,7 +1,7 @@
 """A data set from the one text that a command line or a configuration gives: `open_dataset("...")`.
 
     synthetic-people:identities=150,images=12,seed=1,cameras=7,views=6,size=128x64,shift=1.0
-    synthetic-faces:identities=50,images=10,seed=2,size=64x64
+    synthetic-faces:identities=50,images=10,seed=2,size=64x64,cameras=7
     FOLDER        Market-1501 and the sets in its form, MSMT17, train.rec, train/ val/ test/, *.tar shards, else one
                   sub-folder per identity; or a folder that holds one of these alone
     FILE.csv, FILE.jsonl    a manifest
@@ -34,7 +34,7 @@ from .record_dataset import open_record_dataset
 from .split_folders import has_split_folders, nested_dataset, open_split_folders, refuse_unread_layouts
 from .tar_shards import open_tar_shards
 
-__all__ = ["Subset", "open_dataset"]
+__all__ = ["Subset", "drawn_as", "open_dataset"]
 
 Subset = Literal["train", "test"]
 
@@ -55,7 +55,7 @@ _PEOPLE: Mapping[str, Callable[[str], Any]] = {
 }
 _MOST_PIXELS = 10**10
 """Of one drawn data set, three bytes each: more is held by no machine this is meant for."""
-_FACES = {key: _PEOPLE[key] for key in ("identities", "images", "seed", "size")}
+_FACES = {key: _PEOPLE[key] for key in ("identities", "images", "seed", "size", "cameras")}
 
 _FILES: Mapping[str, Callable[[Path], Dataset]] = {
     ".bin": open_pair_bin,
@@ -100,6 +100,15 @@ def open_dataset(spec: str | Path, subset: Subset = "train") -> Dataset:
             f"(known: {', '.join(sorted(_GENERATORS))}:key=value,...)"
         )
     return _open_folder(root, subset) if root.is_dir() else _open_file(root)
+
+
+def drawn_as(spec: str | Path) -> tuple[str, ...] | None:
+    """Name and sorted options of the generator that a text names; None for a folder or file.
+
+    Drawn pictures have the same names whatever their seed, so this tells one data set from another.
+    """
+    name, _, options = str(spec).partition(":")
+    return (name, *sorted(filter(None, options.split(",")))) if name in _GENERATORS else None
 
 
 def _open_folder(root: Path, subset: Subset) -> Dataset:

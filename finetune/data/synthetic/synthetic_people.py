@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ....errors import DataError
 from ..dataset import ArrayImages, Dataset
+from .camera_sets import Cameras, draw_cameras
 from .raster import Canvas, View, blur, quantise, resize_noise
 
 __all__ = ["synthetic_people"]
@@ -64,20 +65,6 @@ class _Looks:
     sleeves: Floats
 
 
-@dataclass(frozen=True)
-class _Cameras:
-    """Response of each camera [V, ...]."""
-
-    colour: Floats
-    gamma: Floats
-    offset: Floats
-    zoom: Floats
-    rotation: Floats
-    blur: Floats
-    noise: Floats
-    brightness: Floats
-
-
 def synthetic_people(
     identities: int = 60,
     images: int = 12,
@@ -113,14 +100,14 @@ def synthetic_people(
         )
     rng = np.random.default_rng([seed, 1])
     looks = _draw_looks(np.random.default_rng([seed, 0]).random((identities, 16)))
-    responses = _draw_cameras(np.random.default_rng([cameras, 2]), views, shift)
+    responses = draw_cameras(np.random.default_rng([cameras, 2]), views, shift)
     owner = np.repeat(np.arange(identities), images)
     camera = _assign_cameras(rng, identities, images, views)
     pixels = np.empty((len(owner), *size, 3), dtype=np.uint8)
     for start in range(0, len(owner), _CHUNK):
         chunk = slice(start, start + _CHUNK)
         person = _Looks(**{name: field[owner[chunk]] for name, field in vars(looks).items()})
-        response = _Cameras(**{name: field[camera[chunk]] for name, field in vars(responses).items()})
+        response = responses.of(camera[chunk])
         pixels[chunk] = _photograph(person, response, rng, size)
     return Dataset(
         name=f"synthetic-people:identities={identities},images={images},seed={seed},cameras={cameras}",
@@ -153,33 +140,6 @@ def _draw_looks(u: NDArray[np.float64]) -> _Looks:
     )
 
 
-def _draw_cameras(rng: np.random.Generator, views: int, shift: float) -> _Cameras:
-    """One domain response, and a smaller one of each camera around it."""
-    hue = shift * rng.choice([-1, 1]) * rng.uniform(0.7, 1.3)
-    saturation = 1 - shift * rng.uniform(0.2, 0.5)
-    gamma = np.exp(shift * rng.choice([-1, 1]) * rng.uniform(0.2, 0.5))
-    domain = _hue_rotation(hue) @ (saturation * np.eye(3) + (1 - saturation) / 3)
-    colour = np.stack([(np.eye(3) + rng.normal(0, 0.06, (3, 3))) @ domain for _ in range(views)])
-    tilt, zoom = shift * rng.normal(0, 0.05), np.exp(shift * rng.normal(0, 0.08))
-    return _Cameras(
-        colour=colour.astype(np.float32),
-        gamma=(gamma * np.exp(rng.normal(0, 0.15, views))).astype(np.float32),
-        offset=(shift * rng.normal(0, 0.04, 3) + rng.normal(0, 0.03, (views, 3))).astype(np.float32),
-        zoom=(zoom * np.exp(rng.normal(0, 0.06, views))).astype(np.float32),
-        rotation=(tilt + rng.normal(0, 0.03, views)).astype(np.float32),
-        blur=np.clip(shift * rng.uniform(0, 0.7) + rng.uniform(0, 0.3, views), 0, 0.8).astype(np.float32),
-        noise=rng.uniform(0.01, 0.04, views).astype(np.float32),
-        brightness=np.broadcast_to(rng.uniform(0.3, 0.7), views).astype(np.float32),
-    )
-
-
-def _hue_rotation(angle: float) -> NDArray[np.float64]:
-    """Rotation of RGB about the grey axis (Rodrigues)."""
-    k = np.cross(np.eye(3), np.ones(3) / np.sqrt(3))
-    rotation: NDArray[np.float64] = np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * (k @ k)
-    return rotation
-
-
 def _assign_cameras(rng: np.random.Generator, identities: int, images: int, views: int) -> NDArray[np.int64]:
     """A person is seen by a few cameras, about equally often by each: int64 [identities * images]."""
     seen = min(_VIEWS_OF_ONE, views)
@@ -188,7 +148,7 @@ def _assign_cameras(rng: np.random.Generator, identities: int, images: int, view
     return order[:, turn].reshape(-1).astype(np.int64)
 
 
-def _photograph(p: _Looks, camera: _Cameras, rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _photograph(p: _Looks, camera: Cameras, rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Draw B people as their cameras see them: uint8 [B, H, W, 3]."""
     count, (height, width) = len(p.height), size
     normal = rng.standard_normal((count, 8), dtype=np.float32)
