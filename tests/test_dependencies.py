@@ -24,8 +24,8 @@ THROUGH_TORCH = {"onnxscript", "tensorboard"}
 """torch.onnx and torch.utils.tensorboard import these, and torch does not require them."""
 ELSEWHERE = {"triton_python_backend_utils", "triton_tensors"}
 """Modules of Triton, inside whose processes `serving/backends` runs."""
-PEERS = {"onnx2torch", "onnx2pytorch", "pnnx", "torchvision"}
-"""Other converters, which `conversion_worker.py` imports in environments of their own."""
+PEERS = {"onnx2torch", "onnx2pytorch", "pnnx", "torchvision", "cv2"}
+"""Other converters and decoders, which the workers of benchmarks import in environments of their own."""
 TOOLS = {"ruff", "mypy", "setuptools", "pytest_timeout", "xdist", "pytest_xdist", "yaml"}
 """Of the extra `dev`: started by make, or read by such a tool, not imported."""
 

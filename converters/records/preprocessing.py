@@ -79,12 +79,19 @@ class Preprocessing:
         """The number of input channels: 1 for grey, else 3."""
         return 1 if self.channel_order == "grey" else 3
 
-    def resize(self, image: Image.Image) -> NDArray[np.uint8]:
+    def resize(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """`image` as uint8 pixels [height, width, channels] in RGB (or grey) order, ready to be augmented.
+
+        Args:
+            image: An image, or pixels uint8 [h, w, 3] in RGB order or [h, w, 1] of grey.
 
         Raises:
             InputError: the pixels are floating point or have over 16 bits, so their range is unknown.
         """
+        if isinstance(image, np.ndarray):
+            if image.shape == (self.height, self.width, self.channels):
+                return image
+            image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
         image = _with_8_bits(image)
         mode = "L" if self.channel_order == "grey" else "RGB"
         if image.mode != mode:

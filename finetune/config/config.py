@@ -130,6 +130,10 @@ class DataConfig(Section):
     """K of the pk samplers; `batch` is a multiple of it."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes that decode and augment; 0 does it in the training process."""
+    decode: Literal["exact", "reduced"] = "exact"
+    """reduced: training images in JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where the network needs no
+    more. Faster for large images, and it changes pixels, so it is part of the record that a resumed run is compared
+    with; images that are measured are always decoded whole. Refused where no image is twice the network's size."""
     memory_gb: NotNegative = 2.0
     """Gigabytes (1e9 bytes) of decoded images kept in memory, training images first; others are decoded at each use."""
 

@@ -17,6 +17,7 @@ from PIL import Image
 from ...errors import DataError, InputError
 from .dataset import Dataset
 from .image_files import UnreadableImageError
+from .jpeg.second_decoder import decode_plain_jpeg
 
 __all__ = [
     "TOLERATED",
@@ -35,8 +36,8 @@ TOLERATED = 0.01
 
 _NAMED = 5
 
-Resize = Callable[[Image.Image], NDArray[np.uint8]]
-"""A function from an image to its pixels uint8 [H, W, C]."""
+Resize = Callable[[Image.Image | NDArray[np.uint8]], NDArray[np.uint8]]
+"""A function from an image, or its decoded pixels uint8 [h, w, 1 or 3], to its pixels uint8 [H, W, C]."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ def read_image(dataset: Dataset, resize: Resize, index: int) -> NDArray[np.uint8
     Raises:
         UnreadableImageError: it cannot be decoded, or its pixel format has no 8-bit form.
     """
-    image = dataset.images[index]
+    stored = dataset.images.stored(index)
+    pixels = decode_plain_jpeg(stored)
     try:
-        return resize(image)
+        return resize(dataset.images.decoded(index, stored) if pixels is None else pixels)
     except InputError as error:
         raise UnreadableImageError(str(error)) from error
 

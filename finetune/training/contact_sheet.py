@@ -32,7 +32,7 @@ def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1
     """
     ranks = count_processes(nproc, config.device)
     preprocessing = load_network(config.model).preprocessing
-    train, _ = open_training_data(config)
+    train, _ = open_training_data(config, preprocessing)
     return draw_batch(config, TrainingPixels(train, preprocessing.resize, None), preprocessing, ranks=ranks)
 
 

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from ...converters.records.preprocessing import Preprocessing
 from ...errors import DataError
 from ..config.config import FinetuneConfig
-from ..config.sources import as_list, named_sources
+from ..config.sources import EvaluationSources, TrainingSources, as_list, named_sources
 from ..data.dataset import Dataset
 from ..data.decoding import Pixels, read_pixels, unreadable_note
 from ..data.distinct_images import Contents, content_numbers, one_of_each, refuse_two_identities
-from ..data.formats.sources import open_dataset
+from ..data.formats.sources import drawn_as, open_dataset
+from ..data.image_files import UnreadableImageError
 from ..data.joined import join_datasets
+from ..data.jpeg.second_decoder import decoder_note
 from ..data.loading import TrainingPixels
 from ..data.partners import with_partners
+from ..data.reduced_scale import with_reduced_images
 from ..data.splits import split_by_identity
 from ..evaluation.ranks.ranking import Ranking
 from ..processes.collectives import rank
@@ -44,14 +47,20 @@ class PreparedData:
     """What a resumed run is compared by."""
 
 
-def open_training_data(config: FinetuneConfig) -> tuple[Dataset, dict[str, Dataset]]:
+def open_training_data(config: FinetuneConfig, preprocessing: Preprocessing) -> tuple[Dataset, dict[str, Dataset]]:
     """The training data set, and the held-out sets by name; no image is decoded.
 
+    Args:
+        config: The run.
+        preprocessing: Of its network.
+
     Raises:
+        ConfigError: `data.decode` does nothing with these images.
         DataError: too few identities in either, or pairs to verify as training data.
         InputError: a data set does not exist.
     """
-    return _split(config, _open_source(config))
+    train, held_out = _split(config, _open_source(config))
+    return _decoded(config, train, preprocessing), held_out
 
 
 def describe_data(config: FinetuneConfig) -> DataRecord:
@@ -89,7 +98,29 @@ def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: M
         for name, dataset in held_out.items():
             measured += [name, dataset] if name else [dataset]
     held = data.holdout if data.evaluate is None and evaluation is not None else None
-    return DataRecord.of(train, list(held_out.values()), seed=config.seed, source=(source, held), evaluation=measured)
+    measured += _drawn(data.evaluate)
+    origin = [source, held, *_drawn(data.train)] + ([] if data.decode == "exact" else [data.decode])
+    return DataRecord.of(train, list(held_out.values()), seed=config.seed, source=origin, evaluation=measured)
+
+
+def _decoder(dataset: Dataset) -> str | None:
+    """Who decodes the training images, by the first of them."""
+    try:
+        return decoder_note(dataset.images.stored(0))
+    except UnreadableImageError:
+        return None
+
+
+def _drawn(sources: TrainingSources | EvaluationSources | None) -> list[object]:
+    """What generators draw of some sources."""
+    return [] if sources is None else list(filter(None, map(drawn_as, as_list(sources))))
+
+
+def _decoded(config: FinetuneConfig, train: Dataset, preprocessing: Preprocessing) -> Dataset:
+    """The training images as `data.decode` says."""
+    if config.data.decode == "exact":
+        return train
+    return with_reduced_images(train, preprocessing.height, preprocessing.width)
 
 
 def _split(config: FinetuneConfig, train: Dataset) -> tuple[Dataset, dict[str, Dataset]]:
@@ -110,14 +141,16 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
     """Open both data sets and read what fits into memory at the model's size.
 
     Raises:
+        ConfigError: `data.decode` does nothing with these images.
         DataError: over 1 % of the images of a data set cannot be read.
     """
     source = _open_source(config)
     train, held_out = _split(config, source)
     record = _record(config, source, train, held_out)
+    train = _decoded(config, train, preprocessing)
     opened = [train] if config.data.evaluate is None else [train, *held_out.values()]
     notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
-    notes += _notes_on_sources(config, train, held_out)
+    notes += [*_notes_on_sources(config, train, held_out), *filter(None, [_decoder(source)])]
     image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
     room = int(config.data.memory_gb * 1e9 / image_bytes)
     values: NDArray[np.uint8] | None = None

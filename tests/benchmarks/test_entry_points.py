@@ -21,13 +21,14 @@ NAMED = sorted(
 
 
 def test_what_is_named_is_what_can_be_started():
-    """The worker of the converters' comparison is started by it, once per rival, and by nobody else."""
+    """The workers of two comparisons are started by them, in environments of their own, and by nobody else."""
     startable = {
         ".".join(("rtool", *path.relative_to(ROOT).with_suffix("").parts))
         for path in (ROOT / "benchmarks").rglob("*.py")
         if '__name__ == "__main__"' in path.read_text()
     }
-    assert startable - {"rtool.benchmarks.conversion.conversion_worker"} == set(NAMED)
+    workers = {"rtool.benchmarks.conversion.conversion_worker", "rtool.benchmarks.training.decoding_worker"}
+    assert startable - workers == set(NAMED)
 
 
 @pytest.mark.parametrize("module", NAMED)

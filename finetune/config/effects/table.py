@@ -142,6 +142,7 @@ ALWAYS = frozenset(
         "data.train",
         "data.batch",
         "data.workers",
+        "data.decode",
         "data.memory_gb",
         "augment.flip",
         "augment.pad_crop",

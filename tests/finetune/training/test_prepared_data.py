@@ -1,10 +1,13 @@
 """What of a run's data is kept in memory, and by whom."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from rtool.converters.records.preprocessing import Preprocessing
+from rtool.errors import ConfigError
 from rtool.finetune.config.config import FinetuneConfig
+from rtool.finetune.data.image_files import decode_image
 from rtool.finetune.evaluation.evaluation import evaluate_embeddings, evaluate_pixels
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.runs.run_folder import read_metrics
@@ -35,6 +38,48 @@ def test_both_parts_share_the_memory_and_training_images_come_first(room, train,
     data = prepare(room)
     assert ((data.train.values is not None), (data.held_out[""].pixels is not None)) == (train, held_out)
     assert (len(data.train.dataset), len(data.held_out[""].dataset)) == (20, 12)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Files of 32 x 24 pixels, of five people."""
+    for k in range(20):
+        path = tmp_path / "photographs" / f"p{k % 5}" / f"{k}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(k).integers(0, 256, (32, 24, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    return path.parent.parent
+
+
+def with_data(**data) -> FinetuneConfig:
+    values = {"model": {"reference": "-"}, "losses": [{"kind": "arcface"}], "data": {"holdout": 0.4, **data}}
+    return FinetuneConfig.model_validate(values)
+
+
+def test_reduced_images_are_trained_on_and_whole_ones_measured(photographs):
+    exact, reduced = with_data(train=str(photographs)), with_data(train=str(photographs), decode="reduced")
+    before, after = (prepared_data.prepare_data(config, SIZE) for config in (exact, reduced))
+    expected = [np.asarray(decode_image(path, at_least=(8, 4))) for path in sorted(photographs.rglob("*.jpg"))]
+    assert {image.shape for image in expected} == {(8, 6, 3)}
+    assert not np.array_equal(before.train.values, after.train.values)
+    np.testing.assert_array_equal(before.held_out[""].pixels.values, after.held_out[""].pixels.values)
+    assert any("decoded at a reduced scale" in note and note.endswith("at 1/4") for note in after.notes)
+    assert before.record.source != after.record.source
+
+
+def test_reduced_is_refused_before_a_run_where_no_image_is_large_enough(photographs):
+    config = with_data(train=str(photographs), decode="reduced")
+    with pytest.raises(ConfigError, match=r"data\.decode: reduced does nothing"):
+        prepared_data.open_training_data(config, Preprocessing(32, 24))
+
+
+@pytest.mark.parametrize("other", ["seed=2", "cameras=1", "seed=1,size=16x16"])
+def test_other_drawn_pictures_are_other_data_although_their_names_are_the_same(other):
+    faces = "synthetic-faces:identities=5,images=4,"
+    records = [prepared_data.describe_data(with_data(train=faces + options)) for options in ("seed=1", other)]
+    assert records[0].source != records[1].source
+    again = prepared_data.describe_data(with_data(train="synthetic-faces:seed=1,images=4,identities=5"))
+    assert again == records[0]
 
 
 def test_only_the_process_that_evaluates_reads_what_it_evaluates_on(monkeypatch):

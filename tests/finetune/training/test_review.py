@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from rtool.cli import main
+from rtool.converters.records.preprocessing import Preprocessing
 from rtool.errors import ConfigError, DataError
 from rtool.finetune.config.files import load_config
 from rtool.finetune.data.dataset import ArrayImages, Dataset
@@ -77,7 +78,7 @@ def test_a_loss_over_pairs_without_a_pair_in_the_epoch_is_refused(recipe, kind):
 def test_a_loss_that_few_images_feed_is_named_with_the_share(recipe):
     path = recipe({**dict.fromkeys(range(100), 1), **dict.fromkeys(range(100, 106), 4)}, losses=[{"kind": "triplet"}])
     config = load_config(path)
-    train, _ = open_training_data(config)
+    train, _ = open_training_data(config, Preprocessing(32, 16))
     (note,) = plan_run(config).notes
     order = np.random.default_rng([0, 0]).permutation(124)[:120].reshape(15, 8)  # the plan of seed 0, epoch 0
     counts = anchor_counts(train.identities[order])

@@ -1,0 +1,1 @@
+"""JPEG files: their headers, and a second decoder."""
