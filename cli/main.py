@@ -17,10 +17,11 @@ from ..version import __version__
 from .bench import bench
 from .convert import onnx2torch_command, ops_command
 from .deploy import deploy_command, serve_command
+from .evaluation.command import evaluate_command
 from .export import export_command
 from .inspection import inspect_command
 from .machine import demo_command, doctor_command
-from .train import config_group, evaluate_command, finetune_command
+from .train import config_group, finetune_command
 
 __all__ = ["cli", "run"]
 

@@ -1,4 +1,4 @@
-"""`rtool finetune`, `rtool evaluate` and `rtool config`: train a model, measure a model, write configurations."""
+"""`rtool finetune` and `rtool config`: train a model, write configurations."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from ..errors import InputError
-from .embedding_options import batch_option, cache_option
-from .evaluation_rows import evaluation_rows
 from .output import Output, examples, output_options
-from .preprocessing import preprocessing_option
 
 if TYPE_CHECKING:
     from ..finetune.config.config import FinetuneConfig
     from ..finetune.training.planning import RunPlan
 
 
-__all__ = ["config_group", "evaluate_command", "finetune_command"]
+__all__ = ["config_group", "finetune_command"]
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
@@ -123,111 +120,6 @@ def finetune_command(
     output.emit(result, rows, artefact=result.run_dir)
     if result.stopped_by == "SIGINT":
         click.get_current_context().exit(_INTERRUPTED)
-
-
-@click.command(
-    "evaluate",
-    epilog=examples(
-        "rtool evaluate model.onnx market1501/",
-        "rtool evaluate runs/demo/20260101-120000 synthetic-people:identities=60,seed=2,cameras=7",
-        "rtool evaluate iresnet.onnx faces/ --protocol verification --size 112x112",
-        "rtool evaluate osnet_x1_0 market1501/ --weights model.pth.tar",
-        "rtool evaluate triton://127.0.0.1:8001/osnet_b16 market1501/",
-    ),
-)
-@click.argument("model")
-@click.argument("data")
-@click.option("--protocol", type=click.Choice(["retrieval", "verification"]), help="Default: what the labels allow.")
-@click.option("--rerank", is_flag=True, help="Re-rank retrieval by k-reciprocal encoding (arXiv:1701.08398).")
-@click.option(
-    "--distance",
-    type=click.Choice(["cosine", "euclidean"]),
-    default="cosine",
-    show_default=True,
-    help="What retrieval ranks by; euclidean takes embeddings as they are.",
-)
-@click.option(
-    "--roc",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="CSV",
-    help="Write the false and true accept rates of a verification to CSV.",
-)
-@click.option("--no-flip", is_flag=True, help="Do not add the embedding of the mirror image.")
-@batch_option
-@cache_option
-@click.option(
-    "--embedding",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Number of the output that is the embedding, from 0.",
-)
-@click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
-@preprocessing_option
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
-@output_options
-def evaluate_command(
-    output: Output,
-    model: str,
-    data: str,
-    protocol: Literal["retrieval", "verification"] | None,
-    rerank: bool,
-    distance: Literal["cosine", "euclidean"],
-    roc: Path | None,
-    no_flip: bool,
-    batch: int | Literal["auto"],
-    cache: Path | None,
-    embedding: int,
-    size: str | None,
-    preprocessing: str,
-    weights: Path | None,
-    device: str,
-) -> None:
-    """Measure MODEL on DATA by retrieval (CMC, mAP, mINP) or 10-fold verification (accuracy, VAL@FAR, TAR@FAR).
-
-    MODEL is an .onnx file, a bundle, a run folder or checkpoint, TorchScript, an exported program, a zoo name (random
-    weights, or --weights) or triton://HOST:PORT/NAME.
-
-    DATA is a folder (Market-1501 and the layouts in its form, MSMT17, train/ val/ test/, one sub-folder per identity,
-    train.rec, or .tar shards), a file (.csv or .jsonl manifest, .rec records, .bin verification pairs, LFW's pairs.txt,
-    .csv with a,b,same, .tar) or a generator such as synthetic-people:identities=60,seed=2,cameras=7.
-    """
-    from ..finetune.embedding.embedders import open_embedder
-    from ..finetune.evaluation.evaluation import evaluate
-
-    embedder = open_embedder(
-        model,
-        batch=batch,
-        output=embedding,
-        device=device,
-        preprocessing=preprocessing,
-        size=_size(size),
-        weights=weights,
-    )
-    result = evaluate(
-        embedder,
-        data,
-        protocol=protocol,
-        flip=not no_flip,
-        batch=embedder.batch,
-        cache=cache,
-        rerank=rerank,
-        distance=distance,
-        roc=roc,
-        report=None if output.quiet else lambda line: click.echo(f"note: {line}", err=True),
-    )
-    main = "mAP" if result.protocol == "retrieval" else "accuracy"
-    made = embedder.decision
-    stated = {"preprocessing": made.preprocessing.to_dict(), "preprocessing_origin": made.reason}
-    output.emit(
-        {"protocol": result.protocol, **vars(result), **stated},
-        [("protocol", result.protocol), *evaluation_rows(vars(result)), ("preprocessing", str(made))],
-        artefact=roc,
-        brief="" if roc else f"{result.protocol}: {main} {vars(result)[main]:.4f}",
-    )
 
 
 @click.group("config")
@@ -348,15 +240,6 @@ def _processes(text: str) -> int | Literal["auto"]:
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"--nproc {text}: expected a whole number from 1, or auto")
     return int(text)
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise InputError(f"--size {text}: expected HEIGHTxWIDTH, such as 256x128")
-    return int(height), int(width)
 
 
 def _show_batch(output: Output, config: FinetuneConfig, path: Path, processes: int | Literal["auto"]) -> None:

@@ -1,4 +1,4 @@
-"""Evaluate a model on a data set: embed every image (and its mirror image), then retrieval or verification metrics.
+"""Evaluate a model on a data set: embed every image (and its mirror image), then measure.
 
 `evaluate_embeddings` measures any function from pixels to embeddings, so that a torch module in training, an ONNX file
 and a served model are all measured by the same code; `evaluate` opens a model reference first.
@@ -6,43 +6,30 @@ and a served model are all measured by the same code; `evaluate` opens a model r
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.runtime.runners import Runner
-from ...errors import ConfigError, DataError, InputError
+from ...errors import ConfigError
 from ..data.dataset import Dataset
-from ..data.decoding import Pixels, Resize, stream_pixels, unreadable_note
-from ..data.distinct_images import Contents, content_numbers
-from ..data.formats.sources import Subset, open_dataset
+from ..data.decoding import Pixels, Resize
+from ..data.distinct_images import content_numbers
+from ..data.formats.sources import Subset
 from ..embedding.cache import EmbeddingCache
 from ..embedding.embed_images import EmbedImages, embed_images
 from ..embedding.embedders import Embed, Embedder, open_embedder
-from ..embedding.image_digests import DigestedImages
-from ..embedding.unit_embeddings import unit_rows
-from .matched_images import MatchedImages, match_images
-from .pairs.receiver_curve import ReceiverCurve
-from .pairs.verification import VerificationResult, measure_verification, scored_pairs
+from .cores import Progress, no_progress
+from .embedded_sets import embed_dataset
+from .matched_images import match_images
+from .measuring import EvaluationResult, Measured, measure, write_roc
+from .model_sets import EvaluationSettings, measure_sets
+from .own_function import OwnFunction
 from .plan import Protocol, plan_evaluation
 from .ranks.ranking import COSINE, Distance, Ranking
-from .ranks.retrieval import RetrievalResult, measure_retrieval
 
-__all__ = [
-    "EvaluationResult",
-    "evaluate",
-    "evaluate_embeddings",
-    "evaluate_pixels",
-]
-
-Floats = NDArray[np.float32]
-EvaluationResult = RetrievalResult | VerificationResult
+__all__ = ["EvaluationResult", "evaluate", "evaluate_embeddings", "evaluate_pixels"]
 
 
 def evaluate_embeddings(
@@ -54,9 +41,11 @@ def evaluate_embeddings(
     flip: bool = True,
     batch: int = 64,
     ranking: Ranking = COSINE,
+    function: OwnFunction | None = None,
     roc: Path | None = None,
     cache: EmbeddingCache | None = None,
     report: Callable[[str], object] | None = None,
+    progress: Progress = no_progress,
 ) -> EvaluationResult:
     """Measure `embed` on `dataset`; images are decoded batch by batch, unreadable ones left out.
 
@@ -68,55 +57,31 @@ def evaluate_embeddings(
         flip: Add the embedding of the mirror image.
         batch: Images per batch.
         ranking: How retrieval ranks the gallery.
+        function: Measures instead of a protocol, see `own_function`.
         roc: A CSV file to write the ROC of a verification into.
         cache: Embeddings that are known, of this `embed`, `resize` and `flip`.
         report: Called with a line about images that could not be read.
+        progress: Called with what is done, how much of it, and how much there is.
 
     Raises:
-        ConfigError: re-ranking of a verification, or the ROC of a retrieval.
+        ConfigError: re-ranking of a verification, the ROC of a retrieval, or a `function` that fails.
         DataError: the data set does not fit the protocol, or over 1 % of its images cannot be read.
         GateError: embeddings are not finite.
     """
-    plan = plan_evaluation(dataset, protocol, ranking)
+    chosen = "function" if function is not None else protocol
+    plan = plan_evaluation(dataset, chosen, ranking)
     if roc is not None and plan.protocol != "verification":
         raise ConfigError(f"{roc}: a ROC is of a verification, and {dataset.name} is measured by {plan.protocol}")
     with EmbedImages(embed, flip=flip, batch=batch, cache=cache) as embed_known:
-        dataset, embeddings, contents = _embed_streamed(embed_known, dataset, resize, batch=batch, report=report)
-    matched = match_images(dataset, contents, protocol, ranking)
+        embedded = embed_dataset(embed_known, dataset, resize, batch=batch, report=report, progress=progress)
+    matched = match_images(embedded.dataset, embedded.contents, chosen, ranking)
     if report is not None:
         for note in matched.notes:
             report(f"{dataset.name}: {note}")
-    embeddings = embeddings[matched.positions]
-    if roc is not None:
-        _write_roc(roc, matched, embeddings)
-    return _measure(matched, embeddings)
-
-
-def _embed_streamed(
-    embed: EmbedImages,
-    dataset: Dataset,
-    resize: Resize,
-    *,
-    batch: int,
-    report: Callable[[str], object] | None,
-) -> tuple[Dataset, Floats, Contents]:
-    """The readable part of `dataset`, its embeddings and contents; one batch of images is held at a time."""
-    rows, chosen, contents = [], [], []
-    digested = DigestedImages(dataset.images) if embed.cache is not None else None
-    streamed = dataset if digested is None else replace(dataset, images=digested)
-    for positions, pixels in stream_pixels(streamed, resize, batch):
-        rows.append(embed(pixels, None if digested is None else digested.digests[positions]))
-        contents.append(content_numbers(pixels))
-        chosen.append(positions)
-    if not chosen:
-        raise DataError(f"{dataset.name}: no image can be read")
-    readable = np.concatenate(chosen)
-    if len(readable) < len(dataset):
-        if report is not None:
-            lost = np.setdiff1d(np.arange(len(dataset)), readable)
-            report(unreadable_note(dataset.name, (dataset.names[index] for index in lost)))
-        dataset = dataset.subset(readable)
-    return dataset, np.concatenate(rows), np.concatenate(contents)
+    measured = measure(matched, embedded.embeddings[matched.positions], function, progress)
+    if roc is not None and measured.compared is not None:
+        write_roc(roc, measured.compared)
+    return measured.result
 
 
 def evaluate_pixels(
@@ -127,39 +92,13 @@ def evaluate_pixels(
     flip: bool = True,
     batch: int = 64,
     ranking: Ranking = COSINE,
+    function: OwnFunction | None = None,
 ) -> EvaluationResult:
     """As `evaluate_embeddings`, on images that are in memory."""
-    matched = match_images(pixels.dataset, content_numbers(pixels.values), protocol, ranking)
-    return _measure(matched, embed_images(embed, pixels.values, flip=flip, batch=batch)[matched.positions])
-
-
-def _measure(matched: MatchedImages, embeddings: Floats) -> EvaluationResult:
-    plan, dataset = matched.plan, matched.dataset
-    if plan.protocol == "retrieval":
-        query, gallery = plan.query, plan.gallery
-        return measure_retrieval(
-            embeddings[query],
-            embeddings[gallery],
-            dataset.identities[query],
-            dataset.identities[gallery],
-            dataset.cameras[query],
-            dataset.cameras[gallery],
-            ranking=plan.ranking,
-        )
-    return measure_verification(embeddings, dataset.identities, plan.pairs, known_identities=dataset.pairs is None)
-
-
-def _write_roc(path: Path, matched: MatchedImages, embeddings: Floats) -> None:
-    """Write false and true accept rates as CSV, over the pairs that TAR@FAR is measured on."""
-    plan, dataset = matched.plan, matched.dataset
-    known = dataset.pairs is None
-    scored, _ = scored_pairs(unit_rows(embeddings), dataset.identities, plan.pairs, known_identities=known)
-    points = ReceiverCurve(scored.scores, scored.is_same).points()
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("far", "tar"), *points])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    chosen = "function" if function is not None else protocol
+    matched = match_images(pixels.dataset, content_numbers(pixels.values), chosen, ranking)
+    embeddings = embed_images(embed, pixels.values, flip=flip, batch=batch)[matched.positions]
+    return measure(matched, embeddings, function).result
 
 
 def evaluate(
@@ -176,12 +115,16 @@ def evaluate(
     size: tuple[int, int] | None = None,
     rerank: bool = False,
     distance: Distance = "cosine",
+    ranking: Ranking | None = None,
+    function: str | None = None,
+    limit: int | None = None,
     roc: Path | None = None,
     weights: str | Path | None = None,
     cache: str | Path | None = None,
     report: Callable[[str], object] | None = None,
+    progress: Progress = no_progress,
 ) -> EvaluationResult:
-    """Measure a model reference on a data set: retrieval or verification, see `choose_protocol`.
+    """Measure a model reference on a data set; by default retrieval or verification, see `choose_protocol`.
 
     Args:
         reference: A model reference, as `open_embedder`, or a runner or embedder that is open; its own options count.
@@ -190,14 +133,15 @@ def evaluate(
         flip, batch, cache: Add the mirror image's embedding; images per batch, or "auto"; a folder of known embeddings.
         output, device, weights: Number of the embedding output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
         preprocessing, size: How images are prepared, and their size in pixels, as in `open_embedder`.
-        rerank, distance, roc: How the gallery is ranked, see `Ranking`; a CSV file for the ROC of a verification.
-        report: Called with a line about each thing left out of the data set, and about `weights`.
+        rerank, distance, ranking: How the gallery is ranked: the two usual choices, or all of them, see `Ranking`.
+        function, limit: `module:name` that measures instead, see `own_function`; see `limit_dataset`.
+        roc: A CSV file for the ROC of a verification.
+        report, progress: Called with a line about each thing left out and about `weights`; with what is done.
 
     Raises:
-        ConfigError: a ranking asked of a verification, or the ROC of a retrieval.
+        ConfigError: a ranking asked of a verification, the ROC of a retrieval, or a `function` that fails.
         InputError: the model or the data set does not exist, the size is unknown, or `weights` does not fit.
-        DataError: the data set does not fit the protocol, or cannot be read.
-        GateError: embeddings are not finite.
+        DataError: the data set does not fit the protocol, or cannot be read, or embeddings are not finite.
 
     Examples:
         >>> people = "synthetic-people:identities=4,images=8,seed=2,size=16x8"
@@ -205,29 +149,13 @@ def evaluate(
         >>> result.protocol, result.queries, result.gallery
         ('retrieval', 16, 16)
     """
-    dataset = open_dataset(data, subset)
+    settings = EvaluationSettings(protocol, ranking or Ranking(distance, rerank), flip, subset, limit, function)
     model = _as_embedder(
         reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
     )
-    _tell(report, (*(f"{dataset.name}: {note}" for note in (dataset, *dataset.notes)), *model.notes))
-    return evaluate_embeddings(
-        model.embed,
-        dataset,
-        protocol,
-        resize=model.preprocessing.resize,
-        flip=flip,
-        batch=model.batch,
-        ranking=Ranking(distance, rerank),
-        roc=roc,
-        cache=None if cache is None else model.cache(cache, flip=flip, report=report),
-        report=report,
-    )
-
-
-def _tell(report: Callable[[str], object] | None, lines: Iterable[str]) -> None:
-    for line in lines:
-        if report is not None:
-            report(line)
+    sets = measure_sets(model, {"": data}, settings, roc=roc, cache=cache, report=report, progress=progress)
+    measured: Measured = next(iter(sets))[1]
+    return measured.result
 
 
 def _as_embedder(reference: str | Path | Runner | Embedder, **options: Any) -> Embedder:

@@ -47,6 +47,8 @@ def match_images(
     """
     positions = np.arange(len(dataset))
     plan = plan_evaluation(dataset, protocol, ranking)
+    if plan.protocol in ("classification", "function"):  # no image meets another, or only as the user's code has it
+        return MatchedImages(plan, dataset, positions, ())
     if dataset.pairs is not None:
         itself = int((contents[dataset.pairs[:, 0]] == contents[dataset.pairs[:, 1]]).sum())
         note = (f"{itself} listed pairs are of one image with itself, and are counted as listed",) if itself else ()

@@ -16,6 +16,7 @@ from ...errors import ConfigError, DataError, nearest
 from ..data.dataset import Dataset
 from ..data.pair_drawing import draw_pairs
 from ..data.splits import has_cameras, query_and_gallery
+from .classification import CLASSIFICATION_METRICS
 from .pairs.folds import FOLDS
 from .pairs.verification import measurable_metrics
 from .ranks.ranking import COSINE, Ranking
@@ -23,7 +24,8 @@ from .ranks.retrieval import RETRIEVAL_METRICS, has_match
 
 __all__ = ["EvaluationPlan", "Protocol", "choose_protocol", "plan_evaluation"]
 
-Protocol = Literal["retrieval", "verification"]
+Protocol = Literal["retrieval", "verification", "classification", "function"]
+"""function: an evaluation of one's own, see `own_function`."""
 Indices = NDArray[np.int64]
 
 
@@ -51,6 +53,10 @@ class EvaluationPlan:
         Raises:
             ConfigError: it is not measured; lists what is.
         """
+        if self.protocol == "function":
+            if name is None:
+                raise ConfigError("evaluation.metric: name the value of evaluation.function that chooses checkpoints")
+            return name
         if name is None:
             return self.metrics[0]
         if name not in self.metrics:
@@ -82,16 +88,24 @@ def plan_evaluation(dataset: Dataset, protocol: Protocol | None = None, ranking:
     chosen = protocol or choose_protocol(dataset)
     if chosen == "retrieval":
         return _plan_retrieval(dataset, ranking)
-    if ranking.distance != "cosine":
-        raise ConfigError(
-            f"evaluation.distance: {dataset.name} is measured by verification, which compares unit embeddings; leave "
-            f"{ranking.distance} out"
-        )
-    if ranking.rerank:
-        raise ConfigError(
-            f"evaluation.rerank: {dataset.name} is measured by verification, which ranks nothing; leave re-ranking out"
-        )
+    _refuse_ranking(dataset, chosen, ranking)
+    if chosen == "function":
+        return EvaluationPlan("function", ())
+    if chosen == "classification":
+        return _plan_classification(dataset)
     return _plan_verification(dataset)
+
+
+def _refuse_ranking(dataset: Dataset, protocol: Protocol, ranking: Ranking) -> None:
+    named = {
+        "evaluation.distance": ranking.distance != COSINE.distance,
+        "evaluation.rerank": ranking.rerank,
+        "query expansion": ranking.expand > 0,
+        "multi-query": ranking.multi_query,
+    }
+    asked = " and ".join(name for name, given in named.items() if given)
+    if asked:
+        raise ConfigError(f"{asked}: {dataset.name} is measured by {protocol}, which ranks no gallery; leave it out")
 
 
 def _plan_retrieval(dataset: Dataset, ranking: Ranking) -> EvaluationPlan:
@@ -108,6 +122,12 @@ def _plan_retrieval(dataset: Dataset, ranking: Ranking) -> EvaluationPlan:
             "needs identities seen by several cameras, or use the verification protocol"
         )
     return EvaluationPlan("retrieval", RETRIEVAL_METRICS, ranking, query, gallery)
+
+
+def _plan_classification(dataset: Dataset) -> EvaluationPlan:
+    if dataset.pairs is not None:
+        raise DataError(f"{dataset.name}: lists pairs and knows no classes; use the verification protocol")
+    return EvaluationPlan("classification", CLASSIFICATION_METRICS)
 
 
 def _plan_verification(dataset: Dataset) -> EvaluationPlan:

@@ -7,12 +7,12 @@ rank-1 of a retrieval and that of a verification are different things.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from ...errors import ConfigError, nearest
 from ..config.sources import MEAN
-from .evaluation import EvaluationResult
+from .measuring import EvaluationResult, measured_values
+from .own_function import OwnResult
 from .plan import EvaluationPlan
 
 __all__ = ["choose_metric", "joined_metrics"]
@@ -32,8 +32,15 @@ def choose_metric(plans: Mapping[str, EvaluationPlan], asked: str | None) -> str
         return plans[""].metric(asked)
     each = [f"{name}.{metric}" for name, plan in plans.items() for metric in plan.metrics]
     names = [f"{MEAN}.{metric}" for metric in _common(plans)] + each
-    if asked is None:
+    own = [name for name, plan in plans.items() if plan.protocol == "function"]
+    if own:  # what the function returns is known once it was called
+        names += [f"{place}.{{value}}" for place in (MEAN, *own)]
+        if asked is not None and asked.partition(".")[0] in (MEAN, *own) and asked.partition(".")[2]:
+            return asked
+    if asked is None and not own:
         return names[0]
+    if asked is None:
+        raise ConfigError(f"evaluation.metric: name the value that chooses checkpoints: {', '.join(names)}")
     if asked not in names:
         raise ConfigError(f"evaluation.metric: these sets have no '{asked}'; {nearest(asked, names)}")
     return asked
@@ -42,10 +49,10 @@ def choose_metric(plans: Mapping[str, EvaluationPlan], asked: str | None) -> str
 def joined_metrics(plans: Mapping[str, EvaluationPlan], results: Mapping[str, EvaluationResult]) -> dict[str, Any]:
     """All values of all sets under their names, and the means; a mean over an unknown value is None."""
     if len(results) == 1 and "" in results:
-        return asdict(results[""])
-    values = {name: asdict(result) for name, result in results.items()}
+        return measured_values(results[""])
+    values = {name: measured_values(result) for name, result in results.items()}
     joined = {f"{name}.{key}": value for name, found in values.items() for key, value in found.items()}
-    for metric in _common(plans):
+    for metric in _common(plans) or _common_values(results):
         numbers = [found[metric] for found in values.values()]
         joined[f"{MEAN}.{metric}"] = None if None in numbers else sum(numbers) / len(numbers)
     return joined
@@ -57,3 +64,11 @@ def _common(plans: Mapping[str, EvaluationPlan]) -> list[str]:
     if not others or any(plan.protocol != first.protocol for plan in others):
         return []
     return [metric for metric in first.metrics if all(metric in plan.metrics for plan in others)]
+
+
+def _common_values(results: Mapping[str, EvaluationResult]) -> list[str]:
+    """The names that an own function returned for every set."""
+    own = [result.values for result in results.values() if isinstance(result, OwnResult)]
+    if len(own) < max(2, len(results)):
+        return []
+    return [name for name in own[0] if all(name in values for values in own)]

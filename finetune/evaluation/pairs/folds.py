@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ....errors import DataError
 from ..cores import on_all_cores
 
-__all__ = ["FOLDS", "fold_accuracies", "fold_true_accepts"]
+__all__ = ["FOLDS", "fold_accuracies", "fold_decisions", "fold_true_accepts"]
 
 Distances = NDArray[np.floating]
 Indices = NDArray[np.int64]
@@ -36,18 +36,20 @@ def fold_accuracies(distances: Distances, is_same: NDArray[np.bool_]) -> NDArray
     Raises:
         DataError: fewer pairs than folds.
     """
+    right = fold_decisions(distances, is_same) == is_same
+    return np.array([right[fold].mean() for fold in _folds(len(right))], dtype=np.float64)
+
+
+def fold_decisions(distances: Distances, is_same: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which pairs are accepted at their fold's threshold, bool [P]; arguments and errors as of `fold_accuracies`."""
     count = len(distances)
     if count < FOLDS:
         raise DataError(f"verification: {count} pairs; at least {FOLDS} are needed for {FOLDS} folds")
     distances = np.maximum(distances, 0)  # alike embeddings may be rounded to below it
-    accepted_same = _below(distances, is_same, _THRESHOLDS)
-    accepted_different = _below(distances, ~is_same, _THRESHOLDS)
-    different = np.array([(~is_same[fold]).sum() for fold in _folds(count)])
-    right = accepted_same + different[:, None] - accepted_different  # [10, thresholds]
+    # Right decisions, but for the number of different pairs, which no threshold changes.
+    right = _below(distances, is_same, _THRESHOLDS) - _below(distances, ~is_same, _THRESHOLDS)
     best = (right.sum(axis=0) - right).argmax(axis=1)
-    sizes = np.array([fold.stop - fold.start for fold in _folds(count)])
-    accuracies: NDArray[np.float64] = right[np.arange(FOLDS), best] / sizes
-    return accuracies
+    return np.concatenate([distances[fold] < _THRESHOLDS[best[n]] for n, fold in enumerate(_folds(count))])
 
 
 def fold_true_accepts(distances: Distances, is_same: NDArray[np.bool_], far: float) -> NDArray[np.float64]:

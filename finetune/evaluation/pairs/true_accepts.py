@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cores import Progress, available_cores, no_progress, on_all_cores
+from ..identity_bootstrap import interval
 
-__all__ = ["ScoredPairs", "true_accept_intervals"]
+__all__ = ["ScoredPairs", "resampled_rates", "true_accept_intervals"]
 
 Indices = NDArray[np.int64]
 
 REPLICATES = 200
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,32 @@ def true_accept_intervals(
     measured = [far for far in fars if pairs.resolves(far)]
     if not measured:
         return dict.fromkeys(fars)
+    low, high = interval(resampled_rates([pairs], measured, seed=seed, report=report)[0])
+    found = {far: (float(low[n]), float(high[n])) for n, far in enumerate(measured)}
+    return {far: found.get(far) for far in fars}
+
+
+def resampled_rates(
+    models: Sequence[ScoredPairs], fars: Sequence[float], *, seed: int = 0, report: Progress = no_progress
+) -> NDArray[np.float64]:
+    """TAR of each model at each FAR in each replicate, [M, R, F]; the identities of a replicate are all models' own.
+
+    Arguments as of `true_accept_intervals`, the same pairs scored by each model.
+    """
     rng = np.random.default_rng(seed)
-    resampled = _Resampled(pairs, np.array(measured))
-    people, rates = int(pairs.identities.max()) + 1, []
+    resampled = [_Resampled(pairs, np.array(fars)) for pairs in models]
+    people = int(models[0].identities.max()) + 1
+    rates: list[NDArray[np.float64]] = []
+
+    def of_all(times: Indices) -> NDArray[np.float64]:
+        return np.stack([each.rates(times) for each in resampled])
+
     while len(rates) < REPLICATES:
         wanted = min(available_cores(), REPLICATES - len(rates))
         drawn = [np.bincount(rng.integers(0, people, people), minlength=people) for _ in range(wanted)]
-        rates += on_all_cores(resampled.rates, drawn)
+        rates += on_all_cores(of_all, drawn)
         report("resampling identities", len(rates), REPLICATES)
-    low, high = np.nanpercentile(rates, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
-    found = {far: (float(low[n]), float(high[n])) for n, far in enumerate(measured)}
-    return {far: found.get(far) for far in fars}
+    return np.stack(rates, axis=1)
 
 
 class _Resampled:

@@ -107,6 +107,8 @@ class ComparedPairs:
     """Squared distances of unit embeddings of the protocol's pairs, [P]."""
     is_same: NDArray[np.bool_]
     """Which of them are of one identity, [P]."""
+    identities: Indices
+    """Whom their images show, int64 [P, 2]."""
     scored: ScoredPairs
     """The pairs that TAR@FAR is measured on."""
     scored_images: Indices
@@ -194,6 +196,7 @@ def compare_pairs(
     return ComparedPairs(
         distances=2 - 2 * cosines,
         is_same=pairs[:, 2] == 1,
+        identities=identities[pairs[:, :2]] if known_identities else scored.identities,
         scored=scored,
         scored_images=images,
         curve=ReceiverCurve(scored.scores, scored.is_same),

@@ -9,13 +9,15 @@ Outlook" (AGW), arXiv:2001.04193. `ranking` says by what distance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import DataError
 from ..cores import Progress, no_progress
+from ..identity_bootstrap import interval, resampled_means
 from .hit_ranks import HitRanks, Matches, find_hit_ranks
 from .multi_query import averaged_queries
 from .ranking import COSINE, Distance, Ranking, embeddings_to_rank, ranking_distances
@@ -27,7 +29,6 @@ __all__ = [
     "has_match",
     "measure_retrieval",
     "rank_retrieval",
-    "retrieval_metrics",
 ]
 
 Floats = NDArray[np.float32]
@@ -55,6 +56,10 @@ class RetrievalResult:
     expanded: int = 0
     """Nearest images that each embedding was averaged with by query expansion."""
     multi_query: bool = False
+    low: dict[str, float] = field(default_factory=dict)
+    """Lower end of the 95 % bootstrap interval over the queries' identities of each metric, by its field."""
+    high: dict[str, float] = field(default_factory=dict)
+    """Upper ends likewise."""
 
     @property
     def protocol(self) -> str:
@@ -69,8 +74,13 @@ class RankedRetrieval:
     ranks: HitRanks
     identities: Indices
     """Of the queries, int64 [Q]."""
+    cameras: Indices
+    """Likewise."""
     gallery: int
     ranking: Ranking
+    distances: Callable[[slice], NDArray[np.floating]]
+    """From consecutive queries to the values that rank the gallery, [n, G]."""
+    matches: Matches
 
     def result(self) -> RetrievalResult:
         """Means over the queries that have a match.
@@ -82,8 +92,10 @@ class RankedRetrieval:
         measured = ranks.measured
         if not measured.any():
             raise DataError("retrieval: no query has an image of the same identity from another camera in the gallery")
+        values = self.per_query()
+        low, high = interval(resampled_means(values, self.identities[measured]))
         return RetrievalResult(
-            **retrieval_metrics(ranks, np.flatnonzero(measured)),
+            **_by_metric(values.mean(axis=0)),
             queries=int(measured.sum()),
             gallery=self.gallery,
             skipped=int((~measured).sum()),
@@ -91,15 +103,21 @@ class RankedRetrieval:
             distance=self.ranking.distance,
             expanded=self.ranking.expand,
             multi_query=self.ranking.multi_query,
+            low=_by_metric(low),
+            high=_by_metric(high),
         )
 
+    def per_query(self) -> NDArray[np.float64]:
+        """What each query that has a match adds to the mean of each of `RETRIEVAL_METRICS`, float64 [n, 6]."""
+        ranks, measured = self.ranks, self.ranks.measured
+        first = ranks.first[measured]
+        hit = [first < depth for depth in (1, 5, 10, 20)]
+        columns = [ranks.average_precision[measured], *hit, ranks.inverse_negative[measured]]
+        return np.stack(columns, axis=1).astype(np.float64)
 
-def retrieval_metrics(ranks: HitRanks, queries: Indices) -> dict[str, float]:
-    """Every metric over some queries, int64 [n], which have a match; one that occurs twice counts twice."""
-    first = ranks.first[queries]
-    values = {"mAP": ranks.average_precision[queries].mean(), "mINP": ranks.inverse_negative[queries].mean()}
-    values |= {f"rank{depth}": (first < depth).mean() for depth in (1, 5, 10, 20)}
-    return {name: float(values[name]) for name in RETRIEVAL_METRICS}
+
+def _by_metric(values: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(RETRIEVAL_METRICS, values.tolist(), strict=True))
 
 
 def measure_retrieval(
@@ -164,9 +182,8 @@ def rank_retrieval(
         query = embeddings_to_rank(query, ranking)
     distances = ranking_distances(query, gallery, ranking, report)
     matches = Matches(query_ids, gallery_ids, query_cameras, gallery_cameras)
-    return RankedRetrieval(
-        find_hit_ranks(distances, len(query), len(gallery), matches, report), query_ids, len(gallery), ranking
-    )
+    ranks = find_hit_ranks(distances, len(query), len(gallery), matches, report)
+    return RankedRetrieval(ranks, query_ids, query_cameras, len(gallery), ranking, distances, matches)
 
 
 def has_match(query_ids: Indices, gallery_ids: Indices, query_cameras: Indices, gallery_cameras: Indices) -> bool:

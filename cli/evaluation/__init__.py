@@ -1,0 +1,1 @@
+"""`rtool evaluate`."""

@@ -1,0 +1,129 @@
+"""`rtool evaluate`: measure a model on one or several data sets, alone or against another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from ..embedding_options import batch_option, cache_option
+from ..output import Output, examples, output_options
+from ..preprocessing import preprocessing_option
+from .options import image_size, named_sets, ranking_options
+from .shown import ShownEvaluation
+from .stage_progress import StageProgress
+
+__all__ = ["evaluate_command"]
+
+
+@click.command(
+    "evaluate",
+    epilog=examples(
+        "rtool evaluate model.onnx market1501/ -o report/",
+        "rtool evaluate runs/demo/20260101-120000 synthetic-people:identities=60,seed=2,cameras=7 --against model.onnx",
+        "rtool evaluate iresnet.onnx lfw.bin cfp=cfp_fp.bin faces/ --size 112x112",
+        "rtool evaluate osnet_x1_0 market1501/ --weights model.pth.tar --rerank --k1 20 --k2 6 --lambda 0.3",
+        "rtool evaluate triton://127.0.0.1:8001/osnet_b16 market1501/",
+    ),
+)
+@click.argument("model")
+@click.argument("data", nargs=-1, required=True, metavar="[NAME=]DATA...")
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write evaluation.json, table.csv and report.html into DIR.",
+)
+@click.option("--against", metavar="OTHER", help="Measure another model too; differences with 95 % intervals.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["retrieval", "verification", "classification"]),
+    help="Default: what the labels allow.",
+)
+@click.option("--function", metavar="MODULE:NAME", help="An evaluation of your own: your function measures instead.")
+@ranking_options
+@click.option(
+    "--roc",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CSV",
+    help="Write the false and true accept rates of a verification to CSV.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="A quick look: N images of whole people, or N pairs."
+)
+@click.option("--no-flip", is_flag=True, help="Do not add the embedding of the mirror image.")
+@batch_option
+@cache_option
+@click.option(
+    "--embedding",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of the output that is the embedding, from 0.",
+)
+@click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
+@preprocessing_option
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@output_options
+def evaluate_command(
+    output: Output,
+    model: str,
+    data: tuple[str, ...],
+    folder: Path | None,
+    against: str | None,
+    protocol: Literal["retrieval", "verification", "classification"] | None,
+    function: str | None,
+    roc: Path | None,
+    limit: int | None,
+    no_flip: bool,
+    batch: int | Literal["auto"],
+    cache: Path | None,
+    embedding: int,
+    size: str | None,
+    preprocessing: str,
+    weights: Path | None,
+    device: str,
+    **ranked: Any,
+) -> None:
+    """Measure MODEL on DATA by retrieval (CMC, mAP, mINP) or verification (10-fold accuracy, TAR@FAR, EER, AUC).
+
+    MODEL is an .onnx file, a bundle, a run folder or checkpoint, TorchScript, an exported program, a zoo name (random
+    weights, or --weights) or triton://HOST:PORT/NAME.
+
+    DATA is a folder (Market-1501 and the layouts in its form, MSMT17, train/ val/ test/, one sub-folder per identity,
+    train.rec, or .tar shards), a file (.csv or .jsonl manifest, .rec records, .bin verification pairs, LFW's pairs.txt,
+    .csv with a,b,same, .tar) or a generator such as synthetic-people:identities=60,seed=2,cameras=7. Several are
+    measured one after the other, each by its NAME; what was measured is kept when a later one fails.
+    """
+    from ...finetune.embedding.embedders import open_embedder
+    from ...finetune.evaluation.model_sets import EvaluationSettings, measure_sets, random_weights_warning
+    from ...finetune.evaluation.ranks.ranking import Ranking
+
+    def report(line: str) -> None:
+        if not output.quiet:
+            click.echo(f"note: {line}", err=True)
+
+    sets = named_sets(data)
+    options: dict[str, Any] = {"batch": batch, "device": device, "preprocessing": preprocessing}
+    options |= {"output": embedding, "size": image_size(size)}
+    embedder = open_embedder(model, weights=weights, **options)
+    other = None if against is None else open_embedder(against, **options)
+    for reference, weighted in ((model, weights is not None), (against or "", False)):
+        if warning := random_weights_warning(reference, weighted=weighted):
+            click.echo(f"warning: {warning}", err=True)
+    settings = EvaluationSettings(protocol, Ranking(**ranked), flip=not no_flip, limit=limit, function=function)
+    progress = StageProgress(quiet=output.quiet)
+    shown = ShownEvaluation(embedder, model, against, folder)
+    try:
+        for name, measured, theirs in measure_sets(
+            embedder, sets, settings, against=other, roc=roc, cache=cache, report=report, progress=progress
+        ):
+            shown.add(name, measured, theirs, progress)
+    finally:  # what was measured is kept, also when a later set is refused
+        shown.emit(output, roc)
