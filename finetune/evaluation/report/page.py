@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,12 @@ def render_page(sets: Sequence[MeasuredSet], facts: Mapping[str, str], rows: Seq
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE_TEMPLATE)
     sections = [_section(each) for each in sets]
     return page.render(
-        style=Markup(PAGE_STYLE), markup=Markup, title=facts.get("model", ""), facts=facts, sections=sections, rows=rows
+        style=Markup(PAGE_STYLE),
+        markup=Markup,
+        title=Path(facts["model"]).name,
+        facts=facts,
+        sections=sections,
+        rows=rows,
     )
 
 
@@ -109,9 +115,13 @@ def _charts(entry: MeasuredSet) -> list[tuple[str, str]]:
     if other is not None and other.ranked is not None:
         ranks["compared with"] = _first(other.ranked)
     same, different = _similarities(measured, measured.ranked)
+    ranking = measured.plan.ranking
+    what = "distance, as ranked"
+    if ranking.distance == "cosine" and not ranking.rerank:
+        same, different, what = -same, -different, "cosine"
     return [
         ("CMC: share of queries with a match among the nearest", cmc_chart(ranks)),
-        ("Distance of queries to matches and to other images", score_chart(same, different, "distance")),
+        (f"Queries and their matches, queries and other people: {what}", score_chart(same, different, what)),
     ]
 
 

@@ -11,8 +11,9 @@ PAGE_TEMPLATE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Evaluation of {{ title }}</title>
 <style>{{ style }}
-  h1, h2, td, dd { overflow-wrap: anywhere; }
-  .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
+  h1, h2, dd { overflow-wrap: anywhere; } td { white-space: nowrap; } table.wide td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
+  .card { box-sizing: border-box; flex-basis: 7.5rem; }
+  .charts { margin-top: 1.4rem; display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
   .charts svg { width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: .5rem; }
   .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; }
   .pair, .hit { font-size: .75rem; color: var(--soft); overflow-wrap: anywhere; }
@@ -27,7 +28,7 @@ PAGE_TEMPLATE = """<!doctype html>
 </head>
 <body>
 <h1>Evaluation of {{ title }}</h1>
-<dl>{% for name, value in facts.items() if name != "model" %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+<dl>{% for name, value in facts.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 {% macro picture(image) %}{% if image.data %}<img src="{{ image.data }}" alt="{{ image.name }}" title="{{ image.name }}">{% else %}<span class="none">unreadable</span>{% endif %}{% endmacro %}
 {% for section in sections %}
 <h2>{{ section.title }}</h2>
@@ -51,7 +52,7 @@ PAGE_TEMPLATE = """<!doctype html>
 {% endfor %}{% endif %}
 {% endfor %}
 <h2>All figures</h2>
-<div class="scroll"><table>{% for name, value in rows %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+<div class="scroll"><table class="wide">{% for name, value in rows %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
 {% endfor %}</table></div>
 </body>
 </html>

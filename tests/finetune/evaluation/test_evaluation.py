@@ -92,5 +92,5 @@ def test_re_ranking_is_for_retrieval(tmp_path):
     linear_model(tmp_path / "p.onnx", "n", (16, 8))
     assert evaluate(tmp_path / "p.onnx", PEOPLE, rerank=True).reranked
     linear_model(tmp_path / "m.onnx", "n", (16, 16))
-    with pytest.raises(ConfigError, match="leave re-ranking out"):
+    with pytest.raises(ConfigError, match="ranks no gallery; leave it out"):
         evaluate(tmp_path / "m.onnx", FACES, rerank=True)
