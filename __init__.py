@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from .converters.operators.operator_table import ops
     from .errors import RtoolError
     from .finetune import finetune
+    from .finetune.embedding.image_embeddings import embed
     from .finetune.evaluation.evaluation import evaluate
     from .serving.publishing.publishing import deploy
     from .serving.publishing.rolling_back import rollback
@@ -35,6 +36,7 @@ _PUBLIC: dict[str, str] = {
     "demo": ".benchmarks",
     "deploy": ".serving",
     "doctor": ".benchmarks",
+    "embed": ".finetune",
     "evaluate": ".finetune",
     "export": ".converters",
     "inspect": ".converters",
@@ -54,6 +56,7 @@ __all__ = [
     "demo",
     "deploy",
     "doctor",
+    "embed",
     "evaluate",
     "export",
     "finetune",

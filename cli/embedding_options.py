@@ -1,13 +1,18 @@
-"""The options `--batch` and `--cache` of the commands that embed images."""
+"""The options `--batch`, `--cache` and `--size` of the commands that embed images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import click
 
-__all__ = ["batch_option", "cache_option"]
+from ..errors import InputError
+
+__all__ = ["batch_option", "cache_option", "read_size", "size_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Batch(click.ParamType):
@@ -27,13 +32,16 @@ class _Batch(click.ParamType):
         return number
 
 
-batch_option = click.option(
-    "--batch",
-    default="64",
-    show_default=True,
-    type=_Batch(),
-    help="Images per call of the model; auto: on a GPU doubled from 64 while that pays.",
-)
+def batch_option(default: str) -> Callable[[F], F]:
+    """The option `--batch`, with this default."""
+    return click.option(
+        "--batch",
+        default=default,
+        show_default=True,
+        type=_Batch(),
+        help="Images per call of the model; auto: 64, and on a GPU doubled from there while that pays.",
+    )
+
 
 cache_option = click.option(
     "--cache",
@@ -41,3 +49,19 @@ cache_option = click.option(
     metavar="DIR",
     help="Keep embeddings in DIR, by model and content of the image, and compute none twice.",
 )
+
+size_option = click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
+
+
+def read_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width of what `--size` was given.
+
+    Raises:
+        InputError: it is no HEIGHTxWIDTH.
+    """
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise InputError(f"--size {text}: expected HEIGHTxWIDTH, such as 256x128")
+    return int(height), int(width)

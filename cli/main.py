@@ -17,6 +17,7 @@ from ..version import __version__
 from .bench import bench
 from .convert import onnx2torch_command, ops_command
 from .deploy import deploy_command, serve_command
+from .embed import embed_command
 from .evaluation.command import evaluate_command
 from .export import export_command
 from .inspection import inspect_command
@@ -50,6 +51,7 @@ for _command, _short in (
     (onnx2torch_command, "Convert a fused ONNX file to a trainable bundle."),
     (finetune_command, "Fine-tune the model that a configuration names."),
     (evaluate_command, "Measure retrieval or verification on labelled images."),
+    (embed_command, "Write the embeddings of images to a file."),
     (export_command, "Export a model to one file: ONNX, fp16, int8, .pt2."),
     (deploy_command, "Publish an ONNX file in a Triton model repository."),
     (serve_command, "Run Triton on a model repository."),

@@ -21,6 +21,8 @@ _PUBLIC: dict[str, str] = {
     "FinetuneResult": ".finetuning",
     "RetrievalResult": ".evaluation.ranks.retrieval",
     "VerificationResult": ".evaluation.pairs.verification",
+    "EmbedResult": ".embedding.image_embeddings",
+    "embed": ".embedding.image_embeddings",
     "evaluate": ".evaluation.evaluation",
     "evaluate_embeddings": ".evaluation.evaluation",
     "load_config": ".config.files",

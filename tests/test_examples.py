@@ -39,6 +39,7 @@ EXAMPLES = (
     "converters.to_half",
     "converters.write_back",
     "deploy",
+    "embed",
     "evaluate",
     "export",
     "finetune.EmbeddingCache",

@@ -116,6 +116,7 @@ CALLS: dict[str, Callable[[Path, Path], object]] = {
     "inspect": lambda model, folder: rtool.inspect(model),
     "onnx2torch": lambda model, folder: rtool.onnx2torch(model, folder / "tiny.rtool"),
     "evaluate": lambda model, folder: rtool.evaluate(model, PEOPLE, preprocessing="imagenet"),
+    "embed": lambda model, folder: rtool.embed(model, PEOPLE, folder / "out.npz", preprocessing="imagenet"),
     "export": lambda model, folder: rtool.export(model, folder / "out.onnx"),
     "deploy": lambda model, folder: rtool.deploy(model, name="tiny", repository=folder, force=True),
     "bench.parity": lambda model, folder: rtool.bench.parity(model, model),
@@ -152,7 +153,7 @@ def test_a_call_returns_what_its_annotation_says(command: str, model: Path, tmp_
     assert isinstance(CALLS[command](model, tmp_path), returned_by(command))
 
 
-MODELS = ("inspect", "onnx2torch", "evaluate", "export", "deploy", "bench.parity", "bench.latency")
+MODELS = ("inspect", "onnx2torch", "evaluate", "embed", "export", "deploy", "bench.parity", "bench.latency")
 """Calls that open a model."""
 
 

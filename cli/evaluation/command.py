@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import click
 
-from ..embedding_options import batch_option, cache_option
+from ..embedding_options import batch_option, cache_option, read_size, size_option
 from ..output import Output, examples, output_options
 from ..preprocessing import preprocessing_option
-from .options import image_size, named_sets, ranking_options
+from .options import named_sets, ranking_options
 from .shown import ShownEvaluation
 from .stage_progress import StageProgress
 
@@ -55,7 +55,7 @@ __all__ = ["evaluate_command"]
     "--limit", type=click.IntRange(1), metavar="N", help="A quick look: N images of whole people, or N pairs."
 )
 @click.option("--no-flip", is_flag=True, help="Do not add the embedding of the mirror image.")
-@batch_option
+@batch_option(default="64")
 @cache_option
 @click.option(
     "--embedding",
@@ -64,7 +64,7 @@ __all__ = ["evaluate_command"]
     type=click.IntRange(0),
     help="Number of the output that is the embedding, from 0.",
 )
-@click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
+@size_option
 @preprocessing_option
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
@@ -111,7 +111,7 @@ def evaluate_command(
 
     sets = named_sets(data)
     options: dict[str, Any] = {"batch": batch, "device": device, "preprocessing": preprocessing}
-    options |= {"output": embedding, "size": image_size(size)}
+    options |= {"output": embedding, "size": read_size(size)}
     embedder = open_embedder(model, weights=weights, **options)
     other = None if against is None else open_embedder(against, **options)
     for reference, weighted in ((model, weights is not None), (against or "", False)):

@@ -11,7 +11,7 @@ import click
 
 from ...errors import InputError
 
-__all__ = ["image_size", "named_sets", "ranking_options"]
+__all__ = ["named_sets", "ranking_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,17 +97,3 @@ def _name_of(source: str) -> str:
     """The file's or folder's name, or that of a generator."""
     path = source.partition(":root=")[0].rstrip("/")
     return Path(path).stem if Path(path).exists() else source.partition(":")[0]
-
-
-def image_size(text: str | None) -> tuple[int, int] | None:
-    """HEIGHTxWIDTH in pixels.
-
-    Raises:
-        InputError: it has another form.
-    """
-    if text is None:
-        return None
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise InputError(f"--size {text}: expected HEIGHTxWIDTH, such as 256x128")
-    return int(height), int(width)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ..records.batch_proof import BatchProof, proof_of_bundle
 from ..runtime.batches.batch_proof import TOLERANCE, BatchFinding, find_batch, held_batches
 from ..runtime.batches.file_batch import batch_tolerance, find_file_batch, sizes_to_prove, stated_proof
 from ..runtime.runners import OnnxRunner, TorchRunner
-from .reference import Model
+
+if TYPE_CHECKING:
+    from .reference import Model
 
 __all__ = ["SettledBatch", "settle_batch", "settle_runner", "settled"]
 

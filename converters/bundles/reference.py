@@ -38,7 +38,7 @@ from ..records.provenance import CHAIN_KEY, ChainLink, chain_of_bundle, chain_of
 from ..records.record import ConversionRecord, TensorSpec, record_of, require_record
 from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.runners import OnnxRunner, Runner, TorchRunner
-from ..runtime.triton import TritonRunner
+from ..runtime.triton import TritonRunner, refuse_weights
 from ..weights.stripping import fill_weights
 from ..weights.weight_match import WeightMatch
 from ..zoo.facts import nothing_named
@@ -250,10 +250,7 @@ def open_runner(
         [(3, 4)]
     """
     if str(reference).startswith("triton://"):
-        if weights is not None:
-            raise InputError(
-                f"{reference}: a served model has its weights; give the .onnx file or bundle with --weights"
-            )
+        refuse_weights(str(reference), weights)
         return TritonRunner.from_reference(str(reference))
     path = Path(reference)
     if path.suffix == ".onnx" and weights is None:

@@ -26,7 +26,8 @@ def check_file_output(path: Path, *, sources: Iterable[Path] = ()) -> None:
         sources: files and folders that are never modified: the source model, then the files with its weights.
 
     Raises:
-        InputError: `path` is a folder or one of `sources`, lies inside one of them, or its parent is missing.
+        InputError: `path` is a folder or one of `sources`, lies inside one of them, or its parent is missing or
+            read-only.
     """
     target = path.resolve()
     for index, source in enumerate(sources):
@@ -40,6 +41,8 @@ def check_file_output(path: Path, *, sources: Iterable[Path] = ()) -> None:
         raise InputError(f"{path}: expected a file to write, got a folder; give a file name in it")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: the folder {path.parent} cannot be written into; choose another output")
 
 
 def _is_same(path: Path, source: Path) -> bool:

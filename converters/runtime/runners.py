@@ -100,7 +100,7 @@ class OnnxRunner:
         if device == "cpu" and _needs_bfloat16(file):
             file = ModelFile.in_memory(emulate_half(file.proto(), float32_inputs=True), file.source)
         self.file = given
-        self.device = device
+        self.device, self.threads = device, threads
         self.name = name or (file.name if file.is_named else "onnx")
         self._given = session_model(file, options)
         providers = _providers(device)

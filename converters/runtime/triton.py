@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +32,7 @@ from .calling.waiting import announced
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
 
-__all__ = ["DIGESTS_KEY", "Arrays", "TritonModel", "TritonReference", "TritonRunner"]
+__all__ = ["DIGESTS_KEY", "Arrays", "TritonModel", "TritonReference", "TritonRunner", "refuse_weights"]
 
 Arrays = tuple[NDArray[Any], ...]
 
@@ -94,6 +95,12 @@ class TritonModel:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+    def pin(self) -> None:
+        """Ask from now on for the version that is the highest now, so that all answers are of one version."""
+        if self.version is None and self.versions:
+            self.version = max(self.versions)
+            self._call = replace(self._call, version=self._version)
 
     def served_digest(self) -> str:
         """The SHA-256 of the file that is served, as its deployment states it, in hexadecimal.
@@ -289,6 +296,16 @@ class TritonRunner:
             pending.append(self.model.submit(*(array[start : start + limit] for array in arrays)))
         answers.extend(future.result() for future in pending)
         return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
+
+
+def refuse_weights(reference: str, weights: str | Path | None) -> None:
+    """Refuse other weights for a served model.
+
+    Raises:
+        InputError: there are some.
+    """
+    if weights is not None:
+        raise InputError(f"{reference}: a served model has its weights; give the .onnx file or bundle with --weights")
 
 
 def _grpc() -> Any:

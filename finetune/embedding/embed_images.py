@@ -103,10 +103,6 @@ class EmbedImages:
                 self.write()
         return rows
 
-    def known(self, digests: Digests) -> NDArray[np.bool_]:
-        """Which images the model need not be run for, bool [N]."""
-        return np.zeros(len(digests), dtype=np.bool_) if self.cache is None else self.cache.lookup(digests)[0]
-
     def write(self) -> None:
         """Add to the cache what is new.
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.bundles.open_batch import settle_batch, settle_runner
-from ...converters.bundles.reference import load_model, open_runner
 from ...converters.preprocessing.decision import PreprocessingDecision, decide_preprocessing
 from ...converters.preprocessing.evidence import (
     PreprocessingEvidence,
@@ -25,14 +24,18 @@ from ...converters.runtime.probes.open_sizes import closed_sizes, image_index
 from ...converters.runtime.probes.probing import probe_inputs
 from ...converters.runtime.reference_runner import ReferenceRunner
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
-from ...converters.runtime.triton import TritonRunner
+from ...converters.runtime.triton import TritonRunner, refuse_weights
 from ...errors import InputError
+from ..processes.cores import available_cores
 from .batch_size import fitting_batch
 from .cache import EmbeddingCache, cache_key
 from .model_digest import digest_of_model, digest_of_runner
 
 __all__ = ["Embed", "Embedder", "embedder_of", "evidence_of", "open_embedder"]
 
+
+_SERVED_LANES = 4
+"""Requests on their way to a server at once: enough that it never waits for the client."""
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Pixels uint8 [N, H, W, C] in RGB (or grey) order -> embeddings float32 [N, D]."""
@@ -51,6 +54,8 @@ class Embedder:
     """What it computes with, see `model_digest`; raises `InputError` where nothing can tell."""
     output: int = 0
     """Number of the output that is the embedding."""
+    lanes: int = 1
+    """Calls that may be made at once from several threads, and are then faster than one after another."""
     batch: int = 64
     """Images per call of the model."""
     notes: tuple[str, ...] = ()
@@ -82,6 +87,7 @@ def open_embedder(
     batch: int | Literal["auto"] = 64,
     output: int = 0,
     device: str = "cpu",
+    threads: int | None = None,
     preprocessing: str | Preprocessing | None = None,
     size: tuple[int, int] | None = None,
     weights: str | Path | None = None,
@@ -93,6 +99,7 @@ def open_embedder(
         batch: Images per call of the model; a model with a fixed batch keeps its own. "auto": see `fitting_batch`.
         output: Number of the output that is the embedding, from 0.
         device: "cpu" or "cuda:N"; the server chooses its own for `triton://`.
+        threads: Of one call of ONNX Runtime on a CPU; by default all cores.
         preprocessing: A preprocessing, or what `--preprocessing` takes; by default the model's own, see
             `converters.preprocessing.decision`.
         size: Height and width in pixels, for models that do not state it.
@@ -104,7 +111,7 @@ def open_embedder(
     """
     if output < 0:
         raise InputError(f"output {output} was asked for; outputs count from 0")
-    runner, evidence, notes, digest = _opened(reference, device, weights)
+    runner, evidence, notes, digest = _opened(reference, device, weights, threads)
     decision = decide_preprocessing(evidence, preprocessing, size)
     made = replace(embedder_of(runner, decision, output=output), notes=notes, digest=digest)
     if batch == "auto":
@@ -113,7 +120,7 @@ def open_embedder(
 
 
 def _opened(
-    reference: str | Path | Runner, device: str, weights: str | Path | None
+    reference: str | Path | Runner, device: str, weights: str | Path | None, threads: int | None
 ) -> tuple[Runner, PreprocessingEvidence, tuple[str, ...], Callable[[], str]]:
     """A runner, what it shows of its preprocessing, notes, and how its digest is found; a file is read once."""
     if not isinstance(reference, str | Path):
@@ -121,12 +128,10 @@ def _opened(
             raise InputError(f"{weights}: is loaded into a model that is opened, and {reference.name} is open already")
         return reference, _of_runner(reference), (), partial(digest_of_runner, reference)
     if str(reference).startswith("triton://") or (weights is None and Path(reference).suffix == ".onnx"):
-        runner = open_runner(reference, device=device, weights=weights)
-        notes: tuple[str, ...] = ()
-        if isinstance(runner, OnnxRunner):
-            batch = settle_runner(runner)
-            runner.batch, notes = batch.batch, ((batch.note,) if batch.note else ())
+        runner, notes = _outside_torch(str(reference), device, weights, threads)
         return runner, _of_runner(runner), notes, partial(digest_of_runner, runner)
+    from ...converters.bundles.reference import load_model
+
     model = load_model(reference, weights)
     settled = settle_batch(model)
     loaded = "" if model.weights is None else f"{weights}: {model.weights}"
@@ -135,6 +140,21 @@ def _opened(
         model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=settled.batch
     )
     return torch_runner, replace(model.evidence(), label=model.name), notes, partial(digest_of_model, model)
+
+
+def _outside_torch(
+    reference: str, device: str, weights: str | Path | None, threads: int | None
+) -> tuple[Runner, tuple[str, ...]]:
+    """The runner of a served model or an ONNX file, and notes; torch is not loaded for it."""
+    if reference.startswith("triton://"):
+        refuse_weights(reference, weights)
+        served = TritonRunner.from_reference(reference)
+        served.model.pin()  # embeddings of two versions do not compare
+        return served, ()
+    runner = OnnxRunner(reference, device, threads)
+    batch = settle_runner(runner)
+    runner.batch = batch.batch
+    return runner, ((batch.note,) if batch.note else ())
 
 
 def _of_runner(runner: Runner) -> PreprocessingEvidence:
@@ -154,6 +174,8 @@ def evidence_of(reference: str | Path, runner: Runner) -> PreprocessingEvidence:
         InputError: it states something that is no preprocessing.
     """
     if isinstance(runner, TorchRunner):
+        from ...converters.bundles.reference import load_model
+
         return replace(load_model(reference).evidence(), label=runner.name)
     return _of_runner(runner)
 
@@ -187,4 +209,7 @@ def embedder_of(runner: Runner, decision: PreprocessingDecision, *, batch: int =
         rows: NDArray[np.float32] = outputs[output].reshape(len(pixels), -1).astype(np.float32)
         return rows
 
-    return Embedder(runner.name, decision, embed, partial(digest_of_runner, runner), output, batch)
+    lanes = _SERVED_LANES if isinstance(runner, TritonRunner) else 1
+    if isinstance(runner, OnnxRunner) and runner.device == "cpu" and runner.threads == 1:
+        lanes = available_cores()
+    return Embedder(runner.name, decision, embed, partial(digest_of_runner, runner), output, lanes, batch)

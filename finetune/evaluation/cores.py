@@ -5,10 +5,11 @@ NumPy lets go of the interpreter's lock inside its loops, so threads suffice, an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from ..processes.cores import available_cores
 
 __all__ = ["Progress", "available_cores", "blocks", "no_progress", "on_all_cores"]
 
@@ -24,13 +25,6 @@ _CELLS = 1 << 22
 
 def no_progress(what: str, done: int, total: int) -> None:
     """Report nothing."""
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def blocks(rows: int, columns: int) -> Iterator[slice]:

@@ -36,7 +36,9 @@ for folder, limit, arguments in json.load(sys.stdin):
 EXPORT = ["export", str(EXAMPLE), "-o", "out.onnx"]
 CONVERT = ["onnx2torch", str(EXAMPLE), "-o", "out.rtool"]
 DEPLOY = ["deploy", str(EXAMPLE), "--name", "m", "--repository", "models", "--device", "cpu"]
+EMBED = ["embed", str(EXAMPLE), "synthetic-people:identities=10,images=10", "-o", "out.npz"]
 CASES = {
+    "embed": (LIMIT, EMBED),
     "export": (LIMIT, EXPORT),
     "onnx2torch": (LIMIT, CONVERT),
     "deploy": (LIMIT, DEPLOY),
@@ -74,7 +76,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     return {name: Ended(code, message, folders[name]) for name, (code, message) in zip(CASES, results, strict=True)}
 
 
-@pytest.mark.parametrize("command", ["export", "onnx2torch", "deploy"])
+@pytest.mark.parametrize("command", ["embed", "export", "onnx2torch", "deploy"])
 def test_nothing_half_written_is_left(ended, command):
     result = ended[command]
     assert result.code == 2, result.message

@@ -25,7 +25,7 @@ from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
 from ..identity_keys import NoIdentity, identity_key, left_out_notes
 from ..image_files import FileImages, printable
 
-__all__ = ["open_manifest"]
+__all__ = ["listed_paths", "open_manifest"]
 
 _COLUMNS = ("path", "identity", "camera", "query")
 _ANSWERS = {"1": True, "1.0": True, "yes": True, "true": True, "0": False, "0.0": False, "no": False, "false": False}
@@ -75,6 +75,24 @@ def open_manifest(path: Path) -> Dataset:
     )
 
 
+def listed_paths(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The paths that a manifest lists, each once and as it writes them, and notes; its other columns may be any.
+
+    Raises:
+        DataError: there is no column `path`, a line does not parse, or no image is listed.
+    """
+    text = _read_text(path)
+    rows = list(_csv_rows(path, text, None) if path.suffix == ".csv" else _json_rows(path, text, None))
+    for line, row in rows:
+        if not isinstance(row.get("path"), str) or not row["path"]:
+            raise DataError(f"{path}: line {line}: expected a path, got {row.get('path')!r}; has {', '.join(row)}")
+    listed = list(dict.fromkeys(row["path"] for _, row in rows))
+    if not listed:
+        raise DataError(f"{path}: lists no images; expected a column `path`")
+    again = len(rows) - len(listed)
+    return listed, (f"{again} lines left out: their images are listed before",) if again else ()
+
+
 def _each_once(path: Path, rows: list[tuple[int, dict[str, Any], str]]) -> list[tuple[dict[str, Any], str]]:
     """The first line of each image.
 
@@ -102,12 +120,13 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: line {line} is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[Row]:
+def _csv_rows(path: Path, text: str, known: tuple[str, ...] | None = _COLUMNS) -> Iterator[Row]:
+    """The lines of a CSV file; columns beyond `known` are refused, unless that is None."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
         names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for name in names:
-            _check_known(path, name)
+            _check_known(path, name, known)
             if names.count(name) > 1:
                 raise DataError(f"{path}: column '{name}' occurs twice")
         for row in reader:
@@ -118,7 +137,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
         raise DataError(f"{path}: line {reader.reader.line_num}: {error}; is a quotation mark missing?") from error
 
 
-def _json_rows(path: Path, text: str) -> Iterator[Row]:
+def _json_rows(path: Path, text: str, known: tuple[str, ...] | None = _COLUMNS) -> Iterator[Row]:
     # Split at line feeds only: str.splitlines would also split at separators that JSON allows inside texts.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -130,13 +149,13 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number}: expected a JSON object, got {type(row).__name__}")
         for name in row:
-            _check_known(path, name)
+            _check_known(path, name, known)
         yield number, row
 
 
-def _check_known(path: Path, name: str) -> None:
-    if name not in _COLUMNS:
-        raise DataError(f"{path}: unknown column '{name}'; {nearest(name, _COLUMNS)}")
+def _check_known(path: Path, name: str, known: tuple[str, ...] | None) -> None:
+    if known is not None and name not in known:
+        raise DataError(f"{path}: unknown column '{name}'; {nearest(name, known)}")
 
 
 def _check(row: dict[str, Any]) -> None:
