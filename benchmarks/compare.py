@@ -84,7 +84,7 @@ def parity(
     `min_cosine` is given. Open sizes are those of `closed_sizes`; `probes` replace random inputs by name.
 
     Raises:
-        InputError: the models have different inputs, outputs or fixed batches; a tolerance is no number that an
+        InputError: the models have different inputs, outputs or fixed batches; a tolerance is not a number that an
             outcome can meet; or `weights` does not fit.
         PlatformError: `device` is a GPU that cannot be used.
 

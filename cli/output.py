@@ -77,7 +77,7 @@ class Output:
                 summary.add_column(no_wrap=True)
                 summary.add_column(overflow="fold")
                 for name, value in rows:
-                    summary.add_row(Text(name), Text(str(value)))  # as it is: brackets are no markup
+                    summary.add_row(Text(name), Text(str(value)))  # as it is: brackets are not markup
                 tables = (summary, *tables)
             for table in tables:
                 with console.capture() as printed:

@@ -65,7 +65,7 @@ def models(zoo: Sequence[str], random: int) -> Iterator[tuple[str, onnx.ModelPro
         network, how = draw(0, index)
         try:
             proto = export(network, how)
-        except Exception as error:  # torch's exporters do not take every network; what is no file is no case
+        except Exception as error:  # torch's exporters do not take every network; what is not a file is not a case
             sys.stderr.write(f"random {index}: {type(error).__name__} in the exporter, left out\n")
             continue
         yield f"random {index} ({how.name}, {network.description})", proto

@@ -26,7 +26,7 @@ class ConversionOptions:
     """How an ONNX file becomes a bundle.
 
     Raises:
-        InputError: `restore_bn` without `calibrate`, or a tolerance that is no number from 0 on.
+        InputError: `restore_bn` without `calibrate`, or a tolerance that is not a number from 0 on.
     """
 
     restore_bn: bool = False

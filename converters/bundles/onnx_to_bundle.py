@@ -91,7 +91,7 @@ def onnx2torch(
         options: see `ConversionOptions`.
 
     Raises:
-        InputError: the file is no usable ONNX model, it changed while it was read, `batch` cannot be verified, or
+        InputError: the file is not a usable ONNX model, it changed while it was read, `batch` cannot be verified, or
             `output` exists or cannot be written.
         UnsupportedOperatorsError: nodes that cannot be converted exactly.
         GateError: the module does not reproduce the file; nothing is written.

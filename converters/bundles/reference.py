@@ -262,7 +262,7 @@ def open_runner(
 
 
 def resolve_run_folder(path: Path) -> Path | None:
-    """The best checkpoint of a run folder, else its last; None when `path` is no run folder."""
+    """The best checkpoint of a run folder, else its last; None when `path` is not a run folder."""
     return next((path / name for name in _CHECKPOINTS if is_bundle(path / name)), None)
 
 

@@ -129,7 +129,7 @@ def open_origin(
     `weights` is a state_dict file to load over the weights of a reference.
 
     Raises:
-        InputError: the reference is no model, exported already, in half precision or quantised; the preprocessing is
+        InputError: the reference is not a model, exported already, in half precision or quantised; the preprocessing is
             of another size than the model; a converted module comes without its source, or with another one.
     """
     if isinstance(model, nn.Module):

@@ -123,7 +123,7 @@ def read_float32_nodes(path: Path) -> tuple[str, ...]:
         entries = _listed(content) if isinstance(content, dict) else content
         names = [entry["node"] if isinstance(entry, dict) else entry for entry in entries]
         if not isinstance(entries, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("its entries are no names")
+            raise ValueError("its entries are not names")
         return tuple(names)
     except OSError as error:
         reason = error.strerror or error

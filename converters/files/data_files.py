@@ -126,7 +126,7 @@ def find_data_file(location: str, model: Path, label: str) -> tuple[DataFile, Op
 
 
 def check_location(location: str, label: str) -> None:
-    """Refuse what is no plain path downwards, before anything is looked up.
+    """Refuse what is not a plain path downwards, before anything is looked up.
 
     Raises:
         InputError: it is absolute, goes upwards, or is written in another way than ONNX has it.

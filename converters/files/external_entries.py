@@ -57,7 +57,7 @@ def read_entries(stored: StoredTensor) -> Entries:
     pairs = [(entry.key, entry.value) for entry in tensor.external_data]
     for text in (tensor.name, *(text for pair in pairs for text in pair)):
         if isinstance(text, bytes):  # what protobuf returns when it cannot decode a string
-            raise InputError(f"{label}: {text!r} is no UTF-8 text; the file is damaged, fetch it again")
+            raise InputError(f"{label}: {text!r} is not UTF-8 text; the file is damaged, fetch it again")
     found = dict(pairs)
     if set(found) - _KEYS or "location" not in found or len(found) != len(pairs):
         listed = ", ".join(str(key)[:40] for key, _ in pairs[:8]) or "nothing"
@@ -73,7 +73,7 @@ def read_entries(stored: StoredTensor) -> Entries:
             or "\0" in value
         ):
             raise InputError(
-                f"{label}: external data {key} is {value[:80]!r}, which is no "
+                f"{label}: external data {key} is {value[:80]!r}, which is not a "
                 f"{'number of bytes' if is_number else 'SHA-1 sum' if key == 'checksum' else 'path'}; the file is "
                 "damaged, fetch it again"
             )

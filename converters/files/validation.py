@@ -111,7 +111,7 @@ def _node_texts(node: onnx.NodeProto) -> Iterator[str | bytes]:
 def _check_text(texts: Iterable[str | bytes], label: str) -> None:
     for text in texts:
         if isinstance(text, bytes):  # what protobuf returns when it cannot decode a string
-            raise InputError(f"{label}: {text!r} is no UTF-8 text; the file is damaged, fetch it again")
+            raise InputError(f"{label}: {text!r} is not UTF-8 text; the file is damaged, fetch it again")
 
 
 def _check_known(names: Iterable[str], visible: frozenset[str], label: str) -> None:

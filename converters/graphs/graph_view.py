@@ -2,7 +2,7 @@
 
 1. Calls of functions are inlined, by onnx's own inliner.
 2. A constant is an initializer, the value of a Constant node, or what nodes compute from constants alone.
-3. A node counts where the graph's outputs depend on it and its result is no constant.
+3. A node counts where the graph's outputs depend on it and its result is not a constant.
 4. Shapes are inferred by onnx on a copy without large weights; shapes that the file states are ignored, except those of
    inputs: files whose batch was edited often state stale ones. An open batch counts as 1.
 """

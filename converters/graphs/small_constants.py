@@ -55,6 +55,6 @@ def _computed(
     try:
         outputs: Any = reference_evaluator(model).run([name], feeds)
         result = np.asarray(outputs[0])
-    except Exception:  # what cannot be evaluated is no constant to know; the evaluator raises any type of error
+    except Exception:  # what cannot be evaluated is not a constant to know; the evaluator raises any type of error
         return None
     return result if result.size <= most and result.dtype.kind in "iuf" else None

@@ -4,7 +4,7 @@
 2. onnxscript's optimiser leaves the name of its rule, FuseBatchNorm..., with the node it made.
 3. torch's older exporter replaces weight and bias of a convolution when it fuses a BatchNorm into it, and names both
    again (`onnx::Conv_1047` and `onnx::Conv_1048`; plain numbers in old versions). A weight alone is renamed where it
-   was computed from others, as by weight normalisation, and is no evidence.
+   was computed from others, as by weight normalisation, and is not evidence.
 
 A file in which nothing is found may still have been fused, by a tool or in the module, without a trace: the number is
 unknown, not 0.

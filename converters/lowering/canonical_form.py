@@ -5,7 +5,7 @@
 3. Graph inputs that are initializers are removed from the inputs.
 4. Reads of constants that are not learned are marked, see `passes.constants.fixed_constants`.
 5. Constants are folded, see `passes.constants.constant_folding`.
-6. Nodes that nothing uses are removed, and graph inputs that nothing uses and that are no tensors of torch.
+6. Nodes that nothing uses are removed, and graph inputs that nothing uses and that are not tensors of torch.
 
 Names of inputs, outputs and weights do not change.
 """

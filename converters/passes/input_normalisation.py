@@ -1,8 +1,8 @@
 """Keep the constants fixed with which a graph normalises its own input, `(x - mean) / std`, as MXNet's exports do.
 
 The graph has one input [N, C, H, W], one node reads it, and that node and those after it are steps of
-`records.input_scaling`. Mean and standard deviation are no weights, so they are not trained. Which preprocessing such a
-network gets is decided in `preprocessing.decision`.
+`records.input_scaling`. Mean and standard deviation are not weights, so they are not trained. Which preprocessing
+such a network gets is decided in `preprocessing.decision`.
 """
 
 from __future__ import annotations

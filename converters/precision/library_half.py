@@ -37,7 +37,7 @@ def convert_with_library(model: onnx.ModelProto, *, keep_io_types: bool, keep: C
         keep: names of nodes that stay in float32.
 
     Raises:
-        InputError: the library fails, or what it makes is no valid model.
+        InputError: the library fails, or what it makes is not a valid model.
     """
     from onnxconverter_common import float16
 

@@ -82,7 +82,7 @@ def evidence_of_file(file: ModelFile) -> PreprocessingEvidence:
     """What an ONNX model shows.
 
     Raises:
-        InputError: the metadata entry is no preprocessing as JSON.
+        InputError: the metadata entry is not a preprocessing as JSON.
     """
     proto = file.proto(leave_large_external=True) if file.has_external_data else file.outline
     try:
@@ -112,7 +112,7 @@ def stated_in_metadata(label: str, metadata: Mapping[str, str]) -> Preprocessing
     """The preprocessing that metadata state under `rtool.preprocessing`; None where they state none.
 
     Raises:
-        InputError: the entry is no preprocessing as JSON.
+        InputError: the entry is not a preprocessing as JSON.
     """
     text = metadata.get(METADATA_KEY)
     if text is None:

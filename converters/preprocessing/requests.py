@@ -157,7 +157,7 @@ def _parts(text: str) -> dict[str, list[str]]:
             parts["name"] = [part.strip()]
         else:
             raise InputError(
-                f"preprocessing {text}: {part!r} is no known name; {nearest(part, PREPROCESSINGS)}; it takes {WAYS}"
+                f"preprocessing {text}: {part!r} is not a known name; {nearest(part, PREPROCESSINGS)}; it takes {WAYS}"
             )
     return parts
 

@@ -4,7 +4,7 @@
    pixel, of which the average per channel counts: a mean image.
 2. The resulting factor 1 / std is positive for every channel, and there are 1 or 3 channels.
 3. The range of x follows from the numbers. Pixels of 0..255 have a mean of 1 or more or a deviation above 16; pixels of
-   0..1 have a mean between 0 and 1 and a deviation of at most 1. Other numbers are no normalisation of pixels.
+   0..1 have a mean between 0 and 1 and a deviation of at most 1. Other numbers are not a normalisation of pixels.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def mean_and_std(steps: Sequence[ScalingStep], channels: int) -> tuple[tuple[flo
 
 
 def statistics_range(mean: Sequence[float], std: Sequence[float]) -> int | None:
-    """The largest pixel of images that have this mean and deviation: 255, 1, or None where they are no pixels.
+    """The largest pixel of images that have this mean and deviation: 255, 1, or None where they are not pixels.
 
     Numbers in 0..M have a variance of at most mean * (M - mean) (Bhatia and Davis, 2000), and images of 0..1 have
     deviations around .25, which those normalised to -1..1 exceed.

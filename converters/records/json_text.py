@@ -18,7 +18,7 @@ def parse_json(text: str | bytes) -> Any:
     """Parse a JSON document.
 
     Raises:
-        json.JSONDecodeError: it is no JSON, is nested more than 100 deep, or has a key twice in one object.
+        json.JSONDecodeError: it is not JSON, is nested more than 100 deep, or has a key twice in one object.
         UnicodeDecodeError: bytes that are not UTF-8.
     """
     shown = text if isinstance(text, str) else text.decode("utf-8")

@@ -42,7 +42,7 @@ class Parity:
 
 
 def check_gates(what: str, max_rel: float | None = None, min_cosine: float | None = None) -> None:
-    """Check that the gates of a comparison are numbers that an outcome can meet or miss; None is no gate.
+    """Check that the gates of a comparison are numbers that an outcome can meet or miss; None is not a gate.
 
     Args:
         what: What was asked for, for the message: a command, and the option where its name is another.

@@ -224,7 +224,7 @@ def run_in_batches(
 
 
 def batches_of(runner: Runner, arrays: Sequence[NDArray[Any]], batch: int) -> list[tuple[Sequence[NDArray[Any]], int]]:
-    """What `run_in_batches` feeds in each run, and how many of the rows are no padding."""
+    """What `run_in_batches` feeds in each run, and how many of the rows are not padding."""
     batched = batched_inputs(runner, arrays)
     count = next((len(array) for array, cut in zip(arrays, batched, strict=True) if cut), None)
     size = runner.batch or batch
@@ -262,7 +262,7 @@ def _cut(array: NDArray[Any], start: int, size: int, fixed: int | None) -> NDArr
 
 
 def _joined(label: str, parts: Sequence[NDArray[Any]], rows: Sequence[int], fixed: int | None) -> NDArray[Any]:
-    """One output of several runs, of which `rows` rows each are no padding; several numbers may belong to a row."""
+    """One output of several runs, of which `rows` rows each are not padding; several numbers may belong to a row."""
     sent = [fixed or count for count in rows]
     heights = [len(part) if part.ndim else 0 for part in parts]
     if heights != sent and all(np.array_equal(part, parts[0]) for part in parts):

@@ -37,7 +37,7 @@ def session_model(model: str | Path | bytes | onnx.ModelProto | ModelFile, optio
         options: the `SessionOptions` of the session.
 
     Raises:
-        InputError: `model` is no ONNX model, or its external data is missing or not to be read.
+        InputError: `model` is not an ONNX model, or its external data is missing or not to be read.
     """
     from ..files.model_file import ModelFile
 

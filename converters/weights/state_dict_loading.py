@@ -190,7 +190,7 @@ def _copy(module: nn.Module, values: Mapping[str, Tensor], file: Path) -> list[s
         The names of those whose values are others now.
 
     Raises:
-        InputError: one is no array of floats, or holds NaN or infinity; nothing has been copied then.
+        InputError: one is not an array of floats, or holds NaN or infinity; nothing has been copied then.
     """
     own, ready, broken = module.state_dict(), {}, []
     for name, value in values.items():

@@ -141,7 +141,7 @@ def match_of(
         state: the file.
         own: names of the module.
         matched: where they come from.
-        accounted: keys of the file that are no weights, and were checked otherwise.
+        accounted: keys of the file that are not weights, and were checked otherwise.
         removed: what was removed from the names.
     """
     used = {place.key for place in matched.values()} | set(accounted)

@@ -1,7 +1,7 @@
 """What a state_dict file may fill: a module's tensors, their names in its source graph, and that graph's constants.
 
 A wrapper that registers every initializer of an ONNX file as a parameter saves initializer names, in the layout that
-the graph has, and with them constants that are no weights (shapes, bounds). `Targets` knows all of these.
+the graph has, and with them constants that are not weights (shapes, bounds). `Targets` knows all of these.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Targets:
     turned: frozenset[str]
     """Matrices that the source graph has transposed."""
     constants: Mapping[str, Tensor]
-    """Other tensors of the source graph, by name; they are no weights and cannot change."""
+    """Other tensors of the source graph, by name; they are not weights and cannot change."""
     tied: tuple[tuple[str, ...], ...]
     """Groups of names that share one tensor."""
 

@@ -25,7 +25,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """Set or append one value in the raw data of a configuration. Validation refuses keys that do not exist.
 
     Raises:
-        ConfigError: it is no override, its value is not YAML, or its path leads through a value.
+        ConfigError: it is not an override, its value is not YAML, or its path leads through a value.
     """
     found = _OVERRIDE.fullmatch(override)
     if found is None:

@@ -72,7 +72,7 @@ def load_yaml(text: str, loader_class: type[yaml.SafeLoader]) -> Any:
     """The one document in `text`.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or expands beyond all bounds.
+        yaml.YAMLError: it is not YAML, or expands beyond all bounds.
     """
     if len(text) > _LONGEST:
         raise yaml.YAMLError(f"{len(text)} characters, at most {_LONGEST} are read")

@@ -171,7 +171,7 @@ def evidence_of(reference: str | Path, runner: Runner) -> PreprocessingEvidence:
     """What a model shows of its preprocessing, given its reference and the runner that was opened of it.
 
     Raises:
-        InputError: it states something that is no preprocessing.
+        InputError: it states something that is not a preprocessing.
     """
     if isinstance(runner, TorchRunner):
         from ...converters.bundles.reference import load_model

@@ -145,7 +145,7 @@ class AdaFaceHead(nn.Module):
 
 
 class CenterHead(nn.Module):
-    """Center loss with centres [C, D], which start at zero and are no parameters.
+    """Center loss with centres [C, D], which start at zero and are not parameters.
 
     Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016. After each forward
     pass in training mode the centres of the classes in the batch of all ranks move by `moved_centers`.

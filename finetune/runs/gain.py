@@ -1,7 +1,7 @@
 """What a run gained: the source model, measured before the first step, beside the run's best checkpoint.
 
-The source's record in metrics.jsonl has the kind "source", so it is no evaluation of a checkpoint: it never becomes the
-best one, and a checkpoint that is worse than the source is still the best of its run.
+The source's record in metrics.jsonl has the kind "source", so it is not an evaluation of a checkpoint: it never becomes
+the best one, and a checkpoint that is worse than the source is still the best of its run.
 """
 
 from __future__ import annotations

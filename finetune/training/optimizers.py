@@ -24,7 +24,7 @@ def build_optimizer(
 ) -> tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]:
     """The optimizer, and its parameters by name (`backbone.*`, `heads.*`), among them frozen ones.
 
-    What is no factor of a product (scales and biases of norms, other biases, PReLU slopes, embeddings of positions)
+    What is not a factor of a product (scales and biases of norms, other biases, PReLU slopes, embeddings of positions)
     gets no weight decay unless `decay_norms` is set.
 
     Raises:

@@ -68,7 +68,7 @@ def _preprocessing(config: ModelConfig, manifest: Mapping[str, Any]) -> Mapping[
 def describe_changes(before: Contract, after: Contract) -> list[str]:
     """Every difference with both sides; empty where the clients of `before` are served by `after`.
 
-    A preprocessing that one side does not state is no difference.
+    A preprocessing that one side does not state is not a difference.
     """
     rows = [("rows of a request", before.batch, after.batch)]
     for kind, old, new in (("input", before.inputs, after.inputs), ("output", before.outputs, after.outputs)):

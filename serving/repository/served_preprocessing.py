@@ -30,7 +30,7 @@ def served_preprocessing(
         said: a preprocessing, or what `--preprocessing` takes.
 
     Raises:
-        InputError: `said` is no preprocessing, or the model cannot have it.
+        InputError: `said` is not a preprocessing, or the model cannot have it.
     """
     evidence = signature.evidence
     try:
@@ -42,7 +42,7 @@ def served_preprocessing(
     if isinstance(found, str):
         return f"preprocessing unknown: {found}"
     if found.kind in ("architecture", "size") and "given: " not in found.reason:
-        return f"preprocessing not stated in the file, and {found.reason} is no statement; {_ADVICE}"
+        return f"preprocessing not stated in the file, and {found.reason} is not a statement; {_ADVICE}"
     return found
 
 

@@ -179,7 +179,7 @@ def test_a_batch_that_cannot_be_proved_is_refused(tmp_path, capsys):
 
 
 def test_a_network_that_lost_no_batchnorm_says_so_and_why(tmp_path, capsys):
-    """A transformer: LayerNorm is no BatchNorm, and restoring nothing is no success."""
+    """A transformer: LayerNorm is not BatchNorm, and restoring nothing is not a success."""
     layers = [torch.nn.Conv2d(3, 8, 8, 8), torch.nn.Flatten(2), torch.nn.LayerNorm(4), torch.nn.Linear(4, 8)]
     model, size = tmp_path / "tokens.onnx", tmp_path / "size.json"
     with warnings.catch_warnings():

@@ -19,7 +19,7 @@ _LIST_METHODS = frozenset(dir(nn.ModuleList)) - frozenset(dir(nn.Module))
 
 
 def is_list(names: Iterable[str]) -> bool:
-    """Whether the members with these names can be held by a list, among others with names that are no numbers."""
+    """Whether the members with these names can be held by a list, among others with names that are not numbers."""
     found = list(names)
     numbers = [name for name in found if name.isdigit()]
     if not numbers or _LIST_METHODS.intersection(found) or any(str(int(name)) != name for name in numbers):

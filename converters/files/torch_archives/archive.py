@@ -35,7 +35,7 @@ class TorchArchive:
         """Read the directory.
 
         Raises:
-            InputError: it is no zip archive, or one that two readers could read differently.
+            InputError: it is not a zip archive, or one that two readers could read differently.
         """
         self.path = path
         if not content.startswith(b"PK\x03\x04"):
@@ -44,7 +44,7 @@ class TorchArchive:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
             entries = self._zip.infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, IndexError) as error:
-            raise InputError(f"{path}: it is no readable zip archive ({error})") from error
+            raise InputError(f"{path}: it is not a readable zip archive ({error})") from error
         self._entries = self._checked(entries, len(content))
 
     @property
@@ -97,7 +97,7 @@ class TorchArchive:
         stored = sum(entry.compress_size for entry in entries)
         unpacked = sum(entry.file_size for entry in entries if entry.compress_type != zipfile.ZIP_STORED)
         if stored > length or unpacked > _MOST_UNPACKED:
-            raise InputError(f"{self.path}: its records overlap, or unpack to {unpacked} bytes; it is no file of torch")
+            raise InputError(f"{self.path}: its records overlap, or unpack to {unpacked} bytes; it is not a torch file")
         return found
 
     def _name(self, entry: zipfile.ZipInfo) -> str:

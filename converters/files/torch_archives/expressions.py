@@ -66,11 +66,11 @@ def check_expression(text: object) -> str:
             _check_symbolic_call(node, text)
         elif isinstance(node, ast.Name):
             if node.id not in _SYMBOLIC_CALLS | _SYMBOLIC_NAMES and not _SYMBOL.fullmatch(node.id):
-                raise TextError(f"{_short(text)} names {node.id[:50]!r}, which is no size")
+                raise TextError(f"{_short(text)} names {node.id[:50]!r}, which is not a size")
         elif isinstance(node, ast.Constant):
             _check_constant(node, text, strings=True)
         elif not isinstance(node, (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.keyword, *_ARITHMETIC)):
-            raise TextError(f"{_short(text)} is no arithmetic on sizes ({type(node).__name__})")
+            raise TextError(f"{_short(text)} is not arithmetic on sizes ({type(node).__name__})")
     return str(text)
 
 
@@ -94,13 +94,13 @@ def check_guard(text: object) -> str:
                 raise TextError(f"{_short(text)} asks for {node.attr[:50]!r} of something")
         elif isinstance(node, ast.Name):
             if node.id != "L" and node.id not in _GUARD_CALLS:
-                raise TextError(f"{_short(text)} names {node.id[:50]!r}, which is no input")
+                raise TextError(f"{_short(text)} names {node.id[:50]!r}, which is not an input")
         elif isinstance(node, ast.Constant):
             _check_constant(node, text, strings=id(node) in keys)
         elif not isinstance(
             node, (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Subscript, *_ARITHMETIC)
         ):
-            raise TextError(f"{_short(text)} is no condition on sizes ({type(node).__name__})")
+            raise TextError(f"{_short(text)} is not a condition on sizes ({type(node).__name__})")
     return ast.unparse(tree)
 
 
@@ -111,7 +111,7 @@ def check_tree(text: object, *, most_leaves: int = 10_000) -> str:
         TextError: it is something else; other classes are imported by torch to read it.
     """
     if not isinstance(text, str) or len(text) > 200 * most_leaves:
-        raise TextError("a description of nested inputs is no text, or too long")
+        raise TextError("a description of nested inputs is not text, or too long")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -157,11 +157,11 @@ def _keys(context: object) -> list[str | int]:
 
 def _parsed(text: object) -> ast.Expression:
     if not isinstance(text, str) or not text.isascii() or len(text) > _LONGEST or not text.isprintable():
-        raise TextError(f"{_short(text)} is no arithmetic on sizes")
+        raise TextError(f"{_short(text)} is not arithmetic on sizes")
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise TextError(f"{_short(text)} is no arithmetic on sizes") from error
+        raise TextError(f"{_short(text)} is not arithmetic on sizes") from error
     if _depth(tree) > _DEEPEST:
         raise TextError(f"{_short(text)} is nested too deeply")
     return tree
@@ -176,7 +176,7 @@ def _depth(tree: ast.AST) -> int:
 
 def _check_call(node: ast.Call, known: Collection[str]) -> None:
     if not isinstance(node.func, ast.Name) or node.func.id not in known:
-        raise TextError(f"{_short(ast.unparse(node))} calls something that is no arithmetic")
+        raise TextError(f"{_short(ast.unparse(node))} calls something that is not arithmetic")
 
 
 def _check_symbolic_call(node: ast.Call, text: object) -> None:
@@ -191,7 +191,7 @@ def _check_symbolic_call(node: ast.Call, text: object) -> None:
     elif strings:
         raise TextError(f"{_short(text)} has a text in it")
     if name == "Pow" and not (len(node.args) == 2 and _small(node.args[1])):
-        raise TextError(f"{_short(text)} has a power that is no small number")
+        raise TextError(f"{_short(text)} has a power that is not a small number")
 
 
 def _small(node: ast.expr) -> bool:

@@ -55,12 +55,12 @@ def read_json(path: object, name: str, content: bytes) -> Any:
         return int(text)
 
     def constant(text: str) -> Any:
-        raise ValueError(f"{text} is no JSON")
+        raise ValueError(f"{text} is not JSON")
 
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer, parse_constant=constant)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: record {name!r} is no JSON as torch writes it ({error})") from error
+        raise InputError(f"{path}: record {name!r} is not JSON as torch writes it ({error})") from error
 
 
 def _leaf(what: str, good: Callable[[Any], bool]) -> Check:

@@ -52,7 +52,7 @@ def load_program(
     """The program in a `.pt2`, its module, and the texts that `export` wrote beside it under `keys`.
 
     Raises:
-        InputError: it is no exported program of torch 2.8 or newer, is damaged, or asks for more than operators on
+        InputError: it is not an exported program of torch 2.8 or newer, is damaged, or asks for more than operators on
             tensors; names the record.
     """
     try:
@@ -93,7 +93,7 @@ def _checked_records(archive: TorchArchive) -> dict[str, bytes]:
     unread = sorted(name for name in archive.names - set(records) if not _OTHER.fullmatch(name))
     if unread:
         raise InputError(
-            f"{path}: record {unread[0]!r} is no part of one exported program without pickles and compiled code; "
+            f"{path}: record {unread[0]!r} is not part of one exported program without pickles and compiled code; "
             "save it with torch.export.save(torch.export.export(...))"
         )
     return records
@@ -152,7 +152,7 @@ def _samples(archive: TorchArchive) -> bytes:
             record_size=lambda key: inner.size(f"data/{key}") if f"data/{key}" in inner.names else None,
         )
     except PickleError as error:
-        raise InputError(f"{archive.path}: its sample inputs are no plain tensors: {error}") from error
+        raise InputError(f"{archive.path}: its sample inputs are not plain tensors: {error}") from error
     records = {name: inner.read(name) for name in inner.names if re.fullmatch(r"data/\d+|byteorder|version", name)}
     try:
         samples = torch.load(pack({"data.pkl": data, **records}), map_location="cpu", weights_only=True)

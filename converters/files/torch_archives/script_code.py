@@ -129,7 +129,7 @@ def _check_attribute(node: ast.Attribute, defined: frozenset[str]) -> None:
     else:
         good = _is_known(node.attr, defined)
     if not good:
-        raise CodeError(f"it uses {'.'.join(names) if names else node.attr}, which is no operator on tensors")
+        raise CodeError(f"it uses {'.'.join(names) if names else node.attr}, which is not an operator on tensors")
 
 
 def _check_call(node: ast.Call, defined: frozenset[str]) -> None:
@@ -144,7 +144,7 @@ def _check_call(node: ast.Call, defined: frozenset[str]) -> None:
         if not isinstance(text, str) or not _is_known(text, defined) or text in other_operators() - _HARMLESS:
             raise CodeError(f"it asks for the attribute {str(text)[:60]!r}")
     elif function.id not in _CALLS and function.id not in defined:
-        raise CodeError(f"it calls {function.id}, which is no operator on tensors")
+        raise CodeError(f"it calls {function.id}, which is not an operator on tensors")
 
 
 def _is_known(name: str, defined: frozenset[str]) -> bool:

@@ -49,7 +49,7 @@ def load_script(path: str | Path, keys: Iterable[str] = ()) -> tuple[torch.jit.S
     """The module in a TorchScript file, and the texts that `export` wrote beside it under `keys`.
 
     Raises:
-        InputError: it is no TorchScript, is damaged, or calls more than operators on tensors.
+        InputError: it is not TorchScript, is damaged, or calls more than operators on tensors.
     """
     try:
         content = Path(path).read_bytes()
@@ -93,7 +93,7 @@ def _checked_records(archive: TorchArchive) -> dict[str, bytes]:
     unread = sorted(archive.names - {_DATA, _CONSTANTS, *versions, *code, *numbers})
     unread = [name for name in unread if not _UNREAD.fullmatch(name)]
     if unread:
-        raise InputError(f"{path}: record {unread[0]!r} is no part of a TorchScript file; save it with torch.jit.save")
+        raise InputError(f"{path}: record {unread[0]!r} is not part of a TorchScript file; save it with torch.jit.save")
     records = {versions[0]: version, "byteorder": b"little", **_checked_code(archive, code)}
     for name, folder in ((_DATA, "data"), (_CONSTANTS, "constants")):
         records[name] = _checked_pickle(archive, name, folder)

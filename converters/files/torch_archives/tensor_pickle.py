@@ -71,7 +71,7 @@ def read_pickle(
         record_size: bytes of the record that a storage's key names, None where there is none.
 
     Raises:
-        PickleError: it asks for something else, or is no pickle.
+        PickleError: it asks for something else, or is not a pickle.
     """
     machine = _Machine(content, called, made, record_size)
     try:
@@ -80,7 +80,7 @@ def read_pickle(
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError, EOFError) as error:
-        raise PickleError(f"it is no pickle of tensors ({error})") from error
+        raise PickleError(f"it is not a pickle of tensors ({error})") from error
     return machine.result()
 
 
@@ -154,7 +154,7 @@ class _Machine:
 
     def _named(self, module: Any, name: Any) -> Named:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise PickleError("it names a global by something that is no text")
+            raise PickleError("it names a global by something that is not text")
         named = Named(module, name)
         storage = module in ("torch", "torch.storage") and (name in STORAGES or name == "UntypedStorage")
         if not storage and str(named) not in self._called and not self._made(named):
@@ -231,7 +231,7 @@ class _Machine:
     def _persistent(self) -> None:
         reference = self._stack.pop()
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
-            raise PickleError("it refers to something that is no storage")
+            raise PickleError("it refers to something that is not a storage")
         kind, key, device, numbers = reference[1:5]
         width = STORAGES.get(kind.name if isinstance(kind, Named) else "")
         if width is None or not isinstance(key, str) or type(numbers) is not int or numbers < 0:

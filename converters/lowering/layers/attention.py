@@ -107,7 +107,7 @@ def linear_attention_(op: Op) -> Lowered:
         raise op.refuse(f"update_rule={rule} does not fit the inputs given; re-export the model")
     heads, key_heads = op.attr_int("q_num_heads"), op.attr_int("kv_num_heads")
     if key_heads < 1 or heads % key_heads:
-        raise op.refuse(f"{heads} query heads are no multiple of {key_heads} key heads; re-export the model")
+        raise op.refuse(f"{heads} query heads are not a multiple of {key_heads} key heads; re-export the model")
     inputs = [op.x(0), op.x(1), op.x(2), *(_optional(op, index) for index in (3, 4, 5))]
     both = op.call(linear_attention, *inputs, heads, key_heads, op.attr_float("scale", 0.0))
     return [op.call(operator.getitem, both, 0), op.call(operator.getitem, both, 1) if op.uses_output(1) else None]

@@ -1,6 +1,6 @@
 """Probes that a user gives for single inputs, `--probe NAME=zeros|ones|FILE`: what random numbers cannot stand for.
 
-A mask of random bits or an id beyond its table is no input that the network was made for.
+A mask of random bits or an id beyond its table is not an input that the network was made for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def with_probes(
     """`arrays`, one per input, with those that `probes` names replaced; shapes and dtypes stay.
 
     Raises:
-        InputError: a name is no input, or a given array has another dtype or shape.
+        InputError: a name is not an input, or a given array has another dtype or shape.
     """
     names = [spec.name for spec in inputs]
     for name in probes:

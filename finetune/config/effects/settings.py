@@ -34,7 +34,7 @@ def settings_without_effect(config: FinetuneConfig, facts: RunFacts | None = Non
 
 
 def _stated(config: FinetuneConfig) -> Iterator[tuple[str, str, Section, str]]:
-    """Place, path in the tables, section and name of each stated field that is no section."""
+    """Place, path in the tables, section and name of each stated field that is not a section."""
     for name in FinetuneConfig.model_fields:
         value = getattr(config, name)
         if name == "losses":

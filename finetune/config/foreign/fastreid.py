@@ -78,7 +78,7 @@ def _convert(s: ForeignSettings) -> dict[str, Any]:
     distilled = [name for name in s.names() if name.startswith("KD.")]
     swa = [f"SOLVER.SWA.{name}" for name in AVERAGED]
     s.leave_out_all(dict.fromkeys(swa, "weights are averaged by optimizer.ema"))
-    s.leave_out_all(dict.fromkeys(distilled, "a teacher is no part of this configuration"))
+    s.leave_out_all(dict.fromkeys(distilled, "a teacher is not part of this configuration"))
     s.leave_out_all(NO_COUNTERPART)
     for name, why in COUNTED.items():
         s.leave_out(name, why)

@@ -49,7 +49,7 @@ class Converted:
 
 
 class ForeignSettings:
-    """Settings that record what was made of them. Numbers may be written as text; null and "" are no values."""
+    """Settings that record what was made of them. Numbers may be written as text; null and "" are not values."""
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         self._path, self._values = path, dict(values)

@@ -22,7 +22,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: the file is missing.
-        ConfigError: it is no YAML mapping.
+        ConfigError: it is not a YAML mapping.
     """
     try:
         content = load_yaml(path.read_text(encoding="utf-8-sig"), yaml.SafeLoader)

@@ -50,7 +50,7 @@ def read_python_settings(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: a file is missing.
-        ConfigError: it is no Python, too large, or decides by code what it sets.
+        ConfigError: it is not Python, too large, or decides by code what it sets.
     """
     settings = _read(path, ())
     if not settings:
@@ -64,7 +64,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if len(text) > _LONGEST:
-            raise ConfigError(f"{path}: {len(text)} characters are no configuration; at most {_LONGEST}")
+            raise ConfigError(f"{path}: {len(text)} characters are not a configuration; at most {_LONGEST}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(text)
@@ -133,7 +133,7 @@ class _Reader:
             case ast.Name(id=name):
                 self._names[name] = self._value(value)
             case _:
-                raise ConfigError(f"{self._path}: line {target.lineno} sets something that is no key of config")
+                raise ConfigError(f"{self._path}: line {target.lineno} sets something that is not a key of config")
 
     def _start(self, value: ast.expr) -> None:
         """`config = edict()`, `dict(a=1)` or `{...}`."""

@@ -149,7 +149,7 @@ def _command(path: Path, text: str) -> dict[str, Any]:
         elif not (
             word.endswith((".py", "python", "python3")) or word.startswith("python") or word == "\\" or "=" in word
         ):
-            raise ConfigError(f"{path}: '{word}' is no option of torchreid's main.py, and no KEY VALUE pair")
+            raise ConfigError(f"{path}: '{word}' is not an option of torchreid's main.py, and no KEY VALUE pair")
     return base | values
 
 

@@ -20,7 +20,7 @@ _SCALARS = (bool, int, float, str, Path)
 def lookalike(annotation: Any, value: Any, *, example: Any = None) -> str | None:
     """What is wrong with a value of a kind that the field's type does not name, where a lax reader would convert it.
 
-    Lists and mappings are checked item by item. None for what is no look-alike, which is left to pydantic.
+    Lists and mappings are checked item by item. None for what is not a look-alike, which is left to pydantic.
 
     Args:
         annotation: The field's type.

@@ -40,7 +40,7 @@ class ImageListing:
             (self.copies, "converted copies"),
             (self.strays, "images in hidden files and folders and in __MACOSX"),
             (self.links, "links to folders that are read already"),
-            (self.others, f"files that are no images ({_suffix_counts(self.others)})"),
+            (self.others, f"files that are not images ({_suffix_counts(self.others)})"),
         )
         notes = [
             f"{len(found)} {kind} left out, such as {printable(found[0].relative_to(self.root))}"

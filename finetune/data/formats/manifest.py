@@ -145,7 +145,7 @@ def _json_rows(path: Path, text: str, known: tuple[str, ...] | None = _COLUMNS) 
         try:
             row = parse_json(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: line {number} is no JSON object: {error}") from error
+            raise DataError(f"{path}: line {number} is not a JSON object: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number}: expected a JSON object, got {type(row).__name__}")
         for name in row:

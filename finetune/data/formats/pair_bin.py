@@ -78,7 +78,7 @@ def _read_images(value: object, size: int) -> list[bytes]:
     """The encoded images of a file of `size` bytes; those it names several times are one object.
 
     Raises:
-        TypeError: they are no list of byte strings or of arrays.
+        TypeError: they are not a list of byte strings or of arrays.
         ValueError: an array is not of bytes, or not what it claims, or images are named too often.
     """
     if not isinstance(value, tuple | list):
@@ -110,7 +110,7 @@ def _read_flags(value: object) -> list[bool]:
     """One truth value per pair.
 
     Raises:
-        TypeError: they are no list or array of booleans or integers.
+        TypeError: they are not a list or array of booleans or integers.
         ValueError: an array is not what it claims.
     """
     if isinstance(value, _Array):
@@ -185,7 +185,7 @@ class _Array:
             raise TypeError("it holds an array without type or content")
         shape = self._shape
         if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
-            raise ValueError("it holds an array whose shape is no tuple of lengths")
+            raise ValueError("it holds an array whose shape is not a tuple of lengths")
         values: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(self._raw, dtype=self._type.name)
         if math.prod(shape) != len(values):
             raise ValueError(f"it holds an array of {len(values)} values that claims another shape")

@@ -71,7 +71,7 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
     keys = [label["identity"] for label in labels]
     notes = left_out_notes(keys, names)
     if others:
-        notes += (f"{len(others)} members that are no images or labels left out, such as {min(others)}",)
+        notes += (f"{len(others)} members that are not images or labels left out, such as {min(others)}",)
     chosen = [number for number, key in enumerate(keys) if not isinstance(key, NoIdentity)]
     images, labels = [images[n] for n in chosen], [labels[n] for n in chosen]
     names = [names[n] for n in chosen]

@@ -93,7 +93,7 @@ ESCAPES = {
     "the folder": (RELATED, at("."), "is the model's folder"),
     "the folder, with a slash": (RELATED, at("./"), "is the model's folder"),
     "a folder": (RELATED, made(lambda data, _: data.mkdir()), "is a folder"),
-    "NUL": (RELATED, at("weights.bin\0.png"), r"external data location is .* which is no path"),
+    "NUL": (RELATED, at("weights.bin\0.png"), r"external data location is .* which is not a path"),
     "a line break": (RELATED, at("weights.bin\n"), "control characters"),
     "an endless name": (RELATED, at("a" * 100_000), "has 100000 characters"),
     "a name too long for the disk": (RELATED, at("a" * 900), "has a name of more than 255 bytes"),
@@ -125,7 +125,7 @@ ESCAPES = {
     "a key that sets an attribute": (INJECTION, at("weights.bin", __class__="x"), "got location, __class__"),
     "no location": (INJECTION, lambda _: {"offset": "0"}, "needs one location"),
     "another checksum": (RELATED, at("weights.bin", checksum="0" * 40), "the model states 000000000000"),
-    "no checksum at all": (RELATED, at("weights.bin", checksum="md5"), "which is no SHA-1 sum"),
+    "no checksum at all": (RELATED, at("weights.bin", checksum="md5"), "which is not a SHA-1 sum"),
 }
 opened: list[str] = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)

@@ -106,7 +106,7 @@ def test_a_link_that_leads_elsewhere_is_refused(cache, split, tmp_path, target):
 
 
 def test_a_copied_model_beside_linked_data_is_refused(cache):
-    """The store is where the model's own link leads; a model that is no link has none."""
+    """The store is where the model's own link leads; a model that is not a link has none."""
     content = (cache / "model.onnx").read_bytes()
     (cache / "model.onnx").unlink()
     (cache / "model.onnx").write_bytes(content)

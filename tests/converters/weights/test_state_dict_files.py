@@ -1,4 +1,4 @@
-"""State_dict files of every kind that training programs write; and what is no state_dict is refused, nothing run."""
+"""State_dict files of every kind that training programs write; and what is not a state_dict is refused, nothing run."""
 
 import argparse
 import collections
@@ -81,7 +81,7 @@ CHECKPOINTS = {
         ("cmc", "best"),
     ),
     "arguments": (lambda state: {"model": state, "args": argparse.Namespace(lr=0.1)}, "model", ("args",)),
-    "entries that are no tensors": (lambda state: {**state, "version": 2, 3: torch.ones(1)}, None, ("version", "3")),
+    "entries that are not tensors": (lambda state: {**state, "version": 2, 3: torch.ones(1)}, None, ("version", "3")),
 }
 
 

@@ -105,7 +105,7 @@ def test_sample_inputs_that_ask_for_code_are_refused(tmp_path, mixed):
     inner["data.pkl"] = b"cos\nsystem\n(X\x04\x00\x00\x00truetR."
     path = tmp_path / "evil.pt2"
     path.write_bytes(changed(mixed, **{"data/sample_inputs/model.pt": pack(inner).getvalue()}))
-    with pytest.raises(InputError, match=r"sample inputs are no plain tensors.*os\.system"):
+    with pytest.raises(InputError, match=r"sample inputs are not plain tensors.*os\.system"):
         load_program(path)
 
 
@@ -142,7 +142,7 @@ def set_tree(tree):
         (set_target("torch.ops.aten.from_file.default"), "expected an operator"),
         (set_target("#higher:system"), "expected an operator"),
         (set_sizes, "Attribute"),
-        (set_guard, "is no condition|asks for"),
+        (set_guard, "is not a condition|asks for"),
         (set_name, "expected a name"),
         (set_tree, "defaultdict"),
         (lambda tree: tree["graph_module"].update(treespec_namedtuple_fields={"a": {"field_names": []}}), "named tup"),

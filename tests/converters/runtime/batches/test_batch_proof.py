@@ -21,7 +21,7 @@ class Model:
 
 
 def traced_at_4(x):
-    """Rolls along the pieces of a batch of 4; each other batch is cut into pieces that are no images."""
+    """Rolls along the pieces of a batch of 4; each other batch is cut into pieces that are not images."""
     return np.roll(x.reshape(4, -1), 1, axis=1).reshape(x.shape) * 2
 
 

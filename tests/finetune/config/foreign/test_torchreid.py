@@ -137,7 +137,7 @@ def test_options_of_the_earlier_trainer_are_read(tmp_path):
         ("", "holds no command"),
         ("python main.py 'a", "not a command that can be read"),
         ("python main.py --lr", "--lr has no value"),
-        ("python main.py surprise", "'surprise' is no option"),
+        ("python main.py surprise", "'surprise' is not an option"),
         ("python main.py train.optim radam", "'train.optim': expected one of sgd"),
         ("python main.py data.type video", "'data.type': expected image"),
     ],

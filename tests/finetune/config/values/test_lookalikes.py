@@ -44,7 +44,7 @@ def test_a_lookalike_is_named_with_the_way_to_write_it(annotation, value, meant)
         (float, 1),
         (float, 0.5),
         (int, 3.0),
-        (int, "many"),  # left to pydantic, which says that it is no number
+        (int, "many"),  # left to pydantic, which says that it is not a number
         (bool, False),
         (str, "yes"),
         (Path, "x"),

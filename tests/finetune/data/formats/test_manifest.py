@@ -85,7 +85,7 @@ GOOD = {"path": "a", "identity": 1}
         ("jsonl", lines(GOOD, {"path": ["b"], "identity": 1}), "line 2: expected a path"),
         ("jsonl", lines(GOOD | {"querry": 1}), "unknown column 'querry'; did you mean query"),
         ("jsonl", lines(GOOD, {"path": "b", "identity": 2, "camera": 1}), "line 2 has the fields"),
-        ("jsonl", lines(GOOD) + "{", "line 2 is no JSON object"),
+        ("jsonl", lines(GOOD) + "{", "line 2 is not a JSON object"),
         ("jsonl", lines(GOOD) + "[1]", "line 2: expected a JSON object, got list"),
     ],
 )
