@@ -35,7 +35,7 @@ from ..records.batch_proof import BatchProof, bundle_entry
 from ..records.json_text import parse_json
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_bundle
-from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, TensorSpec, record_of, require_record
+from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, record_of, require_record
 from ..weights.module_edits import difference_from_conversion
 from ..weights.stripping import fill_weights, strip_weights, weight_tensors
 from ..weights.weight_readers import fixed_reads, stored_origins
@@ -342,8 +342,3 @@ def _read_weights(folder: Path, info: Mapping[str, Any]) -> dict[str, torch.Tens
             if first in tensors:
                 tensors[name] = tensors[first]
     return tensors
-
-
-def specs_from_info(info: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
-    """The inputs or outputs stated in `bundle.json`."""
-    return tuple(TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in info.get(key, ()))

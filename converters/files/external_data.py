@@ -38,7 +38,6 @@ __all__ = [
     "external_locations",
     "find_external_data",
     "has_external_data",
-    "refuse_external_data",
 ]
 
 _KEPT_OPEN = 32
@@ -202,17 +201,6 @@ def external_locations(proto: onnx.ModelProto, name: str) -> tuple[str, ...]:
     external = [stored.tensor for stored in stored_tensors(proto, name) if stored.is_external]
     named = {repr(entry.value) for tensor in external for entry in tensor.external_data if entry.key == "location"}
     return tuple(sorted(named))
-
-
-def refuse_external_data(proto: onnx.ModelProto, name: str) -> None:
-    """Refuse a model in memory that names files; a runtime would look for them in the current folder.
-
-    Raises:
-        InputError: naming the tensor.
-    """
-    for stored in stored_tensors(proto, name):
-        if stored.is_external:
-            _refuse_in_memory(stored)
 
 
 def _refuse_in_memory(stored: StoredTensor) -> None:

@@ -176,6 +176,11 @@ class ModelFile:
         return has_external_data(self.outline)
 
     @property
+    def is_restated(self) -> bool:
+        """Whether the file states open dimensions as numbers, which this model does not."""
+        return self._reworded
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The file itself, then the files with external data; empty for a model in memory.
 

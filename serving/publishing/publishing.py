@@ -271,11 +271,10 @@ def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[
     """
     if signature.batch is not None:
         return ""
-    from ...converters.files.model_file import ModelFile
     from ...converters.runtime.batches.file_batch import find_file_batch
 
     given = None if examples is None else [examples[tensor.name] for tensor in signature.inputs]
-    finding = find_file_batch(ModelFile.read(signature.path), examples=given)
+    finding = find_file_batch(signature.file, examples=given)
     if not finding.is_wrong:
         return finding.describe()
     command = f"{_export_command(signature)} --batch {finding.right_at or 'N'} -o OUT.onnx"

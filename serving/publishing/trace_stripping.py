@@ -7,7 +7,6 @@ nothing to change is published byte for byte.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ...errors import InputError
@@ -20,22 +19,14 @@ def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
     """The signature of a copy in `folder` without traces, or `signature` itself when there is nothing to remove.
 
     Raises:
-        InputError: the file is no longer the one that the signature was read from, or the copy cannot be written.
+        InputError: the copy cannot be written.
     """
-    import onnx
-
     from ...converters.files.atomic_file import serialised
-    from ...converters.files.model_bytes import changed_while_reading, read_model_bytes
-    from ...converters.files.open_dimensions import state_open_dimensions
     from ...converters.passes.metadata_stripping import strip_metadata
 
-    data = read_model_bytes(signature.path)
-    if hashlib.sha256(data).hexdigest() != signature.sha256:
-        raise changed_while_reading(signature.path)
-    model = onnx.ModelProto.FromString(data)
+    model = signature.file.proto()
     stripped = strip_metadata(model)
-    state_open_dimensions(stripped)
-    if stripped == model:
+    if stripped == model and not signature.file.is_restated:
         return signature
     path = folder / signature.path.name
     try:

@@ -30,7 +30,7 @@ def try_out(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | No
         InputError: ONNX Runtime cannot run it.
         GateError: an output has NaN or infinite values, or is the same for eight different inputs.
     """
-    runner = OnnxRunner(signature.path)
+    runner = OnnxRunner(signature.file)
     rows = max(IMAGES, signature.batch or 1)
     inputs = _rows(runner, signature, examples, rows)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ from ...errors import InputError
 
 if TYPE_CHECKING:
     import onnx
+
+    from ...converters.files.model_file import ModelFile
 
 __all__ = ["GraphSignature", "GraphTensor", "read_signature"]
 
@@ -81,12 +82,14 @@ class GraphSignature:
     outputs: tuple[GraphTensor, ...]
     opset: int
     ir_version: int
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str]
     """The file's own metadata, where `rtool export` states preprocessing and provenance."""
-    evidence: PreprocessingEvidence = field(default=PreprocessingEvidence(""))
+    evidence: PreprocessingEvidence
     """What the graph shows of its preprocessing, without what its metadata state."""
-    sha256: str = ""
+    sha256: str
     """SHA-256 in hexadecimal of the bytes that the signature was read from; what is published must have it too."""
+    file: ModelFile = field(repr=False, compare=False)
+    """Those bytes: a publish tries them out and publishes them, whatever becomes of the file meanwhile."""
 
     @property
     def batch(self) -> int | None:
@@ -115,23 +118,15 @@ def read_signature(path: str | Path) -> GraphSignature:
         InputError: the file is missing, is not ONNX, keeps weights in other files, or has inputs or outputs that Triton
             does not support.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    from ...converters.files.external_data import external_locations, has_external_data
-    from ...converters.files.model_bytes import read_model_bytes
-    from ...converters.files.open_dimensions import state_open_dimensions
+    from ...converters.files.external_data import external_locations
+    from ...converters.files.model_file import ModelFile
 
     path = Path(path)
-    try:
-        data = read_model_bytes(path)
-        model = onnx.ModelProto.FromString(data)
-    except DecodeError as error:
-        raise InputError(f"{path}: expected an ONNX model, got bytes that are not one or are cut short") from error
-    state_open_dimensions(model)
+    file = ModelFile.read(path)
+    model = file.outline
     if not model.graph.output:
         raise InputError(f"{path}: expected an ONNX model, found no graph outputs; re-export it")
-    if has_external_data(model):
+    if file.has_external_data:
         named = ", ".join(external_locations(model, str(path)))
         raise InputError(
             f"{path}: keeps weights in other files ({named}), and a version is published as one "
@@ -147,7 +142,8 @@ def read_signature(path: str | Path) -> GraphSignature:
         model.ir_version,
         {entry.key: entry.value for entry in model.metadata_props},
         evidence_of_view(_view(model, str(path)), str(path), {}),
-        hashlib.sha256(data).hexdigest(),
+        file.source.sha256 or "",
+        file,
     )
 
 

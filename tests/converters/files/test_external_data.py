@@ -12,9 +12,6 @@ import pytest
 
 from rtool.cli.main import run
 from rtool.converters import OnnxRunner, export, inspect, load_bundle, load_onnx, onnx2torch, onnx_to_torch
-from rtool.converters.files.external_data import (
-    refuse_external_data,
-)
 from rtool.converters.files.model_file import ModelFile
 from rtool.errors import InputError, RtoolError
 
@@ -216,7 +213,7 @@ def test_a_command_ends_with_2_and_names_the_cause(split, capsys, escape, comman
 def test_a_model_in_memory_never_looks_into_the_current_folder(split, no_session, carrier, given):
     split.carrier, split.entries = carrier, {"location": "secret.bin"}
     proto = split.proto()
-    for read in (load_onnx, OnnxRunner, onnx_to_torch, lambda model: refuse_external_data(model, "m")):
+    for read in (load_onnx, OnnxRunner, onnx_to_torch):
         if given == "proto":
             with pytest.raises(InputError, match="in memory; give the path"):
                 read(proto)

@@ -91,6 +91,19 @@ def model(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return path
 
 
+def recipe(path: Path) -> Path:
+    """A configuration of a run that finds its model in the command."""
+    file = path.with_name("recipe.yaml")
+    file.write_text(f"data: {{train: '{PEOPLE}', evaluate: '{PEOPLE}', batch: 8}}\nlosses: [{{kind: arcface}}]\n")
+    return file
+
+
+def twin(path: Path) -> Path:
+    """Another file of the same inputs and outputs."""
+    onnx.save(network(), path.with_name("twin.onnx"))
+    return path.with_name("twin.onnx")
+
+
 PEOPLE = "synthetic-people:identities=4,images=8,seed=2,size=16x8"
 COMMANDS: dict[str, Callable[[Path], object]] = {
     "inspect": rtool.inspect,
@@ -109,10 +122,17 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "finetune's model": lambda path: load_network(ModelConfig(reference=str(path))),
     "onnx_to_torch": onnx_to_torch,
     "open_runner": open_runner,
+    "finetune --dry-run": lambda path: run(
+        ["finetune", str(recipe(path)), f"model.reference={path}", "--dry-run", "-q"]
+    ),
+    "bench parity": lambda path: rtool.bench.parity(path, twin(path)),
+    "deploy": lambda path: rtool.deploy(path, name="m", repository=path.with_name("models"), force=True),
     "write_back": lambda path: write_back(onnx_to_torch(ModelFile.read(path)), path),
 }
-OPENED_BY_TWO_CALLS = {"write_back"}
-"""What is not one command: the first call converts, the second writes back."""
+OPENED_TWICE = {
+    "deploy": "read, then copied into the repository, where the copy must have the SHA-256 of what was read",
+    "write_back": "two calls: the first converts, the second writes back",
+}
 
 
 @ON_LINUX
@@ -120,7 +140,7 @@ OPENED_BY_TWO_CALLS = {"write_back"}
 def test_a_command_opens_the_file_once(command: str, model: Path):
     with counted(model) as watch:
         COMMANDS[command](model)
-        assert watch.opens() == (2 if command in OPENED_BY_TWO_CALLS else 1)
+        assert watch.opens() == (2 if command in OPENED_TWICE else 1)
 
 
 @ON_LINUX

@@ -128,7 +128,7 @@ SPLIT = {
         [(3,), (3,), (1,)],
     ),
     "a fixed batch": (Stand(lambda a: (-a,), [(4, 2)], batch=4), [ROWS], [-ROWS], [(4,), (4,)]),
-    "several rows an image at a fixed batch": (
+    "several rows per image at a fixed batch": (
         Stand(lambda a: (a.reshape(-1, 1),), [(4, 2)], batch=4),
         [ROWS],
         [ROWS.reshape(-1, 1)],
