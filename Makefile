@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-lost-code bench-decoding clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-distil bench-lost-code bench-decoding clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -98,6 +98,11 @@ bench-lost-code: $(STAMP)
 # JPEG decoding by rtool, Pillow, simplejpeg and cv2, which is installed into .peers, and the loader's rate; three minutes.
 bench-decoding: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.training.decoding_bench
+
+# What a teacher is worth: every recipe with three seeds, people and faces; about an hour on 2 cores. JOURNAL=FILE goes on
+# where the file ends.
+bench-distil: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.distillation.distil_bench $(if $(JOURNAL),--journal $(JOURNAL))
 
 clean:
 	rm -rf .venv .peers .packages .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs

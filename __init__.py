@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from .converters.operators.operator_table import ops
     from .errors import RtoolError
     from .finetune import finetune
+    from .finetune.distilling import distil
     from .finetune.embedding.image_embeddings import embed
     from .finetune.evaluation.evaluation import evaluate
     from .serving.publishing.publishing import deploy
@@ -35,6 +36,7 @@ _PUBLIC: dict[str, str] = {
     "RtoolError": ".errors",
     "demo": ".benchmarks",
     "deploy": ".serving",
+    "distil": ".finetune",
     "doctor": ".benchmarks",
     "embed": ".finetune",
     "evaluate": ".finetune",
@@ -55,6 +57,7 @@ __all__ = [
     "config",
     "demo",
     "deploy",
+    "distil",
     "doctor",
     "embed",
     "evaluate",

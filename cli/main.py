@@ -17,6 +17,7 @@ from ..version import __version__
 from .bench import bench
 from .convert import onnx2torch_command, ops_command
 from .deploy import deploy_command, serve_command
+from .distil import distil_command
 from .embed import embed_command
 from .evaluation.command import evaluate_command
 from .export import export_command
@@ -50,6 +51,7 @@ for _command, _short in (
     (inspect_command, "Describe a model: inputs, batch, BatchNorm, size."),
     (onnx2torch_command, "Convert a fused ONNX file to a trainable bundle."),
     (finetune_command, "Fine-tune the model that a configuration names."),
+    (distil_command, "Train a student on what a teacher says."),
     (evaluate_command, "Measure retrieval or verification on labelled images."),
     (embed_command, "Write the embeddings of images to a file."),
     (export_command, "Export a model to one file: ONNX, fp16, int8, .pt2."),

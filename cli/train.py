@@ -9,16 +9,13 @@ import click
 
 from ..errors import InputError
 from .output import Output, examples, output_options
+from .training_output import emit_result, parse_processes, plan_rows
 
 if TYPE_CHECKING:
     from ..finetune.config.config import FinetuneConfig
-    from ..finetune.training.planning import RunPlan
 
 
 __all__ = ["config_group", "finetune_command"]
-
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells use it."""
 
 _SEVERAL_NODES = """
 
@@ -81,14 +78,13 @@ def finetune_command(
     from ..converters.zoo.facts import check_reference
     from ..finetune.config.files import load_config
 
-    processes = _processes(nproc)
+    processes = parse_processes(nproc)
     resolved = load_config(config, overrides)  # a wrong one is refused before torch is loaded
     if resume is None:
         check_reference(resolved.model.reference)
 
     from ..finetune.finetuning import finetune
     from ..finetune.processes.launching import is_first_rank
-    from ..finetune.runs.gain import Gain
     from ..finetune.training.planning import plan_run
 
     if show_batch is not None:
@@ -96,7 +92,7 @@ def finetune_command(
         return
     if dry_run:
         plan = plan_run(resolved, nproc=processes)
-        output.emit(plan, _plan_rows(plan), artefact=plan.output)
+        output.emit(plan, plan_rows(plan), artefact=plan.output)
         return
     result = finetune(
         resolved,
@@ -108,18 +104,7 @@ def finetune_command(
     )
     if not is_first_rank():  # under torchrun, one process prints the result
         return
-    rows = [
-        ("epochs", f"{result.epochs} ({result.steps} steps, {result.skipped_steps} skipped)"),
-        *((name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)),
-        ("images/s", f"{result.images_per_second:.0f}"),
-    ]
-    if result.gain is not None:
-        rows.append(("source -> best", str(Gain(**result.gain))))
-    if not result.finished:
-        rows.append(("stopped", f"by {result.stopped_by}, and saved; continue with --resume auto"))
-    output.emit(result, rows, artefact=result.run_dir)
-    if result.stopped_by == "SIGINT":
-        click.get_current_context().exit(_INTERRUPTED)
+    emit_result(output, result)
 
 
 @click.group("config")
@@ -139,15 +124,20 @@ def config_group() -> None:
 @click.argument("config", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--losses", is_flag=True, help="Show all kinds of losses with their fields instead.")
+@click.option("--distil", is_flag=True, help="Show the section distil with all its fields instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the values alone.")
-def config_show_command(config: Path | None, overrides: tuple[str, ...], losses: bool, as_json: bool) -> None:
+def config_show_command(
+    config: Path | None, overrides: tuple[str, ...], losses: bool, distil: bool, as_json: bool
+) -> None:
     """Print every field with its value and meaning: of CONFIG, or the defaults."""
     from ..finetune.config.calls import show
 
-    page = show(config, overrides, losses=losses)
+    page = show(config, overrides, losses=losses, distil=distil)
+    if losses and distil:
+        raise click.UsageError("--losses and --distil are two pages; ask for one")
     if as_json:
-        if losses:
-            raise click.UsageError("--losses is a page to read; it has no --json")
+        if losses or distil:
+            raise click.UsageError(f"--{'losses' if losses else 'distil'} is a page to read; it has no --json")
         Output(as_json=True, quiet=False).emit(page.config.model_dump(mode="json"))
         return
     click.echo(page.text, nl=False)
@@ -242,6 +232,15 @@ def _processes(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise InputError(f"--size {text}: expected HEIGHTxWIDTH, such as 256x128")
+    return int(height), int(width)
+
+
 def _show_batch(output: Output, config: FinetuneConfig, path: Path, processes: int | Literal["auto"]) -> None:
     from ..finetune.training.contact_sheet import draw_first_batch
 
@@ -253,24 +252,3 @@ def _show_batch(output: Output, config: FinetuneConfig, path: Path, processes: i
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     output.emit({"sheet": path, "width": sheet.width, "height": sheet.height}, artefact=path)
-
-
-def _plan_rows(plan: RunPlan) -> list[tuple[str, str]]:
-    return [
-        ("model", f"{plan.model}, {plan.parameters:,} parameters, heads {plan.head_parameters:,}"),
-        *([("weights", str(plan.weights))] if plan.weights is not None else []),
-        ("input", "x".join(map(str, plan.input)) + f" -> {plan.embedding}"),
-        ("preprocessing", plan.preprocessing),
-        ("train", f"{plan.train_images} images of {plan.train_identities} identities"),
-        ("held out", f"{plan.held_out_images} images of {plan.held_out_identities} identities"),
-        (
-            "evaluation",
-            f"{plan.protocol}; {plan.metric} chooses the best checkpoint"
-            if plan.metric
-            else "none: evaluation is null",
-        ),
-        ("steps", f"{plan.epochs} epochs of {plan.steps_per_epoch}, {plan.processes} x {plan.batch} images each"),
-        ("device", f"{plan.device}, about {plan.memory / 1e6:.0f} MB per process"),
-        *(("note", note) for note in plan.notes),
-        ("output", str(plan.output)),
-    ]

@@ -23,6 +23,7 @@ _PUBLIC: dict[str, str] = {
     "VerificationResult": ".evaluation.pairs.verification",
     "EmbedResult": ".embedding.image_embeddings",
     "embed": ".embedding.image_embeddings",
+    "distil": ".distilling",
     "evaluate": ".evaluation.evaluation",
     "evaluate_embeddings": ".evaluation.evaluation",
     "load_config": ".config.files",

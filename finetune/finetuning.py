@@ -18,6 +18,8 @@ from ..converters.records.json_text import parse_json
 from ..errors import ConfigError, GateError, InputError, PlatformError, RtoolError
 from .config.config import FinetuneConfig
 from .config.files import load_config
+from .data.dataset import NOBODY, Dataset
+from .distillation.panel import open_teachers
 from .network.autocast import autocast_dtype
 from .network.networks import Network, load_network, restore_batchnorms
 from .processes.collectives import rank, world_size
@@ -167,11 +169,14 @@ def _train(
     # Until the first step Ctrl-C ends the run at once: there is nothing to save.
     with on_stop_signal(asked.append, (signal.SIGTERM,)), _convolutions_timed(device):
         network = load_network(config.model, checkpoint)
-        data = prepare_data(config, network.preprocessing)
+        teachers = None
+        if config.distil is not None:
+            teachers = open_teachers(config.distil, config.augment, network.preprocessing, device)
+        data = prepare_data(config, network.preprocessing, None if teachers is None else teachers.views)
         if config.model.restore_bn and checkpoint is None:
             report = restore_batchnorms(network, data.train, config.model.calibration_images)
             data = replace(data, notes=(*data.notes, report))
-        trainer = Trainer(config, network, data, folder, run / "checkpoints", device)
+        trainer = Trainer(config, network, data, folder, run / "checkpoints", device, teachers)
         if checkpoint is not None:
             trainer.resume(checkpoint)
         if folder is not None:
@@ -252,7 +257,7 @@ def _describe(
     train, size = data.train.dataset, network.preprocessing
     folder.log(f"model {network.name}: {size.height}x{size.width} input, {network.dimension}-d embedding")
     folder.log(f"preprocessing: {size} ({network.preprocessing_origin})")
-    folder.log(f"train on {train.name}: {train}")
+    folder.log(f"train on {train.name}: {_trained_on(config, train)}")
     for name, held in data.held_out.items():
         folder.log(f"evaluate on {f'{name}, ' if name else ''}{held.dataset.name}: {held.dataset}")
     if network.weights is not None:
@@ -268,6 +273,14 @@ def _describe(
     folder.write_environment(
         {"processes": world_size(), "device": str(device), "threads": torch.get_num_threads(), "model": network.name}
     )
+
+
+def _trained_on(config: FinetuneConfig, train: Dataset) -> str:
+    """What the training data hold; with teachers, images of nobody have no label and are no distractors."""
+    unlabelled = int((train.identities == NOBODY).sum())
+    if config.distil is None or not unlabelled:
+        return str(train)
+    return f"{len(train)} images of {train.identity_count} identities, {unlabelled} of them without labels"
 
 
 def _finetune_as_rank(

@@ -62,7 +62,16 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("places", "machine", "references"),
         ("compare", "load", "timing"),
         ("operators",),
-        ("conversion", "evaluation", "export", "robustness", "serving_drills", "training", "whole_flow"),
+        (
+            "conversion",
+            "distillation",
+            "evaluation",
+            "export",
+            "robustness",
+            "serving_drills",
+            "training",
+            "whole_flow",
+        ),
     ),
 }
 MOST_FILES = 15

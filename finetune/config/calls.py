@@ -13,7 +13,7 @@ from .effects.settings import settings_without_effect
 from .files import load_config
 from .foreign.fates import KeyFate
 from .foreign.recognition import Trainer, convert_foreign
-from .pages import commented_config, config_template, loss_reference
+from .pages import commented_config, config_template, distil_reference, loss_reference
 
 __all__ = ["CheckedConfig", "ConfigFile", "ConfigPage", "check", "convert", "init", "show"]
 
@@ -24,7 +24,7 @@ class ConfigPage:
 
     config: FinetuneConfig
     text: str
-    """YAML with the meaning of each field above it; the reference of the losses where that was asked for."""
+    """YAML with the meaning of each field above it; a reference where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,17 @@ class ConfigFile:
 
 
 def show(
-    config: str | Path | FinetuneConfig | None = None, overrides: Sequence[str] = (), *, losses: bool = False
+    config: str | Path | FinetuneConfig | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    losses: bool = False,
+    distil: bool = False,
 ) -> ConfigPage:
     """Every field with its value and meaning: of `config` with `key=value` overrides, or the defaults.
 
     Args:
         losses: Show all kinds of losses with their fields and defaults instead.
+        distil: Show the section distil with all its fields and terms instead.
 
     Raises:
         InputError: the file is missing.
@@ -67,7 +72,9 @@ def show(
         (3, 'name: finetune')
     """
     resolved = load_config(config_template() if config is None else config, overrides)
-    return ConfigPage(resolved, loss_reference() if losses else commented_config(resolved))
+    if losses or distil:
+        return ConfigPage(resolved, loss_reference() if losses else distil_reference())
+    return ConfigPage(resolved, commented_config(resolved))
 
 
 def check(config: str | Path | FinetuneConfig, overrides: Sequence[str] = ()) -> CheckedConfig:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ...errors import InputError
 from .augmentation import AugmentConfig
+from .distillation import EMA, DistilConfig
 from .losses import (
     AdaFaceLoss,
     ArcFaceLoss,
@@ -43,6 +44,7 @@ __all__ = [
     "ContrastiveLoss",
     "CosFaceLoss",
     "DataConfig",
+    "DistilConfig",
     "EvaluationConfig",
     "FinetuneConfig",
     "LossConfig",
@@ -224,8 +226,10 @@ class FinetuneConfig(Section):
     """Images and batches."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of training images."""
-    losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)]
-    """Terms of the weighted sum that training minimises."""
+    losses: tuple[LossConfig, ...] = ()
+    """Terms of the weighted sum that training minimises; may be empty where distil gives some."""
+    distil: DistilConfig | None = None
+    """Teachers that the model learns from; null: none."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How parameters are updated."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -250,6 +254,39 @@ class FinetuneConfig(Section):
         if self.optimizer.accumulate > 1 and any(isinstance(loss, PartialFCLoss) for loss in self.losses):
             raise ValueError("optimizer.accumulate: partial_fc updates its rows at every batch; set it to 1")
         return self
+
+    @model_validator(mode="after")
+    def _something_is_minimised(self) -> FinetuneConfig:
+        if not self.losses and self.distil is None:
+            raise ValueError("'losses' is missing: give at least one, such as [{kind: arcface}], or a section distil")
+        return self
+
+    @model_validator(mode="after")
+    def _distillation_has_what_it_needs(self) -> FinetuneConfig:
+        """What the section distil asks of others."""
+        if (distil := self.distil) is None:
+            return self
+        if any(teacher.reference == EMA for teacher in distil.teachers) and not self.optimizer.ema:
+            raise ValueError("distil.teachers: ema is the student's moving average; set optimizer.ema, such as 0.99")
+        if not distil.labels:
+            if self.losses:
+                raise ValueError(f"losses: {self.losses[0].kind} needs labels, and distil.labels is false; remove it")
+            if self.data.sampler != "random":
+                raise ValueError(f"data.sampler {self.data.sampler}: needs labels, and distil.labels is false")
+            if self.evaluation is not None and self.data.evaluate is None:
+                raise ValueError(
+                    "evaluation: without labels (distil.labels is false) no people can be held out; give labelled "
+                    "images as data.evaluate, or set evaluation=null"
+                )
+        return self
+
+    def terms(self) -> tuple[tuple[str, float], ...]:
+        """Name and weight of each term that training minimises: those of `losses`, then those of `distil`."""
+        distil = () if self.distil is None else self.distil.terms
+        named: list[tuple[str, float]] = [(loss.kind, loss.weight) for loss in self.losses]
+        named += [(f"distil_{term.kind}", term.weight) for term in distil]
+        names = [name for name, _ in named]
+        return tuple((f"{n}_{i}" if names.count(n) > 1 else n, w) for i, (n, w) in enumerate(named))
 
 
 _SECTIONS = frozenset(

@@ -19,7 +19,7 @@ from .overrides import apply_override
 from .sources import without_tag
 from .yaml_text import ConfigLoader, load_yaml
 
-__all__ = ["dump_config", "load_config"]
+__all__ = ["dump_config", "load_config", "parse_config"]
 
 
 def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = ()) -> FinetuneConfig:
@@ -40,9 +40,16 @@ def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = 
         0.0001
     """
     if isinstance(config, FinetuneConfig):
-        source, data = "config", config.model_dump(mode="json")
-    else:
-        source, data = str(config), _read_yaml(Path(config))
+        return parse_config(config.model_dump(mode="json"), "config", overrides)
+    return parse_config(_read_yaml(Path(config)), str(config), overrides)
+
+
+def parse_config(data: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> FinetuneConfig:
+    """The configuration of raw values, which `overrides` change first; `source` begins the message on faults.
+
+    Raises:
+        ConfigError: keys are unknown or values wrong; all of them in one message.
+    """
     for override in overrides:
         apply_override(data, override)
     try:

@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from .config import FinetuneConfig, LossConfig, Section
+from .distillation import DistilConfig, DistilTerm, TeacherConfig
 
-__all__ = ["commented_config", "config_template", "loss_reference"]
+__all__ = ["commented_config", "config_template", "distil_reference", "loss_reference"]
 
 _TEMPLATE: dict[str, Any] = {
     "model": {"reference": "model.onnx"},
@@ -35,15 +36,31 @@ def config_template() -> FinetuneConfig:
 
 def loss_reference() -> str:
     """All kinds of loss with their fields and defaults, as YAML."""
-    blocks = []
-    for model in _loss_models():
-        lines = [f"# {_summary(model)}"]
-        for name, field in model.model_fields.items():
-            default = get_args(field.annotation)[0] if name == "kind" else field.default
-            note = f"  # {' '.join(_meaning(field))}" if field.description else ""
-            lines.append(f"{'- ' if name == 'kind' else '  '}{name}: {_value(default)}{note}")
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(_block(model) for model in get_args(get_args(LossConfig)[0])) + "\n"
+
+
+def distil_reference() -> str:
+    """The section distil with all its fields, those of a teacher and all kinds of terms, as YAML."""
+    lines = [f"# {_summary(DistilConfig)}", "distil:"]
+    for name, field in DistilConfig.model_fields.items():
+        lines += [f"  # {line}" for line in _meaning(field)]
+        if name not in ("teachers", "terms"):
+            lines.append(f"  {name}: {_value(field.default)}")
+            continue
+        items = (TeacherConfig,) if name == "teachers" else get_args(get_args(DistilTerm)[0])
+        lines.append(f"  {name}:")
+        lines += [f"    {line}" for model in items for line in _block(model).splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def _block(model: type[BaseModel]) -> str:
+    """The fields of a section as an item of a list."""
+    lines = [f"# {_summary(model)}"]
+    for number, (name, field) in enumerate(model.model_fields.items()):
+        default = get_args(field.annotation)[0] if name == "kind" else field.default
+        note = f"  # {' '.join(_meaning(field))}" if field.description else ""
+        lines.append(f"{'  ' if number else '- '}{name}: {_value(default)}{note}")
+    return "\n".join(lines)
 
 
 def _section_lines(section: BaseModel, indent: str) -> Iterator[str]:
@@ -63,9 +80,10 @@ def _section_lines(section: BaseModel, indent: str) -> Iterator[str]:
 
 
 def _item_lines(item: BaseModel, indent: str) -> Iterator[str]:
-    """A loss as a list item: its kind first, then its fields with their meaning."""
+    """A loss or a teacher as a list item: its kind or reference first, then its fields with their meaning."""
     fields = item.model_dump(mode="json")
-    yield f"{indent}- kind: {fields.pop('kind')}  # {_summary(type(item))}"
+    first = next(iter(fields))
+    yield f"{indent}- {first}: {_value(fields.pop(first))}  # {_summary(type(item))}"
     for name, value in fields.items():
         yield f"{indent}  {name}: {_value(value)}  # {' '.join(_meaning(type(item).model_fields[name]))}"
 
@@ -81,10 +99,6 @@ def _words(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
         return [str(word) for word in get_args(annotation)]
     return [word for argument in get_args(annotation) for word in _words(argument)]
-
-
-def _loss_models() -> list[type[BaseModel]]:
-    return list(get_args(get_args(LossConfig)[0]))
 
 
 def _summary(model: type[BaseModel]) -> str:

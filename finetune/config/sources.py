@@ -54,7 +54,11 @@ EvaluationSources = Annotated[Annotated[_One | _Named, Discriminator(_kind)], Af
 
 def without_tag(place: tuple[Any, ...]) -> tuple[Any, ...]:
     """The place of a problem as the file has it: pydantic puts the form of the sources (one, list, named) after it."""
-    return place[:2] + place[3:] if place[:2] in (("data", "train"), ("data", "evaluate")) else place
+    return (
+        place[:2] + place[3:]
+        if place[:2] in (("data", "train"), ("data", "evaluate"), ("distil", "unlabelled"))
+        else place
+    )
 
 
 def named_sources(sources: Sources) -> dict[str, str]:

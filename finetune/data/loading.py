@@ -22,6 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from ...errors import DataError, PlatformError, RtoolError
 from ..config.config import AugmentConfig
 from ..processes.child_processes import serve_parent, signals_held
+from .augment.views import Views
 from .augmentation import augment, sample_generator
 from .dataset import Dataset
 from .decoding import Resize, check_unreadable, read_image
@@ -32,8 +33,11 @@ __all__ = ["Batch", "EpochSamples", "TrainingPixels", "iterate_batches", "lost_w
 Key = tuple[int, int]
 """Position in the epoch's plan, and image number."""
 
-Sample = tuple[NDArray[np.uint8], int, tuple[int, ...]]
+Read = tuple[NDArray[np.uint8], int, tuple[int, ...]]
 """Pixels uint8 [H, W, C], label, and the numbers of images in whose place it stands."""
+
+Sample = tuple[NDArray[np.uint8], int, tuple[int, ...], tuple[NDArray[np.uint8], ...]]
+"""The same of an augmented image, and its views at the sizes of other models."""
 
 _LOST = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)\.|exited unexpectedly(.*))")
 """torch's message about a worker that ended: with the name of a signal, an exit code, or neither."""
@@ -53,10 +57,13 @@ class Batch:
     pixels: Tensor
     labels: Tensor
     unreadable: tuple[int, ...]
+    views: tuple[Tensor, ...] = ()
+    """The same images as teachers of other sizes see them, each uint8 [n, H', W', C']."""
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which a GPU copies while the CPU continues."""
-        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable)
+        views = tuple(view.pin_memory() for view in self.views)
+        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable, views)
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,15 @@ class TrainingPixels:
     dataset: Dataset
     resize: Resize
     values: NDArray[np.uint8] | None
+    views: Views | None = None
+    """Where several models see the images: `resize` and `values` are at their canvas then."""
 
-    def read(self, index: int) -> Sample:
+    def read_own(self, index: int) -> NDArray[np.uint8]:
+        """Image number `index`, or the one in its place, as the model that learns sees it: uint8 [H, W, C]."""
+        image = self.read(index)[0]
+        return image if self.views is None else self.views.own_view(image)
+
+    def read(self, index: int) -> Read:
         """Image number `index`, or the next readable one: of its identity first, then in the order of the data set.
 
         Raises:
@@ -81,7 +95,7 @@ class TrainingPixels:
         except UnreadableImageError:
             return self._replacement(index)
 
-    def _replacement(self, index: int) -> Sample:
+    def _replacement(self, index: int) -> Read:
         """The image in place of `index`. Searched only when needed, because that reads the labels of all images."""
         labels, count = self.dataset.identities, len(self.dataset)
         ahead = (np.arange(count) + index) % count
@@ -120,7 +134,11 @@ class EpochSamples(TorchDataset[Sample]):
             passed_over.extend(lost)
             return pixels
 
-        return augment(image, self.augment, self.fill, rng, other=other), label, tuple(passed_over)
+        seen = augment(image, self.augment, self.fill, rng, other=other)
+        views: tuple[NDArray[np.uint8], ...] = ()
+        if self.pixels.views is not None:
+            seen, views = self.pixels.views.of(seen)
+        return seen, label, tuple(passed_over), views
 
     def __getitems__(self, keys: list[Key]) -> list[Sample] | RtoolError:
         """A batch in a worker process. An error is returned, for torch would lose its message if it were raised."""
@@ -226,7 +244,8 @@ def _collate_or_pass(samples: Sequence[Sample] | RtoolError) -> Batch | RtoolErr
 
 def _collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
-        torch.from_numpy(np.stack([image for image, _, _ in samples])),
-        torch.tensor([label for _, label, _ in samples], dtype=torch.int64),
-        tuple(index for _, _, unreadable in samples for index in unreadable),
+        torch.from_numpy(np.stack([image for image, _, _, _ in samples])),
+        torch.tensor([label for _, label, _, _ in samples], dtype=torch.int64),
+        tuple(index for _, _, unreadable, _ in samples for index in unreadable),
+        tuple(torch.from_numpy(np.stack(each)) for each in zip(*(views for _, _, _, views in samples), strict=True)),
     )

@@ -7,8 +7,9 @@ itself holds fixed, such as the last scale of an iresnet or those that `rtool on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,36 @@ _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Learner(nn.Module):
-    """`forward(images, labels)` gives the unweighted losses, one per head: float32 [H]."""
+    """`forward(images, labels)` gives the unweighted losses, one per head and those of the distiller: float32 [H]."""
 
-    def __init__(self, backbone: nn.Module, heads: nn.ModuleList, *, output: int, autocast: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        heads: nn.ModuleList,
+        *,
+        output: int,
+        autocast: torch.dtype | None,
+        distiller: nn.Module | None = None,
+        watching: Callable[[], AbstractContextManager[None]] = nullcontext,
+        labelled: int | None = None,
+    ) -> None:
+        """Join them.
+
+        Args:
+            backbone: From images to embeddings.
+            heads: From embeddings and labels to one loss each.
+            output: Number of the backbone's output that is the embedding.
+            autocast: The dtype in which the backbone computes; None for float32.
+            distiller: From embeddings, labels and the outputs of teachers to losses [K], added behind those of `heads`;
+                it counts as one of `self.heads` where these are trained and saved.
+            watching: The context in which the backbone computes for the distiller.
+            labelled: Images of each batch that have labels, from the first on; None: all.
+        """
         super().__init__()
         self.backbone = backbone
-        self.heads = heads
+        self.heads = heads if distiller is None else nn.ModuleList([*heads, distiller])
+        self._head_count = len(heads)
+        self._labelled, self._watching = labelled, watching
         self.autocast = autocast
         fixed = cancelled_biases(backbone)
         self._output = output
@@ -40,12 +65,16 @@ class Learner(nn.Module):
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Losses [H] of normalised images [N, C, H, W] with int64 labels [N]."""
+    def forward(self, images: Tensor, labels: Tensor, teachers: Sequence[Any] = ()) -> Tensor:
+        """Losses [H] of normalised images [N, C, H, W] with int64 labels [N] and what each teacher says of them."""
         autocast = torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None)
-        with autocast, self._around(self.backbone):
+        with autocast, self._around(self.backbone), self._watching():
             embeddings = (self._compiled or self._embed)(images)
-        return torch.stack([head(embeddings, labels) for head in self.heads])
+        known = labels if self._labelled is None else labels[: self._labelled]
+        heads = list(self.heads)
+        losses = [head(embeddings[: len(known)], known).reshape(1) for head in heads[: self._head_count]]
+        losses += [head(embeddings, known, teachers) for head in heads[self._head_count :]]
+        return torch.cat(losses)
 
     def compile_backbone(self) -> None:
         """Run the backbone through torch.compile from now on; the heads, which gather and branch, are not compiled.

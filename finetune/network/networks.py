@@ -175,7 +175,7 @@ def restore_batchnorms(network: Network, pixels: TrainingPixels, count: int) -> 
     """
     module = _converted(network)
     chosen = np.linspace(0, len(pixels.dataset) - 1, min(count, len(pixels.dataset))).astype(int)
-    images = torch.from_numpy(np.stack([pixels.read(int(index))[0] for index in chosen]))
+    images = torch.from_numpy(np.stack([pixels.read_own(int(index)) for index in chosen]))
     batches = [
         images_to_tensor(images[start : start + _CALIBRATION_BATCH], network.preprocessing, torch.device("cpu"), False)
         for start in range(0, len(images), _CALIBRATION_BATCH)

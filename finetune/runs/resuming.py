@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ...errors import ConfigError, InputError, nearest
 from ..config.config import FinetuneConfig, PartsLoss
+from ..config.distillation import DistilConfig, FeaturesTerm
 from ..config.files import load_config
 from .checkpoints import check_checkpoint, clear_partial, load_progress
 from .data_record import ACCEPTABLE, DataRecord, check_data, load_data_record
@@ -28,6 +29,7 @@ _FIXED: dict[str, Callable[[FinetuneConfig], Any]] = {
     "model.weights": lambda config: config.model.weights,
     "model.restore_bn": lambda config: config.model.restore_bn,
     "losses": lambda config: [_shape(loss) for loss in config.losses],
+    "distil": lambda config: config.distil and _shape_of_distil(config.distil),
     "optimizer.kind": lambda config: config.optimizer.kind,
     "optimizer.ema": lambda config: "an average" if config.optimizer.ema else "no average",
     "evaluation.protocol": lambda config: config.evaluation and config.evaluation.protocol,
@@ -118,6 +120,13 @@ def _check_config(run: Path, config: FinetuneConfig) -> None:
         was, now = value(before), value(config)
         if was != now:
             raise ConfigError(f"{field}: {run} was trained with {was}, got {now}; put it back, or start a new run")
+
+
+def _shape_of_distil(distil: DistilConfig) -> tuple[object, ...]:
+    """What a checkpoint holds of the terms, and whom they compare with; weights and the cache may change."""
+    teachers = [(each.reference, each.output, each.logits, each.weights) for each in distil.teachers]
+    terms = [(term.kind, dict(term.layers) if isinstance(term, FeaturesTerm) else {}) for term in distil.terms]
+    return teachers, terms, distil.labels
 
 
 def _shape(loss: Any) -> str:

@@ -6,16 +6,22 @@ the same two parts, `build_heads` and `build_learner`.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 
 from ...errors import ConfigError
 from ..config.config import FinetuneConfig, PartialFCLoss
+from ..distillation.building import build_distiller
+from ..distillation.panel import Teachers
+from ..distillation.terms import Distiller
 from ..losses.heads import build_head
 from ..network.autocast import autocast_dtype
 from ..network.learner import Learner, check_freezing
 from ..network.networks import Network
 from ..network.reach import hold_unreached
+from .epoch import labelled_images
 
 __all__ = ["assemble_learner", "build_heads", "build_learner"]
 
@@ -23,16 +29,22 @@ _SHOWN = 3
 
 
 def assemble_learner(
-    config: FinetuneConfig, network: Network, identities: int, device: torch.device
+    config: FinetuneConfig, network: Network, identities: int, device: torch.device, teachers: Teachers | None = None
 ) -> tuple[Learner, list[str]]:
-    """Backbone and heads on the device, and lines for the log; heads are drawn from the seed, alike on every rank.
+    """Backbone, heads and terms of teachers on the device, and lines for the log; drawn alike on every rank.
 
     Raises:
         ConfigError: a pattern of `model.freeze` matches nothing, nothing would be trained, or batches are too small.
     """
     torch.manual_seed(config.seed)
     heads = build_heads(config, network.dimension, identities, device=device)
-    learner, notes = build_learner(config, network, heads, autocast_dtype(config.precision, device))
+    distiller, described = None, []
+    if teachers is not None:
+        examples = teachers.examples(network.dimension, device)
+        distiller = build_distiller(config, network, identities, examples, heads)
+        described = [f"teacher {facts}" for facts in teachers.describe(examples)]
+    learner, notes = build_learner(config, network, heads, autocast_dtype(config.precision, device), distiller)
+    notes = described + notes
     learner.to(device)
     if config.model.channels_last:
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -74,7 +86,11 @@ def build_heads(
 
 
 def build_learner(
-    config: FinetuneConfig, network: Network, heads: nn.ModuleList, autocast: torch.dtype | None
+    config: FinetuneConfig,
+    network: Network,
+    heads: nn.ModuleList,
+    autocast: torch.dtype | None,
+    distiller: Distiller | None = None,
 ) -> tuple[Learner, list[str]]:
     """Backbone and heads as one module, frozen as in the first epoch, and lines for the log.
 
@@ -84,7 +100,16 @@ def build_learner(
         ConfigError: a pattern of `model.freeze` matches nothing, nothing would be trained, or batches are too small.
     """
     unreached = hold_unreached(network, config.model.output)
-    learner = Learner(network.module, heads, output=config.model.output, autocast=autocast)
+    output, labelled = config.model.output, labelled_images(config)
+    learner = Learner(
+        network.module,
+        heads,
+        output=output,
+        autocast=autocast,
+        distiller=distiller,
+        watching=nullcontext if distiller is None else distiller.watching,
+        labelled=labelled,
+    )
     check_freezing(learner, config.model.freeze)
     _check_batch(config, learner)
     names = ", ".join(unreached[:_SHOWN]) + (", ..." if len(unreached) > _SHOWN else "")

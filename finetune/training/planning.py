@@ -7,15 +7,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+import torch
 from torch import nn
 
 from ...converters.weights.weight_match import WeightMatch
 from ...errors import InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
+from ..distillation.building import build_distiller
+from ..distillation.panel import TeacherFacts, open_teachers
+from ..distillation.terms import Distiller
 from ..evaluation.several_sets import choose_metric
 from ..network.autocast import autocast_dtype
 from ..network.memory_estimate import estimate_memory
-from ..network.networks import check_restorable, load_network
+from ..network.networks import Network, check_restorable, load_network
 from ..processes.launching import count_processes, resolve_device
 from .assembly import build_heads, build_learner
 from .epoch import epoch_steps
@@ -59,10 +63,13 @@ class RunPlan:
     epochs: int
     device: str
     memory: int
-    """Bytes per process: weights, gradients, optimizer state and activations of one batch; not the data."""
+    """Bytes per process: weights, gradients, optimizer state and activations of one batch; not the data
+    and no teachers."""
     output: Path
     weights: WeightMatch | None
     """What `model.weights` would load."""
+    teachers: tuple[TeacherFacts, ...] = ()
+    """The teachers of distil."""
     notes: tuple[str, ...] = ()
     """Settings without effect, and what is left out of the training data."""
 
@@ -82,15 +89,16 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     processes = count_processes(nproc, config.device)
     device = resolve_device(config.device, processes=processes)
     network = load_network(config.model)
-    train, held_out = open_training_data(config)
+    train, held_out = open_training_data(config, network.preprocessing)
     images = min(config.model.calibration_images, len(train))
     restored = check_restorable(network, images) if config.model.restore_bn else ""
     evaluation, identities = config.evaluation, train.identity_count
     plans = {} if evaluation is None else plan_sets(evaluation, held_out)
     heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
-    learner, notes = build_learner(config, network, heads, autocast)
-    build_optimizer(config.optimizer, network.module, heads)
+    distiller, teachers = _open_teachers(config, network, identities, heads, device)
+    learner, notes = build_learner(config, network, heads, autocast, distiller)
+    build_optimizer(config.optimizer, network.module, learner.heads)
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
     notes = [f"{train.name}: {note}" for note in train.notes] + notes + ([restored] if restored else [])
     notes += review_run(config, network, learner, train, batches, processes)
@@ -103,30 +111,49 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         embedding=network.dimension,
         preprocessing=f"{size} ({network.preprocessing_origin})",
         parameters=_count(network.module),
-        head_parameters=_count(heads) + sharded * identities * network.dimension,
+        head_parameters=_count(learner.heads) + sharded * identities * network.dimension,
         train_images=len(train),
         train_identities=identities,
         held_out_images=sum(len(dataset) for dataset in held_out.values()),
         held_out_identities=sum(dataset.identity_count for dataset in held_out.values()),
         protocol=", ".join(dict.fromkeys(plan.protocol for plan in plans.values())) or None,
         metric=None if evaluation is None else choose_metric(plans, evaluation.metric),
-        batch=config.data.batch,
+        batch=batches.shape[1] // processes,
         processes=processes,
         steps_per_epoch=len(batches) // config.optimizer.accumulate,
         epochs=config.epochs,
         device=str(device),
-        memory=estimate_memory(
-            config,
-            network,
-            _count(heads),
-            identities=identities,
-            processes=processes,
-            autocast=autocast,
-        ),
+        memory=_memory(config, network, learner.heads, identities, processes, autocast),
         output=output,
         weights=network.weights,
+        teachers=teachers,
         notes=tuple(notes),
     )
+
+
+def _memory(
+    config: FinetuneConfig,
+    network: Network,
+    heads: nn.ModuleList,
+    identities: int,
+    processes: int,
+    autocast: torch.dtype | None,
+) -> int:
+    count = _count(heads)
+    return estimate_memory(config, network, count, identities=identities, processes=processes, autocast=autocast)
+
+
+def _open_teachers(
+    config: FinetuneConfig, network: Network, identities: int, heads: nn.ModuleList, device: torch.device
+) -> tuple[Distiller | None, tuple[TeacherFacts, ...]]:
+    """The terms of distil and the facts of its teachers, each tried on two images."""
+    if config.distil is None:
+        return None, ()
+    without_cache = config.distil.model_copy(update={"cache": None})  # whose folder a plan does not make
+    teachers = open_teachers(without_cache, config.augment, network.preprocessing, device)
+    examples = teachers.examples(network.dimension, device)
+    distiller = build_distiller(config, network, identities, examples, heads)
+    return distiller, tuple(teachers.describe(examples))
 
 
 def _check_folder(folder: Path) -> None:

@@ -16,10 +16,12 @@ from ...converters.records.preprocessing import Preprocessing
 from ...errors import DataError
 from ..config.config import FinetuneConfig
 from ..config.sources import EvaluationSources, TrainingSources, as_list, named_sources
+from ..data.augment.views import Views
 from ..data.dataset import Dataset
 from ..data.decoding import Pixels, read_pixels, unreadable_note
 from ..data.distinct_images import Contents, content_numbers, one_of_each, refuse_two_identities
 from ..data.formats.sources import drawn_as, open_dataset
+from ..data.formats.unlabelled import open_unlabelled
 from ..data.image_files import UnreadableImageError
 from ..data.joined import join_datasets
 from ..data.jpeg.second_decoder import decoder_note
@@ -75,6 +77,8 @@ def describe_data(config: FinetuneConfig) -> DataRecord:
 
 def _open_source(config: FinetuneConfig) -> Dataset:
     opened = {}
+    if config.distil is not None and not config.distil.labels:
+        return _open_unlabelled(config.data.train)
     for name, source in named_sources(config.data.train).items():
         dataset = open_dataset(source)
         if dataset.pairs is not None:
@@ -84,6 +88,10 @@ def _open_source(config: FinetuneConfig) -> Dataset:
             )
         opened[name] = dataset.of_somebody()
     return join_datasets(opened)
+
+
+def _open_unlabelled(sources: TrainingSources) -> Dataset:
+    return join_datasets({name: open_unlabelled(source) for name, source in named_sources(sources).items()})
 
 
 def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: Mapping[str, Dataset]) -> DataRecord:
@@ -100,6 +108,8 @@ def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: M
     held = data.holdout if data.evaluate is None and evaluation is not None else None
     measured += _drawn(data.evaluate)
     origin = [source, held, *_drawn(data.train)] + ([] if data.decode == "exact" else [data.decode])
+    if config.distil is not None and config.distil.unlabelled is not None:
+        origin += [_open_unlabelled(config.distil.unlabelled), *_drawn(config.distil.unlabelled)]
     return DataRecord.of(train, list(held_out.values()), seed=config.seed, source=origin, evaluation=measured)
 
 
@@ -132,13 +142,18 @@ def _split(config: FinetuneConfig, train: Dataset) -> tuple[Dataset, dict[str, D
         train, held_out[""] = split_by_identity(train, config.data.holdout, config.seed)
     if config.data.sampler != "random":
         train = with_partners(train)
-    if train.identity_count < 2:
+    distil = config.distil
+    if train.identity_count < 2 and (distil is None or distil.labels):
         raise DataError(f"{train.name}: one identity; training needs at least 2")
+    if distil is not None and distil.unlabelled is not None:
+        more = _open_unlabelled(distil.unlabelled)
+        train = join_datasets({train.name: train, f"{more.name}, unlabelled": more})
     return train, held_out
 
 
-def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> PreparedData:
-    """Open both data sets and read what fits into memory at the model's size.
+def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing, views: Views | None = None) -> PreparedData:
+    """Open both data sets and read what fits into memory: held-out images at the model's size, training images at it
+    or at the canvas of `views`, where teachers of other sizes see them too.
 
     Raises:
         ConfigError: `data.decode` does nothing with these images.
@@ -146,18 +161,20 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
     """
     source = _open_source(config)
     train, held_out = _split(config, source)
+    canvas = preprocessing if views is None else views.canvas
     record = _record(config, source, train, held_out)
-    train = _decoded(config, train, preprocessing)
+    train = _decoded(config, train, canvas)
     opened = [train] if config.data.evaluate is None else [train, *held_out.values()]
     notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
     notes += [*_notes_on_sources(config, train, held_out), *filter(None, [_decoder(source)])]
     image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
-    room = int(config.data.memory_gb * 1e9 / image_bytes)
+    canvas_bytes = canvas.height * canvas.width * canvas.channels
+    memory = int(config.data.memory_gb * 1e9)
     values: NDArray[np.uint8] | None = None
     contents: Contents | None = None
-    if len(train) <= room:
-        room -= len(train)
-        read = read_pixels(train, preprocessing.resize)
+    if len(train) * canvas_bytes <= memory:
+        memory -= len(train) * canvas_bytes
+        read = read_pixels(train, canvas.resize)
         train, values = read.dataset, read.values
         notes += _unreadable_notes(read)
         contents = content_numbers(values)
@@ -167,17 +184,21 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing) -> Prepar
             notes.append(f"{train.name}: {again} images are copies of others, by content; they are trained on as well")
     else:
         notes.append(f"{train.name}: not searched for copies of images, because it does not fit into data.memory_gb")
+    room = memory // image_bytes
+    known = contents if (canvas.height, canvas.width) == (preprocessing.height, preprocessing.width) else None
+    if contents is not None and known is None and held_out:
+        notes.append("held-out images are not searched for among training images, which teachers see at another size")
     held: dict[str, HeldOutImages] = {}
     for name, dataset in held_out.items():
         evaluation = config.evaluation if rank() == 0 else None
         if evaluation is None:
             held[name] = HeldOutImages(dataset, preprocessing.resize, None)
             continue
-        held[name], found = hold_out(evaluation, dataset, preprocessing.resize, room=room, trained=contents)
+        held[name], found = hold_out(evaluation, dataset, preprocessing.resize, room=room, trained=known)
         notes += found
         room -= len(dataset) if held[name].pixels is not None else 0
     return PreparedData(
-        TrainingPixels(train, preprocessing.resize, values),
+        TrainingPixels(train, canvas.resize, values, views),
         held,
         tuple(notes),
         record,

@@ -15,7 +15,7 @@ from ..config.config import FinetuneConfig
 from ..config.effects.conditions import RunFacts
 from ..config.effects.settings import settings_without_effect
 from ..config.name_patterns import matches
-from ..data.dataset import UNKNOWN_CAMERA, Dataset
+from ..data.dataset import NOBODY, UNKNOWN_CAMERA, Dataset
 from ..network.learner import Learner
 from ..network.networks import Network
 from .epoch import epoch_batches
@@ -44,7 +44,8 @@ def review_run(
         ConfigError: no batch of the first epoch can feed a loss over pairs, or every rate of what learns is 0.
     """
     notes = settings_without_effect(config, _facts(config, network, learner, train, plan, ranks))
-    return notes + _notes_on_anchors(config, train.identities[plan])
+    labels = train.identities[plan]
+    return notes + _notes_on_anchors(config, labels[:, labels[0] != NOBODY])
 
 
 def anchor_counts(labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -100,6 +101,7 @@ def _facts(
         channels=network.preprocessing.channels,
         several_cameras=_several_cameras(train),
         backbone_learns=bool(names),
+        heads_learn=learner.heads_learn,
         batchnorm_learns=any(name.rpartition(".")[0] in norms for name in names),
         idle_multipliers=tuple(pattern for pattern in multipliers if [pattern] not in deciding.values()),
     )

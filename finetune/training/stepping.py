@@ -18,6 +18,7 @@ from ...converters.records.preprocessing import Preprocessing
 from ...errors import ConfigError
 from ..config.config import FinetuneConfig
 from ..data.loading import Batch
+from ..distillation.panel import Teachers
 from ..losses.partial_fc import PartialFC
 from ..network.autocast import autocast_dtype
 from ..network.learner import Learner
@@ -35,14 +36,22 @@ class Stepper:
     """Owns the optimizer, the loss scale and the average of a learner on one process."""
 
     def __init__(
-        self, config: FinetuneConfig, learner: Learner, preprocessing: Preprocessing, device: torch.device
+        self,
+        config: FinetuneConfig,
+        learner: Learner,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        teachers: Teachers | None = None,
     ) -> None:
         self._config, self._learner, self._preprocessing, self._device = config, learner, preprocessing, device
         self._optimizer, self._named = build_optimizer(config.optimizer, learner.backbone, learner.heads)
         scaled = autocast_dtype(config.precision, device) is torch.float16
         self._scale = LossScale(enabled=scaled)
         self._average = average_of(learner.backbone, config.optimizer)
-        self._loss_weights = torch.tensor([loss.weight for loss in config.losses], device=device)
+        self._teachers = teachers
+        if teachers is not None and self._average is not None:
+            teachers.follow(learner.backbone, self._average.tensors, config.model.output)
+        self._loss_weights = torch.tensor([weight for _, weight in config.terms()], device=device)
         self._buffers = [buffer for buffer in learner.buffers() if buffer.is_floating_point()]
         self._buffer_backup = [buffer.clone() for buffer in self._buffers]
         self._shards = [head for head in learner.heads if isinstance(head, PartialFC)]
@@ -94,8 +103,9 @@ class Stepper:
         total = torch.zeros_like(self._loss_weights)
         for number, batch in enumerate(group):
             images = images_to_tensor(batch.pixels, self._preprocessing, self._device, self._config.model.channels_last)
+            said = [] if self._teachers is None else self._teachers.outputs(batch, self._device)
             with self._synchronised(number == len(group) - 1):
-                losses = self._model(images, batch.labels.to(self._device, non_blocking=True))
+                losses = self._model(images, batch.labels.to(self._device, non_blocking=True), said)
                 loss = (losses * self._loss_weights).sum() / len(group)
                 (loss * self._scale.value).backward()
             total += losses.detach() / len(group)
@@ -161,7 +171,7 @@ class Stepper:
     def _describe(self, losses: Tensor) -> str:
         """What was not finite in this step on this process."""
         gradients = [shard.gradient() for shard in self._shards]
-        kinds = [loss.kind for loss in self._config.losses]
+        kinds = [name for name, _ in self._config.terms()]
         return describe_divergence(self._learner.named_parameters(), gradients, losses, kinds)
 
     def _synchronised(self, last: bool) -> AbstractContextManager[None]:

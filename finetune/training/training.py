@@ -24,6 +24,7 @@ from ..config.config import FinetuneConfig
 from ..data.decoding import check_unreadable
 from ..data.loading import Batch, iterate_batches, lost_workers_named
 from ..data.samplers import rank_columns
+from ..distillation.panel import Teachers
 from ..evaluation.several_sets import choose_metric
 from ..network.networks import Network
 from ..processes.collectives import all_reduce_sum, barrier, gather_numbers, rank, world_size
@@ -83,26 +84,30 @@ class Trainer:
         folder: RunFolder | None,
         checkpoints: Path,
         device: torch.device,
+        teachers: Teachers | None = None,
     ) -> None:
         self._checkpoints = checkpoints
         self._config, self._network, self._data = config, network, data
         self._folder, self._device = folder, device
+        self._teachers = teachers
         self._evaluated: tuple[int, dict[str, Any]] = (-1, {})
         self._stops_early = False
         self._stopped_by: str | None = None
         self._unreadable: set[int] = set()
         self._met_unreadable: set[int] = set()
-        self._total = Meter(len(config.losses), device)
+        self._total = Meter(len(config.terms()), device)
         self._sets: MeasuredSets | None = None
         self._metric: str | None = None
         if (evaluation := config.evaluation) is not None:
             plans = plan_sets(evaluation, {name: held.dataset for name, held in data.held_out.items()})
             self._sets = MeasuredSets(evaluation, data.held_out, plans)
             self._metric = choose_metric(plans, evaluation.metric)
-        self._learner, self.notes = assemble_learner(config, network, data.train.dataset.identity_count, device)
+        self._learner, self.notes = assemble_learner(
+            config, network, data.train.dataset.identity_count, device, teachers
+        )
         first = self._plan(0)
         self.notes += review_run(config, network, self._learner, data.train.dataset, first, world_size())
-        self._stepper = Stepper(config, self._learner, network.preprocessing, device)
+        self._stepper = Stepper(config, self._learner, network.preprocessing, device, teachers)
         batches, global_batch = first.shape
         self.steps_per_epoch: int = batches // config.optimizer.accumulate
         self._progress = Progress(world_size=world_size(), batches=batches, global_batch=global_batch)
@@ -203,7 +208,7 @@ class Trainer:
         self._stepper.begin_epoch(epoch)
         plan = self._plan(epoch)
         batches = self._batches(plan, epoch)
-        meter = Meter(len(self._config.losses), self._device)
+        meter = Meter(len(self._config.terms()), self._device)
         accumulate = self._config.optimizer.accumulate
         while self._progress.batch < len(plan):
             started = time.perf_counter()
@@ -341,6 +346,8 @@ class Trainer:
     def _save(self, *, best: bool) -> None:
         """Write a checkpoint. A collective: every rank calls it."""
         generators = generator_states(self._device)
+        if self._teachers is not None:
+            self._teachers.flush()
         shard = self._stepper.shard_state()
         if shard:
             stage_shard(self._checkpoints, self._progress, rank(), shard)
@@ -364,8 +371,7 @@ class Trainer:
         """Log and record the means since the last report, losses over all ranks. A collective."""
         self._share_unreadable()
         losses = (all_reduce_sum(meter.mean_losses) / world_size()).tolist()
-        names = [loss.kind for loss in self._config.losses]
-        parts = {f"{name}_{i}" if names.count(name) > 1 else name: losses[i] for i, name in enumerate(names)}
+        parts = {name: losses[i] for i, (name, _) in enumerate(self._config.terms())}
         rate, wait, lr = meter.images_per_second, meter.data_wait, self._stepper.learning_rate
         self._record(kind="train", losses=parts, lr=lr, images_per_second=rate, data_wait=wait)
         steps = self._config.epochs * self.steps_per_epoch

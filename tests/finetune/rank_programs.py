@@ -23,7 +23,10 @@ from rtool.finetune.config.config import (
     OptimizerConfig,
     TripletLoss,
 )
+from rtool.finetune.config.distillation import DistilConfig
 from rtool.finetune.data.loading import Batch
+from rtool.finetune.distillation.teacher_outputs import FeatureTap, TeacherOutputs
+from rtool.finetune.distillation.terms import Distiller
 from rtool.finetune.losses.heads import build_head
 from rtool.finetune.losses.partial_fc import PartialFC, shard_bounds
 from rtool.finetune.network.learner import Learner
@@ -63,6 +66,38 @@ def gradients() -> dict[str, torch.Tensor]:
     share = slice(rank * 12 // world, (rank + 1) * 12 // world)
     model(images[share], labels[share]).sum().backward()
     return {name: parameter.grad for name, parameter in learner.named_parameters()} | dict(learner.named_buffers())
+
+
+def distilled() -> dict[str, torch.Tensor]:
+    """Gradients and class centres of all terms of two teachers, after two batches of 8 labelled images and 4 others."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    layers = {"0": "map"}
+    terms = [
+        {"kind": kind} for kind in ("cosine", "rkd_distance", "rkd_angle", "similarity", "class_centres", "logits")
+    ]
+    distil = DistilConfig.model_validate(
+        {"teachers": ["a", {"reference": "b", "weight": 3}], "terms": [*terms, {"kind": "features", "layers": layers}]}
+    )
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Flatten(), nn.Linear(6 * 16, 8))
+    tap = FeatureTap(backbone, layers, "student")
+    said = [
+        [TeacherOutputs(torch.randn(12, size), None, {"map": torch.randn(12, 4, 2, 2)}) for size in (8, 5)]
+        for _ in "ab"
+    ]
+    distiller = Distiller(distil, 8, 4, said[0], tap, {"0": torch.zeros(2, 6, 4, 4)}, None)
+    heads = nn.ModuleList([build_head(ArcFaceLoss(kind="arcface", scale=16.0), 8, 4)])
+    learner = Learner(
+        backbone, heads, output=0, autocast=None, distiller=distiller, watching=distiller.watching, labelled=8 // world
+    )
+    model = DistributedDataParallel(learner) if world > 1 else learner
+    images, labels = images_and_labels()
+    known, others = torch.arange(8).chunk(world)[rank], torch.arange(8, 12).chunk(world)[rank]
+    share = torch.cat([known, others])
+    for outputs in said:
+        own = [TeacherOutputs(o.embeddings[share], None, {"map": o.maps["map"][share]}) for o in outputs]
+        model(images[share], labels[share], own).sum().backward()
+    return {name: p.grad for name, p in learner.named_parameters()} | dict(learner.named_buffers())
 
 
 def accumulated() -> dict[str, torch.Tensor]:
@@ -223,6 +258,7 @@ PROGRAMS = {
     "synchronised_and_checkpointed": lambda: batchnorm(sync_batchnorm=True, gradient_checkpointing=True),
     "gradients": gradients,
     "accumulated": accumulated,
+    "distilled": distilled,
     "two_outputs": two_outputs,
     "partial_fc": lambda: partial_fc(1.0),
     "partial_fc_sampled": lambda: partial_fc(0.4, labels=(0, 5, 10) * 4),

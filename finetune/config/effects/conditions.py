@@ -10,13 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..augmentation import AugmentConfig
 from ..config import FinetuneConfig
+from ..distillation import EMA, LogitsTerm
 from ..optimization import average_decay
 
 __all__ = [
     "Check",
     "RunFacts",
+    "cache",
     "curve",
+    "elsewhere",
     "ema",
     "ema_warmup",
     "evaluation_steps",
@@ -24,14 +28,19 @@ __all__ = [
     "first",
     "freeze",
     "head_lr",
+    "logits_output",
     "lr",
+    "means_scale",
     "milestone_steps",
     "milestones",
     "multipliers",
     "not_measured",
     "not_multistep",
     "patience",
+    "random_changes",
+    "runtime",
     "steps_per_epoch",
+    "teacher_weight",
     "unless",
     "warmup_epochs",
     "warmup_steps",
@@ -42,6 +51,23 @@ _MOST_OF_START = 0.1
 """Largest share that the first weights may have in an average at the end of a run."""
 _WITHOUT_WEIGHTS = ("triplet", "circle_pair", "multi_similarity", "contrastive", "center")
 """Kinds of losses that have no weights for the optimizer."""
+
+
+_RANDOM_CHANGES = (
+    "pad_crop",
+    "rotation",
+    "random_patch",
+    "random_crop",
+    "low_resolution",
+    "photometric",
+    "colour",
+    "blur",
+    "grey",
+    "noise",
+    "rand_augment",
+    "aug_mix",
+    "erasing",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +86,8 @@ class RunFacts:
     """Whether a parameter of the backbone learns in any epoch."""
     batchnorm_learns: bool
     """Whether a BatchNorm of the backbone learns in any epoch."""
+    heads_learn: bool = True
+    """Whether a loss or a term of distil has weights."""
     idle_multipliers: tuple[str, ...] = ()
     """Patterns of `optimizer.lr_multipliers` that decide the rate of no parameter that learns."""
 
@@ -103,9 +131,11 @@ def lr(optimizer: Any, _config: FinetuneConfig, facts: RunFacts | None) -> str |
     return "the whole backbone stays frozen, and heads have their own rate, head_lr"
 
 
-def head_lr(_optimizer: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
-    """The rate of heads where no loss has weights."""
+def head_lr(_optimizer: Any, config: FinetuneConfig, facts: RunFacts | None) -> str | None:
+    """The rate of heads where no loss has weights, nor a term of distil, as facts tell."""
     kinds = [loss.kind for loss in config.losses]
+    if config.distil is not None:
+        return "neither losses nor distil has weights of its own" if facts and not facts.heads_learn else None
     return f"no loss of {', '.join(kinds)} has weights" if set(kinds) <= set(_WITHOUT_WEIGHTS) else None
 
 
@@ -229,6 +259,52 @@ def every_steps(checkpoints: Any, config: FinetuneConfig, facts: RunFacts | None
     if every >= facts.steps_per_epoch * config.epochs or every % facts.steps_per_epoch == 0:
         return f"epochs of {facts.steps_per_epoch} steps end with a checkpoint in any case, and none lies between"
     return None
+
+
+def cache(distil: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """A cache of views that never come again, or of no teacher that can be cached."""
+    if distil.cache is None:
+        return None
+    if all(teacher.reference == EMA for teacher in distil.teachers):
+        return "the only teacher is ema, which moves with every step"
+    changes = random_changes(config.augment)
+    return f"augment.{changes[0]} makes every view a new one; only flip may change images" if changes else None
+
+
+def random_changes(augment: AugmentConfig) -> list[str]:
+    """The settings, other than flip, by which a view of an image is not one of two that come again."""
+    return [name for name in _RANDOM_CHANGES if getattr(augment, name)]
+
+
+def logits_output(teacher: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """Scores of a teacher that no term compares."""
+    terms = () if config.distil is None else config.distil.terms
+    compared = teacher.logits is None or any(isinstance(term, LogitsTerm) for term in terms)
+    return None if compared else "distil.terms has no logits"
+
+
+def means_scale(_term: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """The factor of cosines where every teacher has scores of its own."""
+    teachers = () if config.distil is None else config.distil.teachers
+    return "every teacher has logits of its own" if all(teacher.logits is not None for teacher in teachers) else None
+
+
+def teacher_weight(_teacher: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """The share of the only teacher."""
+    only = config.distil is not None and len(config.distil.teachers) == 1
+    return "there is one teacher; terms have weights too" if only else None
+
+
+def elsewhere(reason: str) -> Check:
+    """A field of a teacher that `ema` does not have."""
+    return lambda teacher, _config, _facts: reason if teacher.reference == EMA else None
+
+
+def runtime(teacher: Any, _config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """Where a teacher runs that has no choice."""
+    if teacher.reference == EMA:
+        return "ema runs as the student does"
+    return "triton:// is always served" if teacher.reference.startswith("triton://") else None
 
 
 def steps_per_epoch(_section: Any, config: FinetuneConfig, facts: RunFacts | None) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import FinetuneConfig
+from ..distillation import DistilConfig
 from ..section import Section
 from .conditions import RunFacts
 from .table import IDLE
@@ -40,10 +41,20 @@ def _stated(config: FinetuneConfig) -> Iterator[tuple[str, str, Section, str]]:
         if name == "losses":
             for number, loss in enumerate(value):
                 yield from _stated_in(loss, f"losses.{number}.", f"losses.{loss.kind}.")
+        elif isinstance(value, DistilConfig):
+            yield from _stated_of_teachers(value)
         elif isinstance(value, Section):
             yield from _stated_in(value, f"{name}.", f"{name}.")
         elif _is_stated(config, name):
             yield name, name, config, name
+
+
+def _stated_of_teachers(distil: DistilConfig) -> Iterator[tuple[str, str, Section, str]]:
+    yield from _stated_in(distil, "distil.", "distil.")
+    for number, teacher in enumerate(distil.teachers):
+        yield from _stated_in(teacher, f"distil.teachers.{number}.", "distil.teachers.")
+    for number, term in enumerate(distil.terms):
+        yield from _stated_in(term, f"distil.terms.{number}.", f"distil.terms.{term.kind}.")
 
 
 def _stated_in(section: Section, place: str, path: str) -> Iterator[tuple[str, str, Section, str]]:

@@ -82,7 +82,7 @@ def test_a_wrong_loss_is_the_only_thing_said(path, override):
         load_config(path, [override])
     assert "at least 1 item" not in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="at least 1 item"):
+    with pytest.raises(ConfigError, match="give at least one"):
         load_config(path, ["losses=[]"])
 
 

@@ -52,6 +52,13 @@ def assert_equal_but_for_rounding(value: torch.Tensor, expected: torch.Tensor, n
     torch.testing.assert_close(value, expected, rtol=0, atol=tolerance, msg=lambda m: f"{name}: {m}")
 
 
+def test_two_processes_distil_as_one_with_the_whole_batch(run_ranks):
+    one, two = run_ranks("distilled", 1), run_ranks("distilled", 2)
+    assert one.keys() == two.keys()
+    for name, expected in one.items():
+        assert_equal_but_for_rounding(two[name], expected, name)
+
+
 def test_accumulated_batches_are_averaged_and_reduced_once_a_step(run_ranks):
     one, two = run_ranks("accumulated", 1), run_ranks("accumulated", 2)
     assert two.pop("reductions") == 2  # of six backward passes, in a network of one bucket

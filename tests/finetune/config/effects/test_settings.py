@@ -7,6 +7,7 @@ import pytest
 
 import rtool
 from rtool.finetune.config.config import EvaluationConfig, FinetuneConfig, LossConfig
+from rtool.finetune.config.distillation import DistilConfig, DistilTerm, TeacherConfig
 from rtool.finetune.config.effects.conditions import RunFacts
 from rtool.finetune.config.effects.settings import settings_without_effect
 from rtool.finetune.config.effects.table import ALWAYS, IDLE
@@ -38,6 +39,16 @@ def fields() -> list[str]:
             found.append(name)  # which may be null as a whole
         if isinstance(kind, type) and issubclass(kind, Section):
             found += [f"{name}.{inner}" for inner in kind.model_fields]
+        elif name == "distil":
+            found += [
+                name,
+                *(f"distil.{inner}" for inner in DistilConfig.model_fields if inner not in ("teachers", "terms")),
+            ]
+            found += [f"distil.teachers.{inner}" for inner in TeacherConfig.model_fields]
+            for term in get_args(get_args(DistilTerm)[0]):
+                word = get_args(term.model_fields["kind"].annotation)[0]
+                inner = [each for each in term.model_fields if each not in ("kind", "weight")]
+                found += [f"distil.terms.{word}.{each}" for each in inner]
         elif name == "losses":
             for loss in get_args(get_args(LossConfig)[0]):
                 word = get_args(loss.model_fields["kind"].annotation)[0]
@@ -73,6 +84,31 @@ def test_every_field_is_always_effective_or_has_its_condition():
         ({"data": {"train": "a", "images_per_identity": 8}}, {}, "data.sampler is random; set it to pk"),
         ({"data": {"train": "a", "sampler": "pk_cameras"}}, {"several_cameras": False}, "so it is pk"),
         ({"augment": {"hue": 0.1}}, {}, "augment.photometric is 0"),
+        ({"distil": {"teachers": "t", "unlabelled_batch": 8}}, {}, "distil.unlabelled is null"),
+        (
+            {"distil": {"teachers": "t", "cache": "c"}, "augment": {"erasing": 0.5}},
+            {},
+            "erasing makes every view a new one",
+        ),
+        ({"distil": {"teachers": "ema", "cache": "c"}, "optimizer": {"ema": 0.9}}, {}, "ema, which moves"),
+        ({"distil": {"teachers": {"reference": "t", "weight": 2}}}, {}, "there is one teacher"),
+        ({"distil": {"teachers": {"reference": "t", "logits": 1}}}, {}, "distil.terms has no logits"),
+        ({"distil": {"teachers": {"reference": "triton://h:1/m", "runtime": "onnxruntime"}}}, {}, "always served"),
+        (
+            {"distil": {"teachers": {"reference": "ema", "size": [8, 8]}}, "optimizer": {"ema": 0.9}},
+            {},
+            "sees what the student sees",
+        ),
+        (
+            {"distil": {"teachers": {"reference": "t", "logits": 1}, "terms": [{"kind": "logits", "scale": 9}]}},
+            {},
+            "every teacher has logits",
+        ),
+        (
+            {"distil": {"teachers": "t"}, "losses": [{"kind": "triplet"}], "optimizer": {"head_lr": 0.1}},
+            {"heads_learn": False},
+            "neither losses nor distil has weights",
+        ),
         ({"augment": {"brightness": 0.1}}, {}, "augment.photometric is 0"),
         ({"augment": {"photometric": 0.5, "saturation": 0.1}}, {"channels": 1}, "the images are grey"),
         ({"augment": {"photometric": 0.5, "brightness": 0, "contrast": 0, "saturation": 0}}, {}, "strengths are 0"),

@@ -1,0 +1,1 @@
+"""Room: what a teacher is worth."""

@@ -1,0 +1,1 @@
+"""Room: distillation. Teachers beside a student, and the terms that compare them."""
