@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-distil bench-lost-code bench-decoding clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-evaluate bench-distil bench-lost-code bench-decoding clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -103,6 +103,11 @@ bench-decoding: $(STAMP)
 # where the file ends.
 bench-distil: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.distillation.distil_bench $(if $(JOURNAL),--journal $(JOURNAL))
+
+# Retrieval, re-ranking and verification beside their usual forms, large sets, and how often intervals hold the truth;
+# about 20 minutes on 2 cores, 12 GB. PARTS="retrieval" measures one part.
+bench-evaluate: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.evaluation.evaluation_bench $(PARTS)
 
 clean:
 	rm -rf .venv .peers .packages .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _PUBLIC: dict[str, str] = {
     "Dataset": ".data.dataset",
     "EmbeddingCache": ".embedding.cache",
+    "EvaluatedImages": ".evaluation.own_function",
     "FinetuneConfig": ".config.config",
     "FinetuneResult": ".finetuning",
     "RetrievalResult": ".evaluation.ranks.retrieval",

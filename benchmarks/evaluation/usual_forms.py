@@ -8,28 +8,15 @@ with array operations alone. `classic_reranking` is k-reciprocal re-ranking as i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RetrievalSet", "classic_reranking", "sorted_with_arrays", "sorted_with_lists"]
+from .simulated_people import RetrievalSet
+
+__all__ = ["classic_reranking", "sorted_with_arrays", "sorted_with_lists"]
 
 Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
 Values = dict[str, float]
-
-
-@dataclass(frozen=True)
-class RetrievalSet:
-    """Unit embeddings and labels of queries [Q] and gallery [G]."""
-
-    query: Floats
-    gallery: Floats
-    query_ids: Indices
-    gallery_ids: Indices
-    query_cameras: Indices
-    gallery_cameras: Indices
 
 
 def sorted_with_lists(data: RetrievalSet, distances: Floats) -> Values:

@@ -143,8 +143,12 @@ class DataConfig(Section):
 class EvaluationConfig(Section):
     """How held-out data are measured."""
 
-    protocol: Literal["retrieval", "verification"] | None = None
-    """By default retrieval for data with cameras, else verification."""
+    protocol: Literal["retrieval", "verification", "classification"] | None = None
+    """By default retrieval for data with cameras, else verification. classification takes `model.output` as scores of
+    the identities of data.evaluate."""
+    function: str | None = None
+    """MODULE:NAME, a Python function of yours that measures instead of a protocol; it is given embeddings and labels,
+    and returns a dict of numbers, one of which `metric` names. See `rtool.finetune.EvaluatedImages`."""
     first: bool = True
     """Measure the source model before the first step, so that the run can say what it gained."""
     every: Positive = 1.0
@@ -157,18 +161,24 @@ class EvaluationConfig(Section):
     """Images per batch."""
     metric: str | None = None
     """Metric that chooses the best checkpoint. Of retrieval mAP (the default), rank1, rank5, rank10, rank20 or mINP; of
-    verification accuracy (the default), tar_at_far_1e2, _1e3 or _1e4, val_at_far_1e3 or, without fixed pairs, rank1. Of
+    verification accuracy (the default), tar_at_far_1e1 to _1e6, val_at_far_1e3, auc or, without fixed pairs, rank1. Of
     several sets NAME.METRIC or mean.METRIC."""
     patience: Count | None = None
     """Evaluations in a row without a better `metric` after which the run stops early; null trains all epochs."""
     rerank: bool = False
-    """Rank the gallery by k-reciprocal re-ranking; needs memory for all pairs of held-out images."""
+    """Rank the gallery by k-reciprocal re-ranking."""
     rerank_k1: Count = 20
     """Nearest neighbours among which re-ranking looks for reciprocal ones."""
     rerank_k2: Count = 6
     """Nearest neighbours whose encodings re-ranking averages; 1 averages nothing."""
     rerank_lambda: Share = 0.3
     """Share of the original distance in that of re-ranking."""
+    expand: Annotated[int, Field(ge=0)] = 0
+    """Query expansion: nearest images, itself included, that each embedding is averaged with; 0 expands nothing."""
+    expand_alpha: NotNegative = 3.0
+    """Power of the cosine that weighs each of them."""
+    multi_query: bool = False
+    """Average the query images of one person and camera."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """What retrieval ranks by: the angle between embeddings, or the Euclidean distance of embeddings as they are.
     Verification compares unit embeddings, for which both give one order."""

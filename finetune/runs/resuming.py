@@ -33,6 +33,7 @@ _FIXED: dict[str, Callable[[FinetuneConfig], Any]] = {
     "optimizer.kind": lambda config: config.optimizer.kind,
     "optimizer.ema": lambda config: "an average" if config.optimizer.ema else "no average",
     "evaluation.protocol": lambda config: config.evaluation and config.evaluation.protocol,
+    "evaluation.function": lambda config: config.evaluation and config.evaluation.function,
     "evaluation.metric": lambda config: config.evaluation and config.evaluation.metric,
 }
 """By field, the values that must not change: a checkpoint holds them, or its metric is compared with later ones."""

@@ -102,6 +102,8 @@ def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: M
         ranking = ranking_of(evaluation)
         if ranking != Ranking(rerank=evaluation.rerank):
             measured.append(ranking)
+        if evaluation.function is not None:
+            measured.append(evaluation.function)
     if data.evaluate is not None:
         for name, dataset in held_out.items():
             measured += [name, dataset] if name else [dataset]

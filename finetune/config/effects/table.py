@@ -46,6 +46,7 @@ _ANGULAR = unless(
     lambda loss: loss.margins[:2] != (1.0, 0.0), "margins without an angle (m1 = 1, m2 = 0) have one gradient"
 )
 _RERANKED = unless(lambda evaluation: evaluation.rerank, "evaluation.rerank is false")
+_EXPANDED = unless(lambda evaluation: evaluation.expand > 0, "evaluation.expand is 0")
 _WITH_MARGIN = unless(lambda loss: loss.margin > 0, "margin is 0, so image quality changes nothing")
 
 IDLE: Mapping[str, Check] = {
@@ -131,6 +132,7 @@ IDLE: Mapping[str, Check] = {
     "evaluation.rerank_k1": _RERANKED,
     "evaluation.rerank_k2": _RERANKED,
     "evaluation.rerank_lambda": _RERANKED,
+    "evaluation.expand_alpha": _EXPANDED,
     "evaluation.patience": patience,
     "checkpoints.every_steps": every_steps,
 }
@@ -218,6 +220,9 @@ ALWAYS = frozenset(
         "evaluation.batch",
         "evaluation.metric",
         "evaluation.rerank",
+        "evaluation.function",
+        "evaluation.expand",
+        "evaluation.multi_query",
         "evaluation.distance",
         "checkpoints.keep",
         "tracking.tensorboard",

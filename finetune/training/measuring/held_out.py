@@ -11,19 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ....errors import ConfigError, nearest
 from ...config.config import EvaluationConfig, ModelConfig
 from ...data.dataset import Dataset
 from ...data.decoding import Pixels, Resize, read_pixels, unreadable_note
 from ...data.distinct_images import Contents, content_numbers, count_shared
 from ...evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
 from ...evaluation.matched_images import match_images
-from ...evaluation.plan import EvaluationPlan, plan_evaluation
+from ...evaluation.model_sets import EvaluationSettings
+from ...evaluation.own_function import load_function
+from ...evaluation.plan import EvaluationPlan, Protocol, plan_evaluation
 from ...evaluation.ranks.ranking import Ranking
 from ...evaluation.several_sets import joined_metrics
 from ...network.learner import embedding_of
 from ...network.networks import Network, images_to_tensor
 
-__all__ = ["HeldOutImages", "MeasuredSets", "embedder_of", "hold_out", "plan_sets", "ranking_of"]
+__all__ = ["HeldOutImages", "MeasuredSets", "embedder_of", "hold_out", "plan_sets", "protocol_of", "ranking_of"]
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -40,7 +43,17 @@ class HeldOutImages:
 def ranking_of(evaluation: EvaluationConfig) -> Ranking:
     """How a configuration wants galleries ranked."""
     rerank, k1, k2 = evaluation.rerank, evaluation.rerank_k1, evaluation.rerank_k2
-    return Ranking(evaluation.distance, rerank, k1, k2, evaluation.rerank_lambda)
+    expand, power = evaluation.expand, evaluation.expand_alpha
+    return Ranking(evaluation.distance, rerank, k1, k2, evaluation.rerank_lambda, expand, power, evaluation.multi_query)
+
+
+def protocol_of(evaluation: EvaluationConfig) -> Protocol | None:
+    """How a configuration wants sets measured.
+
+    Raises:
+        ConfigError: by a protocol and by a function.
+    """
+    return EvaluationSettings(evaluation.protocol, function=evaluation.function).chosen
 
 
 def plan_sets(evaluation: EvaluationConfig, datasets: Mapping[str, Dataset]) -> dict[str, EvaluationPlan]:
@@ -49,8 +62,10 @@ def plan_sets(evaluation: EvaluationConfig, datasets: Mapping[str, Dataset]) -> 
     Raises:
         ConfigError, DataError: as `plan_evaluation`.
     """
-    ranking = ranking_of(evaluation)
-    return {name: plan_evaluation(dataset, evaluation.protocol, ranking) for name, dataset in datasets.items()}
+    ranking, protocol = ranking_of(evaluation), protocol_of(evaluation)
+    if evaluation.function is not None:
+        load_function(evaluation.function)  # a mistake in its name is found before the first step
+    return {name: plan_evaluation(dataset, protocol, ranking) for name, dataset in datasets.items()}
 
 
 def hold_out(
@@ -71,7 +86,7 @@ def hold_out(
     notes = [unreadable_note(dataset.name, pixels.unreadable)] if pixels.unreadable else []
     dataset = pixels.dataset
     contents = content_numbers(pixels.values)
-    matched = match_images(dataset, contents, evaluation.protocol, ranking_of(evaluation))
+    matched = match_images(dataset, contents, protocol_of(evaluation), ranking_of(evaluation))
     notes += [f"{dataset.name}: {note}" for note in matched.notes]
     if trained is not None and (shared := count_shared(contents, trained)):
         notes.append(f"{shared} images of {dataset.name} are also trained on: these metrics flatter the model")
@@ -113,17 +128,28 @@ class MeasuredSets:
             report: Called with a line about images that could not be read.
 
         Raises:
+            ConfigError: an own function fails, or does not return `evaluation.metric`.
             DataError: over 1 % of the images of a set cannot be read.
             GateError: embeddings are not finite.
         """
         results = {name: self._measure(embed, held, report) for name, held in self.images.items()}
-        return joined_metrics(self.plans, results)
+        values = joined_metrics(self.plans, results)
+        metric = self.evaluation.metric
+        if metric is not None and metric not in values:  # what an own function returns is known only now
+            raise ConfigError(
+                f"evaluation.metric: '{metric}' was not measured; {nearest(metric, values)}; name what "
+                f"{self.evaluation.function} returns"
+            )
+        return values
 
     def _measure(self, embed: Embed, held: HeldOutImages, report: Callable[[str], object]) -> EvaluationResult:
         evaluation, ranking = self.evaluation, ranking_of(self.evaluation)
         flip, batch, protocol = evaluation.flip, evaluation.batch, evaluation.protocol
+        function = None if evaluation.function is None else load_function(evaluation.function)
         if held.pixels is not None:
-            return evaluate_pixels(embed, held.pixels, protocol, flip=flip, batch=batch, ranking=ranking)
+            return evaluate_pixels(
+                embed, held.pixels, protocol, flip=flip, batch=batch, ranking=ranking, function=function
+            )
         return evaluate_embeddings(
             embed,
             held.dataset,
@@ -132,5 +158,6 @@ class MeasuredSets:
             flip=flip,
             batch=batch,
             ranking=ranking,
+            function=function,
             report=report,
         )
