@@ -88,10 +88,11 @@ def open_pair_csv(path: Path, root: Path | None = None) -> Dataset:
         root: Where the images lie, by default beside the list.
 
     Raises:
-        DataError: a line has another form, or both kinds of pairs do not occur.
+        DataError: a line has another form, an image is missing, or both kinds of pairs do not occur.
     """
     folder = path.parent if root is None else root
-    pairs = []
+    pairs: list[_Pair] = []
+    known: set[Path] = set()
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), skipinitialspace=True, strict=True)
     if [name.strip() for name in reader.fieldnames or ()] != ["a", "b", "same"]:
         raise DataError(f"{path}: expected the columns a,b,same, got {','.join(reader.fieldnames or ())}")
@@ -102,9 +103,23 @@ def open_pair_csv(path: Path, root: Path | None = None) -> Dataset:
             if None in row or answer is None or not cells[0] or not cells[1]:
                 raise DataError(f"{path}: line {reader.line_num}: expected two paths and 1 or 0, got {cells}")
             pairs.append(_Pair(folder / cells[0], folder / cells[1], answer))
+            for image in pairs[-1][:2]:
+                _check_image(path, reader.line_num, image, known)
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: {error}; is a quotation mark missing?") from error
     return _dataset(path, folder, pairs, in_turn=False, identity=lambda image: image)
+
+
+def _check_image(path: Path, line: int, image: Path, known: set[Path]) -> None:
+    """Refuse a line whose image is not there; `known` holds the images that are."""
+    if image in known:
+        return
+    if not image.is_file():
+        raise DataError(
+            f"{path}: line {line}: {printable(image)} does not exist; images lie beside the list, or say where: "
+            f"{path.name}:root=FOLDER"
+        )
+    known.add(image)
 
 
 def _text(path: Path) -> str:

@@ -110,18 +110,18 @@ class _Resampled:
 
     def rates(self, times: Indices) -> NDArray[np.float64]:
         """TAR at each FAR, [F], where identity n was drawn `times[n]` times; NaN if no pair of a kind is left."""
-        times = times.astype(np.int32)
+        drawn = times.astype(np.int32)
         total = sum(
-            int(np.dot(times[self._first[part]], times[self._second[part]].astype(np.int64)))
+            int(np.dot(drawn[self._first[part]], drawn[self._second[part]].astype(np.int64)))
             for part in _parts(len(self._negatives))
         )
-        weights = np.concatenate([[0], np.cumsum(times[self._people], dtype=np.int64)])
+        weights = np.concatenate([[0], np.cumsum(drawn[self._people], dtype=np.int64)])
         if not total or not weights[-1]:
             return np.full(len(self._fars), np.nan)
         allowed = self._fars * total
-        passed = self._passed(times, self._head)
+        passed = self._passed(drawn, self._head)
         if passed[-1] <= allowed.max():
-            passed = self._passed(times, len(self._negatives))
+            passed = self._passed(drawn, len(self._negatives))
         # The first negative that must not pass: a same pair is accepted if it is more alike.
         places = np.searchsorted(passed, allowed, side="right")
         refused = np.zeros(len(places), dtype=np.int64)

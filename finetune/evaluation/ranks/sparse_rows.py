@@ -91,4 +91,5 @@ def _joined_ranges(starts: Indices, lengths: Indices) -> Indices:
     """The numbers of all ranges one after the other."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    numbers: Indices = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return numbers

@@ -158,6 +158,13 @@ def test_a_list_without_ten_folds_gives_every_fold_both_kinds(tmp_path):
     assert dataset.pairs[:, 2].reshape(10, 10).sum(axis=1).tolist() == [5] * 10
 
 
+def test_pairs_in_csv_that_name_a_missing_image_are_refused_with_the_line(tmp_path):
+    people(tmp_path, "ab", images=2)
+    (tmp_path / "pairs.csv").write_text("a,b,same\na/0.png,a/1.png,1\na/0.png,b/7.png,0\n")
+    with pytest.raises(DataError, match=r"line 3: .*b/7\.png does not exist; .*pairs\.csv:root=FOLDER"):
+        open_dataset(tmp_path / "pairs.csv")
+
+
 def test_pairs_in_csv(tmp_path):
     people(tmp_path, "ab", images=6)
     rows = [f"a/{n}.png,a/{n + 1}.png,1" for n in range(5)] + [f"a/{n}.png, b/{n}.png, 0" for n in range(5)]
