@@ -34,7 +34,8 @@ def in_own_process(function: Callable[[], Any]) -> dict[str, Any]:
     An array comes back as the path of a .npy file under "array".
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_call, function).result()
+        row: dict[str, Any] = pool.submit(_call, function).result()
+    return row
 
 
 def _call(function: Callable[[], Any]) -> dict[str, Any]:

@@ -37,12 +37,12 @@ def resampled_means(
     rng = np.random.default_rng(seed)
 
     def mean(times: NDArray[np.int64]) -> NDArray[np.float64]:
-        weights = times[owner] if owner.ndim == 1 else times[owner[:, 0]] * np.where(twice, 1, times[owner[:, 1]])
+        weights = times[first] if second is None else times[first] * np.where(first == second, 1, times[second])
         total = int(weights.sum())
         found: NDArray[np.float64] = weights @ values / total if total else np.full(values.shape[1], np.nan)
         return found
 
-    twice = owner[:, 0] == owner[:, -1] if owner.ndim == 2 else None
+    first, second = (owner, None) if owner.ndim == 1 else (owner[:, 0], owner[:, 1])
     replicates = _REPLICATES if len(values) <= _MANY else _REPLICATES_OF_MANY
     means: list[NDArray[np.float64]] = []
     while len(means) < replicates:

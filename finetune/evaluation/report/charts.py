@@ -39,7 +39,7 @@ def score_chart(same: NDArray[np.floating], different: NDArray[np.floating], wha
     """Histograms of the scores of same and of different pairs, each with area 1."""
     figure, axes = _axes(what, "density")
     low, high = min(same.min(), different.min()), max(same.max(), different.max())
-    bins = np.linspace(low, high if high > low else low + 1e-6, 61)
+    bins = np.linspace(low, high if high > low else low + 1e-6, 61).tolist()
     for scores, name, colour in ((same, "same", _GOOD), (different, "different", _BAD)):
         label = f"{name}: {len(scores):,} pairs"
         axes.hist(scores, bins=bins, density=True, histtype="stepfilled", alpha=0.35, color=colour, label=label)

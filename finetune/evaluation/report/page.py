@@ -64,7 +64,9 @@ def render_page(sets: Sequence[MeasuredSet], facts: Mapping[str, str], rows: Seq
 
 def _section(entry: MeasuredSet) -> _Section:
     measured = entry.measured
-    same, different, queries = [], [], []
+    same: list[ShownPair] = []
+    different: list[ShownPair] = []
+    queries: list[RankedQuery] = []
     if measured.compared is not None:
         same, different = hardest_pairs(measured.dataset, measured.compared)
     if measured.ranked is not None:
