@@ -16,8 +16,9 @@ from pathlib import Path
 from ...errors import GateError, InputError, PlatformError, RtoolError
 from ..repository.model_config import parse_config, set_versions, write_config
 from ..repository.repository import CANDIDATE_PREFIX, CONFIG_FILE, ModelFolder
+from .clearing import clear_refusal, clear_refused_update
 from .publication import Publication, publish, remove_whole
-from .rollout import load_on_server, serve_version, unload_from_server
+from .rollout import load_on_server, refused_on_server, serve_version, unload_from_server
 from .snapshot import Snapshot
 
 __all__ = ["switch", "try_on_server"]
@@ -49,6 +50,8 @@ def try_on_server(url: str, publication: Publication, staging: Path, *, served: 
         ) from error
     finally:
         unload_from_server(url, candidate.name, timeout=_UNLOAD_SECONDS)
+        if refused_on_server(url, candidate.name, publication.version):
+            clear_refusal(url, candidate, publication.version, staging)
         if candidate.path.exists():
             remove_whole(candidate.path, staging)
 
@@ -64,12 +67,17 @@ def switch(url: str, folder: ModelFolder, version: int, before: Snapshot, stagin
     try:
         serve_version(url, folder, version)
     except BaseException as error:
+        refused = refused_on_server(url, folder.name, version)
         before.restore(staging)
         if before.texts is None:
             unload_from_server(url, folder.name)
+            if refused:
+                clear_refusal(url, folder, version, staging)
         else:
             with suppress(RtoolError):  # a server that stopped reads the restored configuration when it starts
                 load_on_server(url, folder.name)
+            if refused:
+                clear_refused_update(url, before, version, staging)
         if not isinstance(error, RtoolError):
             raise
         kind = type(error) if isinstance(error, InputError | PlatformError) else GateError

@@ -30,16 +30,23 @@ from ..repository.repository import CANDIDATE_PREFIX, CONFIG_FILE, LOCK_FILE, MA
 from ..repository.warmup import WarmupFile
 
 __all__ = [
+    "STAND_IN",
     "Publication",
     "current_texts",
+    "leftovers",
     "prune",
     "publish",
     "publishing",
     "remember_configs",
+    "remove_leftovers",
     "remove_whole",
     "replace_configs",
+    "staging_folder",
     "write_atomically",
 ]
+
+STAND_IN = "stands-in"
+"""A file in the version folder of a model that only makes a server forget a refusal."""
 
 _LOCK_SECONDS = 300.0
 
@@ -73,10 +80,9 @@ def publishing(repository: Path) -> Iterator[Path]:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{repository}: cannot be created ({error.strerror}); choose another --repository") from error
-    staging = _staging_folder(repository)
+    staging = staging_folder(repository)
     with exclusive(repository / LOCK_FILE, timeout=_LOCK_SECONDS, purpose="publishing"):
-        for left in (staging, *repository.glob(f"{CANDIDATE_PREFIX}*")):
-            shutil.rmtree(left, ignore_errors=True)  # of a publisher that crashed
+        remove_leftovers(repository)
         folder = staging / uuid.uuid4().hex
         try:
             folder.mkdir(parents=True)
@@ -88,7 +94,20 @@ def publishing(repository: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _staging_folder(repository: Path) -> Path:
+def leftovers(repository: Path) -> tuple[Path, ...]:
+    """What a publisher keeps only while it works: staged files, candidates, stand-ins (`clearing.py`)."""
+    staging = staging_folder(repository)
+    stand_ins = (path.parent.parent for path in repository.glob(f"*/*/{STAND_IN}"))
+    return tuple(path for path in (staging, *repository.glob(f"{CANDIDATE_PREFIX}*"), *stand_ins) if path.exists())
+
+
+def remove_leftovers(repository: Path) -> None:
+    """Remove what a publisher that was killed left; call it only with the lock held."""
+    for left in leftovers(repository):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def staging_folder(repository: Path) -> Path:
     """A hidden folder beside the repository; inside the repository, Triton would load it as a model.
 
     Raises:

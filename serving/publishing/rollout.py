@@ -37,13 +37,22 @@ from ..repository.deployed import newest_served
 from ..repository.graph_signature import GraphSignature, read_signature
 from ..repository.integrity import check_unchanged
 from ..repository.model_config import ModelConfig, intra_op_threads, read_config, target_model
-from ..repository.repository import ModelFolder
+from ..repository.repository import CANDIDATE_PREFIX, ModelFolder
 from ..repository.warmup import example_array
 from .golden import golden_outputs
 
-__all__ = ["check_served", "load_on_server", "serve_version", "unload_from_server", "wait_version_ready"]
+__all__ = [
+    "check_served",
+    "load_on_server",
+    "loaded_candidates",
+    "refused_on_server",
+    "serve_version",
+    "unload_from_server",
+    "wait_version_ready",
+]
 
 _LOAD_SECONDS = 120.0
+_ASK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _CPU_TOLERANCE = 1e-5
 _GPU_TOLERANCE = 1e-2
@@ -102,6 +111,34 @@ def unload_from_server(url: str, name: str, *, timeout: float = 0.0) -> None:
 def _is_held(client: Any, name: str, headers: dict[str, str]) -> bool:
     entries = client.get_model_repository_index(headers=headers).models
     return any(entry.name == name and entry.state not in ("", "UNAVAILABLE") for entry in entries)
+
+
+def refused_on_server(url: str, name: str, version: int) -> bool:
+    """Whether the server remembers that it refused to load this version; False where it does not answer."""
+    client = triton.InferenceServerClient(url)
+    try:
+        entries = client.get_model_repository_index(headers=dict(grpc_headers(url))).models
+    except InferenceServerException:
+        return False
+    finally:
+        client.close()
+    return any(
+        (entry.name, entry.version, entry.state) == (name, str(version), "UNAVAILABLE") and entry.reason != "unloaded"
+        for entry in entries
+    )
+
+
+def loaded_candidates(url: str) -> tuple[str, ...]:
+    """Names of candidates that the server at `url` holds in memory; empty where it does not answer or forbids to ask."""
+    client = triton.InferenceServerClient(url)
+    try:
+        entries = client.get_model_repository_index(headers=dict(grpc_headers(url)), client_timeout=_ASK_SECONDS).models
+    except InferenceServerException:
+        return ()
+    finally:
+        client.close()
+    held = {entry.name for entry in entries if entry.state not in ("", "UNAVAILABLE")}
+    return tuple(sorted(name for name in held if name.startswith(CANDIDATE_PREFIX)))
 
 
 def wait_version_ready(url: str, name: str, version: int, *, timeout: float = _LOAD_SECONDS) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ...converters.runtime.calling.access_key import KEY_NAME, AccessKey, key_folders, process_started
+from ...converters.runtime.calling.access_key import KEY_NAME, AccessKey, key_folders, process_started, read_key
 from ...errors import PlatformError
 from .ports import Ports
 
@@ -84,6 +84,7 @@ class Access:
             raise OSError("belongs to another user")
         if found.st_mode & 0o077:
             folder.chmod(0o700)
+        _remove_dead(folder)
         path = folder / f"{self.key.http_port}.key"
         descriptor, draft = tempfile.mkstemp(dir=folder, prefix=".key-")  # mode 0600
         try:
@@ -94,3 +95,11 @@ class Access:
             Path(draft).unlink(missing_ok=True)
             raise
         return path
+
+
+def _remove_dead(folder: Path) -> None:
+    """Remove the key files of servers that were killed: they open nothing, and nobody else would remove them."""
+    for path in folder.glob("*.key"):
+        if (access := read_key(path)) is not None and not access.alive:
+            with suppress(OSError):
+                path.unlink()

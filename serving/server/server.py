@@ -13,9 +13,7 @@ import http.client
 import os
 import shlex
 import shutil
-import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Self
 
 from ...converters.runtime.calling.waiting import announced
 from ...errors import InputError, PlatformError
+from ..publishing.leftovers import sweep
 from ..repository.repository import model_folders
 from ..repository.validation import require_valid, servable_models
 from .access import Access
@@ -31,10 +30,10 @@ from .command import Control, server_command
 from .embedded import Triton, compose_backends, find_triton, release_note
 from .ports import HOST, Ports, choose_ports
 from .process import ChildProcess
+from .remains import memory_prefix, remove_memory, scratch_folder, sweep_dead
 
 __all__ = ["Control", "TritonServer", "dry_run"]
 
-_SHARED_MEMORY = Path("/dev/shm")
 _ATTEMPTS = 3
 
 
@@ -145,6 +144,8 @@ class TritonServer:
         self._start_on(ports)
 
     def _start_on(self, asked: Ports) -> None:
+        sweep_dead()
+        sweep(self.repository)
         require_valid(self.repository, self.models, config_name=self.config_name, whole=self.control != "explicit")
         triton = self._triton or find_triton()
         self.release_note = release_note(triton)
@@ -162,8 +163,8 @@ class TritonServer:
 
     def _start_once(self, triton: Triton) -> None:
         began = time.monotonic()
-        self._scratch = Path(tempfile.mkdtemp(prefix="rtool-triton-"))
-        self._memory_prefix = f"rtool_{os.getpid()}_{uuid.uuid4().hex[:8]}_"
+        self._scratch = scratch_folder()
+        self._memory_prefix = memory_prefix()
         command = server_command(
             triton,
             self.repository,
@@ -206,9 +207,8 @@ class TritonServer:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
-        if self._memory_prefix and _SHARED_MEMORY.is_dir():
-            for region in _SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
-                region.unlink(missing_ok=True)
+        if self._memory_prefix:
+            remove_memory(self._memory_prefix)
 
 
 def _models_to_serve(repository: Path, models: Sequence[str] | None, control: Control) -> tuple[str, ...]:

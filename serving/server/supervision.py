@@ -20,12 +20,14 @@ from tritonclient.utils import InferenceServerException
 
 from ...converters.runtime.calling.access_key import grpc_headers
 from ...errors import RtoolError
+from ..publishing.leftovers import sweep
 from .server import TritonServer
 from .stubs import StubWatch
 
 __all__ = ["Supervisor"]
 
 _POLL_SECONDS = 0.2
+_SWEEP_SECONDS = 5.0
 _LONGEST_PAUSE = 30.0
 _STEADY_SECONDS = 60.0
 _LOAD_SECONDS = 120.0
@@ -40,14 +42,22 @@ class Supervisor:
         self.reloads = 0
         self._say = say
         self._failures = 0
-        self._begun = time.monotonic()
+        self._begun = self._swept = time.monotonic()
         self._stubs = StubWatch(server.process.pid, server.repository)
 
     def watch(self) -> None:
         """Watch until KeyboardInterrupt."""
         while True:
             self.look()
+            self.tidy()
             time.sleep(_POLL_SECONDS)
+
+    def tidy(self) -> None:
+        """Every few seconds, remove what a publisher that was killed left in the repository and in the server."""
+        if self.server.control == "explicit" and time.monotonic() - self._swept > _SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            if removed := sweep(self.server.repository, self.server.url):
+                self._say(f"removed what a publisher that was killed left: {', '.join(removed)}")
 
     def look(self) -> None:
         """Look once at the server and its stubs, and mend what has died; returns when it serves again."""

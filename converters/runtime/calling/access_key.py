@@ -22,7 +22,7 @@ from ....cache_folder import cache_folder
 from ...records.json_text import parse_json
 from .address import split_address
 
-__all__ = ["KEY_NAME", "AccessKey", "find_key", "grpc_headers", "key_folders", "process_started"]
+__all__ = ["KEY_NAME", "AccessKey", "find_key", "grpc_headers", "key_folders", "process_started", "read_key"]
 
 KEY_NAME = "rtool-key"
 _GRPC_PREFIX = "triton-grpc-protocol-"
@@ -99,11 +99,11 @@ def _present_keys() -> Iterator[AccessKey]:
             if not _only_ours(folder.stat(), stat.S_ISDIR):
                 continue
             for path in sorted(folder.glob("*.key")):
-                if (access := _read(path)) is not None:
+                if (access := read_key(path)) is not None:
                     yield access
 
 
-def _read(path: Path) -> AccessKey | None:
+def read_key(path: Path) -> AccessKey | None:
     """The key in a file; None for a file that somebody else could have written, or that is damaged."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,5 +1,6 @@
 """Verify, then switch: on a running server nobody gets an answer of a version that was not checked first."""
 
+import contextlib
 import http.client
 import threading
 import time
@@ -84,10 +85,7 @@ def test_under_load_only_checked_versions_answer(server, repository, onnx_files,
     assert clients.counts["first"] > 0
     assert not list(repository.glob(".candidate-*"))
     assert not any(name.startswith(".candidate-") for name in known_models(server))
-    deadline = time.monotonic() + 20  # not ready while the version before is unloaded
-    while not is_ready(server):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until_ready(server)
 
 
 def test_a_server_that_refuses_loads_leaves_disk_and_server_as_they_were(tmp_path, onnx_files, make_model):
@@ -186,3 +184,66 @@ def test_a_packer_is_rolled_back_against_the_file_of_its_target(server, reposito
     rollback("fronted", repository=repository, to=2, url=server.url)
     with pytest.raises(GateError, match=r"version 1 was refused .*version 2 is still served"):
         rollback("fronted", repository=repository, to=1, url=server.url)
+
+
+def wait_until_ready(server: TritonServer) -> None:
+    deadline = time.monotonic() + 20  # not ready while a version before is unloaded
+    while not is_ready(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+REFUSED = {
+    "a GPU that is not there": lambda text: text.replace("count: 1", "count: 1 gpus: [7]"),
+    "an accelerator that the back end lacks": lambda text: (
+        text + 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }\n'
+    ),
+    "answers out of turn": lambda text: text + "model_transaction_policy { decoupled: true }\n",
+}
+
+
+@pytest.mark.parametrize("edit", REFUSED.values(), ids=REFUSED)
+def test_after_a_refused_load_the_server_is_ready_again(server, repository, onnx_files, edit):
+    """Triton alone answers 400 from then on, although every model serves."""
+    name = "asked"
+    deploy(onnx_files["reid"], name=name, repository=repository, device="cpu", url=server.url)
+    config = repository / name / "config.pbtxt"
+    sound = config.read_text()
+    config.write_text(edit(sound))
+    with pytest.raises(InputError, match="was refused before it answered anybody"):
+        deploy(onnx_files["reid"], name=name, repository=repository, device="cpu", url=server.url)
+    config.write_text(sound)
+    wait_until_ready(server)
+    assert not any(name.startswith(".candidate-") for name in known_models(server))
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_after_a_switch_that_was_refused_the_server_is_ready_and_serves_what_it_did(
+    server, repository, onnx_files, make_model, run_local, tmp_path, monkeypatch, new
+):
+    name = f"refused_{new}"
+    crops = np.random.default_rng(3).normal(size=(16, 3, 8, 4)).astype(np.float32)
+    golden = {"first": run_local(onnx_files["reid"], crops)[0]}
+    second = make_model("reid", tmp_path / "second.onnx", seed=9)
+    if not new:
+        deploy(onnx_files["reid"], name=name, repository=repository, device="cpu", url=server.url)
+    before = files_of(repository)
+    real = candidate.serve_version
+
+    def spoiled(url, folder, version):
+        if folder.name == name:
+            text = folder.config_path.read_text()
+            folder.config_path.write_text(text.replace("count: 1", "count: 1 gpus: [7]"))
+        real(url, folder, version)
+
+    monkeypatch.setattr(candidate, "serve_version", spoiled)
+    with contextlib.nullcontext() if new else Clients(server.url, name, crops, golden) as clients:
+        with pytest.raises(InputError, match=f"cannot load '{name}'"):
+            deploy(second, name=name, repository=repository, device="cpu", url=server.url)
+        wait_until_ready(server)
+    assert files_of(repository) == before
+    if new:
+        assert name not in known_models(server)
+    else:
+        assert (clients.counts["wrong"], clients.counts["errors"]) == (0, 0)
+        assert clients.counts["first"] > 0

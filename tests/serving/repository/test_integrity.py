@@ -7,7 +7,7 @@ import pytest
 
 from rtool.errors import InputError
 from rtool.serving import TritonServer, deploy, deploy_packer, rollback, validate_repository
-from rtool.serving.publishing.rollout import load_on_server
+from rtool.serving.publishing.rollout import load_on_server, unload_from_server
 
 
 @pytest.fixture
@@ -60,9 +60,13 @@ def test_a_version_without_a_manifest_is_not_judged(root):
 
 def test_the_server_refuses_to_load_swapped_weights(server, repository, onnx_files, make_model, tmp_path):
     deploy(onnx_files["reid"], name="swapped", repository=repository, device="cpu")
+    published = (repository / "swapped/1/model.onnx").read_bytes()
     shutil.copy(make_model("reid", tmp_path / "other.onnx", seed=3), repository / "swapped/1/model.onnx")
     try:
         with pytest.raises(InputError, match="is not the file that was published"):
             load_on_server(server.url, "swapped")
-    finally:
+    finally:  # the server, which other tests share, forgets the refusal when the version loads
+        (repository / "swapped/1/model.onnx").write_bytes(published)
+        load_on_server(server.url, "swapped")
+        unload_from_server(server.url, "swapped")
         shutil.rmtree(repository / "swapped")
