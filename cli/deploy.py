@@ -199,6 +199,7 @@ def _report(result: DeployResult, output: Output) -> None:
         ("device", result.device),
         ("sha256", result.sha256[:16]),
         *([("preprocessing", result.preprocessing)] if result.preprocessing else []),
+        *([("server", str(result.server))] if result.server is not None else []),
         *(("note", note) for note in result.notes),
     ]
     output.emit(result, rows, artefact=result.path)

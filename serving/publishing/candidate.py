@@ -15,8 +15,9 @@ from pathlib import Path
 
 from ...errors import GateError, InputError, PlatformError, RtoolError
 from ..repository.model_config import parse_config, set_versions, write_config
-from ..repository.repository import CANDIDATE_PREFIX, CONFIG_FILE, ModelFolder
+from ..repository.repository import CANDIDATE_PREFIX, CONFIG_FILE, MODEL_FILE, ModelFolder
 from .clearing import clear_refusal, clear_refused_update
+from .met_server import why_it_may_refuse
 from .publication import Publication, publish, remove_whole
 from .rollout import load_on_server, refused_on_server, serve_version, unload_from_server
 from .snapshot import Snapshot
@@ -45,8 +46,11 @@ def try_on_server(url: str, publication: Publication, staging: Path, *, served: 
     except RtoolError as error:
         kind = type(error) if isinstance(error, InputError | PlatformError) else GateError
         state = f"version {served} is still served" if served is not None else "nothing is served under this name"
+        weights = publication.files.get(MODEL_FILE)
+        hint = why_it_may_refuse(url, weights) if weights is not None else ""
         raise kind(
-            f"{folder.path}: version {publication.version} was refused before it answered anybody, {state}: {error}"
+            f"{folder.path}: version {publication.version} was refused before it answered anybody, {state}: "
+            f"{error}{hint}"
         ) from error
     finally:
         unload_from_server(url, candidate.name, timeout=_UNLOAD_SECONDS)

@@ -8,7 +8,7 @@ first (`candidate.py`); the one that is served answers until the new one has pas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from ..repository.served_preprocessing import served_preprocessing
 from ..repository.serving_settings import Device, ServingSettings
 from ..repository.warmup import WarmupFile, read_examples, warmup_files
 from .contract import check_contract, contract_of, describe_changes
+from .met_server import meet_server
 from .proof import check_proof
 from .publication import Publication, prune, publish, publishing, remember_configs
 from .snapshot import take_snapshot
@@ -97,7 +98,8 @@ def deploy(
         notes = (*consent.notes(), *_notes(files, plan, stripped=published is not signature), *unproved)
         _write_version(_publication(folder, versions, published, plan, files, manifest), versions, staging, url)
         notes += _pruned(folder, versions, keep, staging)
-    return _result(folder, versions, published, plan.device, notes, str(found))
+    met = meet_server(url) if url is not None else None
+    return replace(_result(folder, versions, published, plan.device, notes, str(found)), server=met)
 
 
 def _pruned(folder: ModelFolder, versions: _Versions, keep: int | None, staging: Path) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from ..repository.integrity import check_unchanged
 from ..repository.model_config import ModelConfig, parse_config, read_config, served_versions
 from ..repository.repository import CONFIG_FILE, MANIFEST_FILE, ModelFolder, check_model_name
 from .contract import check_contract, contract_of, describe_changes
+from .met_server import meet_server
 from .publication import Publication, publishing, remember_configs, replace_configs
 from .snapshot import take_snapshot
 
@@ -70,6 +71,7 @@ def rollback(
         device=device_of(config),
         sha256=signature.sha256 if signature is not None else "",
         notes=notes,
+        server=meet_server(url) if url is not None else None,
     )
 
 

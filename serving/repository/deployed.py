@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from .model_config import read_config, served_versions
@@ -31,6 +32,8 @@ class DeployResult:
     notes: tuple[str, ...] = ()
     preprocessing: str = ""
     """How images are prepared and where that comes from, or why it is not known; "" for a packer and a rollback."""
+    server: Any = None
+    """The server at `url` (`publishing.met_server.MetServer`), with the advisories of its release; None without one."""
 
 
 def newest_served(folder: ModelFolder) -> int | None:
