@@ -29,7 +29,7 @@ from ..repository.served_preprocessing import served_preprocessing
 from ..repository.serving_settings import Device, ServingSettings
 from ..repository.warmup import WarmupFile, read_examples, warmup_files
 from .contract import check_contract, contract_of, describe_changes
-from .met_server import meet_server
+from .on_server.met_server import meet_server
 from .proof import check_proof
 from .publication import Publication, prune, publish, publishing, remember_configs
 from .snapshot import take_snapshot
@@ -182,7 +182,7 @@ def _publication(
 def _write_version(publication: Publication, versions: _Versions, staging: Path, url: str | None) -> None:
     """Try the version on a running server, keep the configurations that serve now, publish it, and serve it there."""
     if url is not None:
-        from . import candidate
+        from .on_server import candidate
 
         candidate.try_on_server(url, publication, staging, served=versions.previous)
     before = take_snapshot(publication.folder)

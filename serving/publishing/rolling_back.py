@@ -14,7 +14,7 @@ from ..repository.integrity import check_unchanged
 from ..repository.model_config import ModelConfig, parse_config, read_config, served_versions
 from ..repository.repository import CONFIG_FILE, MANIFEST_FILE, ModelFolder, check_model_name
 from .contract import check_contract, contract_of, describe_changes
-from .met_server import meet_server
+from .on_server.met_server import meet_server
 from .publication import Publication, publishing, remember_configs, replace_configs
 from .snapshot import take_snapshot
 
@@ -88,7 +88,7 @@ def _serve_again(
 ) -> None:
     """Try the version on a running server, then put its configurations back and serve it there."""
     if url is not None:
-        from . import candidate
+        from .on_server import candidate
 
         candidate.try_on_server(url, _as_candidate(folder, target, texts), staging, served=present)
     before = take_snapshot(folder)

@@ -22,7 +22,7 @@ from typing import Self
 
 from ...converters.runtime.calling.waiting import announced
 from ...errors import InputError, PlatformError
-from ..publishing.leftovers import sweep
+from ..publishing.on_server.leftovers import sweep
 from ..repository.repository import model_folders
 from ..repository.validation import require_valid, servable_models
 from .access import Access

@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from ...converters.runtime.calling.access_key import grpc_headers
 from ...errors import RtoolError
-from ..publishing.leftovers import sweep
+from ..publishing.on_server.leftovers import sweep
 from .server import TritonServer
 from .stubs import StubWatch
 

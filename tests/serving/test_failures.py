@@ -23,7 +23,7 @@ from rtool.converters.runtime.calling.retrying import retry
 from rtool.errors import InputError, PlatformError
 from rtool.finetune.processes.locking import exclusive
 from rtool.serving import ServingSettings, TritonClient, TritonServer, deploy
-from rtool.serving.publishing.rollout import load_on_server
+from rtool.serving.publishing.on_server.rollout import load_on_server
 
 URL = "127.0.0.1:1"
 
@@ -166,6 +166,6 @@ def test_a_command_says_what_it_waits_for_and_nothing_when_it_need_not(capsys, t
 def test_a_load_without_the_key_is_denied_and_a_missing_model_named(server, monkeypatch):
     with pytest.raises(InputError, match=r"cannot load 'absent'"):
         load_on_server(server.url, "absent")
-    monkeypatch.setattr("rtool.serving.publishing.rollout.grpc_headers", lambda _: {})
+    monkeypatch.setattr("rtool.serving.publishing.on_server.rollout.grpc_headers", lambda _: {})
     with pytest.raises(ControlDeniedError, match="run the command as that user"):
         load_on_server(server.url, "reid")

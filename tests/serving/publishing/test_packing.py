@@ -10,7 +10,7 @@ import pytest
 from rtool.converters.runtime.calling.failures import BackendFailedError
 from rtool.errors import InputError
 from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback, validate_repository
-from rtool.serving.publishing.rollout import load_on_server, unload_from_server
+from rtool.serving.publishing.on_server.rollout import load_on_server, unload_from_server
 from rtool.serving.repository.validation import placeholders, servable_models
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from rtool.errors import InputError
 from rtool.serving import TritonServer, deploy, deploy_packer, rollback, validate_repository
-from rtool.serving.publishing.rollout import load_on_server, unload_from_server
+from rtool.serving.publishing.on_server.rollout import load_on_server, unload_from_server
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from ...errors import RtoolError
-from ..repository.model_config import parse_config, served_versions, set_versions, write_config
-from ..repository.repository import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, ModelFolder
-from .publication import STAND_IN, Publication, publish, remove_whole
+from ....errors import RtoolError
+from ...repository.model_config import parse_config, served_versions, set_versions, write_config
+from ...repository.repository import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, ModelFolder
+from ..publication import STAND_IN, Publication, publish, remove_whole
+from ..snapshot import Snapshot
 from .rollout import load_on_server, unload_from_server
-from .snapshot import Snapshot
 
 __all__ = ["clear_refusal", "clear_refused_update"]
 

@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ...errors import GateError, InputError, PlatformError, RtoolError
-from ..repository.model_config import parse_config, set_versions, write_config
-from ..repository.repository import CANDIDATE_PREFIX, CONFIG_FILE, MODEL_FILE, ModelFolder
+from ....errors import GateError, InputError, PlatformError, RtoolError
+from ...repository.model_config import parse_config, set_versions, write_config
+from ...repository.repository import CANDIDATE_PREFIX, CONFIG_FILE, MODEL_FILE, ModelFolder
+from ..publication import Publication, publish, remove_whole
+from ..snapshot import Snapshot
 from .clearing import clear_refusal, clear_refused_update
 from .met_server import why_it_may_refuse
-from .publication import Publication, publish, remove_whole
 from .rollout import load_on_server, refused_on_server, serve_version, unload_from_server
-from .snapshot import Snapshot
 
 __all__ = ["switch", "try_on_server"]
 

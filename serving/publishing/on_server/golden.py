@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ....errors import InputError
 
 __all__ = ["golden_outputs"]
 
@@ -27,7 +27,7 @@ def golden_outputs(
     """
     import onnxruntime
 
-    from ...converters.runtime.session_model import session_model
+    from ....converters.runtime.session_model import session_model
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -7,7 +7,7 @@ from onnx import load, save
 
 from rtool.cli import main
 from rtool.serving import deploy
-from rtool.serving.publishing.met_server import meet_server, why_it_may_refuse
+from rtool.serving.publishing.on_server.met_server import meet_server, why_it_may_refuse
 from rtool.serving.releases.advisories import lacking
 
 

@@ -18,27 +18,27 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from ...converters.files.model_file import ModelFile
-from ...converters.runtime.calling.access_key import grpc_headers
-from ...converters.runtime.calling.causes import Call
-from ...converters.runtime.calling.failures import BackendFailedError, ServingError
-from ...converters.runtime.calling.waiting import announced
-from ...converters.runtime.double_precision import exact_outputs
-from ...converters.runtime.judging import judge, unknown
-from ...converters.runtime.nonsense import find_nonsense, unreached_outputs
-from ...converters.runtime.probability_outputs import probability_outputs
-from ...converters.runtime.probes.open_sizes import closed_sizes
-from ...converters.runtime.probes.probing import probe_inputs
-from ...converters.runtime.runners import OnnxRunner
-from ...errors import GateError, InputError, PlatformError, RtoolError
-from ..client import TritonClient
-from ..repository.config_plan import device_of
-from ..repository.deployed import newest_served
-from ..repository.graph_signature import GraphSignature, read_signature
-from ..repository.integrity import check_unchanged
-from ..repository.model_config import ModelConfig, intra_op_threads, read_config, target_model
-from ..repository.repository import CANDIDATE_PREFIX, ModelFolder
-from ..repository.warmup import example_array
+from ....converters.files.model_file import ModelFile
+from ....converters.runtime.calling.access_key import grpc_headers
+from ....converters.runtime.calling.causes import Call
+from ....converters.runtime.calling.failures import BackendFailedError, ServingError
+from ....converters.runtime.calling.waiting import announced
+from ....converters.runtime.double_precision import exact_outputs
+from ....converters.runtime.judging import judge, unknown
+from ....converters.runtime.nonsense import find_nonsense, unreached_outputs
+from ....converters.runtime.probability_outputs import probability_outputs
+from ....converters.runtime.probes.open_sizes import closed_sizes
+from ....converters.runtime.probes.probing import probe_inputs
+from ....converters.runtime.runners import OnnxRunner
+from ....errors import GateError, InputError, PlatformError, RtoolError
+from ...client import TritonClient
+from ...repository.config_plan import device_of
+from ...repository.deployed import newest_served
+from ...repository.graph_signature import GraphSignature, read_signature
+from ...repository.integrity import check_unchanged
+from ...repository.model_config import ModelConfig, intra_op_threads, read_config, target_model
+from ...repository.repository import CANDIDATE_PREFIX, ModelFolder
+from ...repository.warmup import example_array
 from .golden import golden_outputs
 
 __all__ = [
@@ -129,7 +129,7 @@ def refused_on_server(url: str, name: str, version: int) -> bool:
 
 
 def loaded_candidates(url: str) -> tuple[str, ...]:
-    """Names of candidates that the server at `url` holds in memory; empty where it does not answer or forbids to ask."""
+    """Names of candidates that the server at `url` holds in memory; none where it does not answer or forbids to ask."""
     client = triton.InferenceServerClient(url)
     try:
         entries = client.get_model_repository_index(headers=dict(grpc_headers(url)), client_timeout=_ASK_SECONDS).models

@@ -11,10 +11,10 @@ from pathlib import Path
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from ...converters.files.model_bytes import read_model_bytes
-from ...converters.passes.targets import TARGETS, find_target, target_problems
-from ..releases.advisories import Advisory, lacking, what_it_lacks
-from ..releases.server_versions import NEWEST_KNOWN, release_of
+from ....converters.files.model_bytes import read_model_bytes
+from ....converters.passes.targets import TARGETS, find_target, target_problems
+from ...releases.advisories import Advisory, lacking, what_it_lacks
+from ...releases.server_versions import NEWEST_KNOWN, release_of
 
 __all__ = ["MetServer", "meet_server", "why_it_may_refuse"]
 
@@ -33,7 +33,9 @@ class MetServer:
     def __str__(self) -> str:
         """One line: version, release, and the gravest advisories."""
         if self.release is None:
-            return f"Triton {self.version}, of no release known here (up to {NEWEST_KNOWN}); read its security bulletins"
+            return (
+                f"Triton {self.version}, of no release known here (up to {NEWEST_KNOWN}); read its security bulletins"
+            )
         lacks = what_it_lacks(self.release) or f"Triton {self.release} lacks no security fix known here"
         more = "; --json names all" if len(self.advisories) > 3 else ""
         return f"Triton {self.version}; {lacks}{more}"
@@ -53,14 +55,14 @@ def meet_server(url: str) -> MetServer | None:
 
 
 def why_it_may_refuse(url: str, model: Path) -> str:
-    """What the release at `url` cannot read of an ONNX file, for the message of a load that failed; "" where nothing is.
+    """What the release at `url` cannot read of an ONNX file, for the message of a failed load; "" where it reads it.
 
     The server that rtool downloads states 24.10, but runs the ONNX Runtime installed beside rtool, which reads more.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
-    from ...errors import RtoolError
+    from ....errors import RtoolError
 
     met = meet_server(url)
     target = f"triton:{met.release}" if met is not None else ""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...errors import PlatformError
-from ..repository.repository import LOCK_FILE, ModelFolder
+from ....errors import PlatformError
+from ...repository.repository import LOCK_FILE, ModelFolder
+from ..locking import exclusive
+from ..publication import leftovers, remove_leftovers, staging_folder
 from .clearing import clear_refusal
-from .locking import exclusive
-from .publication import leftovers, remove_leftovers, staging_folder
 from .rollout import loaded_candidates, refused_on_server, unload_from_server
 
 __all__ = ["sweep"]

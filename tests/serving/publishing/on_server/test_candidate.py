@@ -13,8 +13,8 @@ import tritonclient.grpc as triton
 from rtool.converters.runtime.calling.access_key import grpc_headers
 from rtool.errors import GateError, InputError, PlatformError
 from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback
-from rtool.serving.publishing import candidate
-from rtool.serving.publishing.rollout import load_on_server
+from rtool.serving.publishing.on_server import candidate
+from rtool.serving.publishing.on_server.rollout import load_on_server
 
 
 class Clients:
