@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from .finetune.evaluation.evaluation import evaluate
     from .serving.publishing.publishing import deploy
     from .serving.publishing.rolling_back import rollback
-    from .serving.server.foreground import serve
+    from .serving.service.foreground import serve
 
 _PUBLIC: dict[str, str] = {
     "RtoolError": ".errors",

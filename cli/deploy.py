@@ -1,23 +1,21 @@
-"""`rtool deploy` and `rtool serve`: publish a model in a Triton repository, and run Triton on it."""
+"""`rtool deploy`: publish a model in a Triton repository."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InputError, PlatformError
+from ..errors import InputError
 from .output import Output, examples, output_options
 from .preprocessing import preprocessing_option
+from .serve import report_check
 
 if TYPE_CHECKING:
     from ..serving.repository.deployed import DeployResult
-    from ..serving.server.server import TritonServer
 
-__all__ = ["deploy_command", "serve_command"]
+__all__ = ["deploy_command"]
 
 
 class _Batch(click.ParamType[Any]):
@@ -101,6 +99,7 @@ class _Batch(click.ParamType[Any]):
 )
 @click.option("--rollback", is_flag=True, help="Serve the previous version again.")
 @click.option("--check", is_flag=True, help="Check the published model NAME, as `rtool serve --check` does.")
+@click.option("--target", default="26.07", show_default=True, help="With --check: the Triton release to serve it.")
 @click.option("--to", type=int, help="With --rollback: the version to serve.")
 @output_options
 def deploy_command(
@@ -128,7 +127,7 @@ def deploy_command(
     from ..serving.repository.serving_settings import ServingSettings
 
     if check:
-        _check_published(repository, name, output, others=(model, rollback or None, packer_for))
+        _check_published(repository, name, options["target"], output, others=(model, rollback or None, packer_for))
         return
     given = {key: options[key] for key in ServingSettings.__dataclass_fields__ if options.get(key) is not None}
     new_contract = bool(options["new_contract"])
@@ -165,10 +164,10 @@ def deploy_command(
     _report(published, output)
 
 
-def _check_published(repository: Path, name: str, output: Output, others: tuple[object, ...]) -> None:
+def _check_published(repository: Path, name: str, target: str, output: Output, others: tuple[object, ...]) -> None:
     if any(other is not None for other in others):
         raise InputError("deploy --check: checks what is published; give it --name and --repository alone")
-    _check(repository, [name], None, "26.07", output)
+    report_check(repository, [name], None, target, output)
 
 
 def _refuse_others(mode: str, applicable: set[str]) -> None:
@@ -203,163 +202,3 @@ def _report(result: DeployResult, output: Output) -> None:
         *(("note", note) for note in result.notes),
     ]
     output.emit(result, rows, artefact=result.path)
-
-
-@click.command(
-    "serve",
-    epilog=examples(
-        "rtool serve",
-        "rtool serve model_repository --model osnet_x0_25_b16 --grpc-port 9001",
-        "rtool serve model_repository --container --dry-run",
-    ),
-)
-@click.argument("repository", type=click.Path(path_type=Path), default=Path("model_repository"))
-@click.option("--model", "models", multiple=True, help="Serve only this model; may be repeated.")
-@click.option("--config-name", help="Serve configs/NAME.pbtxt, e.g. cpu or gpu, where a model has it.")
-@click.option(
-    "--control",
-    type=click.Choice(["explicit", "none", "poll"]),
-    help="explicit: load models on request of this user; poll: reload what changes; none: load everything once.  "
-    "[default: explicit; none with --container]",
-)
-@click.option("--http-port", type=int, default=8000, show_default=True, help="0 selects a free port, here and below.")
-@click.option("--grpc-port", type=int, default=8001, show_default=True)
-@click.option("--metrics-port", type=int, default=8002, show_default=True)
-@click.option(
-    "--timeout", type=float, default=120.0, show_default=True, help="Seconds within which the server must be ready."
-)
-@click.option("--log", type=click.Path(path_type=Path), help="Append the server's log to this file.")
-@click.option("--check", is_flag=True, help="Check the repository without a server; exit code 1 on problems.")
-@click.option("--target", default="26.07", show_default=True, help="With --check: the Triton release to serve it.")
-@click.option("--container", is_flag=True, help="Serve with docker from NVIDIA's image; not tried.")
-@click.option("--dry-run", is_flag=True, help="Print the server's command line and exit.")
-@output_options
-def serve_command(
-    repository: Path,
-    models: tuple[str, ...],
-    config_name: str | None,
-    control: Literal["explicit", "none", "poll"] | None,
-    check: bool,
-    target: str,
-    container: bool,
-    dry_run: bool,
-    log: Path | None,
-    timeout: float,
-    http_port: int,
-    grpc_port: int,
-    metrics_port: int,
-    output: Output,
-) -> None:
-    """Run Triton on REPOSITORY, on 127.0.0.1, until Ctrl-C.
-
-    Runs the tritonserver on PATH, else an embedded one, which is downloaded on first use (55 MB).
-    """
-    from ..serving.repository import validation
-    from ..serving.server import foreground, server
-
-    if check:
-        _check(repository, models or None, config_name, target, output)
-        return
-    control = control or ("none" if container else "explicit")
-    if not models and (control == "explicit" or container):
-        validation.servable_models(repository)
-        for problem in validation.placeholders(repository):
-            click.echo(f"not served: {problem}", err=True)
-    if container:
-        _run_container(repository, models, config_name, control, (http_port, grpc_port, metrics_port), dry_run, output)
-        return
-    ports: dict[str, Any] = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    if dry_run:
-        planned = server.TritonServer(
-            repository, models=models or None, control=control, config_name=config_name, **ports
-        )
-        _print_command(server.dry_run(planned), output)
-        return
-    result = foreground.serve(
-        repository,
-        models=models or None,
-        control=control,
-        config_name=config_name,
-        timeout=timeout,
-        log=log,
-        on_ready=_announce_json if output.as_json else _announce_url if output.quiet else _announce,
-        on_event=lambda line: click.echo(line, err=True),
-        **ports,
-    )
-    if not output.as_json:
-        output.emit(result)
-
-
-def _print_command(command: str, output: Output) -> None:
-    if output.as_json:
-        output.emit({"command": command})
-    else:
-        click.echo(command)
-
-
-def _announce_url(server: TritonServer) -> None:
-    click.echo(server.url)
-
-
-def _announce_json(server: TritonServer) -> None:
-    """Print one JSON object once the server is ready, for scripts that need its ports; nothing else goes to stdout."""
-    ready = {"url": server.url, "http_url": server.http_url, "metrics_url": server.metrics_url}
-    more = {"models": list(server.models), "ready_seconds": server.ready_seconds, "release_note": server.release_note}
-    click.echo(json.dumps(ready | more, indent=2))
-
-
-def _announce(server: TritonServer) -> None:
-    click.echo(f"ready in {server.ready_seconds:.1f} s: {', '.join(server.models)}")
-    click.echo(f"  gRPC     {server.url}       (triton://{server.url}/{server.models[0]})")
-    click.echo(f"  HTTP     http://{server.http_url}")
-    click.echo(f"  metrics  http://{server.metrics_url}/metrics")
-    if server.release_note:
-        click.echo(f"  release  {server.release_note}")
-    click.echo("Ctrl-C stops it.")
-
-
-def _check(
-    repository: Path, models: Sequence[str] | None, config_name: str | None, target: str, output: Output
-) -> None:
-    """The repository's own problems and those with the target release; a second line on the embedded server."""
-    from ..errors import GateError
-    from ..serving.publishing.release_check import check_release
-    from ..serving.releases.advisories import EXEMPT
-    from ..serving.repository.validation import validate_repository
-
-    problems = [str(problem) for problem in validate_repository(repository, models, config_name=config_name)]
-    fits = [check_release(repository, models, release=target, config_name=config_name)]
-    fits += [check_release(repository, models, release=name, config_name=config_name, embedded=True) for name in EXEMPT]
-    problems += [f"{repository}: Triton {target}: {problem}" for problem in fits[0].refused]
-    rows = [("problems", len(problems)), ("target", str(fits[0])), *(("embedded", str(fit)) for fit in fits[1:])]
-    output.emit({"problems": problems, "target": fits[0], "embedded": fits[1:]}, rows)
-    if problems:
-        raise GateError("\n".join(problems))
-
-
-def _run_container(
-    repository: Path,
-    models: tuple[str, ...],
-    config_name: str | None,
-    control: str,
-    ports: tuple[int, int, int],
-    dry_run: bool,
-    output: Output,
-) -> None:
-    import shlex
-
-    from ..serving.repository.devices import gpu_present
-    from ..serving.repository.validation import servable_models
-    from ..serving.server.container import container_command, run_container
-
-    command = container_command(
-        repository,
-        models=models or servable_models(repository),
-        control=control,
-        config_name=config_name,
-        ports=ports,
-        gpu=config_name == "gpu" or (config_name is None and gpu_present()),
-    )
-    _print_command(shlex.join(command), output)
-    if not dry_run and (code := run_container(command, repository=repository, ports=ports)) != 0:
-        raise PlatformError(f"docker ended with exit code {code}; see its output above")

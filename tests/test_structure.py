@@ -57,7 +57,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("finetuning",),
         ("worker",),
     ),
-    "serving": (("client", "releases"), ("repository",), ("publishing",), ("server",), ("gallery",)),
+    "serving": (("client", "releases"), ("repository",), ("publishing",), ("server",), ("service",), ("gallery",)),
     "benchmarks": (
         ("places", "machine", "references"),
         ("compare", "load", "timing"),

@@ -1,8 +1,8 @@
 """The command that serves a repository from NVIDIA's container image, for production.
 
-The image has the C++ back ends and the security fixes that the embedded server lacks. The command needs docker or
-podman and, for GPU configurations, the NVIDIA Container Toolkit. It was not tried: there was no container engine where
-it was written; its options are those of Docker's and Triton's documentation.
+The image has the C++ back ends and the security fixes that the embedded server lacks. The command needs docker and, for
+GPU configurations, the NVIDIA Container Toolkit. It was not tried: there was no container engine where it was written;
+its options are those of Docker's and Triton's documentation.
 
 Inside, Triton is not root, the file system and the repository are read-only, it may gain no privileges, and what
 changes the server needs a key. The ports are published on 127.0.0.1 only; put your own gateway in front of them. The
@@ -12,18 +12,14 @@ for `deploy --url` the control mode is "none": then nothing can be loaded, with 
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...converters.runtime.calling.access_key import KEY_NAME
-from ...errors import PlatformError
-from .access import OPTIONS, RESTRICTED, Access
+from .access import OPTIONS, RESTRICTED
 from .ports import Ports
 
-__all__ = ["IMAGE", "KEY_VARIABLE", "RELEASE", "container_command", "run_container"]
+__all__ = ["IMAGE", "KEY_VARIABLE", "RELEASE", "container_command"]
 
 RELEASE = "26.07"
 """The first release without an advisory that is known here (`releases/advisories.py`); a test compares."""
@@ -68,33 +64,3 @@ def container_command(
     if config_name is not None:
         command.append(f"--model-config-name={config_name}")
     return command
-
-
-def run_container(
-    command: Sequence[str],
-    *,
-    repository: Path,
-    ports: Ports = (8000, 8001, 8002),
-    environment: Mapping[str, str] | None = None,
-) -> int:
-    """Run the command in the foreground and return its exit code; Ctrl-C stops the container.
-
-    The key that opens its control is written where clients of this user find it, until the container has ended.
-
-    Raises:
-        PlatformError: docker is not on PATH, or the key file cannot be written.
-    """
-    if shutil.which(command[0]) is None:
-        raise PlatformError(f"{command[0]} is not on PATH; install it, or run the printed command where it is")
-    access = Access(repository, ports)
-    given = {**(environment if environment is not None else os.environ), KEY_VARIABLE: access.key.key}
-    access.publish()
-    try:
-        process = subprocess.Popen(list(command), env=given)
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue  # docker got the same Ctrl-C and is stopping the container
-    finally:
-        access.remove()

@@ -71,13 +71,15 @@ class Triton:
         return environment
 
 
-def find_triton(*, fetch: bool = True) -> Triton:
-    """The server to run. The embedded one is downloaded on first use; with `fetch=False` its path may not exist yet.
+def find_triton(*, fetch: bool = True, embedded: bool = False) -> Triton:
+    """The server to run; `embedded` passes over the one on PATH.
+
+    The embedded one is downloaded on first use; with `fetch=False` its path may not exist yet.
 
     Raises:
         PlatformError: none on PATH, and no embedded build for this platform and Python, or the download fails.
     """
-    if found := shutil.which("tritonserver"):
+    if not embedded and (found := shutil.which("tritonserver")):
         return Triton(Path(found))
     if problem := _why_not_embedded():
         raise PlatformError(f"no tritonserver on PATH, and {problem}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shlex
 import shutil
 import time
@@ -32,9 +33,10 @@ from .ports import HOST, Ports, choose_ports
 from .process import ChildProcess
 from .remains import memory_prefix, remove_memory, scratch_folder, sweep_dead
 
-__all__ = ["Control", "TritonServer", "dry_run"]
+__all__ = ["Control", "TritonServer", "dry_run", "is_ready"]
 
 _ATTEMPTS = 3
+_PLAIN = re.compile(r"[A-Za-z0-9_./+@:,=%-]+")
 
 
 class TritonServer:
@@ -71,6 +73,8 @@ class TritonServer:
         self.config_name = config_name
         self._asked_models = models
         self.models = _models_to_serve(self.repository, models, control)
+        self.served_path = self.repository.absolute()
+        """The repository as Triton was given it."""
         self.ready_seconds = 0.0
         self.release_note = ""
         """What the release of the running server lacks; empty before the start and when nothing is known to be."""
@@ -109,6 +113,11 @@ class TritonServer:
     def metrics_url(self) -> str:
         """host:port of the Prometheus endpoint (`/metrics`)."""
         return f"{HOST}:{self._ports[2]}"
+
+    @property
+    def kind(self) -> str:
+        """Which server runs: `path` or `embedded`."""
+        return "embedded" if (self._triton or find_triton(fetch=False)).embedded else "path"
 
     @property
     def process(self) -> ChildProcess:
@@ -164,10 +173,11 @@ class TritonServer:
     def _start_once(self, triton: Triton) -> None:
         began = time.monotonic()
         self._scratch = scratch_folder()
+        self.served_path = _plain_path(self.repository.absolute(), self._scratch)
         self._memory_prefix = memory_prefix()
         command = server_command(
             triton,
-            self.repository,
+            self.served_path,
             models=self.models,
             control=self.control,
             ports=self._ports,
@@ -187,7 +197,7 @@ class TritonServer:
         self.ready_seconds = time.monotonic() - began
 
     def _wait_ready(self, began: float) -> None:
-        while not _is_ready(self._ports[0]):
+        while not is_ready(self._ports[0]):
             code = self.process.exit_code()
             if code is not None:
                 raise _startup_error(self.repository, self.process, f"Triton ended with exit code {code}")
@@ -219,7 +229,8 @@ def _models_to_serve(repository: Path, models: Sequence[str] | None, control: Co
     return tuple(folder.name for folder in model_folders(repository))
 
 
-def _is_ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
+    """Whether the server on this HTTP port of the loopback address is ready, models included."""
     with (
         closing(http.client.HTTPConnection(HOST, port, timeout=2)) as connection,
         suppress(OSError, http.client.HTTPException),
@@ -227,6 +238,18 @@ def _is_ready(port: int) -> bool:
         connection.request("GET", "/v2/health/ready")
         return connection.getresponse().status == 200
     return False
+
+
+def _plain_path(repository: Path, scratch: Path) -> Path:
+    """The repository's path, or a link to it where the path has characters that a shell takes for its own.
+
+    The Python back end starts its stub by a shell and does not quote the path: the stub gets other arguments and dies.
+    """
+    if _PLAIN.fullmatch(str(repository)):
+        return repository
+    link = scratch / "repository"
+    link.symlink_to(repository, target_is_directory=True)
+    return link
 
 
 def _startup_error(repository: Path, process: ChildProcess, reason: str) -> InputError | PlatformError:

@@ -24,11 +24,12 @@ from ..publishing.on_server.leftovers import sweep
 from .server import TritonServer
 from .stubs import StubWatch
 
-__all__ = ["Supervisor"]
+__all__ = ["LONGEST_PAUSE", "Supervisor"]
 
 _POLL_SECONDS = 0.2
 _SWEEP_SECONDS = 5.0
-_LONGEST_PAUSE = 30.0
+LONGEST_PAUSE = 30.0
+"""Seconds, at most, before a server that fails again and again is started once more."""
 _STEADY_SECONDS = 60.0
 _LOAD_SECONDS = 120.0
 
@@ -43,7 +44,7 @@ class Supervisor:
         self._say = say
         self._failures = 0
         self._begun = self._swept = time.monotonic()
-        self._stubs = StubWatch(server.process.pid, server.repository)
+        self._stubs = StubWatch(server.process.pid, server.served_path)
 
     def watch(self) -> None:
         """Watch until KeyboardInterrupt."""
@@ -77,7 +78,7 @@ class Supervisor:
             self._failures = 0
         while True:
             if self._failures:
-                pause = min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
+                pause = min(2.0 ** (self._failures - 1), LONGEST_PAUSE)
                 self._say(f"starting Triton again in {pause:g} s")
                 time.sleep(pause)
             self._failures += 1
@@ -88,7 +89,7 @@ class Supervisor:
                 continue
             self.restarts += 1
             self._begun = time.monotonic()
-            self._stubs = StubWatch(self.server.process.pid, self.server.repository)
+            self._stubs = StubWatch(self.server.process.pid, self.server.served_path)
             self._say(f"Triton serves again after {self.server.ready_seconds:.1f} s (restart {self.restarts})")
             return
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ....errors import PlatformError
+from ....finetune.processes.locking import exclusive
 from ...repository.repository import LOCK_FILE, ModelFolder
-from ..locking import exclusive
 from ..publication import leftovers, remove_leftovers, staging_folder
 from .clearing import clear_refusal
 from .rollout import loaded_candidates, refused_on_server, unload_from_server

@@ -100,7 +100,7 @@ def test_restarts_wait_longer_and_longer_until_the_server_is_steady(monkeypatch)
             raise outcome
 
     crashed = SimpleNamespace(exit_code=lambda: -11, tail=lambda: "", pid=1)
-    server = SimpleNamespace(process=crashed, repository=Path(), restart=restart, ready_seconds=1.0, control="none")
+    server = SimpleNamespace(process=crashed, served_path=Path(), restart=restart, ready_seconds=1.0, control="none")
     supervisor = Supervisor(server, said.append)
     supervisor.look()
     assert pauses == [1, 2, 4, 8, 16, 30, 30]

@@ -1,4 +1,4 @@
-"""`rtool serve`: a Triton in the foreground, kept serving (`supervision.py`) until Ctrl-C or SIGTERM.
+"""`rtool serve`: a Triton in the foreground, kept serving (`server/supervision.py`) until Ctrl-C or SIGTERM.
 
 A handler turns SIGTERM into the KeyboardInterrupt that Ctrl-C raises, so that both end the same way: the server gets
 SIGTERM, time to finish its requests, and is gone when this returns.
@@ -6,6 +6,7 @@ SIGTERM, time to finish its requests, and is gone when this returns.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -15,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from .command import Control
-from .server import TritonServer
-from .supervision import Supervisor
+from ...converters.runtime.calling.access_key import process_started
+from ..server.command import Control
+from ..server.embedded import Triton
+from ..server.server import TritonServer
+from ..server.supervision import Supervisor
+from .records import ServiceRecord, forget, remember, service_id
 
-__all__ = ["ServeResult", "serve"]
+__all__ = ["ServeResult", "serve", "terminate_like_ctrl_c"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,13 @@ def serve(
     log: str | Path | None = None,
     on_ready: Callable[[TritonServer], None] | None = None,
     on_event: Callable[[str], None] | None = None,
+    triton: Triton | None = None,
 ) -> ServeResult:
     """Serve `repository` until Ctrl-C or SIGTERM; the arguments are those of `TritonServer`, `timeout` in seconds.
 
     `on_ready` is called once, with the running server; `on_event` with a line whenever Triton or the process of a model
-    died, and when it serves again. Port 0 selects a free port.
+    died, and when it serves again. Port 0 selects a free port. `triton` is the server to run, by default the first that
+    `find_triton` finds. While it runs, `overview.py` knows it.
 
     Raises:
         InputError: the repository or a model cannot be served.
@@ -71,14 +77,26 @@ def serve(
         metrics_port=metrics_port,
         startup_timeout=timeout,
         log=log,
+        triton=triton,
     )
-    with _terminate_like_ctrl_c(), server:
+    with terminate_like_ctrl_c(), server:
         began = time.monotonic()
-        supervisor = Supervisor(server, on_event or _ignore)
-        with suppress(KeyboardInterrupt):
-            if on_ready is not None:
-                on_ready(server)
-            supervisor.watch()
+        record = _record(server, log)
+        remember(record)
+
+        def tell(line: str) -> None:
+            remember(record.at(restarts=supervisor.restarts, reloads=supervisor.reloads, last_event=line))
+            if on_event is not None:
+                on_event(line)
+
+        supervisor = Supervisor(server, tell)
+        try:
+            with suppress(KeyboardInterrupt):
+                if on_ready is not None:
+                    on_ready(server)
+                supervisor.watch()
+        finally:
+            forget(record)
         return ServeResult(
             url=server.url,
             http_url=server.http_url,
@@ -91,12 +109,26 @@ def serve(
         )
 
 
-def _ignore(_: str) -> None:
-    """The events of a caller who does not want them."""
+def _record(server: TritonServer, log: str | Path | None) -> ServiceRecord:
+    pid = os.getpid()
+    port = int(server.http_url.rpartition(":")[2])
+    return ServiceRecord(
+        id=service_id(server.repository, port),
+        repository=str(server.repository.resolve()),
+        pid=pid,
+        started=process_started(pid) or 0,
+        kind=server.kind,
+        url=server.url,
+        http_url=server.http_url,
+        metrics_url=server.metrics_url,
+        models=server.models,
+        log=str(Path(log).resolve()) if log is not None else None,
+    )
 
 
 @contextmanager
-def _terminate_like_ctrl_c() -> Iterator[None]:
+def terminate_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt inside the block, in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set signal handlers
         return
