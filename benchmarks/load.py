@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,11 @@ from numpy.typing import NDArray
 from ..converters.records.record import TensorSpec
 from ..converters.runtime.triton import TritonRunner
 from ..errors import InputError, PlatformError
+from ..serving.service.records import services
 from .machine import describe_machine
 from .references import random_inputs
+from .request_time import Share, client_milliseconds, explain
+from .server_statistics import ServerTime, server_time, statistics
 
 __all__ = ["LoadReport", "serving"]
 
@@ -71,6 +74,8 @@ class LoadReport:
     stable: bool
     client_bound: bool
     machine: dict[str, object]
+    explained: tuple[Share, ...] = ()
+    """Where the time of a mean request goes, where that was asked for."""
 
 
 def serving(
@@ -83,13 +88,16 @@ def serving(
     window: float = 2.0,
     max_windows: int = 10,
     seed: int = 0,
+    explained: bool = False,
+    metrics: str | None = None,
 ) -> LoadReport:
     """Send requests to `model` on the Triton at `url` (host:port of gRPC) and measure latency and throughput.
 
     With `rate` (requests per second) the loop is open, else `concurrency` requests are kept in flight. `rows` is the
     number of rows per request; a fixed batch replaces it. `window` is in seconds; after `max_windows` the measurement
-    ends even if it is not stable. The inputs are seeded random numbers. The requests and the server's statistics follow
-    the KServe v2 protocol and Triton's statistics extension.
+    ends even if it is not stable. `explained` adds where the time of a request goes (`request_time.py`); `metrics` is
+    host:port of the server's metrics, by default that of a server of this user. The inputs are seeded random numbers.
+    The requests and the server's statistics follow the KServe v2 protocol and Triton's statistics extension.
 
     Raises:
         InputError: an option is not positive, or the server has no such model.
@@ -97,15 +105,21 @@ def serving(
     """
     if concurrency < 1 or rows < 1 or max_windows < 1 or window <= 0 or (rate is not None and rate <= 0):
         raise InputError("bench serving: concurrency, rows, windows, window length and rate must be positive")
+    if explained and metrics is None:
+        metrics = next((one.metrics_url for one in services() if one.alive and one.url == url), None)
     runner = TritonRunner.from_reference(f"triton://{url}/{model}")
     rows = runner.batch or rows
     inputs = random_inputs(runner.inputs, rows, seed)
-    before = _statistics(url, model)
+    before = statistics(url, model, metrics=metrics)
     cpu, wall = time.process_time(), time.perf_counter()
     samples = asyncio.run(_drive(url, model, runner.inputs, inputs, concurrency, rate, window, max_windows, seed))
     client_load = (time.process_time() - cpu) / (time.perf_counter() - wall)
-    queue, compute, batch = _server_side(before, _statistics(url, model))
-    return _report(url, model, samples, rows, concurrency, rate, window, client_load, queue, compute, batch)
+    server = server_time(before, statistics(url, model, metrics=metrics))
+    report = _report(url, model, samples, rows, concurrency, rate, window, client_load, server)
+    if not explained:
+        return report
+    client = client_milliseconds(url, model, [spec.name for spec in runner.inputs], inputs)
+    return replace(report, explained=explain(_mean_ms(samples), client, server))
 
 
 async def _drive(
@@ -202,37 +216,8 @@ def _is_stable(samples: Sequence[_Sample], start: float, window: float, count: i
     return max(counts) <= _STABLE * min(counts) and max(means) <= _STABLE * min(means)
 
 
-def _statistics(url: str, model: str) -> dict[str, int]:
-    import tritonclient.grpc as triton
-    from tritonclient.utils import InferenceServerException
-
-    try:
-        with triton.InferenceServerClient(url) as client:
-            stats = client.get_inference_statistics(model, as_json=True)["model_stats"]
-    except InferenceServerException as error:
-        raise PlatformError(f"triton://{url}/{model}: {error.message()}") from error
-    totals = dict.fromkeys(("count", "queue", "compute", "inferences", "executions"), 0)
-    for version in stats:
-        inference = version.get("inference_stats", {})
-        for key, names in (
-            ("queue", ("queue",)),
-            ("compute", ("compute_input", "compute_infer", "compute_output")),
-        ):
-            totals[key] += sum(int(inference.get(name, {}).get("ns", 0)) for name in names)
-        totals["count"] += int(inference.get("success", {}).get("count", 0))
-        totals["inferences"] += int(version.get("inference_count", 0))
-        totals["executions"] += int(version.get("execution_count", 0))
-    return totals
-
-
-def _server_side(before: dict[str, int], after: dict[str, int]) -> tuple[float, float, float]:
-    change = {key: after[key] - before[key] for key in after}
-    requests, executions = max(1, change["count"]), max(1, change["executions"])
-    return (
-        change["queue"] / requests / 1e6,
-        change["compute"] / requests / 1e6,
-        change["inferences"] / executions,
-    )
+def _mean_ms(samples: Sequence[_Sample]) -> float:
+    return float(np.mean([sample.done - sample.sent for sample in samples if sample.ok])) * 1000
 
 
 def _report(
@@ -244,9 +229,7 @@ def _report(
     rate: float | None,
     window: float,
     client_load: float,
-    queue: float,
-    compute: float,
-    mean_batch: float,
+    server: ServerTime,
 ) -> LoadReport:
     good = [sample for sample in samples if sample.ok]
     if not good:
@@ -274,9 +257,9 @@ def _report(
         p99=p99,
         sched_p50=float(np.percentile(scheduled, 50)),
         sched_p99=float(np.percentile(scheduled, 99)),
-        server_queue_ms=queue,
-        server_compute_ms=compute,
-        mean_batch=mean_batch,
+        server_queue_ms=server.queue,
+        server_compute_ms=server.copies + server.compute,
+        mean_batch=server.mean_batch,
         stable=_is_stable(samples, start, window, count),
         client_bound=client_load > 0.8 or lag > 0.05 * p99,
         machine=describe_machine(),

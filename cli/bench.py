@@ -177,6 +177,7 @@ def latency_command(
     epilog=examples(
         "rtool bench serving 127.0.0.1:8001 osnet --concurrency 8",
         "rtool bench serving 127.0.0.1:8001 arcface --rate 50 --rows 4",
+        "rtool bench serving 127.0.0.1:8001 osnet --rows 16 --explain",
     ),
 )
 @click.argument("url")
@@ -188,6 +189,10 @@ def latency_command(
 @click.option(
     "--max-windows", default=10, show_default=True, help="Most windows to measure; stops earlier when three agree."
 )
+@click.option("--explain", "explained", is_flag=True, help="Show where the time of a request goes.")
+@click.option(
+    "--metrics", help="With --explain: host:port of the server's metrics.  [default: of a server of this user]"
+)
 @output_options
 def serving_command(
     output: Output,
@@ -198,11 +203,25 @@ def serving_command(
     rows: int,
     window: float,
     max_windows: int,
+    explained: bool,
+    metrics: str | None,
 ) -> None:
     """Load MODEL on the Triton at URL (host:port of gRPC) and measure latency and throughput."""
     from ..benchmarks import serving
 
-    report = serving(url, model, concurrency=concurrency, rate=rate, rows=rows, window=window, max_windows=max_windows)
+    if metrics is not None and not explained:
+        raise InputError("bench serving: --metrics would have no effect without --explain; leave it out")
+    report = serving(
+        url,
+        model,
+        concurrency=concurrency,
+        rate=rate,
+        rows=rows,
+        window=window,
+        max_windows=max_windows,
+        explained=explained,
+        metrics=metrics,
+    )
     output.emit(
         report,
         [
@@ -224,6 +243,7 @@ def serving_command(
                 "client",
                 "LIMITING: the client, not the server, limits these figures" if report.client_bound else "not limiting",
             ),
+            *((f"  {one.part}", f"{one.ms:.3f} ms  {one.share:.1%}") for one in report.explained),
         ],
         brief=f"{report.crops_per_second:.1f} crops/s, p50 {report.p50:.2f} ms, {report.errors} errors",
     )

@@ -54,10 +54,18 @@ class _Batch(click.ParamType[Any]):
     show_default=True,
     help="Device of the default configuration; auto keeps the present one, else a GPU if there is one.",
 )
-@click.option("--max-batch", type=int, help="Largest batch that the server forms.  [default: as served, 64]")
-@click.option("--max-delay", type=float, help="Milliseconds for which a batch waits to fill.  [default: as served, 2]")
-@click.option("--instances", type=int, help="Sessions in parallel.  [default: as served, 1]")
-@click.option("--threads", type=int, help="CPU threads per session.  [default: as served, cores / instances]")
+@click.option(
+    "--max-batch", type=int, help="Largest batch that the server forms.  [default: as served; 16 on a CPU, 64 on a GPU]"
+)
+@click.option(
+    "--max-delay",
+    type=float,
+    help="Milliseconds for which a batch waits to fill.  [default: as served; 0 on a CPU, 2 on a GPU]",
+)
+@click.option(
+    "--instances", type=int, help="Sessions in parallel; each computes on --threads cores.  [default: as served, 1]"
+)
+@click.option("--threads", type=int, help="CPU threads per session.  [default: as served, 1]")
 @click.option(
     "--queue-timeout",
     type=float,

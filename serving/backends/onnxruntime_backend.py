@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ _CUDA_KEYS = (
     "do_copy_in_default_stream",
     "gpu_mem_limit",
 )
+_SEND_SECONDS = 1.0
 _CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
 _ARENA_STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
 _GRAPH_LEVELS = {
@@ -59,6 +61,7 @@ class TritonPythonModel:
                 or the weights are not those that the version's manifest names.
         """
         config = json.loads(args["model_config"])
+        self._times = _Times(args["model_name"])
         self._batched = config["max_batch_size"] > 0
         self._outputs = [output["name"] for output in config["output"]]
         _refuse_types_without_numpy(config)
@@ -73,6 +76,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Request]) -> list[Response]:
         """Answer every request: merged along axis 0 when the model has a dynamic batch, else in one run per request."""
+        began = time.perf_counter()
         responses: list[Response | None] = [None] * len(requests)
         inputs: dict[int, Rows] = {}
         for index, request in enumerate(requests):
@@ -83,6 +87,7 @@ class TritonPythonModel:
         for group in self._groups(inputs):
             for index, response in self._run_group(group, inputs, requests):
                 responses[index] = response
+        self._times.executed(time.perf_counter() - began, len(requests))
         return [response if response is not None else failed("not executed") for response in responses]
 
     def _groups(self, inputs: Mapping[int, Rows]) -> Iterable[list[int]]:
@@ -102,7 +107,7 @@ class TritonPythonModel:
             return [(index, self._run_one(inputs[index], requests[index]))]
         try:
             merged = {name: np.concatenate([inputs[index][name] for index in group]) for name in inputs[group[0]]}
-            results = self._session.run(self._outputs, merged)
+            results = self._compute(merged, len(group))
         except Exception:
             # One bad request must not fail the others: run each alone.
             return [(index, self._run_one(inputs[index], requests[index])) for index in group]
@@ -115,9 +120,47 @@ class TritonPythonModel:
 
     def _run_one(self, arrays: Rows, request: Request) -> Response:
         try:
-            return _answer(request, self._outputs, self._session.run(self._outputs, arrays))
+            return _answer(request, self._outputs, self._compute(arrays, 1))
         except Exception as error:
             return failed(error)
+
+    def _compute(self, arrays: Rows, requests: int) -> list[np.ndarray[Any, Any]]:
+        began = time.perf_counter()
+        results: list[np.ndarray[Any, Any]] = self._session.run(self._outputs, arrays)
+        self._times.computed(time.perf_counter() - began, requests)
+        return results
+
+
+class _Times:
+    """Counters `rtool_backend_request_seconds{model, kind}` on the metrics port, for `rtool bench serving --explain`.
+
+    As in Triton's statistics, every request of a batch counts the whole batch's time: in ONNX Runtime (session), and in
+    this back end altogether (execute); `requests` says how many. An increment is a call to the server's process, so
+    that they are gathered and sent once a second.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._family = pb_utils.MetricFamily(  # kept alive: Triton removes the metrics with their family
+            name="rtool_backend_request_seconds",
+            description="Time in rtool's back end, summed over requests",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        kinds = ("execute", "session", "requests")
+        self._metrics = {kind: self._family.Metric(labels={"model": model, "kind": kind}) for kind in kinds}
+        self._pending = dict.fromkeys(kinds, 0.0)
+        self._sent = time.perf_counter() - _SEND_SECONDS
+
+    def executed(self, seconds: float, requests: int) -> None:
+        self._pending["execute"] += seconds * requests
+        self._pending["requests"] += requests
+        if time.perf_counter() - self._sent >= _SEND_SECONDS:
+            for kind, metric in self._metrics.items():
+                metric.increment(self._pending[kind])
+                self._pending[kind] = 0.0
+            self._sent = time.perf_counter()
+
+    def computed(self, seconds: float, requests: int) -> None:
+        self._pending["session"] += seconds * requests
 
 
 def session_options(config: Mapping[str, Any]) -> ort.SessionOptions:

@@ -80,6 +80,8 @@ class TritonPythonModel:
             model_name=self._target,
             requested_output_names=self._outputs,
             inputs=[to_triton(name, array) for name, array in zip(self._inputs, packed, strict=True)],
+            # Otherwise a target on a GPU answers with memory of the GPU, which NumPy cannot read.
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         response = await request.async_exec()
         if response.has_error():

@@ -60,7 +60,7 @@ def build_config(
         config.parameters["cudnn_conv_algo_search"].string_value = "1" if batched else "0"
         config.parameters["arena_extend_strategy"].string_value = "1"
     # The preferred size stays unset, which means max_batch_size: a smaller one lets Triton form preferred + 1.
-    apply_settings(config, settings.complete(batched), device)
+    apply_settings(config, settings.complete(batched, device), device)
     set_versions(config, versions)
     set_warmup(config, warmup)
     return config

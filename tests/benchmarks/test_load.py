@@ -6,6 +6,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from rtool.benchmarks import load, parity, serving
+from rtool.benchmarks.request_time import explain
+from rtool.benchmarks.server_statistics import ServerTime
 from rtool.errors import InputError, PlatformError
 from rtool.serving import TritonServer, deploy
 
@@ -41,6 +43,40 @@ def test_open_loop_sends_on_its_schedule_however_long_the_answers_take(server):
     report = serving(server.url, "relu", rate=100, window=0.5, max_windows=3)
     assert report.requests_per_second == pytest.approx(100, rel=0.5)
     assert report.sched_p50 >= report.p50
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_parts_of_a_request_add_up_to_what_the_client_waited(server, counted):
+    metrics = server.metrics_url if counted else None
+    for _ in range(2):  # the back end sends its counters once a second, the first time at once
+        report = serving(server.url, "relu", concurrency=2, window=0.5, max_windows=3, explained=True, metrics=metrics)
+    parts = {one.part: one.ms for one in report.explained}
+    inner = {"model", "our backend", "other process"} if counted else {"model and its process"}
+    assert parts.keys() == {"client", "network, gRPC", "queue", "copies", "server"} | inner
+    assert sum(one.share for one in report.explained) == pytest.approx(1)
+    assert all(parts[name] >= 0 for name in ("client", "queue", "copies", *inner))
+    assert sum(parts[name] for name in ("queue", "copies", *inner)) > 0
+
+
+def test_a_wrong_metrics_address_is_named(server):
+    with pytest.raises(PlatformError, match="--metrics"):
+        serving(server.url, "relu", explained=True, metrics="127.0.0.1:9")
+
+
+def test_the_parts_are_named_by_subtraction():
+    server = ServerTime(
+        requests=10, queue=2.0, copies=0.5, compute=4.0, total=7.0, mean_batch=1.0, execute=3.5, session=3.0
+    )
+    assert {one.part: one.ms for one in explain(10.0, 1.0, server)} == {
+        "client": 1.0,
+        "network, gRPC": 2.0,
+        "queue": 2.0,
+        "copies": 0.5,
+        "model": 3.0,
+        "our backend": 0.5,
+        "other process": 0.5,
+        "server": 0.5,
+    }
 
 
 def test_a_served_model_is_compared_with_its_file(server):

@@ -51,10 +51,17 @@ def test_each_model_has_a_configuration_for_cpu_and_for_gpu(root, onnx_files):
     assert "cudnn_conv_algo_search" not in cpu.parameters
 
 
-def test_cores_are_shared_among_the_instances(root, onnx_files, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    result = deploy(onnx_files["reid"], name="m", repository=root, device="cpu", settings=ServingSettings(instances=3))
-    assert parsed(result.config).parameters["intra_op_thread_count"].string_value == "2"
+@pytest.mark.parametrize("kind", ["reid", "face"])
+def test_a_new_model_gets_what_was_measured_to_cost_least_per_row(root, onnx_files, kind):
+    """One thread per instance, and on a CPU no waiting and no batch beyond 16 rows."""
+    folder = deploy(onnx_files[kind], name="m", repository=root, device="cpu").config.parent
+    cpu, gpu = (parsed(folder / f"configs/{device}.pbtxt") for device in ("cpu", "gpu"))
+    assert cpu.parameters["intra_op_thread_count"].string_value == "1"
+    assert "intra_op_thread_count" not in gpu.parameters
+    if kind == "face":
+        batching = [(config.max_batch_size, config.dynamic_batching) for config in (cpu, gpu)]
+        assert [(rows, of.max_queue_delay_microseconds) for rows, of in batching] == [(16, 0), (64, 2000)]
+        assert all(config.HasField("dynamic_batching") for config in (cpu, gpu))
 
 
 def test_warm_up_bytes_are_finite_numbers_of_the_right_size(root, onnx_files):
@@ -76,7 +83,7 @@ def test_given_examples_become_the_warm_up(root, onnx_files, tmp_path):
 
 def test_hand_edits_survive_a_publish_of_the_same_graph(root, onnx_files):
     first = deploy(onnx_files["face"], name="m", repository=root, device="cpu")
-    text = first.config.read_text().replace("max_queue_delay_microseconds: 2000", "max_queue_delay_microseconds: 777")
+    text = first.config.read_text().replace("dynamic_batching {", "dynamic_batching {\n  max_queue_delay_microseconds: 777")
     first.config.write_text(text)
     deploy(onnx_files["face"], name="m", repository=root)
     config = parsed(first.config)

@@ -62,10 +62,10 @@ def test_a_published_repository_has_no_problems(root):
             'parameters { key: "intra_op_thread_cnt" value {} } backend: "on',
             "ignores the unknown",
         ),
-        ("face", "max_batch_size: 64", "max_batch_size: -1", "max_batch_size: expected 0 or more"),
+        ("face", "max_batch_size: 16", "max_batch_size: -1", "max_batch_size: expected 0 or more"),
         ("face", "6, 3]", "6, -1]", "dims expected [6, 6, 3], got [6, 6, -1]"),
-        ("face", "dynamic_batching {", "dynamic_batching { preferred_batch_size: 128", "exceeds max_batch_size 64"),
-        ("face", "dynamic_batching {", "dynamic_batching { preferred_batch_size: 16", "issue 8141"),
+        ("face", "dynamic_batching {", "dynamic_batching { preferred_batch_size: 128", "exceeds max_batch_size 16"),
+        ("face", "dynamic_batching {", "dynamic_batching { preferred_batch_size: 8", "issue 8141"),
         ("face", 'key: "faces"', 'key: "face"', "unknown input 'face'"),
     ],
 )

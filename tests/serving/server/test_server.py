@@ -111,9 +111,8 @@ def test_a_repository_is_served_whatever_its_path(tmp_path, onnx_files, name):
     """Triton's Python back end hands the path to a shell; a name that the shell takes for its own ends the stub."""
     deploy(onnx_files["reid"], name="live", repository=tmp_path / name, device="cpu")
     second = deploy(onnx_files["reid"], name="live", repository=tmp_path / name).version
-    with TritonServer(tmp_path / name, stop_timeout=0.0) as server:
-        with TritonClient(server.url, "live", second) as client:
-            assert client.run(np.zeros((16, 3, 8, 4), np.float32))[0].shape == (16, 8)
+    with TritonServer(tmp_path / name, stop_timeout=0.0) as server, TritonClient(server.url, "live", second) as client:
+        assert client.run(np.zeros((16, 3, 8, 4), np.float32))[0].shape == (16, 8)
 
 
 def test_a_port_in_use_is_named_with_the_way_out(root):
