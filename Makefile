@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-evaluate bench-distil bench-lost-code bench-decoding clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-distil bench-lost-code bench-decoding clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-lost-code bench-decoding clean
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-serving bench-export bench-finetune clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -77,6 +80,11 @@ bench-half: $(STAMP)
 # Seconds of the commands that load no torch; half a minute.
 bench-startup: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.startup
+
+# What a row costs through Triton, the packer, kill -9 of every part, ten minutes of load with publishes and poisons;
+# 25 minutes on 2 cores. PARTS="cost packer" measures these two.
+bench-serving: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.serving_drills.serving_bench $(PARTS)
 
 # Write-back, BatchNorm restored and folded, latency and fp16 on eight networks, int8 on three, and the accuracy gained by
 # restoring BatchNorm; about one hour on 2 cores.

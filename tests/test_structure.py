@@ -59,7 +59,8 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "serving": (("client", "releases"), ("repository",), ("publishing",), ("server",), ("service",), ("gallery",)),
     "benchmarks": (
-        ("places", "machine", "references", "server_statistics"),
+        ("places", "machine", "references"),
+        ("server_statistics",),
         ("request_time",),
         ("compare", "load", "timing"),
         ("operators",),

@@ -8,7 +8,7 @@ first (`candidate.py`); the one that is served answers until the new one has pas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,8 +98,7 @@ def deploy(
         notes = (*consent.notes(), *_notes(files, plan, stripped=published is not signature), *unproved)
         _write_version(_publication(folder, versions, published, plan, files, manifest), versions, staging, url)
         notes += _pruned(folder, versions, keep, staging)
-    met = meet_server(url) if url is not None else None
-    return replace(_result(folder, versions, published, plan.device, notes, str(found)), server=met)
+    return _result(folder, versions, published, plan.device, notes, str(found), url)
 
 
 def _pruned(folder: ModelFolder, versions: _Versions, keep: int | None, staging: Path) -> tuple[str, ...]:
@@ -211,6 +210,7 @@ def _result(
     device: Device,
     notes: tuple[str, ...],
     preprocessing: str,
+    url: str | None,
 ) -> DeployResult:
     return DeployResult(
         path=folder.version_path(versions.new),
@@ -224,6 +224,7 @@ def _result(
         sha256=published.sha256,
         notes=notes,
         preprocessing=preprocessing,
+        server=meet_server(url) if url is not None else None,
     )
 
 

@@ -82,15 +82,9 @@ def serve_in_container(
                     if container.mend(say, timeout):
                         restarts += 1
                         remember(record.at(restarts=restarts, last_event="the container serves again"))
-            return ServeResult(
-                url=record.url,
-                http_url=record.http_url,
-                metrics_url=record.metrics_url,
-                models=tuple(models),
-                ready_seconds=ready_seconds,
-                served_seconds=time.monotonic() - began,
-                restarts=restarts,
-            )
+            served = time.monotonic() - began
+            urls = (record.url, record.http_url, record.metrics_url)
+            return ServeResult(*urls, tuple(models), ready_seconds, served, restarts)
         finally:
             container.stop()
             access.remove()

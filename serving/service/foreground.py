@@ -97,16 +97,20 @@ def serve(
                 supervisor.watch()
         finally:
             forget(record)
-        return ServeResult(
-            url=server.url,
-            http_url=server.http_url,
-            metrics_url=server.metrics_url,
-            models=server.models,
-            ready_seconds=server.ready_seconds,
-            served_seconds=time.monotonic() - began,
-            restarts=supervisor.restarts,
-            reloads=supervisor.reloads,
-        )
+        return _result(server, supervisor, time.monotonic() - began)
+
+
+def _result(server: TritonServer, supervisor: Supervisor, seconds: float) -> ServeResult:
+    return ServeResult(
+        url=server.url,
+        http_url=server.http_url,
+        metrics_url=server.metrics_url,
+        models=server.models,
+        ready_seconds=server.ready_seconds,
+        served_seconds=seconds,
+        restarts=supervisor.restarts,
+        reloads=supervisor.reloads,
+    )
 
 
 def _record(server: TritonServer, log: str | Path | None) -> ServiceRecord:

@@ -116,7 +116,7 @@ def test_a_failing_request_does_not_fail_its_neighbours_in_the_batch(server):
 def test_specs_state_names_types_and_batch(server):
     with TritonClient(server.url, "reid") as fixed, TritonClient(server.url, "face") as dynamic:
         assert (fixed.batch, fixed.max_batch) == (16, 0)
-        assert (dynamic.batch, dynamic.max_batch) == (None, 64)
+        assert (dynamic.batch, dynamic.max_batch) == (None, 16)
         assert fixed.inputs[0].shape == (16, 3, 8, 4)
         assert (dynamic.inputs[0].name, dynamic.inputs[0].dtype, dynamic.inputs[0].shape) == (
             "faces",
@@ -141,8 +141,8 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_sent(server, array, 
 
 
 def test_more_rows_than_the_model_supports_in_one_request_are_refused(server):
-    with TritonClient(server.url, "face") as client, pytest.raises(InputError, match="accepts up to 64"):
-        client.run(np.zeros((65, 6, 6, 3), np.uint8))
+    with TritonClient(server.url, "face") as client, pytest.raises(InputError, match="accepts up to 16"):
+        client.run(np.zeros((17, 6, 6, 3), np.uint8))
 
 
 def test_an_unknown_model_names_the_nearest(server):

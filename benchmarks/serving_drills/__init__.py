@@ -1,0 +1,1 @@
+"""Drills and costs of the serving side: `make bench-serving`."""

@@ -1,0 +1,118 @@
+"""What a row costs through the server, beside the same session in this process: processor time and wall time.
+
+The two take turns, because the machine may be shared. Both have one intra-op thread, 16 rows, and as many in flight as
+saturate one instance. The processor time of the server is that of Triton and its stubs; the client's is stated beside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...serving.client import TritonClient
+from ...serving.server.server import TritonServer
+from .process_tree import cpu_seconds, family
+
+__all__ = ["RowCost", "row_costs"]
+
+_ROWS = 16
+_IN_FLIGHT = 4
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """One way of asking. Medians of the rounds with [least, most]; ratios are of one round each.
+
+    CPU in milliseconds per row; `cpu_ratio` is the server's over this process's, `wall_ratio` the rows per second of
+    the server over those of this process.
+    """
+
+    what: str
+    in_process_cpu: tuple[float, float, float]
+    server_cpu: tuple[float, float, float]
+    client_cpu: tuple[float, float, float]
+    cpu_ratio: tuple[float, float, float]
+    wall_ratio: tuple[float, float, float]
+    rows_per_second: tuple[float, float, float]
+
+
+def row_costs(
+    server: TritonServer, cases: dict[str, tuple[str, Path, NDArray[Any]]], *, rounds: int, seconds: float
+) -> list[RowCost]:
+    """Measure every case: what -> (model on the server, its file, images)."""
+    results = []
+    for what, (model, file, images) in cases.items():
+        local, remote = _local(file, images), _remote(server, model, images)
+        pairs = [(_timed(local, seconds, [], 0), _timed(remote, seconds, family(server.process.pid), 1))
+                 for _ in range(rounds)]  # fmt: skip
+        results.append(_summary(what, pairs))
+    return results
+
+
+def _summary(what: str, pairs: list[tuple[tuple[float, ...], tuple[float, ...]]]) -> RowCost:
+    def spread(values: list[float]) -> tuple[float, float, float]:
+        return (round(median(values), 4), round(min(values), 4), round(max(values), 4))
+
+    return RowCost(
+        what,
+        spread([own[0] for own, _ in pairs]),
+        spread([theirs[1] for _, theirs in pairs]),
+        spread([theirs[0] for _, theirs in pairs]),
+        spread([theirs[1] / own[0] for own, theirs in pairs]),
+        spread([theirs[2] / own[2] for own, theirs in pairs]),
+        spread([theirs[2] for _, theirs in pairs]),
+    )
+
+
+def _timed(once: Callable[[], int], seconds: float, pids: list[int], warm: int) -> tuple[float, float, float]:
+    """CPU of this process and of `pids` in ms per row, and rows per second."""
+    for _ in range(1 + warm):
+        once()
+    server, own, began = cpu_seconds(pids), time.process_time(), time.perf_counter()
+    rows = 0
+    while time.perf_counter() - began < seconds:
+        rows += once()
+    wall = time.perf_counter() - began
+    return ((time.process_time() - own) / rows * 1e3, (cpu_seconds(pids) - server) / rows * 1e3, rows / wall)
+
+
+def _local(file: Path, images: NDArray[Any]) -> Callable[[], int]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def once() -> int:
+        for at in range(0, len(images) - _ROWS + 1, _ROWS):
+            session.run(None, {name: images[at : at + _ROWS]})
+        return len(images) // _ROWS * _ROWS
+
+    return once
+
+
+def _remote(server: TritonServer, model: str, images: NDArray[Any]) -> Callable[[], int]:
+    client = TritonClient(server.url, model)
+    rows = np.concatenate([images] * 4)
+
+    def once() -> int:
+        pending: deque[Future[Any]] = deque()
+        for at in range(0, len(rows) - _ROWS + 1, _ROWS):
+            if len(pending) >= _IN_FLIGHT:
+                pending.popleft().result()
+            pending.append(client.submit(rows[at : at + _ROWS]))
+        for future in pending:
+            future.result()
+        return len(rows) // _ROWS * _ROWS
+
+    return once
