@@ -83,7 +83,9 @@ def test_given_examples_become_the_warm_up(root, onnx_files, tmp_path):
 
 def test_hand_edits_survive_a_publish_of_the_same_graph(root, onnx_files):
     first = deploy(onnx_files["face"], name="m", repository=root, device="cpu")
-    text = first.config.read_text().replace("dynamic_batching {", "dynamic_batching {\n  max_queue_delay_microseconds: 777")
+    text = first.config.read_text().replace(
+        "dynamic_batching {", "dynamic_batching {\n  max_queue_delay_microseconds: 777"
+    )
     first.config.write_text(text)
     deploy(onnx_files["face"], name="m", repository=root)
     config = parsed(first.config)
