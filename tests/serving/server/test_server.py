@@ -195,4 +195,4 @@ def test_serve_announces_where_it_listens_and_ends_cleanly_on_sigterm(root):
             assert serving.stdout.read() == ""
             first, *told = serving.stderr.read().splitlines()
             assert first.startswith("server: embedded Triton 24.10: no tritonserver on PATH; no container: ")
-            assert all(line == "waiting for Triton to load live, 120 s at most" for line in told)
+            assert all(line.startswith("waiting for ") for line in told), told
