@@ -16,14 +16,14 @@ from ..errors import RtoolError
 from ..version import __version__
 from .bench import bench
 from .convert import onnx2torch_command, ops_command
-from .deploy import deploy_command
 from .distil import distil_command
 from .embed import embed_command
 from .evaluation.command import evaluate_command
 from .export import export_command
 from .inspection import inspect_command
 from .machine import demo_command, doctor_command
-from .serve import serve_command
+from .serving.deploy import deploy_command
+from .serving.serve import serve_command
 from .train import config_group, finetune_command
 
 __all__ = ["cli", "run"]

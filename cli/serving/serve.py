@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ..errors import GateError, InputError
-from .output import Output, examples, output_options
+from ...errors import GateError, InputError
+from ..output import Output, examples, output_options
 
 if TYPE_CHECKING:
-    from ..serving.server.server import TritonServer
-    from ..serving.service.overview import ServiceState
-    from ..serving.service.records import ServiceRecord
+    from ...serving.server.server import TritonServer
+    from ...serving.service.overview import ServiceState
+    from ...serving.service.records import ServiceRecord
 
 __all__ = ["report_check", "serve_command"]
 
@@ -128,7 +128,7 @@ def _refuse_combinations() -> None:
 
 
 def _look_after(asked: str | None, what: Literal["status", "stop", "logs"], output: Output) -> None:
-    from ..serving.service import overview
+    from ...serving.service import overview
 
     if what == "status":
         _report_states(overview.service_states(asked), asked, output)
@@ -160,7 +160,7 @@ def _report_states(states: Sequence[ServiceState], asked: str | None, output: Ou
 
 
 def _detach(repository: Path, options: dict[str, Any], output: Output) -> None:
-    from ..serving.service.detaching import detach
+    from ...serving.service.detaching import detach
 
     if options["log"] is not None:
         raise InputError("serve --detach: keeps its log where `rtool serve --logs` finds it; leave --log out")
@@ -177,10 +177,10 @@ def _detach(repository: Path, options: dict[str, Any], output: Output) -> None:
 
 
 def _serve(repository: Path, options: dict[str, Any], output: Output) -> None:
-    from ..serving.repository import validation
-    from ..serving.server import server
-    from ..serving.service import foreground
-    from ..serving.service.choice import choose_server
+    from ...serving.repository import validation
+    from ...serving.server import server
+    from ...serving.service import foreground
+    from ...serving.service.choice import choose_server
 
     dry_run, models, config_name = options["dry_run"], options["models"], options["config_name"]
     choice = choose_server("container" if options["container"] else options["runtime"], fetch=not dry_run, dry=dry_run)
@@ -224,10 +224,10 @@ def _say(line: str) -> None:
 def _serve_in_container(
     repository: Path, control: str, ports: tuple[int, int, int], options: dict[str, Any], output: Output
 ) -> None:
-    from ..serving.repository.devices import gpu_present
-    from ..serving.repository.validation import servable_models
-    from ..serving.server.container import container_command
-    from ..serving.service.contained import serve_in_container
+    from ...serving.repository.devices import gpu_present
+    from ...serving.repository.validation import servable_models
+    from ...serving.server.container import container_command
+    from ...serving.service.contained import serve_in_container
 
     config_name = options["config_name"]
     gpu = config_name in ("gpu", "trt") or (config_name is None and gpu_present())
@@ -294,7 +294,7 @@ def report_check(
     Raises:
         GateError: there are problems.
     """
-    from ..serving.publishing.checking import check
+    from ...serving.publishing.checking import check
 
     report = check(repository, models, target=target, config_name=config_name)
     rows = [("problems", len(report.problems)), ("target", str(report.target))]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InputError
-from .output import Output, examples, output_options
-from .preprocessing import preprocessing_option
+from ...errors import InputError
+from ..output import Output, examples, output_options
+from ..preprocessing import preprocessing_option
 from .serve import report_check
 
 if TYPE_CHECKING:
-    from ..serving.repository.deployed import DeployResult
+    from ...serving.repository.deployed import DeployResult
 
 __all__ = ["deploy_command"]
 
@@ -129,10 +129,10 @@ def deploy_command(
     The file is checked and run first; then the version appears as a whole, or not at all. A setting that is given
     changes that setting alone: the others stay as they are served, hand edits included.
     """
-    from ..serving.publishing.packing import deploy_packer
-    from ..serving.publishing.publishing import deploy as publish
-    from ..serving.publishing.rolling_back import rollback as roll_back
-    from ..serving.repository.serving_settings import ServingSettings
+    from ...serving.publishing.packing import deploy_packer
+    from ...serving.publishing.publishing import deploy as publish
+    from ...serving.publishing.rolling_back import rollback as roll_back
+    from ...serving.repository.serving_settings import ServingSettings
 
     if check:
         _check_published(repository, name, options["target"], output, others=(model, rollback or None, packer_for))

@@ -1,0 +1,1 @@
+"""`rtool deploy` and `rtool serve`."""
