@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-export bench-finetune bench-evaluate bench-distil bench-lost-code bench-decoding clean bench-serving
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-embed bench-export bench-finetune bench-evaluate bench-distil bench-lost-code bench-decoding clean bench-serving
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -82,6 +82,9 @@ bench-startup: $(STAMP)
 # 25 minutes on 2 cores. PARTS="cost packer" measures these two.
 bench-serving: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.serving_drills.serving_bench $(PARTS)
+
+bench-embed: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.embedding
 
 # Write-back, BatchNorm restored and folded, latency and fp16 on eight networks, int8 on three, and the accuracy gained by
 # restoring BatchNorm; about one hour on 2 cores.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from ..lazy import lazy_exports
 
 _PUBLIC: dict[str, str] = {
+    "AsyncClient": ".client.asynchronous",
     "BackendFailedError": "..converters.runtime.calling.failures",
     "BadRequestError": "..converters.runtime.calling.failures",
     "CheckReport": ".publishing.checking",
+    "Client": ".client.client",
     "ControlDeniedError": "..converters.runtime.calling.failures",
     "DeployResult": ".repository.deployed",
     "Problem": ".repository.validation",
@@ -18,7 +20,7 @@ _PUBLIC: dict[str, str] = {
     "ServerUnreachableError": "..converters.runtime.calling.failures",
     "ServingError": "..converters.runtime.calling.failures",
     "ServingSettings": ".repository.serving_settings",
-    "TritonClient": ".client",
+    "TritonClient": ".client.client",
     "TritonServer": ".server.server",
     "UnknownModelError": "..converters.runtime.calling.failures",
     "check": ".publishing.checking",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RtoolError
-from ...serving.client import TritonClient
+from ...serving.client.client import TritonClient
 from ...serving.publishing.publication import leftovers
 from ...serving.repository.model_config import read_config, served_versions
 from ...serving.repository.validation import validate_model

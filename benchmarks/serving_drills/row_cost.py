@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...serving.client import TritonClient
+from ...serving.client.client import TritonClient
 from ...serving.server.server import TritonServer
 from .process_tree import cpu_seconds, family
 

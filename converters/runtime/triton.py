@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +32,7 @@ from .calling.waiting import announced
 if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
 
-__all__ = ["DIGESTS_KEY", "Arrays", "TritonModel", "TritonReference", "TritonRunner", "refuse_weights"]
+__all__ = ["DIGESTS_KEY", "Arrays", "Request", "TritonModel", "TritonReference", "TritonRunner", "refuse_weights"]
 
 Arrays = tuple[NDArray[Any], ...]
 
@@ -41,6 +41,19 @@ DIGESTS_KEY = "rtool.sha256"
 
 _IN_FLIGHT = 4
 """Requests of one call on their way at once: enough that the server never waits for the client."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The tensors of one request, and what becomes of the memory that they lie in."""
+
+    tensors: Sequence[Any]
+    again: Callable[[], Sequence[Any]]
+    """The same, to be sent again, in no memory but their own."""
+    finished: Callable[[bool], None]
+    """Called once, with whether it succeeded, when the tensors are needed no more."""
+    shared: bool = False
+    """Whether the server reads them from shared memory."""
 
 
 class TritonModel:
@@ -81,6 +94,8 @@ class TritonModel:
         """The versions that were ready when it was opened."""
         self.max_batch = int(config.max_batch_size)
         """Largest batch of a model with dynamic batch; 0 when the batch is fixed."""
+        self.on_cpu = {group.Kind.Name(group.kind) for group in config.instance_group} == {"KIND_CPU"}
+        """Whether all its instances run on a CPU."""
         self.batch = _fixed_batch(self.inputs) if self.max_batch == 0 else None
         """The fixed batch; None when it is dynamic."""
 
@@ -131,23 +146,27 @@ class TritonModel:
         """
         return self.submit(*arrays).result()
 
-    def submit(self, *arrays: NDArray[Any]) -> Future[Arrays]:
-        """Like `run`, but return a future at once.
+    def submit(self, *arrays: NDArray[Any], timeout: float | None = None) -> Future[Arrays]:
+        """Like `run`, but return a future at once. `timeout` in seconds, where it is shorter than the model's.
 
         Raises:
             InputError: number, dtype or shape of the arrays does not fit the model.
         """
         from tritonclient.utils import InferenceServerException
 
-        tensors = [self._tensor(spec, array) for spec, array in zip(self.inputs, self._checked(arrays), strict=True)]
+        seconds = self.timeout if timeout is None else min(timeout, self.timeout)
+        deadline = time.monotonic() + seconds
+        call = replace(self._call, timeout=seconds)
+        request = self._request(self._checked(arrays))
         future: Future[Arrays] = Future()
-        deadline = time.monotonic() + self.timeout
+        future.set_running_or_notify_cancel()  # what is sent cannot be cancelled
 
         def again(error: InferenceServerException) -> None:
             """Runs in a thread of its own: gRPC's thread must not wait for other calls."""
             try:
-                result = retry(partial(self._infer, tensors), self._call.cause, error, deadline)
-                future.set_result(self._arrays(result))
+                tensors = request.again()
+                request.finished(False)
+                future.set_result(self._arrays(self._retried(tensors, call, error, deadline, shared=request.shared)))
             except Exception as failure:
                 future.set_exception(failure)
 
@@ -155,6 +174,7 @@ class TritonModel:
             if error is not None:
                 Thread(target=again, args=(error,), daemon=True).start()
                 return
+            request.finished(True)
             try:
                 future.set_result(self._arrays(result))
             except Exception as failure:
@@ -162,11 +182,34 @@ class TritonModel:
 
         try:
             self._client.async_infer(
-                self.model, tensors, done, model_version=self._version, client_timeout=self.timeout
+                self.model, request.tensors, done, model_version=self._version, client_timeout=seconds
             )
         except InferenceServerException as error:
-            raise self._call.cause(error) from error
+            request.finished(False)
+            raise call.cause(error) from error
         return future
+
+    def _retried(
+        self, tensors: Sequence[Any], call: Call, error: InferenceServerException, deadline: float, *, shared: bool
+    ) -> Any:
+        """The answer to a request that failed, asked again while the cause may pass.
+
+        One that went through shared memory is sent as it is at once: the failure may be of the memory alone.
+        """
+        from tritonclient.utils import InferenceServerException
+
+        attempt = partial(self._infer, tensors)
+        left = deadline - time.monotonic()
+        if shared and left > 0:
+            try:
+                return attempt(left)
+            except InferenceServerException as second:
+                error = second
+        return retry(attempt, call.cause, error, deadline)
+
+    def _request(self, arrays: Sequence[NDArray[Any]]) -> Request:
+        tensors = [self.filled_tensor(spec, array) for spec, array in zip(self.inputs, arrays, strict=True)]
+        return Request(tensors, lambda: tensors, _nothing)
 
     def _infer(self, tensors: Sequence[Any], seconds: float) -> Any:
         return self._client.infer(self.model, tensors, model_version=self._version, client_timeout=seconds)
@@ -214,13 +257,18 @@ class TritonModel:
             raise InputError(f"model {self.model!r} on {self.url}: {'; '.join(problems)}")
         return arrays
 
-    def _tensor(self, spec: TensorSpec, array: NDArray[Any]) -> Any:
+    def bare_tensor(self, spec: TensorSpec, array: NDArray[Any]) -> Any:
+        """Tritonclient's input of this name, shape and dtype, without data."""
         from tritonclient.utils import np_to_triton_dtype
 
+        shape = (len(array), 1) if spec.name in self._single else array.shape
+        return _grpc().InferInput(spec.name, list(shape), np_to_triton_dtype(array.dtype))
+
+    def filled_tensor(self, spec: TensorSpec, array: NDArray[Any]) -> Any:
+        """Tritonclient's input with a copy of `array`."""
+        tensor = self.bare_tensor(spec, array)
         array = array[:, None] if spec.name in self._single else array
-        tensor = _grpc().InferInput(spec.name, list(array.shape), np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(np.ascontiguousarray(array))
-        return tensor
+        return tensor.set_data_from_numpy(np.ascontiguousarray(array))
 
     def _arrays(self, result: Any) -> Arrays:
         return tuple(self._array(spec, result) for spec in self.outputs)
@@ -296,6 +344,10 @@ class TritonRunner:
             pending.append(self.model.submit(*(array[start : start + limit] for array in arrays)))
         answers.extend(future.result() for future in pending)
         return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
+
+
+def _nothing(succeeded: bool) -> None:
+    """There is no memory to give back."""
 
 
 def refuse_weights(reference: str, weights: str | Path | None) -> None:

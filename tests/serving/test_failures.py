@@ -137,7 +137,7 @@ def test_a_real_server_that_is_full_stopping_or_gone_is_told_apart(tmp_path, onn
         def ask(_: int) -> type:
             """One attempt, without the client's retries."""
             try:
-                client._infer([client._tensor(client.inputs[0], face)], 60)
+                client._infer([client.filled_tensor(client.inputs[0], face)], 60)
             except InferenceServerException as error:
                 return type(client._call.cause(error))
             return type(None)

@@ -31,7 +31,7 @@ from ....converters.runtime.probes.open_sizes import closed_sizes
 from ....converters.runtime.probes.probing import probe_inputs
 from ....converters.runtime.runners import OnnxRunner
 from ....errors import GateError, InputError, PlatformError, RtoolError
-from ...client import TritonClient
+from ...client.client import TritonClient
 from ...repository.config_plan import device_of
 from ...repository.deployed import newest_served
 from ...repository.graph_signature import GraphSignature, read_signature

@@ -1,0 +1,120 @@
+"""What `rtool embed` takes beside the processor time of its parts, decoding and inference, on drawn JPEG files.
+
+Decoding and inference are measured one after the other on one thread, in processor time; `embed` in wall time. Divided
+among the cores the parts are the least that it can take. Rounds take turns, and medians are kept, since the machine may
+be shared. Beside it stands the wall time of the whole command, which also starts Python and opens the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..finetune.data.formats.sources import open_dataset
+from ..finetune.embedding.embedders import open_embedder
+from ..finetune.embedding.image_embeddings import embed
+from ..finetune.embedding.image_sources import open_images
+from ..finetune.processes.cores import available_cores
+from .machine import describe_machine
+from .places import DEMO_MODEL, RESULTS
+
+__all__ = ["draw_jpegs", "main", "measure"]
+
+GATE = 1.15
+"""Most that wall time may be of the parts' processor time, divided among the cores."""
+_IMAGES = 5000
+_ROUNDS = 5
+
+
+def draw_jpegs(folder: Path, count: int) -> None:
+    """Draw `count` people of 256 x 128 pixels as JPEG files."""
+    people = open_dataset(f"synthetic-people:identities={max(2, count // 10)},images=10,seed=3,size=256x128")
+    for index in range(count):
+        people.images[index % len(people)].save(folder / f"{index:05d}.jpg", quality=90)
+
+
+def measure(model: str | Path, folder: Path, rounds: int) -> dict[str, Any]:
+    """Seconds of the parts on one thread and of `embed`, in turns; medians, and all rounds."""
+    embedder = open_embedder(model, threads=1, batch="auto")
+    found = open_images(folder)
+    resize, size = embedder.preprocessing.resize, embedder.batch
+    pixels = np.stack([resize(found.images[index]) for index in range(len(found))])
+
+    def decode() -> None:
+        for index in range(len(found)):
+            resize(found.images[index])
+
+    def infer() -> None:
+        for start in range(0, len(pixels), size):
+            embedder.embed(pixels[start : start + size])
+
+    infer()  # the first calls allocate
+    seconds: dict[str, list[float]] = {"decoding": [], "inference": [], "embed": [], "command": []}
+    for _ in range(rounds):
+        seconds["decoding"].append(_time(decode, time.process_time))
+        seconds["inference"].append(_time(infer, time.process_time))
+        seconds["embed"].append(_time(lambda: embed(embedder, folder), time.perf_counter))
+        seconds["command"].append(_time(lambda: _command(model, folder), time.perf_counter))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    least = (medians["decoding"] + medians["inference"]) / available_cores()
+    return {
+        "images": len(found),
+        "batch": size,
+        "cores": available_cores(),
+        "seconds": medians,
+        "rounds": seconds,
+        "least": least,
+        "ratio": medians["embed"] / least,
+        "images_per_second": len(found) / medians["embed"],
+    }
+
+
+def _time(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    work()
+    return clock() - start
+
+
+def _command(model: str | Path, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as out:
+        arguments = ["embed", str(model), str(folder), "-o", str(Path(out) / "out.npz"), "--quiet"]
+        subprocess.run([sys.executable, "-m", "rtool", *arguments], check=True, capture_output=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the dated result, and return 1 where the gate is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rtool.benchmarks.embedding", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--images", type=int, default=_IMAGES)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated file goes")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as text:
+        draw_jpegs(Path(text), options.images)
+        found = measure(DEMO_MODEL, Path(text), options.rounds)
+    now = datetime.now(UTC)
+    path = options.results / f"{now:%Y-%m-%d}-embed.json"
+    document = {"date": now.isoformat(timespec="seconds"), "machine": describe_machine(), "gate": GATE, **found}
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    sys.stdout.write(
+        f"{found['images']} JPEG files: embed {found['seconds']['embed']:.2f} s, {found['ratio']:.2f} times the parts "
+        f"({found['seconds']['decoding']:.2f} + {found['seconds']['inference']:.2f} s of one core) on {found['cores']} "
+        f"cores; gate {GATE}\n{path}\n"
+    )
+    return 0 if found["ratio"] <= GATE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
