@@ -57,7 +57,14 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("finetuning",),
         ("worker",),
     ),
-    "serving": (("client", "releases"), ("repository",), ("publishing",), ("server",), ("service",), ("gallery",)),
+    "serving": (
+        ("client", "releases"),
+        ("repository",),
+        ("publishing",),
+        ("server",),
+        ("cluster", "service"),
+        ("gallery",),
+    ),
     "benchmarks": (
         ("places", "machine", "references"),
         ("server_statistics",),

@@ -108,6 +108,13 @@ class _Batch(click.ParamType[Any]):
 @click.option("--rollback", is_flag=True, help="Serve the previous version again.")
 @click.option("--check", is_flag=True, help="Check the published model NAME, as `rtool serve --check` does.")
 @click.option("--target", default="26.07", show_default=True, help="With --check: the Triton release to serve it.")
+@click.option(
+    "--kubernetes",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write manifests that serve the repository on Kubernetes, and for KServe, into the new folder DIR.",
+)
+@click.option("--image", help="With --kubernetes: the image, pinned by digest or release.  [default: NVIDIA's 26.07]")
 @click.option("--to", type=int, help="With --rollback: the version to serve.")
 @output_options
 def deploy_command(
@@ -134,6 +141,11 @@ def deploy_command(
     from ...serving.publishing.rolling_back import rollback as roll_back
     from ...serving.repository.serving_settings import ServingSettings
 
+    _refuse_alone({"target": "check", "image": "kubernetes"})
+    if options["kubernetes"] is not None:
+        _refuse_others("--kubernetes", {"image", "device"})
+        _write_kubernetes(repository, name, options, output)
+        return
     if check:
         _check_published(repository, name, options["target"], output, others=(model, rollback or None, packer_for))
         return
@@ -153,29 +165,51 @@ def deploy_command(
         raise InputError(
             "deploy: give either a MODEL to publish, or --packer-for TARGET, or --rollback (--to works only with it)"
         )
-    published = publish(
-        model,
-        name=name,
-        repository=repository,
-        batch=options["batch"],
-        device=options["device"],
-        settings=ServingSettings(**given) if given else None,
-        also_serve=also_serve,
-        warmup=warmup,
-        url=url,
-        keep=options["keep"],
-        keep_metadata=options["keep_metadata"],
-        preprocessing=options["preprocessing"],
-        force=options["force"],
-        new_contract=new_contract,
-    )
-    _report(published, output)
+    more = {"also_serve": also_serve, "warmup": warmup, "url": url, "new_contract": new_contract}
+    more |= {key: options[key] for key in ("batch", "device", "keep", "keep_metadata", "preprocessing", "force")}
+    settings = ServingSettings(**given) if given else None
+    _report(publish(model, name=name, repository=repository, settings=settings, **more), output)
 
 
 def _check_published(repository: Path, name: str, target: str, output: Output, others: tuple[object, ...]) -> None:
     if any(other is not None for other in others):
         raise InputError("deploy --check: checks what is published; give it --name and --repository alone")
     report_check(repository, [name], None, target, output)
+
+
+def _write_kubernetes(repository: Path, name: str, options: dict[str, Any], output: Output) -> None:
+    from ...serving.cluster.pod import ClusterOptions
+    from ...serving.cluster.writing import write_kubernetes
+    from ...serving.repository.config_plan import device_of
+    from ...serving.repository.model_config import read_config
+    from ...serving.repository.repository import model_folders
+
+    device = options["device"]
+    if device == "auto":
+        served = [read_config(folder.config_path) for folder in model_folders(repository)]
+        device, config_name = ("gpu" if any(device_of(one) == "gpu" for one in served) else "cpu"), None
+    else:
+        config_name = device
+    image = {"image": options["image"]} if options["image"] is not None else {}
+    chosen = ClusterOptions(name=name, config_name=config_name, gpus=1 if device == "gpu" else 0, **image)
+    result = write_kubernetes(options["kubernetes"], repository=repository, options=chosen)
+    rows = [("image", result.image), ("files", ", ".join(result.files))]
+    rows.append(("next", f"copy {', '.join(result.models)} to the volume of the claim {chosen.claim!r}"))
+    rows.append(("then", f"kubectl apply -k {result.path}"))
+    output.emit(result, rows, artefact=result.path)
+
+
+def _refuse_alone(belongs: dict[str, str]) -> None:
+    """Refuse options that were given without the one that they belong to.
+
+    Raises:
+        InputError: there are some.
+    """
+    context = click.get_current_context()
+    given = click.core.ParameterSource.COMMANDLINE
+    for name, other in belongs.items():
+        if context.get_parameter_source(name) is given and context.get_parameter_source(other) is not given:
+            raise InputError(f"deploy: --{name} would have no effect without --{other}; leave it out")
 
 
 def _refuse_others(mode: str, applicable: set[str]) -> None:

@@ -1,0 +1,1 @@
+"""A repository on Kubernetes: `rtool deploy --kubernetes DIR`."""
