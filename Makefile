@@ -111,6 +111,7 @@ bench-decoding: $(STAMP)
 # where the file ends.
 bench-distil: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.distillation.distil_bench $(if $(JOURNAL),--journal $(JOURNAL))
+	$(BIN)/python -m rtool.benchmarks.distillation.int8_training
 
 # Retrieval, re-ranking and verification beside their usual forms, large sets, and how often intervals hold the truth;
 # about 20 minutes on 2 cores, 12 GB. PARTS="retrieval" measures one part.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..converters.exporting.manifest import ExportResult
     from ..converters.records.preprocessing import Preprocessing
 
-__all__ = ["export_command"]
+__all__ = ["export_command", "export_rows", "step_table"]
 
 _LISTED = 3
 """Kept BatchNorms that are named; the others are counted."""
@@ -129,7 +129,9 @@ def export_command(
         keep_float32=read_float32_nodes(keep_file) if keep_file else (),
         **options,
     )
-    output.emit(result, _rows(result), artefact=result.path, tables=() if output.as_json else (_steps(result),))
+    output.emit(
+        result, export_rows(result), artefact=result.path, tables=() if output.as_json else (step_table(result),)
+    )
 
 
 def _reader(spec: str, limit: int) -> Callable[[Preprocessing], Any]:
@@ -148,7 +150,8 @@ def _reader(spec: str, limit: int) -> Callable[[Preprocessing], Any]:
     return read
 
 
-def _rows(result: ExportResult) -> list[tuple[str, Any]]:
+def export_rows(result: ExportResult) -> list[tuple[str, Any]]:
+    """An export as rows of a table."""
     from ..converters.records.batch_proof import describe_batch
 
     rows: list[tuple[str, Any]] = [("model", result.model), ("size", f"{result.size_bytes / 1e6:.2f} MB")]
@@ -179,7 +182,8 @@ def _preprocessing(result: ExportResult) -> str:
     return result.preprocessing_origin if embedded else shown_preprocessing(made, result.preprocessing_origin)
 
 
-def _steps(result: ExportResult) -> Any:
+def step_table(result: ExportResult) -> Any:
+    """The steps of an export, each with its errors and gate."""
     from rich.table import Table
 
     table = Table("step", "max rel error", "min cosine", "gate", "what", box=None, padding=(0, 2, 0, 0))

@@ -31,7 +31,7 @@ from ..weights.writing_back import NoPlaceError, write_back
 from .folding import folded
 from .options import ExportOptions, Precision
 from .origin import ExportOrigin
-from .reduced_precision import convert_to_half, convert_to_int8
+from .reduced_precision import check_int8, convert_to_half, convert_to_int8
 from .reexport import OPSET, torch_to_onnx
 from .step_log import StepLog, typed, unit_length
 from .stored_precision import as_stored
@@ -206,7 +206,9 @@ def reduce_precision(graph: ExportedGraph, log: StepLog, precision: Precision, o
         InputError: the graph cannot be converted, or a node that is to stay in float32 does not exist.
     """
     keep, gate = options.keep_float32, options.min_cosine
-    if precision == "int8":
+    if precision == "int8" and options.quantiser is not None:
+        model, nodes = check_int8(graph.model, options.quantiser(graph.model), log, min_cosine=gate), ()
+    elif precision == "int8":
         model, nodes = convert_to_int8(graph.model, log, method=options.calibration, keep=keep, min_cosine=gate)
     else:
         model, nodes = convert_to_half(

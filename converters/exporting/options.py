@@ -34,6 +34,7 @@ _READ_WITH: Mapping[str, tuple[Precision, ...]] = {
     "keep_io_types": ("fp16", "bf16"),
     "fp16_converter": ("fp16",),
     "calibration": ("int8",),
+    "quantiser": ("int8",),
 }
 """Options of the step that reduces the precision, and the precisions whose step reads them."""
 _ONNX_ONLY = ("batch", "embed_preprocessing", "simplifier", "target", "strip_metadata", *_READ_WITH)
@@ -76,6 +77,8 @@ class ExportOptions:
     """Names of nodes that stay in float32, as from an earlier manifest."""
     calibration: CalibrationMethod = "minmax"
     """How int8 ranges come from the calibration images."""
+    quantiser: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
+    """With int8, what makes the quantised graph of the float32 one, such as training; measured and gated alike."""
     target: str | None = None
     """What the file must be readable by, see `targets`."""
     strip_metadata: bool = False
@@ -177,6 +180,7 @@ class ExportKeywords(TypedDict, total=False):
     fp16_converter: HalfConverter
     keep_float32: Collection[str]
     calibration: CalibrationMethod
+    quantiser: Callable[[onnx.ModelProto], onnx.ModelProto] | None
     target: str | None
     strip_metadata: bool
     tolerance: float

@@ -14,14 +14,16 @@ from ...errors import InputError
 from ..passes.preprocessing_embedding import EMBEDDED_PREFIX
 from ..precision.half import Float32Node, HalfConverter, HalfType
 from ..precision.half_search import search_half
+from ..precision.int8 import check_slots
 from ..precision.int8_ranges import CalibrationMethod
 from ..precision.int8_search import search_int8
 from ..records.json_text import parse_json
 from ..runtime.half_emulation import emulate_half
 from ..runtime.runners import OnnxRunner
+from .int8_latency import measure_int8_latency
 from .step_log import StepLog
 
-__all__ = ["HALF_COSINE", "INT8_COSINE", "convert_to_half", "convert_to_int8", "read_float32_nodes"]
+__all__ = ["HALF_COSINE", "INT8_COSINE", "check_int8", "convert_to_half", "convert_to_int8", "read_float32_nodes"]
 
 HALF_COSINE = {"float16": 0.9999, "bfloat16": 0.999}
 """Smallest cosine between an embedding in float32 and in 16 bits; bfloat16 has 8 bits of mantissa, float16 has 11."""
@@ -101,11 +103,27 @@ def convert_to_int8(
     found = search_int8(model, images, method=method, keep=tuple(keep), min_cosine=gate, reference=log.expected)
     small = f", {len(found.unprofitable)} too small to gain" if found.unprofitable else ""
     detail = f"{method}, {len(found.float32_nodes)} float32 nodes{small}{_searched(found.trials)}"
+    detail += f"; {measure_int8_latency(model, found.model, log.inputs)}"
     log.check_model("int8", found.model, min_cosine=gate, detail=detail)
     types = {node.name: node.op_type for node in model.graph.node}
     reasons = dict.fromkeys(found.unprofitable, "int8 would make the file larger")
     reasons |= dict.fromkeys(found.float32_nodes, "fails the gate in int8")
     return found.model, tuple(Float32Node(name, types.get(name, ""), reason) for name, reason in reasons.items())
+
+
+def check_int8(
+    float32: onnx.ModelProto, int8: onnx.ModelProto, log: StepLog, *, min_cosine: float | None = None
+) -> onnx.ModelProto:
+    """Hold a quantised graph to the gate, with all its layers in int8, and return it.
+
+    Raises:
+        GateError: the gate is missed, or an embedding depends on its neighbours in the batch.
+    """
+    gate = INT8_COSINE if min_cosine is None else min_cosine
+    detail = f"trained, no float32 nodes; {measure_int8_latency(float32, int8, log.inputs)}"
+    log.check_model("int8", int8, min_cosine=gate, detail=detail)
+    check_slots(int8, log.inputs[0])
+    return int8
 
 
 def _searched(trials: int) -> str:

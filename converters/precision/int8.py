@@ -76,9 +76,19 @@ def to_int8(
 
 @contextmanager
 def calibrated(
-    model: onnx.ModelProto, images: NDArray[np.float32], *, method: CalibrationMethod = "minmax"
+    model: onnx.ModelProto,
+    images: NDArray[np.float32],
+    *,
+    method: CalibrationMethod = "minmax",
+    every_layer: bool = False,
 ) -> Iterator[Quantiser]:
     """A `Quantiser` for `model`; ranges are measured once, for any number of quantisations.
+
+    Args:
+        model: a float32 model with one input.
+        images: preprocessed calibration images float32 [N, ...], at least 16.
+        method: how activation ranges follow from the measured values.
+        every_layer: also quantise layers so small that int8 makes the file larger.
 
     Raises:
         InputError: as in `to_int8`.
@@ -99,7 +109,8 @@ def calibrated(
                 raise InputError(f"int8: the model cannot be calibrated ({error}); export with --fp16") from error
         operators = {node.name: node.op_type for node in prepared.graph.node}
         removed = frozenset(node.name for node in named.graph.node) - operators.keys()
-        yield Quantiser(method, folder, operators, removed, frozenset(unprofitable_nodes(prepared)))
+        unprofitable = frozenset[str]() if every_layer else frozenset(unprofitable_nodes(prepared))
+        yield Quantiser(method, folder, operators, removed, unprofitable)
 
 
 @dataclass(frozen=True)
@@ -133,8 +144,13 @@ class Quantiser:
                 f"int8: no {' or '.join(_LAYERS)} of {_WORTHWHILE} weights or more is left to quantise; use --fp16"
             )
 
-    def quantise(self, keep: Collection[str] = ()) -> onnx.ModelProto:
-        """The int8 model; the nodes named in `keep` stay in float32.
+    @property
+    def float32(self) -> onnx.ModelProto:
+        """The model that is quantised: named nodes, weights as initializers, channel ranges evened out."""
+        return onnx.load(self.folder / _FLOAT32)
+
+    def quantise(self, keep: Collection[str] = (), *, compact: bool = True) -> onnx.ModelProto:
+        """The int8 model; the nodes named in `keep` stay in float32. Without `compact`, names are as the quantiser's.
 
         Raises:
             InputError: the model cannot be quantised.
@@ -160,7 +176,8 @@ class Quantiser:
                 )
             except Exception as error:  # ONNX Runtime raises any type of error
                 raise InputError(f"int8: the model cannot be quantised ({error}); export with --fp16") from error
-        return compact_quantised(onnx.load(target))
+        quantised = onnx.load(target)
+        return compact_quantised(quantised) if compact else quantised
 
 
 def unprofitable_nodes(model: onnx.ModelProto) -> list[str]:
