@@ -38,7 +38,7 @@ def validate_repository(
     """All problems of `models` (by default of every model) with their default or `config_name` configurations.
 
     Raises:
-        InputError: the repository is not a folder, or has no model of a given name.
+        InputError: the repository is not a folder, or has no model, or none of a given name.
 
     Examples:
         >>> exported = rtool.export("model.onnx", "measured.onnx")
@@ -51,6 +51,11 @@ def validate_repository(
         if name not in folders:
             hint = nearest(name, folders) if folders else "it is empty"
             raise InputError(f"{repository}: no model {name!r}; {hint}")
+    if models is None and not folders:
+        raise InputError(
+            f"{repository}: expected a model repository, found no folder NAME/ with config.pbtxt; publish a model with "
+            "`rtool deploy model.onnx --name NAME`, or give the repository's folder"
+        )
     wanted = models if models is not None else sorted(folders)
     return tuple(problem for name in wanted for problem in validate_model(folders[name].path, config_name=config_name))
 

@@ -118,7 +118,9 @@ def _refusal(pattern: str, operands: set[str], fixed: set[str]) -> str:
     named = sorted(name for name in fixed if fnmatchcase(name, pattern))
     if named:
         return f"{named[0]!r} is an exponent, a bound, a threshold or an epsilon, which never trains; leave it out"
-    known = ", ".join(repr(name) for name in sorted(operands)[:5]) or "none"
+    if not operands:
+        return f"{pattern!r} matches nothing: the graph computes with no single number that could be learned"
+    known = ", ".join(repr(name) for name in sorted(operands)[:5])
     return f"{pattern!r} matches no single number that could be learned; the graph computes with: {known}"
 
 

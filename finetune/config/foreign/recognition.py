@@ -55,7 +55,7 @@ def recognise(path: Path) -> Trainer:
     """Whose configuration a file is, by its suffix and its sections.
 
     Raises:
-        ConfigError: of no trainer that is known.
+        ConfigError: it is not recognised as that of a known trainer.
     """
     match path.suffix.lower():
         case ".json":
@@ -72,4 +72,6 @@ def recognise(path: Path) -> Trainer:
                 raise ConfigError(f"{path}: is a configuration of rtool already; rtool finetune {path}")
             if keys & _TORCHREID:
                 return "torchreid"
-    raise ConfigError(f"{path}: of no trainer that is known by its form; name it with --from {'|'.join(TRAINERS)}")
+    raise ConfigError(
+        f"{path}: not recognised as a configuration of a known trainer; name it with --from {'|'.join(TRAINERS)}"
+    )

@@ -60,7 +60,7 @@ def open_image_folders(root: Path, folders: Mapping[Path, bool]) -> Dataset:
     kept = [(path, key, query) for path, key, query in found if not isinstance(key, NoIdentity)]
     notes += left_out_notes([key for _, key, _ in found], [printable(path.relative_to(root)) for path, _, _ in found])
     if not kept:
-        raise DataError(f"{root}: no images in sub-folders; expected {root.name}/IDENTITY/image.jpg")
+        raise DataError(f"{root}: no images in sub-folders; expected {root / 'IDENTITY' / 'image.jpg'}")
     paths = [path for path, _, _ in kept]
     cameras, camera_notes = _cameras(paths)
     keys = [

@@ -130,6 +130,13 @@ def test_an_unknown_model_names_the_nearest(root):
         validate_repository(root, ["ried"])
 
 
+def test_a_folder_without_models_is_not_a_sound_repository(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / ".hidden").mkdir()
+    with pytest.raises(InputError, match=r"expected a model repository, found no folder NAME/ .*rtool deploy"):
+        validate_repository(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["missing", "file"])
 def test_what_is_not_a_repository_is_refused(tmp_path, kind):
     path = tmp_path / "models"
