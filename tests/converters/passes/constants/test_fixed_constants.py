@@ -147,7 +147,7 @@ def test_the_caller_may_call_a_number_learned(as_nodes, tmp_path):
     with pytest.raises(InputError, match=r"'alpha' matches no single number .* computes with: 'val_3'"):
         onnx_to_torch(graph(nodes, {"val_3": 1.5}), learned=["alpha"])
     with pytest.raises(InputError, match="'alpha' matches nothing: the graph computes with no single number"):
-        onnx_to_torch(graph(nodes[:1] + [("Relu", ["h"], "y")], {}), learned=["alpha"])
+        onnx_to_torch(graph([*nodes[:1], ("Relu", ["h"], "y")], {}), learned=["alpha"])
     onnx.save(model, tmp_path / "m.onnx")
     result = onnx2torch(tmp_path / "m.onnx", tmp_path / "m.rtool", learned=["val_3"])
     assert result.parameters == 17
