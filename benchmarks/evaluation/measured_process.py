@@ -47,7 +47,7 @@ def _call(function: Callable[[], Any]) -> dict[str, Any]:
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     if not isinstance(value, np.ndarray):
-        return row | value
+        return {**row, **value}
     path = Path(tempfile.mkdtemp(prefix="rtool-bench-")) / "array.npy"
     np.save(path, value)
     return row | {"array": str(path)}

@@ -8,6 +8,8 @@ with array operations alone. `classic_reranking` is k-reciprocal re-ranking as i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,7 +93,7 @@ def classic_reranking(query: Floats, gallery: Floats, *, k1: int = 20, k2: int =
     inverted = [np.where(encoded[:, image] != 0)[0] for image in range(total)]
     jaccard = np.zeros_like(original)
     for image in range(queries):
-        smaller = np.zeros((1, total), dtype=np.float32)
+        smaller: NDArray[Any] = np.zeros((1, total), dtype=np.float32)
         nonzero = np.where(encoded[image] != 0)[0]
         for column in nonzero:
             images = inverted[column]

@@ -97,9 +97,10 @@ def evaluate_command(
     weights, or --weights) or triton://HOST:PORT/NAME.
 
     DATA is a folder (Market-1501 and the layouts in its form, MSMT17, train/ val/ test/, one sub-folder per identity,
-    train.rec, or .tar shards), a file (.csv or .jsonl manifest, .rec records, .bin verification pairs, LFW's pairs.txt,
-    .csv with a,b,same, .tar) or a generator such as synthetic-people:identities=60,seed=2,cameras=7. Several are
-    measured one after the other, each by its NAME; what was measured is kept when a later one fails.
+    train.rec, .tar shards, or templates as of IJB: meta/ and loose_crop/), a file (.csv or .jsonl manifest, .rec
+    records, .bin verification pairs, LFW's pairs.txt, .csv with a,b,same, .tar) or a generator such as
+    synthetic-people:identities=60,seed=2,cameras=7. Several are measured one after the other, each by its NAME; what
+    was measured is kept when a later one fails.
     """
     from ...finetune.embedding.embedders import open_embedder
     from ...finetune.evaluation.model_sets import EvaluationSettings, measure_sets, random_weights_warning

@@ -19,9 +19,12 @@ def evaluation_rows(values: Mapping[str, Any], prefix: str = "") -> list[tuple[s
     low = {key: end for name in _LOW for key, end in values.get(name, {}).items()}
     high = {key: end for name in _HIGH for key, end in values.get(name, {}).items()}
     impostors, different = values.get("impostors", {}), values.get("different_pairs", 0)
-    rows = []
+    rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if name in _BESIDE:
+            continue
+        if isinstance(value, Mapping):
+            rows += evaluation_rows(value, f"{prefix}{name}.")
             continue
         beside = [f"95 %: {low[name]:.4f} to {high[name]:.4f}"] if low.get(name) is not None else []
         if name in impostors:

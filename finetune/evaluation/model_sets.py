@@ -19,11 +19,14 @@ from ..embedding.embedders import Embedder
 from .cores import Progress, no_progress
 from .embedded_sets import EmbeddedSet, embed_dataset
 from .limits import limit_dataset
-from .matched_images import match_images
+from .matched_images import MatchedImages, match_images
 from .measuring import Measured, measure, write_roc
 from .own_function import OwnFunction, load_function
-from .plan import Protocol, plan_evaluation
+from .pairs.verification import VERIFICATION_METRICS
+from .plan import EvaluationPlan, Protocol, plan_evaluation, refuse_ranking
 from .ranks.ranking import COSINE, Ranking
+from .templates.template_folder import TemplateSet, is_template_folder, open_template_folder
+from .templates.template_verification import compare_templates
 
 __all__ = ["EvaluationSettings", "measure_sets", "random_weights_warning"]
 
@@ -98,8 +101,9 @@ def measure_sets(
         DataError: a set does not fit the protocol or cannot be read, or embeddings are not finite.
     """
     function = None if settings.function is None else load_function(settings.function)
-    datasets = {name: _opened(source, settings) for name, source in sources.items()}
-    protocols = {plan_evaluation(dataset, settings.chosen, settings.ranking).protocol for dataset in datasets.values()}
+    opened = {name: _opened(source, settings) for name, source in sources.items()}
+    datasets = {name: each.dataset if isinstance(each, TemplateSet) else each for name, each in opened.items()}
+    protocols = {_protocol(each, settings) for each in opened.values()}
     if roc is not None and (protocols != {"verification"} or len(datasets) > 1):
         first = next(iter(datasets.values())).name
         found = f"{len(datasets)} sets are given" if len(datasets) > 1 else f"{first} is measured by {min(protocols)}"
@@ -108,18 +112,46 @@ def measure_sets(
     for line in [note for each in models for note in each.notes]:
         _tell(report, line)
     for name, dataset in datasets.items():
-        for note in (dataset, *dataset.notes):
+        for note in (opened[name], *dataset.notes):
             _tell(report, f"{dataset.name}: {note}")
         embedded = [_embedded(each, dataset, settings, cache, report, progress) for each in models]
-        measured = _measured(embedded, settings, function, report, progress)
+        templates = opened[name]
+        if isinstance(templates, TemplateSet):
+            measured = [_of_templates(templates, each, progress) for each in embedded]
+        else:
+            measured = _measured(embedded, settings, function, report, progress)
         if roc is not None and measured[0].compared is not None:
             write_roc(roc, measured[0].compared)
         yield name, measured[0], measured[1] if len(measured) > 1 else None
 
 
-def _opened(source: str | Path, settings: EvaluationSettings) -> Dataset:
+def _opened(source: str | Path, settings: EvaluationSettings) -> Dataset | TemplateSet:
+    folder = Path(source).expanduser()
+    if folder.is_dir() and is_template_folder(folder):
+        if settings.limit is not None or settings.chosen is not None:
+            raise ConfigError(
+                f"{source}: a template set has its own protocol and pairs; leave the limit, the protocol and the "
+                "function out"
+            )
+        return open_template_folder(folder)
     dataset = open_dataset(source, settings.subset)
     return dataset if settings.limit is None else limit_dataset(dataset, settings.limit)
+
+
+def _protocol(opened: Dataset | TemplateSet, settings: EvaluationSettings) -> Protocol:
+    """The protocol of a set; refuses what does not fit it."""
+    if isinstance(opened, TemplateSet):
+        refuse_ranking(opened.dataset, "templates", settings.ranking)
+        return "templates"
+    return plan_evaluation(opened, settings.chosen, settings.ranking).protocol
+
+
+def _of_templates(labels: TemplateSet, embedded: EmbeddedSet, progress: Progress) -> Measured:
+    compared, result = compare_templates(labels, embedded.positions, embedded.embeddings, progress)
+    metrics = tuple(name for name in VERIFICATION_METRICS if getattr(result, name) is not None)
+    plan = EvaluationPlan("templates", metrics, pairs=labels.pairs)
+    matched = MatchedImages(plan, embedded.dataset, embedded.positions, ())
+    return Measured(matched, embedded.embeddings, result, compared=compared)
 
 
 def _embedded(

@@ -22,10 +22,10 @@ from .pairs.verification import measurable_metrics
 from .ranks.ranking import COSINE, Ranking
 from .ranks.retrieval import RETRIEVAL_METRICS, has_match
 
-__all__ = ["EvaluationPlan", "Protocol", "choose_protocol", "plan_evaluation"]
+__all__ = ["EvaluationPlan", "Protocol", "choose_protocol", "plan_evaluation", "refuse_ranking"]
 
-Protocol = Literal["retrieval", "verification", "classification", "function"]
-"""function: an evaluation of one's own, see `own_function`."""
+Protocol = Literal["retrieval", "verification", "classification", "function", "templates"]
+"""function: an evaluation of one's own, see `own_function`; templates: IJB, see `templates`."""
 Indices = NDArray[np.int64]
 
 
@@ -88,7 +88,7 @@ def plan_evaluation(dataset: Dataset, protocol: Protocol | None = None, ranking:
     chosen = protocol or choose_protocol(dataset)
     if chosen == "retrieval":
         return _plan_retrieval(dataset, ranking)
-    _refuse_ranking(dataset, chosen, ranking)
+    refuse_ranking(dataset, chosen, ranking)
     if chosen == "function":
         return EvaluationPlan("function", ())
     if chosen == "classification":
@@ -96,7 +96,12 @@ def plan_evaluation(dataset: Dataset, protocol: Protocol | None = None, ranking:
     return _plan_verification(dataset)
 
 
-def _refuse_ranking(dataset: Dataset, protocol: Protocol, ranking: Ranking) -> None:
+def refuse_ranking(dataset: Dataset, protocol: Protocol, ranking: Ranking) -> None:
+    """Refuse choices about a gallery where none is ranked.
+
+    Raises:
+        ConfigError: `ranking` has some.
+    """
     named = {
         "evaluation.distance": ranking.distance != COSINE.distance,
         "evaluation.rerank": ranking.rerank,

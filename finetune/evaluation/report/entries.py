@@ -12,7 +12,7 @@ from ..several_sets import joined_metrics
 
 __all__ = ["MAIN_METRICS", "MeasuredSet", "all_values", "mean_values"]
 
-MAIN_METRICS = {"retrieval": "mAP", "verification": "accuracy", "classification": "top1"}
+MAIN_METRICS = {"retrieval": "mAP", "verification": "accuracy", "classification": "top1", "templates": "auc"}
 """The usual metric of each protocol."""
 
 

@@ -89,6 +89,7 @@ def _cards(entry: MeasuredSet) -> list[tuple[str, str]]:
     wanted = {
         "retrieval": ("mAP", "rank1", "mINP", "queries"),
         "verification": ("accuracy", "tar_at_far_1e3", "eer", "auc"),
+        "templates": ("tar_at_far_1e4", "tar_at_far_1e5", "auc", "templates"),
         "classification": ("top1", "top5", "mean_class_accuracy", "images"),
     }.get(values["protocol"], tuple(name for name in values if name != "protocol")[:4])
     return [(_shown(values[name]), name.replace("tar_at_far_", "TAR at FAR ")) for name in wanted]
