@@ -30,7 +30,7 @@ INT8 = "int8"
 @click.argument("student")
 @click.argument("data")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--no-labels", is_flag=True, help="Use no labels of DATA, which may be any folder of images.")
+@click.option("--no-labels", is_flag=True, help="DATA is any folder of images; nobody can be held out of it.")
 @click.option("--evaluate", metavar="DATA", help="Labelled images to measure on; default: identities held out of DATA.")
 @click.option(
     "--nproc", default="1", show_default=True, metavar="N|auto", help="Number of processes on this machine (DDP)."
@@ -66,7 +66,7 @@ def distil_command(
 
     TEACHER and STUDENT are model references; TEACHER may be triton://HOST:PORT/NAME, and STUDENT a fresh network of the
     zoo. KEY=VALUE changes a field of the configuration of `rtool finetune`, such as epochs=20 or model.size=[128,64];
-    its section distil has all terms, and takes several teachers.
+    its section distil has all terms and takes several teachers, and losses add what labels teach.
 
     STUDENT int8 is TEACHER itself with every layer in int8, trained to say what it says in float32; DATA are any
     images, and a file is written instead of a run folder.
@@ -108,7 +108,7 @@ def _refuse_given(options: dict[str, object], reason: str) -> None:
     Raises:
         InputError: one was given.
     """
-    given = next((name for name, value in options.items() if value), None)
+    given = next((name for name, value in options.items() if value not in (None, ())), None)
     if given is not None:
         raise InputError(f"distil: {given} {reason}; leave it out")
 

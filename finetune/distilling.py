@@ -32,7 +32,7 @@ def distil(
         student: A model reference that can be trained.
         data: Images, as `data.train`.
         overrides: `key.path=value`, which change fields of the configuration.
-        labels: Whether the identities of `data` are learned too; without them `data` may be any folder of images.
+        labels: Whether `data` has identities, of which some are held out; without them it may be any folder of images.
         evaluate: Labelled images to measure on; by default some identities of `data`, and nothing without labels.
         nproc: Processes, as for `finetune`.
         resume: A run to continue, as for `finetune`.

@@ -153,7 +153,7 @@ class _BatchKeys:
     """The keys of a plan's batches from row `first` on, made one batch at a time."""
 
     plan: NDArray[np.int64]
-    columns: slice
+    columns: slice | NDArray[np.int64]
     first: int
 
     def __len__(self) -> int:
@@ -161,12 +161,19 @@ class _BatchKeys:
 
     def __iter__(self) -> Iterator[list[Key]]:
         width = self.plan.shape[1]
+        columns = np.arange(width)[self.columns].tolist()
         for step in range(self.first, len(self.plan)):
-            yield [(step * width + column, int(self.plan[step, column])) for column in range(width)[self.columns]]
+            yield [(step * width + column, int(self.plan[step, column])) for column in columns]
 
 
 def iterate_batches(
-    samples: EpochSamples, plan: NDArray[np.int64], columns: slice, workers: int, *, first: int = 0, pin: bool = False
+    samples: EpochSamples,
+    plan: NDArray[np.int64],
+    columns: slice | NDArray[np.int64],
+    workers: int,
+    *,
+    first: int = 0,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """Batches of augmented images, one per row of a plan.
 

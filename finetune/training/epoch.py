@@ -13,9 +13,9 @@ from ...errors import DataError
 from ..config.config import FinetuneConfig
 from ..data.dataset import NOBODY, Dataset
 from ..data.loading import EpochSamples, TrainingPixels
-from ..data.samplers import plan_epoch
+from ..data.samplers import plan_epoch, rank_columns
 
-__all__ = ["epoch_batches", "epoch_samples", "epoch_steps", "labelled_images"]
+__all__ = ["epoch_batches", "epoch_samples", "epoch_steps", "labelled_images", "rank_share"]
 
 
 def labelled_images(config: FinetuneConfig) -> int | None:
@@ -36,30 +36,39 @@ def epoch_batches(config: FinetuneConfig, dataset: Dataset, *, ranks: int, epoch
         DataError: the data set cannot fill one batch as `data.sampler` wants it.
     """
     data, distil = config.data, config.distil
-    labelled = np.arange(len(dataset))
-    if distil is not None and distil.labels and distil.unlabelled is not None:
-        labelled = np.flatnonzero(dataset.identities != NOBODY)
-    plan = labelled[
-        plan_epoch(
+
+    def plan(identities: NDArray[np.int64], cameras: NDArray[np.int64]) -> NDArray[np.int64]:
+        return plan_epoch(
             data.sampler,
-            dataset.identities[labelled],
-            dataset.cameras[labelled],
+            identities,
+            cameras,
             batch=data.batch,
             images_per_identity=data.images_per_identity,
             ranks=ranks,
             seed=config.seed,
             epoch=epoch,
         )
-    ]
-    if distil is None or len(labelled) == len(dataset):
-        return plan
-    others = np.setdiff1d(np.arange(len(dataset)), labelled)
+
+    if distil is None or not distil.labels or distil.unlabelled is None:
+        return plan(dataset.identities, dataset.cameras)
+    labelled, others = (np.flatnonzero((dataset.identities == NOBODY) == nobody) for nobody in (False, True))
+    known = labelled[plan(dataset.identities[labelled], dataset.cameras[labelled])]
     rng = np.random.default_rng([config.seed, epoch, 1])
-    wanted = len(plan) * ranks * distil.unlabelled_batch
+    wanted = len(known) * ranks * distil.unlabelled_batch
     drawn = np.concatenate([rng.permutation(others) for _ in range(-(-wanted // len(others)))])[:wanted]
-    shared = [rows.reshape(len(plan), ranks, -1) for rows in (plan, drawn)]
-    joined: NDArray[np.int64] = np.concatenate(shared, axis=2).reshape(len(plan), -1)
+    joined: NDArray[np.int64] = np.concatenate([known, drawn.reshape(len(known), -1)], axis=1)
     return joined
+
+
+def rank_share(config: FinetuneConfig, plan: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.int64]:
+    """The columns of a plan [batches, global batch] that process `rank` of `ranks` trains on: int64 [batch].
+
+    Those with labels come first, and each process has as many of them.
+    """
+    columns = np.arange(plan.shape[1])
+    known = labelled_images(config) or 0
+    parts = columns[: known * ranks], columns[known * ranks :]
+    return np.concatenate([part[rank_columns(part[None], rank, ranks)] for part in parts])
 
 
 def epoch_steps(config: FinetuneConfig, dataset: Dataset, *, ranks: int, epoch: int) -> NDArray[np.int64]:

@@ -23,7 +23,6 @@ from ...errors import GateError
 from ..config.config import FinetuneConfig
 from ..data.decoding import check_unreadable
 from ..data.loading import Batch, iterate_batches, lost_workers_named
-from ..data.samplers import rank_columns
 from ..distillation.panel import Teachers
 from ..evaluation.several_sets import choose_metric
 from ..network.networks import Network
@@ -46,7 +45,7 @@ from ..runs.gain import SOURCE_KIND, shown_metrics
 from ..runs.run_folder import RunFolder, read_metrics
 from ..runs.trained_link import trained_link
 from .assembly import assemble_learner
-from .epoch import epoch_samples, epoch_steps
+from .epoch import epoch_samples, epoch_steps, rank_share
 from .generators import generator_states, load_generator_states, seed_generators
 from .measuring.held_out import MeasuredSets, embedder_of, plan_sets
 from .measuring.moments import evaluation_is_due
@@ -240,7 +239,7 @@ class Trainer:
     def _batches(self, plan: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
         """The batches of this rank from the present position in the epoch."""
         samples = epoch_samples(self._config, self._data.train, self._network.preprocessing, epoch=epoch)
-        columns = rank_columns(plan, rank(), world_size())
+        columns = rank_share(self._config, plan, rank(), world_size())
         pin = self._device.type == "cuda"
         return iterate_batches(samples, plan, columns, self._config.data.workers, first=self._progress.batch, pin=pin)
 

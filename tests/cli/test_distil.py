@@ -16,14 +16,14 @@ def test_the_short_form_fills_in_a_configuration():
     assert (config.model.reference, config.data.train, config.data.evaluate) == ("osnet_x0_25", "people/", "test/")
     assert config.epochs == 3
     assert [teacher.reference for teacher in config.distil.teachers] == ["t.onnx"]
-    assert [loss.kind for loss in config.losses] == ["arcface"]
+    assert [term.kind for term in config.distil.terms] == ["cosine", "rkd_distance"]
+    assert config.losses == ()
 
 
 def test_without_labels_nothing_is_measured_unless_labelled_images_are_given():
     assert distil_config("t.onnx", "osnet_x0_25", "photos/", labels=False).evaluation is None
     measured = distil_config("t.onnx", "osnet_x0_25", "photos/", labels=False, evaluate="test/")
     assert measured.evaluation is not None
-    assert measured.losses == ()
 
 
 def test_wrong_overrides_are_refused_with_the_nearest_name():
