@@ -13,6 +13,7 @@ old model or the new one, because POSIX rename(2) is atomic.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -88,10 +89,24 @@ def publishing(repository: Path) -> Iterator[Path]:
             folder.mkdir(parents=True)
             yield folder
         except OSError as error:
-            place = error.filename or repository
-            raise InputError(f"{place}: cannot be written ({error.strerror}); check space and permissions") from error
+            raise InputError(_why_not_written(error, repository)) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _why_not_written(error: OSError, repository: Path) -> str:
+    """The cause of a write that failed: the disk where it is full, else the file that was to be written.
+
+    Python names both files of a failed copy, the one that is read first.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(repository).free
+        disk = next(path for path in (repository.resolve(), *repository.resolve().parents) if path.is_mount())
+        return (
+            f"{repository}: the disk of {disk} is full ({error.strerror}, {free / 2**20:.1f} MiB free); free some space"
+        )
+    place = error.filename2 or error.filename or repository
+    return f"{place}: cannot be written ({error.strerror}); check permissions"
 
 
 def leftovers(repository: Path) -> tuple[Path, ...]:
