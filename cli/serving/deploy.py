@@ -77,7 +77,7 @@ class _Batch(click.ParamType[Any]):
 @click.option(
     "--warmup",
     type=click.Path(path_type=Path),
-    help="Inputs to warm up with: .npy, or .npz with one array per input name.",
+    help="Inputs to warm up with: a folder of images, .npy, or .npz with one array per input.",
 )
 @click.option(
     "--url",

@@ -27,6 +27,7 @@ from ..repository.model_config import read_config
 from ..repository.repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
 from ..repository.served_preprocessing import served_preprocessing
 from ..repository.serving_settings import Device, ServingSettings
+from ..repository.variants.following import CONFIG_KEY
 from ..repository.warmup import WarmupFile, read_examples, warmup_files
 from .contract import check_contract, contract_of, describe_changes
 from .on_server.met_server import meet_server
@@ -35,6 +36,7 @@ from .publication import Publication, prune, publish, publishing, remember_confi
 from .snapshot import take_snapshot
 from .trace_stripping import without_traces
 from .trial_run import try_out
+from .warmup_images import image_examples
 
 __all__ = ["deploy"]
 
@@ -60,15 +62,15 @@ def deploy(
     """Publish an ONNX file as the next version of `name`, and serve it.
 
     `batch` is what the graph must have: a fixed number of rows, or "dynamic"; None accepts either. What `settings`
-    does not give stays as it is served, hand edits included. `also_serve` lists older versions to serve beside the new
-    one. `warmup` maps input names to arrays [N, ...] of the inputs' dtypes, or is a .npy or .npz file. `provenance`
-    goes into the manifest. `url` (host:port of gRPC) tries the version on a running server under another name,
-    compares its outputs with ONNX Runtime's, and only then serves it. `keep` removes unserved versions beyond the
-    newest `keep` (at least 2); None removes none. `keep_metadata` also publishes exporters' stack traces and file
-    paths. `force` publishes a file without the manifest of an export that passed its gates, and the version's manifest
-    says so. `new_contract` allows another contract (`contract.py`) than the one that is served, or that a model in
-    front of it relies on. `preprocessing` is stated in the configuration, for files that do not state it: a
-    preprocessing, or what `--preprocessing` takes.
+    does not give stays as it is served, hand edits included. `also_serve` lists older versions to serve beside the
+    new one. `warmup` maps input names to arrays [N, ...] of the inputs' dtypes, or is a .npy or .npz file, or a
+    folder of images. `provenance` goes into the manifest. `url` (host:port of gRPC) tries the version on a running
+    server under another name, compares its outputs with ONNX Runtime's, and only then serves it. `keep` removes
+    unserved versions beyond the newest `keep` (at least 2); None removes none. `keep_metadata` also publishes
+    exporters' stack traces and file paths. `force` publishes a file without the manifest of an export that passed
+    its gates, and the version's manifest says so. `new_contract` allows another contract (`contract.py`) than the
+    one that is served, or that a model in front of it relies on. `preprocessing` is stated in the configuration,
+    for files that do not state it: a preprocessing, or what `--preprocessing` takes.
 
     Raises:
         InputError, ConfigError: the file or the combination of arguments cannot be served; nothing was changed.
@@ -83,8 +85,7 @@ def deploy(
     """
     check_model_name(name)
     _check_keep(keep)
-    signature, files, unproved = _read_servable(model, batch, warmup)
-    found = served_preprocessing(signature, preprocessing)
+    signature, files, unproved, found = _read_servable(model, batch, warmup, preprocessing)
     folder = ModelFolder(Path(repository) / name)
     check_proof(signature, folder.manifest(_next_versions(folder, ()).new), force=force)  # before a folder is made
     with publishing(folder.path.parent) as staging:
@@ -94,7 +95,7 @@ def deploy(
         consent = _consented(folder, versions, signature, plan, force=force, new_contract=new_contract)
         as_given = keep_metadata or _is_placeholders(folder, versions.new, signature)
         published = signature if as_given else without_traces(signature, staging)
-        manifest = _manifest(folder, versions, signature, published, provenance, consent, found)
+        manifest = _manifest(folder, versions, signature, published, provenance, consent, found, plan)
         notes = (*consent.notes(), *_notes(files, plan, stripped=published is not signature), *unproved)
         _write_version(_publication(folder, versions, published, plan, files, manifest), versions, staging, url)
         notes += _pruned(folder, versions, keep, staging)
@@ -150,20 +151,31 @@ def _next_versions(folder: ModelFolder, also_serve: Sequence[int]) -> _Versions:
 
 
 def _read_servable(
-    model: str | Path, batch: int | Literal["dynamic"] | None, warmup: Mapping[str, NDArray[Any]] | str | Path | None
-) -> tuple[GraphSignature, list[WarmupFile], tuple[str, ...]]:
-    """The graph's signature, its warm-up files, and why an open batch is not verified, after the graph was run.
+    model: str | Path,
+    batch: int | Literal["dynamic"] | None,
+    warmup: Mapping[str, NDArray[Any]] | str | Path | None,
+    preprocessing: str | Preprocessing | None,
+) -> tuple[GraphSignature, list[WarmupFile], tuple[str, ...], PreprocessingDecision | str]:
+    """The graph's signature, its warm-up files, why an open batch is not verified, and what is known of preprocessing.
+
+    The graph was run.
 
     Raises:
         InputError: it cannot be run, or declares an open batch and mixes the images of a batch.
     """
     signature = read_signature(model)
     _check_batch(signature, batch)
-    examples = read_examples(Path(warmup), signature) if isinstance(warmup, str | Path) else warmup
+    found = served_preprocessing(signature, preprocessing)
+    examples = warmup if not isinstance(warmup, str | Path) else _examples(Path(warmup), signature, found)
     files = warmup_files(signature, examples)
     try_out(signature, examples)
     unproved = _check_open_batch(signature, examples)
-    return signature, files, (unproved,) if unproved else ()
+    return signature, files, (unproved,) if unproved else (), found
+
+
+def _examples(path: Path, signature: GraphSignature, found: PreprocessingDecision | str) -> Mapping[str, NDArray[Any]]:
+    """Arrays of a file, or the images of a folder."""
+    return image_examples(path, signature, found) if path.is_dir() else read_examples(path, signature)
 
 
 def _publication(
@@ -309,11 +321,12 @@ def _manifest(
     provenance: Mapping[str, Any] | None,
     consent: _Consent,
     preprocessing: PreprocessingDecision | str,
+    plan: ConfigPlan,
 ) -> Mapping[str, Any]:
     placeholder = folder.manifest(versions.new)
     if placeholder is not None and _is_placeholders(folder, versions.new, signature):
         return placeholder
-    return make_manifest(
+    made = make_manifest(
         folder.name,
         versions.new,
         signature,
@@ -325,6 +338,7 @@ def _manifest(
         changes=consent.changes,
         preprocessing=preprocessing,
     )
+    return {**made, CONFIG_KEY: plan.texts()[CONFIG_FILE]}
 
 
 def _is_placeholders(folder: ModelFolder, version: int, signature: GraphSignature) -> bool:

@@ -7,14 +7,15 @@ versions and warm-up. Comments and order stay (`config_text.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...converters.preprocessing.decision import PreprocessingDecision
 from .config_rules import backend_of, check_against_graph
 from .config_text import edited_text
+from .deployed import newest_served
 from .devices import gpu_present
 from .graph_signature import GraphSignature
 from .model_config import (
@@ -28,6 +29,8 @@ from .model_config import (
 from .repository import CONFIG_FILE, VARIANTS, ModelFolder
 from .served_preprocessing import state_preprocessing
 from .serving_settings import Device, ServingSettings, apply_settings, check_applicable
+from .variants.following import edited_fields, follow
+from .variants.tensorrt import add_tensorrt
 from .warmup import WarmupFile
 
 __all__ = ["ConfigPlan", "device_of", "plan_configs"]
@@ -74,9 +77,9 @@ def plan_configs(
 ) -> ConfigPlan:
     """The default configuration and one per device, each serving `versions`.
 
-    A configuration in `folder` is continued, with `settings` changed alone. `device` "auto" keeps the device that
-    serves now; for a new model it selects a GPU where the machine has one. `preprocessing` is
-    stated where it is known.
+    A configuration in `folder` is continued, with `settings` changed alone. Edits of the served one reach the others
+    (`variants/following.py`). `device` "auto" keeps the device that serves now; for a new model it selects a GPU where
+    the machine has one. `preprocessing` is stated where it is known.
 
     Raises:
         ConfigError: an existing configuration does not parse, or has no place for a setting.
@@ -86,12 +89,19 @@ def plan_configs(
     served = _existing(folder.config_path)
     chosen = _choose_device(device, served)
     check_applicable(settings, batch=signature.batch, device=chosen)
+    edited = edited_fields(_written_manifest(folder), served, folder.config_path) if served is not None else ()
     configs: dict[str, ModelConfig] = {}
     written = {}
     for variant in VARIANTS:
         path = f"configs/{variant}.pbtxt"
         existing = _existing(folder.path / path)
-        configs[path] = _planned(existing, folder.name, signature, versions, variant, settings)
+        device_of_variant: Device = "cpu" if variant == "cpu" else "gpu"
+        configs[path] = _planned(existing, folder.name, signature, versions, device_of_variant, settings)
+        if served is not None:
+            follow(configs[path], served, edited)
+            apply_settings(configs[path], settings, device_of_variant)
+        if variant == "trt":
+            add_tensorrt(configs[path], signature)
         if existing is not None:
             written[path] = folder.path / path
     if served is not None and device_of(served) == chosen:
@@ -107,6 +117,12 @@ def plan_configs(
         if warmup:
             set_warmup(config, warmup)
     return ConfigPlan(configs, chosen, written)
+
+
+def _written_manifest(folder: ModelFolder) -> Mapping[str, Any] | None:
+    """The manifest of the version that serves."""
+    version = newest_served(folder)
+    return folder.manifest(version) if version is not None else None
 
 
 def _planned(

@@ -3,7 +3,7 @@
     REPOSITORY/
       MODEL/
         config.pbtxt            what the server loads
-        configs/{cpu,gpu}.pbtxt the same model for `--config-name cpu|gpu`
+        configs/{cpu,gpu,trt}.pbtxt  the same model for `--config-name cpu|gpu|trt`
         warmup/                 real bytes for warm-up requests, named by content
         1/model.onnx            weights (git-ignored in this project)
         1/manifest.json         sha256, origin, inputs and outputs
@@ -40,7 +40,7 @@ MANIFEST_FILE = "manifest.json"
 LOCK_FILE = ".rtool.lock"
 CANDIDATE_PREFIX = ".candidate-"
 """Of the folder in which a version is tried on a running server; hidden, so that no command takes it for a model."""
-VARIANTS: tuple[Literal["cpu", "gpu"], ...] = ("cpu", "gpu")
+VARIANTS: tuple[Literal["cpu", "gpu", "trt"], ...] = ("cpu", "gpu", "trt")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")

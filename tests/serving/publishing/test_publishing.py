@@ -1,6 +1,5 @@
 """Publishing: what a version holds afterwards, and what is refused and leaves nothing behind."""
 
-import errno
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -150,21 +149,6 @@ def test_weights_in_other_files_are_refused(root, onnx_files, tmp_path):
     with pytest.raises(InputError, match=r"split\.data.*save it whole"):
         deploy(tmp_path / "split.onnx", name="m", repository=root)
     assert not root.exists()
-
-
-def test_a_full_disk_is_one_message_and_changes_nothing(root, onnx_files, monkeypatch):
-    deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
-    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
-
-    monkeypatch.setattr("shutil.copyfile", full)
-    with pytest.raises(InputError, match=r"model\.onnx: cannot be written \(No space left on device\)"):
-        deploy(onnx_files["face"], name="m", repository=root, new_contract=True)
-    for path, content in before.items():
-        assert path.read_bytes() == content
-    assert not root.with_name(".models.rtool-staging").exists()
 
 
 def test_a_mounted_volume_is_refused_with_the_way_out(onnx_files):
