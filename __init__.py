@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from .finetune.distilling import distil
     from .finetune.embedding.image_embeddings import embed
     from .finetune.evaluation.evaluation import evaluate
+    from .serving.gallery.galleries import gallery
     from .serving.publishing.publishing import deploy
     from .serving.publishing.rolling_back import rollback
     from .serving.service.foreground import serve
@@ -41,6 +42,7 @@ _PUBLIC: dict[str, str] = {
     "embed": ".finetune",
     "evaluate": ".finetune",
     "export": ".converters",
+    "gallery": ".serving.gallery.galleries",
     "inspect": ".converters",
     "onnx2torch": ".converters",
     "ops": ".converters",
@@ -63,6 +65,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "gallery",
     "inspect",
     "onnx2torch",
     "ops",

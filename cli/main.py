@@ -20,6 +20,7 @@ from .distil import distil_command
 from .embed import embed_command
 from .evaluation.command import evaluate_command
 from .export import export_command
+from .gallery import gallery_command
 from .inspection import inspect_command
 from .machine import demo_command, doctor_command
 from .serving.deploy import deploy_command
@@ -55,6 +56,7 @@ for _command, _short in (
     (distil_command, "Train a student on what a teacher says."),
     (evaluate_command, "Measure retrieval or verification on labelled images."),
     (embed_command, "Write the embeddings of images to a file."),
+    (gallery_command, "Find the people in crops without labels."),
     (export_command, "Export a model to one file: ONNX, fp16, int8, .pt2."),
     (deploy_command, "Publish an ONNX file in a Triton model repository."),
     (serve_command, "Run Triton on a model repository."),

@@ -1,0 +1,1 @@
+"""Who is in these crops, without labels: tracks become people, with a page to correct them."""

@@ -1,0 +1,1 @@
+"""From the vectors of tracks to people: similarity, threshold, clusters, edits, agreement with labels."""
