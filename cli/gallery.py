@@ -10,6 +10,7 @@ import click
 from ..errors import InputError
 from .embedding_options import batch_option, cache_option
 from .output import Output, examples, output_options
+from .preprocessing import preprocessing_option
 
 if TYPE_CHECKING:
     from ..serving.gallery.galleries import GalleryResult
@@ -86,7 +87,8 @@ class _Threshold(click.ParamType):
 @click.option("--split", is_flag=True, help="Cut tracks that look like two people.")
 @click.option("--labels", type=click.Path(path_type=Path), metavar="CSV", help="track,identity: to measure only.")
 @click.option("--edits", type=click.Path(path_type=Path), metavar="JSON", help="Corrections saved on the page.")
-@batch_option
+@preprocessing_option
+@batch_option("16")
 @cache_option
 @click.option("--device", help="auto, cpu or cuda:N.  [default: auto]")
 @click.option("--overwrite", is_flag=True, help="Replace a gallery in the folder.")
@@ -119,8 +121,9 @@ def gallery_command(
     from ..serving.gallery.settings_file import GalleryFile, read_gallery_file
 
     stated = GalleryFile() if config is None else read_gallery_file(config)
-    if ctx.get_parameter_source("batch") is click.core.ParameterSource.DEFAULT:
-        options["batch"] = None
+    for name in ("batch", "preprocessing"):  # the file's, unless stated here
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
+            options[name] = None
     settings = {
         **stated.settings,
         **{name: value for name, value in {**options, "crops": best}.items() if value not in (None, False)},

@@ -21,6 +21,7 @@ from rtool.cli.main import cli
 from rtool.errors import InputError
 from rtool.finetune.finetuning import finetune
 from rtool.serving import TritonServer
+from rtool.serving.gallery.settings import GallerySettings
 
 
 def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -116,6 +117,9 @@ CALLS: dict[str, Callable[[Path, Path], object]] = {
     "inspect": lambda model, folder: rtool.inspect(model),
     "onnx2torch": lambda model, folder: rtool.onnx2torch(model, folder / "tiny.rtool"),
     "evaluate": lambda model, folder: rtool.evaluate(model, PEOPLE, preprocessing="imagenet"),
+    "gallery": lambda model, folder: rtool.gallery(
+        model, PEOPLE, folder / "out", settings=GallerySettings(preprocessing="imagenet")
+    ),
     "embed": lambda model, folder: rtool.embed(model, PEOPLE, folder / "out.npz", preprocessing="imagenet"),
     "export": lambda model, folder: rtool.export(model, folder / "out.onnx"),
     "deploy": lambda model, folder: rtool.deploy(model, name="tiny", repository=folder, force=True),

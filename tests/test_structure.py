@@ -64,6 +64,16 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("server",),
         ("cluster", "service"),
         ("gallery",),
+    "serving": (("client", "releases"), ("repository",), ("publishing",), ("server",), ("service",), ("gallery",)),
+    "serving/gallery": (
+        ("inputs", "stages"),
+        ("tracks",),
+        ("people",),
+        ("settings", "models", "found"),
+        ("embedding", "files", "model_facts", "settings_file"),
+        ("finding",),
+        ("galleries",),
+        ("adaptation",),
     ),
     "benchmarks": (
         ("places", "machine", "references"),

@@ -64,7 +64,7 @@ class EmbedResult:
 
 def embed(
     reference: str | Path | Embedder,
-    images: str | Path,
+    images: str | Path | NamedImages,
     path: str | Path | None = None,
     *,
     limit: int | None = None,
@@ -84,7 +84,7 @@ def embed(
 
     Args:
         reference: A model reference, or an embedder that is open; its own options count then.
-        images: A folder (every image below it), an image, a manifest, or what `open_dataset` takes.
+        images: A folder (every image below it), an image, a manifest, what `open_dataset` takes, or open images.
         path: The file to write, `.npz`, `.npy` or `.parquet`, see `embeddings_file`; None writes none.
         limit, flip, batch: Only the first so many images; add the mirror image's embedding; see `fitting_batch`.
         output, device, weights: Number of the embedding output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
@@ -111,7 +111,7 @@ def embed(
         named = [str(given) for given in (reference, weights) if isinstance(given, str | Path)]
         sources = [Path(name) for name in named if "\0" not in name]
         check_embeddings_output(target, overwrite=overwrite, sources=sources)
-    found = open_images(images)
+    found = images if isinstance(images, NamedImages) else open_images(images)
     options: dict[str, Any] = {"preprocessing": preprocessing, "size": size, "weights": weights, "batch": batch}
     model = _opened(reference, output=output, device=device, **options)
     run = _Run(model, found, min(len(found), limit or len(found)), flip)

@@ -11,8 +11,9 @@ from ...converters.files.folders import check_output, replace_folder
 from ...errors import InputError
 from .files.writing import write_gallery
 from .finding import find_people
+from .found import Found
 from .inputs.sources import CropSource, open_crops
-from .models import ModelType, open_first
+from .models import OpenedModel, open_first
 from .people.agreement import Agreement
 from .settings import GallerySettings
 from .stages import Stages
@@ -31,7 +32,8 @@ class GalleryResult:
     page: Path
     pseudo: Path
     model: str
-    model_type: ModelType
+    model_type: str
+    """onnx, torch, triton or random."""
     people: int
     tracks: int
     crops: int
@@ -98,27 +100,51 @@ def gallery(
             allow_random=allow_random,
             batch=settings.batch,
             device=settings.device,
+            preprocessing=settings.preprocessing,
             cache=settings.cache,
             report=report,
         )
     if settings.edits is not None and settings.edits_source is None and (folder / MARKER).is_file():
         settings = replace(settings, edits_source=folder / MARKER)
+    found = _written(opened, source, folder, settings, stages, overwrite=overwrite, report=report)
+    return _result(found, folder, stages)
+
+
+def _written(
+    opened: OpenedModel,
+    source: CropSource,
+    folder: Path,
+    settings: GallerySettings,
+    stages: Stages,
+    *,
+    overwrite: bool,
+    report: Callable[[str], object],
+) -> Found:
+    """Find the people and write the folder, whole or not at all."""
     try:
         with replace_folder(folder, may_replace=_is_gallery if overwrite else None) as temporary:
             with stages.stage("read"):
-                opened_crops = open_crops(source, temporary)
-            for note in opened_crops.notes:
+                crops = open_crops(source, temporary)
+            for note in crops.notes:
                 report(note)
-            found = find_people(opened, opened_crops, settings, stages)
+            found = find_people(opened, crops, settings, stages)
             write_gallery(found, temporary, settings.people, stages, _stated(settings))
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error}); nothing was left behind") from error
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror or error}); nothing was left behind: free some space, or "
+            "choose another folder"
+        ) from error
+    return found
+
+
+def _result(found: Found, folder: Path, stages: Stages) -> GalleryResult:
+    people = found.people.of_track.tolist()
     return GalleryResult(
         folder=folder,
         page=folder / "person_selection.html",
         pseudo=folder / "pseudo.csv",
         model=found.model,
-        model_type=opened.model_type,
+        model_type=found.model_type,
         people=len(found.people),
         tracks=len(found.crops.tracks),
         crops=len(found.crops),
@@ -130,9 +156,7 @@ def gallery(
         crops_embedded=stages.computed,
         timing=stages.seconds,
         warnings=found.warnings,
-        of_track={
-            track.label: int(person) for track, person in zip(found.crops.tracks, found.people.of_track, strict=True)
-        },
+        of_track={track.label: person for track, person in zip(found.crops.tracks, people, strict=True)},
     )
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from ...converters.zoo.facts import FACTS
 from ...errors import InputError, PlatformError, RtoolError
-from ...finetune.embedding.cache import EmbeddingCache
 from ...finetune.embedding.embed_images import EmbedImages
 from ...finetune.embedding.embedders import Embedder, open_embedder
 from ..repository.devices import gpu_present
@@ -44,8 +43,8 @@ class OpenedModel:
     """The model that runs, and what was tried before."""
 
     embedder: Embedder
-    cache: EmbeddingCache | None
-    """Its known embeddings, those of mirror images added."""
+    cache_folder: Path | None
+    """Folder of its known embeddings."""
     attempts: tuple[Attempt, ...]
     notes: tuple[str, ...]
 
@@ -76,6 +75,7 @@ def open_first(
     allow_random: bool = False,
     batch: int | Literal["auto"] = 16,
     device: str = "auto",
+    preprocessing: str | None = None,
     cache: Path | None = None,
     report: Callable[[str], object] = lambda _: None,
 ) -> OpenedModel:
@@ -87,6 +87,7 @@ def open_first(
         allow_random: Whether a zoo name without weights may run.
         batch: Images per call, or "auto"; a fixed batch keeps its own.
         device: "auto" is a GPU where there is one.
+        preprocessing: How images are prepared; by default as the model states.
         cache: Folder of known embeddings.
         report: Called with a line per attempt.
 
@@ -108,14 +109,17 @@ def open_first(
                     raise InputError(
                         "has random weights; give --weights FILE.pth, or --allow-random to go on with them"
                     )
-                embedder, known = _tried(reference, batch=batch, device=place, weights=own, cache=cache)
+                embedder = open_embedder(
+                    reference, batch=batch, device=place, threads=1, preprocessing=preprocessing, weights=own
+                )
+                _try_blank(embedder, cache)
             except (RtoolError, ImportError) as error:
                 attempts.append(Attempt(reference, kind, place, str(error)))
                 report(str(attempts[-1]))
                 continue
             attempts.append(Attempt(reference, kind, place))
             notes = (*embedder.notes, *_device_note(device, place))
-            opened = OpenedModel(embedder, known, tuple(attempts), notes)
+            opened = OpenedModel(embedder, cache, tuple(attempts), notes)
             for line in (*([str(attempts[-1])] if len(attempts) > 1 else []), *notes, *opened.warnings):
                 report(line)
             return opened
@@ -126,18 +130,14 @@ def open_first(
     raise InputError(f"no model could be loaded:{lines}")
 
 
-def _tried(
-    reference: str, *, batch: int | Literal["auto"], device: str, weights: str | Path | None, cache: Path | None
-) -> tuple[Embedder, EmbeddingCache | None]:
-    """The embedder and its cache, after one blank image was embedded or found there."""
-    embedder = open_embedder(reference, batch=batch, device=device, weights=weights)
+def _try_blank(embedder: Embedder, cache: Path | None) -> None:
+    """Embed one blank image, unless the cache knows it."""
     known = None if cache is None else embedder.cache(cache, flip=True)
     size = embedder.preprocessing
     blank = np.full((1, size.height, size.width, size.channels), 128, dtype=np.uint8)
     digest = np.frombuffer(hashlib.sha256(b"blank" + blank.tobytes()).digest(), dtype=np.uint8)[None]
     with EmbedImages(embedder.embed, flip=True, batch=1, cache=known) as embed:
         embed(blank, digest)
-    return embedder, known
 
 
 def _devices(device: str) -> tuple[str, ...]:

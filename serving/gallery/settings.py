@@ -44,6 +44,8 @@ class GallerySettings:
     """Cut tracks whose halves are unlike at their best change point."""
     batch: int | Literal["auto"] = 16
     """Images per call of the model; a fixed batch keeps its own."""
+    preprocessing: str | None = None
+    """How images are prepared, as --preprocessing says; None is as the model states."""
     cache: Path | None = None
     """Folder of known embeddings."""
     device: str = "auto"

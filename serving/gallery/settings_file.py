@@ -70,6 +70,8 @@ def read_gallery_file(path: Path) -> GalleryFile:
             flags[key] = _of_kind(where, value, bool)
         elif key in _PATHS:
             settings[key] = Path(_place(where, value))
+        elif key == "preprocessing":
+            settings[key] = _of_kind(where, value, str)
         else:
             name = "crops" if key == "best_crops" else str(key)
             settings[name] = _setting(where, name, value)

@@ -16,7 +16,7 @@ VARYING = ("timestamp", "timing", "model_calls", "settings")
 
 
 def run(*words: object, code: int = 0) -> None:
-    assert main.run([*map(str, words)]) == code
+    assert main.run([*map(str, words), "--preprocessing", "raw"]) == code
 
 
 @pytest.fixture(scope="module")
