@@ -64,7 +64,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("server",),
         ("cluster", "service"),
         ("gallery",),
-    "serving": (("client", "releases"), ("repository",), ("publishing",), ("server",), ("service",), ("gallery",)),
+    ),
     "serving/gallery": (
         ("inputs", "stages"),
         ("tracks",),
