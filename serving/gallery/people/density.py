@@ -57,7 +57,7 @@ def hdbscan(distances: NDArray[np.floating]) -> Integers:
         from sklearn.cluster import HDBSCAN
     except ImportError as error:
         raise PlatformError(
-            "--cluster hdbscan needs scikit-learn 1.3 or newer: pip install scikit-learn; or take dbscan"
+            "--cluster hdbscan needs scikit-learn 1.3 or newer: pip install 'rtool[hdbscan]'; or take dbscan"
         ) from error
     model = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=True)
     labels: Integers = model.fit_predict(distances.astype(np.float64)).astype(np.int64)

@@ -1,10 +1,8 @@
-"""Clusters of tracks, against SciPy's average linkage, scikit-learn's DBSCAN and a slow search over all merges."""
+"""Clusters of tracks, against scikit-learn's average linkage and DBSCAN and a slow search over all merges."""
 
 import numpy as np
 import pytest
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
-from sklearn.cluster import DBSCAN
+from sklearn.cluster import DBSCAN, AgglomerativeClustering
 
 from rtool.finetune.evaluation.ranks.reranking import jaccard_distances
 from rtool.serving.gallery.people.agglomerative import average_linkage, cut
@@ -27,11 +25,11 @@ def partition(labels: np.ndarray) -> set[frozenset[int]]:
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.4, 0.6, 0.8])
-def test_average_linkage_cuts_into_the_clusters_of_scipy(threshold: float):
+def test_average_linkage_cuts_into_the_clusters_of_scikit_learn(threshold: float):
     vectors, _ = rows(60, 9)
     cosines = (vectors @ vectors.T).astype(np.float64)
-    tree = linkage(squareform(np.maximum(1 - cosines, 0), checks=False), "average")
-    expected = fcluster(tree, 1 - threshold, "distance")
+    oracle = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=1 - threshold)
+    expected = oracle.fit_predict(np.maximum(1 - cosines, 0))
     assert partition(cut(average_linkage(cosines, NONE), threshold)) == partition(expected)
 
 
