@@ -22,6 +22,7 @@ from ..passes.simplification import TOLERANCE as SIMPLIFIER_TOLERANCE
 from ..passes.simplification import Simplifier, simplify
 from ..passes.targets import find_target, pin_to_target
 from ..precision.half import Float32Node
+from ..precision.upcast import half_type
 from ..runtime.batches.batch_proof import TOLERANCE as BATCH_TOLERANCE
 from ..runtime.half_rounding import half_bound
 from ..runtime.probes.open_sizes import describe_open_sizes, image_index
@@ -93,11 +94,11 @@ def make_graph(origin: ExportOrigin, log: StepLog, options: ExportOptions) -> Ex
 
 
 def _as_it_is(origin: ExportOrigin, log: StepLog, tolerance: float) -> ExportedGraph:
-    """The file in the 16 bits that it is stored in."""
+    """The file in the precision that it is stored in."""
     assert origin.stored is not None
     assert isinstance(origin.module, fx.GraphModule)
-    model = origin.stored.proto()
-    log.check_model("source", model, max_rel=tolerance, detail="as it is stored, in 16 bits")
+    model, half = origin.stored.proto(), half_type(origin.stored.outline)
+    log.check_model("source", model, max_rel=tolerance, detail=f"as it is stored, {half or 'quantised'}")
     return ExportedGraph(model, untouched=True, kept_batchnorms=left_in_source(origin.module))
 
 

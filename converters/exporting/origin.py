@@ -17,7 +17,7 @@ from ...errors import InputError
 from ..bundles.open_batch import settle_batch
 from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
-from ..operators.weight_refusals import FOR_EXPORT, FOR_EXPORT_TO_INT8
+from ..operators.weight_refusals import FOR_EXPORT, quantised_weight_of
 from ..precision.upcast import came_in, half_type, upcast
 from ..preprocessing.decision import PreprocessingDecision, known_preprocessing
 from ..preprocessing.evidence import PreprocessingEvidence, evidence_of_file, evidence_of_inputs
@@ -32,7 +32,7 @@ from ..runtime.probes.given_probes import Probe, with_probes
 from ..runtime.probes.open_sizes import closed_sizes, image_index
 from ..runtime.probes.probing import probe_inputs, probe_pixels
 from ..weights.module_edits import difference_from_source, unplaced_parameter
-from ..weights.unfit_weights import refuse_half_weights, refuse_quantised_weights
+from ..weights.unfit_weights import refuse_half_weights
 from ..weights.weight_match import WeightMatch
 from ..weights.writing_back import check_source
 
@@ -60,7 +60,7 @@ class ExportOrigin:
     weights: WeightMatch | None = None
     """What was loaded from a file over the model's own weights."""
     stored: ModelFile | None = None
-    """The source file as it is stored, where that is in 16 bits and `module` is its upcast."""
+    """The source file as it is stored, where that is in 16 bits or quantised and `module` computes in float32."""
     batch_note: str = ""
     """What is wrong with the open batch that the model declares; "" where nothing is."""
     changed: str = ""
@@ -201,8 +201,8 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | str | None, weigh
     opened = load_model(model, weights)
     if opened.kind in ("torchscript", "exported"):
         raise InputError(f"{model}: is exported already; export from the bundle, run folder or ONNX file it came from")
-    if opened.file is not None:
-        refuse_quantised_weights(opened.file.outline, opened.name, FOR_EXPORT_TO_INT8)
+    file = opened.file
+    quantised = file if file is not None and quantised_weight_of(file.outline) is not None else None
     inputs = opened.inputs if opened.record is not None else ()
     decided = _decided(replace(opened.evidence(), label=opened.name), inputs, preprocessing)
     settled = settle_batch(opened)
@@ -212,7 +212,7 @@ def _of_file(model: str | Path, preprocessing: Preprocessing | str | None, weigh
         decided=decided,
         inputs=inputs or _image_spec(decided),
         graph=opened.source(),
-        stored=opened.stored,
+        stored=opened.stored or quantised,
         files=_files(opened),
         chain=opened.chain,
         batch=settled.batch,

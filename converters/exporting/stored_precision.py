@@ -1,23 +1,30 @@
-"""What an export does with a model that came in float16 or bfloat16.
+"""What an export does with a model that came in float16, in bfloat16 or quantised.
 
 A file whose weights nobody trained is rewritten as it is stored: its own outputs are what every step must reproduce,
 within what rounding allows (`half_bound`). A model that was upcast for training, or whose steps need the module, is
-exported from float32 and goes back to the precision it came in, unless another one is asked for.
+exported from float32 and goes back to the precision it came in, unless another one is asked for. A quantised file is
+not: float weights would not fit the scales that it was calibrated for.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..operators.weight_refusals import FOR_EXPORT_TO_INT8
 from ..precision.upcast import came_in
+from ..runtime.double_precision import exact_outputs
 from ..runtime.half_rounding import half_bound
+from ..runtime.judging import unknown
 from ..runtime.nonsense import find_nonsense, unreached_outputs
+from ..runtime.probability_outputs import probability_outputs
 from ..runtime.runners import OnnxRunner, run_in_batches
+from ..weights.unfit_weights import refuse_quantised_weights
 from .options import ExportOptions, Precision
 from .origin import PROBES, ExportOrigin
 from .step_log import StepLog, typed
@@ -28,13 +35,20 @@ _PRECISIONS: dict[str, Precision] = {"float16": "fp16", "bfloat16": "bf16"}
 
 
 def as_stored(origin: ExportOrigin, options: ExportOptions) -> bool:
-    """Whether the file is rewritten in its own 16 bits: no step of `options` needs the float32 module."""
+    """Whether the file is rewritten in its own precision: nothing that is asked for needs the float32 module."""
     needs_module = options.format != "onnx" or options.fold_padded or options.fp32 or options.precision is not None
+    needs_module |= origin.weights is not None
     return origin.stored is not None and not needs_module
 
 
 def back_to_stored(origin: ExportOrigin, options: ExportOptions) -> ExportOptions:
-    """`options` with the precision that the model came in, where an ONNX export asks for none."""
+    """`options` with the precision that the model came in, where an ONNX export asks for none.
+
+    Raises:
+        InputError: the file is quantised.
+    """
+    if origin.stored is not None:
+        refuse_quantised_weights(origin.stored.outline, origin.name, FOR_EXPORT_TO_INT8)
     before = came_in(origin.chain)
     if before is None or options.format != "onnx" or options.fp32 or options.precision is not None:
         return options
@@ -54,8 +68,11 @@ def stored_log(
         InputError: the file gives NaN or infinity, or ONNX Runtime cannot run it.
     """
     assert origin.stored is not None
-    runner = OnnxRunner(origin.stored, name=origin.name)
-    outputs = run_in_batches(runner, typed(runner, arrays), PROBES)
+    runner = OnnxRunner(origin.stored, name=origin.name, exact=True)
+    try:
+        outputs = run_in_batches(runner, typed(runner, arrays), PROBES)
+    except InputError as error:
+        raise InputError(f"{error}; convert it with `rtool onnx2torch`, and export the bundle") from error
     nonsense = find_nonsense(
         lambda *rows: run_in_batches(runner, typed(runner, rows), PROBES),
         arrays,
@@ -70,6 +87,11 @@ def stored_log(
     chain = tuple(link for link in origin.chain if link.step != "upcast")
     return (
         replace(origin, chain=chain, batch=runner.batch),
-        StepLog(arrays, expected),
+        StepLog(
+            arrays,
+            expected,
+            exact=unknown if bound else partial(exact_outputs, runner, typed(runner, arrays), batch=PROBES),
+            probabilities=probability_outputs(origin.stored.outline.graph),
+        ),
         replace(options, tolerance=max(options.tolerance, bound)),
     )

@@ -20,7 +20,11 @@ __all__ = [
 ]
 
 FOR_EXPORT = "export the float32 model it was made from, with --fp16"
-FOR_EXPORT_TO_INT8 = "export the float32 model it was made from, with --int8"
+FOR_EXPORT_TO_INT8 = (
+    "only steps that train nothing rewrite it as it is (--batch, --target, --embed-preprocessing); convert it with "
+    "`rtool onnx2torch`, which makes its weights floats, and export the bundle, or export the float32 model it was "
+    "made from, with --int8"
+)
 """What to do instead, per command."""
 
 

@@ -3,7 +3,8 @@
 A fixed batch is stated in the shapes of inputs and outputs, and may also be part of constants of the graph:
 
 1. the first dimension of every input that has the old batch becomes the new one;
-2. constants are folded, because shapes of Expand are often computed from constants;
+2. constants are folded, because shapes of Expand are often computed from constants; quantised weights
+   are not, unless ONNX Runtime refuses them;
 3. constants that depend on the batch are rewritten, see `batching/constants.py`; what nothing reads afterwards goes;
 4. output shapes are inferred again;
 5. for each of several batch sizes the rewritten graph must give what the source gives image by image.
@@ -25,7 +26,7 @@ from ..files.model_file import ModelFile
 from ..files.open_dimensions import state_open_dimensions
 from ..runtime.batches.batch_proof import TOLERANCE, BatchFinding, BatchImages, batch_error
 from ..runtime.batches.file_batch import find_file_batch
-from ..runtime.reference_runner import WillingRunner
+from ..runtime.reference_runner import ReferenceRunner, WillingRunner
 from .batching.axes import Sizes
 from .batching.choices import BatchConflictError, searched
 from .batching.constants import Batch, follow_batch
@@ -83,7 +84,8 @@ def set_batch(
     sizes = VERIFIED_BATCHES if batch == "dynamic" else (batch,)
     source = _Source(model, inputs, max(sizes))
     reason, conflicts = "", list[str]()
-    for result in _rewritten(model, current, batch, conflicts):
+    keep = () if isinstance(source.runner.runner, ReferenceRunner) else ("DequantizeLinear",)
+    for result in _rewritten(model, current, batch, conflicts, keep):
         try:
             source.check(result, sizes, tolerance)
         except InputError as error:
@@ -120,7 +122,7 @@ def _batch_of(model: onnx.ModelProto) -> int | str:
 
 
 def _rewritten(
-    model: onnx.ModelProto, current: int | str, batch: Batch, conflicts: list[str]
+    model: onnx.ModelProto, current: int | str, batch: Batch, conflicts: list[str], keep: Sequence[str]
 ) -> Iterator[onnx.ModelProto]:
     """Graphs that may be `model` at another batch, the likeliest first; `conflicts` gets why others are not."""
     copy = onnx.ModelProto()
@@ -134,7 +136,7 @@ def _rewritten(
         return
     folded = ir.from_proto(copy)  # folding renames tensors of the proto
     unread = set(_unread(folded))
-    fold_constants(folded, "batch")  # shapes are often computed from constants
+    fold_constants(folded, "batch", keep=keep)  # shapes are often computed from constants
     inferred = onnx.shape_inference.infer_shapes(ir.to_proto(folded), data_prop=True)
     sizes = _sizes(inferred)
     _set_first_dims(inferred, current, batch)

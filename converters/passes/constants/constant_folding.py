@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,8 @@ _PREPARES_WEIGHTS = _KEEPS_ELEMENTS | {"Constant", "Identity", "Cast", "CastLike
 _CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
 
 
-def fold_constants(model: ir.Model, label: str) -> None:
-    """Fold constants in place. `label` names the model in errors.
+def fold_constants(model: ir.Model, label: str, *, keep: Collection[str] = ()) -> None:
+    """Fold constants in place. `label` names the model in errors; operators in `keep` are not folded.
 
     Raises:
         InputError: a constant cannot be computed, or would be absurdly large.
@@ -62,7 +62,7 @@ def fold_constants(model: ir.Model, label: str) -> None:
     opsets = graph.opset_imports
     outputs = {id(value) for value in graph.outputs}
     for node in list(graph):
-        if not _is_foldable(node) or any(id(value) in outputs for value in node.outputs):
+        if node.op_type in keep or not _is_foldable(node) or any(id(value) in outputs for value in node.outputs):
             continue
         tensors = _fold(node, opsets, label)
         for value, tensor in zip(node.outputs, tensors, strict=False):

@@ -268,9 +268,11 @@ def test_torch_files_of_others_have_no_history(tmp_path):
     assert (found.chain, found.preprocessing) == ((), None)
 
 
-def test_a_quantised_file_is_no_start_of_an_export(model_file, tmp_path):
+def test_a_quantised_file_is_rewritten_as_it_is_or_not_at_all(model_file, tmp_path):
     images = np.random.default_rng(0).standard_normal((128, 3, 16, 8)).astype(np.float32)
     small = export(model_file, tmp_path / "int8.onnx", int8=True, inputs=images, min_cosine=0.5).path
     with pytest.raises(InputError, match=r"quantised .* export the float32 model"):
-        export(small, tmp_path / "again.onnx", batch=4)
+        export(small, tmp_path / "again.onnx", int8=True, inputs=images)
     assert not (tmp_path / "again.onnx").exists()
+    again = onnx.load(export(small, tmp_path / "again.onnx", batch=4).path)
+    assert {node.op_type for node in again.graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
