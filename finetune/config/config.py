@@ -278,6 +278,10 @@ class FinetuneConfig(Section):
             return self
         if any(teacher.reference == EMA for teacher in distil.teachers) and not self.optimizer.ema:
             raise ValueError("distil.teachers: ema is the student's moving average; set optimizer.ema, such as 0.99")
+        images = self.data.batch + (distil.unlabelled_batch if distil.unlabelled is not None and distil.labels else 0)
+        for kind, fewest in (("rkd_distance", 2), ("rkd_angle", 3)):
+            if images < fewest and any(term.kind == kind for term in distil.terms):
+                raise ValueError(f"data.batch {images}: {kind} compares {fewest} images with each other; raise it")
         if not distil.labels:
             if self.losses:
                 raise ValueError(f"losses: {self.losses[0].kind} needs labels, and distil.labels is false; remove it")

@@ -119,7 +119,7 @@ class FeaturesTerm(Section):
     kind: Literal["features"]
     weight: Positive = 1.0
     """Factor in the sum of losses."""
-    layers: dict[str, str]
+    layers: Annotated[dict[str, str], Field(min_length=1)]
     """Module of the student -> module of the teacher, by the names that `rtool inspect` and `model.py` show."""
     teacher: Annotated[int, Field(ge=0)] = 0
     """Number of the teacher, which runs in torch."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...converters.records.preprocessing import Preprocessing
+from ...errors import InputError
 from ..config.augmentation import AugmentConfig
 from ..config.distillation import EMA, DistilConfig, FeaturesTerm
 from ..data.augment.views import lay_out_views
@@ -60,10 +61,7 @@ class Teachers:
     def examples(self, dimension: int, device: torch.device) -> list[TeacherOutputs]:
         """What each teacher gives for two black images, for the sizes; `ema` has the student's `dimension`."""
         return [
-            TeacherOutputs(torch.zeros(2, dimension))
-            if each is None
-            else each.outputs(black_images(each.decision.preprocessing).to(device))
-            for each in self._opened
+            TeacherOutputs(torch.zeros(2, dimension)) if each is None else _tried(each, device) for each in self._opened
         ]
 
     def describe(self, examples: Sequence[TeacherOutputs]) -> list[TeacherFacts]:
@@ -90,6 +88,20 @@ class Teachers:
         if found is None:
             raise RuntimeError("ema was asked before `follow` named the average")
         return found
+
+
+def _tried(teacher: Opened, device: torch.device) -> TeacherOutputs:
+    """What a teacher says of two black images.
+
+    Raises:
+        InputError: it is not finite.
+    """
+    said = teacher.outputs(black_images(teacher.decision.preprocessing).to(device))
+    if not all(bool(each.isfinite().all()) for each in (said.embeddings, said.logits) if each is not None):
+        raise InputError(
+            f"distil.teachers: {teacher.name} gives NaN or infinity for a black image; nothing can be learned"
+        )
+    return said
 
 
 def open_teachers(

@@ -94,7 +94,10 @@ IDLE: Mapping[str, Check] = {
     "losses.adaface.h": _WITH_MARGIN,
     "losses.adaface.momentum": _WITH_MARGIN,
     "losses.partial_fc.gradient": _ANGULAR,
-    "distil.unlabelled_batch": unless(lambda distil: distil.unlabelled is not None, "distil.unlabelled is null"),
+    "distil.unlabelled_batch": first(
+        unless(lambda distil: distil.unlabelled is not None, "distil.unlabelled is null"),
+        unless(lambda distil: distil.labels, "distil.labels is false, so images of both sources are drawn alike"),
+    ),
     "distil.cache": cache,
     "distil.teachers.runtime": runtime,
     "distil.teachers.preprocessing": elsewhere("ema sees what the student sees"),

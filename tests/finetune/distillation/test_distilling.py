@@ -215,6 +215,8 @@ def test_a_teacher_that_cannot_be_used_is_refused_before_training(
         (["distil.terms=[{kind: kosine}]"], "cosine"),
         (["distil=null", "losses=[]"], "'losses' is missing"),
         (["distil.teachers=[]"], "distil.teachers"),
+        (["data.batch=2", "distil.terms=[{kind: rkd_angle}]"], "rkd_angle compares 3 images"),
+        (["distil.terms=[{kind: features, layers: {}}]"], "at least 1 item"),
         (["distil.terms=[{kind: features, layers: {a: b}, teacher: 1}]"], "there are 1"),
     ],
 )

@@ -86,6 +86,15 @@ def test_every_field_is_always_effective_or_has_its_condition():
         ({"augment": {"hue": 0.1}}, {}, "augment.photometric is 0"),
         ({"distil": {"teachers": "t", "unlabelled_batch": 8}}, {}, "distil.unlabelled is null"),
         (
+            {
+                "distil": {"teachers": "t", "unlabelled": "u", "unlabelled_batch": 8, "labels": False},
+                "losses": [],
+                "evaluation": None,
+            },
+            {},
+            "drawn alike",
+        ),
+        (
             {"distil": {"teachers": "t", "cache": "c"}, "augment": {"erasing": 0.5}},
             {},
             "erasing makes every view a new one",
