@@ -75,13 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(seed: int) -> dict[str, Any]:
     started = time.process_time()
     float32 = onnx.load(DEMO_MODEL)
-    seen, unseen = _images(1000 + seed, 48, 16), _images(2000 + seed, 30, 12)
+    seen, unseen = _images(1000 + seed, 32, 12), _images(2000 + seed, 30, 12)
     merged, _ = merge_pointwise(float32)
     graphs = {}
     for name, model in (("calibrated", float32), ("merged", merged)):
         with calibrated(model, seen, every_layer=True) as quantiser:
             graphs[name] = quantiser.quantise()
-    graphs["trained"] = train_int8(float32, seen, Int8Training(seed=seed))
+    views = np.concatenate([seen, seen[..., ::-1]])
+    graphs["trained"] = train_int8(float32, views, Int8Training(seed=seed))
     wanted = run_in_batches(OnnxRunner(float32), unseen, 16)[0]
     found: dict[str, Any] = {"images_seen": len(seen), "images_unseen": len(unseen), "mAP_float32": _map(float32)}
     for name, graph in graphs.items():
