@@ -57,7 +57,7 @@ def read_size(text: str | None) -> tuple[int, int] | None:
     """Height and width of what `--size` was given.
 
     Raises:
-        InputError: it is no HEIGHTxWIDTH.
+        InputError: it is not HEIGHTxWIDTH.
     """
     if text is None:
         return None

@@ -276,7 +276,7 @@ def _describe(
 
 
 def _trained_on(config: FinetuneConfig, train: Dataset) -> str:
-    """What the training data hold; with teachers, images of nobody have no label and are no distractors."""
+    """What the training data hold; with teachers, images of nobody have no label and are not distractors."""
     unlabelled = int((train.identities == NOBODY).sum())
     if config.distil is None or not unlabelled:
         return str(train)

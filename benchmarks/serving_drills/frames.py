@@ -129,7 +129,7 @@ class _Run:
             load.latencies.append(done - due)
 
     def _tensor(self, first: int, count: int) -> Any:
-        """The request's tensor, made once per (row, size): building it is no part of what is measured."""
+        """The request's tensor, made once per (row, size): building it is not part of what is measured."""
         import tritonclient.grpc as triton
         from tritonclient.utils import np_to_triton_dtype
 

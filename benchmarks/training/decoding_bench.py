@@ -2,7 +2,7 @@
 
     python -m rtool.benchmarks.training.decoding_bench          three minutes on two quiet cores
 
-The decoders run in `.peers/decoders`, an environment of their own that is made on first use, because cv2 is no library
+The decoders run in `.peers/decoders`, an environment of their own that is made on first use; cv2 is not a dependency
 of rtool. Images are drawn faces and people with noise, as JPEG of quality 90 and 4:2:0. Times of one decoder are CPU
 seconds of one thread; rates of the loader with worker processes are by the clock.
 """

@@ -1,6 +1,6 @@
 """Teachers: models that run beside the student in every process, and never learn.
 
-A teacher is no part of the learner: the optimizer, DDP and checkpoints do not know it. It computes in eval mode, in
+A teacher is not part of the learner: the optimizer, DDP and checkpoints do not know it. It computes in eval mode, in
 float32 and without gradient, on the same augmented images as the student, at its own size and with its own
 preprocessing. Converted ones run in torch on the run's device; others in ONNX Runtime or on their server; `ema` is the
 student's moving average.

@@ -255,7 +255,7 @@ def _takes_pixels(dtype: str, preprocessing: Preprocessing) -> bool:
 
 
 def _row_bytes(dtype: str, shape: Sequence[int | str | None]) -> int:
-    """Bytes of one row; 0 where its size is not fixed, or it is no array of numbers."""
+    """Bytes of one row; 0 where its size is not fixed, or it is not an array of numbers."""
     sizes = [size for size in shape if isinstance(size, int)]
     kind = np.dtype(dtype)
     return 0 if len(sizes) < len(shape) or kind.hasobject else kind.itemsize * prod(sizes)

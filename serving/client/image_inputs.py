@@ -23,7 +23,7 @@ def pixels_of(image: ImageLike, preprocessing: Preprocessing, number: int) -> ND
     """Pixels uint8 [height, width, channels], as `Preprocessing.resize` makes them.
 
     Raises:
-        InputError: it cannot be decoded, or is no image; `number`, from 0, names what has no path.
+        InputError: it cannot be decoded, or is not an image; `number`, from 0, names what has no path.
     """
     label = printable(image) if isinstance(image, str | Path) else f"image {number}"
     try:

@@ -23,7 +23,7 @@ _SECONDS = 10.0
 
 @dataclass(frozen=True)
 class ServerChoice:
-    """`kind` of the server, the one to start where it is no container, and the reason in a sentence."""
+    """`kind` of the server, the one to start where it is not a container, and the reason in a sentence."""
 
     kind: Kind
     triton: Triton | None
