@@ -1,4 +1,4 @@
-"""`rtool distil`: a student learns what a teacher says."""
+"""`rtool distil`: a student learns the embeddings of a teacher."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def distil_command(
     dry_run: bool,
     no_progress: bool,
 ) -> None:
-    """Train STUDENT to give the embeddings that TEACHER gives of the images of DATA, and print the run folder.
+    """Train STUDENT to reproduce the embeddings of TEACHER on the images of DATA, and print the run folder.
 
     TEACHER and STUDENT are model references; TEACHER may be triton://HOST:PORT/NAME, and STUDENT a fresh network of the
     zoo. KEY=VALUE changes a field of the configuration of `rtool finetune`, such as epochs=20 or model.size=[128,64];
     its section distil has all terms and takes several teachers, and losses add what labels teach.
 
-    STUDENT int8 is TEACHER itself with every layer in int8, trained to say what it says in float32; DATA are any
-    images, and a file is written instead of a run folder.
+    STUDENT int8 is TEACHER itself with every layer in int8, trained to reproduce its float32 outputs. DATA are any
+    images then, and a file is written instead of a run folder.
     """
     quantised = {"--output": path, "--steps": steps, "--images": images, "--min-cosine": min_cosine}
     if student == INT8:

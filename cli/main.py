@@ -53,7 +53,7 @@ for _command, _short in (
     (inspect_command, "Describe a model: inputs, batch, BatchNorm, size."),
     (onnx2torch_command, "Convert a fused ONNX file to a trainable bundle."),
     (finetune_command, "Fine-tune the model that a configuration names."),
-    (distil_command, "Train a student on what a teacher says."),
+    (distil_command, "Train a student on a teacher's embeddings."),
     (evaluate_command, "Measure retrieval or verification on labelled images."),
     (embed_command, "Write the embeddings of images to a file."),
     (gallery_command, "Find the people in crops without labels."),

@@ -1,4 +1,4 @@
-"""Distil: a student learns what a teacher says of images. The call behind `rtool distil`."""
+"""Distil: a student learns the embeddings of a teacher. The call behind `rtool distil`."""
 
 from __future__ import annotations
 

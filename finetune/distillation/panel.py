@@ -54,7 +54,7 @@ class Teachers:
             self._average = AverageTeacher(backbone, average, self._student, output)
 
     def outputs(self, batch: Batch, device: torch.device) -> list[TeacherOutputs]:
-        """What each teacher says of a batch."""
+        """What each teacher computes on a batch."""
         pixels = [batch.pixels, *batch.views]
         return [self._teacher(n).outputs(pixels[view].to(device)) for n, view in enumerate(self._numbers)]
 

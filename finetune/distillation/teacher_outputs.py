@@ -1,4 +1,4 @@
-"""What a teacher says of a batch, and the feature maps that a network computes on the way to its embedding."""
+"""What a teacher computes on a batch, and the feature maps that a network computes on the way to its embedding."""
 
 from __future__ import annotations
 

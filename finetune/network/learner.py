@@ -66,7 +66,7 @@ class Learner(nn.Module):
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
 
     def forward(self, images: Tensor, labels: Tensor, teachers: Sequence[Any] = ()) -> Tensor:
-        """Losses [H] of normalised images [N, C, H, W] with int64 labels [N] and what each teacher says of them."""
+        """Losses [H] of normalised images [N, C, H, W] with int64 labels [N] and what each teacher computes on them."""
         autocast = torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None)
         with autocast, self._around(self.backbone), self._watching():
             embeddings = (self._compiled or self._embed)(images)

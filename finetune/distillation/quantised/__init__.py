@@ -1,1 +1,1 @@
-"""Room: quantisation-aware distillation. A network in int8 learns what it says in float32."""
+"""Room: quantisation-aware distillation. An int8 network learns to reproduce its float32 outputs."""
