@@ -10,8 +10,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -157,11 +155,13 @@ def _triton() -> Check:
 
 
 def _container() -> Check:
-    engine = next((name for name in ("docker", "podman") if shutil.which(name)), None)
-    if engine is None:
-        return Check("container", True, "no docker or podman on PATH", "needed only for `rtool serve --container`")
-    alive = subprocess.run([engine, "info"], capture_output=True, timeout=10, check=False).returncode == 0
-    return Check("container", True, f"{engine}, engine {'running' if alive else 'not running'}")
+    from ..serving.server.container import IMAGE
+    from ..serving.service.choice import why_no_container
+
+    missing = why_no_container()
+    if not missing:
+        return Check("container", True, f"docker runs and has {IMAGE}")
+    return Check("container", True, missing, "`rtool serve` then runs another server, and `--container` cannot")
 
 
 def _libraries() -> Check:

@@ -36,7 +36,9 @@ PARTS = ("cost", "packer", "kills", "soak")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts and write what they measured; a part that was run replaces its own figures in the day's file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m rtool.benchmarks.serving_drills.serving_bench", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.5, help="per measurement of cost and packer")
