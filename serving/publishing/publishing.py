@@ -30,9 +30,11 @@ from ..repository.serving_settings import Device, ServingSettings
 from ..repository.variants.following import CONFIG_KEY
 from ..repository.warmup import WarmupFile, read_examples, warmup_files
 from .contract import check_contract, contract_of, describe_changes
+from .exported_first import exported_first
 from .on_server.met_server import meet_server
 from .proof import check_proof
 from .publication import Publication, prune, publish, publishing, remember_configs
+from .served_digests import state_digests
 from .snapshot import take_snapshot
 from .trace_stripping import without_traces
 from .trial_run import try_out
@@ -41,6 +43,7 @@ from .warmup_images import image_examples
 __all__ = ["deploy"]
 
 
+@exported_first
 def deploy(
     model: str | Path,
     *,
@@ -59,7 +62,7 @@ def deploy(
     force: bool = False,
     new_contract: bool = False,
 ) -> DeployResult:
-    """Publish an ONNX file as the next version of `name`, and serve it.
+    """Publish an ONNX file, or the export of a bundle or run folder, as the next version of `name`, and serve it.
 
     `batch` is what the graph must have: a fixed number of rows, or "dynamic"; None accepts either. What `settings`
     does not give stays as it is served, hand edits included. `also_serve` lists older versions to serve beside the
@@ -186,6 +189,7 @@ def _publication(
     files: Sequence[WarmupFile],
     manifest: Mapping[str, Any],
 ) -> Publication:
+    state_digests(plan.configs.values(), folder, versions.new, published.sha256)
     model_file, digest = {MODEL_FILE: published.path}, {MODEL_FILE: published.sha256}
     return Publication(folder, versions.new, model_file, digest, plan.texts(), files, manifest)
 

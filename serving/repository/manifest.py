@@ -13,9 +13,11 @@ from ...converters.preprocessing.decision import PreprocessingDecision
 from ...converters.records.json_text import parse_json
 from .graph_signature import GraphSignature, GraphTensor
 
-__all__ = ["make_manifest", "manifest_text", "packer_manifest"]
+__all__ = ["EXPORTED_FROM", "make_manifest", "manifest_text", "packer_manifest"]
 
 _FORMAT = 1
+EXPORTED_FROM = "exported_from"
+"""Key of a provenance: the bundle or run folder that the file was exported from to be published."""
 _DEFAULT_REPOSITORY = Path("model_repository")
 _STATED = ("preprocessing", "source", "source_sha256", "steps", "chain")
 """Keys `rtool.*` of a file's metadata that the manifest repeats."""
@@ -43,7 +45,8 @@ def make_manifest(
     from ...version import __version__
 
     batch = signature.batch if signature.batch is not None else "dynamic"
-    command = ["rtool", "deploy", str(signature.path), "--name", name, "--batch", str(batch)]
+    given = (provenance or {}).get(EXPORTED_FROM, signature.path)
+    command = ["rtool", "deploy", str(given), "--name", name, "--batch", str(batch)]
     if repository != _DEFAULT_REPOSITORY:
         command += ["--repository", str(repository)]
     return {

@@ -1,5 +1,6 @@
 """What a publish keeps of a configuration: every setting that was not given, edits, comments and order."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,11 @@ def test_settings_survive_a_graph_with_another_contract(root, onnx_files, make_m
     assert validate_repository(root) == ()
 
 
+def without_digests(text: str) -> str:
+    """A configuration without what it states of the files behind each version."""
+    return re.sub(r'(key: "rtool.sha256"\s*value \{\s*string_value: )".*"', r"\1", text)
+
+
 def test_comments_order_and_unknown_edits_survive(root, onnx_files):
     path = root / "m/config.pbtxt"
     text = "# tuned by Ann after the incident of May\n" + path.read_text().replace(
@@ -73,7 +79,7 @@ def test_comments_order_and_unknown_edits_survive(root, onnx_files):
     )
     path.write_text(text)
     deploy(onnx_files["face"], name="m", repository=root)
-    assert path.read_text() == text.replace("versions: [1]", "versions: [2]")
+    assert without_digests(path.read_text()) == without_digests(text.replace("versions: [1]", "versions: [2]"))
     deploy(onnx_files["face"], name="m", repository=root, settings=ServingSettings(instances=4))
     after = path.read_text()
     assert "# tuned by Ann" in after
