@@ -12,6 +12,7 @@ from .preprocessing import shown_preprocessing
 
 if TYPE_CHECKING:
     from ..converters.inspection.inspection import Inspection
+    from ..converters.inspection.served_inspection import ServedInspection
     from ..converters.records.record import TensorSpec
 
 __all__ = ["inspect_command"]
@@ -23,7 +24,10 @@ _LISTED = 5
 @click.command(
     "inspect",
     epilog=examples(
-        "rtool inspect model.onnx", "rtool inspect model.onnx --verify", "rtool inspect osnet_x0_25 --json"
+        "rtool inspect model.onnx",
+        "rtool inspect model.onnx --verify",
+        "rtool inspect osnet_x0_25 --json",
+        "rtool inspect triton://127.0.0.1:8001/osnet_b16",
     ),
 )
 @click.argument("model")
@@ -35,10 +39,18 @@ _LISTED = 5
 )
 @output_options
 def inspect_command(output: Output, model: str, weights: Path | None, verify: bool) -> None:
-    """Report what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems."""
+    """Report what is in MODEL: inputs, batch, operators, size, fused or not, preprocessing, problems.
+
+    Of triton://HOST:PORT/NAME what its server states: versions, inputs, outputs, batch, preprocessing, digest.
+    """
     from ..converters import inspect
 
     result = inspect(model, weights, verify=verify)
+    if result.kind == "served":
+        output.emit(
+            result, _served_rows(result), brief=f"{result.name}: version {result.version}, batch {result.batch}"
+        )
+        return
     rows = _inspection_rows(result)
     if result.weights is None:
         output.emit(result, rows, brief=_brief(result))
@@ -47,6 +59,21 @@ def inspect_command(output: Output, model: str, weights: Path | None, verify: bo
 
     rows += weight_rows(result.weights)
     output.emit(result, rows, brief=_brief(result), tables=weight_tables(result.weights))
+
+
+def _served_rows(found: ServedInspection) -> list[tuple[str, Any]]:
+    at_most = "" if isinstance(found.batch, int) else f", {found.max_batch} rows per request at most"
+    behind = [("packs for", found.target)] if found.target else []
+    return [
+        ("model", f"{found.name} ({found.backend}, {'CPU' if found.on_cpu else 'GPU or chosen by the server'})"),
+        ("version", f"{found.version}; ready: {', '.join(map(str, found.versions))}"),
+        ("sha256", found.sha256 or "not stated by the server"),
+        *behind,
+        *(("input", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.inputs),
+        *(("output", f"{spec.name} {spec.dtype} {_shape(spec)}") for spec in found.outputs),
+        ("batch", f"fixed: {found.batch}" if isinstance(found.batch, int) else f"{found.batch}{at_most}"),
+        ("preprocessing", shown_preprocessing(found.preprocessing, found.preprocessing_origin)),
+    ]
 
 
 def _inspection_rows(found: Inspection) -> list[tuple[str, Any]]:

@@ -167,7 +167,7 @@ def test_a_name_that_no_file_can_have_is_refused(command: str, tmp_path: Path):
         CALLS[command](Path("a\0b.onnx"), tmp_path)
 
 
-@pytest.mark.parametrize("command", ["inspect", "onnx2torch", "export", "deploy"])
+@pytest.mark.parametrize("command", ["onnx2torch", "export", "deploy"])
 def test_a_model_on_a_server_has_no_graph_to_work_on(command: str, tmp_path: Path):
     with pytest.raises(InputError, match=r"triton:/.*: is a model on a server, which gives outputs but no graph"):
         CALLS[command]("triton://127.0.0.1:8001/m", tmp_path)

@@ -131,7 +131,9 @@ def deploy_command(
     output: Output,
     **options: Any,
 ) -> None:
-    """Publish MODEL (an .onnx file) as the next version of a model in a Triton repository.
+    """Publish MODEL (an .onnx file, a bundle or a run folder) as the next version of a model in a Triton repository.
+
+    A bundle or run folder is exported first, as `rtool export` does it; the command is printed.
 
     The file is checked and run first; then the version appears as a whole, or not at all. A setting that is given
     changes that setting alone: the others stay as they are served, hand edits included.

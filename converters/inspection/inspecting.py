@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ...errors import InputError
 from ..files.model_bytes import TORCH_SUFFIXES, refuse_served
 from ..files.model_file import ModelFile
 from ..records.provenance import chain_of_bundle
@@ -16,14 +17,17 @@ from ..records.record import TensorSpec
 from ..zoo.facts import FACTS, check_reference
 from .graph_inspection import inspect_graph
 from .inspection import BatchNorms, Inspection
+from .served_inspection import ServedInspection, inspect_served
 
 __all__ = ["inspect"]
 
 _FLOAT_BYTES = 4
 
 
-def inspect(reference: str | Path, weights: str | Path | None = None, *, verify: bool = False) -> Inspection:
-    """Inspect an ONNX file, a bundle or any other model reference.
+def inspect(
+    reference: str | Path, weights: str | Path | None = None, *, verify: bool = False
+) -> Inspection | ServedInspection:
+    """Inspect an ONNX file, a bundle or any other model reference; of a served model what its server states.
 
     Args:
         reference: what MODEL names.
@@ -33,16 +37,25 @@ def inspect(reference: str | Path, weights: str | Path | None = None, *, verify:
 
     Raises:
         InputError: the reference names nothing that can be opened, or `weights` does not fit.
+        PlatformError: no server answers.
 
     Examples:
         >>> found = rtool.inspect("model.onnx")
         >>> found.batch, found.parameters, found.operators
         ('dynamic', 112, {'Conv': 1, 'Relu': 1, 'ReduceMean': 1})
     """
+    if str(reference).startswith("triton://"):
+        if verify or weights is not None:
+            raise InputError(f"{reference}: --verify and --weights need the graph, which stays on the server")
+        return inspect_served(str(reference))
+    return _of_graph(reference, weights, verify=verify)
+
+
+def _of_graph(reference: str | Path, weights: str | Path | None, *, verify: bool) -> Inspection:
     if weights is not None:
         from ..bundles.reference import load_model
 
-        return replace(inspect(reference, verify=verify), weights=load_model(reference, weights).weights)
+        return replace(_of_graph(reference, None, verify=verify), weights=load_model(reference, weights).weights)
     path, name = Path(reference), str(reference)
     if name in FACTS:
         return _of_the_zoo(name)

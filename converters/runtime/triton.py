@@ -94,6 +94,7 @@ class TritonModel:
         """The versions that were ready when it was opened."""
         self.max_batch = int(config.max_batch_size)
         """Largest batch of a model with dynamic batch; 0 when the batch is fixed."""
+        self.backend = str(config.backend or config.platform)
         self.on_cpu = {group.Kind.Name(group.kind) for group in config.instance_group} == {"KIND_CPU"}
         """Whether all its instances run on a CPU."""
         self.batch = _fixed_batch(self.inputs) if self.max_batch == 0 else None
