@@ -33,7 +33,7 @@ def simulated_retrieval(queries: int, gallery: int, *, people: int = 750, seed: 
     gallery_ids = np.where(rng.random(gallery) < 1 / 6, -1, rng.integers(0, people, gallery))
 
     def embeddings(identities: Indices) -> Floats:
-        rows = 4 * rng.normal(size=(len(identities), 512)).astype(np.float32)
+        rows = 2.5 * rng.normal(size=(len(identities), 512)).astype(np.float32)
         rows[identities >= 0] += centres[identities[identities >= 0]]
         unit: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit

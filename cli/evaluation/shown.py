@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ class ShownEvaluation:
         facts = {"model": self._model, "preprocessing": str(self._decision)}
         if self._against is not None:
             facts["compared with"] = self._against
-        return facts | {"command": "rtool " + " ".join(sys.argv[1:])}
+        return facts | {"command": shlex.join(["rtool", *sys.argv[1:]])}
 
     def _rows(self) -> list[tuple[str, str]]:
         from ...finetune.evaluation.report.entries import mean_values

@@ -19,8 +19,8 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], object]
 """Called with what is done, how much of it, and how much there is in all."""
 
-_CELLS = 1 << 22
-"""Cells of a block of distances: 16 MB of float32, so that blocks of any gallery take the same memory."""
+_CELLS = 1 << 23
+"""Cells of a block of distances: 32 MB of float32, so that blocks of any gallery take the same memory."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:

@@ -19,19 +19,21 @@ __all__ = ["cmc_chart", "roc_chart", "score_chart"]
 
 _GOOD, _BAD, _COLOURS = "#1a7f37", "#cf222e", ("#0969da", "#bc4c00")
 _DEEPEST = 50
+_POINTS = 400
 
 
 def roc_chart(curves: Mapping[str, ReceiverCurve]) -> str:
     """TAR over FAR of each model by name, FAR on a logarithmic axis from one impostor pair on."""
     figure, axes = _axes("FAR", "TAR")
     for (name, curve), colour in zip(curves.items(), _COLOURS, strict=False):
-        fars, tars = np.array(curve.points()).T
+        fars = np.geomspace(1 / max(len(curve.different), 2), 1, _POINTS)
+        tars = [curve.true_accept_rate(float(far)) for far in fars]
         axes.step(fars, tars, where="post", color=colour, label=f"{name}: AUC {curve.area():.4f}")
     first = next(iter(curves.values()))
     axes.set_xscale("log")
     axes.set_xlim(1 / max(len(first.different), 2), 1)
     axes.set_ylim(0, 1.02)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper left")
     return _svg(figure)
 
 

@@ -92,7 +92,7 @@ def _cards(entry: MeasuredSet) -> list[tuple[str, str]]:
         "templates": ("tar_at_far_1e4", "tar_at_far_1e5", "auc", "templates"),
         "classification": ("top1", "top5", "mean_class_accuracy", "images"),
     }.get(values["protocol"], tuple(name for name in values if name != "protocol")[:4])
-    return [(_shown(values[name]), name.replace("tar_at_far_", "TAR at FAR ")) for name in wanted]
+    return [(_shown(values[name]), name.replace("tar_at_far_1e", "TAR at FAR 1e-")) for name in wanted]
 
 
 def _shown(value: object) -> str:
