@@ -35,25 +35,44 @@ Runs = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 
 def summary(runs: Runs, teachers: Mapping[str, float]) -> dict[str, Any]:
-    """By task: the mean metric of each recipe, the best gain over no teacher, and the share without labels."""
+    """By task: the mean metric of each recipe, the best gain over no teacher, and the share without labels.
+
+    A gain is over the seeds that both have; the best recipe is among those of the most seeds.
+    """
     found: dict[str, Any] = {}
     for task, recipes in runs.items():
         metric = TASKS[task].metric
-        means = {name: mean(run[metric] for run in seeds.values()) for name, seeds in recipes.items() if seeds}
-        taught = {name: value for name, value in means.items() if name not in (_BASE, _LABEL_FREE)}
-        best = max(taught, key=lambda name: taught[name], default=None)
-        gain = means[best] - means[_BASE] if best is not None and _BASE in means else None
-        share = means[_LABEL_FREE] / teachers[task] if _LABEL_FREE in means else None
+        present = {name: seeds for name, seeds in recipes.items() if seeds}
+        gains = {name: _gain(present, name, metric) for name in present if name != _BASE}
+        counted = {name: gain for name, gain in gains.items() if gain is not None and name != _LABEL_FREE}
+        most = max((len(present[name]) for name in counted), default=0)
+        best = max(
+            (name for name in counted if len(present[name]) == most), key=lambda name: counted[name], default=None
+        )
+        share = _mean(present[_LABEL_FREE], metric) / teachers[task] if _LABEL_FREE in present else None
+        gained = best is not None and counted[best] >= _GAIN
         found[task] = {
             "metric": metric,
             "teacher": teachers[task],
-            "means": {name: round(value, 4) for name, value in means.items()},
+            "means": {name: round(_mean(seeds, metric), 4) for name, seeds in present.items()},
+            "gains": {name: round(gain, 4) for name, gain in gains.items() if gain is not None},
             "best": best,
-            "gain": None if gain is None else round(gain, 4),
+            "seeds_of_best": most,
             "share_without_labels": None if share is None else round(share, 4),
-            "passed": gain is not None and gain >= _GAIN and (task != "people" or (share or 0) >= _SHARE),
+            "passed": gained and (task != "people" or (share or 0) >= _SHARE),
         }
     return found
+
+
+def _mean(seeds: Mapping[str, Mapping[str, float]], metric: str) -> float:
+    return mean(run[metric] for run in seeds.values())
+
+
+def _gain(recipes: Mapping[str, Mapping[str, Mapping[str, float]]], name: str, metric: str) -> float | None:
+    """The mean difference to no teacher over the seeds that both have; None where there is none."""
+    base = recipes.get(_BASE, {})
+    shared = [seed for seed in recipes[name] if seed in base]
+    return mean(recipes[name][seed][metric] - base[seed][metric] for seed in shared) if shared else None
 
 
 def table(runs: Runs, found: Mapping[str, Any]) -> str:
@@ -62,13 +81,13 @@ def table(runs: Runs, found: Mapping[str, Any]) -> str:
     for task, facts in found.items():
         metric = facts["metric"]
         lines += [f"## {task}: {metric} of unseen identities; the teacher reaches {facts['teacher']:.4f}", ""]
-        lines += ["| recipe | mean | against no teacher | seeds | seconds |", "|---|---|---|---|---|"]
+        lines += ["| recipe | mean | against no teacher | by seed | steps | CPU seconds |", "|---|---|---|---|---|---|"]
         for name, value in sorted(facts["means"].items(), key=lambda pair: -pair[1]):
-            seeds = runs[task][name]
-            each = ", ".join(f"{run[metric]:.4f}" for run in seeds.values())
-            seconds = mean(run["seconds"] for run in seeds.values())
-            gain = value - facts["means"].get(_BASE, float("nan"))
-            lines.append(f"| {name} | {value:.4f} | {gain:+.4f} | {each} | {seconds:.0f} |")
+            seeds = dict(sorted(runs[task][name].items()))
+            each = ", ".join(f"{seed}: {run[metric]:.4f}" for seed, run in seeds.items())
+            steps, seconds = (mean(run[key] for run in seeds.values()) for key in ("steps", "seconds"))
+            gain = f"{facts['gains'][name]:+.4f}" if name in facts["gains"] else ""
+            lines.append(f"| {name} | {value:.4f} | {gain} | {each} | {steps:.0f} | {seconds:.0f} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -85,13 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where teachers and runs go; default: a temporary one")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated files go")
     parser.add_argument("--runs-only", action="store_true", help="append to the journal, and write no dated files")
+    parser.add_argument("--report-only", action="store_true", help="write the dated files of what the journal holds")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         runs = _read(options.journal)
         taught = {task: teacher_of(task, folder) for task in options.tasks}
-        for seed in options.seeds:
+        for seed in options.seeds if not options.report_only else ():
             for task in options.tasks:
                 for recipe in options.recipes:
                     known = runs.setdefault(task, {}).setdefault(recipe, {})
