@@ -275,6 +275,7 @@ IN_A_WORLD_OF = {
         "synchronised_and_checkpointed",
         "gradients",
         "accumulated",
+        "distilled",
         "two_outputs",
         "partial_fc",
         "partial_fc_sampled",
