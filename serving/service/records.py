@@ -2,7 +2,7 @@
 
 `rtool serve` writes `<http-port>.json` beside its access key (`server/access.py`), mode 0600, when the server is ready,
 and again at every event. An id is the repository's name and the HTTP port, such as `model_repository-8000`. The record
-of a server that ended by itself stays until the next start on its port, or until `--stop`.
+of a server that ended by itself stays until the next start of the repository or on its port, or until `--stop`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def service_folder() -> Path:
 
 
 def remember(record: ServiceRecord) -> None:
-    """Write the record, in full or not at all."""
+    """Write the record, in full or not at all; records of dead servers of the same repository, or of none, go."""
     folder = service_folder()
     path = folder / f"{record.http_port}.json"
     if (before := _read(path)) is not None and before.log != record.log:
@@ -97,6 +97,10 @@ def remember(record: ServiceRecord) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(json.dumps(asdict(record), indent=2) + "\n")
     os.replace(draft, path)
+    for other in services():
+        outdated = other.repository == record.repository or not Path(other.repository).is_dir()
+        if outdated and not other.alive and other.http_port != record.http_port:
+            forget(other)
 
 
 def forget(record: ServiceRecord) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rtool.cli import main
+from rtool.converters.runtime.calling.access_key import process_started
 from rtool.serving import TritonClient, deploy
 from rtool.serving.service import records
 from rtool.serving.service.overview import service_states
@@ -122,8 +123,24 @@ def test_which_of_several_servers_must_be_named_and_a_record_of_others_is_not_re
     ours |= {"url": "127.0.0.1:2", "models": ("m",)}
     for port in (8100, 8200):
         http_url = f"127.0.0.1:{port}"
+        ours["repository"] = str(tmp_path if port == 8100 else tmp_path.parent)
         records.remember(records.ServiceRecord(id=f"a-{port}", http_url=http_url, metrics_url="127.0.0.1:3", **ours))
-    assert main.run(["serve", "--stop", str(tmp_path)]) == 2
+    assert main.run(["serve", "--stop"]) == 2
     assert [state.state for state in service_states("a-8100")] == ["ended"]  # the id of the process is used again
     (own_services / "8100.json").write_text("{}")
     assert [state.service.id for state in service_states()] == ["a-8200"]
+
+
+def test_a_start_forgets_the_dead_servers_of_its_repository_and_of_none(own_services, tmp_path):
+    def record(port: int, repository: Path, started: int) -> records.ServiceRecord:
+        urls = {"url": "127.0.0.1:2", "http_url": f"127.0.0.1:{port}", "metrics_url": "127.0.0.1:3"}
+        more = {"pid": os.getpid(), "started": started, "kind": "embedded", "models": ("m",)}
+        return records.ServiceRecord(id=f"a-{port}", repository=str(repository), **urls, **more)
+
+    now = process_started(os.getpid())
+    other = tmp_path / "other"
+    other.mkdir()
+    for port, repository, started in ((1, tmp_path, 1), (2, tmp_path / "gone", 1), (3, other, 1), (4, tmp_path, now)):
+        records.remember(record(port, repository, started))
+    records.remember(record(5, tmp_path, now))
+    assert [one.http_port for one in records.services()] == [3, 4, 5]
