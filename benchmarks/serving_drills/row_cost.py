@@ -7,9 +7,7 @@ saturate one instance. The processor time of the server is that of Triton and it
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...serving.client.client import TritonClient
+from ...serving.client.client import Client
 from ...serving.server.server import TritonServer
 from .process_tree import cpu_seconds, family
 
@@ -46,15 +44,17 @@ class RowCost:
 
 
 def row_costs(
-    server: TritonServer, cases: dict[str, tuple[str, Path, NDArray[Any]]], *, rounds: int, seconds: float
+    server: TritonServer, cases: dict[str, tuple[str, Path, NDArray[Any], bool]], *, rounds: int, seconds: float
 ) -> list[RowCost]:
-    """Measure every case: what -> (model on the server, its file, images)."""
+    """Measure every case: what -> (model on the server, its file, images, whether by shared memory)."""
     results = []
-    for what, (model, file, images) in cases.items():
-        local, remote = _local(file, images), _remote(server, model, images)
+    for what, (model, file, images, shared) in cases.items():
+        client = Client(server.url, model, shared_memory=shared)
+        local, remote = _local(file, images), _remote(client, images)
         pairs = [(_timed(local, seconds, [], 0), _timed(remote, seconds, family(server.process.pid), 1))
                  for _ in range(rounds)]  # fmt: skip
         results.append(_summary(what, pairs))
+        client.close()
     return results
 
 
@@ -101,18 +101,11 @@ def _local(file: Path, images: NDArray[Any]) -> Callable[[], int]:
     return once
 
 
-def _remote(server: TritonServer, model: str, images: NDArray[Any]) -> Callable[[], int]:
-    client = TritonClient(server.url, model)
+def _remote(client: Client, images: NDArray[Any]) -> Callable[[], int]:
     rows = np.concatenate([images] * 4)
 
     def once() -> int:
-        pending: deque[Future[Any]] = deque()
-        for at in range(0, len(rows) - _ROWS + 1, _ROWS):
-            if len(pending) >= _IN_FLIGHT:
-                pending.popleft().result()
-            pending.append(client.submit(rows[at : at + _ROWS]))
-        for future in pending:
-            future.result()
-        return len(rows) // _ROWS * _ROWS
+        client.run_rows(rows, window=_IN_FLIGHT)
+        return len(rows)
 
     return once

@@ -65,14 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _cost(models: DrillModels, repository: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     pixels = np.random.default_rng(0).integers(0, 256, (64, *models.images.shape[2:], 3), dtype=np.uint8)
     cases = {
-        "16 rows, open batch, float32": ("A", models.images),
-        "16 rows, fixed batch, float32": ("A16", models.images),
-        "16 rows, open batch, uint8": ("U", pixels),
+        "open batch, float32, gRPC": ("A", models.images, False),
+        "open batch, float32, shared memory": ("A", models.images, True),
+        "fixed batch, float32, shared memory": ("A16", models.images, True),
+        "open batch, uint8, gRPC": ("U", pixels, False),
+        "open batch, uint8, shared memory": ("U", pixels, True),
     }
-    for name, _ in cases.values():
+    for name in ("A", "A16", "U"):
         deploy(models.files[name], name=name, repository=repository, device="cpu")
     with TritonServer(repository) as server:
-        asked = {what: (name, models.files[name], images) for what, (name, images) in cases.items()}
+        asked = {what: (name, models.files[name], *more) for what, (name, *more) in cases.items()}
         return [asdict(row) for row in row_costs(server, asked, rounds=options.rounds, seconds=options.seconds)]
 
 

@@ -14,6 +14,8 @@ __all__ = ["StubWatch"]
 
 _PROC = Path("/proc")
 _NAME = "triton_python_backend_stub"
+_COMM = 15
+"""Letters that the kernel keeps of a program's name."""
 _LOOKS = 2
 """A stub counts as dead when so many looks in a row find a zombie: one that ends in order is one for an instant."""
 
@@ -26,17 +28,21 @@ class StubWatch:
         self._repository = repository.absolute()
         self._models: dict[int, str] = {}
         self._looks: dict[int, int] = {}
+        self.deaths()  # whose stubs there are, before the first of them dies
 
     def deaths(self) -> tuple[str, ...]:
-        """The models of which a stub has died since, sorted; each death is reported once."""
+        """The models of which a stub has died since, sorted; each death is reported once.
+
+        "" stands for a stub that died before it was seen alive, of which only the program's name is left.
+        """
         dead = set()
         for pid in _children(self._pid):
             if (model := self._model_of(pid)) is not None:
                 self._models[pid] = model
-            elif pid in self._models and _state(pid) == "Z":
+            elif _state(pid) == "Z" and (pid in self._models or _program(pid) == _NAME[:_COMM]):
                 self._looks[pid] = self._looks.get(pid, 0) + 1
                 if self._looks[pid] == _LOOKS:
-                    dead.add(self._models[pid])
+                    dead.add(self._models.get(pid, ""))
         return tuple(sorted(dead))
 
     def _model_of(self, pid: int) -> str | None:
@@ -54,6 +60,12 @@ def _children(pid: int) -> tuple[int, ...]:
         with suppress(OSError):
             found |= {int(child) for child in task.read_text().split()}
     return tuple(sorted(found))
+
+
+def _program(pid: int) -> str:
+    with suppress(OSError):
+        return (_PROC / str(pid) / "comm").read_text().strip()
+    return ""
 
 
 def _state(pid: int) -> str:

@@ -68,8 +68,9 @@ class Supervisor:
             self._restart()
             return
         if dead := self._stubs.deaths():
-            self._say(f"the process that runs {', '.join(dead)} died; starting it again")
-            if self.server.control != "explicit" or not all(self._reload(model) for model in dead):
+            known = ", ".join(filter(None, dead)) or "a model"
+            self._say(f"the process that runs {known} died; starting it again")
+            if "" in dead or self.server.control != "explicit" or not all(self._reload(model) for model in dead):
                 self._restart()
 
     def _restart(self) -> None:

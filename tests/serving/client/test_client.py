@@ -53,8 +53,8 @@ def test_a_row_does_not_depend_on_its_slot_or_its_neighbours(server, crops):
 
 def test_one_dynamic_batch_is_answered_identically(server, onnx_files, run_local, faces):
     with TritonClient(server.url, "face") as client:
-        (got,) = client.run(faces)
-    np.testing.assert_array_equal(got, run_local(onnx_files["face"], faces)[0])
+        (got,) = client.run(faces[:16])
+    np.testing.assert_array_equal(got, run_local(onnx_files["face"], faces[:16])[0])
 
 
 def test_rows_sent_one_by_one_are_joined_by_the_batcher_and_keep_their_order(server, onnx_files, run_local, faces):

@@ -48,7 +48,7 @@ def publish_and_crash(model: Path, root: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("step", range(7))
+@pytest.mark.parametrize("step", range(8))
 def test_an_update_that_dies_leaves_the_old_or_the_new_version(
     tmp_path, onnx_files, make_model, crash_at, step, monkeypatch
 ):
@@ -58,7 +58,7 @@ def test_an_update_that_dies_leaves_the_old_or_the_new_version(
     crash_at(step)
     crashed = publish_and_crash(wider, root)
     monkeypatch.undo()
-    assert crashed == (step < 6)
+    assert crashed == (step < 7)
     assert validate_repository(root) == ()
     assert served_versions(read_config(root / "m/config.pbtxt")) == ((1,) if crashed else (2,))
     after = deploy(wider, name="m", repository=root, new_contract=True)  # and the next publisher is not in its way
@@ -67,7 +67,7 @@ def test_an_update_that_dies_leaves_the_old_or_the_new_version(
     assert not (tmp_path / ".models.rtool-staging").exists()
 
 
-@pytest.mark.parametrize("step", range(8))
+@pytest.mark.parametrize("step", range(9))
 def test_a_new_model_that_dies_is_whole_or_not_there(tmp_path, onnx_files, crash_at, step, monkeypatch):
     root = tmp_path / "models"
     deploy(onnx_files["face"], name="other", repository=root, device="cpu")

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,31 @@ def test_restarts_wait_longer_and_longer_until_the_server_is_steady(monkeypatch)
     assert pauses[8:] == []
     assert supervisor.restarts == 3
     assert said[0] == "Triton ended by itself: signal 11 (SIGSEGV)"
+
+
+def test_a_stub_that_dies_before_it_was_seen_is_noticed_once(tmp_path):
+    """Its arguments, which name the model, are gone with it; the kernel keeps the program's name."""
+    program = tmp_path / "triton_python_backend_stub"
+    shutil.copy(shutil.which("sleep"), program)
+    with subprocess.Popen([program, "60"]) as stub:
+        while Path(f"/proc/{stub.pid}/comm").read_text().strip() != "triton_python_b":
+            time.sleep(0.01)
+        stub.kill()
+        wait_for(lambda: Path(f"/proc/{stub.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+        watch = StubWatch(os.getpid(), Path())
+        assert [watch.deaths() for _ in range(3)] == [("",), (), ()]
+        stub.wait()
+
+
+def test_a_death_of_which_the_model_is_not_known_starts_the_server_again():
+    said, restarts = [], []
+    process = SimpleNamespace(exit_code=lambda: None, tail=lambda: "", pid=os.getpid())
+    more = {"restart": lambda: restarts.append(1), "ready_seconds": 1.0, "control": "explicit"}
+    supervisor = Supervisor(SimpleNamespace(process=process, served_path=Path(), **more), said.append)
+    supervisor._stubs = SimpleNamespace(deaths=lambda: ("",))
+    supervisor.look()
+    assert restarts == [1]
+    assert said[0] == "the process that runs a model died; starting it again"
 
 
 def test_a_child_that_is_no_stub_is_not_watched():
