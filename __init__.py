@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from .finetune.distilling import distil
     from .finetune.embedding.image_embeddings import embed
     from .finetune.evaluation.evaluation import evaluate
+    from .serving.gallery.adaptation import adapt
     from .serving.gallery.galleries import gallery
     from .serving.publishing.publishing import deploy
     from .serving.publishing.rolling_back import rollback
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
 
 _PUBLIC: dict[str, str] = {
     "RtoolError": ".errors",
+    "adapt": ".serving.gallery.adaptation",
     "demo": ".benchmarks",
     "deploy": ".serving",
     "distil": ".finetune",
@@ -55,6 +57,7 @@ _MODULES = ("bench", "config", "finetune")
 __all__ = [
     "RtoolError",
     "__version__",
+    "adapt",
     "bench",
     "config",
     "demo",

@@ -14,6 +14,7 @@ import click
 
 from ..errors import RtoolError
 from ..version import __version__
+from .adapt import adapt_command
 from .bench import bench
 from .convert import onnx2torch_command, ops_command
 from .distil import distil_command
@@ -57,6 +58,7 @@ for _command, _short in (
     (evaluate_command, "Measure retrieval or verification on labelled images."),
     (embed_command, "Write the embeddings of images to a file."),
     (gallery_command, "Find the people in crops without labels."),
+    (adapt_command, "Learn the people of crops without labels."),
     (export_command, "Export a model to one file: ONNX, fp16, int8, .pt2."),
     (deploy_command, "Publish an ONNX file in a Triton model repository."),
     (serve_command, "Run Triton on a model repository."),

@@ -70,7 +70,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tracks",),
         ("people",),
         ("settings", "models", "found"),
-        ("embedding", "files", "model_facts", "settings_file"),
+        ("embedding", "files", "model_facts", "settings_file", "adaptation_report"),
         ("finding",),
         ("galleries",),
         ("adaptation",),

@@ -400,6 +400,12 @@
     else toggle(markedPeople, shown[n].tracks);
     remark();
   });
+  $("people").addEventListener("focusin", (event) => {
+    const card = event.target.closest(".card");
+    if (!card || +card.dataset.n === at) return;
+    at = +card.dataset.n;
+    remark();
+  });
   function toggle(set, tracks) {
     const all = tracks.some((t) => set.has(t));
     tracks.forEach((t) => (all ? set.delete(t) : set.add(t)));
@@ -450,7 +456,12 @@
   $("help-close").addEventListener("click", () => $("help-box").close());
   $("name-cancel").addEventListener("click", () => $("name-box").close());
   $("name-ok").addEventListener("click", named);
-  $("name-text").addEventListener("keydown", (event) => { if (event.key === "Enter") named(); });
+  $("name-text").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault(); // it would press the button that gets the focus next
+    event.stopPropagation();
+    named();
+  });
   $("find").addEventListener("input", filter);
   addEventListener("beforeunload", (event) => { if (dirty) event.preventDefault(); });
 
