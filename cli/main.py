@@ -14,14 +14,14 @@ import click
 
 from ..errors import RtoolError
 from ..version import __version__
-from .adapt import adapt_command
 from .bench import bench
 from .convert import onnx2torch_command, ops_command
 from .distil import distil_command
 from .embed import embed_command
 from .evaluation.command import evaluate_command
 from .export import export_command
-from .gallery import gallery_command
+from .gallery.adapt import adapt_command
+from .gallery.command import gallery_command
 from .inspection import inspect_command
 from .machine import demo_command, doctor_command
 from .serving.deploy import deploy_command

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from .embedding_options import cache_option
-from .output import Output, examples, output_options
+from ..embedding_options import cache_option
+from ..output import Output, examples, output_options
 
 __all__ = ["adapt_command"]
 
@@ -57,8 +57,8 @@ def adapt_command(
     CROPS is what `rtool gallery` takes. KEY=VALUE changes a field of the training's configuration, such as epochs=10.
     The same command continues an adaptation that was interrupted.
     """
-    from ..serving.gallery.adaptation import adapt
-    from ..serving.gallery.settings import GallerySettings
+    from ...serving.gallery.adaptation import adapt
+    from ...serving.gallery.settings import GallerySettings
 
     result = adapt(
         model,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ..errors import InputError
-from .embedding_options import batch_option, cache_option
-from .output import Output, examples, output_options
-from .preprocessing import preprocessing_option
+from ...errors import InputError
+from ..embedding_options import batch_option, cache_option
+from ..output import Output, examples, output_options
+from ..preprocessing import preprocessing_option
 
 if TYPE_CHECKING:
-    from ..serving.gallery.galleries import GalleryResult
-    from ..serving.gallery.settings_file import GalleryFile
+    from ...serving.gallery.galleries import GalleryResult
+    from ...serving.gallery.settings_file import GalleryFile
 
 __all__ = ["gallery_command"]
 
@@ -115,10 +115,10 @@ def gallery_command(
     CROPS is a folder of TRACK/*.jpg or CAMERA/TRACK/*.jpg, a CSV manifest (path,track,camera,frame,confidence),
     images named as in Market-1501, or a generator such as synthetic-people:identities=20,seed=2.
     """
-    from ..serving.gallery.galleries import gallery
-    from ..serving.gallery.inputs.sources import CropSource
-    from ..serving.gallery.settings import GallerySettings
-    from ..serving.gallery.settings_file import GalleryFile, read_gallery_file
+    from ...serving.gallery.galleries import gallery
+    from ...serving.gallery.inputs.sources import CropSource
+    from ...serving.gallery.settings import GallerySettings
+    from ...serving.gallery.settings_file import GalleryFile, read_gallery_file
 
     stated = GalleryFile() if config is None else read_gallery_file(config)
     for name in ("batch", "preprocessing"):  # the file's, unless stated here

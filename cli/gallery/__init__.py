@@ -1,0 +1,1 @@
+"""`rtool gallery` and `rtool adapt`."""
