@@ -20,8 +20,8 @@ __all__ = ["measure_coverage"]
 
 _RATES = ("tar_at_far_1e1", "tar_at_far_1e2")
 _SHARES = ("mAP", "rank1")
-_PEOPLE, _IMAGES = 80, 4
-_TRUTH_SETS, _TRUTH_PEOPLE = 20, 1_500
+_PEOPLE, _IMAGES = 80, 3
+_TRUTH_SETS, _TRUTH_PEOPLE = 10, 1_500
 
 
 def measure_coverage(sets: int) -> dict[str, Any]:

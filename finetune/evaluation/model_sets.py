@@ -108,6 +108,10 @@ def measure_sets(
         first = next(iter(datasets.values())).name
         found = f"{len(datasets)} sets are given" if len(datasets) > 1 else f"{first} is measured by {min(protocols)}"
         raise ConfigError(f"{roc}: a ROC is of a verification of one set, and {found}")
+    if against is not None and (unfit := protocols & {"classification", "function"}):
+        raise ConfigError(
+            f"--against: {min(unfit)} has no interval; only retrieval, verification and templates compare two models"
+        )
     models = [model] if against is None else [model, against]
     for line in [note for each in models for note in each.notes]:
         _tell(report, line)

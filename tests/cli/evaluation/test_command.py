@@ -166,3 +166,9 @@ def test_classification_takes_one_score_for_each_class(tmp_path, capsys):
     eight = str(save_linear(tmp_path / "eight.onnx"))
     assert main.run(["evaluate", eight, FACES, "--protocol", "classification"]) == 2
     assert "the output has 8 numbers and the data 6 identities" in capsys.readouterr().err
+
+
+def test_classification_has_no_interval_to_compare(tmp_path, capsys):
+    six = str(save_linear(tmp_path / "six.onnx", numbers=6))
+    assert main.run(["evaluate", six, FACES, "--protocol", "classification", "--against", six]) == 2
+    assert "--against: classification has no interval" in capsys.readouterr().err
