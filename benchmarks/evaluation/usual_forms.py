@@ -70,7 +70,7 @@ def classic_reranking(query: Floats, gallery: Floats, *, k1: int = 20, k2: int =
     rows = np.concatenate([query, gallery])
     total, queries = len(rows), len(query)
     squares = (rows**2).sum(axis=1)
-    original = squares[:, None] + squares[None, :] - 2 * (rows @ rows.T)
+    original: NDArray[Any] = squares[:, None] + squares[None, :] - 2 * (rows @ rows.T)
     original = np.transpose(original / np.max(original, axis=0))
     encoded = np.zeros_like(original)
     initial = np.argsort(original).astype(np.int32)
