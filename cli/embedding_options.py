@@ -15,7 +15,7 @@ __all__ = ["batch_option", "cache_option", "read_size", "size_option"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Batch(click.ParamType):
+class _Batch(click.ParamType[Any]):
     name = "N|auto"
 
     def convert(

@@ -151,6 +151,8 @@ class EvaluationConfig(Section):
     and returns a dict of numbers, one of which `metric` names. See `rtool.finetune.EvaluatedImages`."""
     first: bool = True
     """Measure the source model before the first step, so that the run can say what it gained."""
+    cache: FilePath | None = None
+    """A folder that keeps the source model's embeddings, so that further runs from it need not compute them."""
     every: Positive = 1.0
     """Epochs between evaluations, such as 0.1, 0.5 or 4; the end of the run is always evaluated."""
     every_steps: Count | None = None

@@ -8,11 +8,19 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.dataset import ImageSource
 
-__all__ = ["DigestedImages"]
+__all__ = ["DigestedImages", "pixel_digests"]
+
+
+def pixel_digests(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """SHA-256 uint8 [N, 32] of images in memory [N, H, W, C], of shape and pixels of each."""
+    shape = f"{pixels.shape[1:]}".encode()
+    digests = b"".join(hashlib.sha256(shape + image.tobytes()).digest() for image in pixels)
+    return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
 
 
 class DigestedImages:

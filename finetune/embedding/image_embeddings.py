@@ -116,8 +116,7 @@ def embed(
     model = _opened(reference, output=output, device=device, **options)
     run = _Run(model, found, min(len(found), limit or len(found)), flip)
     notes = (*(f"{found.name}: {note}" for note in found.notes), *model.notes)
-    for note in notes if report is not None else ():
-        report(note)
+    _tell(report, notes)
     result = run.result(target, cache, notes, progress, report)
     if target is not None:
         write_embeddings(target, result.names, result.embeddings, run.metadata(result))
@@ -254,6 +253,12 @@ class _Run:
                 f"{self.model.name}: embeddings hold NaN or infinity, of {where}; the weights have diverged, or "
                 "overflow in this precision: try it in fp32"
             ) from error
+
+
+def _tell(report: Callable[[str], object] | None, notes: Sequence[str]) -> None:
+    if report is not None:
+        for note in notes:
+            report(note)
 
 
 def _stored(images: DigestedImages, index: int) -> bytes | None:

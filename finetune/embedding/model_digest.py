@@ -19,12 +19,14 @@ from ...converters.runtime.triton import TritonRunner
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from hashlib import _Hash as Hash
+
+    from torch import Tensor, nn
 
     from ...converters.bundles.reference import Model
     from ...converters.files.model_file import ModelFile
 
-__all__ = ["digest_of_model", "digest_of_runner"]
+__all__ = ["digest_of_model", "digest_of_module", "digest_of_runner"]
 
 
 def digest_of_runner(runner: Runner) -> str:
@@ -61,10 +63,24 @@ def digest_of_model(model: Model) -> str:
             digest.update(model.bundle.stripped.SerializeToString(deterministic=True))
     if model.kind == "zoo":
         digest.update(model.name.encode())
-    for name, tensor in sorted(model.module.state_dict().items()):
+    _add_tensors(digest, model.module)
+    return digest.hexdigest()
+
+
+def digest_of_module(module: nn.Module, computed: str) -> str:
+    """Of a module in memory: its layers, the code of its graph, and every tensor; `computed` says how it is run."""
+    from torch import fx
+
+    code = "\n".join(part.code for part in module.modules() if isinstance(part, fx.GraphModule))
+    digest = hashlib.sha256(f"{computed}\n{module!r}\n{code}".encode())
+    _add_tensors(digest, module)
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: Hash, module: nn.Module) -> None:
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(_raw(tensor))
-    return digest.hexdigest()
 
 
 def _raw(tensor: Tensor) -> bytes:

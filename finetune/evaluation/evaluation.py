@@ -18,8 +18,9 @@ from ..data.decoding import Pixels, Resize
 from ..data.distinct_images import content_numbers
 from ..data.formats.sources import Subset
 from ..embedding.cache import EmbeddingCache
-from ..embedding.embed_images import EmbedImages, embed_images
+from ..embedding.embed_images import EmbedImages
 from ..embedding.embedders import Embed, Embedder, open_embedder
+from ..embedding.image_digests import pixel_digests
 from .cores import Progress, no_progress
 from .embedded_sets import embed_dataset
 from .matched_images import match_images
@@ -93,11 +94,14 @@ def evaluate_pixels(
     batch: int = 64,
     ranking: Ranking = COSINE,
     function: OwnFunction | None = None,
+    cache: EmbeddingCache | None = None,
 ) -> EvaluationResult:
     """As `evaluate_embeddings`, on images that are in memory."""
     chosen = "function" if function is not None else protocol
     matched = match_images(pixels.dataset, content_numbers(pixels.values), chosen, ranking)
-    embeddings = embed_images(embed, pixels.values, flip=flip, batch=batch)[matched.positions]
+    digests = None if cache is None else pixel_digests(pixels.values)
+    with EmbedImages(embed, flip=flip, batch=batch, cache=cache) as embed_known:
+        embeddings = embed_known(pixels.values, digests)[matched.positions]
     return measure(matched, embeddings, function).result
 
 

@@ -49,6 +49,7 @@ from .epoch import epoch_samples, epoch_steps, rank_share
 from .generators import generator_states, load_generator_states, seed_generators
 from .measuring.held_out import MeasuredSets, embedder_of, plan_sets
 from .measuring.moments import evaluation_is_due
+from .measuring.source_cache import source_cache
 from .metering import Meter
 from .prepared_data import PreparedData
 from .review import review_run
@@ -168,13 +169,14 @@ class Trainer:
         """The outcome so far; `stopped_by` is None when the run has finished."""
         return Outcome(stopped_by is None, stopped_by, self._progress, self._total.images_per_second, self._metric)
 
-    def _measure(self, sets: MeasuredSets) -> dict[str, Any]:
+    def _measure(self, sets: MeasuredSets, *, source: bool = False) -> dict[str, Any]:
         """Measure the held-out data with the present weights, or with their average if one is kept."""
         with self._stepper.evaluated():
             self._learner.eval()
             try:
-                embed = embedder_of(self._learner.backbone, self._network, self._config.model, self._device)
-                return sets.measure(embed, self._log)
+                backbone, network, device = self._learner.backbone, self._network, self._device
+                cache = source_cache(backbone, network, self._config, device, self._log) if source else None
+                return sets.measure(embedder_of(backbone, network, self._config.model, device), self._log, cache)
             finally:
                 self._learner.train()
 
@@ -317,7 +319,7 @@ class Trainer:
 
     def _measure_source(self, sets: MeasuredSets) -> None:
         """Measure the source model before the first step; its score chooses no checkpoint."""
-        self._record(kind=SOURCE_KIND, **(values := self._measure(sets)))
+        self._record(kind=SOURCE_KIND, **(values := self._measure(sets, source=True)))
         self._log(f"source model: {shown_metrics(values)}")
 
     def _evaluate_and_save(self) -> None:

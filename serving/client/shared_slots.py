@@ -74,8 +74,9 @@ class _Region:
 
     def bytes_at(self, number: int) -> memoryview:
         """The memory of one slot."""
-        start = number * self.slot_bytes
-        return self._memory.buf[start : start + self.slot_bytes]
+        start, buffer = number * self.slot_bytes, self._memory.buf
+        assert buffer is not None  # only after `close`
+        return buffer[start : start + self.slot_bytes]
 
     def take(self) -> Slot | None:
         """A free slot; None where all are in use."""

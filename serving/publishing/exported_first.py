@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, cast
 
 from ..repository.deployed import DeployResult
 from ..repository.manifest import EXPORTED_FROM
@@ -39,11 +39,11 @@ def exported_first(
         given["provenance"] = {**(given.get("provenance") or {}), EXPORTED_FROM: str(model)}
         with tempfile.TemporaryDirectory(prefix="rtool-deploy-") as folder:
             exported = export(model, Path(folder) / "model.onnx", batch=batch)
-            result = publish(exported.path, *args, **given)  # type: ignore[arg-type]
+            result = publish(exported.path, *args, **given)
         steps = ", ".join(step.name for step in exported.steps)
         return replace(result, notes=(f"exported with `{shlex.join(command)}` ({steps})", *result.notes))
 
-    return deploy
+    return cast("Callable[Concatenate[str | Path, P], DeployResult]", deploy)
 
 
 def _is_exportable(path: Path) -> bool:

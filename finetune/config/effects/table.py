@@ -132,6 +132,7 @@ IDLE: Mapping[str, Check] = {
         lambda evaluation: evaluation.every_steps is None, "evaluation.every_steps gives the distance"
     ),
     "evaluation.every_steps": evaluation_steps,
+    "evaluation.cache": unless(lambda evaluation: evaluation.first, "evaluation.first is false"),
     "evaluation.rerank_k1": _RERANKED,
     "evaluation.rerank_k2": _RERANKED,
     "evaluation.rerank_lambda": _RERANKED,

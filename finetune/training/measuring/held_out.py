@@ -16,6 +16,7 @@ from ...config.config import EvaluationConfig, ModelConfig
 from ...data.dataset import Dataset
 from ...data.decoding import Pixels, Resize, read_pixels, unreadable_note
 from ...data.distinct_images import Contents, content_numbers, count_shared
+from ...embedding.cache import EmbeddingCache
 from ...evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
 from ...evaluation.matched_images import match_images
 from ...evaluation.model_sets import EvaluationSettings
@@ -120,19 +121,22 @@ class MeasuredSets:
     images: Mapping[str, HeldOutImages]
     plans: Mapping[str, EvaluationPlan]
 
-    def measure(self, embed: Embed, report: Callable[[str], object]) -> dict[str, Any]:
+    def measure(
+        self, embed: Embed, report: Callable[[str], object], cache: EmbeddingCache | None = None
+    ) -> dict[str, Any]:
         """The values of all sets, see `joined_metrics`.
 
         Args:
             embed: From pixels uint8 [N, H, W, C] to embeddings float32 [N, D].
             report: Called with a line about images that could not be read.
+            cache: Embeddings that are known, of this `embed`.
 
         Raises:
             ConfigError: an own function fails, or does not return `evaluation.metric`.
             DataError: over 1 % of the images of a set cannot be read.
             GateError: embeddings are not finite.
         """
-        results = {name: self._measure(embed, held, report) for name, held in self.images.items()}
+        results = {name: self._measure(embed, held, report, cache) for name, held in self.images.items()}
         values = joined_metrics(self.plans, results)
         metric = self.evaluation.metric
         if metric is not None and metric not in values:  # what an own function returns is known only now
@@ -142,13 +146,15 @@ class MeasuredSets:
             )
         return values
 
-    def _measure(self, embed: Embed, held: HeldOutImages, report: Callable[[str], object]) -> EvaluationResult:
+    def _measure(
+        self, embed: Embed, held: HeldOutImages, report: Callable[[str], object], cache: EmbeddingCache | None
+    ) -> EvaluationResult:
         evaluation, ranking = self.evaluation, ranking_of(self.evaluation)
         flip, batch, protocol = evaluation.flip, evaluation.batch, evaluation.protocol
         function = None if evaluation.function is None else load_function(evaluation.function)
         if held.pixels is not None:
             return evaluate_pixels(
-                embed, held.pixels, protocol, flip=flip, batch=batch, ranking=ranking, function=function
+                embed, held.pixels, protocol, flip=flip, batch=batch, ranking=ranking, function=function, cache=cache
             )
         return evaluate_embeddings(
             embed,
@@ -159,5 +165,6 @@ class MeasuredSets:
             batch=batch,
             ranking=ranking,
             function=function,
+            cache=cache,
             report=report,
         )
