@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,9 @@ def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]
             pid = served.part(program)
             before = family(pid)
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: not alive(pid), 5)
+            wait_until(partial(_gone, [pid]), 5)
             back = wait_until(answers, _BACK_SECONDS)
-            wait_until(lambda before=before: not any(map(alive, before)), 5)
+            wait_until(partial(_gone, before), 5)
             results.append(ServerKill(what, back, sum(map(alive, before)), ()))
         whole = family(served.process.pid)
         shared, scratch = _traces(served.process.pid)
@@ -191,6 +192,10 @@ def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]
     finally:
         served.stop()
     return results
+
+
+def _gone(pids: Sequence[int]) -> bool:
+    return not any(map(alive, pids))
 
 
 def _traces(pid: int) -> tuple[list[Path], list[Path]]:

@@ -58,7 +58,11 @@ def row_costs(
     return results
 
 
-def _summary(what: str, pairs: list[tuple[tuple[float, ...], tuple[float, ...]]]) -> RowCost:
+_Round = tuple[float, float, float]
+"""CPU of this process and of the server in ms per row, and rows per second."""
+
+
+def _summary(what: str, pairs: list[tuple[_Round, _Round]]) -> RowCost:
     def spread(values: list[float]) -> tuple[float, float, float]:
         return (round(median(values), 4), round(min(values), 4), round(max(values), 4))
 
@@ -73,8 +77,8 @@ def _summary(what: str, pairs: list[tuple[tuple[float, ...], tuple[float, ...]]]
     )
 
 
-def _timed(once: Callable[[], int], seconds: float, pids: list[int], warm: int) -> tuple[float, float, float]:
-    """CPU of this process and of `pids` in ms per row, and rows per second."""
+def _timed(once: Callable[[], int], seconds: float, pids: list[int], warm: int) -> _Round:
+    """One measurement; `pids` are the server's processes."""
     for _ in range(1 + warm):
         once()
     server, own, began = cpu_seconds(pids), time.process_time(), time.perf_counter()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...serving.publishing.packing import deploy_packer
 from ...serving.publishing.publishing import deploy
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _cost(models: DrillModels, repository: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     pixels = np.random.default_rng(0).integers(0, 256, (64, *models.images.shape[2:], 3), dtype=np.uint8)
-    cases = {
+    cases: dict[str, tuple[str, NDArray[Any], bool]] = {
         "open batch, float32, gRPC": ("A", models.images, False),
         "open batch, float32, shared memory": ("A", models.images, True),
         "fixed batch, float32, shared memory": ("A16", models.images, True),
@@ -74,7 +75,7 @@ def _cost(models: DrillModels, repository: Path, options: argparse.Namespace) ->
     for name in ("A", "A16", "U"):
         deploy(models.files[name], name=name, repository=repository, device="cpu")
     with TritonServer(repository) as server:
-        asked = {what: (name, models.files[name], *more) for what, (name, *more) in cases.items()}
+        asked = {what: (name, models.files[name], images, shared) for what, (name, images, shared) in cases.items()}
         return [asdict(row) for row in row_costs(server, asked, rounds=options.rounds, seconds=options.seconds)]
 
 

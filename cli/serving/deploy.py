@@ -167,7 +167,7 @@ def deploy_command(
         raise InputError(
             "deploy: give either a MODEL to publish, or --packer-for TARGET, or --rollback (--to works only with it)"
         )
-    more = {"also_serve": also_serve, "warmup": warmup, "url": url, "new_contract": new_contract}
+    more: dict[str, Any] = {"also_serve": also_serve, "warmup": warmup, "url": url, "new_contract": new_contract}
     more |= {key: options[key] for key in ("batch", "device", "keep", "keep_metadata", "preprocessing", "force")}
     settings = ServingSettings(**given) if given else None
     _report(publish(model, name=name, repository=repository, settings=settings, **more), output)

@@ -14,6 +14,7 @@ from ...errors import GateError, InputError
 from ..output import Output, examples, output_options
 
 if TYPE_CHECKING:
+    from ...serving.server.command import Control
     from ...serving.server.server import TritonServer
     from ...serving.service.overview import ServiceState
     from ...serving.service.records import ServiceRecord
@@ -186,7 +187,7 @@ def _serve(repository: Path, options: dict[str, Any], output: Output) -> None:
     choice = choose_server("container" if options["container"] else options["runtime"], fetch=not dry_run, dry=dry_run)
     click.echo(f"server: {choice.why}", err=True)
     contained = choice.kind == "container"
-    control = options["control"] or ("none" if contained else "explicit")
+    control: Control = options["control"] or ("none" if contained else "explicit")
     if not models and (control == "explicit" or contained):
         validation.servable_models(repository)
         for problem in validation.placeholders(repository):
