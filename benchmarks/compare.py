@@ -26,7 +26,7 @@ from ..converters.runtime.probability_outputs import probability_outputs
 from ..converters.runtime.probes.given_probes import Probe
 from ..converters.runtime.probes.open_sizes import describe_open_sizes
 from ..converters.runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
-from ..converters.runtime.runners import OnnxRunner, Runner, run_in_batches
+from ..converters.runtime.runners import OnnxRunner, Runner, batched_inputs, run_in_batches
 from ..errors import InputError
 from .references import common_batch, random_inputs
 
@@ -193,7 +193,9 @@ def _nonsense(
         def run(*rows: NDArray[Any], runner: Runner = runner, ordered: Callable[[Arrays], Arrays] = ordered) -> Arrays:
             return ordered(run_in_batches(runner, list(rows), IMAGES))
 
-        found += [f"{runner.name}: {said}" for said in find_nonsense(run, fed, got, names, constant=constant)]
+        per_image = batched_inputs(runner, fed)
+        said = find_nonsense(run, fed, got, names, constant=constant, per_image=per_image)
+        found += [f"{runner.name}: {sentence}" for sentence in said]
     return tuple(found)
 
 

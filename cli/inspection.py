@@ -142,7 +142,7 @@ def _beside(buffers: int) -> str:
 
 
 def _brief(found: Inspection) -> str:
-    batch = f"batch {found.batch}" if isinstance(found.batch, int) else "any batch"
+    batch = f"batch {found.batch}" if isinstance(found.batch, int) else f"batch {found.batch}, {found.batch_proof}"
     problems = f"{len(found.problems)} problems" if found.problems else "no problems"
     what = found.architecture or "unknown architecture"
     return f"{found.name}: {what}, {found.parameters:,} parameters, {batch}, {problems}"

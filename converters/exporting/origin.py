@@ -258,7 +258,7 @@ def measured_on(
         pixels, images = _given(origin, given, origin.inputs[image] if origin.inputs else None)
     elif preprocessing is not None and image is not None and len(origin.inputs[image].shape) == 4:
         pixels = probe_pixels(preprocessing, PROBES)
-        images = preprocessing.normalise(pixels)
+        images = preprocessing.normalise(pixels).astype(origin.inputs[image].dtype, copy=False)
     if images is not None and len(origin.inputs) <= 1:
         return pixels, with_probes(origin.inputs, (images,), probes or {}) if probes else (images,)
     if not origin.inputs:
@@ -295,7 +295,8 @@ def _given(
         raise InputError(f"{origin.name}: pixels were given, but its preprocessing is not known; state it")
     shape = ("batch", preprocessing.height, preprocessing.width, preprocessing.channels)
     _check_shape(f"{origin.name}: pixels", shape, given.shape)
-    return given, preprocessing.normalise(given)
+    normalised = preprocessing.normalise(given)
+    return given, normalised if spec is None else normalised.astype(spec.dtype, copy=False)
 
 
 def _check_shape(label: str, expected: Sequence[Dim], got: Sequence[int]) -> None:

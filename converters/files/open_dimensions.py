@@ -2,8 +2,8 @@
 
 Paddle2ONNX and others store -1 where ONNX has a symbol or nothing; MXNet stores 0 for a size it does not know. ONNX
 Runtime reads every negative size as open, and so does rtool, from loading on: such a dimension loses its number. A 0 is
-open in an image input only, of four axes: a network of no images, channels, rows or columns computes nothing. Elsewhere
-it is a size, that of an empty tensor.
+open in an image input only, of four axes: a network of no images, channels, rows or columns computes nothing; and in an
+output of the graph, which the nodes give its size whatever it states. Elsewhere it is a size, that of an empty tensor.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ def _misstated(proto: onnx.ModelProto) -> Iterator[onnx.TensorShapeProto.Dimensi
     images = [value for value in proto.graph.input if value.name not in weights and len(_dims(value)) == _IMAGE_AXES]
     without_images = any(dim.HasField("dim_value") and dim.dim_value == 0 for image in images for dim in _dims(image))
     lowest = 1 if without_images else 0
-    for value in (*proto.graph.input, *proto.graph.output):
+    for value in proto.graph.input:
         yield from _below(value, lowest if value.name not in weights else 0)
+    for value in proto.graph.output:
+        yield from _below(value, 1)
     for graph in (proto.graph, *_subgraphs(proto.graph.node), *_of_functions(proto)):
         for value in graph.value_info:
             yield from _below(value, lowest)

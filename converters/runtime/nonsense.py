@@ -58,6 +58,7 @@ def find_nonsense(
     names: Sequence[str],
     *,
     constant: Collection[str] = (),
+    per_image: Sequence[bool] = (),
 ) -> tuple[str, ...]:
     """What is wrong with `outputs` [N, ...], which a model gave for `inputs` [N, ...]; empty where nothing is.
 
@@ -68,6 +69,7 @@ def find_nonsense(
         outputs: What the model gave for them.
         names: Of the outputs.
         constant: Names of outputs that may be the same for every input.
+        per_image: Whether each input has one row per image; by default those with as many rows as the first.
 
     Raises:
         InputError: the model cannot be run on `IMAGES` random rows.
@@ -75,7 +77,7 @@ def find_nonsense(
     found = not_finite(outputs, names)
     if found or not _indistinct(inputs, outputs, names, constant):
         return found
-    probes = _random_rows(inputs)
+    probes = _random_rows(inputs, per_image)
     if all(_alike(array) for array in probes):  # inputs without values, such as no axis at all
         return ()
     answers = run(*probes)
@@ -110,13 +112,13 @@ def _rows(arrays: Arrays) -> int:
     return next((len(array) for array in arrays if array.ndim), 0)
 
 
-def _random_rows(inputs: Arrays) -> list[NDArray[Any]]:
+def _random_rows(inputs: Arrays, per_image: Sequence[bool]) -> list[NDArray[Any]]:
     """`IMAGES` random rows for every input with one row per image; the others as they are."""
     rows = _rows(inputs)
     specs = [
         TensorSpec(str(index), str(array.dtype), ("batch", *array.shape[1:]))
         for index, array in enumerate(inputs)
-        if array.ndim and len(array) == rows
+        if array.ndim and (per_image[index] if per_image else len(array) == rows)
     ]
     probes = dict(zip((spec.name for spec in specs), probe_inputs(specs, IMAGES), strict=True))
     return [probes.get(str(index), array) for index, array in enumerate(inputs)]

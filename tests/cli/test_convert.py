@@ -156,4 +156,4 @@ def test_shapes_read_as_sizes_and_quiet_prints_one_line(fused_path, capsys):
     assert "N x 3 x 16 x 8" in capsys.readouterr().out
     assert run(["inspect", str(fused_path), "-q"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line == "fused.onnx: unknown architecture, 112 parameters, any batch, no problems"
+    assert line == "fused.onnx: unknown architecture, 112 parameters, batch dynamic, not verified, no problems"

@@ -79,3 +79,41 @@ def test_weights_given_over_a_file_in_16_bits_are_not_lost(tmp_path):
     (written,) = (numpy_helper.to_array(tensor) for tensor in onnx.load(target).graph.initializer)
     np.testing.assert_array_equal(written, weight * 2)
     assert next(onnx_to_torch(target).parameters()).dtype == torch.float16
+
+
+def test_a_float64_file_is_measured_on_float64_images(tmp_path):
+    """ONNX Runtime has no Conv in float64, so onnx.reference computes the file."""
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3))
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n", 4, 6, 6])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    source, target = tmp_path / "double.onnx", tmp_path / "out.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
+    assert run(["export", str(source), "-o", str(target)]) == 0
+    (written,) = (numpy_helper.to_array(tensor) for tensor in onnx.load(target).graph.initializer)
+    np.testing.assert_array_equal(written, weight)
+
+
+def test_an_output_that_states_a_size_of_0_goes_back_to_float16(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float16)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3]),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["n", 0])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    source, bundle, target = tmp_path / "half.onnx", tmp_path / "half.rtool", tmp_path / "out.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
+    assert run(["onnx2torch", str(source), "-o", str(bundle)]) == 0
+    assert run(["export", str(bundle), "-o", str(target)]) == 0
+    assert onnxruntime.InferenceSession(target).run(None, {"x": np.ones((3, 3, 8, 8), np.float16)})[0].shape == (3, 4)

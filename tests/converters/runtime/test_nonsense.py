@@ -111,3 +111,17 @@ def test_export_refuses_a_model_of_no_use_and_writes_nothing(tmp_path, weights):
     with pytest.raises(RtoolError, match=r"embedding: (\d+ (NaN|infinite)|the same to the last bit)"):
         rtool.export(path, tmp_path / "out.onnx")
     assert not list(tmp_path.glob("out.onnx*"))
+
+
+def test_a_state_with_one_row_of_its_own_is_not_taken_for_an_image():
+    """As a recurrent state [layers, N, hidden] of one layer beside one image."""
+    shapes = []
+
+    def run(*rows):
+        shapes.append([row.shape for row in rows])
+        return [rows[0] * 2]
+
+    inputs = [np.ones((1, 3), np.float32), np.zeros((1, 1, 4), np.float32)]
+    assert find_nonsense(run, [np.ones((2, 3), np.float32), inputs[1]], [np.ones((2, 3), np.float32)], ["y"]) == ()
+    assert find_nonsense(run, inputs, [np.ones((1, 3), np.float32)], ["y"], per_image=[True, False]) == ()
+    assert all(shape[1] == (1, 1, 4) for shape in shapes)
