@@ -3,7 +3,7 @@
 Paddle2ONNX and others store -1 where ONNX has a symbol or nothing; MXNet stores 0 for a size it does not know. ONNX
 Runtime reads every negative size as open, and so does rtool, from loading on: such a dimension loses its number. A 0 is
 open in an image input only, of four axes: a network of no images, channels, rows or columns computes nothing; and in an
-output of the graph, which the nodes give its size whatever it states. Elsewhere it is a size, that of an empty tensor.
+output of a network whose inputs are not empty. Elsewhere it is a size, that of an empty tensor.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ def _misstated(proto: onnx.ModelProto) -> Iterator[onnx.TensorShapeProto.Dimensi
     lowest = 1 if without_images else 0
     for value in proto.graph.input:
         yield from _below(value, lowest if value.name not in weights else 0)
+    given = [value for value in proto.graph.input if value.name not in weights]
+    is_empty = not without_images and any(next(_below(value, 1), None) is not None for value in given)
     for value in proto.graph.output:
-        yield from _below(value, 1)
+        yield from _below(value, 0 if is_empty else 1)
     for graph in (proto.graph, *_subgraphs(proto.graph.node), *_of_functions(proto)):
         for value in graph.value_info:
             yield from _below(value, lowest)
