@@ -14,6 +14,7 @@ from ....finetune.data.image_files import FileImages
 from .crops import Crop, Crops, make_crops
 from .frames import read_frames
 from .tracker_text import Box, TrackerText, read_tracker
+from .tracklets import read_tracklets
 
 __all__ = ["tracked_crops"]
 
@@ -28,7 +29,7 @@ def tracked_crops(tracks: Path, frames: Path, work: Path) -> Crops:
         InputError: a file does not exist or cannot be decoded.
         DataError: a line or frame is wrong, or no box is left.
     """
-    text = read_tracker(tracks)
+    text = read_tracklets(tracks) if tracks.suffix == ".npz" else read_tracker(tracks)
     by_frame: dict[int, list[Box]] = defaultdict(list)
     for box in text.boxes:
         by_frame[box.frame].append(box)
