@@ -199,9 +199,13 @@ def test_a_teacher_that_cannot_be_used_is_refused_before_training(
         .replace("MODEL", str(tiny_model["reference"]))
     )
     run = config(json.loads(text))
-    for start in (lambda: plan_run(run), lambda: finetune(run, quiet=True)):
-        with pytest.raises(error, match=words):
-            start()
+    with pytest.raises(error, match=words):
+        plan_run(run)
+
+
+def test_a_run_refuses_a_teacher_as_its_plan_does(config):
+    with pytest.raises(InputError, match="random weights"):
+        finetune(config({"teachers": ["osnet_x0_25"]}), quiet=True)
 
 
 @pytest.mark.parametrize(
