@@ -54,7 +54,7 @@ class Int8Training:
     """Images per step; a model with a fixed batch keeps its own."""
     rate: float = 3e-5
     """Peak learning rate of weights and biases, in units of each channel's largest weight."""
-    scale_rate: float = 1e-3
+    scale_rate: float = 3e-4
     """Peak learning rate of the logarithms of the step sizes of activations."""
     seed: int = 0
     """Seeds which images each step sees."""

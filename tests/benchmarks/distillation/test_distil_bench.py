@@ -16,18 +16,20 @@ def runs(**values: list[float]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def test_gains_are_over_the_seeds_that_both_recipes_have():
-    measured = {"people": runs(base=[0.2, 0.4], cosine=[0.5, 0.5], both=[0.9], free=[0.8])}
+    measured = {"people": runs(base=[0.2, 0.4, 0.3], cosine=[0.5, 0.5, 0.5], both=[0.9], free=[0.8])}
     found = summary(measured, {"people": 0.9})["people"]
     assert found["gains"]["cosine"] == pytest.approx(0.2)
-    assert (found["best"], found["seeds_of_best"]) == ("cosine", 2)  # the other has one seed
+    assert (found["best"], found["seeds_of_best"]) == ("cosine", 3)  # the other has one seed
     assert found["share_without_labels"] == pytest.approx(0.8889)
     assert found["passed"]
-    assert "| cosine | 0.5000 | +0.2000 | 0: 0.5000, 1: 0.5000 | 9 | 1 |" in table(measured, {"people": found})
+    assert "| cosine | 0.5000 | +0.2000 | 0: 0.5000, 1: 0.5000, 2: 0.5000 | 9 | 1 |" in table(
+        measured, {"people": found}
+    )
 
 
-@pytest.mark.parametrize(("cosine", "free"), [([0.22], [0.9]), ([0.5], [0.7])])
-def test_a_small_gain_or_a_small_share_does_not_pass(cosine, free):
-    measured = {"people": runs(base=[0.2], cosine=cosine, free=free)}
+@pytest.mark.parametrize(("cosine", "free"), [([0.22] * 3, [0.9]), ([0.5] * 3, [0.7]), ([0.5], [0.9])])
+def test_a_small_gain_a_small_share_and_one_seed_do_not_pass(cosine, free):
+    measured = {"people": runs(base=[0.2] * 3, cosine=cosine, free=free)}
     assert not summary(measured, {"people": 0.9})["people"]["passed"]
 
 
