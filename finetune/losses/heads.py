@@ -73,19 +73,22 @@ class LinearHead(nn.Module):
 
 
 class PartsHead(nn.Module):
-    """One linear classifier per equal slice of the embedding; the loss is the mean of their cross-entropies.
+    """One linear classifier per slice of the embedding; the loss is the mean of their cross-entropies.
+
+    The slices are `parts` equal ones, and one more of `global_dim` numbers where that is not 0.
 
     Sun et al., "Beyond Part Models: Person Retrieval with Refined Part Pooling" (PCB), arXiv:1711.09349.
     """
 
-    def __init__(self, dimension: int, classes: int, parts: int, smoothing: float) -> None:
+    def __init__(self, dimension: int, classes: int, parts: int, smoothing: float, *, global_dim: int = 0) -> None:
         super().__init__()
-        self.classifiers = nn.ModuleList(LinearHead(dimension // parts, classes, smoothing) for _ in range(parts))
+        self._lengths = [(dimension - global_dim) // parts] * parts + ([global_dim] if global_dim else [])
+        self.classifiers = nn.ModuleList(LinearHead(length, classes, smoothing) for length in self._lengths)
         self._smoothing = smoothing
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
-        slices = embeddings.chunk(len(self.classifiers), dim=1)
+        slices = embeddings.split(self._lengths, dim=1)
         classifiers = cast("list[LinearHead]", list(self.classifiers))
         logits = [classifier.logits(part) for classifier, part in zip(classifiers, slices, strict=True)]
         return parts_loss(logits, labels, smoothing=self._smoothing)
@@ -211,9 +214,13 @@ def build_head(
         case AdaFaceLoss():
             return AdaFaceHead(dimension, classes, config)
         case PartsLoss():
-            if dimension % config.parts:
-                raise ConfigError(f"losses: pcb with {config.parts} parts does not divide an embedding of {dimension}")
-            return PartsHead(dimension, classes, config.parts, config.smoothing)
+            shared = dimension - config.global_dim
+            if shared < config.parts or shared % config.parts:
+                less = f" less {config.global_dim} of the global branch" if config.global_dim else ""
+                raise ConfigError(
+                    f"losses: pcb with {config.parts} parts does not divide an embedding of {dimension}{less}"
+                )
+            return PartsHead(dimension, classes, config.parts, config.smoothing, global_dim=config.global_dim)
         case PartialFCLoss():
             return PartialFC(
                 dimension,

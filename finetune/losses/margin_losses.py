@@ -64,17 +64,21 @@ def margin_logits(
         gradient: "exact", or "straight_through": dz_y / dcos t_y = s, as arcface_torch trains.
         filter_above: Set cosines of other classes above this value to zero; such pairs are likely label noise.
     """
-    rows = torch.nonzero(labels >= 0).squeeze(1)
-    target = cosine[rows, labels[rows]]
+    if not cosine.shape[1]:  # a shard without classes
+        return scale * cosine
+    # By masks instead of by the rows that have a label, whose number a GPU would be waited for.
+    here, column = labels >= 0, labels.clamp(min=0)[:, None]
+    plain = cosine.gather(1, column).squeeze(1)
     if gradient == "straight_through":
         with torch.no_grad():
-            shift = _with_margin(target, m1, m2, m3) - target
-        target = target + shift
+            shift = _with_margin(plain, m1, m2, m3) - plain
+        target = plain + shift
     else:
-        target = _with_margin(target, m1, m2, m3)
+        target = _with_margin(plain, m1, m2, m3)
     if filter_above is not None:
         cosine = torch.where(cosine > filter_above, torch.zeros_like(cosine), cosine)
-    return scale * cosine.index_put((rows, labels[rows]), target)
+        plain = cosine.gather(1, column).squeeze(1)
+    return scale * cosine.scatter(1, column, torch.where(here, target, plain)[:, None])
 
 
 def _with_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:

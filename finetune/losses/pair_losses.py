@@ -1,6 +1,7 @@
 """Losses over the pairs of a batch, as pure functions of embeddings [N, D] and int64 labels [N]; each gives a scalar.
 
-Anchors without a positive or without a negative in the batch are left out of the mean. Sources:
+Anchors without a positive or without a negative in the batch are left out of the mean. They are left out by masks, not
+by choosing rows, whose number a GPU would be waited for. Sources:
 - Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737;
 - Ristani and Tomasi, "Features for Multi-Target Multi-Camera Tracking and Re-Identification", CVPR 2018 (weighted);
 - Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", arXiv:2002.10857 (pair form);
@@ -52,10 +53,7 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, *, margin: float | None = 0
     """
     distances = pairwise_distances(embeddings)
     positive, negative = _pair_masks(labels)
-    anchors = positive.any(dim=1) & negative.any(dim=1)
-    if not anchors.any():
-        return embeddings.sum() * 0.0
-    distances, positive, negative = distances[anchors], positive[anchors], negative[anchors]
+    anchors, positive, negative = _anchors(positive, negative)
     if mining == "hard":
         furthest = distances.masked_fill(~positive, float("-inf")).amax(dim=1)
         closest = distances.masked_fill(~negative, float("inf")).amin(dim=1)
@@ -63,7 +61,7 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, *, margin: float | None = 0
         furthest = (distances * distances.masked_fill(~positive, float("-inf")).softmax(dim=1)).sum(dim=1)
         closest = (distances * (-distances).masked_fill(~negative, float("-inf")).softmax(dim=1)).sum(dim=1)
     gap = furthest - closest
-    return F.softplus(gap).mean() if margin is None else F.relu(gap + margin).mean()
+    return _mean_over(anchors, F.softplus(gap) if margin is None else F.relu(gap + margin))
 
 
 def circle_pair_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.25, scale: float = 64.0) -> Tensor:
@@ -80,15 +78,13 @@ def circle_pair_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.25
     unit = F.normalize(embeddings)
     similar = unit @ unit.T
     positive, negative = _pair_masks(labels)
-    anchors = positive.any(dim=1) & negative.any(dim=1)
-    if not anchors.any():
-        return embeddings.sum() * 0.0
+    anchors, positive, negative = _anchors(positive, negative)
     fixed = similar.detach()
     towards = -scale * (1 + margin - fixed).clamp(min=0) * (similar - 1 + margin)
     apart = scale * (fixed + margin).clamp(min=0) * (similar - margin)
-    pulled = towards.masked_fill(~positive, float("-inf"))[anchors].logsumexp(dim=1)
-    pushed = apart.masked_fill(~negative, float("-inf"))[anchors].logsumexp(dim=1)
-    return F.softplus(pulled + pushed).mean()
+    pulled = towards.masked_fill(~positive, float("-inf")).logsumexp(dim=1)
+    pushed = apart.masked_fill(~negative, float("-inf")).logsumexp(dim=1)
+    return _mean_over(anchors, F.softplus(pulled + pushed))
 
 
 def multi_similarity_loss(
@@ -117,18 +113,14 @@ def multi_similarity_loss(
     unit = F.normalize(embeddings)
     similar = unit @ unit.T
     positive, negative = _pair_masks(labels)
-    anchors = positive.any(dim=1) & negative.any(dim=1)
-    if not anchors.any():
-        return embeddings.sum() * 0.0
-    similar, positive, negative = similar[anchors], positive[anchors], negative[anchors]
+    anchors, positive, negative = _anchors(positive, negative)
     fixed = similar.detach()
     hardest_negative = fixed.masked_fill(~negative, float("-inf")).amax(dim=1, keepdim=True)
     hardest_positive = fixed.masked_fill(~positive, float("inf")).amin(dim=1, keepdim=True)
     pulled = positive & (fixed - epsilon < hardest_negative)
     pushed = negative & (fixed + epsilon > hardest_positive)
-    return (
-        _soft_sum(-alpha * (similar - base), pulled) / alpha + _soft_sum(beta * (similar - base), pushed) / beta
-    ).mean()
+    losses = _soft_sum(-alpha * (similar - base), pulled) / alpha + _soft_sum(beta * (similar - base), pushed) / beta
+    return _mean_over(anchors, losses)
 
 
 def contrastive_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
@@ -145,8 +137,8 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 1.0)
     distances = pairwise_distances(embeddings)
     positive, negative = _pair_masks(labels)
     near = negative & (distances.detach() < margin)
-    pull = distances[positive].square().sum() / positive.sum().clamp(min=1)
-    push = (margin - distances[near]).square().sum() / near.sum().clamp(min=1)
+    pull = torch.where(positive, distances, 0).square().sum() / positive.sum().clamp(min=1)
+    push = torch.where(near, margin - distances, 0).square().sum() / near.sum().clamp(min=1)
     return 0.5 * (pull + push)
 
 
@@ -165,8 +157,23 @@ def moved_centers(embeddings: Tensor, labels: Tensor, centers: Tensor, *, alpha:
     Centers of classes that are not in the batch stay.
     """
     pulls = torch.zeros_like(centers).index_add_(0, labels, embeddings - centers[labels])
-    counts = torch.bincount(labels, minlength=len(centers))
+    counts = torch.zeros_like(centers[:, 0]).index_add_(0, labels, torch.ones_like(embeddings[:, 0]))
     return centers + alpha * pulls / (1 + counts)[:, None]
+
+
+def _anchors(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows have a pair of both kinds, bool [N], and the masks [N, N], all true in other rows.
+
+    A row without any pair would be an empty maximum or softmax, whose gradient is NaN also where it counts for nothing.
+    """
+    anchors = positive.any(dim=1) & negative.any(dim=1)
+    others = ~anchors[:, None]
+    return anchors, positive | others, negative | others
+
+
+def _mean_over(anchors: Tensor, losses: Tensor) -> Tensor:
+    """The mean of losses [N] over the anchors; zero, with a zero gradient, without any."""
+    return torch.where(anchors, losses, 0).sum() / anchors.sum().clamp(min=1)
 
 
 def _soft_sum(exponents: Tensor, chosen: Tensor) -> Tensor:

@@ -67,9 +67,14 @@ class PartialFC(nn.Module):
         self.classes, self.rate = classes, rate
         self._scale, self._margins, self._gradient = scale, margins, gradient
         self._start, end = shard_bounds(classes, rank(), world_size())
-        self._generator = torch.Generator().manual_seed(seed * 65_537 + rank())
+        own_seed = seed * 65_537 + rank()
+        self._generator = torch.Generator().manual_seed(own_seed)
         size = end - self._start
         weight = torch.empty(size, dimension).normal_(0, 0.01, generator=self._generator)
+        if (
+            device is not None and device.type == "cuda"
+        ):  # rows are sampled there: drawing and copying them takes longer
+            self._generator = torch.Generator(device).manual_seed(own_seed)
         # Plain tensors: DDP would make the shards of all ranks alike, as it does with parameters and buffers.
         self.weight = weight.to(device)
         self._optimizer = optimizer
@@ -152,20 +157,28 @@ class PartialFC(nn.Module):
                 for name, own in tensors.items():
                     own[first - start : last - start] = shard[name][first - low : last - low].to(own.device)
         if len(shards) == world_size():
-            self._generator.set_state(shards[rank()]["generator"])
+            saved = shards[rank()]["generator"]
+            if len(saved) == len(self._generator.get_state()):  # else of another kind of device: the seed stays fresh
+                self._generator.set_state(saved)
 
     def _sample(self, labels: Tensor) -> Tensor:
         """Choose the rows of this step; return the labels as positions among them, -1 for other shards' classes."""
         self._rows = None
         if self.rate >= 1.0 or not self.training:
             return labels
-        positives = torch.unique(labels[labels >= 0])
-        least = min(1, len(self.weight))
-        count = max(int(self.rate * len(self.weight)), len(positives), least)
-        priority = torch.rand(len(self.weight), generator=self._generator).to(labels.device)
-        priority[positives] = 2.0
-        self._rows = priority.topk(count).indices.sort().values
+        size = len(self.weight)
+        count = max(int(self.rate * size), min(1, size))
+        if count < min(len(labels), size):  # the labels of the batch may need more rows; counting them waits for a GPU
+            count = max(count, len(torch.unique(labels[labels >= 0])))
+        # One place more, where the labels of other shards' classes go.
+        priority = torch.cat([self._random(size, labels.device), labels.new_zeros(1, dtype=torch.float32)])
+        priority[torch.where(labels >= 0, labels, size)] = 2.0
+        self._rows = priority[:size].topk(count).indices.sort().values
         return torch.where(labels >= 0, torch.searchsorted(self._rows, labels.clamp(min=0)), labels)
+
+    def _random(self, count: int, device: torch.device) -> Tensor:
+        """Uniform numbers float32 [count], drawn where they are used."""
+        return torch.rand(count, generator=self._generator, device=device)
 
     def _sampled_leaf(self) -> Tensor:
         rows = self.weight if self._rows is None else self.weight[self._rows]
@@ -186,18 +199,20 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         total = probabilities.sum(dim=1, keepdim=True)
         _reduce(total, dist.ReduceOp.SUM)
         probabilities.div_(total)
-        here = torch.nonzero(labels >= 0).squeeze(1)
+        here, column = (labels >= 0)[:, None], labels.clamp(min=0)[:, None]
         at_label = logits.new_zeros(len(logits))
-        at_label[here] = probabilities[here, labels[here]]
+        if logits.shape[1]:
+            at_label = torch.where(here, probabilities.gather(1, column), 0).squeeze(1)
         _reduce(at_label, dist.ReduceOp.SUM)
-        ctx.save_for_backward(probabilities, here, labels[here])
+        ctx.save_for_backward(probabilities, here, column)
         return -at_label.clamp(min=_FLOOR).log().mean()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        probabilities, here, labels = ctx.saved_tensors
+        probabilities, here, column = ctx.saved_tensors
         result = probabilities.clone()
-        result[here, labels] -= 1
+        if result.shape[1]:
+            result.scatter_add_(1, column, -here.to(result.dtype))
         return result.mul_(gradient / len(result)), None
 
 

@@ -18,6 +18,7 @@ from ...converters.weights.state_dict_loading import cancelled_biases
 from ...errors import ConfigError, InputError
 from ..config.name_patterns import check_patterns, matches
 from ..losses.partial_fc import PartialFC
+from .batch_counters import counted_together, counting_layers
 from .checkpointing import Checkpointed
 from .synchronised_batchnorm import synchronised
 
@@ -63,12 +64,14 @@ class Learner(nn.Module):
         self._checkpointed: Checkpointed | None = None
         self._synchronised = False
         self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._counting = counting_layers(backbone)
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
 
     def forward(self, images: Tensor, labels: Tensor, teachers: Sequence[Any] = ()) -> Tensor:
         """Losses [H] of normalised images [N, C, H, W] with int64 labels [N] and what each teacher computes on them."""
         autocast = torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None)
-        with autocast, self._around(self.backbone), self._watching():
+        counted = counted_together(self._counting)
+        with autocast, counted, self._around(self.backbone), self._watching():
             embeddings = (self._compiled or self._embed)(images)
         known = labels if self._labelled is None else labels[: self._labelled]
         heads = list(self.heads)

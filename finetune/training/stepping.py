@@ -56,6 +56,8 @@ class Stepper:
         self._buffer_backup = [buffer.clone() for buffer in self._buffers]
         self._shards = [head for head in learner.heads if isinstance(head, PartialFC)]
         self._model: nn.Module = learner
+        # Listed once: walking the modules of a deep network takes the host as long as many launches.
+        self._parameters = list(learner.parameters())
         self.stop_asked = False
         """Whether any process was asked to stop before the last step; alike on all of them."""
         self.not_finite = ""
@@ -106,8 +108,7 @@ class Stepper:
             said = [] if self._teachers is None else self._teachers.outputs(batch, self._device)
             with self._synchronised(number == len(group) - 1):
                 losses = self._model(images, batch.labels.to(self._device, non_blocking=True), said)
-                loss = (losses * self._loss_weights).sum() / len(group)
-                (loss * self._scale.value).backward()
+                (losses * self._loss_weights).sum().mul(self._scale.value / len(group)).backward()
             total += losses.detach() / len(group)
         finite = self._update(rate, stop)
         self.not_finite = "" if finite else self._describe(total)
@@ -181,7 +182,7 @@ class Stepper:
         return self._model.no_sync()
 
     def _update(self, rate: float, stop: bool) -> bool:
-        parameters = [parameter for parameter in self._learner.parameters() if parameter.grad is not None]
+        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self._scale.unscale(gradients)
         norm = torch.nn.utils.get_total_norm(gradients).to(self._device)

@@ -92,5 +92,5 @@ def test_both_ways_to_give_weights_refuse_a_file_in_the_same_words(tmp_path, con
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     torch.save({**network().state_dict(), "3.bias": torch.tensor([1.0, torch.inf])}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"'3\.bias' .* holds NaN or infinity"):
+    with pytest.raises(InputError, match=r"'3\.bias' holds NaN or infinity"):
         load_weights(network(), tmp_path / "w.pth")
