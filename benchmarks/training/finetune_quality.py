@@ -136,7 +136,7 @@ def _raw_pixels(folder: Path, seed: int) -> float | None:
     return measure_verification(embeddings, held_out.identities, draw_pairs(held_out.identities)).tar_at_far_1e2
 
 
-def write_small_network(path: Path, *, size: int = 64, seed: int = 0) -> Path:
+def write_small_network(path: Path, *, size: tuple[int, int] = (64, 64), seed: int = 0) -> Path:
     """The untrained `small_network` as an ONNX file that keeps its BatchNorms.
 
     Args:
@@ -148,7 +148,7 @@ def write_small_network(path: Path, *, size: int = 64, seed: int = 0) -> Path:
     module = small_network()
     torch.onnx.export(
         module.eval(),
-        (torch.zeros(2, 3, size, size),),
+        (torch.zeros(2, 3, *size),),
         path,
         dynamo=False,
         training=torch.onnx.TrainingMode.PRESERVE,

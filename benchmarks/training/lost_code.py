@@ -26,7 +26,6 @@ from typing import Any
 
 import onnx
 import torch
-from torch import fx
 
 from ...converters import export, onnx2torch
 from ...converters.bundles.reference import load_model
@@ -50,6 +49,7 @@ _COMMON = (
     "threads=1",
     "device=cpu",
     "optimizer.head_lr=null",
+    "model.size=null",
 )
 
 
@@ -65,26 +65,32 @@ class _Subject:
     data: str
     sizes: tuple[str, str, str]
     """Identities and images of the source, the target and the measured set."""
+    height_width: tuple[int, int]
+    preprocessing: str
 
 
 _SUBJECTS = {
     "people": _Subject(
         metric="mAP",
         source_recipe="osnet_x0_25_synthetic.yaml",
-        source=("model.size=[64, 32]", "epochs=10", "augment.erasing=0", "augment.pad_crop=2"),
+        source=("epochs=6", "augment.erasing=0", "augment.pad_crop=2", "optimizer.lr=2e-3"),
         target_recipe="demo.yaml",
-        target=("epochs=8", "augment.erasing=0", "augment.pad_crop=2", "model.restore_bn=false"),
+        target=("epochs=6", "augment.erasing=0", "augment.pad_crop=2"),
         data="synthetic-people:{sizes},seed={seed},cameras={cameras},size=64x32",
-        sizes=("identities=150,images=12", "identities=100,images=12", "identities=150,images=12"),
+        sizes=("identities=120,images=12", "identities=80,images=12", "identities=150,images=12"),
+        height_width=(64, 32),
+        preprocessing="imagenet",
     ),
     "faces": _Subject(
         metric="tar_at_far_1e2",
         source_recipe="faces_synthetic.yaml",
-        source=("model.size=null", "epochs=8", "steps_per_epoch=null", "optimizer.lr=2e-3", "schedule.warmup_epochs=1"),
+        source=("epochs=8", "steps_per_epoch=null", "optimizer.lr=2e-3", "schedule.warmup_epochs=1"),
         target_recipe="faces_synthetic.yaml",
-        target=("model.size=null", "epochs=8", "steps_per_epoch=null", "schedule.warmup_epochs=0.5"),
+        target=("epochs=8", "steps_per_epoch=null", "schedule.warmup_epochs=0.5"),
         data="synthetic-faces:{sizes},seed={seed},cameras={cameras},size=32x32",
         sizes=("identities=120,images=20", "identities=80,images=20", "identities=150,images=10"),
+        height_width=(32, 32),
+        preprocessing="arcface",
     ),
 }
 
@@ -178,8 +184,9 @@ class _Study:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             changes = [*self._subject.source, *self._data(seed, source=True)]
-            if self._name == "faces":
-                changes.append(f"model.reference={write_small_network(folder / 'untrained.onnx', size=32, seed=seed)}")
+            changes.append(f"model.preprocessing={self._subject.preprocessing}")
+            untrained = write_small_network(folder / "untrained.onnx", size=self._subject.height_width, seed=seed)
+            changes.append(f"model.reference={untrained}")
             result = self._train(self._subject.source_recipe, changes, seed, folder / "training")
             shutil.copytree(result.last, original)
             score = result.metrics[self._subject.metric]
@@ -204,12 +211,10 @@ class _Study:
 
 
 def _export_fused(original: Path, fused: Path) -> None:
-    """Export a checkpoint without any BatchNorm; the graph that the faces came from would keep them."""
+    """Export a checkpoint without any BatchNorm; writing back into the graph that it came from would keep them."""
     model = load_model(original)
-    module = model.module
-    if isinstance(module, fx.GraphModule):
-        module = small_network().eval()
-        module.load_state_dict(model.module.state_dict())
+    module = small_network().eval()
+    module.load_state_dict(model.module.state_dict())
     export(module, fused, batch="dynamic", preprocessing=model.preprocessing)
     if any(node.op_type == "BatchNormalization" for node in onnx.load(fused).graph.node):
         raise RuntimeError(f"{fused}: still has a BatchNormalization, so nothing was lost")

@@ -3,11 +3,14 @@
 Sun, Zheng, Yang, Tian, Wang: "Beyond Part Models: Person Retrieval with Refined Part Pooling", ECCV 2018,
 arXiv:1711.09349. Parameter names are those of deep-person-reid's `pcb`, so its state_dicts load; its classifiers are
 left out, because in rtool classifier weights belong to the losses. The embedding concatenates those of the stripes,
-as the `pcb` loss expects.
+as the `pcb` loss expects. A global branch, one more embedding of the whole image behind those of the stripes, is that
+of later part-based networks, such as Wang et al.: "Learning Discriminative Features with Multiple Granularities for
+Person Re-Identification", arXiv:1804.01438.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,20 +32,31 @@ class _Reduce(nn.Module):
 
 
 class PCB(ResNet50):
-    """Images [N, 3, H, W] float32 -> embeddings [N, parts * reduced]; in eval mode each stripe has unit length."""
+    """Images [N, 3, H, W] float32 -> embeddings [N, parts * reduced + global_dim].
 
-    def __init__(self, *, parts: int = 6, reduced: int = 256, dropout: float = 0.5, last_stride: int = 1) -> None:
+    In eval mode each stripe, and the embedding of the whole image, has unit length.
+    """
+
+    def __init__(
+        self, *, parts: int = 6, reduced: int = 256, dropout: float = 0.5, last_stride: int = 1, global_dim: int = 0
+    ) -> None:
         super().__init__(last_stride=last_stride, embedding_size=None)
         self.parts = parts
         self.parts_avgpool = nn.AdaptiveAvgPool2d((parts, 1))
         self.dropout = nn.Dropout(dropout)
         self.conv5 = _Reduce(2048, reduced)
-        nn.init.kaiming_normal_(self.conv5.layers[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+        self.whole = _Reduce(2048, global_dim) if global_dim else None
+        for branch in filter(None, (self.conv5, self.whole)):
+            nn.init.kaiming_normal_(branch.layers[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images -> the embeddings of the stripes, concatenated from top to bottom."""
-        stripes = self.conv5(self.dropout(self.parts_avgpool(self.feature_map(x)))).squeeze(3)
+        """Images -> the embeddings of the stripes, concatenated from top to bottom, and of the whole image."""
+        features = self.feature_map(x)
+        stripes = self.conv5(self.dropout(self.parts_avgpool(features))).squeeze(3)
         if not self.training:
             stripes = F.normalize(stripes, dim=1)
         out: Tensor = stripes.transpose(1, 2).flatten(1)
-        return out
+        if self.whole is None:
+            return out
+        whole = self.whole(self.dropout(features.mean(dim=(2, 3), keepdim=True))).flatten(1)
+        return torch.cat([out, whole if self.training else F.normalize(whole)], dim=1)

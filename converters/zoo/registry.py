@@ -84,6 +84,7 @@ _COUNT: tuple[str, Callable[[Any], bool]] = ("a whole number from 1 on", _is_cou
 _VALUES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "dropout": ("a share from 0 to below 1", _is_share),
     "embedding_size": _COUNT,
+    "global_dim": ("a whole number from 0", lambda value: _is_count(value) or (value == 0 and value is not False)),
     "input_size": ("a height and a width, given in a configuration as model.size", _is_size),
     "last_stride": ("1 or 2", lambda value: _is_count(value) and value <= 2),
     "parts": _COUNT,

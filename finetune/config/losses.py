@@ -166,6 +166,8 @@ class PartsLoss(Section):
     """Factor in the sum of losses."""
     parts: Count = 6
     """Equal slices of the embedding."""
+    global_dim: Annotated[int, Field(ge=0)] = 0
+    """Length of one more slice behind them, such as that of a global branch; 0: none."""
     smoothing: Share = 0.0
     """Label smoothing."""
 

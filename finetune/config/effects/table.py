@@ -209,6 +209,7 @@ ALWAYS = frozenset(
         "losses.contrastive.margin",
         "losses.contrastive.normalise",
         "losses.pcb.parts",
+        "losses.pcb.global_dim",
         "losses.pcb.smoothing",
         "losses.partial_fc.scale",
         "losses.partial_fc.margins",

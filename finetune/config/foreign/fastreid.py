@@ -10,6 +10,7 @@ from ....errors import ConfigError
 from .fastreid_keys import AVERAGED, COUNTED, NO_COUNTERPART
 from .fates import Converted, ForeignSettings
 from .nested import flat_settings, read_mapping
+from .normalisation import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 
 __all__ = ["convert_fastreid"]
 
@@ -104,13 +105,15 @@ def _model(s: ForeignSettings) -> dict[str, Any]:
     tested = s.numbers("INPUT.SIZE_TEST", into="model.size")
     if tested and [int(number) for number in tested] != model["size"]:
         s.approximate("INPUT.SIZE_TEST", "model.size holds for training and evaluation")
-    if mean := s.numbers("MODEL.PIXEL_MEAN", into="model.preprocessing"):
-        imagenet = (
-            len(mean) == 3 and max(abs(a - 255 * b) for a, b in zip(mean, (0.485, 0.456, 0.406), strict=True)) < 1
-        )
-        model["preprocessing"] = "imagenet" if imagenet else "auto"
-        if not imagenet:
-            s.leave_out("MODEL.PIXEL_MEAN", "give it as model.preprocessing, mean=...,std=... in units of pixels")
+    mean = s.numbers("MODEL.PIXEL_MEAN", into="model.preprocessing")
+    std = s.numbers("MODEL.PIXEL_STD", into="model.preprocessing")
+    if mean or std:
+        given = mean or [255 * number for number in IMAGENET_MEAN], std or [255 * number for number in IMAGENET_STD]
+        found = preprocessing_of(*given, unit=255)
+        if found is None:
+            wrong = "MODEL.PIXEL_MEAN" if mean else "MODEL.PIXEL_STD"
+            s.refuse(wrong, "one number or three, beside deviations above 0")
+        model["preprocessing"] = found
     return model
 
 

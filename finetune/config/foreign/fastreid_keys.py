@@ -40,7 +40,6 @@ NO_COUNTERPART = {
     "MODEL.LOSSES.FL.GAMMA": "there is no focal loss",
     "MODEL.LOSSES.FL.SCALE": "there is no focal loss",
     "MODEL.QUEUE_SIZE": "there is no queue of features",
-    "MODEL.PIXEL_STD": "as MODEL.PIXEL_MEAN: model.preprocessing says how images are normalised",
     "INPUT.REA.VALUE": "erased places get the mean colour",
     "INPUT.REA.MEAN": "erased places get the mean colour",
     "INPUT.PADDING.MODE": "padded places get the mean colour",

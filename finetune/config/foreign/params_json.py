@@ -42,11 +42,9 @@ _LAYERS: Mapping[str, tuple[tuple[str, ...], str | None]] = {
 """Architecture -> patterns of the stem, and the fresh layer above it. Any other network is a stem as a whole."""
 _OPTIMIZERS = {kind: kind for kind in ("sgd", "adam", "amsgrad", "rmsprop", "adamw")} | {"nesterov": "sgd"}
 _NO_COUNTERPART = {
-    "model_feature_dim": "pcb has one length of its part features; give another network as model.reference=FILE.onnx",
     "model_random_drop_branchs": "dropping branches at random has no counterpart",
     "model_spectral_trans": "the spectral transform has no counterpart",
     "model_feature_mask": "masks of features have no counterpart",
-    "model_feature_gobal_dim": "pcb has no global branch",
     "focal_loss": "there is no focal loss",
     "imagenet_pretrain": "rtool fetches no weights: set model.weights=FILE and model.weights_may_lack",
     "asoftmax_step": "the margin does not grow over the first steps",
@@ -109,7 +107,8 @@ def _convert(s: ForeignSettings) -> dict[str, Any]:
         optimizer["nesterov"] = kind != "rmsprop" and (nesterov or kind == "nesterov")
     s.leave_out_all(dict.fromkeys(("momentum", "nesterov"), f"{kind} has none") if "momentum" not in optimizer else {})
     if fresh is not None and lr > 0 and fresh_lr != lr:
-        optimizer["lr_multipliers"] = {fresh: fresh_lr / lr}
+        layers = (fresh, "whole") if "global_dim" in model.get("options", {}) else (fresh,)
+        optimizer["lr_multipliers"] = dict.fromkeys(layers, fresh_lr / lr)
     data: dict[str, Any] = {
         "epochs": epochs,
         "model": model,
@@ -137,9 +136,15 @@ def _model(s: ForeignSettings) -> tuple[dict[str, Any], str | None]:
     model: dict[str, Any] = {"reference": "pcb" if parts else _ARCHITECTURES.get(name, name)}
     stride = s.count("model_last_conv_stride", into="model.options.last_stride of pcb", default=1)
     if parts:
-        model["options"] = {"parts": parts, "last_stride": stride}
-    elif s.given("model_last_conv_stride"):
-        s.leave_out("model_last_conv_stride", "only pcb has a stride to choose")
+        model["options"] = {"parts": parts, "last_stride": stride} | _lengths(s, parts)
+    else:
+        why = "only pcb has it to choose; give another network as model.reference=FILE.onnx"
+        s.leave_out_all(
+            dict.fromkeys(
+                ("model_last_conv_stride", "model_feature_dim", "model_feature_gobal_dim", "model_feature_global_dim"),
+                why,
+            )
+        )
     if snapshot.endswith(".onnx"):
         model["reference"] = snapshot
         model.pop("options", None)
@@ -161,6 +166,19 @@ def _model(s: ForeignSettings) -> tuple[dict[str, Any], str | None]:
 
 def _parts(s: ForeignSettings) -> int:
     return s.count("model_pcb_n_parts", "pcb_n_parts", into="model.reference pcb, losses of kind pcb", default=0)
+
+
+def _lengths(s: ForeignSettings, parts: int) -> dict[str, int]:
+    """Options of pcb: `feature_dim` is the length of all parts together, the global branch comes on top."""
+    length, whole = s.count("model_feature_dim", into="model.options.reduced of pcb", default=0), _global_dim(s)
+    if length % parts:
+        s.refuse("model_feature_dim", f"a multiple of pcb_n_parts, {parts}")
+    return ({"reduced": length // parts} if length else {}) | ({"global_dim": whole} if whole else {})
+
+
+def _global_dim(s: ForeignSettings) -> int:
+    into = "model.options.global_dim and losses.pcb.global_dim"
+    return s.count("model_feature_gobal_dim", "model_feature_global_dim", into=into, default=0)
 
 
 def _data(s: ForeignSettings) -> dict[str, Any]:
@@ -259,7 +277,9 @@ def _classification(s: ForeignSettings, parts: int, weight: float) -> dict[str, 
     why = "parts have plain classifiers" if parts else "asoftmax margin is 0, which turns it off"
     s.leave_out_all(dict.fromkeys(("asoftmax_margin", "asoftmax_scale"), why))
     # The older trainers add the parts' losses up; the mean times their number is the same.
-    by_part = {"kind": "pcb", "parts": parts, "weight": weight * parts}
+    whole = _global_dim(s) if parts else 0
+    slices = parts + (whole > 0)
+    by_part = {"kind": "pcb", "parts": parts, "global_dim": whole, "weight": weight * slices}
     return by_part if parts else {"kind": "softmax", "weight": weight, "smoothing": 0.0}
 
 

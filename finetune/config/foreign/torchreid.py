@@ -13,6 +13,7 @@ from typing import Any
 from ....errors import ConfigError
 from .fates import Converted, ForeignSettings
 from .nested import flat_settings, literal, read_mapping
+from .normalisation import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 
 __all__ = ["convert_torchreid"]
 
@@ -79,7 +80,6 @@ _NO_COUNTERPART = {
     "data.combineall": "queries and gallery are never trained on",
     "data.k_tfm": "an image is changed once per epoch",
     "data.load_train_targets": "targets are measured, not trained on",
-    "data.norm_std": "as data.norm_mean: model.preprocessing says how images are normalised",
     "market1501.use_500k_distractors": "the gallery is the files of bounding_box_test; put the distractors there",
     "cuhk03.labeled_images": "name the folder of the labelled or the detected images in data.train and data.evaluate",
     "cuhk03.classic_split": "the split is that of the files",
@@ -210,10 +210,13 @@ def _model(s: ForeignSettings) -> dict[str, Any]:
         model |= {"weights": weights}
     height = s.count("data.height", into="model.size", default=256)
     model["size"] = [height, s.count("data.width", into="model.size", default=128)]
-    mean = s.numbers("data.norm_mean", into="model.preprocessing imagenet") or [0.485, 0.456, 0.406]
-    model["preprocessing"] = "imagenet" if mean == [0.485, 0.456, 0.406] else "auto"
-    if model["preprocessing"] == "auto":
-        s.leave_out("data.norm_mean", "give it as model.preprocessing, mean=...,std=... in units of pixels")
+    mean = s.numbers("data.norm_mean", into="model.preprocessing") or IMAGENET_MEAN
+    std = s.numbers("data.norm_std", into="model.preprocessing") or IMAGENET_STD
+    found = preprocessing_of(mean, std, unit=1)
+    if found is None:
+        wrong = "data.norm_mean" if s.given("data.norm_mean") else "data.norm_std"
+        s.refuse(wrong, "one number or three, beside deviations above 0")
+    model["preprocessing"] = found
     fixed = s.number("train.fixbase_epoch", into="model.freeze", default=0)
     layers = s.texts("train.open_layers", into="model.freeze")
     if fixed and name in _NETWORKS:

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 __all__ = ["lookalike"]
 
 _SCALARS = (bool, int, float, str, Path)
+_NOTHING = ("none", "nil")
+"""Texts in YAML, where nothing is `null` or `~`."""
 
 
 def lookalike(annotation: Any, value: Any, *, example: Any = None) -> str | None:
@@ -65,6 +67,9 @@ def _problem(options: list[Any], value: Any, example: Any) -> str | None:
             return f"a number is meant, not {shown} (YAML reads yes, no, on and off so too); write a number{default}"
         return f"a text is meant, not {shown}; write null for none, or quote a word: 'yes', 'on'" if textual else None
     if isinstance(value, str):
+        if value.lower() in _NOTHING and not textual:
+            empty = "null" if NoneType in options else "a value"
+            return f"a word of Python's for nothing, got '{value}'; write {empty}, or leave the key out"
         if numeric and not (textual or _is_no_number(value)):
             return f"a number is meant, got the text '{value}'; write {float(value):.15g} without quotes"
         if kinds == {bool}:

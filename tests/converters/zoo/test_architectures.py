@@ -148,3 +148,19 @@ def test_values_an_option_does_not_accept_are_refused(name, options, message):
 
 def test_every_option_of_every_architecture_is_checked():
     assert {option for architecture in ZOO.values() for option in architecture.options} == set(_VALUES)
+
+
+def test_a_global_branch_lies_behind_the_stripes_and_changes_nothing_of_them():
+    torch.manual_seed(0)
+    plain = build_architecture("pcb", parts=2, reduced=8).eval()
+    branched = build_architecture("pcb", parts=2, reduced=8, global_dim=5).eval()
+    lacking = branched.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in lacking.missing_keys} == {"whole"}
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        stripes, both = plain(images), branched(images)
+        features = branched.feature_map(images).mean(dim=(2, 3))
+        branch = branched.whole(features[..., None, None]).flatten(1)
+    assert both.shape == (2, 2 * 8 + 5)
+    torch.testing.assert_close(both[:, :16], stripes, rtol=0, atol=0)
+    torch.testing.assert_close(both[:, 16:], branch / branch.norm(dim=1, keepdim=True), rtol=1e-5, atol=1e-6)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rtool.finetune.losses.heads import LinearHead, PartsHead
+from rtool.errors import ConfigError
+from rtool.finetune.config.losses import PartsLoss
+from rtool.finetune.losses.heads import LinearHead, PartsHead, build_head
 from rtool.finetune.losses.softmax_losses import parts_loss, softmax_loss
 
 LABELS = np.array([0, 2, 4, 4, 1, 3])
@@ -49,3 +51,26 @@ def test_the_heads_classify_the_embedding_and_its_equal_slices():
     slices = [logits(head, x[:, 4 * n : 4 * n + 4]) for n, head in enumerate(parts.classifiers)]
     expected = np.mean([by_formula(part, 0.1) for part in slices])
     assert parts(embeddings, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_global_branch_is_a_slice_of_its_own_length():
+    torch.manual_seed(0)
+    embeddings, labels = torch.randn(6, 13), torch.tensor(LABELS)
+    head = PartsHead(13, 5, 3, 0.1, global_dim=4)
+    for classifier in head.classifiers:
+        classifier.weight.data.normal_()
+    slices = [(0, 3), (3, 6), (6, 9), (9, 13)]
+    logits = [
+        embeddings[:, low:high].numpy() @ classifier.weight.detach().numpy().T
+        for (low, high), classifier in zip(slices, head.classifiers, strict=True)
+    ]
+    expected = np.mean([by_formula(part.astype(np.float64), 0.1) for part in logits])
+    assert head(embeddings, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(12, 0), (14, 3), (4, 4), (3, 4)])
+def test_parts_that_do_not_divide_the_embedding_are_refused(lengths):
+    dimension, global_dim = lengths
+    loss = PartsLoss(kind="pcb", parts=5, global_dim=global_dim)
+    with pytest.raises(ConfigError, match=f"5 parts does not divide an embedding of {dimension}"):
+        build_head(loss, dimension, 4)

@@ -183,6 +183,18 @@ def test_how_evaluation_is_asked_for(tmp_path, evaluation, expected):
     assert (found if found is None else (found.protocol, found.every, found.every_steps)) == expected
 
 
+def test_lengths_of_features_are_options_of_pcb_alone(tmp_path):
+    config, fates = convert(tmp_path, {"pcb_n_parts": 3, "model_params": {"feature_dim": 384}})
+    assert config.model.options["reduced"] == 128
+    assert "global_dim" not in config.model.options
+    assert fates["model_feature_dim"][0] == "converted"
+    config, fates = convert(tmp_path, {"model_params": {"feature_dim": 384, "feature_gobal_dim": 256}})
+    assert config.model.options == {}
+    assert {fates[name][0] for name in ("model_feature_dim", "model_feature_gobal_dim")} == {"left out"}
+    with pytest.raises(ConfigError, match=r"'model_feature_dim': expected a multiple of pcb_n_parts, 6, got 1000"):
+        convert(tmp_path, {"pcb_n_parts": 6, "model_params": {"feature_dim": 1000}})
+
+
 def test_every_known_key_has_its_fate_with_a_reason(tmp_path):
     """`rl_params.json` of the trainer, and the keys of its documentation that it leaves out."""
     content = {
@@ -238,6 +250,10 @@ def test_every_known_key_has_its_fate_with_a_reason(tmp_path):
     assert [name for name, (_, note) in fates.items() if note == UNKNOWN or not note] == []
     assert (config.name, str(config.output), config.epochs) == ("first", "/runs/output", 50)
     assert fates["epoch"] == ("left out", "epochs is used instead")
+    assert config.model.options == {"parts": 6, "last_stride": 1, "reduced": 256, "global_dim": 256}
+    (classify,) = (loss for loss in config.losses if loss.kind == "pcb")
+    assert (classify.parts, classify.global_dim, classify.weight) == (6, 256, 7)
+    assert set(config.optimizer.lr_multipliers) == {"conv5", "whole"}
     _, fates = convert(tmp_path, {"a_new_key": 1})
     assert fates == {"a_new_key": ("left out", UNKNOWN)}
 

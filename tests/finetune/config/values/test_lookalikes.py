@@ -20,6 +20,8 @@ from rtool.finetune.config.values.lookalikes import lookalike
         (int | None, True, "a number is meant"),
         (float, "0.5", "got the text '0.5'; write 0.5 without quotes"),
         (int, " 07 ", "write 7 without quotes"),
+        (float | None, "None", "a word of Python's for nothing, got 'None'; write null, or leave the key out"),
+        (int, "none", "write a value, or leave the key out"),
         (float, "1e-3", "write 0.001 without quotes"),
         (Literal["soft"] | float, "0.3", "write 0.3 without quotes"),
         (tuple[float, ...], [1, True], "item 1: a number is meant"),
