@@ -68,8 +68,7 @@ def _problem(options: list[Any], value: Any, example: Any) -> str | None:
         return f"a text is meant, not {shown}; write null for none, or quote a word: 'yes', 'on'" if textual else None
     if isinstance(value, str):
         if value.lower() in _NOTHING and not textual:
-            empty = "null" if NoneType in options else "a value"
-            return f"a word of Python's for nothing, got '{value}'; write {empty}, or leave the key out"
+            return f"a text, got '{value}'; for nothing write null, or leave the key out"
         if numeric and not (textual or _is_no_number(value)):
             return f"a number is meant, got the text '{value}'; write {float(value):.15g} without quotes"
         if kinds == {bool}:
