@@ -2,13 +2,15 @@
 
 Decoding and inference are measured one after the other on one thread, in processor time; `embed` in wall time. Divided
 among the cores the parts are the least that it can take. Rounds take turns, and medians are kept, since the machine may
-be shared. Beside it stands the wall time of the whole command, which also starts Python and opens the model.
+be shared. Beside it stand the processor time of `embed`, which tells what it adds to its parts however busy the machine
+is, and the wall time of the whole command, which also starts Python and opens the model.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -60,11 +62,19 @@ def measure(model: str | Path, folder: Path, rounds: int) -> dict[str, Any]:
             embedder.embed(pixels[start : start + size])
 
     infer()  # the first calls allocate
-    seconds: dict[str, list[float]] = {"decoding": [], "inference": [], "embed": [], "command": []}
+    seconds: dict[str, list[float]] = {
+        "decoding": [],
+        "inference": [],
+        "embed": [],
+        "embed_processor": [],
+        "command": [],
+    }
     for _ in range(rounds):
         seconds["decoding"].append(_time(decode, time.process_time))
         seconds["inference"].append(_time(infer, time.process_time))
+        before = time.process_time()
         seconds["embed"].append(_time(lambda: embed(embedder, folder), time.perf_counter))
+        seconds["embed_processor"].append(time.process_time() - before)
         seconds["command"].append(_time(lambda: _command(model, folder), time.perf_counter))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     least = (medians["decoding"] + medians["inference"]) / available_cores()
@@ -76,6 +86,7 @@ def measure(model: str | Path, folder: Path, rounds: int) -> dict[str, Any]:
         "rounds": seconds,
         "least": least,
         "ratio": medians["embed"] / least,
+        "processor_ratio": medians["embed_processor"] / (medians["decoding"] + medians["inference"]),
         "images_per_second": len(found) / medians["embed"],
     }
 
@@ -106,7 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = measure(DEMO_MODEL, Path(text), options.rounds)
     now = datetime.now(UTC)
     path = options.results / f"{now:%Y-%m-%d}-embed.json"
-    document = {"date": now.isoformat(timespec="seconds"), "machine": describe_machine(), "gate": GATE, **found}
+    document = {
+        "date": now.isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "load_average": os.getloadavg(),
+        "gate": GATE,
+        **found,
+    }
     path.write_text(json.dumps(document, indent=1) + "\n")
     sys.stdout.write(
         f"{found['images']} JPEG files: embed {found['seconds']['embed']:.2f} s, {found['ratio']:.2f} times the parts "
