@@ -37,8 +37,8 @@ def _misstated(proto: onnx.ModelProto) -> Iterator[onnx.TensorShapeProto.Dimensi
     lowest = 1 if without_images else 0
     for value in proto.graph.input:
         yield from _below(value, lowest if value.name not in weights else 0)
-    given = [value for value in proto.graph.input if value.name not in weights]
-    is_empty = not without_images and any(next(_below(value, 1), None) is not None for value in given)
+    given = [dim for value in proto.graph.input if value.name not in weights for dim in _dims(value)]
+    is_empty = not without_images and any(dim.HasField("dim_value") and dim.dim_value == 0 for dim in given)
     for value in proto.graph.output:
         yield from _below(value, 0 if is_empty else 1)
     for graph in (proto.graph, *_subgraphs(proto.graph.node), *_of_functions(proto)):
