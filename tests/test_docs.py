@@ -44,6 +44,13 @@ def test_no_page_links_without_encryption():
     assert not [page.name for page in PAGES if "](http://" in page.read_text(encoding="utf-8")]
 
 
+def test_every_case_names_a_test_that_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/cases.md").read_text(encoding="utf-8"))
+    assert len(named) > 15
+    for path, function in named:
+        assert f"def {function}" in (ROOT / path).read_text(encoding="utf-8")
+
+
 def files_in_map() -> list[str]:
     """`room/file.py` of every line of the map that describes a file, in its order."""
     folder, found = None, []

@@ -38,7 +38,7 @@ def in_order_of(
     if not given or not wanted:
         return list(arrays)
     ours, theirs = [spec.name for spec in given], [spec.name for spec in wanted]
-    if len(ours) == len(theirs) == 1:
+    if len(ours) == len(theirs) == 1 or ours == theirs:
         return list(arrays)
     for form in (str, _as_identifier):
         known, asked = [form(name) for name in ours], [form(name) for name in theirs]

@@ -22,6 +22,7 @@ def specs(*names: str) -> list[TensorSpec]:
         (specs("a/b", "c.d"), specs("c_d", "a_b"), TWO),
         (specs("a/b", "a_b"), specs("a_b", "a/b"), TWO),
         ([], specs("b", "a"), ONE),
+        (specs("y", "y"), specs("y", "y"), ONE),
     ],
 )
 def test_the_order_is_that_of_the_names(given, wanted, first):
