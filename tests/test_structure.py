@@ -86,6 +86,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
             "distillation",
             "evaluation",
             "export",
+            "gallery",
             "robustness",
             "serving_drills",
             "training",

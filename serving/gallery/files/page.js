@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const count = data.tracks.length;
-  const CHUNK = 60, FRAME = 64, MS = 200;
+  const CHUNK = 24, SHOWN_TRACKS = 10, MS = 200;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const similarity = data.matrix ? decodeMatrix(data.matrix) : null;
 
@@ -33,11 +33,19 @@
   }
 
   // Pictures: each track has a strip of `frames` crops, side by side.
+  const addresses = new Map();
+  function address(track) {
+    const { strip } = data.tracks[track];
+    if (!strip.startsWith("data:")) return strip;
+    if (!addresses.has(track)) { // a short address, for the browser reads it with every card
+      const bytes = Uint8Array.from(atob(strip.slice(strip.indexOf(",") + 1)), (c) => c.charCodeAt(0));
+      addresses.set(track, URL.createObjectURL(new Blob([bytes], { type: "image/webp" })));
+    }
+    return addresses.get(track);
+  }
   function setCrop(node, track, frame) {
-    const { strip, frames } = data.tracks[track];
-    node.dataset.track = track;
-    if (!strip) return;
-    node.style.backgroundImage = `url("${strip}")`;
+    const { frames } = data.tracks[track];
+    node.style.backgroundImage = `url("${address(track)}")`;
     node.style.backgroundSize = `${frames * 100}% 100%`;
     node.style.backgroundPosition = frames > 1 ? `${(100 * frame) / (frames - 1)}% 0` : "0 0";
   }
@@ -46,6 +54,26 @@
     setCrop(node, track, Math.min(frame, data.tracks[track].frames - 1));
     return node;
   }
+  // In a card, a picture is made when the card comes near the window.
+  function later(track, frame = 0) {
+    const node = el("span", "crop");
+    node.dataset.track = track;
+    node.dataset.frame = frame;
+    return node;
+  }
+  function paint(card) {
+    card.dataset.seen = "1";
+    for (const node of card.querySelectorAll("[data-track]")) {
+      setCrop(node, +node.dataset.track, +node.dataset.frame);
+      delete node.dataset.track;
+    }
+  }
+  const eye = new IntersectionObserver((seen) => {
+    for (const entry of seen) if (entry.isIntersecting) {
+      eye.unobserve(entry.target);
+      paint(entry.target);
+    }
+  }, { rootMargin: "300px" });
   const best = (person) => person.tracks.reduce((a, b) => (data.tracks[b].crops > data.tracks[a].crops ? b : a));
   const title = (person) => nameOf(person, state.edits.names) || `Person ${person.id}`;
 
@@ -67,6 +95,7 @@
   function draw() {
     const box = $("people");
     box.textContent = "";
+    eye.disconnect();
     cards = [];
     if (!shown.length) box.append(el("p", "empty", people.length ? "Nobody matches this search." : "Every track is dropped."));
     more();
@@ -77,8 +106,7 @@
     $("source").textContent = state.moved || data.source_of_threshold === "given" ? "set by hand; average linkage"
       : `${data.method}, ${data.source_note}`;
     tools();
-    cancelAnimationFrame(draw.later);
-    draw.later = requestAnimationFrame(() => setTimeout(under, 0));
+    if (!$("similar").hidden) under();
   }
 
   function more() {
@@ -103,7 +131,7 @@
     card.dataset.n = n;
     card.setAttribute("aria-label", title(person));
     const stage = el("div", "stage"), side = el("div");
-    const main = crop(best(person));
+    const main = later(best(person));
     main.classList.add("play");
     main.setAttribute("role", "img");
     main.setAttribute("aria-label", `Crops of ${title(person)}`);
@@ -113,7 +141,7 @@
     who.setAttribute("aria-pressed", markedPeople.has(person.tracks[0]));
     side.append(who, el("div", "sub", `${person.crops} crops, ${person.tracks.length} ${person.tracks.length > 1 ? "tracks" : "track"}`));
     const cameras = [...new Set(person.tracks.map((t) => data.tracks[t].camera).filter(Boolean))];
-    if (cameras.length) side.append(el("div", "sub clamp", `seen by ${cameras.join(", ")}`));
+    if (cameras.length) side.append(el("div", "sub clamp", `seen by ${cameras.sort().join(", ")}`));
     const cohesion = cohesionOf(person);
     if (cohesion !== null) {
       const meter = el("div", "meter"), fill = el("i");
@@ -132,10 +160,23 @@
     side.append(timeBar(person));
     stage.append(main, side);
     const row = el("div", "tracks");
-    for (const t of person.tracks) row.append(trackButton(t));
     card.append(stage, row);
+    card.classList.toggle("single", person.tracks.length === 1);
+    fill(row, person, n === open);
     mark(card, person, n);
+    eye.observe(card);
     return card;
+  }
+
+  // Of a person with many tracks the first are shown, and all in an open card.
+  function fill(row, person, all) {
+    const upto = all ? person.tracks.length : Math.min(SHOWN_TRACKS, person.tracks.length);
+    if (row.querySelectorAll(".t").length === upto) return;
+    row.textContent = "";
+    for (const t of person.tracks.slice(0, upto)) row.append(trackButton(t));
+    const card = row.closest(".card");
+    if (card && card.dataset.seen) paint(card);
+    if (upto < person.tracks.length) row.append(el("span", "sub", `and ${person.tracks.length - upto} more`));
   }
 
   function trackButton(t) {
@@ -147,24 +188,19 @@
     const where = track.camera ? `${track.label}, camera ${track.camera}` : track.label;
     button.title = `${where}: ${track.crops} crops, frames ${track.first} to ${track.last}${track.suspect ? "; two people?" : ""}`;
     button.setAttribute("aria-label", `Track ${button.title}`);
-    button.append(crop(t, track.frames >> 1), el("span", "", track.suspect ? `${track.label} two?` : track.label));
+    button.append(later(t, track.frames >> 1), el("span", "", track.suspect ? `${track.label} two?` : track.label));
     return button;
   }
 
   function timeBar(person) {
-    const canvas = el("canvas", "time");
-    canvas.width = 240;
-    canvas.height = 10;
-    canvas.setAttribute("aria-hidden", "true");
-    const g = canvas.getContext("2d"), span = Math.max(1, data.last - data.first);
-    g.fillStyle = "#262930";
-    g.fillRect(0, 3, 240, 4);
-    g.fillStyle = "#6cb6ff";
-    for (const t of person.tracks) {
-      const { first, last } = data.tracks[t];
-      g.fillRect((240 * (first - data.first)) / span, 1, Math.max(2, (240 * (last - first)) / span), 8);
+    const bar = el("div", "time"), span = Math.max(1, data.last - data.first);
+    for (const t of person.tracks.slice(0, 30)) {
+      const { first, last } = data.tracks[t], part = el("i");
+      part.style.left = `${(100 * (first - data.first)) / span}%`;
+      part.style.width = `${(100 * (last - first)) / span}%`;
+      bar.append(part);
     }
-    return canvas;
+    return bar;
   }
 
   function between(one, other) {
@@ -196,6 +232,7 @@
     const who = card.querySelector(".who");
     who.tabIndex = n === at ? 0 : -1;
     who.setAttribute("aria-pressed", marked);
+    fill(card.querySelector(".tracks"), person, n === open);
     for (const button of card.querySelectorAll(".t")) {
       button.setAttribute("aria-pressed", markedTracks.has(+button.dataset.t));
       button.tabIndex = n === open ? 0 : -1;
@@ -212,6 +249,7 @@
     cards[at].scrollIntoView({ block: "nearest" });
   }
   function goTo(id) {
+    view("people");
     $("find").value = "";
     shown = people;
     at = id;
@@ -219,6 +257,16 @@
     go(id);
   }
   const columns = () => getComputedStyle($("people")).gridTemplateColumns.split(" ").length;
+
+  function view(name) {
+    for (const [tab, part] of [["tab-people", "people"], ["tab-similar", "similar"]]) {
+      $(part).hidden = part !== name;
+      $(tab).setAttribute("aria-pressed", part === name);
+    }
+    if (name === "similar") under();
+  }
+  $("tab-people").addEventListener("click", () => view("people"));
+  $("tab-similar").addEventListener("click", () => view("similar"));
 
   // Corrections. Each is one step of undo.
   function change(next, said) {
@@ -383,7 +431,6 @@
   $("threshold").addEventListener("input", () => {
     state.threshold = +$("threshold").value / 1000;
     state.moved = true;
-    dirty = true;
     const start = performance.now();
     regroup();
     document.documentElement.dataset.regrouped = (performance.now() - start).toFixed(1);
@@ -472,7 +519,7 @@
     tick++;
     for (let n = 0; n < cards.length; n++) {
       const box = cards[n].getBoundingClientRect();
-      if (box.bottom < 0 || box.top > innerHeight) continue;
+      if (!box.height || box.bottom < 0 || box.top > innerHeight) continue;
       const total = shown[n].tracks.reduce((sum, t) => sum + data.tracks[t].frames, 0);
       let frame = tick % total, k = 0;
       while (frame >= data.tracks[shown[n].tracks[k]].frames) frame -= data.tracks[shown[n].tracks[k++]].frames;

@@ -124,7 +124,7 @@ def render_page(found: Found, data: dict[str, Any], *, linked: bool) -> bytes:
         crops=len(found.crops),
         measured=[]
         if agreement is None
-        else [("pairwise F", f"{agreement.pair_f:.3f}"), ("true", agreement.people_true)],
+        else [("pairwise F", f"{agreement.pair_f:.3f}"), ("true people", agreement.people_true)],
         warnings=[_printable(warning) for warning in found.warnings],
         random=found.model_type == "random",
         image_source=" 'self' file:" if linked else "",

@@ -1,0 +1,1 @@
+"""Study: galleries of drawn people: threshold, size, adaptation."""
