@@ -69,11 +69,11 @@ _LOSSES: dict[str, list[dict[str, Any]]] = {
 _CLASSES = 100
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Counts every operation that torch dispatches within the context, by name."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: Counter[str] = Counter()
 
     def __torch_dispatch__(

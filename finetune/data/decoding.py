@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...converters.records.preprocessing import Preprocessing
 from ...errors import DataError, InputError
 from .dataset import Dataset
 from .image_files import UnreadableImageError
@@ -36,8 +37,8 @@ TOLERATED = 0.01
 
 _NAMED = 5
 
-Resize = Callable[[Image.Image | NDArray[np.uint8]], NDArray[np.uint8]]
-"""A function from an image, or its decoded pixels uint8 [h, w, 1 or 3], to its pixels uint8 [H, W, C]."""
+Resize = Callable[[Image.Image], NDArray[np.uint8]]
+"""A function from an image to its pixels uint8 [H, W, C]."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,13 @@ def read_image(dataset: Dataset, resize: Resize, index: int) -> NDArray[np.uint8
     """
     stored = dataset.images.stored(index)
     pixels = decode_plain_jpeg(stored)
+    owner = getattr(resize, "__self__", None)
     try:
-        return resize(dataset.images.decoded(index, stored) if pixels is None else pixels)
+        if pixels is None:
+            return resize(dataset.images.decoded(index, stored))
+        if isinstance(owner, Preprocessing) and resize == owner.resize:  # takes pixels as they are
+            return owner.resize(pixels)
+        return resize(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
     except InputError as error:
         raise UnreadableImageError(str(error)) from error
 

@@ -88,7 +88,7 @@ class PartsHead(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
-        slices = embeddings.split(self._lengths, dim=1)
+        slices = torch.split(embeddings, self._lengths, dim=1)
         classifiers = cast("list[LinearHead]", list(self.classifiers))
         logits = [classifier.logits(part) for classifier, part in zip(classifiers, slices, strict=True)]
         return parts_loss(logits, labels, smoothing=self._smoothing)

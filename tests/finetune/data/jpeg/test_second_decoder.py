@@ -156,3 +156,12 @@ def test_a_model_gets_the_same_pixels_from_both(resize, monkeypatch):
     monkeypatch.setattr(second_decoder, "_installed", lambda: False)
     for index, pixels in enumerate(fast):
         np.testing.assert_array_equal(pixels, read_image(data, resize, index))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_function_of_ones_own_gets_an_image(mode):
+    encoded = jpeg(picture(np.random.default_rng(4), 30, 20).convert(mode))
+    data = Dataset("d", EncodedImages(1, [encoded].__getitem__), np.zeros(1, np.int64), np.full(1, -1), ("a",))
+    got = read_image(data, lambda image: np.asarray(image.convert("L").resize((5, 6)))[..., None], 0)
+    expected = decode_image(io.BytesIO(encoded)).convert("L").resize((5, 6))
+    np.testing.assert_array_equal(got[..., 0], np.asarray(expected))
