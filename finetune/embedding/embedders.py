@@ -192,12 +192,13 @@ def embedder_of(runner: Runner, decision: PreprocessingDecision, *, batch: int =
     needed = [entry.name for entry in runner.inputs if entry is not spec and entry.name not in unread]
     if image is None or needed:
         raise InputError(
-            f"{runner.name}: needs more than images ({', '.join(needed)}), so it cannot be evaluated on them"
+            f"{runner.name}: needs more than images ({', '.join(needed)}), so it cannot be evaluated on them; "
+            "export it with these as constants of the graph, one file per value"
         )
 
     def embed(size: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         images: NDArray[Any] = decision.preprocessing.normalise(pixels)
-        if spec is not None and spec.dtype in ("float16", "uint8"):
+        if spec is not None and spec.dtype in ("float16", "float64", "uint8"):
             images = images.astype(spec.dtype)
         arrays: list[NDArray[Any]] = [images]
         if len(runner.inputs) > 1:

@@ -85,10 +85,14 @@ def test_a_float64_file_is_measured_on_float64_images(tmp_path):
     """ONNX Runtime has no Conv in float64, so onnx.reference computes the file."""
     weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3))
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3])],
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3]),
+            helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["y"]),
+        ],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n", 4, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n", 4])],
         [numpy_helper.from_array(weight, "w")],
     )
     source, target = tmp_path / "double.onnx", tmp_path / "out.onnx"
@@ -96,6 +100,9 @@ def test_a_float64_file_is_measured_on_float64_images(tmp_path):
     assert run(["export", str(source), "-o", str(target)]) == 0
     (written,) = (numpy_helper.to_array(tensor) for tensor in onnx.load(target).graph.initializer)
     np.testing.assert_array_equal(written, weight)
+    bundle, people = tmp_path / "double.rtool", "synthetic-people:identities=4,images=4,seed=1"
+    assert run(["onnx2torch", str(source), "-o", str(bundle)]) == 0
+    assert run(["evaluate", str(bundle), people, "--preprocessing", "imagenet,size=8x8"]) == 0
 
 
 def test_an_output_that_states_a_size_of_0_goes_back_to_float16(tmp_path):
