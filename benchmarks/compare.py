@@ -163,7 +163,7 @@ def compare_runners(
             exact_candidate=exact_candidate,
             probabilities=_probabilities(reference),
         )
-        passed, reason = verdict.agrees, verdict.reason
+        passed, reason = verdict.agrees and not verdict.departs, verdict.reason
     nonsense = _nonsense(reference, candidate, (first, second), (expected, got), paired)
     passed = passed and not nonsense and (min_cosine is None or numbers.min_cosine >= min_cosine)
     refused = [runner.name for runner in (reference, candidate) if isinstance(runner, ReferenceRunner)]

@@ -46,6 +46,7 @@ EXAMPLES = (
     "finetune.load_config",
     "finetune.open_dataset",
     "finetune.synthetic_people",
+    "gallery",
     "inspect",
     "onnx2torch",
     "ops",

@@ -135,6 +135,7 @@ CALLS: dict[str, Callable[[Path, Path], object]] = {
 ON_A_SERVER = {"serve", "bench.serving"}
 CALLED_ELSEWHERE = {
     "adapt": "tests/serving/gallery/test_adaptation.py",
+    "distil": "tests/finetune/distillation/test_distil_call.py",
     "finetune": "tests/finetune/test_finetuning.py",
     "demo": "tests/benchmarks/whole_flow/test_flow.py",
 }

@@ -21,9 +21,11 @@ SHIPS = ("benchmarks/operators", "benchmarks/whole_flow", "cli", "converters", "
 """Rooms that ship with everything below them; of `benchmarks` and of the root, the files beside their `__init__`."""
 STAYS_OUT = (
     "benchmarks/conversion",
+    "benchmarks/distillation",
     "benchmarks/evaluation",
     "benchmarks/export",
     "benchmarks/robustness",
+    "benchmarks/serving_drills",
     "benchmarks/training",
 )
 """Studies: they need a checkout, its examples and its dated results."""
@@ -33,6 +35,10 @@ DATA = {
     "examples/demo.yaml",
     "examples/models/osnet_x0_25_synthetic.onnx",
     "examples/models/osnet_x0_25_synthetic.onnx.manifest.json",
+    "serving/gallery/files/logic.js",
+    "serving/gallery/files/page.css",
+    "serving/gallery/files/page.html.j2",
+    "serving/gallery/files/page.js",
 }
 """Files that are not Python: `rtool demo` needs its recipe, its model and the template of its page."""
 

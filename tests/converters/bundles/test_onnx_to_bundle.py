@@ -167,7 +167,7 @@ def test_weights_that_are_no_numbers_are_refused(model_file, tmp_path):
     state = onnx_to_torch(model_file).state_dict()
     name = next(iter(state))
     torch.save(state | {name: state[name] * float("nan")}, tmp_path / "fused.pth")
-    with pytest.raises(InputError, match=rf"fused\.pth: weight '{name}' .* holds NaN"):
+    with pytest.raises(InputError, match=rf"fused\.pth: weight '{name}' holds NaN"):
         onnx2torch(model_file, tmp_path / "m.rtool", weights=tmp_path / "fused.pth")
     assert not (tmp_path / "m.rtool").exists()
 

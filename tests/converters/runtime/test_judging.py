@@ -7,6 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+import rtool
 from rtool.cli.main import run
 from rtool.converters import Preprocessing, export, load_bundle, onnx2torch, onnx_to_torch
 from rtool.converters.bundles.conversion_reference import Reference
@@ -55,6 +56,29 @@ def test_an_inexact_sigmoid_of_onnx_runtime_does_not_refuse_a_right_conversion(b
     np.testing.assert_allclose(wide, expected, rtol=1e-12)
     (got,) = TorchRunner(module).run(x)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_runtime_that_computes_another_function_is_named_and_fails_a_comparison_as_run(tmp_path):
+    """With align_corners, ONNX counts 7.5 pixels where 5 are scaled by 1.5, as its node tests show; ONNX Runtime 7."""
+    scales = numpy_helper.from_array(np.array([1, 1, 1.5, 1.5], np.float32), "scales")
+    options = {"mode": "cubic", "coordinate_transformation_mode": "align_corners"}
+    weight = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")
+    conv = helper.make_node("Conv", ["x", "w"], ["c"])
+    nodes = [conv, helper.make_node("Resize", ["c", "", "scales"], ["y"], **options)]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 5, 5])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 7, 7])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [weight, scales])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((1, 1, 5, 5)).astype(np.float32)
+    runner = OnnxRunner(tmp_path / "m.onnx")
+    (defined,), (found,) = exact_outputs(runner, [x]), runner.run(x)
+    if np.abs(defined - found).max() < 0.05 * np.abs(defined).max():
+        pytest.fail("ONNX Runtime resizes as ONNX defines it: this test needs another operator")
+    result = onnx2torch(tmp_path / "m.onnx", tmp_path / "m.rtool")
+    assert "departs from ONNX's definition" in result.parity[0].reason
+    report = rtool.bench.parity(tmp_path / "m.onnx", tmp_path / "m.rtool")
+    assert not report.passed
+    assert "departs from ONNX's definition" in report.reason
 
 
 @pytest.mark.parametrize("factor", [1.001, 1.5, 0.0])

@@ -52,6 +52,7 @@ def check_one_run(recipe: Path, outputs: list[str]) -> None:
     assert [line for output in outputs for line in output.splitlines()] == [str(folder)]
 
 
+@pytest.mark.slow
 def test_two_torchrun_agents_are_one_run(recipe):
     endpoint = f"127.0.0.1:{free_port()}"
     agent = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint {endpoint} --rdzv-id job"

@@ -50,7 +50,7 @@ def test_the_plan_shows_what_a_weights_file_gives(write_recipe, tmp_path, capsys
         ("optimizer.lr_multipliers={'conv9*': 1}", ConfigError, "lr_multipliers: 'conv9.' matches no parameter"),
         ("evaluation.metric=rank99", ConfigError, "no 'rank99'; did you mean rank5"),
         ("evaluation={protocol: verification, metric: mAP}", ConfigError, "no 'mAP'; known: accuracy"),
-        ("evaluation={protocol: verification, rerank: true}", ConfigError, "leave re-ranking out"),
+        ("evaluation={protocol: verification, rerank: true}", ConfigError, "ranks no gallery; leave it out"),
         ("data.evaluate='synthetic-faces:identities=4,images=2,size=32x16'", DataError, "4 pairs of one identity"),
         ("seed=10000000000", ConfigError, "'seed'"),
         ("model.restore_bn=true", ConfigError, "has its BatchNorms"),
