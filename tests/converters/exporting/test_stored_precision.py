@@ -100,7 +100,7 @@ def test_a_float64_file_is_measured_on_float64_images(tmp_path):
     assert run(["export", str(source), "-o", str(target)]) == 0
     (written,) = (numpy_helper.to_array(tensor) for tensor in onnx.load(target).graph.initializer)
     np.testing.assert_array_equal(written, weight)
-    bundle, people = tmp_path / "double.rtool", "synthetic-people:identities=4,images=4,seed=1"
+    bundle, people = tmp_path / "double.rtool", "synthetic-people:identities=4,seed=1"
     assert run(["onnx2torch", str(source), "-o", str(bundle)]) == 0
     assert run(["evaluate", str(bundle), people, "--preprocessing", "imagenet,size=8x8"]) == 0
 
