@@ -24,6 +24,7 @@ STAYS_OUT = (
     "benchmarks/distillation",
     "benchmarks/evaluation",
     "benchmarks/export",
+    "benchmarks/gallery",
     "benchmarks/robustness",
     "benchmarks/serving_drills",
     "benchmarks/training",
@@ -40,7 +41,7 @@ DATA = {
     "serving/gallery/files/page.html.j2",
     "serving/gallery/files/page.js",
 }
-"""Files that are not Python: `rtool demo` needs its recipe, its model and the template of its page."""
+"""Files that are not Python: `rtool demo` needs its recipe, model and template; a gallery its page."""
 
 FEW_STEPS = (
     "epochs=1",

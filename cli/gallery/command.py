@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["gallery_command"]
 
 
-class _Threshold(click.ParamType):
+class _Threshold(click.ParamType[Any]):
     name = "COSINE|auto"
 
     def convert(
@@ -96,6 +96,7 @@ class _Threshold(click.ParamType):
 @click.pass_context
 def gallery_command(
     ctx: click.Context,
+    /,
     output: Output,
     model: str | None,
     crops: str | None,

@@ -79,7 +79,7 @@ def write_adaptation_report(folder: Path, rounds: Sequence[Round], best: int, st
     from jinja2 import Environment
     from markupsafe import Markup
 
-    curves = {
+    curves: dict[str, Sequence[float | None]] = {
         "people found": [float(item.people) for item in rounds],
         "cohesion": [item.cohesion for item in rounds],
         "pairwise F": [item.pair_f for item in rounds],

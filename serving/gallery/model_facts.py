@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...converters.inspection.inspecting import inspect
+from ...converters.inspection.inspection import Inspection
 from ...errors import RtoolError
 from .models import OpenedModel
 
@@ -30,6 +31,7 @@ def model_facts(model: OpenedModel) -> ModelFacts:
     rows = {"model": attempt.reference, "backend": f"{attempt.model_type} on {attempt.device}"}
     if attempt.model_type != "triton":
         found = inspect(attempt.reference)
-        rows["parameters"] = f"{found.parameters:,}"
+        if isinstance(found, Inspection):
+            rows["parameters"] = f"{found.parameters:,}"
     rows["preprocessing"] = str(embedder.decision)
     return ModelFacts(digest, rows)

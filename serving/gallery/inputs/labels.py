@@ -36,18 +36,18 @@ def read_labels(path: Path, crops: Crops) -> tuple[str | None, ...]:
             for name in {track.label, track.name}:
                 of_name.setdefault(name, []).append(number)
     else:
-        for name, file, track in zip(crops.names, crops.paths, crops.track.tolist(), strict=True):
+        for name, file, place in zip(crops.names, crops.paths, crops.track.tolist(), strict=True):
             for known in {name, str(file)}:
-                of_name.setdefault(known, []).append(track)
+                of_name.setdefault(known, []).append(place)
     truth: dict[int, str] = {}
     for line, row in enumerate(rows, 2):
         identity = row["identity"]
         if not identity:
             continue
-        for track in of_name.get(row[key] or "", []):
-            if truth.setdefault(track, identity) != identity:
+        for owner in of_name.get(row[key] or "", []):
+            if truth.setdefault(owner, identity) != identity:
                 raise InputError(
-                    f"{path}: line {line}: track {crops.tracks[track].label} is {identity} and was {truth[track]}; "
+                    f"{path}: line {line}: track {crops.tracks[owner].label} is {identity} and was {truth[owner]}; "
                     "give each track one identity"
                 )
     return tuple(truth.get(track) for track in range(len(crops.tracks)))

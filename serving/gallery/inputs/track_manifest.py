@@ -45,7 +45,9 @@ def manifest_crops(path: Path) -> Crops:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: {error}; is a quotation mark missing?") from error
-    found, files, seen = [], [], {}
+    found: list[Crop] = []
+    files: list[Path] = []
+    seen: dict[str, int] = {}
     for line, row in rows:
         if None in row or None in row.values():
             raise DataError(f"{path}: line {line} has another number of cells than the header ({', '.join(names)})")

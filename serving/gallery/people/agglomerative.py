@@ -37,7 +37,7 @@ def average_linkage(similarity: NDArray[np.floating], apart: Pairs) -> Tree:
     Equal similarities go to the lower numbers. Memory: one copy of the matrix, float64 up to 4,000 items.
     """
     count = len(similarity)
-    s = similarity.astype(np.float64 if count <= 4000 else np.float32)
+    s: NDArray[np.floating] = similarity.astype(np.float64 if count <= 4000 else np.float32)
     np.fill_diagonal(s, -np.inf)
     s[apart[:, 0], apart[:, 1]] = -np.inf
     s[apart[:, 1], apart[:, 0]] = -np.inf

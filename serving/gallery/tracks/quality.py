@@ -9,14 +9,15 @@ wide. Exposure: 1 - share of pixels below 10 or above 245. Crops under 32 pixels
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ....finetune.data.decoding import stream_pixels
+from ....finetune.data.decoding import check_unreadable
+from ....finetune.data.image_files import UnreadableImageError
 from ..inputs.crops import Crops
 
 __all__ = ["CropQuality", "crop_quality", "look_of"]
@@ -26,6 +27,7 @@ _WEIGHTS = np.array([0.35, 0.25, 0.15, 0.10, 0.15])
 _STANDING = 2.2
 _LOW = 32
 """Pixels; crops of less height count half."""
+_THREADS = 4
 _LAPLACIAN, _EXPOSURE, _TALL, _WIDE = range(4)
 
 Values = NDArray[np.float64]
@@ -46,17 +48,23 @@ def crop_quality(crops: Crops) -> CropQuality:
     Raises:
         DataError: more than 1 % cannot be read.
     """
-    looks, rows = [], []
-    for positions, values in stream_pixels(crops.dataset(), look_of, 256):
-        rows.append(positions)
-        looks.append(values)
-    chosen = np.sort(np.concatenate(rows))
-    unreadable = tuple(crops.names[row] for row in np.setdiff1d(np.arange(len(crops)), chosen))
-    readable = crops if not unreadable else crops.subset(chosen)
-    return CropQuality(readable, _score(readable, np.concatenate(looks)), unreadable)
+
+    def look(row: int) -> Values | None:
+        try:
+            return look_of(crops.images[row])
+        except UnreadableImageError:
+            return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        looks = list(pool.map(look, range(len(crops))))
+    unreadable = tuple(name for name, found in zip(crops.names, looks, strict=True) if found is None)
+    check_unreadable(crops.name, unreadable, len(crops))
+    readable = crops.subset(np.array([row for row, found in enumerate(looks) if found is not None], dtype=np.int64))
+    values = np.stack([found for found in looks if found is not None])
+    return CropQuality(readable if unreadable else crops, _score(readable, values), unreadable)
 
 
-def look_of(image: Image.Image) -> NDArray[Any]:
+def look_of(image: Image.Image) -> Values:
     """Of one image, float64 [4]: variance of the Laplacian, exposure, height and width in pixels."""
     grey = np.asarray(image.convert("L").resize((_WIDTH, _HEIGHT), Image.Resampling.BILINEAR), dtype=np.float64)
     inner = grey[1:-1, 1:-1]

@@ -28,7 +28,7 @@ def crops(root: Path, tracks: int = 3, each: int = 2) -> Path:
         (root / f"t{track}").mkdir(parents=True)
         for number in range(each):
             pixels = draw.integers(0, 255, (32, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / f"t{track}" / f"{number}.png")
+            Image.fromarray(pixels).save(root / f"t{track}" / f"{number}.{'jpg' if track else 'png'}")
     return root
 
 
