@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -102,7 +103,7 @@ def distil_command(
         emit_result(output, result)
 
 
-def _refuse_given(options: dict[str, object], reason: str) -> None:
+def _refuse_given(options: Mapping[str, object], reason: str) -> None:
     """Refuse options that would be ignored.
 
     Raises:

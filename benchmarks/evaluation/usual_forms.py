@@ -99,7 +99,7 @@ def classic_reranking(query: Floats, gallery: Floats, *, k1: int = 20, k2: int =
             images = inverted[column]
             smaller[0, images] += np.minimum(encoded[image, column], encoded[images, column])
         jaccard[image] = 1 - smaller / (2.0 - smaller)
-    final: Floats = (jaccard * (1 - weight) + original * weight)[:queries, queries:]
+    final: NDArray[Any] = (jaccard * (1 - weight) + original * weight)[:queries, queries:]
     return final
 
 

@@ -207,8 +207,9 @@ def reduce_precision(graph: ExportedGraph, log: StepLog, precision: Precision, o
         InputError: the graph cannot be converted, or a node that is to stay in float32 does not exist.
     """
     keep, gate = options.keep_float32, options.min_cosine
+    nodes: tuple[Float32Node, ...] = ()
     if precision == "int8" and options.quantiser is not None:
-        model, nodes = check_int8(graph.model, options.quantiser(graph.model), log, min_cosine=gate), ()
+        model = check_int8(graph.model, options.quantiser(graph.model), log, min_cosine=gate)
     elif precision == "int8":
         model, nodes = convert_to_int8(graph.model, log, method=options.calibration, keep=keep, min_cosine=gate)
     else:

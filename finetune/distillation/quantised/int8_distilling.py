@@ -104,7 +104,8 @@ def distil_int8(
         held = np.arange(len(pixels)) % every == every - 1
         seen = pixels[~held]
         learned.append(made.normalise(np.concatenate([seen, seen[:, :, ::-1]])))
-        return pixels[held]
+        unseen: Pixels = pixels[held]
+        return unseen
 
     def quantise(float32: onnx.ModelProto) -> onnx.ModelProto:
         return train_int8(float32, learned[0], chosen, report)
@@ -164,7 +165,8 @@ def _train(
         found = found[0] if isinstance(found, tuple) else found
         missing = 1 - F.cosine_similarity(found.flatten(1), wanted[rows])
         optimizer.zero_grad()
-        (missing.square().mean() + 1e-12).sqrt().backward()
+        loss: torch.Tensor = (missing.square().mean() + 1e-12).sqrt()
+        torch.autograd.backward(loss)
         optimizer.step()
         if (step + 1) % max(1, training.steps // _REPORTS) == 0:
             said(f"int8: step {step + 1} of {training.steps}, mean cosine to float32 {1 - missing.mean().item():.5f}")
