@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -69,16 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows[name]["differ"] = found["files_that_differ_from_pillow"]
         loader = _measure_loader(next(iter(roots.values())))
     now = datetime.now(UTC)
+    result = {"load_average": round(os.getloadavg()[0], 1), "images_per_second": rows, "loader": loader}
     report = {
         "date": now.isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "versions": peers["versions"],
-        "result": {"images_per_second": rows, "loader": loader},
+        "result": result,
     }
     path = options.output / f"{now:%Y-%m-%d}-decoding.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(_page(report["result"], f"{now:%Y-%m-%d}"), encoding="utf-8")
-    print(json.dumps(report["result"], indent=2), path, sep="\n")  # noqa: T201
+    path.with_suffix(".md").write_text(_page(result, f"{now:%Y-%m-%d}"), encoding="utf-8")
+    print(json.dumps(result, indent=2), path, sep="\n")  # noqa: T201
     return 0
 
 
@@ -190,7 +192,8 @@ def _page(result: dict[str, Any], date: str) -> str:
         lines.append(f"| {name} | {' | '.join(figures)} | {row['differ']['simplejpeg']}, {row['differ']['cv2']} |")
     lines += [
         "",
-        f"Batches of {_BATCH} faces of 112x112 with a flip, by the clock:",
+        f"Batches of {_BATCH} faces of 112x112 with a flip, by the clock, at a load of {result['load_average']} on",
+        f"{os.cpu_count()} cores (above that number, other programs slow the workers down):",
         "",
         "| workers | with Pillow | with simplejpeg |",
         "|---|---|---|",
