@@ -35,6 +35,8 @@ from ...finetune.evaluation.evaluation import evaluate_pixels
 from ...finetune.evaluation.ranks.retrieval import RetrievalResult
 from ...finetune.finetuning import finetune
 from ...serving import TritonServer, deploy
+from ...serving.gallery.galleries import gallery
+from ...serving.gallery.settings import GallerySettings
 from ..compare import compare_runners
 from ..load import LoadReport, serving
 from ..machine import describe_machine
@@ -90,6 +92,7 @@ def demo(
         source, tuned = open_embedder(DEMO_MODEL), open_embedder(trained)
         before, after = _quality(source, crops), _quality(tuned, crops)
         figures = _figures((source, tuned), crops)
+    _find_people(flow, config, trained)
     fp32, fp16 = _export(flow, trained, crops)
     with flow.step("publish to the Triton repository"):
         repository = _publish(flow.folder / "model_repository", fp32, fp16, crops)
@@ -258,6 +261,15 @@ def _quality(model: Embedder, crops: _Crops) -> Quality:
     if not isinstance(result, RetrievalResult):
         raise TypeError(f"the retrieval protocol gave a {type(result).__name__}")
     return Quality(result.mAP, result.rank1)
+
+
+def _find_people(flow: _Flow, config: FinetuneConfig, trained: Path) -> None:
+    """A gallery of the target's people by the trained model, which sees no label; drawn targets alone are in tracks."""
+    target = config.data.evaluate
+    if isinstance(target, str) and target.startswith("synthetic-people"):
+        with flow.step("find the people without labels"):
+            found = gallery(trained, target, flow.folder / "gallery", settings=GallerySettings(device="cpu"))
+        flow.artefacts["gallery"] = str(found.page)
 
 
 def _figures(models: Sequence[Embedder], crops: _Crops, *, queries: int = 4, shown: int = 10) -> list[Figure]:
