@@ -329,11 +329,10 @@ def _evaluation(s: ForeignSettings) -> dict[str, Any] | None:
     if name == "market_evaluate":
         evaluation["protocol"] = "retrieval"
     elif name == "classification_evaluate":
-        s.leave_out("evaluation_type", "identities that are trained on are not measured; others are held out instead")
+        evaluation["protocol"] = "classification"
+        s.approximate("evaluation_type", "evaluation.protocol classification: model.output must be the class scores")
     elif name:
-        s.leave_out(
-            "evaluation_type", "a file of your own is not run; measure with rtool evaluate, or call rtool.evaluate"
-        )
+        s.leave_out("evaluation_type", "name the function of your file as evaluation.function: MODULE:NAME")
     return evaluation
 
 

@@ -343,3 +343,11 @@ def test_the_loss_reference_lists_every_kind_once():
     kinds = [entry["kind"] for entry in yaml.safe_load(loss_reference())]
     assert sorted(kinds) == sorted(set(kinds))
     assert {"arcface", "adaface", "partial_fc", "pcb", "triplet", "circle_pair"} <= set(kinds)
+
+
+def test_classification_is_measured_by_its_protocol_and_a_function_of_ones_own_is_pointed_to(tmp_path):
+    config, fates = convert(tmp_path, {"evaluation_type": "classification_evaluate"})
+    assert config.evaluation.protocol == "classification"
+    assert fates["evaluation_type"][0] == "approximated"
+    _, fates = convert(tmp_path, {"evaluation_type": "my_evaluate"})
+    assert "evaluation.function" in fates["evaluation_type"][1]
