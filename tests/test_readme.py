@@ -171,7 +171,7 @@ def restoring_gains() -> tuple[str, ...]:
 
 
 def conformance() -> tuple[str, ...]:
-    table = (RESULTS / "2026-11-29-onnx-conformance.md").read_text(encoding="utf-8")
+    table = (RESULTS / "2026-11-30-onnx-conformance.md").read_text(encoding="utf-8")
     cases, passed, refused, wrong, _ = re.search(r"^\| node \| (.+) \|$", table, re.MULTILINE)[1].split(" | ")
     return f"{cases} node cases", f"{passed} convert", f"{refused} are refused", f"{wrong} are wrong"
 
