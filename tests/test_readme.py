@@ -196,6 +196,13 @@ def int8_of_iresnet50() -> tuple[str, ...]:
     return f"takes {ratio:.2f} of float32's time", f"at {row['size']:.2f} of its size"
 
 
+def lost_code() -> tuple[str, ...]:
+    return tuple(
+        f"{name} under other cameras reach {figures['mean_ratio']:.2f} times the "
+        for name, figures in stored("2026-11-30-lost-code.json")["result"].items()
+    )
+
+
 def int8_of_the_demo() -> tuple[str, ...]:
     rows = stored("2026-11-27-int8.json")["fresh_people"]["rows"]
     methods = {row["method"] for row in rows}
@@ -211,6 +218,7 @@ def int8_of_the_demo() -> tuple[str, ...]:
         ("- Of ONNX's", conformance),
         ("- Of the 86", rounding),
         ("- iresnet100 of", conversion_time),
+        ("- Losing the training code", lost_code),
         ("- int8: iresnet50", int8_of_iresnet50),
         ("- int8 of the demo's model", int8_of_the_demo),
     ],
@@ -219,13 +227,13 @@ def test_a_figure_is_the_stored_one(beginning: str, figures):
     sentence = re.search(rf"^{re.escape(beginning)}(?:.|\n(?=  ))*", README, re.MULTILINE)[0]
     text = " ".join(sentence.split()).replace(" of mAP", "")
     assert [figure for figure in figures() if figure not in text] == []
-    file = re.search(r"`([\w.-]+)`\)\.$", text)[1]
+    file = re.search(r"`([\w.-]+)`(?:, `make [\w-]+`)?\)\.$", text)[1]
     assert (RESULTS / file).is_file()
 
 
 def test_no_figure_stands_outside_the_list_that_is_compared():
     listed = README.split("## Figures\n", 1)[1].split("| command |", 1)[0]
-    assert listed.count("\n- ") == 8
+    assert listed.count("\n- ") == 9
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
