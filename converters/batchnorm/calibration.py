@@ -187,10 +187,20 @@ def _watching(layers: Mapping[str, Layer], observed: dict[str, Observation]) -> 
 
 
 def _in_batches(batches: Iterable[Batch], size: int | None) -> Iterator[tuple[Tensor, ...]]:
-    """Batches as tuples, regrouped to exactly `size` images where it is given; an incomplete last one is left out."""
+    """Batches as tuples, regrouped to exactly `size` images where it is given; an incomplete last one is left out.
+
+    Raises:
+        InputError: a batch is not made of tensors.
+    """
     waiting: tuple[Tensor, ...] = ()
     for batch in batches:
         inputs = batch if isinstance(batch, tuple) else (batch,)
+        if not all(isinstance(tensor, Tensor) for tensor in inputs):
+            kind = next(type(tensor).__name__ for tensor in inputs if not isinstance(tensor, Tensor))
+            raise InputError(
+                f"calibrate holds {kind}, not tensors: give batches of what the network takes, float32 [N, C, H, W]; "
+                "`rtool onnx2torch --calibrate` reads a folder of images"
+            )
         if size is None:
             yield inputs
             continue

@@ -122,3 +122,8 @@ def test_a_linear_of_a_model_with_a_fixed_batch_of_one_gets_no_batchnorm(tmp_pat
     assert [entry.after for entry in report.restored] == ["conv"]
     assert [(entry.layer, "one image" in entry.reason) for entry in report.skipped] == [("fc", True)]
     assert module.train()(batches(1)[0]).shape == (1, 6)
+
+
+def test_a_folder_is_not_batches(model_file):
+    with pytest.raises(InputError, match="calibrate holds str, not tensors: give batches"):
+        restore_batchnorm(onnx_to_torch(model_file), "crops/")
