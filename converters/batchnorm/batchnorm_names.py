@@ -3,7 +3,7 @@
 1. The scope that the exporter recorded: dynamo gives a fused Conv the scope of the BatchNorm that was fused into it.
 2. The conventions of public networks: `conv` -> `bn`, `conv2` -> `bn2` (or `bn3` where a `bn2` exists, as in iResNet),
    `downsample.0` -> `downsample.1`.
-3. The name of the layer with `_bn` appended.
+3. The name of the layer with `_bn` appended; `bn3_` behind a layer called 3, as `3_bn` is no name in Python.
 
 rtool's own exports record the name in the model's metadata; `restore` passes it as the scope.
 """
@@ -25,14 +25,19 @@ _NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)$")
 def batchnorm_path(root: nn.Module, layer: str, scope: str = "") -> str:
     """A free path in `root` for the BatchNorm behind `layer`; `scope` is the recorded path, "" where there is none."""
     free = (path for path in usual_names(layer, scope) if _is_free(root, path))
-    numbered = (f"{layer}_bn{number}" for number in count(2))
+    numbered = (f"{_appended(layer)}{number}" for number in count(2))
     return next(free, None) or next(path for path in numbered if _is_free(root, path))
 
 
 def usual_names(layer: str, scope: str = "") -> list[str]:
     """What the BatchNorm behind `layer` may be called, the most likely name first; `scope` is the recorded path."""
     recorded = [safe_path(scope)] if scope and safe_path(scope) != layer else []
-    return [*recorded, *_guesses(layer), f"{layer}_bn"]
+    return [*recorded, *_guesses(layer), _appended(layer)]
+
+
+def _appended(layer: str) -> str:
+    parent, dot, name = layer.rpartition(".")
+    return f"{parent}{dot}bn{name}_" if name.isdecimal() else f"{layer}_bn"
 
 
 def _guesses(layer: str) -> list[str]:
