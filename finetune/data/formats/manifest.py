@@ -24,6 +24,7 @@ from ....errors import DataError, InputError, nearest
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
 from ..identity_keys import NoIdentity, identity_key, left_out_notes
 from ..image_files import FileImages, printable
+from .csv_columns import column_names
 
 __all__ = ["listed_paths", "open_manifest"]
 
@@ -124,7 +125,7 @@ def _csv_rows(path: Path, text: str, known: tuple[str, ...] | None = _COLUMNS) -
     """The lines of a CSV file; columns beyond `known` are refused, unless that is None."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        names = reader.fieldnames = column_names(path, reader.fieldnames)
         for name in names:
             _check_known(path, name, known)
             if names.count(name) > 1:

@@ -24,6 +24,7 @@ from ....errors import DataError, InputError
 from ..dataset import UNKNOWN_CAMERA, Dataset, encode_identities
 from ..image_files import FileImages, printable
 from ..image_formats import image_suffixes
+from .csv_columns import column_names
 
 __all__ = ["is_pair_csv", "open_pair_csv", "open_pairs_txt"]
 
@@ -94,7 +95,7 @@ def open_pair_csv(path: Path, root: Path | None = None) -> Dataset:
     pairs: list[_Pair] = []
     known: set[Path] = set()
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), skipinitialspace=True, strict=True)
-    if [name.strip() for name in reader.fieldnames or ()] != ["a", "b", "same"]:
+    if column_names(path, reader.fieldnames) != ["a", "b", "same"]:
         raise DataError(f"{path}: expected the columns a,b,same, got {','.join(reader.fieldnames or ())}")
     try:
         for row in reader:

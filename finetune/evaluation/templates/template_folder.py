@@ -25,6 +25,7 @@ from PIL import Image
 
 from ....errors import DataError
 from ...data.dataset import UNKNOWN_CAMERA, Dataset, encode_identities
+from ...data.formats.csv_columns import column_names
 from ...data.image_files import FileImages, printable
 from .face_alignment import align_face
 
@@ -194,7 +195,7 @@ def _pairs(path: Path, numbers: dict[str, int]) -> Indices:
 def _subjects(path: Path, numbers: dict[str, int]) -> Subjects:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        names = [name.strip().upper() for name in reader.fieldnames or ()]
+        names = [name.upper() for name in column_names(path, reader.fieldnames)]
         if not {"TEMPLATE_ID", "SUBJECT_ID"} <= set(names):
             raise DataError(f"{path}: expected the columns TEMPLATE_ID,SUBJECT_ID, got {','.join(names)}")
         reader.fieldnames = names

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from ....errors import InputError
+from ....finetune.data.formats.csv_columns import column_names
 from .crops import Crops
 
 __all__ = ["read_labels"]
@@ -17,6 +18,7 @@ def read_labels(path: Path, crops: Crops) -> tuple[str | None, ...]:
 
     Raises:
         InputError: the file cannot be read, has other columns, or gives one track two identities.
+        DataError: its columns are separated by something else than commas.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -24,7 +26,9 @@ def read_labels(path: Path, crops: Crops) -> tuple[str | None, ...]:
         raise InputError(
             f"{path}: cannot be read ({error}); expected CSV with track,identity or path,identity"
         ) from error
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader.fieldnames = column_names(path, reader.fieldnames)
+    rows = list(reader)
     columns = set(rows[0]) if rows else set()
     key = next((name for name in ("track", "path") if name in columns), None)
     if key is None or "identity" not in columns:

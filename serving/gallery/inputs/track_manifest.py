@@ -14,6 +14,7 @@ import math
 from pathlib import Path
 
 from ....errors import DataError, nearest
+from ....finetune.data.formats.csv_columns import column_names
 from ....finetune.data.image_files import FileImages, printable
 from .crops import Crop, Crops, make_crops
 
@@ -34,7 +35,7 @@ def manifest_crops(path: Path) -> Crops:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        names = reader.fieldnames = column_names(path, reader.fieldnames)
         for name in names:
             if name not in _COLUMNS:
                 raise DataError(f"{path}: unknown column '{name}'; {nearest(name, _COLUMNS)}")

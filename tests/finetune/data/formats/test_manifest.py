@@ -67,6 +67,10 @@ GOOD = {"path": "a", "identity": 1}
     ("form", "text", "message"),
     [
         ("csv", "path,identiti\na,b\n", "unknown column 'identiti'; did you mean identity"),
+        ("csv", "path;identity\na;b\n", "separates columns by semicolons; save the file with commas"),
+        ("csv", "path\tidentity\na\tb\n", "separates columns by tabs"),
+        ("csv", "a;b;same\nx;y;1\n", "separates columns by semicolons"),
+        ("csv", "sep=;\npath;identity\na;b\n", "separates columns by semicolons"),
         ("csv", "path,identity\na,b\n", "1 images of 1 identity; at least 2"),
         ("csv", "", "at least 2"),
         ("csv", "path,identity,camera\na,b,left\nc,d,1\n", "line 2: camera must be a number from 0 on, got 'left'"),

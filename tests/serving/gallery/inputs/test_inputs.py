@@ -72,6 +72,7 @@ def test_a_manifest_states_cameras_frames_and_confidence(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("path;track\na.png;1\n", "separates columns by semicolons"),
         ("path,trak\na.png,1\n", "unknown column 'trak'; did you mean track?"),
         ("path,camera\na.png,1\n", "column 'track' is missing"),
         ("path,track,frame\na.png,1,x\n", "line 2: frame must be a whole number from 0, got 'x'"),
