@@ -117,6 +117,7 @@ def finetune(
     check_launcher()
     processes = int(os.environ["WORLD_SIZE"]) if under_torchrun() else count_processes(nproc, resolved.device)
     resolve_device(resolved.device, processes=processes)
+    resolved = resolved.on_processes(processes)
     if under_torchrun():
         return _finetune_as_rank(resolved, resume, resume_with, quiet=quiet, progress=progress)
     with opened_run(resolved, resume, describe_data, resume_with) as (run, checkpoint):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ...errors import InputError
+from ...errors import ConfigError, InputError
 from .augmentation import AugmentConfig
 from .distillation import EMA, DistilConfig
 from .losses import (
@@ -124,8 +124,12 @@ class DataConfig(Section):
     Of a mapping NAME: SOURCE each is measured; metrics are then NAME.METRIC and mean.METRIC."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of identities held out when `evaluate` is not given."""
+    min_images: Count = 1
+    """Identities with fewer images are left out of the training data, and counted."""
     batch: Count = 64
     """Images per batch on each process."""
+    global_batch: Count | None = None
+    """Images per batch of all processes together, instead of `batch`: each process has its equal share of them."""
     sampler: Literal["random", "pk", "pk_cameras"] = "random"
     """pk: several images of each identity in a batch, as pair losses need; pk_cameras: those from different cameras."""
     images_per_identity: Annotated[int, Field(ge=2)] = 4
@@ -266,6 +270,26 @@ class FinetuneConfig(Section):
         if self.optimizer.accumulate > 1 and any(isinstance(loss, PartialFCLoss) for loss in self.losses):
             raise ValueError("optimizer.accumulate: partial_fc updates its rows at every batch; set it to 1")
         return self
+
+    @model_validator(mode="after")
+    def _one_batch_is_given(self) -> FinetuneConfig:
+        if self.data.global_batch is not None and self.data.batch != DataConfig.model_fields["batch"].default:
+            raise ValueError("data.global_batch: data.batch is given as well; leave one of them out")
+        return self
+
+    def on_processes(self, count: int) -> FinetuneConfig:
+        """The configuration with `data.batch` for each of `count` processes, in the place of `data.global_batch`.
+
+        Raises:
+            ConfigError: the images cannot be shared evenly.
+        """
+        images = self.data.global_batch
+        if images is None:
+            return self
+        if images % count:
+            raise ConfigError(f"data.global_batch {images}: {count} processes cannot share it evenly; use a multiple")
+        data = self.data.model_copy(update={"batch": images // count, "global_batch": None})
+        return self.model_copy(update={"data": data})
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> FinetuneConfig:

@@ -74,8 +74,9 @@ class AdaFaceLoss(Section):
     """s."""
     margin: NotNegative = 0.4
     """m."""
-    h: Positive = 0.333
-    """Factor of the quality measure, the deviation of an embedding's norm from the mean norm."""
+    h: NotNegative = 0.333
+    """Factor of the quality measure, the deviation of an embedding's norm from the mean norm; 0 gives all images one
+    margin."""
     momentum: Share = 0.01
     """Share by which the norm statistics move towards those of each batch."""
 

@@ -31,6 +31,7 @@ def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1
         RtoolError: the model or the data cannot be used.
     """
     ranks = count_processes(nproc, config.device)
+    config = config.on_processes(ranks)
     preprocessing = load_network(config.model).preprocessing
     train, _ = open_training_data(config, preprocessing)
     return draw_batch(config, TrainingPixels(train, preprocessing.resize, None), preprocessing, ranks=ranks)

@@ -88,6 +88,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     _check_folder(output)
     processes = count_processes(nproc, config.device)
     device = resolve_device(config.device, processes=processes)
+    config = config.on_processes(processes)
     network = load_network(config.model)
     train, held_out = open_training_data(config, network.preprocessing)
     images = min(config.model.calibration_images, len(train))

@@ -26,7 +26,7 @@ from ..data.image_files import UnreadableImageError
 from ..data.joined import join_datasets
 from ..data.jpeg.second_decoder import decoder_note
 from ..data.loading import TrainingPixels
-from ..data.partners import with_partners
+from ..data.partners import with_images, with_partners
 from ..data.reduced_scale import with_reduced_images
 from ..data.splits import split_by_identity
 from ..evaluation.ranks.ranking import Ranking
@@ -87,7 +87,7 @@ def _open_source(config: FinetuneConfig) -> Dataset:
                 "own; give them as data.evaluate, and a folder, records or a manifest of identities as data.train"
             )
         opened[name] = dataset.of_somebody()
-    return join_datasets(opened)
+    return with_images(join_datasets(opened), config.data.min_images)
 
 
 def _open_unlabelled(sources: TrainingSources) -> Dataset:

@@ -48,6 +48,7 @@ _ANGULAR = unless(
 _RERANKED = unless(lambda evaluation: evaluation.rerank, "evaluation.rerank is false")
 _EXPANDED = unless(lambda evaluation: evaluation.expand > 0, "evaluation.expand is 0")
 _WITH_MARGIN = unless(lambda loss: loss.margin > 0, "margin is 0, so image quality changes nothing")
+_BY_QUALITY = unless(lambda loss: loss.h > 0, "h is 0, so all images have one margin")
 
 IDLE: Mapping[str, Check] = {
     "steps_per_epoch": steps_per_epoch,
@@ -61,6 +62,9 @@ IDLE: Mapping[str, Check] = {
     "model.sync_batchnorm": where(
         lambda config, facts: config.model.sync_batchnorm and (facts.processes == 1 or not facts.batchnorm_learns),
         "there is one process, or no BatchNorm learns",
+    ),
+    "data.min_images": where(
+        lambda config, _: config.distil is not None and not config.distil.labels, "distil.labels is false"
     ),
     "data.evaluate": not_measured,
     "data.holdout": first(
@@ -91,8 +95,8 @@ IDLE: Mapping[str, Check] = {
     "losses.arcface.filter_above": unless(
         lambda loss: loss.filter_above is None or loss.filter_above < 1, "no cosine is above 1"
     ),
-    "losses.adaface.h": _WITH_MARGIN,
-    "losses.adaface.momentum": _WITH_MARGIN,
+    "losses.adaface.h": first(_WITH_MARGIN, _BY_QUALITY),
+    "losses.adaface.momentum": first(_WITH_MARGIN, _BY_QUALITY),
     "losses.partial_fc.gradient": _ANGULAR,
     "distil.unlabelled_batch": first(
         unless(lambda distil: distil.unlabelled is not None, "distil.unlabelled is null"),
@@ -163,6 +167,7 @@ ALWAYS = frozenset(
         "model.compile",
         "data.train",
         "data.batch",
+        "data.global_batch",
         "data.workers",
         "data.decode",
         "data.memory_gb",

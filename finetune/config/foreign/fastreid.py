@@ -129,14 +129,10 @@ def _data(s: ForeignSettings) -> dict[str, Any]:
     sampler = s.text("DATALOADER.SAMPLER_TRAIN", into="data.sampler", default="")
     pk = s.flag("DATALOADER.PK_SAMPLER", into="data.sampler", default=True)
     by_identity = sampler != "TrainingSampler" if sampler else pk
-    batch = s.count("SOLVER.IMS_PER_BATCH", into="data.batch", default=64) or 64
-    s.approximate(
-        "SOLVER.IMS_PER_BATCH", f"data.batch {batch} of each process; for N processes set data.batch={batch}/N"
-    )
     data: dict[str, Any] = {
         "train": train[0] if len(train) == 1 else train,
         "evaluate": tests[0] if len(tests) == 1 else {Path(place).name.replace(".", "_"): place for place in tests},
-        "batch": batch,
+        "global_batch": s.count("SOLVER.IMS_PER_BATCH", into="data.global_batch", default=64) or 64,
         "workers": s.count("DATALOADER.NUM_WORKERS", into="data.workers", default=8),
     }
     each = s.count("DATALOADER.NUM_INSTANCE", into="data.images_per_identity", default=4)

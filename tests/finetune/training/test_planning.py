@@ -35,6 +35,18 @@ def test_the_plan_has_shapes_counts_and_how_it_will_be_measured(write_recipe, tm
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+def test_processes_share_a_global_batch(write_recipe):
+    whole = {"batch": 64, "global_batch": 8, "sampler": "random"}
+    shared = load_config(write_recipe(), [f"data.{key}={value}" for key, value in whole.items()])
+    plan = plan_run(shared, nproc=2)
+    assert (plan.batch, plan.steps_per_epoch) == (4, 4)
+    assert plan_run(shared).batch == 8
+    with pytest.raises(ConfigError, match=r"data\.global_batch 8: 3 processes cannot share it evenly"):
+        shared.on_processes(3)
+    with pytest.raises(ConfigError, match=r"data\.global_batch: data\.batch is given as well"):
+        load_config(write_recipe(), ["data.batch=8", "data.global_batch=8"])
+
+
 def test_the_plan_shows_what_a_weights_file_gives(write_recipe, tmp_path, capsys):
     torch.save({"model": load_network(load_config(write_recipe()).model).module.state_dict()}, tmp_path / "w.pth")
     config = write_recipe(model={**OSNET, "weights": str(tmp_path / "w.pth")})

@@ -101,6 +101,18 @@ def test_people_whom_pk_drops_are_left_out_of_every_count(recipe):
     assert plan_run(load_config(path, ["data.sampler=random"])).train_identities == 40
 
 
+def test_people_with_few_images_are_left_out_as_asked(recipe):
+    images = {**dict.fromkeys(range(6), 2), **dict.fromkeys(range(6, 16), 5)}
+    path = recipe(images, data={"batch": 8, "min_images": 3}, losses=[{"kind": "softmax"}])
+    plan = plan_run(load_config(path))
+    assert (plan.train_images, plan.train_identities, plan.head_parameters) == (50, 10, 10 * (512 + 1))
+    assert any(
+        "6 identities of 12 images left out, for they have fewer than data.min_images 3" in n for n in plan.notes
+    )
+    with pytest.raises(DataError, match=r"no identity has data\.min_images 6 images; the most is 5"):
+        plan_run(load_config(path, ["data.min_images=6"]))
+
+
 def test_nothing_is_left_out_where_all_or_none_have_a_partner():
     def dataset(identities):
         pixels = np.zeros((len(identities), 2, 2, 3), dtype=np.uint8)

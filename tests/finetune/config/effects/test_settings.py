@@ -130,6 +130,7 @@ def test_every_field_is_always_effective_or_has_its_condition():
             "losses.0.gradient straight_through has no effect: margins without an angle",
         ),
         ({"losses": [{"kind": "arcface", "filter_above": 2}]}, {}, "no cosine is above 1"),
+        ({"losses": [{"kind": "adaface", "h": 0}]}, {}, "losses.0.h 0.0 has no effect: h is 0, so all images have one"),
         ({"losses": [{"kind": "adaface", "margin": 0, "h": 0.5}]}, {}, "losses.0.h 0.5 has no effect: margin is 0"),
         ({"optimizer": {"lr": 0.5, "head_lr": 0.1}}, {"backbone_learns": False}, "optimizer.lr 0.5 has no effect"),
         ({"losses": [{"kind": "triplet"}], "optimizer": {"head_lr": 0.1}}, {}, "no loss of triplet has weights"),
