@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ..passes.constants.constant_folding import LITERAL_KEY, constant_tensor
-from .operation import Op
+from .operation import Op, RefusedError
 
-__all__ = ["lower_copy", "make_constant"]
+__all__ = ["lower_copy", "make_constant", "refused_inside"]
 
 
 def lower_copy(op: Op, graph: ir.Graph, inputs: Sequence[ir.Value], suffix: str) -> list[ir.Value]:
@@ -35,3 +35,18 @@ def make_constant(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
     value.shape = ir.Shape(tensor.shape.numpy())
     value.meta[LITERAL_KEY] = True
     return value
+
+
+def refused_inside(op: Op, value: ir.Value) -> RefusedError:
+    """The refusal of a node whose subgraph did not give `value`: it names the first node that could not be lowered."""
+    node = value.producer()
+    while node is not None:
+        missing = (v for v in node.inputs if v is not None and v.const_value is None and v not in op.environment)
+        before = next((v.producer() for v in missing if v.producer() is not None), None)
+        if before is None:
+            break
+        node = before
+    if node is None:
+        return op.refuse(f"value '{value.name}' inside it is computed nowhere; re-export the model")
+    name = node.name or node.outputs[0].name or "?"
+    return op.refuse(f"it needs node '{name}' ({node.op_type}), which cannot be converted for the reason given there")

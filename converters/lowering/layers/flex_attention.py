@@ -9,7 +9,7 @@ from torch import fx
 from ..exact.attention import flex_mix, flex_scores
 from ..operation import Lowered, Op
 from ..registry import lowers
-from ..subgraphs import lower_copy
+from ..subgraphs import lower_copy, refused_inside
 from ..values import torch_dtype
 
 __all__: list[str] = []
@@ -38,7 +38,8 @@ def _modified(op: Op, name: str, tensor: fx.Node, dtype: ir.DataType) -> fx.Node
     shape = ir.Shape([*query[:3], key[2]])
     value = ir.Value(name=f"{op.node.name}_{name}", type=ir.TensorType(dtype), shape=shape)
     op.environment[value] = tensor
-    result = op.environment.get(lower_copy(op, graph, [value], name)[0])
+    (changed,) = lower_copy(op, graph, [value], name)
+    result = op.environment.get(changed)
     if not isinstance(result, fx.Node):
-        raise op.refuse(f"a node inside its {name} cannot be converted")
+        raise refused_inside(op, changed)
     return result

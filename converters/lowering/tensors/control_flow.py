@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..graph_builder import Weight
 from ..operation import Lowered, Op, Result
 from ..registry import lowers
-from ..subgraphs import lower_copy, make_constant
+from ..subgraphs import lower_copy, make_constant, refused_inside
 from .squeezing import size_of, squeezed_axis
 
 __all__: list[str] = []
@@ -148,6 +148,6 @@ def _each_result(op: Op, values: Sequence[ir.Value]) -> Iterator[Result]:
     for output, value in zip(op.node.outputs, values, strict=False):
         known = op.environment.get(value)
         if known is None and value.const_value is None:
-            raise op.refuse("a node inside it cannot be converted, or an output of it is a sequence")
+            raise refused_inside(op, value)
         output.type, output.shape = value.type, value.shape
         yield known if known is not None else op.builder.attribute(Weight(value), op.node, trainable=False)

@@ -128,3 +128,26 @@ def test_bit_flips_are_refused_or_converted_but_never_crash(exported, tmp_path):
         except (InputError, UnsupportedOperatorsError):
             outcomes.add("refused")
     assert outcomes == {"converted", "refused"}
+
+
+def test_a_node_with_a_branch_names_the_node_inside_that_cannot_be_converted():
+    inner = [
+        helper.make_node("Relu", ["x"], ["r"], name="inner_relu"),
+        helper.make_node("Bernoulli", ["r"], ["noise"], name="inner_noise"),
+        helper.make_node("Add", ["noise", "x"], ["inside"], name="inner_add"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in ("inside", "other")]
+    taken = helper.make_graph(inner, "taken", [], ends[:1])
+    other = helper.make_graph([helper.make_node("Neg", ["x"], ["other"])], "other", [], ends[1:])
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Size", ["shape"], ["rank"]),
+        helper.make_node("Equal", ["rank", "two"], ["is_matrix"]),
+        helper.make_node("If", ["is_matrix"], ["z"], name="outer", then_branch=taken, else_branch=other),
+        helper.make_node("Mul", ["z", "w"], ["y"]),
+    ]
+    proto = model(nodes, {"x": [2, 3]}, {"two": np.int64(2), "w": np.ones(3, np.float32)})
+    with pytest.raises(UnsupportedOperatorsError) as refused:
+        onnx_to_torch(proto)
+    assert "node 'outer' (If, opset 17): it needs node 'inner_noise' (Bernoulli)" in str(refused.value)
+    assert "node 'inner_noise' (Bernoulli, opset 17)" in str(refused.value)
