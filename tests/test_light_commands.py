@@ -35,6 +35,18 @@ def test_what_a_heavy_command_imports_is_told(tmp_path):
     assert "torch" in light("onnx2torch", "absent.onnx", folder=tmp_path).stderr.rpartition("heavy: ")[2].split()
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return str(rtool.onnx2torch(DEMO, tmp_path_factory.mktemp("bundle") / "demo.rtool").output)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_inspecting_a_bundle_loads_nothing_heavy(bundle, more, tmp_path):
+    done = light("inspect", bundle, *more, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "osnet_x0_25" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "code"),
     [

@@ -12,8 +12,7 @@ A training checkpoint is a bundle. A model from the zoo has `architecture` in `b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,25 +28,35 @@ from torch import fx, nn
 from ...errors import InputError
 from ..batchnorm.restore import insert_batchnorms
 from ..files.folders import replace_folder
-from ..files.model_file import ModelFile, ModelSource, parse_model
+from ..files.model_file import ModelFile, parse_model
+from ..graphs.stripped_weights import weight_tensors
 from ..lowering.conversion import onnx_to_torch
 from ..records.batch_proof import BatchProof, bundle_entry
-from ..records.json_text import parse_json
 from ..records.preprocessing import Preprocessing
 from ..records.provenance import chain_of_bundle
 from ..records.record import ConversionRecord, ParameterSource, RestoredBatchNorm, record_of, require_record
 from ..weights.module_edits import difference_from_conversion
-from ..weights.stripping import fill_weights, strip_weights, weight_tensors
+from ..weights.stripping import fill_weights, strip_weights
 from ..weights.weight_readers import fixed_reads, stored_origins
 from ..weights.writing_back import source_file, write_back
 from ..zoo.registry import build_architecture
+from .bundle_info import (
+    FORMAT,
+    GRAPH,
+    INFO,
+    SOURCE,
+    WEIGHTS,
+    bundle_mapping,
+    bundle_preprocessing,
+    bundle_source,
+    is_bundle,
+    read_info,
+    understood,
+)
 from .codegen.module_source import generate_source
 from .stored_names import keep_stored_names
 
-__all__ = ["Bundle", "bundle_to_onnx", "is_bundle", "load_bundle", "save_bundle", "stripped_graph"]
-
-FORMAT = 1
-_GRAPH, _WEIGHTS, _SOURCE, _INFO = "graph.onnx", "weights.safetensors", "model.py", "bundle.json"
+__all__ = ["Bundle", "bundle_to_onnx", "load_bundle", "save_bundle", "stripped_graph"]
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,6 @@ class Bundle:
         if self.stripped is None or self.record is None:
             raise InputError(f"{self.path}: a bundle of a model from the zoo has no source graph; use `rtool export`")
         return _filled(self.path, self.metadata, self.stripped, self.module.state_dict())
-
-
-def is_bundle(path: str | Path) -> bool:
-    """Whether `path` is a folder with a `bundle.json`."""
-    return (Path(path) / _INFO).is_file()
 
 
 def save_bundle(
@@ -122,18 +126,19 @@ def save_bundle(
         "architecture": dict(architecture) if architecture is not None else None,
         **_record_to_dict(record),
         "tied": tied,
+        "buffers": sorted(name for name, _ in module.named_buffers() if name in tensors),
         "preprocessing": preprocessing.to_dict() if preprocessing is not None else None,
         "provenance": dict(provenance or {}),
     }
     with replace_folder(Path(path), may_replace=is_bundle if overwrite else None) as folder:
         if record is not None and source is not None:
             stripped = stripped_graph(_source_proto(source), record)
-            (folder / _GRAPH).write_bytes(stripped.SerializeToString())
-        save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
-        (folder / _SOURCE).write_text(generate_source(module), encoding="utf-8")
+            (folder / GRAPH).write_bytes(stripped.SerializeToString())
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / SOURCE).write_text(generate_source(module), encoding="utf-8")
         if batch_proof is not None:
             info["batch_proof"] = bundle_entry(folder, batch_proof)
-        (folder / _INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+        (folder / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     return Path(path)
 
 
@@ -149,19 +154,18 @@ def load_bundle(path: str | Path) -> Bundle:
         torch.Size([1, 4])
     """
     folder = Path(path)
-    info = _read_info(folder)
+    info = read_info(folder)
     tensors = _read_weights(folder, info)
-    with _understood(folder / _INFO):
-        preprocessing = Preprocessing.from_dict(info["preprocessing"]) if info.get("preprocessing") else None
+    preprocessing = bundle_preprocessing(folder, info)
     stripped = None
     if info.get("architecture"):
         module: nn.Module = _build_architecture(folder, info["architecture"])
         record = None
     else:
-        stripped = parse_model(folder / _GRAPH)
+        stripped = parse_model(folder / GRAPH)
         filled = _filled(folder, info, stripped, tensors)
         module = _rebuild(folder, info, filled)
-        tensors = _without_fixed(tensors, module, filled, _mapping(folder, info))
+        tensors = _without_fixed(tensors, module, filled, bundle_mapping(folder, info))
         record = require_record(module)
         record.preprocessing, record.chain = preprocessing, chain_of_bundle(info)
     _load_tensors(module, tensors, folder)
@@ -188,19 +192,17 @@ def _filled(
     """A copy of the bundle's graph with its weights in it, under the name and digest of the file it came from."""
     proto = onnx.ModelProto()
     proto.CopyFrom(stripped)
-    fill_weights(proto, _mapping(folder, info), tensors, str(folder))
-    with _understood(folder / _INFO):
-        source = ModelSource(str(info["source"]["name"]), None, info["source"]["sha256"])
-    return ModelFile.in_memory(proto, source)
+    fill_weights(proto, bundle_mapping(folder, info), tensors, str(folder))
+    return ModelFile.in_memory(proto, bundle_source(folder, info))
 
 
 def _rebuild(folder: Path, info: dict[str, Any], source: ModelFile) -> fx.GraphModule:
-    with _understood(folder / _INFO):
+    with understood(folder / INFO):
         learned = tuple(str(name) for name in info.get("learned", ()))
     module = onnx_to_torch(source, learned=learned)
-    keep_stored_names(module, _mapping(folder, info))
+    keep_stored_names(module, bundle_mapping(folder, info))
     record = require_record(module)
-    with _understood(folder / _INFO):
+    with understood(folder / INFO):
         record.restored = tuple(RestoredBatchNorm(**entry) for entry in info["restored"])
         record.frozen = tuple(info.get("frozen", ()))
         for name in record.frozen:
@@ -233,8 +235,8 @@ def _same_numbers(stored: onnx.TensorProto, tensor: torch.Tensor) -> bool:
 def _build_architecture(folder: Path, architecture: Mapping[str, Any]) -> nn.Module:
     name = architecture.get("name") if isinstance(architecture, dict) else None
     if not isinstance(name, str):
-        raise InputError(f"{folder / _INFO}: architecture needs a name, got {architecture}")
-    with _understood(folder / _INFO):
+        raise InputError(f"{folder / INFO}: architecture needs a name, got {architecture}")
+    with understood(folder / INFO):
         return build_architecture(name, **architecture.get("options", {}))
 
 
@@ -242,13 +244,13 @@ def _load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], folder
     missing, unexpected = set(module.state_dict()) - set(tensors), set(tensors) - set(module.state_dict())
     if missing or unexpected:
         raise InputError(
-            f"{folder / _WEIGHTS}: does not fit the graph: missing {sorted(missing)[:3]}, unexpected "
+            f"{folder / WEIGHTS}: does not fit the graph: missing {sorted(missing)[:3]}, unexpected "
             f"{sorted(unexpected)[:3]}; the bundle's files come from different models"
         )
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
-        raise InputError(f"{folder / _WEIGHTS}: does not fit the graph ({error})") from error
+        raise InputError(f"{folder / WEIGHTS}: does not fit the graph ({error})") from error
 
 
 def _unique_tensors(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -286,20 +288,6 @@ def _record_to_dict(record: ConversionRecord | None) -> dict[str, Any]:
     }
 
 
-def _mapping(folder: Path, info: Mapping[str, Any]) -> dict[str, ParameterSource]:
-    with _understood(folder / _INFO):
-        return {name: ParameterSource(**entry) for name, entry in info["mapping"].items()}
-
-
-@contextmanager
-def _understood(file: Path) -> Iterator[None]:
-    """Report the failure of reading a damaged or edited `bundle.json` as a message."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: not as rtool writes it ({error!r}); make the bundle again") from error
-
-
 def stripped_graph(proto: onnx.ModelProto, record: ConversionRecord) -> onnx.ModelProto:
     """Strip the weights from `proto`, in place; one that is also a fixed argument, which does not train, stays."""
     fixed = fixed_reads(proto, record, stored_origins(proto.graph))
@@ -309,7 +297,7 @@ def stripped_graph(proto: onnx.ModelProto, record: ConversionRecord) -> onnx.Mod
 def _source_proto(source: onnx.ModelProto | ir.Model | ModelFile | str | Path) -> onnx.ModelProto:
     """A copy of the source graph, which may be stripped."""
     if isinstance(source, str | Path) and is_bundle(source):
-        return parse_model(Path(source) / _GRAPH)
+        return parse_model(Path(source) / GRAPH)
     if isinstance(source, onnx.ModelProto):  # whose weights may be stripped already, so it is not checked
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
@@ -317,27 +305,13 @@ def _source_proto(source: onnx.ModelProto | ir.Model | ModelFile | str | Path) -
     return source_file(source).proto()
 
 
-def _read_info(folder: Path) -> dict[str, Any]:
-    file = folder / _INFO
-    try:
-        info = parse_json(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: expected a bundle, got a folder without {_INFO}; run `rtool onnx2torch`") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); make the bundle again") from error
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        found = info.get("format") if isinstance(info, dict) else type(info).__name__
-        raise InputError(f"{file}: expected bundle format {FORMAT}, got {found}; update rtool")
-    return info
-
-
 def _read_weights(folder: Path, info: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    file = folder / _WEIGHTS
+    file = folder / WEIGHTS
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: cannot be read ({error}); make the bundle again") from error
-    with _understood(folder / _INFO):
+    with understood(folder / INFO):
         for name, first in info.get("tied", {}).items():
             if first in tensors:
                 tensors[name] = tensors[first]

@@ -40,7 +40,8 @@ from ..runtime.probes.probing import probe_inputs
 from ..runtime.runners import OnnxRunner, TorchRunner
 from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import WeightMatch, is_unfused, load_state_dict_file
-from .bundle import is_bundle, save_bundle
+from .bundle import save_bundle
+from .bundle_info import is_bundle
 from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
 from .conversion_reference import BatchParity, Reference

@@ -5,7 +5,6 @@ Nothing is unpickled: a `.pt` must be TorchScript, a `.pt2` an exported program.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -43,7 +42,8 @@ from ..weights.stripping import fill_weights
 from ..weights.weight_match import WeightMatch
 from ..zoo.facts import nothing_named
 from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
-from .bundle import Bundle, is_bundle, load_bundle, stripped_graph
+from .bundle import Bundle, load_bundle, stripped_graph
+from .bundle_info import bundle_name, is_bundle
 from .loaded_weights import load_and_measure, weights_link
 
 __all__ = ["Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]
@@ -58,10 +58,6 @@ _CHANNELS = 3
 """Most channels of an image, so most numbers of a normalisation at the input."""
 
 _CHECKPOINTS = ("checkpoints/best.rtool", "checkpoints/last.rtool")
-
-
-_TIME = re.compile(r"\d{8}-\d{6}")
-"""Start of the name of a run folder."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +284,7 @@ def _from_folder(path: Path) -> Model:
         )
     bundle = load_bundle(checkpoint)
     chain = chain_of_bundle(bundle.metadata)
-    name = _name_of(checkpoint)
+    name = bundle_name(checkpoint)
     return Model(name, bundle.module, bundle.preprocessing, "bundle", checkpoint, chain=chain, bundle=bundle)
 
 
@@ -300,18 +296,6 @@ def _of_bundle(bundle: Bundle, name: str) -> PreprocessingEvidence:
         weights = bundle.module.state_dict()
         fill_weights(proto, bundle.record.parameters, weights, str(bundle.path), largest=_CHANNELS)
     return evidence_of_view(GraphView.of(proto, name), name, {})
-
-
-def _name_of(bundle: Path) -> str:
-    """The bundle's own name; of a checkpoint, which is called `best` in every run, that of the run.
-
-    The folder of a run is `output/NAME/TIME/`.
-    """
-    folder = bundle.absolute().parent
-    if folder.name != "checkpoints":
-        return bundle.name
-    run = folder.parent.resolve()
-    return run.parent.name if _TIME.match(run.name) and run.parent.name else run.name
 
 
 def _listing(path: Path) -> str:

@@ -1,7 +1,7 @@
 """`inspect`: the contents of a model, and what other commands will say of it. Nothing is written.
 
-An ONNX file is read from its protobuf, a name of the zoo looked up: neither loads torch. Bundles, run folders and files
-of torch are opened by torch.
+An ONNX file is read from its protobuf, a bundle of one from its files, a name of the zoo looked up: none loads torch.
+Bundles of the zoo, run folders and files of torch are opened by torch.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import InputError
+from ..bundles.bundle_info import is_bundle, read_info
 from ..files.model_bytes import TORCH_SUFFIXES, refuse_served
 from ..files.model_file import ModelFile
 from ..records.provenance import chain_of_bundle
 from ..records.record import TensorSpec
 from ..zoo.facts import FACTS, check_reference
+from .bundle_inspection import inspect_stored_bundle
 from .graph_inspection import inspect_graph
 from .inspection import BatchNorms, Inspection
 from .served_inspection import ServedInspection, inspect_served
@@ -64,10 +66,23 @@ def _of_graph(reference: str | Path, weights: str | Path | None, *, verify: bool
         return _of_file(path, verify=verify)
     check_reference(name)
 
-    from ..bundles.bundle import is_bundle
-    from .module_inspection import inspect_bundle, inspect_module
+    if is_bundle(path):
+        return _of_bundle(path)
 
-    return inspect_bundle(path) if is_bundle(path) else inspect_module(name)
+    from .module_inspection import inspect_module
+
+    return inspect_module(name)
+
+
+def _of_bundle(folder: Path) -> Inspection:
+    info = read_info(folder)
+    buffers = info.get("buffers")
+    if isinstance(buffers, list) and not info.get("architecture"):
+        return inspect_stored_bundle(folder, info, {str(name) for name in buffers})
+
+    from .module_inspection import inspect_bundle
+
+    return inspect_bundle(folder)
 
 
 def _of_file(path: Path, *, verify: bool) -> Inspection:

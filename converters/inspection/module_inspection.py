@@ -1,4 +1,4 @@
-"""Inspect what only torch opens (bundles, run folders, TorchScript, exported programs), and convert to find more.
+"""Inspect what only torch opens (bundles of the zoo, run folders, files of torch), and convert to find more.
 
 Nothing is written. A conversion is tried and its result discarded, so that problems, and BatchNorms that cannot be
 folded, are found by trying.
@@ -19,17 +19,16 @@ from ..bundles.reference import Model, load_model
 from ..files.model_file import ModelFile
 from ..lowering.conversion import onnx_to_torch
 from ..preprocessing.decision import known_preprocessing
-from ..records.batch_proof import proof_of_bundle
 from ..records.provenance import chain_of_bundle
 from ..runtime.batches.file_batch import find_file_batch
-from .graph_inspection import inspect_graph
+from .bundle_inspection import inspect_stored_bundle
 from .inspection import UNPROVED, BatchNorms, Inspection, describe_proof
 
 __all__ = ["inspect_bundle", "inspect_module", "try_batch", "try_conversion"]
 
 
 def inspect_bundle(path: Path) -> Inspection:
-    """Inspect a bundle: its graph as `inspect_graph` does, its numbers of weights from the module.
+    """Inspect a bundle whose files do not say enough: one of a model from the zoo, or of an earlier rtool.
 
     Raises:
         InputError: not a bundle, or its files do not fit together.
@@ -38,22 +37,11 @@ def inspect_bundle(path: Path) -> Inspection:
     bundle = model.bundle
     if bundle is None:
         raise InputError(f"{path}: is not a bundle")
-    found_preprocessing = _stated(model)
+    if bundle.record is not None:
+        return inspect_stored_bundle(path, bundle.metadata, {name for name, _ in bundle.module.named_buffers()})
     size = sum(file.stat().st_size for file in path.iterdir())
-    chain = chain_of_bundle(bundle.metadata)
-    if bundle.record is None:
-        return replace(_of_module(bundle.module, path.name, "bundle", size), chain=chain, **found_preprocessing)
-    found = inspect_graph(bundle.source(), "bundle", size, name=path.name)
-    return replace(
-        found,
-        sha256=bundle.record.sha256,
-        batch_proof=describe_proof(proof_of_bundle(path, bundle.metadata)),
-        parameters=_trainable(bundle.module),
-        buffers=_fixed(bundle.module),
-        batchnorms=_restored(found.batchnorms, len(bundle.record.restored)),
-        chain=chain,
-        **found_preprocessing,
-    )
+    found = _of_module(bundle.module, path.name, "bundle", size)
+    return replace(found, chain=chain_of_bundle(bundle.metadata), **_stated(model))
 
 
 def _stated(model: Model) -> dict[str, Any]:
@@ -121,14 +109,6 @@ def _trainable(module: nn.Module) -> int:
 def _fixed(module: nn.Module) -> int:
     """The number of floats in buffers; counters are not part of the function."""
     return sum(buffer.numel() for buffer in module.buffers() if buffer.is_floating_point())
-
-
-def _restored(found: BatchNorms | None, number: int) -> BatchNorms | None:
-    return (
-        None
-        if found is None
-        else replace(found, restored=number, fused=None if found.fused is None else max(found.fused - number, 0))
-    )
 
 
 def try_batch(file: ModelFile, found: Inspection) -> Inspection:

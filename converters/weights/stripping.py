@@ -1,26 +1,22 @@
 """Strip the weights from an ONNX proto and fill them in again, following a conversion's mapping.
 
-A stripped weight keeps its name, type and shape, and names the place of its data as external data that no other tool
-finds, so that a stripped graph can never be mistaken for a model. Only initializers and Constant nodes are
-stripped; a parameter made from another node's output (a DequantizeLinear) is loaded from the weights file alone.
+Only initializers and Constant nodes are stripped; a parameter made from another node's output (a DequantizeLinear) is
+loaded from the weights file alone. What a stripped weight looks like, `stripped_weights` says.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
-import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
-from ...errors import InputError
+from ..graphs.stripped_weights import LOCATION, put_back, weight_tensors
 from ..records.record import ParameterSource
 
-__all__ = ["fill_weights", "inverse_transform", "strip_weights", "weight_tensors"]
+__all__ = ["DATA_FIELDS", "fill_weights", "inverse_transform", "strip_weights"]
 
-_LOCATION = "weights.safetensors#"
 DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
@@ -34,7 +30,7 @@ def strip_weights(proto: onnx.ModelProto, mapping: Mapping[str, ParameterSource]
             tensor.ClearField(field)
         del tensor.external_data[:]
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=_LOCATION + names[name])
+        tensor.external_data.add(key="location", value=LOCATION + names[name])
     return proto
 
 
@@ -51,27 +47,12 @@ def fill_weights(
     Raises:
         InputError: a weight is missing in `tensors` or has another shape or type.
     """
-    for name, tensor in weight_tensors(proto.graph):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        if largest is not None and math.prod(tensor.dims) > largest:
-            continue
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        if not isinstance(location, str):  # protobuf gives bytes where the text is not UTF-8
-            raise InputError(f"{label}: the location of weight '{name}' is not text; the file is damaged")
-        parameter = location.removeprefix(_LOCATION)
-        if parameter not in tensors or parameter not in mapping:
-            raise InputError(
-                f"{label}: weight '{name}' is in neither the graph nor the weights file; make the bundle again"
-            )
-        weight = inverse_transform(tensors[parameter], mapping[parameter], tuple(tensor.dims))
-        data = TorchTensor(weight.contiguous()).tobytes()
-        needed = _size(tensor, label)
-        if len(data) != needed:
-            raise InputError(f"{label}: weight '{name}' needs {needed} bytes, '{parameter}' has {len(data)}")
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
-        tensor.raw_data = data
+
+    def data_of(parameter: str, source: ParameterSource, dims: tuple[int, ...]) -> bytes | None:
+        found = tensors.get(parameter)
+        return None if found is None else TorchTensor(inverse_transform(found, source, dims).contiguous()).tobytes()
+
+    put_back(proto, mapping, data_of, label, largest=largest)
 
 
 def inverse_transform(weight: torch.Tensor, source: ParameterSource, dims: tuple[int, ...]) -> torch.Tensor:
@@ -79,23 +60,3 @@ def inverse_transform(weight: torch.Tensor, source: ParameterSource, dims: tuple
     if source.transform == "transpose":
         return weight.t()
     return weight.reshape(dims) if source.transform == "reshape" else weight
-
-
-def _size(tensor: onnx.TensorProto, label: str) -> int:
-    try:
-        dtype = ir.DataType(tensor.data_type)
-    except ValueError:
-        raise InputError(f"{label}: weight '{tensor.name}' has the unknown data type {tensor.data_type}") from None
-    elements: int = math.prod(tensor.dims)
-    return elements * dtype.bitwidth // 8
-
-
-def weight_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Weights by the name of their value: initializers, and the outputs of Constant nodes."""
-    for tensor in graph.initializer:
-        yield tensor.name, tensor
-    for node in graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    yield node.output[0], attribute.t

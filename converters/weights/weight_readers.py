@@ -16,8 +16,8 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from ..graphs.stripped_weights import weight_tensors
 from ..records.record import ConversionRecord
-from .stripping import weight_tensors
 
 __all__ = ["WeightRead", "WeightReaders", "accounted_reads", "fixed_reads", "stored_origins"]
 

@@ -14,9 +14,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from ..graphs.stripped_weights import weight_tensors
 from ..records.record import record_of
 from .state_dict_names import is_counter
-from .stripping import DATA_FIELDS, weight_tensors
+from .stripping import DATA_FIELDS
 from .weight_readers import stored_origins
 
 __all__ = ["Layout", "Targets", "long_axes"]

@@ -28,11 +28,12 @@ from ...errors import InputError
 from ..batchnorm.fold import fold_batchnorm
 from ..files.atomic_file import check_file_output, serialised, write_atomically
 from ..files.model_file import ModelFile
+from ..graphs.stripped_weights import weight_tensors
 from ..lowering.conversion import onnx_to_torch
 from ..lowering.values import stored_tensor
 from ..records.record import ConversionRecord, ParameterSource, require_record
 from .module_edits import difference_from_conversion
-from .stripping import DATA_FIELDS, inverse_transform, weight_tensors
+from .stripping import DATA_FIELDS, inverse_transform
 from .weight_readers import WeightReaders, accounted_reads, fixed_reads, stored_origins
 
 __all__ = ["NoPlaceError", "check_source", "source_file", "write_back"]
