@@ -78,6 +78,6 @@ def weight_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorPro
 
 def _size(tensor: onnx.TensorProto, label: str) -> int:
     try:
-        return math.prod(tensor.dims) * bits_of(tensor.data_type) // 8
+        return int(math.prod(tensor.dims)) * bits_of(tensor.data_type) // 8
     except ValueError:
         raise InputError(f"{label}: weight '{tensor.name}' has the unknown data type {tensor.data_type}") from None
