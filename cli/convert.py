@@ -32,7 +32,7 @@ __all__ = ["onnx2torch_command", "ops_command", "read_batch", "weight_rows", "we
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="The bundle. [default: ./NAME.rtool]")
 @click.option("--restore-bn", is_flag=True, help="Put BatchNorm back behind fused layers; needs --calibrate.")
-@click.option("--calibrate", help="Images to measure activations on: a folder or a generator like synthetic-people.")
+@click.option("--calibrate", help="Images to measure activations on, best old ones: a folder or a generator.")
 @click.option(
     "--calibration-images",
     type=click.IntRange(min=1),

@@ -67,7 +67,8 @@ class ModelConfig(Section):
     reference: Place
     """Any model reference: an .onnx file, a bundle, a run folder or a zoo name."""
     restore_bn: bool = False
-    """Put BatchNorm back behind fused Conv and Linear layers, calibrated on training images."""
+    """Put BatchNorm back behind fused Conv and Linear layers, calibrated on training images. Images that the model was
+    trained on serve better: `rtool onnx2torch --restore-bn --calibrate` takes them."""
     calibration_images: Count = 256
     """Training images that calibrate restored BatchNorms."""
     preprocessing: str = "auto"
