@@ -68,6 +68,7 @@ def test_distributed_data_parallel_reduces_every_parameter(module, batches, tmp_
     try:
         wrapped = torch.nn.parallel.DistributedDataParallel(module.train())
         wrapped(batches[0]).pow(2).mean().backward()
+        del wrapped  # before its process group, for whose threads its destructor may wait
     finally:
         dist.destroy_process_group()
     assert all(p.grad is not None for p in module.parameters())

@@ -4,6 +4,7 @@ import asyncio
 import io
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -114,6 +115,9 @@ def test_a_frame_is_one_request_and_more_rows_go_in_full_chunks(rows, requests, 
         assert client.chunk == 16  # on a CPU
         before = requests_made(server, "face")
         assert client.embed(faces).shape == (rows, 4)
+    deadline = time.monotonic() + 5  # the server counts a request after it has answered it
+    while requests_made(server, "face") - before < requests:
+        assert time.monotonic() < deadline
     assert requests_made(server, "face") - before == requests
 
 
