@@ -26,9 +26,11 @@ from ...errors import InputError, PlatformError
 from ..publishing.on_server.leftovers import sweep
 from ..repository.repository import model_folders
 from ..repository.validation import require_valid, servable_models
+from ..repository.variants.tensorrt import CACHE_FOLDER
 from .access import Access
 from .command import Control, server_command
 from .embedded import Triton, compose_backends, find_triton, release_note
+from .engine_folder import own_engine_folder
 from .ports import HOST, Ports, choose_ports
 from .process import ChildProcess
 from .remains import memory_prefix, remove_memory, scratch_folder, sweep_dead
@@ -156,6 +158,8 @@ class TritonServer:
         sweep_dead()
         sweep(self.repository)
         require_valid(self.repository, self.models, config_name=self.config_name, whole=self.control != "explicit")
+        configurations = [folder.variant_path(self.config_name) for folder in model_folders(self.repository)]
+        own_engine_folder(Path(CACHE_FOLDER), configurations)
         triton = self._triton or find_triton()
         self.release_note = release_note(triton)
         for attempt in range(_ATTEMPTS):

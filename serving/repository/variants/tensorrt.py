@@ -16,7 +16,9 @@ from ..graph_signature import GraphSignature
 __all__ = ["CACHE_FOLDER", "add_tensorrt"]
 
 CACHE_FOLDER = "/tmp/rtool-tensorrt"
-"""Of the container, whose only writable folder is /tmp; mount a volume there to keep engines over restarts."""
+"""Of the container, whose only writable folder is /tmp; mount a volume there to keep engines over restarts.
+
+On a machine of several users anybody may make it first, and an engine is code: `server.engine_folder` refuses that."""
 
 _WORKSPACE_BYTES = 1 << 30
 
