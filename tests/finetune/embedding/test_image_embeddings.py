@@ -111,7 +111,8 @@ def test_parquet_without_pyarrow_is_refused_before_any_work(model, folder, tmp_p
 
 
 def test_parquet_holds_names_and_rows(model, folder, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+
     result = rtool.embed(model, folder, tmp_path / "out.parquet", limit=9)
     table = parquet.read_table(tmp_path / "out.parquet")
     assert table["name"].to_pylist() == list(result.names)
