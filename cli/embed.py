@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from .embedding_options import batch_option, cache_option, read_size, size_option
+from .embedding_options import (
+    batch_option,
+    cache_option,
+    device_option,
+    embedding_option,
+    read_size,
+    size_option,
+    weights_option,
+)
 from .output import Output, examples, output_options
 from .preprocessing import preprocessing_option
 
@@ -45,19 +53,11 @@ _SECONDS = 10.0
 @click.option("--flip", is_flag=True, help="Add the embedding of the mirror image.")
 @batch_option(default="auto")
 @cache_option
-@click.option(
-    "--embedding",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Number of the output that is the embedding, from 0.",
-)
+@embedding_option
 @size_option
 @preprocessing_option
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@weights_option
+@device_option
 @click.option("--overwrite", is_flag=True, help="Replace a file that is already there.")
 @output_options
 def embed_command(

@@ -1,4 +1,4 @@
-"""The options `--batch`, `--cache` and `--size` of the commands that embed images."""
+"""Options of the commands that embed images: which batch, output, size, weights, device and cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import click
 
 from ..errors import InputError
 
-__all__ = ["batch_option", "cache_option", "read_size", "size_option"]
+__all__ = [
+    "batch_option",
+    "cache_option",
+    "device_option",
+    "embedding_option",
+    "read_size",
+    "size_option",
+    "weights_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,6 +57,20 @@ cache_option = click.option(
     metavar="DIR",
     help="Keep embeddings in DIR, by model and content of the image, and compute none twice.",
 )
+
+embedding_option = click.option(
+    "--embedding",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of the output that is the embedding, from 0.",
+)
+
+weights_option = click.option(
+    "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
+)
+
+device_option = click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 
 size_option = click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
 

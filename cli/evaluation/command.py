@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 import click
 
-from ..embedding_options import batch_option, cache_option, read_size, size_option
+from ..embedding_options import (
+    batch_option,
+    cache_option,
+    device_option,
+    embedding_option,
+    read_size,
+    size_option,
+    weights_option,
+)
 from ..output import Output, examples, output_options
 from ..preprocessing import preprocessing_option
 from .options import named_sets, ranking_options
@@ -57,19 +65,11 @@ __all__ = ["evaluate_command"]
 @click.option("--no-flip", is_flag=True, help="Do not add the embedding of the mirror image.")
 @batch_option(default="64")
 @cache_option
-@click.option(
-    "--embedding",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Number of the output that is the embedding, from 0.",
-)
+@embedding_option
 @size_option
 @preprocessing_option
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="Load this state_dict (.pth) over the model's weights first."
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@weights_option
+@device_option
 @output_options
 def evaluate_command(
     output: Output,

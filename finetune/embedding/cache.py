@@ -6,7 +6,7 @@
 The key is `cache_key`: the model, its preprocessing, whether mirror images are added, the number of the output, and the
 version of how rtool reads and prepares images. An image is known by its content: names, paths and times of files do not
 count. The file is read without pickle. It grows under a lock, by a new file that replaces it in one step, so that
-several processes may share DIR and a kill leaves the old file or the new one. A damaged one is made anew, with a note.
+several processes may share DIR and a kill leaves the old file or the new one. A damaged one is rebuilt, with a note.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class EmbeddingCache:
                 raise InputError(f"{self.path}: it holds NaN or infinity")
         except (InputError, OSError) as error:
             if self._report is not None:
-                self._report(f"the embedding cache is damaged and is made anew: {error}")
+                self._report(f"the embedding cache is damaged and is rebuilt: {error}")
             return empty
         return digests, embedding
 

@@ -2,7 +2,7 @@
 
 deployment.yaml service.yaml autoscaler.yaml network-policy.yaml disruption-budget.yaml volume-claim.yaml
 kustomization.yaml      all of these, for `kubectl apply -k DIR`
-key.env                 the key that closes shared memory, trace and logging; drawn anew, mode 0600, never to be shared
+key.env                 the key that closes shared memory, trace and logging; new each time, mode 0600, never shared
 adapter-rule.yaml       values for the Prometheus adapter, which gives the autoscaler its metric
 kserve/                 the same repository as an InferenceService, instead of all these
 """

@@ -182,7 +182,7 @@ def _measured(crops: Crops, of_track: Integers, settings: GallerySettings) -> Ag
 
 
 def _split(e: _Embedded, suspects: tuple[Suspect, ...], settings: GallerySettings) -> _Embedded:
-    """The same crops with every suspect cut in two tracks at its best change point, compared anew."""
+    """The same crops with every suspect cut in two tracks at its best change point, and compared again."""
     unit = unit_rows(e.embeddings)
     tracks, owner = list(e.crops.tracks), e.crops.track.copy()
     for suspect in suspects:

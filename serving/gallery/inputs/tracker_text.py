@@ -6,7 +6,7 @@
     KITTI                       frame id type trunc occ alpha left top right bottom ...   frames from 0
     Ultralytics save_txt        a folder, one file per frame: class cx cy w h [conf] id, relative to the frame
 
-The forms are told apart by separator, by a word in the third column, and by which of columns 7 to 9 are confidences.
+The separator, a word in the third column, and which of columns 7 to 9 are confidences distinguish the forms.
 """
 
 from __future__ import annotations

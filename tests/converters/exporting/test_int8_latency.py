@@ -1,4 +1,4 @@
-"""What int8 costs in time: the line that an export prints, and that both models' operators are told apart."""
+"""What int8 costs in time: the line that an export prints, and which model each operator's time belongs to."""
 
 import numpy as np
 import onnx
