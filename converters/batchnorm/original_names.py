@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..zoo.registry import ZOO, build_architecture
+from ..zoo.facts import FACTS
+from ..zoo.registry import build_architecture
 
 __all__ = ["OriginalBatchNorm", "OriginalNetwork", "find_original"]
 
@@ -60,7 +61,7 @@ def find_original(module: nn.Module) -> OriginalNetwork | None:
     own = _layout(module)
     if not own.convolutions:
         return None
-    for name in ZOO:
+    for name in FACTS:
         prefix = _prefix(own, _known_layout(name))
         if prefix is not None:
             network = _network(name)

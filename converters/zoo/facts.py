@@ -12,7 +12,7 @@ from pathlib import Path
 from ...errors import InputError, nearest
 from ..records.preprocessing import ARCFACE, IMAGENET, Preprocessing
 
-__all__ = ["FACTS", "ZooFacts", "check_reference", "nothing_named"]
+__all__ = ["FACTS", "NEED_OPTIONS", "ZooFacts", "check_reference", "nothing_named"]
 
 
 @dataclass(frozen=True)
@@ -209,12 +209,14 @@ FACTS: Mapping[str, ZooFacts] = {
     ),
 }
 
+NEED_OPTIONS = ("searched",)
+"""Architectures that cannot be built without options, so have no facts of their own."""
+
 
 def nothing_named(reference: str) -> InputError:
     """The error for a reference that is neither a path nor a name of the zoo."""
-    return InputError(
-        f"{reference}: no such file or folder, and no architecture of that name; {nearest(reference, FACTS)}"
-    )
+    hint = nearest(reference, (*FACTS, *NEED_OPTIONS))
+    return InputError(f"{reference}: no such file or folder, and no architecture of that name; {hint}")
 
 
 def check_reference(reference: str | Path) -> None:
@@ -223,5 +225,5 @@ def check_reference(reference: str | Path) -> None:
     Raises:
         InputError: it is neither a path nor a name of the zoo.
     """
-    if str(reference) not in FACTS and not Path(reference).exists():
+    if str(reference) not in (*FACTS, *NEED_OPTIONS) and not Path(reference).exists():
         raise nothing_named(str(reference))

@@ -17,6 +17,7 @@ from torch import nn
 
 from ...errors import InputError, nearest
 from ..records.preprocessing import ARCFACE, IMAGENET, Preprocessing
+from .cells.searched import SearchedNetwork, open_genotype
 from .iresnet import IResNet
 from .mobilefacenet import MobileFaceNet
 from .osnet import OSNet
@@ -24,7 +25,7 @@ from .pcb import PCB
 from .resnet import ResNet50
 from .vit import VisionTransformer
 
-__all__ = ["ZOO", "Architecture", "architecture_preprocessing", "build_architecture"]
+__all__ = ["ZOO", "Architecture", "architecture_preprocessing", "build_architecture", "stated_options"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Architecture:
     def options(self) -> tuple[str, ...]:
         """The option names that a caller may pass."""
         return tuple(name for name in inspect.signature(self.build).parameters if name not in self.arguments)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The options without which it cannot be built."""
+        parameters = inspect.signature(self.build).parameters
+        return tuple(name for name in self.options if parameters[name].default is inspect.Parameter.empty)
 
 
 def _person(build: Callable[..., nn.Module], **arguments: Any) -> Architecture:
@@ -65,6 +72,7 @@ ZOO: Mapping[str, Architecture] = {
     "iresnet200": _face(IResNet, depths=(6, 26, 60, 6)),
     "mobilefacenet": _face(MobileFaceNet, depths=(4, 6, 2)),
     "vit_tiny": _face(VisionTransformer, dim=256, depth=12, heads=8, patch=9),
+    "searched": _person(SearchedNetwork),
 }
 
 
@@ -82,8 +90,11 @@ def _is_share(value: Any) -> bool:
 
 _COUNT: tuple[str, Callable[[Any], bool]] = ("a whole number from 1 on", _is_count)
 _VALUES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "cells": ("a whole number from 3 on", lambda value: _is_count(value) and value >= 3),
+    "channels": ("a whole number from 2 on", lambda value: _is_count(value) and value >= 2),
     "dropout": ("a share from 0 to below 1", _is_share),
     "embedding_size": _COUNT,
+    "genotype": ("a file genotype.json, or its content", lambda value: isinstance(value, (str, Mapping))),
     "global_dim": ("a whole number from 0", lambda value: _is_count(value) or (value == 0 and value is not False)),
     "input_size": ("a height and a width, given in a configuration as model.size", _is_size),
     "last_stride": ("1 or 2", lambda value: _is_count(value) and value <= 2),
@@ -118,7 +129,23 @@ def build_architecture(name: str, *, input_size: tuple[int, int] | None = None, 
             options["input_size"] = input_size
     for option, value in options.items():
         _check_value(architecture, name, option, value)
+    for option in architecture.needed:
+        if option not in options:
+            way = f"in a configuration, model.options={{{option}: ...}}"
+            raise InputError(f"{name}: needs option {option}: {_VALUES[option][0]}; {way}")
     return architecture.build(**architecture.arguments, **options)
+
+
+def stated_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as a bundle states them, without reference to other files: a genotype by its content.
+
+    Raises:
+        InputError: a file that an option names does not exist or is of the wrong kind.
+    """
+    stated = dict(options)
+    if isinstance(stated.get("genotype"), str):
+        stated["genotype"] = open_genotype(stated["genotype"]).to_json()
+    return stated
 
 
 def _check_value(architecture: Architecture, name: str, option: str, value: object) -> None:

@@ -23,7 +23,7 @@ from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import TensorSpec, require_record
 from ...converters.runtime.probes.open_sizes import image_index
 from ...converters.weights.weight_match import WeightMatch
-from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
+from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture, stated_options
 from ...errors import ConfigError, InputError
 from ..config.config import ModelConfig
 from ..data.loading import TrainingPixels
@@ -228,7 +228,7 @@ def _from_zoo(config: ModelConfig) -> tuple[Model, dict[str, Any]]:
     if config.size is not None:
         options["input_size"] = config.size
     module = build_architecture(name, **options)
-    identity = {"architecture": {"name": name, "options": options}}
+    identity = {"architecture": {"name": name, "options": stated_options(options)}}
     preprocessing = architecture_preprocessing(name, input_size=config.size)
     return Model(name, module, preprocessing, "zoo", chain=chain_of_bundle(identity)), identity
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rtool.converters import build_architecture, fold_batchnorm, onnx_to_torch, restore_batchnorm, write_back
 from rtool.converters.batchnorm.original_names import find_original
-from rtool.converters.zoo.registry import ZOO
+from rtool.converters.zoo.facts import FACTS
 
 SIZE = (32, 32)
 
@@ -98,7 +98,7 @@ def test_a_known_network_is_recognised_inside_a_wrapper():
         assert (wrapped(images) - expected).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", sorted(FACTS))
 def test_every_architecture_is_recognised_and_others_are_not(name):
     with torch.device("meta"):
         module = build_architecture(name)

@@ -65,7 +65,7 @@ def test_state_dict_names_are_those_of_the_original_project(name, entry, shape):
     assert tuple(build_on_meta(name).state_dict()[entry].shape) == shape
 
 
-@pytest.mark.parametrize("name", sorted(set(ZOO) - {"iresnet200", "iresnet100", "pcb"}))
+@pytest.mark.parametrize("name", sorted(set(ZOO) - {"iresnet200", "iresnet100", "pcb", "searched"}))
 def test_every_architecture_embeds_512_dimensions(name):
     size = architecture_preprocessing(name)
     images = torch.empty(2, 3, size.height, size.width, device="meta")
@@ -119,6 +119,8 @@ def test_preprocessing_belongs_to_the_architecture():
 def test_unknown_names_and_options_list_the_nearest_known_ones():
     with pytest.raises(InputError, match="osnet_x0_25"):
         build_architecture("osnet_x025")
+    with pytest.raises(InputError, match=r"searched: needs option genotype: a file genotype.json"):
+        build_architecture("searched")
     with pytest.raises(InputError, match="embedding_size"):
         build_architecture("osnet_x0_25", embeding_size=128)
 
@@ -139,6 +141,8 @@ def test_unknown_names_and_options_list_the_nearest_known_ones():
         ("pcb", {"reduced": "x"}, "reduced takes"),
         ("resnet50", {"last_stride": 3}, "last_stride takes 1 or 2, got 3"),
         ("mobilefacenet", {"scale": 1.5}, "scale takes"),
+        ("searched", {"genotype": 5}, "genotype takes a file genotype.json, or its content, got 5"),
+        ("searched", {"genotype": {}, "cells": 2}, "cells takes a whole number from 3 on, got 2"),
     ],
 )
 def test_values_an_option_does_not_accept_are_refused(name, options, message):

@@ -7,15 +7,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import rtool
-from rtool.converters.zoo.facts import FACTS
+from rtool.converters.zoo.facts import FACTS, NEED_OPTIONS
 from rtool.converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture
 
 
 def test_every_architecture_has_its_facts():
-    assert list(FACTS) == list(ZOO)
+    assert [*FACTS, *NEED_OPTIONS] == list(ZOO)
+    assert {name for name, row in ZOO.items() if row.needed} == set(NEED_OPTIONS)
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("iresnet100", "iresnet200")])
+@pytest.mark.parametrize("name", [name for name in FACTS if name not in ("iresnet100", "iresnet200")])
 def test_facts_are_those_of_the_network(name: str):
     facts, size = FACTS[name], architecture_preprocessing(name)
     assert facts.preprocessing == size
