@@ -98,6 +98,7 @@ _VALUES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "global_dim": ("a whole number from 0", lambda value: _is_count(value) or (value == 0 and value is not False)),
     "input_size": ("a height and a width, given in a configuration as model.size", _is_size),
     "last_stride": ("1 or 2", lambda value: _is_count(value) and value <= 2),
+    "mid": ("true or false", lambda value: isinstance(value, bool)),
     "parts": _COUNT,
     "reduced": _COUNT,
     "scale": _COUNT,

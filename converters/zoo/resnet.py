@@ -62,10 +62,14 @@ class ResNet50(nn.Module):
     """Images [N, 3, H, W] float32 -> embeddings [N, embedding_size], non-negative.
 
     With `embedding_size=None` the pooled 2048-d features are the embedding. `ibn` uses IBN-a in the first three stages;
-    `last_stride` is the stride of the fourth.
+    `last_stride` is the stride of the fourth. `mid` pools the third stage as well, and joins its 1024 features to those
+    of the fourth: Yu et al., "The Devil is in the Middle: Exploiting Mid-level Representations for Cross-Domain
+    Instance Matching", arXiv:1711.08106.
     """
 
-    def __init__(self, *, ibn: bool = False, last_stride: int = 1, embedding_size: int | None = 512) -> None:
+    def __init__(
+        self, *, ibn: bool = False, last_stride: int = 1, embedding_size: int | None = 512, mid: bool = False
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -77,9 +81,10 @@ class ResNet50(nn.Module):
         self.layer4 = self._stage(1024, 512, _DEPTHS[3], last_stride, False)
         self.global_avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc: nn.Module = nn.Identity()
+        self._mid = mid
         if embedding_size is not None:
             self.fc = nn.Sequential(
-                nn.Linear(2048, embedding_size), nn.BatchNorm1d(embedding_size), nn.ReLU(inplace=True)
+                nn.Linear(3072 if mid else 2048, embedding_size), nn.BatchNorm1d(embedding_size), nn.ReLU(inplace=True)
             )
         self._initialise()
 
@@ -91,13 +96,21 @@ class ResNet50(nn.Module):
 
     def feature_map(self, x: Tensor) -> Tensor:
         """The last convolutional features [N, 2048, H/16, W/16], for heads that work on positions."""
+        return self._stages(x)[1]
+
+    def _stages(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The features of the third stage and of the fourth."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return out
+        third = self.layer3(self.layer2(self.layer1(x)))
+        return third, self.layer4(third)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images -> embeddings."""
-        out: Tensor = self.fc(self.global_avgpool(self.feature_map(x)).flatten(1))
+        third, fourth = self._stages(x)
+        pooled = self.global_avgpool(fourth).flatten(1)
+        if self._mid:
+            pooled = torch.cat([self.global_avgpool(third).flatten(1), pooled], dim=1)
+        out: Tensor = self.fc(pooled)
         return out
 
     def _initialise(self) -> None:

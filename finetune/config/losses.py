@@ -34,6 +34,8 @@ class SoftmaxLoss(Section):
     """Factor in the sum of losses."""
     smoothing: Share = 0.1
     """Label smoothing."""
+    neck: bool = False
+    """BatchNorm in front of the classifier (BNNeck, arXiv:1903.07071); other losses see the embedding before it."""
 
 
 class ArcFaceLoss(Section):

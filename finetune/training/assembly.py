@@ -127,9 +127,11 @@ def _check_batch(config: FinetuneConfig, learner: Learner) -> None:
         return
     learner.freeze(config.model.freeze, config.epochs - 1)
     learner.train()
-    for name, module in learner.backbone.named_modules():
+    heads = ((f"losses.{name}", module) for name, module in learner.heads.named_modules())
+    for name, module in (*learner.backbone.named_modules(), *heads):
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            way = "set neck: false" if name.startswith("losses.") else "freeze the BatchNorms with model.freeze"
             raise ConfigError(
                 f"data.batch 1: {name} is a BatchNorm that learns, with statistics from the batch; set "
-                "data.batch=2 or more, or freeze the BatchNorms with model.freeze"
+                f"data.batch=2 or more, or {way}"
             )

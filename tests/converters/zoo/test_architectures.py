@@ -109,6 +109,22 @@ def test_resnet50_without_embedding_layer_returns_the_pooled_features():
     assert module.layer4[0].conv2.stride == (1, 1)
 
 
+def test_mid_joins_the_pooled_features_of_two_stages():
+    torch.manual_seed(0)
+    network = build_architecture("resnet50", mid=True, embedding_size=None).eval()
+    plain = build_architecture("resnet50", embedding_size=None).eval()
+    plain.load_state_dict(network.state_dict())
+    stages = {}
+    network.layer3.register_forward_hook(lambda _, __, out: stages.update(third=out))
+    images = torch.randn(1, 3, 64, 32)
+    with torch.no_grad():
+        joined = network(images)
+        expected = torch.cat([stages["third"].mean(dim=(2, 3)), plain(images)], dim=1)
+    assert joined.shape == (1, 3072)
+    torch.testing.assert_close(joined, expected)
+    assert build_on_meta("resnet50", mid=True).fc[0].in_features == 3072
+
+
 def test_preprocessing_belongs_to_the_architecture():
     faces = architecture_preprocessing("iresnet50")
     assert (faces.height, faces.width, faces.mean[0], faces.std[0]) == (112, 112, 127.5, 127.5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rtool.errors import ConfigError
-from rtool.finetune.config.losses import PartsLoss
+from rtool.finetune.config.losses import PartsLoss, SoftmaxLoss
 from rtool.finetune.losses.heads import LinearHead, PartsHead, build_head
 from rtool.finetune.losses.softmax_losses import parts_loss, softmax_loss
 
@@ -51,6 +51,18 @@ def test_the_heads_classify_the_embedding_and_its_equal_slices():
     slices = [logits(head, x[:, 4 * n : 4 * n + 4]) for n, head in enumerate(parts.classifiers)]
     expected = np.mean([by_formula(part, 0.1) for part in slices])
     assert parts(embeddings, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_neck_normalises_what_the_classifier_sees_and_nothing_else():
+    torch.manual_seed(0)
+    embeddings, labels = 3 * torch.randn(6, 12) + 2, torch.tensor(LABELS)
+    head = build_head(SoftmaxLoss(kind="softmax", smoothing=0.1, neck=True), 12, 5)
+    head.weight.data.normal_()
+    x = embeddings.numpy().astype("f8")
+    normalised = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+    expected = by_formula(normalised @ head.weight.detach().numpy().T.astype("f8"), 0.1)
+    assert head(embeddings, labels).item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(head.neck.running_mean, 0.1 * embeddings.mean(0))
 
 
 def test_a_global_branch_is_a_slice_of_its_own_length():
