@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .section import Count, Section, Share
+from .choices import MaskKind
+from .section import Count, NotNegative, Section, Share
 
 __all__ = ["AugmentConfig"]
 
@@ -14,6 +15,15 @@ __all__ = ["AugmentConfig"]
 class AugmentConfig(Section):
     """Random changes of training images, drawn from a generator that is seeded per epoch and sample."""
 
+    mask: Share = 0.0
+    """Probability of drawing something on a face that hides a part of it, before all other changes. What stays visible
+    is known then, and follows every change that moves or hides a place."""
+    mask_kinds: Annotated[tuple[MaskKind, ...], Field(min_length=1)] = ("medical",)
+    """What `mask` draws, each as often: medical (a mask over nose, mouth and chin), sunglasses, scarf, hand, or block,
+    a rectangle anywhere."""
+    mask_points: Annotated[tuple[tuple[NotNegative, NotNegative], ...], Field(min_length=5, max_length=5)] | None = None
+    """x and y of the left eye, right eye, nose, left and right corner of the mouth, in pixels of the network's input;
+    by default those of a generator, else those of faces aligned to 112 x 112 or 112 x 96, scaled to the input."""
     flip: Share = 0.5
     """Probability of mirroring left and right."""
     pad_crop: Annotated[int, Field(ge=0)] = 0

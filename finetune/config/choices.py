@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["MarginGradient", "Mining"]
+__all__ = ["MarginGradient", "MaskKind", "Mining"]
 
 MarginGradient = Literal["straight_through", "exact"]
 
 Mining = Literal["hard", "weighted"]
+
+MaskKind = Literal["medical", "sunglasses", "scarf", "hand", "block"]

@@ -125,6 +125,9 @@ class DataConfig(Section):
     Of a mapping NAME: SOURCE each is measured; metrics are then NAME.METRIC and mean.METRIC."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of identities held out when `evaluate` is not given."""
+    visible: FilePath | None = None
+    """A folder of NAME_mask.png for training images of that NAME (with its sub-folders, or without): 255 where the
+    image shows the face, 0 where something hides it. Images without one count as wholly visible."""
     min_images: Count = 1
     """Identities with fewer images are left out of the training data, and counted."""
     batch: Count = 64
@@ -270,6 +273,16 @@ class FinetuneConfig(Section):
     def _partial_fc_steps_at_every_batch(self) -> FinetuneConfig:
         if self.optimizer.accumulate > 1 and any(isinstance(loss, PartialFCLoss) for loss in self.losses):
             raise ValueError("optimizer.accumulate: partial_fc updates its rows at every batch; set it to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_hidden_is_known(self) -> FinetuneConfig:
+        kinds = [str(loss.kind) for loss in self.losses]
+        if "occlusion" in kinds and not self.augment.mask and not self.data.visible:
+            raise ValueError(
+                "losses: occlusion learns which pixels show the face, and nothing says it; draw masks with "
+                "augment.mask=0.5, or give files of masks as data.visible"
+            )
         return self
 
     @model_validator(mode="after")

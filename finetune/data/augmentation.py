@@ -1,7 +1,8 @@
 """Random changes of one training image, uint8 [H, W, C] in and out, never in place.
 
 The generator of a sample is seeded by run, epoch and position in the epoch's plan, so a sample is changed in the same
-way in every process or worker, and after a resume. Random erasing: Zhong et al., "Random Erasing Data Augmentation",
+way in every process or worker, and after a resume. A mask is drawn first; which pixels still show the face then follows
+every change that moves or hides a place. Random erasing: Zhong et al., "Random Erasing Data Augmentation",
 arXiv:1708.04896, here filled with one colour. Crop, low resolution and photometric change are those with which AdaFace
 is trained: Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", arXiv:2204.00964.
 """
@@ -9,6 +10,7 @@ is trained: Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition",
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -20,6 +22,7 @@ from .augment.aug_mix import aug_mix
 from .augment.image_operations import turn_hue
 from .augment.rand_augment import rand_augment
 from .augment.random_patch import paste_patch
+from .occlusion.masks import draw_mask
 
 __all__ = [
     "add_noise",
@@ -39,6 +42,8 @@ __all__ = [
 Pixels = NDArray[np.uint8]
 Change = Callable[[Pixels, Pixels, np.random.Generator], Pixels]
 
+_HIDDEN = np.zeros(1, dtype=np.uint8)
+"""What fills a visibility where an image is filled with a colour."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -54,8 +59,10 @@ def augment(
     rng: np.random.Generator,
     *,
     other: Callable[[np.random.Generator], Pixels] | None = None,
-) -> Pixels:
-    """All configured changes in their order.
+    visible: Pixels | None = None,
+    points: NDArray[np.float32] | None = None,
+) -> tuple[Pixels, Pixels | None]:
+    """All configured changes in their order, of an image and of what is known about its places.
 
     Args:
         image: uint8 [H, W, C].
@@ -63,34 +70,73 @@ def augment(
         fill: Colour of erased and padded places, one value per channel, 0..255.
         rng: The generator of the sample.
         other: Another training image of the same shape, for `random_patch`; without it no patch is pasted.
+        visible: uint8 [H, W], 255 where the image shows the face and 0 where something hides it, if that is known.
+        points: Eyes, nose and corners of the mouth for `mask`, float32 [5, 2], shares of width and height.
+
+    Returns:
+        uint8 [H, W, C], and the visibility uint8 [H, W]; None where neither `visible` nor `mask` is given.
     """
     colour = np.asarray(fill, dtype=np.uint8)
+    if config.mask:
+        visible = np.full(image.shape[:2], 255, dtype=np.uint8) if visible is None else visible
+        if rng.random() < config.mask:
+            image, uncovered = draw_mask(image, points, config.mask_kinds, rng)
+            visible = np.minimum(visible, uncovered)
+    seen = None if visible is None else visible[..., None]
     if rng.random() < config.flip:
-        image = image[:, ::-1]
+        image, seen = image[:, ::-1], None if seen is None else seen[:, ::-1]
     if config.pad_crop:
-        image = pad_crop(image, config.pad_crop, colour, rng)
+        shift = partial(_shifted, padding=config.pad_crop)
+        image, seen = _changed(image, seen, shift, shift, colour, rng)
     if config.rotation:
-        image = turn(image, config.rotation, colour, rng)
+        turned = partial(_turned, most=config.rotation)
+        image, seen = _changed(image, seen, turned, turned, colour, rng)
     if config.random_patch and other is not None and rng.random() < config.random_patch:
-        image = paste_patch(image, other(rng), colour, rng)
+        patch = other(rng)
+        hidden = None if seen is None else paste_patch(seen, np.zeros_like(seen), _HIDDEN, deepcopy(rng))
+        image, seen = paste_patch(image, patch, colour, rng), hidden
+    for probability, change, follow in _random_steps(config):
+        if probability and rng.random() < probability:
+            image, seen = _changed(image, seen, change, follow, colour, rng)
+    return image, None if seen is None else seen[..., 0]
+
+
+def _shifted(image: Pixels, colour: Pixels, rng: np.random.Generator, *, padding: int) -> Pixels:
+    return pad_crop(image, padding, colour, rng)
+
+
+def _turned(image: Pixels, colour: Pixels, rng: np.random.Generator, *, most: float) -> Pixels:
+    return turn(image, most, colour, rng)
+
+
+def _random_steps(config: AugmentConfig) -> tuple[tuple[float, Change, Change | None], ...]:
+    """Probability, change, and the change of the visibility that belongs to it, in their order."""
     strengths = (config.brightness, config.contrast, config.saturation)
     operations, magnitude = config.rand_augment_operations, config.rand_augment_magnitude
-    steps: tuple[tuple[float, Change], ...] = (
-        (config.random_crop, keep_rectangle),
-        (config.low_resolution, lower_resolution),
-        (config.photometric, partial(photometric, strengths=strengths, hue=config.hue)),
-        (config.colour, scale_channels),
-        (config.blur, blur),
-        (config.grey, to_grey),
-        (config.noise, add_noise),
-        (config.rand_augment, partial(rand_augment, operations=operations, magnitude=magnitude)),
-        (config.aug_mix, partial(aug_mix, severity=config.aug_mix_severity)),
-        (config.erasing, erase),
+    policy = partial(rand_augment, operations=operations, magnitude=magnitude)
+    mix = partial(aug_mix, severity=config.aug_mix_severity)
+    return (
+        (config.random_crop, keep_rectangle, keep_rectangle),
+        (config.low_resolution, lower_resolution, None),
+        (config.photometric, partial(photometric, strengths=strengths, hue=config.hue), None),
+        (config.colour, scale_channels, None),
+        (config.blur, blur, None),
+        (config.grey, to_grey, None),
+        (config.noise, add_noise, None),
+        (config.rand_augment, policy, partial(policy, moves_only=True)),
+        (config.aug_mix, mix, partial(mix, moves_only=True)),
+        (config.erasing, erase, erase),
     )
-    for probability, change in steps:
-        if probability and rng.random() < probability:
-            image = change(image, colour, rng)
-    return image
+
+
+def _changed(
+    image: Pixels, seen: Pixels | None, change: Change, follow: Change | None, colour: Pixels, rng: np.random.Generator
+) -> tuple[Pixels, Pixels | None]:
+    """The image changed, and its visibility [H, W, 1] by the same draws."""
+    if seen is None or follow is None:
+        return change(image, colour, rng), seen
+    again = deepcopy(rng)
+    return change(image, colour, rng), follow(seen, _HIDDEN, again)
 
 
 def pad_crop(image: Pixels, padding: int, colour: Pixels, rng: np.random.Generator) -> Pixels:

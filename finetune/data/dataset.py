@@ -107,6 +107,9 @@ class Dataset:
     """bool [N], the query images of a fixed retrieval protocol; None where the data set has none."""
     pairs: NDArray[np.int64] | None = None
     """int64 [P, 3] of a fixed verification protocol: image, image, 1 for the same person; None where there is none."""
+    landmarks: NDArray[np.float32] | None = None
+    """float32 [N, 5, 2], x and y of the left eye, right eye, nose, left and right corner of the mouth, as shares of
+    width and height; NaN for an image without. None where none is known."""
     notes: tuple[str, ...] = ()
     """What the reader left out and why, for the log."""
 
@@ -161,6 +164,7 @@ class Dataset:
             cameras=self.cameras[chosen],
             names=names[chosen] if isinstance(names, NumberedNames) else tuple(names[i] for i in chosen),
             is_query=None if self.is_query is None else self.is_query[chosen],
+            landmarks=None if self.landmarks is None else self.landmarks[chosen],
             pairs=None if self.pairs is None else _remaining_pairs(self.pairs, chosen, len(self)),
         )
 

@@ -107,7 +107,18 @@ def join_datasets(named: Mapping[str, Dataset]) -> Dataset:
         identities=_offset([dataset.identities for dataset in datasets], NOBODY),
         cameras=_offset([dataset.cameras for dataset in datasets], UNKNOWN_CAMERA),
         names=_Names(_Chain([dataset.names for dataset in datasets]), list(named)),
+        landmarks=_landmarks(datasets),
         notes=tuple(f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes),
+    )
+
+
+def _landmarks(datasets: Sequence[Dataset]) -> NDArray[np.float32] | None:
+    """Those of all images, NaN where a data set has none; None if none has."""
+    if all(dataset.landmarks is None for dataset in datasets):
+        return None
+    unknown = [np.full((len(dataset), 5, 2), np.nan, dtype=np.float32) for dataset in datasets]
+    return np.concatenate(
+        [none if each.landmarks is None else each.landmarks for each, none in zip(datasets, unknown, strict=True)]
     )
 
 

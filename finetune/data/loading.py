@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,17 +28,37 @@ from .augmentation import augment, sample_generator
 from .dataset import Dataset
 from .decoding import Resize, check_unreadable, read_image
 from .image_files import UnreadableImageError
+from .occlusion.visible_files import VisibleFiles
 
 __all__ = ["Batch", "EpochSamples", "TrainingPixels", "iterate_batches", "lost_workers_named"]
 
 Key = tuple[int, int]
 """Position in the epoch's plan, and image number."""
 
-Read = tuple[NDArray[np.uint8], int, tuple[int, ...]]
-"""Pixels uint8 [H, W, C], label, and the numbers of images in whose place it stands."""
 
-Sample = tuple[NDArray[np.uint8], int, tuple[int, ...], tuple[NDArray[np.uint8], ...]]
-"""The same of an augmented image, and its views at the sizes of other models."""
+class Read(NamedTuple):
+    """One image of the training data."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 [H, W, C]."""
+    number: int
+    """Of the image in the data set."""
+    unreadable: tuple[int, ...]
+    """The numbers of images in whose place it stands."""
+
+
+class Sample(NamedTuple):
+    """One augmented image."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 [H, W, C]."""
+    label: int
+    unreadable: tuple[int, ...]
+    views: tuple[NDArray[np.uint8], ...]
+    """The same image at the sizes of other models."""
+    visible: NDArray[np.uint8] | None
+    """uint8 [H, W], see `Batch.visible`."""
+
 
 _LOST = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)\.|exited unexpectedly(.*))")
 """torch's message about a worker that ended: with the name of a signal, an exit code, or neither."""
@@ -59,11 +80,15 @@ class Batch:
     unreadable: tuple[int, ...]
     views: tuple[Tensor, ...] = ()
     """The same images as teachers of other sizes see them, each uint8 [n, H', W', C']."""
+    visible: Tensor | None = None
+    """float32 [n, 1, H, W], 1 where an image shows the face and 0 where something hides it; None where nothing is drawn
+    on images (`augment.mask`) and no files say it (`data.visible`)."""
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which a GPU copies while the CPU continues."""
         views = tuple(view.pin_memory() for view in self.views)
-        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable, views)
+        visible = None if self.visible is None else self.visible.pin_memory()
+        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable, views, visible)
 
 
 @dataclass(frozen=True)
@@ -75,10 +100,12 @@ class TrainingPixels:
     values: NDArray[np.uint8] | None
     views: Views | None = None
     """Where several models see the images: `resize` and `values` are at their canvas then."""
+    visible: VisibleFiles | None = None
+    """What files say about which pixels show the face."""
 
     def read_own(self, index: int) -> NDArray[np.uint8]:
         """Image number `index`, or the one in its place, as the model that learns sees it: uint8 [H, W, C]."""
-        image = self.read(index)[0]
+        image = self.read(index).pixels
         return image if self.views is None else self.views.own_view(image)
 
     def read(self, index: int) -> Read:
@@ -87,11 +114,10 @@ class TrainingPixels:
         Raises:
             DataError: no image of the identity can be read, and the unreadable ones are more than are tolerated.
         """
-        labels = self.dataset.identities
         if self.values is not None:
-            return self.values[index], int(labels[index]), ()
+            return Read(self.values[index], index, ())
         try:
-            return read_image(self.dataset, self.resize, index), int(labels[index]), ()
+            return Read(read_image(self.dataset, self.resize, index), index, ())
         except UnreadableImageError:
             return self._replacement(index)
 
@@ -109,7 +135,7 @@ class TrainingPixels:
             except UnreadableImageError:
                 unreadable.append(candidate)
             else:
-                return pixels, int(labels[candidate]), tuple(unreadable)
+                return Read(pixels, candidate, tuple(unreadable))
         raise DataError(f"{self.dataset.name}: no image can be read")
 
 
@@ -122,10 +148,13 @@ class EpochSamples(TorchDataset[Sample]):
     fill: tuple[float, ...]
     seed: int
     epoch: int
+    points: NDArray[np.float32] | None = None
+    """Eyes, nose and corners of the mouth as shares of width and height, [5, 2], where images have none of their own;
+    None where nothing is drawn that needs them."""
 
     def __getitem__(self, key: Key) -> Sample:
         position, index = key
-        image, label, unreadable = self.pixels.read(index)
+        image, read, unreadable = self.pixels.read(index)
         rng = sample_generator(self.seed, self.epoch, position)
         passed_over = list(unreadable)
 
@@ -134,11 +163,24 @@ class EpochSamples(TorchDataset[Sample]):
             passed_over.extend(lost)
             return pixels
 
-        seen = augment(image, self.augment, self.fill, rng, other=other)
+        known = None if self.pixels.visible is None else self.pixels.visible.read(read, *image.shape[:2])
+        seen, visible = augment(
+            image, self.augment, self.fill, rng, other=other, visible=known, points=self._landmarks(read)
+        )
         views: tuple[NDArray[np.uint8], ...] = ()
         if self.pixels.views is not None:
             seen, views = self.pixels.views.of(seen)
-        return seen, label, tuple(passed_over), views
+            visible = None if visible is None else self.pixels.views.own_visibility(visible)
+        label = int(self.pixels.dataset.identities[read])
+        return Sample(seen, label, tuple(passed_over), views, visible)
+
+    def _landmarks(self, index: int) -> NDArray[np.float32] | None:
+        """Where eyes, nose and mouth of an image are, [5, 2]; None where nobody asks."""
+        own = self.pixels.dataset.landmarks
+        if not self.augment.mask or self.augment.mask_points is not None or own is None or np.isnan(own[index, 0, 0]):
+            return self.points
+        points: NDArray[np.float32] = own[index]
+        return points
 
     def __getitems__(self, keys: list[Key]) -> list[Sample] | RtoolError:
         """A batch in a worker process. An error is returned, for torch would lose its message if it were raised."""
@@ -250,9 +292,11 @@ def _collate_or_pass(samples: Sequence[Sample] | RtoolError) -> Batch | RtoolErr
 
 
 def _collate(samples: Sequence[Sample]) -> Batch:
+    visible = [sample.visible for sample in samples if sample.visible is not None]
     return Batch(
-        torch.from_numpy(np.stack([image for image, _, _, _ in samples])),
-        torch.tensor([label for _, label, _, _ in samples], dtype=torch.int64),
-        tuple(index for _, _, unreadable, _ in samples for index in unreadable),
-        tuple(torch.from_numpy(np.stack(each)) for each in zip(*(views for _, _, _, views in samples), strict=True)),
+        torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+        torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        tuple(index for sample in samples for index in sample.unreadable),
+        tuple(torch.from_numpy(np.stack(each)) for each in zip(*(sample.views for sample in samples), strict=True)),
+        torch.from_numpy(np.stack(visible)[:, None]).float().div_(255) if visible else None,
     )

@@ -1,4 +1,7 @@
-"""A contact sheet: the images of a batch as the network will see them, augmented, in a grid with their identities."""
+"""A contact sheet: the images of a batch as the network will see them, augmented, in a grid with their identities.
+
+Where it is known which pixels show the face, that is drawn beside each image, white for visible.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from ..data.loading import TrainingPixels, iterate_batches
 from ..network.networks import load_network
 from ..processes.launching import count_processes
 from .epoch import epoch_batches, epoch_samples
-from .prepared_data import open_training_data
+from .prepared_data import open_training_data, visible_files
 
 __all__ = ["contact_sheet", "draw_batch", "draw_first_batch"]
 
@@ -34,7 +37,8 @@ def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1
     config = config.on_processes(ranks)
     preprocessing = load_network(config.model).preprocessing
     train, _ = open_training_data(config, preprocessing)
-    return draw_batch(config, TrainingPixels(train, preprocessing.resize, None), preprocessing, ranks=ranks)
+    pixels = TrainingPixels(train, preprocessing.resize, None, visible=visible_files(config, train))
+    return draw_batch(config, pixels, preprocessing, ranks=ranks)
 
 
 def draw_batch(
@@ -48,7 +52,11 @@ def draw_batch(
     plan = epoch_batches(config, pixels.dataset, ranks=ranks, epoch=0)[:1, :_MOST_IMAGES]
     samples = epoch_samples(config, pixels, preprocessing, epoch=0)
     batch = next(iterate_batches(samples, plan, slice(None), workers=0))
-    return contact_sheet(batch.pixels.numpy(), [str(label) for label in batch.labels.tolist()])
+    shown = batch.pixels.numpy()
+    if batch.visible is not None:
+        share = (batch.visible[:, 0, :, :, None] * 255).round().byte().numpy()
+        shown = np.concatenate([shown, np.repeat(share, shown.shape[3], axis=3)], axis=2)
+    return contact_sheet(shown, [str(label) for label in batch.labels.tolist()])
 
 
 def contact_sheet(pixels: NDArray[np.uint8], captions: list[str]) -> Image.Image:

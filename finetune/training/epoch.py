@@ -13,9 +13,11 @@ from ...errors import DataError
 from ..config.config import FinetuneConfig
 from ..data.dataset import NOBODY, Dataset
 from ..data.loading import EpochSamples, TrainingPixels
+from ..data.occlusion.face_points import template_points
+from ..data.occlusion.shapes import POINTED_KINDS
 from ..data.samplers import plan_epoch, rank_columns
 
-__all__ = ["epoch_batches", "epoch_samples", "epoch_steps", "labelled_images", "rank_share"]
+__all__ = ["epoch_batches", "epoch_samples", "epoch_steps", "labelled_images", "mask_points", "rank_share"]
 
 
 def labelled_images(config: FinetuneConfig) -> int | None:
@@ -92,4 +94,19 @@ def epoch_samples(
 ) -> EpochSamples:
     """The augmented images of an epoch; padded and erased places get the mean colour of `preprocessing`, in RGB."""
     fill = preprocessing.mean[::-1] if preprocessing.channel_order == "bgr" else preprocessing.mean
-    return EpochSamples(pixels, config.augment, fill, config.seed, epoch)
+    points = mask_points(config, pixels.dataset, preprocessing)
+    return EpochSamples(pixels, config.augment, fill, config.seed, epoch, points)
+
+
+def mask_points(config: FinetuneConfig, dataset: Dataset, preprocessing: Preprocessing) -> NDArray[np.float32] | None:
+    """Where `augment.mask` takes the face to be in images without landmarks, [5, 2]; None where it draws none there.
+
+    Raises:
+        ConfigError: that is not known of images of this shape.
+    """
+    augment = config.augment
+    if not augment.mask or not POINTED_KINDS & set(augment.mask_kinds):
+        return None
+    if augment.mask_points is None and dataset.landmarks is not None and not np.isnan(dataset.landmarks).any():
+        return None
+    return template_points(preprocessing.height, preprocessing.width, augment.mask_points)

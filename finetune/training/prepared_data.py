@@ -26,15 +26,17 @@ from ..data.image_files import UnreadableImageError
 from ..data.joined import join_datasets
 from ..data.jpeg.second_decoder import decoder_note
 from ..data.loading import TrainingPixels
+from ..data.occlusion.visible_files import VisibleFiles, open_visible_files, without_masks
 from ..data.partners import with_images, with_partners
 from ..data.reduced_scale import with_reduced_images
 from ..data.splits import split_by_identity
 from ..evaluation.ranks.ranking import Ranking
 from ..processes.collectives import rank
 from ..runs.data_record import DataRecord
+from .epoch import mask_points
 from .measuring.held_out import HeldOutImages, hold_out, ranking_of
 
-__all__ = ["PreparedData", "describe_data", "open_training_data", "prepare_data"]
+__all__ = ["PreparedData", "describe_data", "open_training_data", "prepare_data", "visible_files"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,17 @@ def open_training_data(config: FinetuneConfig, preprocessing: Preprocessing) -> 
         InputError: a data set does not exist.
     """
     train, held_out = _split(config, _open_source(config))
+    mask_points(config, train, preprocessing)
     return _decoded(config, train, preprocessing), held_out
+
+
+def visible_files(config: FinetuneConfig, train: Dataset) -> VisibleFiles | None:
+    """What the files of `data.visible` say about the training images.
+
+    Raises:
+        DataError, InputError: as `open_visible_files`.
+    """
+    return None if config.data.visible is None else open_visible_files(config.data.visible, train)
 
 
 def describe_data(config: FinetuneConfig) -> DataRecord:
@@ -86,7 +98,8 @@ def _open_source(config: FinetuneConfig) -> Dataset:
                 f"{dataset.name}: pairs to verify, not people to learn from: each image counts as an identity of its "
                 "own; give them as data.evaluate, and a folder, records or a manifest of identities as data.train"
             )
-        opened[name] = dataset.of_somebody()
+        known = dataset.of_somebody()
+        opened[name] = known if config.data.visible is None else without_masks(known)
     return with_images(join_datasets(opened), config.data.min_images)
 
 
@@ -110,6 +123,8 @@ def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: M
     held = data.holdout if data.evaluate is None and evaluation is not None else None
     measured += _drawn(data.evaluate)
     origin = [source, held, *_drawn(data.train)] + ([] if data.decode == "exact" else [data.decode])
+    if data.visible is not None:
+        origin.append("visible")
     if config.distil is not None and config.distil.unlabelled is not None:
         origin += [_open_unlabelled(config.distil.unlabelled), *_drawn(config.distil.unlabelled)]
     return DataRecord.of(train, list(held_out.values()), seed=config.seed, source=origin, evaluation=measured)
@@ -165,6 +180,7 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing, views: Vi
     train, held_out = _split(config, source)
     canvas = preprocessing if views is None else views.canvas
     record = _record(config, source, train, held_out)
+    mask_points(config, train, canvas)
     train = _decoded(config, train, canvas)
     opened = [train] if config.data.evaluate is None else [train, *held_out.values()]
     notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
@@ -199,8 +215,10 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing, views: Vi
         held[name], found = hold_out(evaluation, dataset, preprocessing.resize, room=room, trained=known)
         notes += found
         room -= len(dataset) if held[name].pixels is not None else 0
+    visible = visible_files(config, train)
+    notes += [] if visible is None else [f"{train.name}: {visible}"]
     return PreparedData(
-        TrainingPixels(train, canvas.resize, values, views),
+        TrainingPixels(train, canvas.resize, values, views, visible),
         held,
         tuple(notes),
         record,

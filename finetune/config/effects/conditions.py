@@ -42,6 +42,7 @@ __all__ = [
     "steps_per_epoch",
     "teacher_weight",
     "unless",
+    "unseen",
     "warmup_epochs",
     "warmup_steps",
     "where",
@@ -53,7 +54,11 @@ _WITHOUT_WEIGHTS = ("triplet", "circle_pair", "multi_similarity", "contrastive",
 """Kinds of losses that have no weights for the optimizer."""
 
 
+_READ_VISIBILITY = ("occlusion", "qaconv")
+"""Kinds of losses that are told which pixels of an image show the face."""
+
 _RANDOM_CHANGES = (
+    "mask",
     "pad_crop",
     "rotation",
     "random_patch",
@@ -228,6 +233,13 @@ def not_multistep(schedule: Any) -> str | None:
 def not_measured(_data: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
     """Held-out data of a run that measures nothing."""
     return "evaluation is null, so nothing is measured" if config.evaluation is None else None
+
+
+def unseen(data: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """What pixels show, where no loss asks."""
+    if data.visible is None or any(loss.kind in _READ_VISIBILITY for loss in config.losses):
+        return None
+    return f"no loss of {', '.join(loss.kind for loss in config.losses)} asks which pixels show the face"
 
 
 def evaluation_steps(evaluation: Any, config: FinetuneConfig, facts: RunFacts | None) -> str | None:

@@ -32,6 +32,7 @@ from .conditions import (
     steps_per_epoch,
     teacher_weight,
     unless,
+    unseen,
     warmup_epochs,
     warmup_steps,
     where,
@@ -41,6 +42,7 @@ __all__ = ["ALWAYS", "IDLE"]
 
 _JITTERED = unless(lambda augment: augment.photometric > 0, "augment.photometric is 0, the probability of using it")
 _COLOURED = where(lambda _, facts: facts.channels == 1, "the images are grey")
+_MASKED = unless(lambda augment: augment.mask > 0, "augment.mask is 0, so nothing is drawn")
 _RANDOM_POLICY = unless(lambda augment: augment.rand_augment > 0, "augment.rand_augment is 0")
 _ANGULAR = unless(
     lambda loss: loss.margins[:2] != (1.0, 0.0), "margins without an angle (m1 = 1, m2 = 0) have one gradient"
@@ -63,6 +65,11 @@ IDLE: Mapping[str, Check] = {
         lambda config, facts: config.model.sync_batchnorm and (facts.processes == 1 or not facts.batchnorm_learns),
         "there is one process, or no BatchNorm learns",
     ),
+    "augment.mask_kinds": _MASKED,
+    "augment.mask_points": first(
+        _MASKED, unless(lambda augment: set(augment.mask_kinds) != {"block"}, "a block lies anywhere, not on a face")
+    ),
+    "data.visible": unseen,
     "data.min_images": where(
         lambda config, _: config.distil is not None and not config.distil.labels, "distil.labels is false"
     ),
@@ -171,6 +178,7 @@ ALWAYS = frozenset(
         "data.workers",
         "data.decode",
         "data.memory_gb",
+        "augment.mask",
         "augment.flip",
         "augment.pad_crop",
         "augment.rotation",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .image_operations import Pixels, apply_operation
+from .image_operations import MOVES, Pixels, apply_operation
 
 __all__ = ["aug_mix"]
 
@@ -31,7 +31,9 @@ _AT_LARGEST = {
 _ONE_SIDED = ("posterize", "solarize")
 
 
-def aug_mix(image: Pixels, fill: Pixels, rng: np.random.Generator, *, severity: float = 3.0) -> Pixels:
+def aug_mix(
+    image: Pixels, fill: Pixels, rng: np.random.Generator, *, severity: float = 3.0, moves_only: bool = False
+) -> Pixels:
     """The image mixed with three chains of operations on it.
 
     Args:
@@ -39,21 +41,24 @@ def aug_mix(image: Pixels, fill: Pixels, rng: np.random.Generator, *, severity: 
         fill: uint8 [C], the colour of places that the image leaves.
         rng: The generator of the sample.
         severity: Above 0, to 10.
+        moves_only: Leave out what changes colours, after the same draws.
     """
     weights, share = rng.dirichlet(np.ones(_CHAINS)), rng.beta(1.0, 1.0)
     mixed = np.zeros(image.shape)
     for weight in weights:
         chain = image
         for _ in range(rng.integers(1, _LONGEST + 1)):
-            chain = _operate(chain, fill, rng, severity)
+            chain = _operate(chain, fill, rng, severity, moves_only=moves_only)
         mixed += weight * chain
     result: Pixels = np.clip(np.rint((1 - share) * image + share * mixed), 0, 255).astype(np.uint8)
     return result
 
 
-def _operate(image: Pixels, fill: Pixels, rng: np.random.Generator, severity: float) -> Pixels:
+def _operate(image: Pixels, fill: Pixels, rng: np.random.Generator, severity: float, *, moves_only: bool) -> Pixels:
     names = tuple(_AT_LARGEST)
     name = names[rng.integers(len(names))]
     level = rng.uniform(min(_LEAST_LEVEL, severity), severity) / _LARGEST_SEVERITY
     sign = 1.0 if rng.random() < 0.5 or name in _ONE_SIDED else -1.0
+    if moves_only and name not in MOVES:
+        return image
     return apply_operation(name, image, sign * level * _AT_LARGEST[name], fill)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-__all__ = ["OPERATIONS", "Pixels", "apply_operation", "turn_hue"]
+__all__ = ["MOVES", "OPERATIONS", "Pixels", "apply_operation", "turn_hue"]
 
 Pixels = NDArray[np.uint8]
 Operation = Callable[[Image.Image, float, tuple[int, ...]], Image.Image]
@@ -84,3 +84,5 @@ OPERATIONS: Mapping[str, Operation] = {
 }
 """By name. Amounts: degrees; shears and shares of the size; enhancements by 1 + amount; bits taken away; and values
 from the top that solarize inverts."""
+MOVES = frozenset({"rotate", "shear_x", "shear_y", "translate_x", "translate_y"})
+"""Those that change where things are; what is known per place, such as which pixels show the face, follows them."""

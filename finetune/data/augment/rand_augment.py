@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .image_operations import OPERATIONS, Pixels, apply_operation
+from .image_operations import MOVES, OPERATIONS, Pixels, apply_operation
 
 __all__ = ["rand_augment"]
 
@@ -32,7 +32,13 @@ _ONE_SIDED = ("posterize", "solarize")
 
 
 def rand_augment(
-    image: Pixels, fill: Pixels, rng: np.random.Generator, *, operations: int = 2, magnitude: float = 9.0
+    image: Pixels,
+    fill: Pixels,
+    rng: np.random.Generator,
+    *,
+    operations: int = 2,
+    magnitude: float = 9.0,
+    moves_only: bool = False,
 ) -> Pixels:
     """`operations` random operations in a row.
 
@@ -42,11 +48,13 @@ def rand_augment(
         rng: The generator of the sample.
         operations: How many.
         magnitude: 0..30; signs are random.
+        moves_only: Leave out what changes colours, after the same draws.
     """
     names = tuple(OPERATIONS)
     for _ in range(operations):
         name = names[rng.integers(len(names))]
         sign = 1.0 if rng.random() < 0.5 or name in _ONE_SIDED else -1.0
         amount = sign * _AT_LARGEST.get(name, 0.0) * magnitude / _LARGEST_MAGNITUDE
-        image = apply_operation(name, image, amount, fill)
+        if name in MOVES or not moves_only:
+            image = apply_operation(name, image, amount, fill)
     return image

@@ -34,6 +34,13 @@ class Views:
         """The own view and the others, each uint8 [H, W, C], of an augmented image at the canvas."""
         return self._seen(image, self.own), tuple(self._seen(image, each) for each in self.others)
 
+    def own_visibility(self, visible: Pixels) -> Pixels:
+        """The visibility uint8 [H, W] of an image at the canvas, as the model that learns sees it."""
+        if visible.shape == (self.own.height, self.own.width):
+            return visible
+        smaller = Image.fromarray(visible).resize((self.own.width, self.own.height), Image.Resampling.BOX)
+        return np.asarray(smaller, dtype=np.uint8)
+
     def own_view(self, image: Pixels) -> Pixels:
         """The own view, uint8 [H, W, C], of an image at the canvas."""
         return self._seen(image, self.own)

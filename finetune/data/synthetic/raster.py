@@ -29,6 +29,14 @@ class View:
     shift_x: Floats
     shift_y: Floats
 
+    def places(self, scene: Floats, height: int, width: int) -> NDArray[np.float32]:
+        """Where places of the scene [B, n, 2] lie in pictures, as shares of width and height: float32 [B, n, 2]."""
+        cos, sin = np.cos(self.rotation) / self.zoom, np.sin(self.rotation) / self.zoom
+        matrix = np.stack([np.stack([cos, sin + self.shear], axis=1), np.stack([-sin, cos], axis=1)], axis=1)
+        seen = np.einsum("bij,bnj->bni", np.linalg.inv(matrix), scene)
+        x, y = seen[..., 0] + self.shift_x[:, None], seen[..., 1] + self.shift_y[:, None]
+        return np.stack([x * height / width + 0.5, y + 0.5], axis=2).astype(np.float32)
+
 
 class Canvas:
     """B pictures, float32 RGB 0..1 [B, H, W, 3]; scene origin in the centre, y down, unit = picture height."""

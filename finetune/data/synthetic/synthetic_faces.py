@@ -55,9 +55,10 @@ def synthetic_faces(
     rng = np.random.default_rng([seed, 1])
     owner = np.repeat(np.arange(identities), images)
     pixels = np.empty((len(owner), *size, 3), dtype=np.uint8)
+    landmarks = np.empty((len(owner), 5, 2), dtype=np.float32)
     for start in range(0, len(owner), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        pixels[chunk] = _photograph(parts[owner[chunk]], rng, size)
+        pixels[chunk], landmarks[chunk] = _photograph(parts[owner[chunk]], rng, size)
     domain = "" if cameras is None else f",cameras={cameras}"
     if cameras is not None:
         _see(pixels, cameras, np.random.default_rng([seed, 2]))
@@ -66,12 +67,15 @@ def synthetic_faces(
         images=ArrayImages(pixels),
         identities=owner.astype(np.int64),
         cameras=np.full(len(owner), UNKNOWN_CAMERA, dtype=np.int64),
+        landmarks=landmarks,
         names=tuple(f"face{i:04d}_{k % images:02d}" for k, i in enumerate(owner)),
     )
 
 
-def _photograph(p: Floats, rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """B faces [B, 18] as pictures, uint8 [B, H, W, 3]."""
+def _photograph(
+    p: Floats, rng: np.random.Generator, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """B faces [B, 18] as pictures uint8 [B, H, W, 3], and their landmarks [B, 5, 2]."""
     count, (height, width) = len(p), size
     n = rng.standard_normal((count, 20), dtype=np.float32)
     u = rng.random((count, 10), dtype=np.float32)
@@ -99,7 +103,15 @@ def _photograph(p: Floats, rng: np.random.Generator, size: tuple[int, int]) -> N
     light = light + _across(height)[None, :, None, None] * n[:, 12, None, None, None]
     cast = np.exp(0.18 * n[:, 13:16])[:, None, None]
     pixels = pixels * (1 + 0.25 * light) * cast + 0.03 * rng.standard_normal(pixels.shape, dtype=np.float32)
-    return quantise(pixels)
+    return quantise(pixels), view.places(_landmarks(p), height, width)
+
+
+def _landmarks(p: Floats) -> Floats:
+    """Eyes, tip of the nose and corners of the mouth in the scene, [B, 5, 2]; an expression moves none of them."""
+    eye_x, eye_y = 0.11 + 0.04 * p[:, 6], -(0.06 + 0.03 * p[:, 7])
+    nose_y, mouth_x, mouth_y = eye_y + 0.10 + 0.04 * p[:, 13], 0.10 + 0.03 * p[:, 15], 0.17 + 0.03 * p[:, 4]
+    x = np.stack([-eye_x, eye_x, 0 * eye_x, -mouth_x, mouth_x], axis=1)
+    return np.stack([x, np.stack([eye_y, eye_y, nose_y, mouth_y, mouth_y], axis=1)], axis=2)
 
 
 def _see(pixels: NDArray[np.uint8], cameras: int, rng: np.random.Generator) -> None:

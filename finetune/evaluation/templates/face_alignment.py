@@ -11,15 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...data.occlusion.face_points import ALIGNED_SIZE, LANDMARK_PLACES
+
 __all__ = ["ALIGNED_SIZE", "LANDMARK_PLACES", "align_face", "similarity_transform"]
 
 Points = NDArray[np.float64]
-
-ALIGNED_SIZE = 112
-LANDMARK_PLACES: Points = np.array(
-    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
-)
-"""x and y of the eyes, the nose and the corners of the mouth, left ones of the picture first, in pixels."""
 
 
 def similarity_transform(source: Points, target: Points) -> Points:
