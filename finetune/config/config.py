@@ -128,8 +128,10 @@ class DataConfig(Section):
     visible: FilePath | None = None
     """A folder of NAME_mask.png for training images of that NAME (with its sub-folders, or without): 255 where the
     image shows the face, 0 where something hides it. Images without one count as wholly visible."""
+    subset: FilePath | None = None
+    """A text of positions in data.train, from 0, separated by commas or lines; only these images are trained on."""
     min_images: Count = 1
-    """Identities with fewer images are left out of the training data, and counted."""
+    """Identities with fewer images, of those in `subset`, are left out of the training data, and counted."""
     batch: Count = 64
     """Images per batch on each process."""
     global_batch: Count | None = None
@@ -144,6 +146,9 @@ class DataConfig(Section):
     """reduced: training images in JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where the network needs no
     more. Faster for large images, and it changes pixels, so it is part of the record that a resumed run is compared
     with; images that are measured are always decoded whole. Refused where no image is twice the network's size."""
+    cache: FilePath | None = None
+    """A folder that keeps decoded images at the network's size, so that further runs decode none. They are mapped into
+    memory, so they may be more than it holds; what has changed is decoded again."""
     memory_gb: NotNegative = 2.0
     """Gigabytes (1e9 bytes) of decoded images kept in memory, training images first; others are decoded at each use."""
 
@@ -282,6 +287,14 @@ class FinetuneConfig(Section):
             raise ValueError(
                 "losses: occlusion learns which pixels show the face, and nothing says it; draw masks with "
                 "augment.mask=0.5, or give files of masks as data.visible"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_kept_whole(self) -> FinetuneConfig:
+        if self.data.cache is not None and self.data.decode != "exact":
+            raise ValueError(
+                f"data.cache: keeps images that are decoded whole; leave data.decode {self.data.decode} out"
             )
         return self
 

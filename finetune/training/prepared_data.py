@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.records.preprocessing import Preprocessing
-from ...errors import DataError
+from ...errors import ConfigError, DataError
 from ..config.config import FinetuneConfig
 from ..config.sources import EvaluationSources, TrainingSources, as_list, named_sources
 from ..data.augment.views import Views
+from ..data.cached.decoded_cache import DecodedCache
 from ..data.dataset import Dataset
 from ..data.decoding import Pixels, read_pixels, unreadable_note
 from ..data.distinct_images import Contents, content_numbers, one_of_each, refuse_two_identities
@@ -27,8 +28,9 @@ from ..data.joined import join_datasets
 from ..data.jpeg.second_decoder import decoder_note
 from ..data.loading import TrainingPixels
 from ..data.occlusion.visible_files import VisibleFiles, open_visible_files, without_masks
-from ..data.partners import with_images, with_partners
 from ..data.reduced_scale import with_reduced_images
+from ..data.selection.partners import with_images, with_partners
+from ..data.selection.positions import at_positions
 from ..data.splits import split_by_identity
 from ..evaluation.ranks.ranking import Ranking
 from ..processes.collectives import rank
@@ -87,18 +89,24 @@ def describe_data(config: FinetuneConfig) -> DataRecord:
     return _record(config, source, *_split(config, source))
 
 
-def _open_source(config: FinetuneConfig) -> Dataset:
+def _open_source(config: FinetuneConfig, cache: DecodedCache | None = None) -> Dataset:
     opened = {}
+    subset, sources = config.data.subset, named_sources(config.data.train)
+    if subset is not None and (len(sources) > 1 or (config.distil is not None and not config.distil.labels)):
+        raise ConfigError(
+            "data.subset: positions are of one labelled data set; leave it out, or give one data set as data.train"
+        )
     if config.distil is not None and not config.distil.labels:
         return _open_unlabelled(config.data.train)
-    for name, source in named_sources(config.data.train).items():
+    for name, source in sources.items():
         dataset = open_dataset(source)
         if dataset.pairs is not None:
             raise DataError(
                 f"{dataset.name}: pairs to verify, not people to learn from: each image counts as an identity of its "
                 "own; give them as data.evaluate, and a folder, records or a manifest of identities as data.train"
             )
-        known = dataset.of_somebody()
+        dataset = dataset if cache is None else cache.of(dataset, source)
+        known = (dataset if subset is None else at_positions(dataset, subset)).of_somebody()
         opened[name] = known if config.data.visible is None else without_masks(known)
     return with_images(join_datasets(opened), config.data.min_images)
 
@@ -176,14 +184,19 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing, views: Vi
         ConfigError: `data.decode` does nothing with these images.
         DataError: over 1 % of the images of a data set cannot be read.
     """
-    source = _open_source(config)
-    train, held_out = _split(config, source)
     canvas = preprocessing if views is None else views.canvas
+    folder = config.data.cache
+    caches = [DecodedCache(folder, form) for form in (canvas, preprocessing)] if folder is not None else []
+    source = _open_source(config, caches[0] if caches else None)
+    train, held_out = _split(config, source)
+    if caches:
+        held_out = _held_out_cached(config, held_out, caches[1], same=canvas == preprocessing)
     record = _record(config, source, train, held_out)
     mask_points(config, train, canvas)
     train = _decoded(config, train, canvas)
     opened = [train] if config.data.evaluate is None else [train, *held_out.values()]
     notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
+    notes += [note for cache in caches for note in cache.notes]
     notes += [*_notes_on_sources(config, train, held_out), *filter(None, [_decoder(source)])]
     image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
     canvas_bytes = canvas.height * canvas.width * canvas.channels
@@ -223,6 +236,25 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing, views: Vi
         tuple(notes),
         record,
     )
+
+
+def _held_out_cached(
+    config: FinetuneConfig, held_out: dict[str, Dataset], cache: DecodedCache, *, same: bool
+) -> dict[str, Dataset]:
+    """The sets that are measured, read from the cache by the process that measures.
+
+    Args:
+        config: The run.
+        held_out: As they were opened; images held out of the training data are cached with these.
+        cache: Of images at the model's own size.
+        same: Whether training images are cached at that size too.
+    """
+    sources = config.data.evaluate
+    if sources is None:  # training images at a canvas of another size are not what is measured
+        return held_out if same else _split(config, _open_source(config))[1]
+    if rank() != 0:
+        return held_out
+    return {name: cache.of(dataset, named_sources(sources)[name]) for name, dataset in held_out.items()}
 
 
 def _notes_on_sources(config: FinetuneConfig, train: Dataset, held_out: Mapping[str, Dataset]) -> list[str]:

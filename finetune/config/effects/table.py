@@ -177,6 +177,8 @@ ALWAYS = frozenset(
         "data.global_batch",
         "data.workers",
         "data.decode",
+        "data.subset",
+        "data.cache",
         "data.memory_gb",
         "augment.mask",
         "augment.flip",

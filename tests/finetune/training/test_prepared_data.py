@@ -131,3 +131,33 @@ def test_what_a_reader_left_out_is_reported_once(tmp_path):
     }
     notes = prepared_data.prepare_data(FinetuneConfig.model_validate(config), SIZE).notes
     assert [note.partition(": ")[2][:16] for note in notes] == ["5 images in hidd"]
+
+
+def test_kept_images_give_the_same_data_and_record(photographs, tmp_path, monkeypatch):
+    plain = prepared_data.prepare_data(with_data(train=str(photographs), min_images=4), SIZE)
+    config = with_data(train=str(photographs), min_images=4, cache=str(tmp_path / "kept"))
+    for said in ("20 images decoded into", "20 decoded images read from"):
+        kept = prepared_data.prepare_data(config, SIZE)
+        assert any(said in note for note in kept.notes)
+        assert (kept.train.values == plain.train.values).all()
+        assert (kept.held_out[""].pixels.values == plain.held_out[""].pixels.values).all()
+        assert kept.record == plain.record
+
+
+def test_a_subset_is_of_one_data_set_and_of_all_its_images(photographs, tmp_path):
+    positions = tmp_path / "subset.txt"
+    positions.write_text(",".join(map(str, range(18))))
+    config = with_data(train=str(photographs), subset=str(positions), min_images=3, holdout=0.5)
+    data = prepared_data.prepare_data(config, SIZE)
+    assert any("18 of 20 images are used" in note for note in data.notes)
+    assert len(data.train.dataset) + len(data.held_out[""].dataset) == 16
+    several = with_data(
+        train={"a": str(photographs), "b": "synthetic-faces:identities=3,images=4"}, subset=str(positions)
+    )
+    with pytest.raises(ConfigError, match=r"data\.subset: positions are of one labelled data set"):
+        prepared_data.prepare_data(several, SIZE)
+
+
+def test_kept_images_are_whole(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.cache: keeps images that are decoded whole"):
+        with_data(train="-", cache=str(tmp_path), decode="reduced")

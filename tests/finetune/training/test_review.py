@@ -13,7 +13,7 @@ from rtool.converters.records.preprocessing import Preprocessing
 from rtool.errors import ConfigError, DataError
 from rtool.finetune.config.files import load_config
 from rtool.finetune.data.dataset import ArrayImages, Dataset
-from rtool.finetune.data.partners import with_partners
+from rtool.finetune.data.selection.partners import with_partners
 from rtool.finetune.finetuning import finetune
 from rtool.finetune.training.planning import plan_run
 from rtool.finetune.training.prepared_data import open_training_data

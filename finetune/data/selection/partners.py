@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...errors import DataError
-from .dataset import Dataset
+from ....errors import DataError
+from ..dataset import Dataset
+from .positions import renumbered
 
 __all__ = ["with_images", "with_partners"]
 
@@ -30,6 +31,8 @@ def with_partners(dataset: Dataset) -> Dataset:
 def with_images(dataset: Dataset, fewest: int) -> Dataset:
     """The images of identities with `fewest` or more, and a note on the others; the same if all have so many.
 
+    Those that are left keep the order of their numbers.
+
     Raises:
         DataError: no identity has so many.
     """
@@ -42,4 +45,4 @@ def with_images(dataset: Dataset, fewest: int) -> Dataset:
     lost, lost_images = int(np.count_nonzero(~kept)), int(images[~kept].sum())
     note = f"{lost} identities of {lost_images} images left out, for they have fewer than data.min_images {fewest}"
     chosen = np.flatnonzero(kept[dataset.identities])
-    return replace(dataset.subset(chosen), notes=(*dataset.notes, note))
+    return replace(renumbered(dataset.subset(chosen), dataset.identities[chosen]), notes=(*dataset.notes, note))
