@@ -50,8 +50,9 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("data",),
         ("embedding", "losses"),
         ("network",),
+        ("matching",),  # below evaluation, which scores pairs by it
         ("evaluation", "runs"),
-        ("distillation", "matching"),
+        ("distillation",),
         ("training",),
         ("search",),
         ("finetuning",),
