@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import warnings
 
 import numpy as np
@@ -138,15 +139,26 @@ def export(module, kind, opset, batch="dynamic", fused=True):
 
 
 @pytest.fixture(scope="session")
-def exported():
-    """`exported(name, kind, opset, batch, fused)` -> (original module, ModelProto), each made once."""
+def exported(tmp_path_factory):
+    """`exported(name, kind, opset, batch, fused)` -> (original module, ModelProto), each made once.
+
+    Once for all test processes: they find each other's files, and a network of one name has the same weights in each.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    folder.mkdir(exist_ok=True)
     cache = {}
 
     def get(name, kind, opset, batch="dynamic", fused=True):
         key = (name, kind, opset, batch, fused)
         if key not in cache:
             module = build(name)
-            cache[key] = (module, export(module, kind, opset, batch, fused))
+            path = folder / f"{'-'.join(map(str, key))}.onnx"
+            if not path.exists():
+                mine = path.with_name(f"{os.getpid()}-{path.name}")
+                mine.write_bytes(export(module, kind, opset, batch, fused))
+                mine.replace(path)
+            cache[key] = (module, path.read_bytes())
         module, data = cache[key]
         return module, onnx.load_from_string(data)
 

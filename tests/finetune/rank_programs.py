@@ -1,14 +1,17 @@
-"""What each process of a several-process test does: `python rank_programs.py FOLDER`, RANK and WORLD_SIZE set.
+"""What each process of a several-process test does: `python rank_programs.py FOLDER`, WORLD_SIZE set.
 
 Every program of that world runs in turn, and rank 0 saves its dictionary of tensors to FOLDER/NAME.pt. Run by
 `conftest.run_ranks`.
 """
 
 import gc
+import multiprocessing
+import os
 import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which DDP imports: once here, instead of once per rank
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
@@ -285,12 +288,29 @@ IN_A_WORLD_OF = {
     3: ("partial_fc", "partial_fc_two_classes", "partial_fc_two_classes_sampled"),
 }
 
-if __name__ == "__main__":
+
+def run_rank(rank: int, folder: Path) -> None:
+    os.environ["RANK"] = str(rank)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     for name in IN_A_WORLD_OF[dist.get_world_size()]:
         result = PROGRAMS[name]()
-        if dist.get_rank() == 0:
-            torch.save(result, Path(sys.argv[1], f"{name}.pt"))
+        if rank == 0:
+            torch.save(result, folder / f"{name}.pt")
     gc.collect()  # as `joined_group` does
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    # Forked while this process has one thread and has computed nothing.
+    context = multiprocessing.get_context("fork")
+    others = [
+        context.Process(target=run_rank, args=(rank, Path(sys.argv[1])))
+        for rank in range(1, int(os.environ["WORLD_SIZE"]))
+    ]
+    for process in others:
+        process.start()
+    run_rank(0, Path(sys.argv[1]))
+    for process in others:
+        process.join()
+    sys.exit(max(abs(process.exitcode) for process in others))

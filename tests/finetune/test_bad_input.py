@@ -155,7 +155,13 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("change", ["epochs=2", "losses.0={kind: partial_fc}"], ids=["weights", "shards"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("epochs=2", id="weights"),
+        pytest.param("losses.0={kind: partial_fc}", id="shards", marks=pytest.mark.slow),
+    ],
+)
 def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_nothing_half_written(write_recipe, change):
     recipe = write_recipe(model={"reference": "osnet_x0_25", "size": [32, 16]})  # 1 MB, five times what LIMITED allows
     options = ["epochs=1", "losses.0={kind: partial_fc}"] if "partial_fc" in change else ["epochs=1"]

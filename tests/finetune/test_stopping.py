@@ -129,7 +129,7 @@ def test_batch_workers_do_not_hold_the_run_of_a_parent_that_was_killed(recipe):
         pass
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_batch_worker_that_is_killed_is_told_as_want_of_memory(recipe, processes):
     process = started(recipe, *WORKING, "--nproc", str(processes))
     try:

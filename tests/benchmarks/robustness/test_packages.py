@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rtool.benchmarks.robustness import package_files, packages
@@ -29,6 +30,7 @@ def test_every_file_is_counted_and_anything_but_success_or_a_refusal_is_a_fault(
     assert "| p 1.0, b.onnx | convert | 2 | no lowering |" in text
 
 
+@pytest.mark.slow
 def test_a_file_goes_through_every_command_and_the_journal_is_gone_on_from(tmp_path, monkeypatch, capsys):
     weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"], name="conv"), helper.make_node("Relu", ["c"], ["y"])]

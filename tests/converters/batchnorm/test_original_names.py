@@ -62,7 +62,14 @@ class Wrapped(nn.Module):
 
 
 # name -> BatchNorms behind layers that fusing takes away
-NETWORKS = ["osnet_x0_25", "osnet_x1_0", "mobilefacenet", "iresnet18", "iresnet50", "resnet50", "resnet50_ibn_a"]
+NETWORKS = [
+    "osnet_x0_25",
+    "mobilefacenet",
+    "iresnet18",
+    "resnet50_ibn_a",
+    # larger ones of the families above
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("osnet_x1_0", "iresnet50", "resnet50")),
+]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

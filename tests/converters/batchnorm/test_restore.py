@@ -46,7 +46,9 @@ def batches(count: int = 3, size: int = 4) -> list[torch.Tensor]:
     return [torch.randn(size, 3, 32, 32, generator=generator) for _ in range(count)]
 
 
-@pytest.mark.parametrize("name", ["osnet_x0_25", "mobilefacenet", "iresnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["osnet_x0_25", "mobilefacenet", "iresnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 def test_eval_outputs_stay_and_folding_brings_the_weights_back(name):
     module = fused(name)
     original = copy.deepcopy(module)

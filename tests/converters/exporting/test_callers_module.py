@@ -56,13 +56,16 @@ def module(request: pytest.FixtureRequest, exported, source: onnx.ModelProto) ->
 
 
 def arguments(module: nn.Module, source: onnx.ModelProto) -> dict[str, object]:
-    return {"preprocessing": PREPROCESSING, **({"source": source} if record_of(module) is not None else {})}
+    return {
+        "preprocessing": PREPROCESSING,
+        **({"source": source} if record_of(module) is not None else {}),
+    }
 
 
 USES: dict[str, Callable[[nn.Module, onnx.ModelProto, Path], object]] = {
     "export": lambda module, source, folder: export(module, folder / "m.onnx", **arguments(module, source)),
     "export --fold-padded": lambda module, source, folder: export(
-        module, folder / "m.onnx", fold_padded=True, **arguments(module, source)
+        module, folder / "m.onnx", fold_padded=True, simplifier="none", **arguments(module, source)
     ),
     "export --format pt2": lambda module, source, folder: export(
         module, folder / "m.pt2", format="pt2", **arguments(module, source)

@@ -92,8 +92,15 @@ def test_a_module_as_converted_needs_its_source_and_the_right_one(model_file, tm
     assert [step.name for step in export(module, tmp_path / "out.onnx", source=model_file).steps] == ["write-back"]
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize(("kind", "opset"), [("ts", 17), ("dy", 18)])
+@pytest.mark.parametrize(
+    ("kind", "opset", "batch"),
+    [
+        ("ts", 17, 1),
+        ("dy", 18, 4),
+        pytest.param("ts", 17, 4, marks=pytest.mark.slow),
+        pytest.param("dy", 18, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_truly_baked_batch_is_measured_at_itself(batch, kind, opset, exported, tmp_path, run_onnx):
     """The class token is expanded to so many rows, so the module takes no other batch until it is rewritten."""
     path = tmp_path / "vit.onnx"

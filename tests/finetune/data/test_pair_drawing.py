@@ -34,7 +34,7 @@ def test_every_identity_gives_at_most_its_share_of_pairs(seed):
     assert np.bincount(different.ravel()).max() <= 2 * np.ceil(len(different) / 400)  # two per round of the circle
 
 
-@pytest.mark.parametrize("person", [0, 1, 2, 10, 100, 200, 390])
+@pytest.mark.parametrize("person", [0, 1, 100, 390])
 def test_one_person_whose_embedding_fails_moves_accuracy_by_no_more_than_three_in_all_people(person):
     rng = np.random.default_rng(person)
     embeddings = rng.normal(size=(400, 64))[SKEWED] + 0.8 * rng.normal(size=(len(SKEWED), 64))

@@ -68,6 +68,7 @@ def test_labels_are_looked_through_only_where_an_image_fails():
     assert one_batch(data, [2, 0]) == ([2, 0], [1, 0], ())
 
 
+@pytest.mark.slow
 def test_what_another_process_could_not_read_is_named_in_the_log(tmp_path, write_recipe):
     folder = tmp_path / "data"
     for number in range(208):

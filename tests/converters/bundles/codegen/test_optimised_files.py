@@ -14,12 +14,12 @@ from rtool.benchmarks.conversion.window_networks import SIZE, ConvNeXt, Swin
 from rtool.converters import onnx_to_torch, restore_batchnorm
 from rtool.converters.bundles.codegen.check import written_module
 from rtool.converters.bundles.codegen.module_source import generate_source
-from rtool.converters.zoo.registry import build_architecture
+from rtool.converters.zoo.iresnet import IResNet
 
 NETWORKS = {
     "convnext_like": lambda: (ConvNeXt((1, 2), (4, 8), embedding_size=6), SIZE),
     "swin_like": lambda: (Swin((2, 1), 4, embedding_size=6), SIZE),
-    "iresnet18": lambda: (build_architecture("iresnet18", input_size=(32, 32), embedding_size=8), (32, 32)),
+    "iresnet": lambda: (IResNet((1, 1, 1, 2), input_size=(32, 32), embedding_size=8), (32, 32)),
 }
 
 

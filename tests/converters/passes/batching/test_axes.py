@@ -65,8 +65,9 @@ class Sampled(nn.Module):
         return nn.functional.grid_sample(x[:, None], grid, align_corners=True).flatten(1)
 
 
-@pytest.mark.parametrize("fixed", [1, 4])
-@pytest.mark.parametrize("kind", ["ts", "dy"])
+@pytest.mark.parametrize(
+    ("kind", "fixed"), [("ts", 1), ("ts", 4), ("dy", 4), pytest.param("dy", 1, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("build", [Attention, Pooling, Memory, Gated, Sampled])
 def test_a_batch_that_is_not_the_first_axis_is_followed(build, kind, fixed):
     torch.manual_seed(0)

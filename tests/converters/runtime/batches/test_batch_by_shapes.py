@@ -16,11 +16,19 @@ from rtool.errors import InputError
 from rtool.finetune.config.config import ModelConfig
 from rtool.finetune.network.networks import load_network
 
-EXPORTS = [("ts", 11, True), ("ts", 17, False), ("dy", 18, False), ("dy", 20, True)]
+EXPORTS = [
+    ("ts", 11, True, 1),
+    ("ts", 17, False, 4),
+    ("dy", 18, False, 1),
+    ("dy", 20, True, 4),
+    *(
+        pytest.param(*more, marks=pytest.mark.slow)
+        for more in [("ts", 11, True, 4), ("ts", 17, False, 1), ("dy", 18, False, 4), ("dy", 20, True, 1)]
+    ),
+]
 
 
-@pytest.mark.parametrize(("kind", "opset", "fused"), EXPORTS)
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("kind", "opset", "fused", "batch"), EXPORTS)
 def test_a_class_token_fixes_the_batch_until_it_is_made_dynamic(
     exported, run_onnx, images, tmp_path, kind, opset, fused, batch
 ):
