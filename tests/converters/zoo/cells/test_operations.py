@@ -1,11 +1,13 @@
 """Each operation: shapes at odd sizes and single images, gradients, and what the specification says it computes."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from rtool.converters.zoo.cells.operations import build_operation
-from rtool.converters.zoo.cells.part_attention import PartAttention, rows_of_parts, strip_means
+from rtool.converters.zoo.cells.part_attention import PartAttention
 from rtool.converters.zoo.cells.space import OPERATIONS, PLANTED
 from rtool.errors import InputError
 
@@ -86,16 +88,19 @@ def test_noise_has_nothing_of_its_input():
 
 
 @pytest.mark.parametrize("height", [4, 5, 6, 7, 8, 11])
-def test_strips_are_those_of_adaptive_pooling_and_rows_get_their_part(height):
+def test_strips_cover_the_rows_and_each_row_gets_its_part(height):
     torch.manual_seed(0)
     features = torch.randn(2, 3, height, 5)
-    expected = F.adaptive_avg_pool2d(features, (4, 1)).squeeze(3).transpose(1, 2)
-    torch.testing.assert_close(strip_means(features, 4), expected)
-    values = torch.randn(2, 4, 3)
-    rows = rows_of_parts(values, height)
+    operation = PartAttention(3, 1, affine=True)
+    parts = operation.parts(features)
+    for part in range(4):
+        strip = features[:, :, math.floor(part * height / 4) : math.ceil((part + 1) * height / 4)]
+        torch.testing.assert_close(parts[:, part], strip.mean(dim=(2, 3)))
+    mixed = operation.attention(parts) @ operation.value(parts)
+    rows = operation.exchanged(features)
     assert rows.shape == (2, 3, height, 1)
     for row in range(height):
-        assert torch.equal(rows[:, :, row, 0], values[:, row * 4 // height])
+        torch.testing.assert_close(rows[:, :, row, 0], mixed[:, row * 4 // height])
 
 
 def test_parts_read_each_other_by_attention_over_parts():
@@ -114,7 +119,7 @@ def test_parts_read_each_other_by_attention_over_parts():
 def test_equal_strips_share_attention_equally():
     operation = PartAttention(6, 1, affine=True)
     strip = torch.randn(1, 6, 2, 3)
-    parts = strip_means(strip.repeat(1, 1, 4, 1), 4)
+    parts = operation.parts(strip.repeat(1, 1, 4, 1))
     torch.testing.assert_close(operation.attention(parts), torch.full((1, 4, 4), 0.25))
 
 
