@@ -144,7 +144,7 @@ def _check_own_weights(module: fx.GraphModule, node: fx.Node) -> None:
         raise _KeepError(f"{path!r} has a hook, which reads its input or output")
     if is_parametrized(layer):
         raise _KeepError(f"the weights of {path!r} are computed by a parametrization")
-    names = {name for name, owner in module.named_modules(remove_duplicate=False) if owner is layer}
+    names = _names(module, layer)
     for other in module.graph.nodes:
         if other.op == "get_attr" and str(other.target).rpartition(".")[0] in names:
             raise _KeepError(f"{str(other.target)!r} is also read outside its layer")
@@ -281,10 +281,13 @@ def _layer(module: fx.GraphModule, node: fx.Node) -> Layer | None:
 
 def _calls(module: fx.GraphModule, node: fx.Node) -> int:
     """How often the module object that `node` calls is called, under any name."""
-    owner = module.get_submodule(str(node.target))
-    return sum(
-        other.op == "call_module" and module.get_submodule(str(other.target)) is owner for other in module.graph.nodes
-    )
+    names = _names(module, module.get_submodule(str(node.target)))
+    return sum(other.op == "call_module" and other.target in names for other in module.graph.nodes)
+
+
+def _names(module: nn.Module, layer: nn.Module) -> set[str]:
+    """Every path of the module object `layer`."""
+    return {name for name, owner in module.named_modules(remove_duplicate=False) if owner is layer}
 
 
 def _only_user(node: fx.Node, what: str) -> fx.Node:

@@ -6,6 +6,7 @@ manifest; each command copies the chain it finds and appends its own link. The c
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -58,6 +59,11 @@ def to_json(chain: Iterable[ChainLink]) -> list[dict[str, Any]]:
 
 def tool_versions() -> dict[str, str]:
     """Package -> version, for the packages a conversion depends on; those not installed are left out."""
+    return dict(_tool_versions())
+
+
+@functools.cache
+def _tool_versions() -> Mapping[str, str]:
     found = {"rtool": __version__}
     for package in ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxslim", "onnxsim"):
         try:

@@ -22,9 +22,9 @@ def fixed_batch_by_shapes(module: fx.GraphModule, inputs: Sequence[TensorSpec]) 
     """The only batch that `module` supports; None when it supports others, or when shapes alone cannot decide."""
     sizes = {spec.shape[0] if spec.shape else None for spec in inputs}
     size = sizes.pop() if len(sizes) == 1 else None
-    if not isinstance(size, int) or not _has_shapes_at(module, inputs, size):
+    if not isinstance(size, int) or _has_shapes_at(module, inputs, size + 1):  # nearly every module does
         return None
-    return None if _has_shapes_at(module, inputs, size + 1) else size
+    return size if _has_shapes_at(module, inputs, size) else None
 
 
 def _has_shapes_at(module: fx.GraphModule, inputs: Sequence[TensorSpec], batch: int) -> bool:
