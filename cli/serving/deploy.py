@@ -33,6 +33,7 @@ class _Batch(click.ParamType[Any]):
     "deploy",
     epilog=examples(
         "rtool deploy osnet.onnx --name osnet_b16 --batch 16",
+        "rtool deploy osnet.pt --name osnet_torch",
         "rtool deploy arcface.onnx --name arcface --batch dynamic --max-batch 64 --url 127.0.0.1:8001",
         "rtool deploy --rollback --name osnet_b16",
     ),
@@ -131,9 +132,10 @@ def deploy_command(
     output: Output,
     **options: Any,
 ) -> None:
-    """Publish MODEL (an .onnx file, a bundle or a run folder) as the next version of a model in a Triton repository.
+    """Publish MODEL (.onnx, TorchScript .pt, .pt2, a bundle or a run folder) as a model's next version in a repository.
 
-    A bundle or run folder is exported first, as `rtool export` does it; the command is printed.
+    A bundle or run folder is exported first, as `rtool export` does it; the command is printed. A .pt2 is written as
+    TorchScript. A torch file that states no shapes needs arrays with --warmup.
 
     The file is checked and run first; then the version appears as a whole, or not at all. A setting that is given
     changes that setting alone: the others stay as they are served, hand edits included.

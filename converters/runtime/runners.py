@@ -182,7 +182,8 @@ class TorchRunner:
         """All outputs for one batch.
 
         Raises:
-            InputError: the number of arrays is not what the model takes, or the module cannot run on them.
+            InputError: the number of arrays is not what the model takes, the module cannot run on them, or it returns
+                something else than tensors of NumPy's types.
         """
         import torch
         from torch import fx
@@ -200,6 +201,10 @@ class TorchRunner:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{self.name}: torch refused inputs of shape {shapes} ({reason})") from error
         results = result if isinstance(result, tuple | list) else (result,)
+        others = {type(one).__name__ for one in results if not isinstance(one, torch.Tensor)}
+        others |= {str(one.dtype) for one in results if isinstance(one, torch.Tensor) and one.dtype == torch.bfloat16}
+        if others:
+            raise InputError(f"{self.name}: returns {', '.join(sorted(others))}, expected tensors of NumPy's types")
         return tuple(tensor.detach().cpu().numpy() for tensor in results)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from ...converters.files.array_files import read_arrays
 from ...converters.preprocessing.decision import PreprocessingDecision
 from ...converters.records.preprocessing import Preprocessing
 from ...errors import ConfigError, InputError
@@ -21,12 +22,13 @@ from ..repository.config_plan import ConfigPlan, plan_configs
 from ..repository.config_rules import check_against_graph, check_settings
 from ..repository.deployed import DeployResult, newest_served
 from ..repository.fronts import front_changes
-from ..repository.graph_signature import GraphSignature, read_signature
+from ..repository.graph_signature import GraphSignature
 from ..repository.manifest import make_manifest
 from ..repository.model_config import read_config
-from ..repository.repository import CONFIG_FILE, MODEL_FILE, ModelFolder, check_model_name
+from ..repository.repository import CONFIG_FILE, ModelFolder, check_model_name
 from ..repository.served_preprocessing import served_preprocessing
 from ..repository.serving_settings import Device, ServingSettings
+from ..repository.signatures.reading import find_served_batch, read_signature
 from ..repository.variants.following import CONFIG_KEY
 from ..repository.warmup import WarmupFile, read_examples, warmup_files
 from .contract import check_contract, contract_of, describe_changes
@@ -34,9 +36,9 @@ from .exported_first import exported_first
 from .on_server.met_server import meet_server
 from .proof import check_proof
 from .publication import Publication, prune, publish, publishing, remember_configs
+from .published_form import file_name, form_note, published_form
 from .served_digests import state_digests
 from .snapshot import take_snapshot
-from .trace_stripping import without_traces
 from .trial_run import try_out
 from .warmup_images import image_examples
 
@@ -62,7 +64,7 @@ def deploy(
     force: bool = False,
     new_contract: bool = False,
 ) -> DeployResult:
-    """Publish an ONNX file, or the export of a bundle or run folder, as the next version of `name`, and serve it.
+    """Publish an ONNX or torch file, or the export of a bundle or run folder, as the next version, and serve it.
 
     `batch` is what the graph must have: a fixed number of rows, or "dynamic"; None accepts either. What `settings`
     does not give stays as it is served, hand edits included. `also_serve` lists older versions to serve beside the
@@ -88,7 +90,7 @@ def deploy(
     """
     check_model_name(name)
     _check_keep(keep)
-    signature, files, unproved, found = _read_servable(model, batch, warmup, preprocessing)
+    signature, files, unproved, found, examples = _read_servable(model, batch, warmup, preprocessing)
     folder = ModelFolder(Path(repository) / name)
     check_proof(signature, folder.manifest(_next_versions(folder, ()).new), force=force)  # before a folder is made
     with publishing(folder.path.parent) as staging:
@@ -97,9 +99,9 @@ def deploy(
         _check_plan(plan, folder, signature, also_serve)
         consent = _consented(folder, versions, signature, plan, force=force, new_contract=new_contract)
         as_given = keep_metadata or _is_placeholders(folder, versions.new, signature)
-        published = signature if as_given else without_traces(signature, staging)
+        published = published_form(signature, staging, as_given=as_given, examples=examples)
         manifest = _manifest(folder, versions, signature, published, provenance, consent, found, plan)
-        notes = (*consent.notes(), *_notes(files, plan, stripped=published is not signature), *unproved)
+        notes = (*consent.notes(), *_notes(files, plan, form_note(signature, published)), *unproved)
         _write_version(_publication(folder, versions, published, plan, files, manifest), versions, staging, url)
         notes += _pruned(folder, versions, keep, staging)
     return _result(folder, versions, published, plan.device, notes, str(found), url)
@@ -158,22 +160,37 @@ def _read_servable(
     batch: int | Literal["dynamic"] | None,
     warmup: Mapping[str, NDArray[Any]] | str | Path | None,
     preprocessing: str | Preprocessing | None,
-) -> tuple[GraphSignature, list[WarmupFile], tuple[str, ...], PreprocessingDecision | str]:
-    """The graph's signature, its warm-up files, why an open batch is not verified, and what is known of preprocessing.
+) -> tuple[
+    GraphSignature,
+    list[WarmupFile],
+    tuple[str, ...],
+    PreprocessingDecision | str,
+    Mapping[str, NDArray[Any]] | None,
+]:
+    """The file's signature, its warm-up files, why an open batch is not verified, its preprocessing, and examples.
 
-    The graph was run.
+    The model was run.
 
     Raises:
         InputError: it cannot be run, or declares an open batch and mixes the images of a batch.
     """
-    signature = read_signature(model)
+    signature = read_signature(model, lambda: _arrays(warmup))
     _check_batch(signature, batch)
     found = served_preprocessing(signature, preprocessing)
     examples = warmup if not isinstance(warmup, str | Path) else _examples(Path(warmup), signature, found)
     files = warmup_files(signature, examples)
     try_out(signature, examples)
     unproved = _check_open_batch(signature, examples)
-    return signature, files, (unproved,) if unproved else (), found
+    return signature, files, (unproved,) if unproved else (), found, examples
+
+
+def _arrays(
+    warmup: Mapping[str, NDArray[Any]] | str | Path | None,
+) -> Mapping[str, NDArray[Any]] | NDArray[Any] | None:
+    """Arrays that show the shapes of a torch file; images do not."""
+    if isinstance(warmup, str | Path):
+        return None if Path(warmup).is_dir() else read_arrays(Path(warmup))
+    return warmup
 
 
 def _examples(path: Path, signature: GraphSignature, found: PreprocessingDecision | str) -> Mapping[str, NDArray[Any]]:
@@ -190,7 +207,8 @@ def _publication(
     manifest: Mapping[str, Any],
 ) -> Publication:
     state_digests(plan.configs.values(), folder, versions.new, published.sha256)
-    model_file, digest = {MODEL_FILE: published.path}, {MODEL_FILE: published.sha256}
+    name = file_name(published)
+    model_file, digest = {name: published.path}, {name: published.sha256}
     return Publication(folder, versions.new, model_file, digest, plan.texts(), files, manifest)
 
 
@@ -244,10 +262,10 @@ def _result(
     )
 
 
-def _notes(files: Sequence[WarmupFile], plan: ConfigPlan, *, stripped: bool) -> tuple[str, ...]:
+def _notes(files: Sequence[WarmupFile], plan: ConfigPlan, form: str) -> tuple[str, ...]:
     notes = [f"comments and order of {path} could not be kept" for path in plan.rewritten()]
-    if stripped:
-        notes.append("exporters' traces were removed from the nodes; --keep-metadata publishes the file as it is")
+    if form:
+        notes.append(form)
     if not files:
         notes.append("no warm-up: inputs have dynamic axes beside the batch; give arrays with --warmup")
     return tuple(notes)
@@ -290,10 +308,8 @@ def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[
     """
     if signature.batch is not None:
         return ""
-    from ...converters.runtime.batches.file_batch import find_file_batch
-
     given = None if examples is None else [examples[tensor.name] for tensor in signature.inputs]
-    finding = find_file_batch(signature.file, examples=given)
+    finding = find_served_batch(signature, given)
     if not finding.is_wrong:
         return finding.describe()
     command = f"{_export_command(signature)} --batch {finding.right_at or 'N'} -o OUT.onnx"

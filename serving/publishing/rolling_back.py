@@ -9,10 +9,10 @@ from ...errors import InputError
 from ..repository.config_plan import device_of
 from ..repository.deployed import DeployResult, newest_served, remembered_configs
 from ..repository.fronts import front_changes
-from ..repository.graph_signature import read_signature
 from ..repository.integrity import check_unchanged
 from ..repository.model_config import ModelConfig, parse_config, read_config, served_versions
 from ..repository.repository import CONFIG_FILE, MANIFEST_FILE, ModelFolder, check_model_name
+from ..repository.signatures.reading import read_signature
 from .contract import check_contract, contract_of, describe_changes
 from .on_server.met_server import meet_server
 from .publication import Publication, publishing, remember_configs, replace_configs

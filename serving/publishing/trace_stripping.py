@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
-from ..repository.graph_signature import GraphSignature, read_signature
+from ..repository.graph_signature import GraphSignature
+from ..repository.signatures.reading import read_signature
 
 __all__ = ["without_traces"]
 
@@ -22,8 +23,10 @@ def without_traces(signature: GraphSignature, folder: Path) -> GraphSignature:
         InputError: the copy cannot be written.
     """
     from ...converters.files.atomic_file import serialised
+    from ...converters.files.model_file import ModelFile
     from ...converters.passes.metadata_stripping import strip_metadata
 
+    assert isinstance(signature.file, ModelFile)
     model = signature.file.proto()
     stripped = strip_metadata(model)
     if stripped == model and not signature.file.is_restated:

@@ -6,18 +6,19 @@ gives everybody the same embedding is found (`converters.runtime.nonsense`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...converters.runtime.nonsense import IMAGES, find_nonsense, unreached_outputs
+from ...converters.runtime.nonsense import IMAGES, find_nonsense
 from ...converters.runtime.probes.open_sizes import closed_sizes
 from ...converters.runtime.probes.probing import probe_inputs
-from ...converters.runtime.runners import OnnxRunner, run_in_batches
-from ...errors import GateError
+from ...converters.runtime.runners import Runner, run_in_batches
+from ...errors import GateError, InputError
 from ..repository.graph_signature import GraphSignature
+from ..repository.signatures.reading import constant_outputs, open_served
 from ..repository.warmup import example_array
 
 __all__ = ["try_out"]
@@ -27,10 +28,10 @@ def try_out(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | No
     """Run the file once on `examples`, arrays [N, ...] by input name, or on pictures.
 
     Raises:
-        InputError: ONNX Runtime cannot run it.
+        InputError: it cannot be run, or a torch file gives other outputs than it states.
         GateError: an output has NaN or infinite values, or is the same for eight different inputs.
     """
-    runner = OnnxRunner(signature.file)
+    runner = open_served(signature)
     rows = max(IMAGES, signature.batch or 1)
     inputs = _rows(runner, signature, examples, rows)
 
@@ -38,8 +39,9 @@ def try_out(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | No
         return run_in_batches(runner, list(arrays), rows)
 
     names = [spec.name for spec in runner.outputs]
-    constant = unreached_outputs(runner.file.outline.graph)
-    nonsense = find_nonsense(run, inputs, run(*inputs), names, constant=constant)
+    outputs = run(*inputs)
+    _check_stated(signature, outputs, rows)
+    nonsense = find_nonsense(run, inputs, outputs, names, constant=constant_outputs(signature))
     if nonsense:
         on = "the examples" if examples is not None else "example images"
         lines = "".join(f"\n  output {said}" for said in nonsense)
@@ -49,8 +51,21 @@ def try_out(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | No
         )
 
 
+def _check_stated(signature: GraphSignature, outputs: Sequence[NDArray[Any]], rows: int) -> None:
+    """Hold what came out to what the signature says: a torch file may state anything of itself."""
+    found = [f"{output.dtype.name} {list(output.shape)}" for output in outputs]
+    stated = [f"{one.dtype.name} {[rows, *one.shape[1:]]}" for one in signature.outputs]
+    if signature.backend == "pytorch" and (
+        found != stated and not any(-1 in one.dims[1:] for one in signature.outputs)
+    ):
+        raise InputError(
+            f"{signature.path}: states outputs {', '.join(stated)} for {rows} rows and gives {', '.join(found)}; "
+            "export it again"
+        )
+
+
 def _rows(
-    runner: OnnxRunner, signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None, rows: int
+    runner: Runner, signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | None, rows: int
 ) -> list[NDArray[Any]]:
     """At most `rows` rows for every input, in graph order."""
     if examples is not None:

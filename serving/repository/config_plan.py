@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...converters.preprocessing.decision import PreprocessingDecision
-from .config_rules import backend_of, check_against_graph
+from .config_rules import BACKEND_KEYS, backend_of, check_against_graph
 from .config_text import edited_text
 from .deployed import newest_served
 from .devices import gpu_present
@@ -21,6 +21,7 @@ from .graph_signature import GraphSignature
 from .model_config import (
     ModelConfig,
     build_config,
+    intra_op_threads,
     read_config,
     set_versions,
     set_warmup,
@@ -28,7 +29,7 @@ from .model_config import (
 )
 from .repository import CONFIG_FILE, VARIANTS, ModelFolder
 from .served_preprocessing import state_preprocessing
-from .serving_settings import Device, ServingSettings, apply_settings, check_applicable
+from .serving_settings import Device, ServingSettings, apply_settings, check_applicable, thread_key
 from .variants.following import edited_fields, follow
 from .variants.tensorrt import add_tensorrt
 from .warmup import WarmupFile
@@ -100,7 +101,7 @@ def plan_configs(
         if served is not None:
             follow(configs[path], served, edited)
             apply_settings(configs[path], settings, device_of_variant)
-        if variant == "trt":
+        if variant == "trt" and signature.backend == "onnxruntime":
             add_tensorrt(configs[path], signature)
         if existing is not None:
             written[path] = folder.path / path
@@ -137,10 +138,26 @@ def _planned(
         return build_config(name, signature, versions, device=device, settings=settings)
     config = _copy(existing)
     config.ClearField("default_model_filename")  # the weights are published under their usual name
+    if backend_of(config) != signature.backend:
+        _move(config, build_config(name, signature, versions, device=device, settings=settings))
     if list(check_against_graph(config, signature)):
         _fit(config, build_config(name, signature, versions, device=device, settings=ServingSettings()))
     apply_settings(config, settings, device)
     return config
+
+
+def _move(config: ModelConfig, fresh: ModelConfig) -> None:
+    """Let another back end serve: what belongs to one is taken from `fresh`, except the number of threads."""
+    key, threads = thread_key(config), intra_op_threads(config)
+    for parameter in [name for name in config.parameters if name in BACKEND_KEYS]:
+        del config.parameters[parameter]
+    for name in ("backend", "platform", "optimization"):
+        config.ClearField(name)
+    config.backend, config.platform = fresh.backend, fresh.platform
+    for parameter in fresh.parameters:
+        config.parameters[parameter].CopyFrom(fresh.parameters[parameter])
+    if threads is not None and key != thread_key(config):
+        config.parameters[thread_key(config)].string_value = str(threads)
 
 
 def _fit(config: ModelConfig, fresh: ModelConfig) -> None:
@@ -166,11 +183,11 @@ def _choose_device(device: Literal["auto", "cpu", "gpu"], served: ModelConfig | 
 
 
 def _existing(path: Path) -> ModelConfig | None:
-    """The configuration in a file, where there is one of an ONNX model."""
+    """The configuration in a file, where there is one of a model that `deploy` publishes."""
     if not path.is_file():
         return None
     config = read_config(path)
-    return config if backend_of(config) == "onnxruntime" else None
+    return config if backend_of(config) in ("onnxruntime", "pytorch") else None
 
 
 def _copy(config: ModelConfig) -> ModelConfig:

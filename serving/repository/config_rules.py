@@ -1,4 +1,4 @@
-"""The rules that a Triton configuration must follow to serve a given ONNX graph, checked without a server.
+"""The rules that a Triton configuration must follow to serve a given model file, checked without a server.
 
 The C++ ONNX Runtime back end checks most of them when it loads a model, the embedded Python back end does not, and some
 settings (warm-up with batch size 0, dynamic batching without a batch axis) are accepted and have no effect. The fields
@@ -9,7 +9,7 @@ are those of Triton's `model_config.proto`; the rules follow Triton's `model_con
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,19 @@ import numpy as np
 from ...errors import InputError, nearest
 from .graph_signature import GraphSignature, GraphTensor
 from .model_config import ModelConfig, type_name
+from .signatures.torch_configured import as_configured
 
-__all__ = ["backend_of", "check_against_graph", "check_settings", "check_warmup"]
+__all__ = ["BACKEND_KEYS", "backend_of", "check_against_graph", "check_settings", "check_warmup"]
 
-_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan", "pytorch": "pytorch_libtorch"}
+_PLATFORMS: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime_onnx",),
+    "tensorrt": ("tensorrt_plan",),
+    "pytorch": ("pytorch_libtorch", "torch_aoti"),
+}
+"""Back end -> the platforms that name it; the PyTorch one serves TorchScript and compiled programs."""
 _NUMBERS = (
+    "INTER_OP_THREAD_COUNT",
+    "INTRA_OP_THREAD_COUNT",
     "intra_op_thread_count",
     "inter_op_thread_count",
     "execution_mode",
@@ -43,14 +51,29 @@ _SESSION_PARAMETERS = (
     "session.use_device_allocator_for_initializers",
     *_CUDA_IN_PARAMETERS,
 )
-"""The keys that the ONNX Runtime back end reads; it silently ignores every other key."""
+_TORCH_PARAMETERS = (
+    "DISABLE_CUDNN",
+    "DISABLE_OPTIMIZED_EXECUTION",
+    "ENABLE_CACHE_CLEANING",
+    "ENABLE_JIT_EXECUTOR",
+    "ENABLE_JIT_PROFILING",
+    "ENABLE_TENSOR_FUSER",
+    "ENABLE_WEIGHT_SHARING",
+    "INFERENCE_MODE",
+    "INTER_OP_THREAD_COUNT",
+    "INTRA_OP_THREAD_COUNT",
+)
+_KEYS: Mapping[str, tuple[str, ...]] = {"onnxruntime": _SESSION_PARAMETERS, "pytorch": _TORCH_PARAMETERS}
+"""Back end -> the keys that it reads; it silently ignores every other key."""
+BACKEND_KEYS = frozenset((*_SESSION_PARAMETERS, *_TORCH_PARAMETERS))
+"""All of them."""
 
 
 def backend_of(config: ModelConfig) -> str:
     """`onnxruntime`, `python`, `ensemble`, ... as `backend` or the older `platform` names it."""
     if config.backend:
         return str(config.backend)
-    by_platform = {platform: backend for backend, platform in _PLATFORMS.items()}
+    by_platform = {platform: backend for backend, platforms in _PLATFORMS.items() for platform in platforms}
     return by_platform.get(config.platform, str(config.platform))
 
 
@@ -64,7 +87,7 @@ def check_settings(config: ModelConfig, name: str) -> Iterator[str]:
     backend = backend_of(config)
     if not backend:
         yield 'backend: missing; write backend: "onnxruntime"'
-    if config.platform and config.backend and _PLATFORMS.get(config.backend) != config.platform:
+    if config.platform and config.backend and config.platform not in _PLATFORMS.get(config.backend, ()):
         yield f"platform: {config.platform!r} does not belong to backend {config.backend!r}; remove the platform"
     if not config.input or not config.output:
         yield "input, output: both must be written out, because auto-completion is switched off"
@@ -79,8 +102,10 @@ def check_settings(config: ModelConfig, name: str) -> Iterator[str]:
         value = config.parameters[key].string_value if key in config.parameters else "0"
         if not value.isdigit():
             yield f"parameters: {key} expects a number as its string_value, got {value!r}"
-    for key in config.parameters if backend == "onnxruntime" else ():
-        if key not in _SESSION_PARAMETERS and (near := get_close_matches(key, _SESSION_PARAMETERS, n=1, cutoff=0.8)):
+    known = _KEYS.get(backend, ())
+    for key in config.parameters if known else ():
+        near = get_close_matches(key.upper() if backend == "pytorch" else key, known, n=1, cutoff=0.8)
+        if key not in known and near:
             yield f"parameters: the back end ignores the unknown key {key!r}; did you mean {near[0]}?"
     for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
         for key in _CUDA_IN_PARAMETERS:
@@ -111,7 +136,18 @@ def _check_batching(config: ModelConfig) -> Iterator[str]:
 
 
 def check_against_graph(config: ModelConfig, signature: GraphSignature) -> Iterator[str]:
-    """Disagreements of a configuration with the graph that it serves: names, types, dims, the batch axis."""
+    """Disagreements of a configuration with the file that it serves: back end, names, types, dims, the batch axis."""
+    if backend_of(config) != signature.backend:
+        yield (
+            f"backend: {backend_of(config)!r} does not serve {signature.path.name}, which {signature.backend} does; "
+            "all versions that one configuration serves need the same back end"
+        )
+        return
+    try:
+        signature = as_configured(signature, config)
+    except InputError as error:
+        yield str(error)
+        return
     yield from _check_names("input", config.input, signature.inputs, all_needed=True)
     yield from _check_names("output", config.output, signature.outputs, all_needed=False)
     for kind, entries, tensors in (

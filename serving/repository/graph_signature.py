@@ -1,28 +1,31 @@
-"""What a Triton configuration must match: the inputs and outputs of an ONNX graph, its opset and IR version."""
+"""What a Triton configuration must match: the inputs and outputs of a model file, and which back end runs it.
+
+`signatures/` reads them from ONNX and from torch files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ...converters.graphs.graph_view import GraphView
-from ...converters.preprocessing.evidence import PreprocessingEvidence, evidence_of_view
+from ...converters.preprocessing.evidence import PreprocessingEvidence
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    import onnx
-
     from ...converters.files.model_file import ModelFile
+    from .signatures.torch_file import TorchFile
 
-__all__ = ["GraphSignature", "GraphTensor", "read_signature"]
+__all__ = ["TRITON_TYPES", "Backend", "GraphSignature", "GraphTensor"]
+
+Backend = Literal["onnxruntime", "pytorch"]
 
 Dim = int | str | None
 
-_TRITON_TYPES = {
+TRITON_TYPES = {
     1: "TYPE_FP32",
     2: "TYPE_UINT8",
     3: "TYPE_INT8",
@@ -80,16 +83,18 @@ class GraphSignature:
     path: Path
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
-    opset: int
-    ir_version: int
+    opset: int | None
+    """None for a torch file, as `ir_version`."""
+    ir_version: int | None
     metadata: Mapping[str, str]
     """The file's own metadata, where `rtool export` states preprocessing and provenance."""
     evidence: PreprocessingEvidence
     """What the graph shows of its preprocessing, without what its metadata state."""
     sha256: str
     """SHA-256 in hexadecimal of the bytes that the signature was read from; what is published must have it too."""
-    file: ModelFile = field(repr=False, compare=False)
+    file: ModelFile | TorchFile = field(repr=False, compare=False)
     """Those bytes: a publish tries them out and publishes them, whatever becomes of the file meanwhile."""
+    backend: Backend = "onnxruntime"
 
     @property
     def batch(self) -> int | None:
@@ -109,59 +114,3 @@ class GraphSignature:
             f"{self.path}: inputs and outputs disagree on the batch axis ({listed}); re-export it with one batch, "
             "e.g. `rtool export MODEL --batch 16`"
         )
-
-
-def read_signature(path: str | Path) -> GraphSignature:
-    """Read the signature of an ONNX file; the weights are parsed but not checked.
-
-    Raises:
-        InputError: the file is missing, is not ONNX, keeps weights in other files, or has inputs or outputs that Triton
-            does not support.
-    """
-    from ...converters.files.external_data import external_locations
-    from ...converters.files.model_file import ModelFile
-
-    path = Path(path)
-    file = ModelFile.read(path)
-    model = file.outline
-    if not model.graph.output:
-        raise InputError(f"{path}: expected an ONNX model, found no graph outputs; re-export it")
-    if file.has_external_data:
-        named = ", ".join(external_locations(model, str(path)))
-        raise InputError(
-            f"{path}: keeps weights in other files ({named}), and a version is published as one "
-            f"file; save it whole: onnx.save(onnx.load({str(path)!r}), 'whole.onnx')"
-        )
-    weights = {initializer.name for initializer in model.graph.initializer}
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    return GraphSignature(
-        path,
-        tuple(_tensor(path, value) for value in model.graph.input if value.name not in weights),
-        tuple(_tensor(path, value) for value in model.graph.output),
-        opset,
-        model.ir_version,
-        {entry.key: entry.value for entry in model.metadata_props},
-        evidence_of_view(_view(model, str(path)), str(path), {}),
-        file.source.sha256 or "",
-        file,
-    )
-
-
-def _view(model: onnx.ModelProto, label: str) -> GraphView:
-    """The graph; one whose functions cannot be inlined as it is, for running it will tell more."""
-    try:
-        return GraphView.of(model, label)
-    except InputError:
-        return GraphView(model, label)
-
-
-def _tensor(path: Path, value: object) -> GraphTensor:
-    import onnx
-
-    if not isinstance(value, onnx.ValueInfoProto) or not value.type.HasField("tensor_type"):
-        raise InputError(f"{path}: {getattr(value, 'name', '?')!r} is not a tensor; Triton serves tensors only")
-    kind = value.type.tensor_type
-    if kind.elem_type not in _TRITON_TYPES:
-        raise InputError(f"{path}: {value.name!r} has ONNX type {kind.elem_type}, which Triton cannot serve")
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim)
-    return GraphTensor(value.name, _TRITON_TYPES[kind.elem_type], shape)

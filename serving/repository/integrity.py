@@ -12,22 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
-from .repository import MODEL_FILE, ModelFolder
+from .repository import ModelFolder
 
 __all__ = ["changed_files", "check_unchanged"]
 
 
-def changed_files(folder: ModelFolder, version: int, weights: str = MODEL_FILE) -> Iterator[tuple[Path, str]]:
+def changed_files(folder: ModelFolder, version: int, weights: str = "") -> Iterator[tuple[Path, str]]:
     """Files of a version that are not those of its manifest, each with the reason; missing ones are left to others.
 
-    `weights` is the file that the configuration serves.
+    `weights` is the file that the configuration serves, by default the one that `deploy` publishes.
 
     Raises:
         InputError: the manifest is not JSON.
     """
     manifest = folder.manifest(version) or {}
     stated = manifest.get("sha256")
-    digests = stated if isinstance(stated, dict) else {weights: stated}
+    digests = stated if isinstance(stated, dict) else {weights or folder.model_path(version).name: stated}
     for name, digest in digests.items():
         path = folder.version_path(version) / str(name)
         if digest is None or not path.is_file():

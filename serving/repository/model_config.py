@@ -2,7 +2,7 @@
 
 The messages are Triton's own (`tritonclient.grpc.model_config_pb2`) and so is the parser of their text, which reports
 line and column. The fields are those of Triton's `model_config.proto`. Two kinds of configuration are built, following
-the rules of Triton's ONNX Runtime back end:
+the rules of Triton's ONNX Runtime back end, which suit its PyTorch one:
 
 - fixed batch: `max_batch_size: 0` and dims that include the batch (with any other value the model does not load);
 - dynamic batch: `max_batch_size: N`, dims without the batch axis, and dynamic batching.
@@ -16,7 +16,7 @@ from typing import Any
 
 from ...errors import ConfigError, InputError
 from .graph_signature import GraphSignature, GraphTensor
-from .serving_settings import Device, ServingSettings, apply_settings
+from .serving_settings import Device, ServingSettings, apply_settings, thread_key
 from .warmup import WarmupFile
 
 __all__ = ["ModelConfig", "build_config", "parse_config", "read_config", "write_config"]
@@ -27,6 +27,10 @@ ModelConfig = Any
 _HEADER = (
     "# Written by `rtool deploy`. Later publishes keep edits and comments, except in version_policy and model_warmup.\n"
 )
+
+
+_SCRIPT_RUNS = 3
+"""Of a warm-up request for TorchScript, which observes the first runs and compiles in the next."""
 
 
 def build_config(
@@ -45,7 +49,9 @@ def build_config(
     """
     config = _empty()
     config.name = name
-    config.backend = "onnxruntime"
+    config.backend = signature.backend
+    if signature.backend == "pytorch":
+        config.platform = "pytorch_libtorch"
     batched = signature.batch is None
     config.max_batch_size = 1 if batched else 0  # the settings say how many
     for tensor in signature.inputs:
@@ -54,7 +60,7 @@ def build_config(
         config.output.add(**_io(tensor, batched))
     kinds = _messages().ModelInstanceGroup
     config.instance_group.add(kind=kinds.KIND_GPU if device == "gpu" else kinds.KIND_CPU)
-    if device == "gpu":
+    if device == "gpu" and signature.backend == "onnxruntime":
         # The accelerator block would overwrite these with defaults; `parameters` reach the session.
         # Exhaustive search runs once for a fixed batch, but again for every size of a dynamic one.
         config.parameters["cudnn_conv_algo_search"].string_value = "1" if batched else "0"
@@ -87,8 +93,8 @@ def build_packer_config(name: str, target: ModelConfig, *, batch: int, versions:
 
 
 def intra_op_threads(config: ModelConfig) -> int | None:
-    """Intra-op threads per session on the CPU; None where ONNX Runtime chooses."""
-    key = "intra_op_thread_count"
+    """Intra-op threads per session on the CPU; None where the runtime chooses."""
+    key = thread_key(config)
     return int(config.parameters[key].string_value) if key in config.parameters else None
 
 
@@ -112,6 +118,8 @@ def set_warmup(config: ModelConfig, files: Sequence[WarmupFile]) -> None:
     batches = [("full", 1)] if limit == 0 else [("one", 1), ("full", limit)]
     for sample_name, batch in batches if limit != 1 else batches[:1]:
         sample = config.model_warmup.add(name=sample_name, batch_size=batch)
+        if config.backend == "pytorch":
+            sample.count = _SCRIPT_RUNS
         for file in files:
             entry = sample.inputs[file.input]
             entry.data_type = _data_type(file.data_type)

@@ -5,7 +5,7 @@
         config.pbtxt            what the server loads
         configs/{cpu,gpu,trt}.pbtxt  the same model for `--config-name cpu|gpu|trt`
         warmup/                 real bytes for warm-up requests, named by content
-        1/model.onnx            weights (git-ignored in this project)
+        1/model.onnx            weights (git-ignored in this project); of TorchScript, model.pt
         1/manifest.json         sha256, origin, inputs and outputs
         history/1/*.pbtxt       the configurations that served version 1, for rollback
 
@@ -28,6 +28,7 @@ __all__ = [
     "LOCK_FILE",
     "MANIFEST_FILE",
     "MODEL_FILE",
+    "TORCH_FILE",
     "VARIANTS",
     "ModelFolder",
     "check_model_name",
@@ -36,6 +37,7 @@ __all__ = [
 
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.onnx"
+TORCH_FILE = "model.pt"
 MANIFEST_FILE = "manifest.json"
 LOCK_FILE = ".rtool.lock"
 CANDIDATE_PREFIX = ".candidate-"
@@ -85,8 +87,9 @@ class ModelFolder:
         return self.path / str(version)
 
     def model_path(self, version: int) -> Path:
-        """The weights of one version."""
-        return self.version_path(version) / MODEL_FILE
+        """The weights of one version: TorchScript where there is such a file, else ONNX."""
+        torch_file = self.version_path(version) / TORCH_FILE
+        return torch_file if torch_file.is_file() else self.version_path(version) / MODEL_FILE
 
     def history_path(self, version: int) -> Path:
         """The folder of the configurations that served `version`."""

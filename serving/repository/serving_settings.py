@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 from ...errors import ConfigError, InputError
 
-__all__ = ["Device", "ServingSettings", "apply_settings", "check_applicable"]
+__all__ = ["Device", "ServingSettings", "apply_settings", "check_applicable", "thread_key"]
 
 Device = Literal["cpu", "gpu"]
 
 _MAX_BATCH = {"cpu": 16, "gpu": 64}
 _MAX_DELAY = {"cpu": 0.0, "gpu": 2.0}
 """On a CPU, 16 rows cost less each than 64, and waiting for more wins nothing; a GPU is filled by large batches."""
-_THREADS = "intra_op_thread_count"
+_THREADS = {"onnxruntime": "intra_op_thread_count", "pytorch": "INTRA_OP_THREAD_COUNT"}
+"""Back end -> the parameter for the threads of one session on the CPU."""
 _OF_A_QUEUE = ("max_batch", "max_delay", "queue_timeout")
 """Settings of the batcher, which a graph with a fixed batch does not have."""
 
@@ -104,7 +105,7 @@ def apply_settings(config: Any, settings: ServingSettings, device: Device) -> No
             )
         config.instance_group[0].count = settings.instances
     if settings.threads is not None and device == "cpu":
-        config.parameters[_THREADS].string_value = str(settings.threads)
+        config.parameters[thread_key(config)].string_value = str(settings.threads)
     if settings.max_batch is not None:
         config.max_batch_size = settings.max_batch
     if settings.max_delay is not None:
@@ -114,6 +115,11 @@ def apply_settings(config: Any, settings: ServingSettings, device: Device) -> No
         if not batching.HasField("default_queue_policy"):
             batching.default_queue_policy.allow_timeout_override = True
         batching.default_queue_policy.default_timeout_microseconds = round(settings.queue_timeout * 1000)
+
+
+def thread_key(config: Any) -> str:
+    """The parameter of a configuration for the threads of one session on the CPU."""
+    return _THREADS["pytorch" if "pytorch" in (config.backend, config.platform.partition("_")[0]) else "onnxruntime"]
 
 
 def _batching(config: Any) -> Any:

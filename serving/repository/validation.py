@@ -1,6 +1,6 @@
 """Offline check of a model repository: every problem at once, before a server refuses it one by one.
 
-Checks the text of the configurations, the ONNX graphs, the warm-up files and the folders. What only a running server
+Checks the text of the configurations, the model files, the warm-up files and the folders. What only a running server
 knows (whether the GPU has enough memory, whether its runtime has an operator) is not checked here.
 """
 
@@ -8,17 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ...converters.files.torch_archives.torch_names import meant_positions
 from ...errors import InputError, RtoolError, nearest
 from .config_rules import backend_of, check_against_graph, check_settings, check_warmup
 from .fronts import front_problems
-from .graph_signature import read_signature
+from .graph_signature import GraphTensor
 from .integrity import changed_files
-from .model_config import ModelConfig, read_config, target_model
-from .repository import MODEL_FILE, ModelFolder, model_folders
+from .model_config import ModelConfig, read_config, target_model, type_name
+from .repository import MODEL_FILE, TORCH_FILE, ModelFolder, model_folders
+from .signatures.reading import read_signature
 
 __all__ = ["Problem", "placeholders", "require_valid", "servable_models", "validate_model", "validate_repository"]
+
+_FILES = {"onnxruntime": MODEL_FILE, "pytorch": TORCH_FILE}
+"""Back end -> the file that it serves by default."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,18 @@ def _served(model: ModelFolder, config: ModelConfig) -> Sequence[int]:
     return model.versions()[-max(newest, 1) :]
 
 
+def _zeros(config: ModelConfig) -> dict[str, NDArray[Any]]:
+    """Inputs as the configuration states them, by position, to run a torch file that states no shapes."""
+    entries = list(config.input)
+    arrays: dict[str, NDArray[Any]] = {}
+    for position, entry in zip(meant_positions([entry.name for entry in entries]), entries, strict=True):
+        dims = [max(size, 1) for size in (entry.reshape.shape if entry.HasField("reshape") else entry.dims)]
+        tensor = GraphTensor(entry.name, type_name(entry.data_type), ())
+        array = np.zeros(([2] if config.max_batch_size > 0 else []) + dims, tensor.dtype)
+        arrays |= {entry.name: array, f"INPUT__{position}": array}
+    return arrays
+
+
 def _one_version(model: ModelFolder, config: ModelConfig, path: Path, version: int) -> Iterator[Problem]:
     backend = backend_of(config)
     if backend == "python":
@@ -213,22 +235,23 @@ def _one_version(model: ModelFolder, config: ModelConfig, path: Path, version: i
             yield Problem(code, "the Python back end needs this file")
         yield from (Problem(place, reason) for place, reason in changed_files(model, version))
         return
-    if backend != "onnxruntime":
-        return
-    weights = model.version_path(version) / (config.default_model_filename or MODEL_FILE)
+    if backend not in _FILES or config.platform == "torch_aoti":
+        return  # a compiled program is machine code, which is not opened here
+    name = config.default_model_filename or _FILES[backend]
+    weights = model.version_path(version) / name
     if weights.is_dir():
         weights = weights / "model.onnx"
     if not weights.is_file():
         yield Problem(weights, f"the weights are not there; make them with {_publish_command(model, version)}")
         return
     try:
-        changed = list(changed_files(model, version, config.default_model_filename or MODEL_FILE))
+        changed = list(changed_files(model, version, name))
     except RtoolError as error:
         yield Problem(model.version_path(version), str(error))
         return
     yield from (Problem(place, reason) for place, reason in changed)
     try:
-        signature = read_signature(weights)
+        signature = read_signature(weights, partial(_zeros, config), backend=backend)
     except RtoolError as error:
         yield Problem(weights, str(error).removeprefix(f"{weights}").lstrip(": "))
         return

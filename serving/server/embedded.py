@@ -1,8 +1,8 @@
 """Which Triton this machine runs: the `tritonserver` on PATH, else the embedded one, downloaded on first use.
 
 The embedded server has only a Python back end. Its back-end folder is composed of Triton's own `python/`, with the stub
-of this Python version, and of `onnxruntime/model.py`, which is part of rtool. The files are copied, because Triton
-refuses a library that lies outside the back-end folder, and follows symbolic links to find out.
+of this Python version, and of `onnxruntime/model.py` and `pytorch/model.py`, which are part of rtool. The files are
+copied, because Triton refuses a library that lies outside the back-end folder, and follows symbolic links to find out.
 
 The embedded build is Triton 2.51 (24.10), which lacks the security fixes that `releases/advisories.py` lists: it binds
 to 127.0.0.1 only, its control is closed by a key, and it is meant for development and tests. Use an image of 26.07 or
@@ -31,7 +31,10 @@ __all__ = ["Triton", "compose_backends", "find_triton", "release_note", "triton_
 
 _CONTAINER = "serve the repository with a container of 26.07 or newer (`rtool serve --container`)"
 _OURS = Path(__file__).resolve().parent.parent / "backends"
-_OUR_FILES = {"onnxruntime_backend.py": "model.py", "triton_tensors.py": "triton_tensors.py"}
+_ROOT = _OURS.parent.parent
+_SHARED = {name: _OURS / name for name in ("model_file_backend.py", "triton_tensors.py")}
+_READERS = "rtool_readers"
+"""The package beside the PyTorch back end that has rtool's readers of torch files, and nothing else of rtool."""
 _COMPOSE_SECONDS = 60.0
 
 
@@ -121,7 +124,7 @@ def compose_backends(triton: Triton) -> Path:
     """
     if triton.root is None:
         raise PlatformError(f"{triton.binary}: has its own back ends; only those of the embedded server are composed")
-    digest = hashlib.sha256(b"".join((_OURS / name).read_bytes() for name in _OUR_FILES)).hexdigest()
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in _our_files().values())).hexdigest()
     target = triton.root.with_name(f"backends-{_python_version()}-{triton.root.name[-12:]}-{digest[:12]}")
     if not target.is_dir():
         with exclusive(target.parent / ".lock", timeout=_COMPOSE_SECONDS, purpose="composing Triton's back ends"):
@@ -130,15 +133,29 @@ def compose_backends(triton: Triton) -> Path:
     return target
 
 
+def _our_files() -> dict[str, Path]:
+    """Every file of ours in the back-end folder, by its path there."""
+    archives = _ROOT / "converters/files/torch_archives"
+    readers = {f"converters/files/torch_archives/{path.name}": path for path in sorted(archives.glob("*.py"))}
+    return {
+        **{f"{backend}/{name}": path for backend in ("onnxruntime", "pytorch") for name, path in _SHARED.items()},
+        "onnxruntime/model.py": _OURS / "onnxruntime_backend.py",
+        "pytorch/model.py": _OURS / "pytorch_backend.py",
+        f"pytorch/{_READERS}/errors.py": _ROOT / "errors.py",
+        **{f"pytorch/{_READERS}/{name}": path for name, path in readers.items()},
+    }
+
+
 def _compose(root: Path, target: Path) -> None:
     server = root / "pytriton/tritonserver"
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".compose-"))
     try:
         shutil.copytree(server / "backends/python", scratch / "backends/python")
         shutil.copy2(_stub(server), scratch / "backends/python")
-        (scratch / "backends/onnxruntime").mkdir()
-        for name, file in _OUR_FILES.items():
-            shutil.copyfile(_OURS / name, scratch / "backends/onnxruntime" / file)
+        for name, source in _our_files().items():
+            place = scratch / "backends" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, place)
         os.rename(scratch / "backends", target)
     except OSError as error:
         raise PlatformError(

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...converters.runtime.calling.access_key import grpc_headers
 from ...converters.runtime.calling.waiting import announced
 from ...errors import InputError, PlatformError
+from ..repository.repository import CANDIDATE_PREFIX
 from .records import ServiceRecord, forget, services
 
 __all__ = ["ServiceLog", "ServiceState", "StoppedService", "service_log", "service_states", "stop_service"]
@@ -119,8 +121,34 @@ def _state(record: ServiceRecord) -> State:
         suppress(OSError, http.client.HTTPException),
     ):
         connection.request("GET", "/v2/health/ready")
-        return "ready" if connection.getresponse().status == 200 else "not ready"
+        return "ready" if connection.getresponse().status == 200 or _only_unloads(record.url) else "not ready"
     return "not ready"
+
+
+def _only_unloads(url: str) -> bool:
+    """Whether the server is "not ready" only because versions are being unloaded that nobody is served any more.
+
+    Triton's door is strict: it asks each version of each model to be ready, or unloaded already
+    (`InferenceServer::IsReady` in `src/server.cc` of its core), and a back end takes seconds to end.
+    """
+    from tritonclient import grpc as triton
+    from tritonclient.utils import InferenceServerException
+
+    client = triton.InferenceServerClient(url)
+    try:
+        entries = client.get_model_repository_index(headers=dict(grpc_headers(url)), client_timeout=_ASK_SECONDS).models
+    except InferenceServerException:
+        return False
+    finally:
+        client.close()
+    served = {entry.name for entry in entries if entry.state == "READY"}
+    others = [entry for entry in entries if entry.state not in ("", "READY") and entry.reason != "unloaded"]
+    unloading = [entry for entry in others if entry.state == "UNLOADING"]
+    return (
+        bool(unloading)
+        and len(unloading) == len(others)
+        and all(entry.name in served or entry.name.startswith(CANDIDATE_PREFIX) for entry in unloading)
+    )
 
 
 def _gone(record: ServiceRecord, seconds: float) -> bool:

@@ -174,3 +174,29 @@ def server(repository: Path) -> Iterator[TritonServer]:
     """Stopped without grace, which takes Triton two seconds; `server/test_server.py` stops one as users do."""
     with TritonServer(repository, stop_timeout=0.0) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def make_torch() -> Callable[..., Path]:
+    """`make_torch(path, seed=0, stated=True)` writes the module of `reid_model`'s kind as `.pt` or `.pt2`."""
+
+    def make(path: Path, *, seed: int = 0, features: int = 4, stated: bool = True) -> Path:
+        import torch
+
+        from rtool.converters.exporting.torch_formats import trace_program, trace_script
+        from rtool.converters.records.interface import INTERFACE_KEY, interface_text
+        from rtool.converters.records.record import TensorSpec
+
+        torch.manual_seed(seed)
+        layers = [torch.nn.Conv2d(3, 5, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+        module = torch.nn.Sequential(*layers, torch.nn.Linear(5, features)).eval()
+        trace = trace_program if path.suffix == ".pt2" else trace_script
+        traced = trace(module, [torch.rand(3, 3, 8, 4)], [True])
+        inputs, outputs = ("batch", 3, 8, 4), ("batch", features)
+        interface = interface_text(
+            [TensorSpec("images", "float32", inputs)], [TensorSpec("embedding", "float32", outputs)]
+        )
+        path.write_bytes(traced.serialised({INTERFACE_KEY: interface} if stated else {}))
+        return exported(path)
+
+    return make

@@ -32,8 +32,16 @@ def failure(status: str, message: str = "as Triton says it") -> InferenceServerE
     return InferenceServerException(message, f"StatusCode.{status}")
 
 
-def server(ready: bool | None = True, model_ready: bool = True, index: dict[str, str] | None = None) -> SimpleNamespace:
-    """A server in a state: `ready` None answers nothing; `index` None refuses the index to those without a key."""
+def server(
+    ready: bool | None = True,
+    model_ready: bool = True,
+    index: dict[str, str] | None = None,
+    unloads: bool = False,
+) -> SimpleNamespace:
+    """A server in a state: `ready` None answers nothing; `index` None refuses the index to those without a key.
+
+    `unloads`: an old version is being unloaded, so that the server is not ready while the model is.
+    """
 
     def is_ready(**_):
         if ready is None:
@@ -48,7 +56,7 @@ def server(ready: bool | None = True, model_ready: bool = True, index: dict[str,
 
     return SimpleNamespace(
         is_server_ready=is_ready,
-        is_model_ready=lambda *_, **__: bool(ready) and model_ready,
+        is_model_ready=lambda *_, **__: (bool(ready) or unloads) and model_ready,
         get_model_repository_index=states,
     )
 
@@ -72,6 +80,8 @@ def server(ready: bool | None = True, model_ready: bool = True, index: dict[str,
         ("NOT_FOUND", server(ready=True, model_ready=False, index={"reid": "UNAVAILABLE"}), UnknownModelError),
         ("UNAVAILABLE", server(ready=True, model_ready=False), UnknownModelError),
         ("UNAVAILABLE", server(), ServerOverloadedError),
+        ("UNAVAILABLE", server(ready=False, unloads=True), ServerOverloadedError),
+        ("NOT_FOUND", server(ready=False, unloads=True), ServerStoppingError),  # asked between two versions
         ("UNAVAILABLE", server(index={"reid": "READY"}), ServerOverloadedError),
     ],
 )

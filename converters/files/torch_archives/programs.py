@@ -47,16 +47,18 @@ _MOST_SAMPLES = 1000
 
 
 def load_program(
-    path: str | Path, keys: Iterable[str] = ()
+    path: str | Path, keys: Iterable[str] = (), content: bytes | None = None
 ) -> tuple[ExportedProgram, torch.fx.GraphModule, dict[str, str]]:
     """The program in a `.pt2`, its module, and the texts that `export` wrote beside it under `keys`.
+
+    `content` is the file's bytes, where they were read already; `path` then only names it.
 
     Raises:
         InputError: it is not an exported program of torch 2.8 or newer, is damaged, or asks for more than operators on
             tensors; names the record.
     """
     try:
-        content = Path(path).read_bytes()
+        content = Path(path).read_bytes() if content is None else content
     except OSError as error:
         raise InputError(f"{path}: it cannot be read ({error.strerror or error})") from error
     archive = TorchArchive(path, content)

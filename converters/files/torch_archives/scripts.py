@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from .archive import TorchArchive, pack
 from .script_code import CodeError, check_code, defined_names, parse_code
 from .tensor_pickle import Named, PickleError, read_pickle
 
-__all__ = ["load_script"]
+__all__ = ["load_script", "rewritten_script"]
 
 _CODE = re.compile(r"code/__torch__(/[\w\-]+)*(/\w+)?\.py", re.ASCII)
 _UNREAD = re.compile(
@@ -45,19 +45,17 @@ _CALLED = frozenset(
 )
 
 
-def load_script(path: str | Path, keys: Iterable[str] = ()) -> tuple[torch.jit.ScriptModule, dict[str, str]]:
+def load_script(
+    path: str | Path, keys: Iterable[str] = (), content: bytes | None = None
+) -> tuple[torch.jit.ScriptModule, dict[str, str]]:
     """The module in a TorchScript file, and the texts that `export` wrote beside it under `keys`.
+
+    `content` is the file's bytes, where they were read already; `path` then only names it.
 
     Raises:
         InputError: it is not TorchScript, is damaged, or calls more than operators on tensors.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be read ({error.strerror or error})") from error
-    if not content.startswith(b"PK\x03\x04"):
-        raise InputError(_not_torchscript(path))
-    archive = TorchArchive(path, content)
+    archive = _opened(path, content)
     records = _checked_records(archive)
     stated = {key: _extra(archive, key) for key in keys if f"extra/{key}" in archive.names}
     try:
@@ -68,6 +66,26 @@ def load_script(path: str | Path, keys: Iterable[str] = ()) -> tuple[torch.jit.S
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: torch cannot read the TorchScript ({reason[:200]}); save it again") from error
     return module, {key: text for key, text in stated.items() if text}
+
+
+def rewritten_script(path: str | Path, content: bytes, stated: Mapping[str, str]) -> bytes:
+    """The file again, of its checked records alone and with the texts `stated` by key: without positions in sources.
+
+    Raises:
+        InputError: as `load_script`.
+    """
+    texts = {f"extra/{key}": text.encode() for key, text in stated.items()}
+    return pack({**_checked_records(_opened(path, content)), **texts}).getvalue()
+
+
+def _opened(path: str | Path, content: bytes | None) -> TorchArchive:
+    try:
+        content = Path(path).read_bytes() if content is None else content
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be read ({error.strerror or error})") from error
+    if not content.startswith(b"PK\x03\x04"):
+        raise InputError(_not_torchscript(path))
+    return TorchArchive(path, content)
 
 
 def _not_torchscript(path: object) -> str:

@@ -82,6 +82,9 @@ class Call:
         asked = states.get(self.model, {}).get(self.version, "")
         if self.version and served and self.version not in served and asked != "LOADING":
             return UnknownModelError(f"{self.place}: {message}{self._hint(states)}")
+        if status == "UNAVAILABLE" and not ready and self._model_ready():
+            # Another version or model is being unloaded, which Triton's strict readiness counts as not ready.
+            return ServerOverloadedError(f"{self.place}: the server turned the request away: {message}")
         if not ready and (self.model in states or not states):
             return ServerStoppingError(f"{self.place}: the server is not ready: it stops, starts, or loads a model")
         if status == "NOT_FOUND" or not self._model_ready():

@@ -8,7 +8,6 @@ Clients that name no version get the highest that is ready, so a version is trie
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,28 +17,26 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from ....converters.files.model_file import ModelFile
 from ....converters.runtime.calling.access_key import grpc_headers
 from ....converters.runtime.calling.causes import Call
 from ....converters.runtime.calling.failures import BackendFailedError, ServingError
 from ....converters.runtime.calling.waiting import announced
-from ....converters.runtime.double_precision import exact_outputs
 from ....converters.runtime.judging import judge, unknown
-from ....converters.runtime.nonsense import find_nonsense, unreached_outputs
-from ....converters.runtime.probability_outputs import probability_outputs
+from ....converters.runtime.nonsense import find_nonsense
 from ....converters.runtime.probes.open_sizes import closed_sizes
 from ....converters.runtime.probes.probing import probe_inputs
-from ....converters.runtime.runners import OnnxRunner
 from ....errors import GateError, InputError, PlatformError, RtoolError
 from ...client.client import TritonClient
 from ...repository.config_plan import device_of
 from ...repository.deployed import newest_served
-from ...repository.graph_signature import GraphSignature, read_signature
+from ...repository.graph_signature import GraphSignature
 from ...repository.integrity import check_unchanged
 from ...repository.model_config import ModelConfig, intra_op_threads, read_config, target_model
 from ...repository.repository import CANDIDATE_PREFIX, ModelFolder
+from ...repository.signatures.reading import constant_outputs, read_signature
+from ...repository.signatures.torch_configured import as_configured
 from ...repository.warmup import example_array
-from .golden import golden_outputs
+from .golden import exact_golden_outputs, golden_outputs, golden_probabilities
 
 __all__ = [
     "check_served",
@@ -161,7 +158,7 @@ def wait_version_ready(url: str, name: str, version: int, *, timeout: float = _L
 
 
 def check_served(url: str, folder: ModelFolder, version: int) -> None:
-    """Compare one served version with ONNX Runtime in this process, on example rows at the smallest and largest batch.
+    """Compare one served version with its file in this process, on example rows at the smallest and largest batch.
 
     With some engines, float16 is wrong only from a certain batch on, so a single row is not enough.
 
@@ -177,8 +174,8 @@ def check_served(url: str, folder: ModelFolder, version: int) -> None:
     model = _golden_file(folder, version, config)
     if model is None:
         return
-    signature = read_signature(model)
-    constant = unreached_outputs(ModelFile.mapped(model).outline.graph)
+    signature = as_configured(read_signature(model), config)
+    constant = constant_outputs(signature)
     threads = intra_op_threads(config)
     on_gpu = device_of(config) == "gpu"
     tolerance = _GPU_TOLERANCE if on_gpu else _CPU_TOLERANCE
@@ -197,12 +194,12 @@ def check_served(url: str, folder: ModelFolder, version: int) -> None:
                     f"{'; '.join(nonsense)}"
                 )
             verdict = judge(
-                golden_outputs(model, arrays, threads=threads, outputs=outputs),
+                golden_outputs(signature, arrays, threads=threads, outputs=outputs),
                 served,
                 tolerance,
-                exact_reference=partial(_exact, model, arrays, outputs),
+                exact_reference=partial(exact_golden_outputs, signature, arrays, outputs),
                 exact_candidate=unknown,
-                probabilities=_probabilities(model, outputs),
+                probabilities=golden_probabilities(signature, outputs),
             )
             if not verdict.agrees:
                 error, why = verdict.parity.max_rel, f"; {verdict.reason}" if verdict.reason else ""
@@ -234,21 +231,6 @@ def _example_rows(client: TritonClient, signature: GraphSignature, rows: int) ->
         probes = probe_inputs(closed_sizes(client.inputs), rows)
         return {spec.name: array for spec, array in zip(client.inputs, probes, strict=True)}
     return {tensor.name: example_array(tensor, rows) for tensor in signature.inputs}
-
-
-def _exact(model: Path, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> tuple[NDArray[Any], ...] | None:
-    """The outputs of the file in float64, in the order of `outputs`."""
-    runner = OnnxRunner(model)
-    exact = exact_outputs(runner, [arrays[spec.name] for spec in runner.inputs])
-    named = {} if exact is None else {spec.name: array for spec, array in zip(runner.outputs, exact, strict=True)}
-    return tuple(named[name] for name in outputs) if named else None
-
-
-def _probabilities(model: Path, outputs: Sequence[str]) -> tuple[int, ...]:
-    """Which of `outputs` a Sigmoid or Softmax gives."""
-    graph = ModelFile.mapped(model).outline.graph
-    found = {graph.output[index].name for index in probability_outputs(graph)}
-    return tuple(index for index, name in enumerate(outputs) if name in found)
 
 
 def serve_version(url: str, folder: ModelFolder, version: int) -> None:

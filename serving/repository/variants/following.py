@@ -27,6 +27,8 @@ _OWN = frozenset(
 
 _OF_DEVICE = frozenset(
     {
+        "INTER_OP_THREAD_COUNT",
+        "INTRA_OP_THREAD_COUNT",
         "intra_op_thread_count",
         "inter_op_thread_count",
         "cudnn_conv_algo_search",

@@ -11,7 +11,7 @@ from rtool.converters import onnx_to_torch, set_batch
 from rtool.converters.files.model_file import ModelFile
 from rtool.converters.files.open_dimensions import has_misstated_dimensions
 from rtool.converters.runtime.runners import OnnxRunner
-from rtool.serving.repository.graph_signature import read_signature
+from rtool.serving.repository.signatures.reading import read_signature
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = RANDOM.standard_normal((4, 3, 3, 3)).astype(np.float32)

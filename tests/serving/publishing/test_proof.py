@@ -12,7 +12,7 @@ import rtool
 from rtool.errors import GateError, InputError
 from rtool.serving import deploy, validate_repository
 from rtool.serving.publishing.proof import lacking_proof
-from rtool.serving.repository.graph_signature import read_signature
+from rtool.serving.repository.signatures.reading import read_signature
 
 
 @pytest.fixture

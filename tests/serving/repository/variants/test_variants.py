@@ -5,7 +5,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from rtool.serving import ServingSettings, deploy, validate_repository
-from rtool.serving.repository.graph_signature import read_signature
+from rtool.serving.repository.signatures.reading import read_signature
 
 KINDS = model_config_pb2.ModelInstanceGroup
 

@@ -1,0 +1,1 @@
+"""Inputs and outputs of the files that are served, ONNX and TorchScript."""
