@@ -173,8 +173,8 @@ def test_a_file_that_is_replaced_while_it_is_published_is_refused(root, onnx_fil
     path.write_bytes(onnx_files["reid"].read_bytes())
     original = publishing.read_signature
 
-    def read_and_replace(model):
-        signature = original(model)
+    def read_and_replace(model, examples):
+        signature = original(model, examples)
         edited = onnx.load(path)
         edited.producer_name = "another"
         onnx.save(edited, path)

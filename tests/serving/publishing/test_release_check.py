@@ -67,7 +67,7 @@ def test_a_graph_is_held_to_the_release_s_runtime(root, graph, target, embedded)
     [
         ('backend: "onnxruntime"', 'backend: "fil"', None, "backend 'fil' is not part of the embedded server"),
         ('backend: "onnxruntime"', 'backend: "mine"', "backend 'mine' is not part of its image", "backend 'mine'"),
-        ('backend: "onnxruntime"', 'backend: "pytorch" platform: "torch_aoti"', None, "needs Triton 26.01 or newer"),
+        ('backend: "onnxruntime"', 'backend: "pytorch" platform: "torch_aoti"', None, "needs Triton 26.03 or newer"),
         (
             'backend: "onnxruntime"',
             'platform: "ensemble" ensemble_scheduling { max_inflight_requests: 4 }',
