@@ -22,7 +22,7 @@ MODULES = {
 """Distribution -> the module it brings, where that is not its name."""
 THROUGH_TORCH = {"onnxscript", "tensorboard"}
 """torch.onnx and torch.utils.tensorboard import these, and torch does not require them."""
-ELSEWHERE = {"triton_python_backend_utils", "triton_tensors"}
+ELSEWHERE = {"model_file_backend", "rtool_readers", "triton_python_backend_utils", "triton_tensors"}
 """Modules of Triton, inside whose processes `serving/backends` runs."""
 PEERS = {"onnx2torch", "onnx2pytorch", "pnnx", "torchvision", "cv2"}
 """Other converters and decoders, which the workers of benchmarks import in environments of their own."""
