@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["MarginGradient", "MaskKind", "Mining"]
+__all__ = ["MarginGradient", "MaskKind", "Mining", "Score"]
 
 MarginGradient = Literal["straight_through", "exact"]
 
 Mining = Literal["hard", "weighted"]
 
 MaskKind = Literal["medical", "sunglasses", "scarf", "hand", "block"]
+
+Score = Literal["embedding", "matcher", "combined"]

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ...errors import ConfigError, InputError
 from .augmentation import AugmentConfig
+from .choices import Score
 from .distillation import EMA, DistilConfig
 from .losses import (
     AdaFaceLoss,
@@ -41,6 +42,7 @@ __all__ = [
     "CheckpointConfig",
     "CircleLoss",
     "CirclePairLoss",
+    "CombineConfig",
     "ContrastiveLoss",
     "CosFaceLoss",
     "DataConfig",
@@ -153,6 +155,31 @@ class DataConfig(Section):
     """Gigabytes (1e9 bytes) of decoded images kept in memory, training images first; others are decoded at each use."""
 
 
+class CombineConfig(Section):
+    """How the cosine of embeddings and the score of a matcher become one; `fitted` alone stands for {fitted: true}."""
+
+    embedding: NotNegative = 0.5
+    """Weight of the cosine, standardised by mean and deviation of nine folds."""
+    matcher: NotNegative = 0.5
+    """Weight of the matcher's score, likewise."""
+    fallback: tuple[NotNegative, NotNegative] | None = (0.8, 0.2)
+    """Weights of both where the matcher is no better than chance on the nine folds; null keeps the others."""
+    fitted: bool = False
+    """Fit both weights by logistic regression on the nine folds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_in_a_word(cls, data: object) -> object:
+        return {"fitted": True} if data == "fitted" else data
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> CombineConfig:
+        for name, weights in (("weights", (self.embedding, self.matcher)), ("fallback", self.fallback or (1.0, 1.0))):
+            if not any(weights):
+                raise ValueError(f"{name}: both are 0, so nothing would be scored; give one of them a weight")
+        return self
+
+
 class EvaluationConfig(Section):
     """How held-out data are measured."""
 
@@ -194,6 +221,11 @@ class EvaluationConfig(Section):
     """Power of the cosine that weighs each of them."""
     multi_query: bool = False
     """Average the query images of one person and camera."""
+    scores: Annotated[tuple[Score, ...], Field(min_length=1)] = ("embedding",)
+    """By what pairs are compared: embedding (the cosine), matcher (that of a loss qaconv), combined (both). Metrics of
+    several are SCORE.METRIC, such as combined.accuracy or, of several sets, mean.combined.accuracy."""
+    combine: CombineConfig = CombineConfig()
+    """How the combined score is made."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """What retrieval ranks by: the angle between embeddings, or the Euclidean distance of embeddings as they are.
     Verification compares unit embeddings, for which both give one order."""
@@ -287,6 +319,20 @@ class FinetuneConfig(Section):
             raise ValueError(
                 "losses: occlusion learns which pixels show the face, and nothing says it; draw masks with "
                 "augment.mask=0.5, or give files of masks as data.visible"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scores_can_be_computed(self) -> FinetuneConfig:
+        scores = () if self.evaluation is None else self.evaluation.scores
+        twice = next((score for score in scores if scores.count(score) > 1), None)
+        if twice is not None:
+            raise ValueError(f"evaluation.scores: '{twice}' is named twice")
+        needing = [score for score in scores if score != "embedding"]
+        if needing and "qaconv" not in [str(loss.kind) for loss in self.losses]:
+            raise ValueError(
+                f"evaluation.scores: {needing[0]} needs a matcher, and no loss trains one; add a loss qaconv, or leave "
+                "embedding alone"
             )
         return self
 

@@ -26,6 +26,7 @@ __all__ = [
     "Resize",
     "check_unreadable",
     "first_images",
+    "images_read",
     "read_image",
     "read_pixels",
     "stream_pixels",
@@ -67,6 +68,21 @@ def read_image(dataset: Dataset, resize: Resize, index: int) -> NDArray[np.uint8
         return resize(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
     except InputError as error:
         raise UnreadableImageError(str(error)) from error
+
+
+def images_read(dataset: Dataset, resize: Resize) -> Callable[[NDArray[np.int64]], NDArray[np.uint8]]:
+    """The function from numbers [n] of images that could be read before to their pixels uint8 [n, H, W, C].
+
+    It raises DataError for one that cannot be read any more.
+    """
+
+    def read(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        try:
+            return np.stack([read_image(dataset, resize, number) for number in numbers.tolist()])
+        except UnreadableImageError as error:
+            raise DataError(f"{dataset.name}: an image that was read before cannot be read now: {error}") from error
+
+    return read
 
 
 def read_pixels(dataset: Dataset, resize: Resize, *, threads: int = 4) -> Pixels:

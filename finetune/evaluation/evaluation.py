@@ -14,7 +14,7 @@ from ...converters.records.preprocessing import Preprocessing
 from ...converters.runtime.runners import Runner
 from ...errors import ConfigError
 from ..data.dataset import Dataset
-from ..data.decoding import Pixels, Resize
+from ..data.decoding import Pixels, Resize, images_read
 from ..data.distinct_images import content_numbers
 from ..data.formats.sources import Subset
 from ..embedding.cache import EmbeddingCache
@@ -29,6 +29,7 @@ from .model_sets import EvaluationSettings, measure_sets
 from .own_function import OwnFunction
 from .plan import Protocol, plan_evaluation
 from .ranks.ranking import COSINE, Distance, Ranking
+from .scores.scoring import PairScoring, ScoreSettings
 
 __all__ = ["EvaluationResult", "evaluate", "evaluate_embeddings", "evaluate_pixels"]
 
@@ -47,6 +48,7 @@ def evaluate_embeddings(
     cache: EmbeddingCache | None = None,
     report: Callable[[str], object] | None = None,
     progress: Progress = no_progress,
+    scores: ScoreSettings | None = None,
 ) -> EvaluationResult:
     """Measure `embed` on `dataset`; images are decoded batch by batch, unreadable ones left out.
 
@@ -63,6 +65,7 @@ def evaluate_embeddings(
         cache: Embeddings that are known, of this `embed`, `resize` and `flip`.
         report: Called with a line about images that could not be read.
         progress: Called with what is done, how much of it, and how much there is.
+        scores: By what pairs are compared, where that is more than the embedding.
 
     Raises:
         ConfigError: re-ranking of a verification, the ROC of a retrieval, or a `function` that fails.
@@ -79,7 +82,10 @@ def evaluate_embeddings(
     if report is not None:
         for note in matched.notes:
             report(f"{dataset.name}: {note}")
-    measured = measure(matched, embedded.embeddings[matched.positions], function, progress)
+    scoring = None
+    if scores is not None:
+        scoring = PairScoring(scores, images_read(embedded.dataset, resize), flip, batch)
+    measured = measure(matched, embedded.embeddings[matched.positions], function, progress, scoring)
     if roc is not None and measured.compared is not None:
         write_roc(roc, measured.compared)
     return measured.result
@@ -95,6 +101,8 @@ def evaluate_pixels(
     ranking: Ranking = COSINE,
     function: OwnFunction | None = None,
     cache: EmbeddingCache | None = None,
+    progress: Progress = no_progress,
+    scores: ScoreSettings | None = None,
 ) -> EvaluationResult:
     """As `evaluate_embeddings`, on images that are in memory."""
     chosen = "function" if function is not None else protocol
@@ -102,7 +110,8 @@ def evaluate_pixels(
     digests = None if cache is None else pixel_digests(pixels.values)
     with EmbedImages(embed, flip=flip, batch=batch, cache=cache) as embed_known:
         embeddings = embed_known(pixels.values, digests)[matched.positions]
-    return measure(matched, embeddings, function).result
+    scoring = None if scores is None else PairScoring(scores, lambda numbers: pixels.values[numbers], flip, batch)
+    return measure(matched, embeddings, function, progress, scoring).result
 
 
 def evaluate(

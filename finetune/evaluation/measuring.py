@@ -19,11 +19,13 @@ from .own_function import OwnFunction, OwnResult, call_own
 from .pairs.verification import ComparedPairs, VerificationResult, compare_pairs
 from .plan import EvaluationPlan
 from .ranks.retrieval import RankedRetrieval, RetrievalResult, rank_retrieval
+from .scores.score_results import ScoresResult
+from .scores.scoring import PairScoring, measure_by_scores
 
 __all__ = ["EvaluationResult", "Measured", "measure", "measured_values", "write_roc"]
 
 Floats = NDArray[np.float32]
-EvaluationResult = RetrievalResult | VerificationResult | ClassificationResult | OwnResult
+EvaluationResult = RetrievalResult | VerificationResult | ClassificationResult | OwnResult | ScoresResult
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def measure(
     embeddings: Floats,
     function: OwnFunction | None = None,
     progress: Progress = no_progress,
+    scoring: PairScoring | None = None,
 ) -> Measured:
     """Measure embeddings float32 [n, D] of the images of `matched`.
 
@@ -63,13 +66,16 @@ def measure(
         embeddings: One for each.
         function: What the plan's protocol "function" calls.
         progress: Called with what is done.
+        scoring: The scores by which pairs are compared, where these are several.
 
     Raises:
-        ConfigError: `function` fails.
+        ConfigError: `function` fails, or scores are asked of another protocol than verification.
         DataError: the embeddings do not fit the protocol.
         GateError: embeddings are not finite.
     """
     plan, dataset = matched.plan, matched.dataset
+    if scoring is not None and not scoring.settings.alone:
+        return Measured(matched, embeddings, measure_by_scores(matched, embeddings, scoring, progress))
     if plan.protocol == "function" and function is not None:
         return Measured(matched, embeddings, call_own(function, dataset, embeddings))
     if plan.protocol == "classification":
@@ -94,7 +100,7 @@ def measure(
 
 def measured_values(result: EvaluationResult) -> dict[str, Any]:
     """All figures of a result by name."""
-    return dict(result.values) if isinstance(result, OwnResult) else asdict(result)
+    return dict(result.values) if isinstance(result, OwnResult | ScoresResult) else asdict(result)
 
 
 def write_roc(path: Path, compared: ComparedPairs) -> None:

@@ -139,6 +139,9 @@ IDLE: Mapping[str, Check] = {
     "schedule.final": unless(
         lambda schedule: schedule.kind in ("cosine", "polynomial"), "only cosine and polynomial end at a share"
     ),
+    "evaluation.combine": unless(
+        lambda evaluation: "combined" in evaluation.scores, "evaluation.scores has no combined"
+    ),
     "evaluation.every": unless(
         lambda evaluation: evaluation.every_steps is None, "evaluation.every_steps gives the distance"
     ),
@@ -245,6 +248,7 @@ ALWAYS = frozenset(
         "evaluation.expand",
         "evaluation.multi_query",
         "evaluation.distance",
+        "evaluation.scores",
         "checkpoints.keep",
         "tracking.tensorboard",
         "tracking.wandb",

@@ -9,7 +9,7 @@ these.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ __all__ = [
     "measurable_metrics",
     "measure_verification",
     "scored_pairs",
+    "verification_result",
 ]
 
 Floats = NDArray[np.float32]
@@ -125,28 +126,47 @@ class ComparedPairs:
             DataError: fewer pairs than folds.
         """
         accuracies = fold_accuracies(self.distances, self.is_same)
-        scored, curve = self.scored, self.curve
-        rates = {
-            name: curve.true_accept_rate(far) if scored.resolves(far) else None for name, far in TRUE_ACCEPTS.items()
-        }
-        intervals = true_accept_intervals(scored, list(TRUE_ACCEPTS.values()), report=report)
-        ends = {name: intervals[far] or (None, None) for name, far in TRUE_ACCEPTS.items()}
-        return VerificationResult(
-            accuracy=float(accuracies.mean()),
-            accuracy_std=float(accuracies.std()),
-            **rates,
-            val_at_far_1e3=float(fold_true_accepts(self.distances, self.is_same, 1e-3).mean()),
-            eer=curve.equal_error_rate(),
-            auc=curve.area(),
-            rank1=self.rank1,
-            pairs=len(self.distances),
-            same_pairs=scored.same,
-            different_pairs=scored.different,
-            impostors={name: int(far * scored.different * (1 + 1e-12)) for name, far in TRUE_ACCEPTS.items()},
-            tar_low={name: low for name, (low, _) in ends.items()},
-            tar_high={name: high for name, (_, high) in ends.items()},
-            single_image_identities=self.single_image_identities,
-        )
+        accepts = fold_true_accepts(self.distances, self.is_same, 1e-3)
+        found = verification_result(accuracies, len(self.distances), self.scored, self.curve, accepts, report)
+        return replace(found, rank1=self.rank1, single_image_identities=self.single_image_identities)
+
+
+def verification_result(
+    accuracies: NDArray[np.float64],
+    pairs: int,
+    scored: ScoredPairs,
+    curve: ReceiverCurve,
+    accepts: NDArray[np.float64],
+    report: Progress = no_progress,
+) -> VerificationResult:
+    """Every metric of one score, but for rank1.
+
+    Args:
+        accuracies: Of each fold of the protocol's pairs, [10].
+        pairs: Number of these pairs.
+        scored: The pairs that TAR@FAR is measured on.
+        curve: Of these.
+        accepts: VAL@FAR of each fold, [10].
+        report: Called with what is done.
+    """
+    rates = {name: curve.true_accept_rate(far) if scored.resolves(far) else None for name, far in TRUE_ACCEPTS.items()}
+    intervals = true_accept_intervals(scored, list(TRUE_ACCEPTS.values()), report=report)
+    ends = {name: intervals[far] or (None, None) for name, far in TRUE_ACCEPTS.items()}
+    return VerificationResult(
+        accuracy=float(accuracies.mean()),
+        accuracy_std=float(accuracies.std()),
+        **rates,
+        val_at_far_1e3=float(accepts.mean()),
+        eer=curve.equal_error_rate(),
+        auc=curve.area(),
+        rank1=None,
+        pairs=pairs,
+        same_pairs=scored.same,
+        different_pairs=scored.different,
+        impostors={name: int(far * scored.different * (1 + 1e-12)) for name, far in TRUE_ACCEPTS.items()},
+        tar_low={name: low for name, (low, _) in ends.items()},
+        tar_high={name: high for name, (_, high) in ends.items()},
+    )
 
 
 def measure_verification(
@@ -206,23 +226,36 @@ def compare_pairs(
 
 
 def scored_pairs(
-    unit: Floats, identities: Indices, pairs: Indices, *, known_identities: bool, report: Progress = no_progress
+    unit: Floats,
+    identities: Indices,
+    pairs: Indices,
+    *,
+    known_identities: bool,
+    report: Progress = no_progress,
+    most: tuple[int, int] = (MOST_SAME, MOST_DIFFERENT),
 ) -> tuple[ScoredPairs, Indices]:
     """The pairs that TAR@FAR is measured on (see `compare_pairs`), with their cosines, and their images int64 [S, 2].
 
-    Of listed pairs, images joined by a chain of same pairs are taken to show one identity.
+    Of listed pairs, images joined by a chain of same pairs are taken to show one identity. `most` bounds the drawn ones
+    of one identity, and of two.
     """
     if known_identities:
-        pairs, people = _many_pairs(identities), identities
+        pairs, people = _many_pairs(identities, most), identities
     else:
         people = _joined_by_same(len(unit), pairs)
     images = pairs[:, :2]
     return ScoredPairs(pair_cosines(unit, images, report), pairs[:, 2] == 1, people[images]), images
 
 
-def measurable_metrics(identities: Indices, pairs: Indices, *, known_identities: bool) -> tuple[str, ...]:
-    """The metrics that the labels allow, the usual one first; arguments as of `measure_verification`."""
-    is_same = (_many_pairs(identities) if known_identities else pairs)[:, 2] == 1
+def measurable_metrics(
+    identities: Indices,
+    pairs: Indices,
+    *,
+    known_identities: bool,
+    most: tuple[int, int] = (MOST_SAME, MOST_DIFFERENT),
+) -> tuple[str, ...]:
+    """The metrics that the labels allow, the usual one first; arguments as of `scored_pairs`."""
+    is_same = (_many_pairs(identities, most) if known_identities else pairs)[:, 2] == 1
     scored = ScoredPairs(np.zeros(len(is_same), dtype=np.float32), is_same, np.zeros((len(is_same), 2), dtype=np.int64))
     lacking = {name for name, far in TRUE_ACCEPTS.items() if not scored.resolves(far)}
     if not known_identities:
@@ -230,10 +263,10 @@ def measurable_metrics(identities: Indices, pairs: Indices, *, known_identities:
     return tuple(name for name in VERIFICATION_METRICS if name not in lacking)
 
 
-def _many_pairs(identities: Indices) -> Indices:
-    """Pairs [P, 3] for TAR@FAR, drawn as `draw_pairs` draws its few."""
+def _many_pairs(identities: Indices, most: tuple[int, int]) -> Indices:
+    """Pairs [P, 3] for TAR@FAR, at most so many of one identity and of two, drawn as `draw_pairs` draws its few."""
     rng = np.random.default_rng(0)
-    drawn = (draw_same_pairs(identities, MOST_SAME, rng), draw_different_pairs(identities, MOST_DIFFERENT, rng))
+    drawn = (draw_same_pairs(identities, most[0], rng), draw_different_pairs(identities, most[1], rng))
     return np.concatenate([np.insert(part, 2, flag, axis=1) for flag, part in zip((1, 0), drawn, strict=True)])
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ....errors import ConfigError, nearest
-from ...config.config import EvaluationConfig, ModelConfig
+from ...config.config import CombineConfig, EvaluationConfig, ModelConfig
 from ...data.dataset import Dataset
 from ...data.decoding import Pixels, Resize, read_pixels, unreadable_note
 from ...data.distinct_images import Contents, content_numbers, count_shared
@@ -23,6 +23,9 @@ from ...evaluation.model_sets import EvaluationSettings
 from ...evaluation.own_function import load_function
 from ...evaluation.plan import EvaluationPlan, Protocol, plan_evaluation
 from ...evaluation.ranks.ranking import Ranking
+from ...evaluation.scores.combining import Combination
+from ...evaluation.scores.pair_matching import PairMatcher
+from ...evaluation.scores.scoring import ScoreSettings, plan_scores
 from ...evaluation.several_sets import joined_metrics
 from ...network.learner import embedding_of
 from ...network.networks import Network, images_to_tensor
@@ -66,7 +69,8 @@ def plan_sets(evaluation: EvaluationConfig, datasets: Mapping[str, Dataset]) -> 
     ranking, protocol = ranking_of(evaluation), protocol_of(evaluation)
     if evaluation.function is not None:
         load_function(evaluation.function)  # a mistake in its name is found before the first step
-    return {name: plan_evaluation(dataset, protocol, ranking) for name, dataset in datasets.items()}
+    plans = {name: plan_evaluation(dataset, protocol, ranking) for name, dataset in datasets.items()}
+    return {name: plan_scores(plan, datasets[name], evaluation.scores) for name, plan in plans.items()}
 
 
 def hold_out(
@@ -122,7 +126,11 @@ class MeasuredSets:
     plans: Mapping[str, EvaluationPlan]
 
     def measure(
-        self, embed: Embed, report: Callable[[str], object], cache: EmbeddingCache | None = None
+        self,
+        embed: Embed,
+        report: Callable[[str], object],
+        cache: EmbeddingCache | None = None,
+        matcher: PairMatcher | None = None,
     ) -> dict[str, Any]:
         """The values of all sets, see `joined_metrics`.
 
@@ -130,13 +138,14 @@ class MeasuredSets:
             embed: From pixels uint8 [N, H, W, C] to embeddings float32 [N, D].
             report: Called with a line about images that could not be read.
             cache: Embeddings that are known, of this `embed`.
+            matcher: Of the model that is trained.
 
         Raises:
             ConfigError: an own function fails, or does not return `evaluation.metric`.
             DataError: over 1 % of the images of a set cannot be read.
             GateError: embeddings are not finite.
         """
-        results = {name: self._measure(embed, held, report, cache) for name, held in self.images.items()}
+        results = {name: self._measure(embed, held, report, cache, matcher) for name, held in self.images.items()}
         values = joined_metrics(self.plans, results)
         metric = self.evaluation.metric
         if metric is not None and metric not in values:  # what an own function returns is known only now
@@ -147,14 +156,28 @@ class MeasuredSets:
         return values
 
     def _measure(
-        self, embed: Embed, held: HeldOutImages, report: Callable[[str], object], cache: EmbeddingCache | None
+        self,
+        embed: Embed,
+        held: HeldOutImages,
+        report: Callable[[str], object],
+        cache: EmbeddingCache | None,
+        matcher: PairMatcher | None,
     ) -> EvaluationResult:
         evaluation, ranking = self.evaluation, ranking_of(self.evaluation)
         flip, batch, protocol = evaluation.flip, evaluation.batch, evaluation.protocol
         function = None if evaluation.function is None else load_function(evaluation.function)
+        scores = ScoreSettings(evaluation.scores, _combination(evaluation.combine), matcher)
         if held.pixels is not None:
             return evaluate_pixels(
-                embed, held.pixels, protocol, flip=flip, batch=batch, ranking=ranking, function=function, cache=cache
+                embed,
+                held.pixels,
+                protocol,
+                flip=flip,
+                batch=batch,
+                ranking=ranking,
+                function=function,
+                cache=cache,
+                scores=scores,
             )
         return evaluate_embeddings(
             embed,
@@ -167,4 +190,9 @@ class MeasuredSets:
             function=function,
             cache=cache,
             report=report,
+            scores=scores,
         )
+
+
+def _combination(combine: CombineConfig) -> Combination:
+    return Combination(combine.embedding, combine.matcher, combine.fallback, combine.fitted)

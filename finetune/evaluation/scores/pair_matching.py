@@ -1,0 +1,113 @@
+"""The matcher's score of each listed pair of images, with as many images described at a time as memory should hold.
+
+Maps are large (a hundred kilobytes for an image and its mirror image), so they are never kept for a whole set: pairs
+are taken block of images by block of images. Pairs that are listed in order, as those of LFW, describe each image once.
+
+Maps of mirror images are not added: both images of a pair are matched as they are and mirrored, and the four scores are
+averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....errors import GateError
+from ..cores import Progress, no_progress
+
+__all__ = ["PairMatcher", "ReadImages", "match_pairs"]
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+ReadImages = Callable[[Indices], Pixels]
+"""From image numbers to pixels uint8 [n, H, W, C]."""
+
+_IMAGES = 1024
+"""Described at a time, twice: 2 x 100 MB of 7x7x512 maps in float16, with mirror images."""
+_PAIRS = 256
+
+
+class PairMatcher(Protocol):
+    """What a network with a matcher offers; a description is what it needs to know of some images."""
+
+    def describe(self, pixels: Pixels) -> Any:
+        """The description of images uint8 [n, H, W, C]."""
+
+    def join(self, parts: list[Any]) -> Any:
+        """One description of the images of several."""
+
+    def take(self, described: Any, rows: Indices) -> Any:
+        """The description of the images in some rows."""
+
+    def scores(self, first: Any, second: Any) -> Floats:
+        """The score float32 [n] of each image of `first` with that in the same row of `second`."""
+
+
+def match_pairs(
+    matcher: PairMatcher,
+    read: ReadImages,
+    pairs: Indices,
+    *,
+    flip: bool,
+    batch: int,
+    images: int = _IMAGES,
+    report: Progress = no_progress,
+) -> Floats:
+    """Scores float32 [P] of pairs of image numbers int64 [P, 2 or more].
+
+    Args:
+        matcher: Describes images and scores descriptions.
+        read: Reads images by their numbers.
+        pairs: The first two columns are the images.
+        flip: Average over both images as they are and mirrored.
+        batch: Images described in one call.
+        images: Images of a block.
+        report: Called with what is done.
+
+    Raises:
+        GateError: a score is not finite.
+    """
+    scores = np.empty(len(pairs), dtype=np.float32)
+    blocks = pairs[:, :2] // images
+    order = np.lexsort((blocks[:, 1], blocks[:, 0]))
+    ends = np.flatnonzero(np.diff(blocks[order], axis=0).any(axis=1)) + 1
+    done = 0
+    kept: tuple[Indices, list[Any]] | None = None
+    for rows in np.split(order, ends):
+        asked = pairs[rows, :2]
+        needed = np.unique(asked)
+        if kept is None or not np.isin(needed, kept[0]).all():
+            kept = needed, _described(matcher, read, needed, flip=flip, batch=batch)
+        numbers, forms = kept
+        first, second = (np.searchsorted(numbers, asked[:, column]) for column in (0, 1))
+        for start in range(0, len(rows), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            found = [
+                matcher.scores(matcher.take(one, first[part]), matcher.take(other, second[part]))
+                for one in forms
+                for other in forms
+            ]
+            scores[rows[part]] = np.mean(found, axis=0, dtype=np.float64)
+            done += len(rows[part])
+            report("matching pairs", done, len(pairs))
+    if not np.isfinite(scores).all():
+        raise GateError(
+            f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores of the matcher are not finite"
+        )
+    return scores
+
+
+def _described(matcher: PairMatcher, read: ReadImages, numbers: Indices, *, flip: bool, batch: int) -> list[Any]:
+    """Descriptions of the images, and with `flip` those of their mirror images."""
+    plain, mirrored = [], []
+    for start in range(0, len(numbers), batch):
+        pixels = read(numbers[start : start + batch])
+        plain.append(matcher.describe(pixels))
+        if flip:
+            mirrored.append(matcher.describe(np.ascontiguousarray(pixels[:, :, ::-1])))
+    return [matcher.join(parts) for parts in (plain, mirrored) if parts]
