@@ -6,6 +6,7 @@ all its fields, as the page of `rtool config init` and the file of a run do.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,4 +73,6 @@ def _is_stated(section: Section, name: str) -> bool:
 def _shown(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, Section):
+        return json.dumps(value.model_dump(mode="json", exclude_defaults=True))
     return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -29,8 +29,8 @@ REPLICATES = 200
 class ScoredPairs:
     """Pairs of images with their similarity, and whom they show."""
 
-    scores: NDArray[np.float32]
-    """Cosines [P]."""
+    scores: NDArray[np.floating]
+    """Cosines, or the scores of a matcher, [P]."""
     is_same: NDArray[np.bool_]
     """[P]."""
     identities: Indices

@@ -166,6 +166,7 @@ def verification_result(
         impostors={name: int(far * scored.different * (1 + 1e-12)) for name, far in TRUE_ACCEPTS.items()},
         tar_low={name: low for name, (low, _) in ends.items()},
         tar_high={name: high for name, (_, high) in ends.items()},
+        single_image_identities=0,
     )
 
 

@@ -27,8 +27,8 @@ Pixels = NDArray[np.uint8]
 ReadImages = Callable[[Indices], Pixels]
 """From image numbers to pixels uint8 [n, H, W, C]."""
 
-_IMAGES = 1024
-"""Described at a time, twice: 2 x 100 MB of 7x7x512 maps in float16, with mirror images."""
+_IMAGES = 512
+"""Described at a time, twice: 2 x 100 MB of 7x7x512 maps in float32, with mirror images."""
 _PAIRS = 256
 
 

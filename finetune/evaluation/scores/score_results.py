@@ -128,6 +128,7 @@ def measure_scores(
     found: dict[str, VerificationResult] = {}
     many: dict[str, ScoredPairs] = {}
     combined: Combined | None = None
+    of_many: NDArray[np.floating]
     for score in scores:
         if score == "embedding" or scored.matches is None or scored.many_matches is None:
             distances = 2 - 2 * scored.cosines
