@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from ...errors import ConfigError, InputError, nearest
 from .config import FinetuneConfig
-from .overrides import apply_override
 from .sources import without_tag
+from .values.overrides import apply_override
 from .yaml_text import ConfigLoader, load_yaml
 
 __all__ = ["dump_config", "load_config", "parse_config"]

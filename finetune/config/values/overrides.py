@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from ...errors import ConfigError
-from .yaml_text import ConfigLoader, load_yaml
+from ....errors import ConfigError
+from ..yaml_text import ConfigLoader, load_yaml
 
 __all__ = ["apply_override"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rtool.errors import ConfigError
-from rtool.finetune.config.overrides import apply_override
+from rtool.finetune.config.values.overrides import apply_override
 
 
 def applied(override: str, **data: object) -> dict[str, object]:
