@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--points", type=int, default=50, help="moments at which a publisher is killed")
     parser.add_argument("--soak-seconds", type=float, default=600.0)
     parser.add_argument("--publish-every", type=float, default=30.0)
+    parser.add_argument("--saturate-seconds", type=float, default=4.0, help="of the soak, to find its load")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
@@ -106,7 +107,8 @@ def _kills(models: DrillModels, repository: Path, options: argparse.Namespace) -
 
 
 def _soak(models: DrillModels, repository: Path, options: argparse.Namespace) -> dict[str, Any]:
-    return asdict(soak(models, repository, seconds=options.soak_seconds, every=options.publish_every))
+    seconds, every = options.soak_seconds, options.publish_every
+    return asdict(soak(models, repository, seconds=seconds, every=every, saturate=options.saturate_seconds))
 
 
 _PARTS: dict[str, Callable[[DrillModels, Path, argparse.Namespace], Any]] = {

@@ -1,6 +1,8 @@
 """Inputs of requests in memory that client and server share, where the server runs on this machine and allows it.
 
-One region of POSIX shared memory, mode 0600, is cut into slots of one request each. A slot is taken when a request is
+One region of POSIX shared memory, mode 0600, is cut into slots of one request each. The server knows it by a secret
+name: whoever knows that name may have a request, which needs no key, read the region or write its answer into it, and
+everybody can list the names of shared memory on this machine. A slot is taken when a request is
 sent and given back when its answer has come, never before: the server may read until then. Registering a region needs
 the key that only the user who started the server has (`converters/runtime/calling/access_key.py`); releases from 26.05
 on also need `--allow-client-shm=true`. Outputs come by gRPC: embeddings are small.
@@ -40,7 +42,7 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """The name that the server knows the region by."""
+        """The name that the server knows the region by, which is secret."""
         return self._region.name
 
     def release(self) -> None:
@@ -60,13 +62,13 @@ class _Region:
     def __init__(self, client: Any, headers: Mapping[str, str], slot_bytes: int, slots: int) -> None:
         self._client, self._headers = client, headers
         self.slot_bytes, self.lost = slot_bytes, False
-        self.name = f"rtool-{secrets.token_hex(8)}"
-        self._memory = shared_memory.SharedMemory(self.name, create=True, size=slot_bytes * slots)
+        self.name = secrets.token_hex(16)
+        self._memory = shared_memory.SharedMemory(f"rtool-{secrets.token_hex(8)}", create=True, size=slot_bytes * slots)
         self._free = list(range(slots))
         self._slots, self._lock, self._closed, self._gone = slots, Lock(), False, False
         try:
             client.register_system_shared_memory(
-                self.name, f"/{self.name}", slot_bytes * slots, headers=dict(headers), client_timeout=_SECONDS
+                self.name, f"/{self._memory.name}", slot_bytes * slots, headers=dict(headers), client_timeout=_SECONDS
             )
         except BaseException:
             self.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from rtool.converters.runtime.calling.access_key import grpc_headers
 from rtool.errors import InputError, PlatformError
@@ -33,7 +34,27 @@ def test_answers_are_those_of_grpc_and_nothing_is_left(server):
     status = triton.InferenceServerClient(server.url).get_system_shared_memory_status(
         headers=dict(grpc_headers(server.url))
     )
-    assert mine.name not in status.regions
+    assert f"/{mine.name}" not in {region.key for region in status.regions.values()}
+
+
+def test_another_user_cannot_reach_the_memory_of_a_client_by_what_everybody_sees(server):
+    before = regions()
+    with Client(server.url, "reid", shared_memory=True) as client:
+        client.embed(ROWS)
+        (mine,) = regions() - before
+        content = mine.read_bytes()
+        known = triton.InferenceServerClient(server.url).get_system_shared_memory_status(
+            headers=dict(grpc_headers(server.url))
+        )
+        assert f"/{mine.name}" in {region.key for region in known.regions.values()}
+        for name in (mine.name, f"/{mine.name}", mine.name.removeprefix("rtool-")):
+            given = triton.InferInput("images", [16, 3, 8, 4], "FP32")
+            given.set_shared_memory(name, 16 * 3 * 8 * 4 * 4)
+            wanted = triton.InferRequestedOutput("embedding")
+            wanted.set_shared_memory(name, 16 * 8 * 4)
+            with pytest.raises(InferenceServerException, match="Unable to find shared memory region"):
+                triton.InferenceServerClient(server.url).infer("reid", [given], outputs=[wanted])
+        assert mine.read_bytes() == content
 
 
 def test_several_inputs_lie_in_one_slot(server, onnx_files, run_local):
