@@ -38,6 +38,7 @@ def server_command(
         command.append(f"--backend-directory={backends}")
     for name, port in zip(PORT_NAMES, ports, strict=True):
         command += [f"--{name}-address={HOST}", f"--{name}-port={port}"]
+    command += ["--reuse-http-port=true", "--reuse-grpc-port=true"]  # beside our own sockets, see `ports.py`
     command += [*PLACEHOLDERS, "--disable-auto-complete-config", f"--model-control-mode={control}"]
     if triton.embedded:
         # The doors of two cloud services, which the key does not close before 26.03 (CVE-2026-24207). A server on PATH

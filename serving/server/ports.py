@@ -1,4 +1,10 @@
-"""The three loopback ports of a server: checked to be free before it starts."""
+"""The three loopback ports of a server: checked to be free before it starts, and kept while it is down.
+
+Anybody on the machine can end the embedded server with one request (`supervision.py`), and could then listen where its
+clients call: he would see their images and answer them. So the process that watches Triton keeps the HTTP and gRPC
+ports bound, without listening, with SO_REUSEPORT: Linux lets only the same user bind them beside it (socket(7)).
+Triton's metrics port cannot be kept; it carries nothing of a client.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ import socket
 
 from ...errors import InputError, PlatformError
 
-__all__ = ["HOST", "PORT_NAMES", "Ports", "choose_ports"]
+__all__ = ["HOST", "PORT_NAMES", "HeldPorts", "Ports", "choose_ports"]
 
 Ports = tuple[int, int, int]
 """HTTP, gRPC, metrics."""
@@ -45,6 +51,40 @@ def choose_ports(asked: Ports) -> Ports:
         for probe in sockets:
             probe.close()
     return http_port, grpc_port, metrics_port
+
+
+class HeldPorts:
+    """The HTTP and gRPC ports of a server, kept for this user from `take` to `release`."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def taken(self) -> bool:
+        """Whether ports are kept."""
+        return bool(self._sockets)
+
+    def take(self, ports: Ports) -> None:
+        """Keep the first two of `ports`.
+
+        Raises:
+            PlatformError: one was bound meanwhile.
+        """
+        for name, port in zip(PORT_NAMES[:2], ports, strict=False):
+            kept = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            self._sockets.append(kept)
+            # Without SO_REUSEADDR, which would let another user's socket with it in as long as nobody listens.
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                kept.bind((HOST, port))
+            except OSError as error:
+                self.release()
+                raise PlatformError(f"{name} port {port} on {HOST}: {_why(name, error)}") from error
+
+    def release(self) -> None:
+        """Give the ports back."""
+        while self._sockets:
+            self._sockets.pop().close()
 
 
 def _why(name: str, error: OSError) -> str:

@@ -31,7 +31,7 @@ from .access import Access
 from .command import Control, server_command
 from .embedded import Triton, compose_backends, find_triton, release_note
 from .engine_folder import own_engine_folder
-from .ports import HOST, Ports, choose_ports
+from .ports import HOST, HeldPorts, Ports, choose_ports
 from .process import ChildProcess
 from .remains import memory_prefix, remove_memory, scratch_folder, sweep_dead
 
@@ -82,6 +82,7 @@ class TritonServer:
         """What the release of the running server lacks; empty before the start and when nothing is known to be."""
         self.asked_ports = (http_port, grpc_port, metrics_port)
         self._ports = self.asked_ports
+        self._held = HeldPorts()
         self._poll_seconds = poll_seconds
         self._startup_timeout = startup_timeout
         self._stop_timeout = stop_timeout
@@ -150,7 +151,7 @@ class TritonServer:
             InputError, PlatformError: as `start`; the server is then stopped, and can be restarted later.
         """
         ports = self._ports
-        self.stop()
+        self._end()
         self.models = _models_to_serve(self.repository, self._asked_models, self.control)
         self._start_on(ports)
 
@@ -162,14 +163,20 @@ class TritonServer:
         own_engine_folder(Path(CACHE_FOLDER), configurations)
         triton = self._triton or find_triton()
         self.release_note = release_note(triton)
+        again = self._held.taken
         for attempt in range(_ATTEMPTS):
-            self._ports = choose_ports(asked)
+            self._ports = (*asked[:2], _metrics_port(asked[2])) if again else choose_ports(asked)
             last = attempt + 1 == _ATTEMPTS or 0 not in asked
             try:
+                if not again:
+                    self._held.take(self._ports)
                 self._start_once(triton)
             except BaseException as error:
-                self.stop()
-                if last or "already in use" not in str(error):
+                if again:
+                    self._end()  # the ports stay this user's until the next attempt
+                else:
+                    self.stop()
+                if last or "in use" not in str(error):
                     raise
                 continue  # another program bound the free port before Triton did
             return
@@ -212,6 +219,10 @@ class TritonServer:
 
     def stop(self) -> None:
         """Stop the server and remove its temporary files; does nothing when it is not running."""
+        self._end()
+        self._held.release()
+
+    def _end(self) -> None:
         if self._process is not None:
             self._process.stop(self._stop_timeout)
             self._process = None
@@ -223,6 +234,14 @@ class TritonServer:
             self._scratch = None
         if self._memory_prefix:
             remove_memory(self._memory_prefix)
+
+
+def _metrics_port(asked: int) -> int:
+    """The port, or a free one where another program took it while the server was down: it must not stay down."""
+    try:
+        return choose_ports((0, 0, asked))[2]
+    except PlatformError:
+        return choose_ports((0, 0, 0))[2]
 
 
 def _models_to_serve(repository: Path, models: Sequence[str] | None, control: Control) -> tuple[str, ...]:

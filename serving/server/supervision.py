@@ -75,6 +75,7 @@ class Supervisor:
 
     def _restart(self) -> None:
         """Start the server again on its ports, however often it takes."""
+        metrics = self.server.metrics_url
         if time.monotonic() - self._begun > _STEADY_SECONDS:
             self._failures = 0
         while True:
@@ -92,6 +93,8 @@ class Supervisor:
             self._begun = time.monotonic()
             self._stubs = StubWatch(self.server.process.pid, self.server.served_path)
             self._say(f"Triton serves again after {self.server.ready_seconds:.1f} s (restart {self.restarts})")
+            if self.server.metrics_url != metrics:
+                self._say(f"its metrics moved to {self.server.metrics_url}: another program took {metrics}")
             return
 
     def _reload(self, model: str) -> bool:

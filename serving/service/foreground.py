@@ -85,7 +85,8 @@ def serve(
         remember(record)
 
         def tell(line: str) -> None:
-            remember(record.at(restarts=supervisor.restarts, reloads=supervisor.reloads, last_event=line))
+            counts = {"restarts": supervisor.restarts, "reloads": supervisor.reloads}
+            remember(record.at(**counts, metrics_url=server.metrics_url, last_event=line))
             if on_event is not None:
                 on_event(line)
 

@@ -101,7 +101,8 @@ def test_restarts_wait_longer_and_longer_until_the_server_is_steady(monkeypatch)
             raise outcome
 
     crashed = SimpleNamespace(exit_code=lambda: -11, tail=lambda: "", pid=1)
-    server = SimpleNamespace(process=crashed, served_path=Path(), restart=restart, ready_seconds=1.0, control="none")
+    facts = {"ready_seconds": 1.0, "control": "none", "metrics_url": "127.0.0.1:1"}
+    server = SimpleNamespace(process=crashed, served_path=Path(), restart=restart, **facts)
     supervisor = Supervisor(server, said.append)
     supervisor.look()
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
@@ -132,7 +133,7 @@ def test_a_death_of_which_the_model_is_not_known_starts_the_server_again():
     said, restarts = [], []
     process = SimpleNamespace(exit_code=lambda: None, tail=lambda: "", pid=os.getpid())
     more = {"restart": lambda: restarts.append(1), "ready_seconds": 1.0, "control": "explicit"}
-    supervisor = Supervisor(SimpleNamespace(process=process, served_path=Path(), **more), said.append)
+    supervisor = Supervisor(SimpleNamespace(process=process, served_path=Path(), metrics_url="", **more), said.append)
     supervisor._stubs = SimpleNamespace(deaths=lambda: ("",))
     supervisor.look()
     assert restarts == [1]
