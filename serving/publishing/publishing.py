@@ -23,6 +23,7 @@ from ..repository.config_rules import check_against_graph, check_settings
 from ..repository.deployed import DeployResult, newest_served
 from ..repository.fronts import front_changes
 from ..repository.graph_signature import GraphSignature
+from ..repository.integrity import changed_files
 from ..repository.manifest import make_manifest
 from ..repository.model_config import read_config
 from ..repository.repository import CONFIG_FILE, ModelFolder, check_model_name
@@ -324,6 +325,9 @@ def _check_plan(plan: ConfigPlan, folder: ModelFolder, signature: GraphSignature
     for version in also_serve:
         if version not in folder.versions() or not folder.has_model(version):
             problems.append(f"version {version} cannot be served too: it is not in {folder.path}")
+            continue
+        if changed := [f"{path.name} {reason}" for path, reason in changed_files(folder, version)]:
+            problems.append(f"version {version} cannot be served too: {changed[0]}")
             continue
         older = read_signature(folder.model_path(version))
         messages = check_against_graph(plan.configs[CONFIG_FILE], older)

@@ -116,6 +116,14 @@ def test_versions_of_different_graphs_are_not_served_together(root, onnx_files, 
     assert tree(root) == before
 
 
+def test_an_older_version_whose_file_was_changed_is_not_served_beside_the_new_one(root, onnx_files, make_model):
+    deploy(onnx_files["reid"], name="m", repository=root)
+    make_model("reid", root / "m/1/model.onnx", seed=5)
+    with pytest.raises(ConfigError, match=r"version 1 cannot be served too: model\.onnx is not the file that was pub"):
+        deploy(onnx_files["reid"], name="m", repository=root, also_serve=[1])
+    assert [path.name for path in sorted(root.glob("m/[0-9]"))] == ["1"]
+
+
 def test_a_broken_configuration_that_is_there_is_reported_not_overwritten(root, onnx_files):
     result = deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
     result.config.write_text("max_bach_size: 3\n")

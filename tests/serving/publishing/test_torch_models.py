@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rtool.errors import GateError, InputError
+from rtool.errors import ConfigError, GateError, InputError
 from rtool.serving import deploy, rollback, validate_repository
 from rtool.serving.publishing import published_form
 from rtool.serving.publishing.checking import check
@@ -54,7 +54,7 @@ def test_the_same_model_moves_between_runtimes_and_keeps_what_was_set(make_torch
     assert (back.backend, back.parameters["intra_op_thread_count"].string_value) == ("onnxruntime", "2")
     again = parsed(deploy(onnx, name="reid", repository=root).config)
     assert (again.backend, again.platform, again.max_batch_size) == ("onnxruntime", "", 8)
-    with pytest.raises(Exception, match="version 2 cannot be served too: backend"):
+    with pytest.raises(ConfigError, match="version 2 cannot be served too: backend"):
         deploy(onnx, name="reid", repository=root, also_serve=[2])
 
 
