@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from .finetune.distilling import distil
     from .finetune.embedding.image_embeddings import embed
     from .finetune.evaluation.evaluation import evaluate
+    from .finetune.searching import search
     from .serving.gallery.adaptation import adapt
     from .serving.gallery.galleries import gallery
     from .serving.publishing.publishing import deploy
@@ -49,6 +50,7 @@ _PUBLIC: dict[str, str] = {
     "onnx2torch": ".converters",
     "ops": ".converters",
     "rollback": ".serving",
+    "search": ".finetune.searching",
     "serve": ".serving",
 }
 _MODULES = ("bench", "config", "finetune")
@@ -73,6 +75,7 @@ __all__ = [
     "onnx2torch",
     "ops",
     "rollback",
+    "search",
     "serve",
 ]
 _load, _ = lazy_exports(__name__, _PUBLIC)

@@ -24,6 +24,7 @@ from .gallery.adapt import adapt_command
 from .gallery.command import gallery_command
 from .inspection import inspect_command
 from .machine import demo_command, doctor_command
+from .search import search_command
 from .serving.deploy import deploy_command
 from .serving.serve import serve_command
 from .train import config_group, finetune_command
@@ -55,6 +56,7 @@ for _command, _short in (
     (onnx2torch_command, "Convert a fused ONNX file to a trainable bundle."),
     (finetune_command, "Fine-tune the model that a configuration names."),
     (distil_command, "Train a student on a teacher's embeddings."),
+    (search_command, "Search the cells of a network."),
     (evaluate_command, "Measure retrieval or verification on labelled images."),
     (embed_command, "Write the embeddings of images to a file."),
     (gallery_command, "Find the people in crops without labels."),

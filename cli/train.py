@@ -125,19 +125,21 @@ def config_group() -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--losses", is_flag=True, help="Show all kinds of losses with their fields instead.")
 @click.option("--distil", is_flag=True, help="Show the section distil with all its fields instead.")
+@click.option("--search", is_flag=True, help="Show the section search with all its fields instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the values alone.")
 def config_show_command(
-    config: Path | None, overrides: tuple[str, ...], losses: bool, distil: bool, as_json: bool
+    config: Path | None, overrides: tuple[str, ...], losses: bool, distil: bool, search: bool, as_json: bool
 ) -> None:
     """Print every field with its value and meaning: of CONFIG, or the defaults."""
     from ..finetune.config.calls import show
 
-    page = show(config, overrides, losses=losses, distil=distil)
-    if losses and distil:
-        raise click.UsageError("--losses and --distil are two pages; ask for one")
+    pages = [f"--{name}" for name, asked in (("losses", losses), ("distil", distil), ("search", search)) if asked]
+    if len(pages) > 1:
+        raise click.UsageError(f"{' and '.join(pages)} are {len(pages)} pages; ask for one")
+    page = show(config, overrides, losses=losses, distil=distil, search=search)
     if as_json:
-        if losses or distil:
-            raise click.UsageError(f"--{'losses' if losses else 'distil'} is a page to read; it has no --json")
+        if pages:
+            raise click.UsageError(f"{pages[0]} is a page to read; it has no --json")
         Output(as_json=True, quiet=False).emit(page.config.model_dump(mode="json"))
         return
     click.echo(page.text, nl=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -41,6 +42,8 @@ def emit_result(output: Output, result: FinetuneResult) -> None:
         *((name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)),
         ("images/s", f"{result.images_per_second:.0f}"),
     ]
+    if result.found is not None:
+        rows.append(("found", found_row(result.found)))
     if result.gain is not None:
         rows.append(("source -> best", str(Gain(**result.gain))))
     if not result.finished:
@@ -48,6 +51,13 @@ def emit_result(output: Output, result: FinetuneResult) -> None:
     output.emit(result, rows, artefact=result.run_dir)
     if result.stopped_by == "SIGINT":
         click.get_current_context().exit(_INTERRUPTED)
+
+
+def found_row(found: Mapping[str, Any]) -> str:
+    """What a search found, in one line."""
+    size = f"{found['parameters']:,} parameters, {found['macs']:,} multiplications"
+    decided = {True: "; alpha decided", False: "; alpha decided nothing", None: ""}[found["decided"]]
+    return f"{found['genotype']}: {size}, by {found['source']} of {max(1, found['cells'])}{decided}"
 
 
 def plan_rows(plan: RunPlan) -> list[tuple[str, str]]:

@@ -40,6 +40,8 @@ from .runs.resuming import last_checkpoint, opened_run
 from .runs.run_folder import RunFolder, read_metrics
 from .runs.run_report import write_run_report
 from .runs.tracking import open_trackers
+from .search.finding import Found
+from .search.running import run_search
 from .training.contact_sheet import draw_batch
 from .training.prepared_data import PreparedData, describe_data, prepare_data
 from .training.training import Outcome, Trainer
@@ -76,6 +78,8 @@ class FinetuneResult:
     measured."""
     weights: dict[str, Any] | None = None
     """What `model.weights` loaded, as `WeightMatch`; None without it, and of a resumed run, which has a checkpoint."""
+    found: dict[str, Any] | None = None
+    """What a search found, as `finetune.search.finding.Found`; None of other runs, and of one that was stopped."""
 
 
 def finetune(
@@ -169,6 +173,15 @@ def _train(
     asked: list[str] = []
     # Until the first step Ctrl-C ends the run at once: there is nothing to save.
     with on_stop_signal(asked.append, (signal.SIGTERM,)), _convolutions_timed(device):
+        if config.search is not None:
+
+            def train(network: Network, data: PreparedData, trainer: Trainer) -> Outcome:
+                return _run(config, folder, network, data, trainer, device, checkpoint, asked)
+
+            done = run_search(config, config.search, folder, run, checkpoint, device, asked, train)
+            if folder is not None:
+                _conclude(folder, done.outcome, config, done.network, done.data, done.found)
+            return
         network = load_network(config.model, checkpoint)
         teachers = None
         if config.distil is not None:
@@ -178,19 +191,35 @@ def _train(
             report = restore_batchnorms(network, data.train, config.model.calibration_images)
             data = replace(data, notes=(*data.notes, report))
         trainer = Trainer(config, network, data, folder, run / "checkpoints", device, teachers)
-        if checkpoint is not None:
-            trainer.resume(checkpoint)
-        if folder is not None:
-            folder.trackers.extend(open_trackers(config.tracking, run, trainer.step, config.model_dump(mode="json")))
-            _describe(config, folder, network, data, trainer, device, checkpoint)
-        try:
-            outcome = trainer.run(asked)
-        except GateError as error:
-            if folder is not None:
-                _conclude(folder, trainer.outcome(str(error)), config, network, data)
-            raise
+        outcome = _run(config, folder, network, data, trainer, device, checkpoint, asked)
         if folder is not None:
             _conclude(folder, outcome, config, network, data)
+
+
+def _run(
+    config: FinetuneConfig,
+    folder: RunFolder | None,
+    network: Network,
+    data: PreparedData,
+    trainer: Trainer,
+    device: torch.device,
+    checkpoint: Path | None,
+    asked: list[str],
+) -> Outcome:
+    """Describe the run and train; a run that diverges is concluded before its error is raised."""
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    if folder is not None:
+        folder.trackers.extend(
+            open_trackers(config.tracking, folder.path, trainer.step, config.model_dump(mode="json"))
+        )
+        _describe(config, folder, network, data, trainer, device, checkpoint)
+    try:
+        return trainer.run(asked)
+    except GateError as error:
+        if folder is not None:
+            _conclude(folder, trainer.outcome(str(error)), config, network, data)
+        raise
 
 
 @contextmanager
@@ -206,7 +235,12 @@ def _convolutions_timed(device: torch.device) -> Iterator[None]:
 
 
 def _conclude(
-    folder: RunFolder, outcome: Outcome, config: FinetuneConfig, network: Network, data: PreparedData
+    folder: RunFolder,
+    outcome: Outcome,
+    config: FinetuneConfig,
+    network: Network,
+    data: PreparedData,
+    found: Found | None = None,
 ) -> None:
     """Write result.json and report.html; evaluation and speed are read from the metrics, as an earlier start may have
     written them.
@@ -225,7 +259,7 @@ def _conclude(
     }
     records, metric = read_metrics(folder.path), outcome.metric or ""  # a run that measures nothing has none
     facts = gain_facts(records, metric) | {"weights": None if network.weights is None else asdict(network.weights)}
-    folder.write_result(result | facts)
+    folder.write_result(result | facts | {"found": None if found is None else asdict(found)})
     write_run_report(folder.path, result, metric, _sheet(folder, config, network, data))
     gain = measured_gain(records, metric)
     if gain is not None:

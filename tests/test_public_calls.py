@@ -136,6 +136,7 @@ ON_A_SERVER = {"serve", "bench.serving"}
 CALLED_ELSEWHERE = {
     "adapt": "tests/serving/gallery/test_adaptation.py",
     "distil": "tests/finetune/distillation/test_distil_call.py",
+    "search": "tests/finetune/search/test_search_call.py",
     "finetune": "tests/finetune/test_finetuning.py",
     "demo": "tests/benchmarks/whole_flow/test_flow.py",
 }

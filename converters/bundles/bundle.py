@@ -45,6 +45,7 @@ from .bundle_info import (
     GRAPH,
     INFO,
     SOURCE,
+    SUPERNET,
     WEIGHTS,
     bundle_mapping,
     bundle_preprocessing,
@@ -236,6 +237,11 @@ def _build_architecture(folder: Path, architecture: Mapping[str, Any]) -> nn.Mod
     name = architecture.get("name") if isinstance(architecture, dict) else None
     if not isinstance(name, str):
         raise InputError(f"{folder / INFO}: architecture needs a name, got {architecture}")
+    if name == SUPERNET:
+        raise InputError(
+            f"{folder}: a checkpoint of a search, which is no network to use; train the cell that it found: "
+            "model.reference=searched 'model.options={genotype: RUN/search/genotype.json}'"
+        )
     with understood(folder / INFO):
         return build_architecture(name, **architecture.get("options", {}))
 

@@ -19,6 +19,7 @@ __all__ = [
     "GRAPH",
     "INFO",
     "SOURCE",
+    "SUPERNET",
     "WEIGHTS",
     "bundle_mapping",
     "bundle_name",
@@ -31,6 +32,9 @@ __all__ = [
 
 FORMAT = 1
 GRAPH, WEIGHTS, SOURCE, INFO = "graph.onnx", "weights.safetensors", "model.py", "bundle.json"
+
+SUPERNET = "supernet"
+"""The architecture that a checkpoint of a search states: no network of its own, but weights to continue the search."""
 
 _TIME = re.compile(r"\d{8}-\d{6}")
 """Start of the name of a run folder."""

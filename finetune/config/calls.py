@@ -13,7 +13,7 @@ from .effects.settings import settings_without_effect
 from .files import load_config
 from .foreign.fates import KeyFate
 from .foreign.recognition import Trainer, convert_foreign
-from .pages import commented_config, config_template, distil_reference, loss_reference
+from .pages import commented_config, config_template, distil_reference, loss_reference, search_reference
 
 __all__ = ["CheckedConfig", "ConfigFile", "ConfigPage", "check", "convert", "init", "show"]
 
@@ -55,12 +55,14 @@ def show(
     *,
     losses: bool = False,
     distil: bool = False,
+    search: bool = False,
 ) -> ConfigPage:
     """Every field with its value and meaning: of `config` with `key=value` overrides, or the defaults.
 
     Args:
         losses: Show all kinds of losses with their fields and defaults instead.
         distil: Show the section distil with all its fields and terms instead.
+        search: Show the section search with all its fields instead.
 
     Raises:
         InputError: the file is missing.
@@ -72,8 +74,10 @@ def show(
         (3, 'name: finetune')
     """
     resolved = load_config(config_template() if config is None else config, overrides)
-    if losses or distil:
-        return ConfigPage(resolved, loss_reference() if losses else distil_reference())
+    if losses or distil or search:
+        return ConfigPage(
+            resolved, loss_reference() if losses else distil_reference() if distil else search_reference()
+        )
     return ConfigPage(resolved, commented_config(resolved))
 
 

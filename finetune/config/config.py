@@ -30,6 +30,7 @@ from .losses import (
     TripletLoss,
 )
 from .optimization import OptimizerConfig, ScheduleConfig
+from .search import SearchConfig, refuse_beside_search
 from .section import Count, FilePath, NotNegative, Place, Section
 from .sources import EvaluationSources, TrainingSources
 
@@ -55,6 +56,7 @@ __all__ = [
     "PartialFCLoss",
     "PartsLoss",
     "ScheduleConfig",
+    "SearchConfig",
     "Section",
     "SoftmaxLoss",
     "TrackingConfig",
@@ -204,6 +206,8 @@ class FinetuneConfig(Section):
     """Terms of the weighted sum that training minimises; may be empty where distil gives some."""
     distil: DistilConfig | None = None
     """Teachers that the model learns from; null: none."""
+    search: SearchConfig | None = None
+    """Cells to choose among, for model.reference searched; null: the model is trained."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How parameters are updated."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -308,6 +312,12 @@ class FinetuneConfig(Section):
                     "evaluation: without labels (distil.labels is false) no people can be held out; give labelled "
                     "images as data.evaluate, or set evaluation=null"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _search_has_what_it_needs(self) -> FinetuneConfig:
+        if self.search is not None:
+            refuse_beside_search(self.search, self)
         return self
 
     def terms(self) -> tuple[tuple[str, float], ...]:

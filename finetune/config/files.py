@@ -17,9 +17,9 @@ from ...errors import ConfigError, InputError, nearest
 from .config import FinetuneConfig
 from .sources import without_tag
 from .values.overrides import apply_override
-from .yaml_text import ConfigLoader, load_yaml
+from .values.yaml_text import ConfigLoader, load_yaml
 
-__all__ = ["dump_config", "load_config", "parse_config"]
+__all__ = ["dump_config", "load_config", "parse_config", "read_config"]
 
 
 def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = ()) -> FinetuneConfig:
@@ -39,9 +39,20 @@ def load_config(config: str | Path | FinetuneConfig, overrides: Sequence[str] = 
         >>> rtool.finetune.load_config("finetune.yaml", ["optimizer.lr=1e-4"]).optimizer.lr
         0.0001
     """
+    source = "config" if isinstance(config, FinetuneConfig) else str(config)
+    return parse_config(read_config(config), source, overrides)
+
+
+def read_config(config: str | Path | FinetuneConfig) -> dict[str, Any]:
+    """The raw values of a file or a configuration, not checked.
+
+    Raises:
+        InputError: the file is missing.
+        ConfigError: the file is not YAML.
+    """
     if isinstance(config, FinetuneConfig):
-        return parse_config(config.model_dump(mode="json"), "config", overrides)
-    return parse_config(_read_yaml(Path(config)), str(config), overrides)
+        return config.model_dump(mode="json")
+    return _read_yaml(Path(config))
 
 
 def parse_config(data: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> FinetuneConfig:

@@ -13,8 +13,9 @@ from pydantic_core import PydanticUndefined
 
 from .config import FinetuneConfig, LossConfig, Section
 from .distillation import DistilConfig, DistilTerm, TeacherConfig
+from .search import SearchConfig
 
-__all__ = ["commented_config", "config_template", "distil_reference", "loss_reference"]
+__all__ = ["commented_config", "config_template", "distil_reference", "loss_reference", "search_reference"]
 
 _TEMPLATE: dict[str, Any] = {
     "model": {"reference": "model.onnx"},
@@ -50,6 +51,12 @@ def distil_reference() -> str:
         items = (TeacherConfig,) if name == "teachers" else get_args(get_args(DistilTerm)[0])
         lines.append(f"  {name}:")
         lines += [f"    {line}" for model in items for line in _block(model).splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def search_reference() -> str:
+    """The section search with all its fields and defaults, as YAML."""
+    lines = [f"# {_summary(SearchConfig)}", "search:", *_section_lines(SearchConfig(), "  ")]
     return "\n".join(lines) + "\n"
 
 

@@ -121,11 +121,17 @@ class Learner(nn.Module):
                 parameter.grad = None
 
     def train(self, mode: bool = True) -> Learner:
-        """Training mode, except for BatchNorms none of whose parameters learns."""
+        """Training mode, except for BatchNorms that are frozen: none of their parameters learns.
+
+        One without parameters, as in a supernet, learns its statistics while anything in the backbone learns.
+        """
         super().train(mode)
+        learns = any(parameter.requires_grad for parameter in self.backbone.parameters())
         for module in self.backbone.modules():
-            if isinstance(module, _BATCHNORMS) and not any(p.requires_grad for p in module.parameters()):
-                module.eval()
+            if isinstance(module, _BATCHNORMS):
+                own = [parameter.requires_grad for parameter in module.parameters()]
+                if not (any(own) if own else learns):
+                    module.eval()
         return self
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from ...converters.records.json_text import parse_json
 from ...errors import ConfigError, InputError, nearest
 from ..config.config import FinetuneConfig, PartsLoss
 from ..config.distillation import DistilConfig, FeaturesTerm
@@ -30,6 +31,7 @@ _FIXED: dict[str, Callable[[FinetuneConfig], Any]] = {
     "model.restore_bn": lambda config: config.model.restore_bn,
     "losses": lambda config: [_shape(loss) for loss in config.losses],
     "distil": lambda config: config.distil and _shape_of_distil(config.distil),
+    "search": lambda config: config.search and config.search.model_dump(mode="json"),
     "optimizer.kind": lambda config: config.optimizer.kind,
     "optimizer.ema": lambda config: "an average" if config.optimizer.ema else "no average",
     "evaluation.protocol": lambda config: config.evaluation and config.evaluation.protocol,
@@ -106,10 +108,16 @@ def _find(config: FinetuneConfig, resume: str | Path | None) -> tuple[Path, Path
 def _check_epochs(run: Path, checkpoint: Path, config: FinetuneConfig) -> None:
     """Refuse a run whose epochs are done; one that was killed before its result was written may write it now."""
     done = load_progress(checkpoint).epoch
-    if done >= config.epochs and (run / "result.json").exists():
+    if done >= config.epochs and _finished(run):
         raise InputError(
             f"{run}: has done {done} epochs of {config.epochs}; raise epochs to continue, or start a new run"
         )
+
+
+def _finished(run: Path) -> bool:
+    """Whether the run wrote that it finished; a search may be stopped behind its last epoch."""
+    result = run / "result.json"
+    return result.exists() and bool(parse_json(result.read_text(encoding="utf-8"))["finished"])
 
 
 def _check_config(run: Path, config: FinetuneConfig) -> None:

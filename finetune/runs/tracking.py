@@ -11,6 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...errors import PlatformError
 from ..config.config import TrackingConfig
 
@@ -22,6 +25,12 @@ class Tracker(Protocol):
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add one record of metrics.jsonl."""
+
+    def add_picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Add a picture, uint8 RGB [H, W, 3]."""
+
+    def add_histogram(self, name: str, values: NDArray[np.float32], step: int) -> None:
+        """Add the distribution of some values, of any shape."""
 
     def close(self) -> None:
         """Write what is buffered."""
@@ -78,6 +87,12 @@ class _TensorBoard:
         for name, value in flatten_record(record):
             self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
+    def add_picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def add_histogram(self, name: str, values: NDArray[np.float32], step: int) -> None:
+        self._writer.add_histogram(name, values, step)
+
     def close(self) -> None:
         self._writer.close()
 
@@ -104,6 +119,12 @@ class _Wandb:
         self._run.log(
             {f"{record['kind']}/{name}": value for name, value in flatten_record(record)}, step=record["step"]
         )
+
+    def add_picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        self._run.log({name: import_module("wandb").Image(pixels)}, step=step)
+
+    def add_histogram(self, name: str, values: NDArray[np.float32], step: int) -> None:
+        self._run.log({name: import_module("wandb").Histogram(values)}, step=step)
 
     def close(self) -> None:
         self._run.finish()

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from ...converters.records.preprocessing import Preprocessing
 from ..config.config import FinetuneConfig
 from ..data.loading import TrainingPixels, iterate_batches
-from ..network.networks import load_network
+from ..network.search_backbone import open_network
 from ..processes.launching import count_processes
 from .epoch import epoch_batches, epoch_samples
 from .prepared_data import open_training_data, visible_files
@@ -35,7 +35,7 @@ def draw_first_batch(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1
     """
     ranks = count_processes(nproc, config.device)
     config = config.on_processes(ranks)
-    preprocessing = load_network(config.model).preprocessing
+    preprocessing = open_network(config).preprocessing
     train, _ = open_training_data(config, preprocessing)
     pixels = TrainingPixels(train, preprocessing.resize, None, visible=visible_files(config, train))
     return draw_batch(config, pixels, preprocessing, ranks=ranks)

@@ -1,13 +1,17 @@
-"""What was not finite in a step that was skipped, in words: which losses, and the gradients of which parameters."""
+"""What was not finite in steps that were skipped, in words: which losses, and the gradients of which parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["describe_divergence"]
+from ...errors import GateError
+from ..runs.checkpoints import Progress
+
+__all__ = ["describe_divergence", "divergence_error"]
 
 _NAMED = 3
 
@@ -33,6 +37,23 @@ def describe_divergence(
     names = ", ".join(repr(name) for name in bad[:_NAMED]) + (f" and {len(bad) - _NAMED} more" if bad[_NAMED:] else "")
     rest = len(finite) - sum(not is_finite for is_finite in finite.values())
     return f"{loss}the gradient of {names} was not finite" + (f", that of {rest} other parameters was" if rest else "")
+
+
+def divergence_error(checkpoints: Path, progress: Progress, not_finite: str, skipped: int) -> GateError:
+    """The error of a run that skipped too many steps in a row.
+
+    Args:
+        checkpoints: The run's `checkpoints/`, with `last` on the one to continue from.
+        progress: How far the run has come.
+        not_finite: What was not finite in the last step, as `describe_divergence` says.
+        skipped: Steps in a row that had no finite gradient.
+    """
+    last = checkpoints / "last.rtool"
+    kept = f"{last.resolve().name}, from before, is kept to continue from" if last.exists() else "start a new run"
+    return GateError(
+        f"{skipped} steps in a row had no finite gradient; in step {progress.step}, {not_finite}; lower optimizer.lr, "
+        f"set optimizer.clip, use precision=bf16, or keep a parameter as it is with model.freeze; {kept}"
+    )
 
 
 def _plain(name: str) -> str:

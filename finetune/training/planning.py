@@ -19,13 +19,14 @@ from ..distillation.terms import Distiller
 from ..evaluation.several_sets import choose_metric
 from ..network.autocast import autocast_dtype
 from ..network.memory_estimate import estimate_memory
-from ..network.networks import Network, check_restorable, load_network
+from ..network.networks import Network, check_restorable
+from ..network.search_backbone import open_network
 from ..processes.launching import count_processes, resolve_device
 from .assembly import build_heads, build_learner
 from .epoch import epoch_steps
 from .measuring.held_out import plan_sets
 from .optimizers import build_optimizer
-from .prepared_data import open_training_data
+from .prepared_data import open_training_data, weights_part
 from .review import review_run
 
 __all__ = ["RunPlan", "plan_run"]
@@ -89,8 +90,9 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     processes = count_processes(nproc, config.device)
     device = resolve_device(config.device, processes=processes)
     config = config.on_processes(processes)
-    network = load_network(config.model)
-    train, held_out = open_training_data(config, network.preprocessing)
+    network = open_network(config)
+    everything, held_out = open_training_data(config, network.preprocessing)
+    train = weights_part(config, everything)
     images = min(config.model.calibration_images, len(train))
     restored = check_restorable(network, images) if config.model.restore_bn else ""
     evaluation, identities = config.evaluation, train.identity_count
@@ -113,7 +115,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         preprocessing=f"{size} ({network.preprocessing_origin})",
         parameters=_count(network.module),
         head_parameters=_count(learner.heads) + sharded * identities * network.dimension,
-        train_images=len(train),
+        train_images=len(everything),
         train_identities=identities,
         held_out_images=sum(len(dataset) for dataset in held_out.values()),
         held_out_identities=sum(dataset.identity_count for dataset in held_out.values()),

@@ -7,7 +7,7 @@ decoded at each use. Only the rank that evaluates reads held-out images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from ..data.jpeg.second_decoder import decoder_note
 from ..data.loading import TrainingPixels
 from ..data.occlusion.visible_files import VisibleFiles, open_visible_files, without_masks
 from ..data.reduced_scale import with_reduced_images
+from ..data.selection.halves import held_out_identities, split_inside_identities
 from ..data.selection.partners import with_images, with_partners
 from ..data.selection.positions import at_positions
 from ..data.splits import split_by_identity
@@ -38,7 +39,7 @@ from ..runs.data_record import DataRecord
 from .epoch import mask_points
 from .measuring.held_out import HeldOutImages, hold_out, ranking_of
 
-__all__ = ["PreparedData", "describe_data", "open_training_data", "prepare_data", "visible_files"]
+__all__ = ["PreparedData", "describe_data", "open_training_data", "prepare_data", "visible_files", "weights_part"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,23 @@ def visible_files(config: FinetuneConfig, train: Dataset) -> VisibleFiles | None
         DataError, InputError: as `open_visible_files`.
     """
     return None if config.data.visible is None else open_visible_files(config.data.visible, train)
+
+
+def weights_part(config: FinetuneConfig, train: Dataset) -> Dataset:
+    """The training images that weights are trained on: all, but those of alpha in a search.
+
+    Raises:
+        DataError: an identity has one image, or there are too few identities to rank cells on.
+    """
+    search = config.search
+    if search is None:
+        return train
+    if search.shortlist > 1 or search.method == "random":
+        held_out_identities(train, search.shortlist_holdout, config.seed)
+    if search.method == "random":
+        return train
+    positions, _ = split_inside_identities(train, search.split, config.seed)
+    return replace(train.subset(positions), identities=train.identities[positions])
 
 
 def describe_data(config: FinetuneConfig) -> DataRecord:

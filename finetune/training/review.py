@@ -23,6 +23,8 @@ from .epoch import epoch_batches
 __all__ = ["anchor_counts", "review_run"]
 
 _PAIR_LOSSES = ("triplet", "circle_pair", "multi_similarity", "contrastive")
+_FEW_IMAGES = 16
+"""Images per process below which a search is told of it."""
 _FEW_ANCHORS = 0.5
 """Share of a batch's images that are anchors, below which a warning names the sampler."""
 
@@ -44,6 +46,11 @@ def review_run(
         ConfigError: no batch of the first epoch can feed a loss over pairs, or every rate of what learns is 0.
     """
     notes = settings_without_effect(config, _facts(config, network, learner, train, plan, ranks))
+    if config.search is not None and config.data.batch < _FEW_IMAGES:
+        notes.append(
+            f"data.batch {config.data.batch}: BatchNorms of a search without weights of their own see few images per "
+            f"process; {_FEW_IMAGES} to 64 are usual"
+        )
     labels = train.identities[plan]
     return notes + _notes_on_anchors(config, labels[:, labels[0] != NOBODY])
 

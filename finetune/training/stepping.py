@@ -42,7 +42,20 @@ class Stepper:
         preprocessing: Preprocessing,
         device: torch.device,
         teachers: Teachers | None = None,
+        *,
+        skips_parameters: bool = False,
     ) -> None:
+        """Build the optimizer.
+
+        Args:
+            config: The run.
+            learner: What is trained.
+            preprocessing: Of its images.
+            device: Where it computes.
+            teachers: Whose outputs it learns.
+            skips_parameters: Whether some parameters take no part in some steps, the same ones on all ranks.
+        """
+        self._skips_parameters = skips_parameters
         self._config, self._learner, self._preprocessing, self._device = config, learner, preprocessing, device
         self._optimizer, self._named = build_optimizer(config.optimizer, learner.backbone, learner.heads)
         scaled = autocast_dtype(config.precision, device) is torch.float16
@@ -84,7 +97,9 @@ class Stepper:
         self._model = self._learner
         if world_size() > 1 and any(parameter.requires_grad for parameter in self._learner.parameters()):
             devices = [self._device] if self._device.type == "cuda" else None
-            self._model = DistributedDataParallel(self._model, device_ids=devices)
+            self._model = DistributedDataParallel(
+                self._model, device_ids=devices, find_unused_parameters=self._skips_parameters
+            )
 
     def step(self, group: list[Batch], rate: float, *, stop: bool = False) -> tuple[Tensor, bool]:
         """Train on a group of batches.
@@ -104,15 +119,22 @@ class Stepper:
             torch._foreach_copy_(self._buffer_backup, self._buffers)
         total = torch.zeros_like(self._loss_weights)
         for number, batch in enumerate(group):
-            images = images_to_tensor(batch.pixels, self._preprocessing, self._device, self._config.model.channels_last)
-            said = [] if self._teachers is None else self._teachers.outputs(batch, self._device)
             with self._synchronised(number == len(group) - 1):
-                losses = self._model(images, batch.labels.to(self._device, non_blocking=True), said)
+                losses = self._losses(self._model, batch)
                 (losses * self._loss_weights).sum().mul(self._scale.value / len(group)).backward()
             total += losses.detach() / len(group)
         finite = self._update(rate, stop)
         self.not_finite = "" if finite else self._describe(total)
         return total, finite
+
+    def objective(self, batch: Batch) -> Tensor:
+        """The weighted sum of the losses of a batch on this process, a scalar; DDP does not see its gradient."""
+        return (self._losses(self._learner, batch) * self._loss_weights).sum()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer; each group has its peak learning rate under `peak_lr`."""
+        return self._optimizer
 
     def evaluated(self) -> AbstractContextManager[None]:
         """Within this context the backbone holds what is evaluated and saved: the average, if one is kept."""
@@ -174,6 +196,13 @@ class Stepper:
         gradients = [shard.gradient() for shard in self._shards]
         kinds = [name for name, _ in self._config.terms()]
         return describe_divergence(self._learner.named_parameters(), gradients, losses, kinds)
+
+    def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The unweighted losses float32 [H] of a batch."""
+        images = images_to_tensor(batch.pixels, self._preprocessing, self._device, self._config.model.channels_last)
+        said = [] if self._teachers is None else self._teachers.outputs(batch, self._device)
+        losses: Tensor = model(images, batch.labels.to(self._device, non_blocking=True), said)
+        return losses
 
     def _synchronised(self, last: bool) -> AbstractContextManager[None]:
         """All-reduce gradients with the last batch of a group only."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,13 +21,15 @@ from torch import Tensor
 
 from ...errors import GateError
 from ..config.config import FinetuneConfig
-from ..data.decoding import check_unreadable
 from ..data.loading import Batch, iterate_batches, lost_workers_named
+from ..data.unreadable_images import UnreadableImages
 from ..distillation.panel import Teachers
 from ..evaluation.several_sets import choose_metric
+from ..network.learner import Learner
 from ..network.networks import Network
-from ..processes.collectives import all_reduce_sum, barrier, gather_numbers, rank, world_size
+from ..processes.collectives import all_reduce_sum, barrier, rank, world_size
 from ..processes.interruption import on_stop_signal
+from ..runs.alongside import Alongside, Place
 from ..runs.checkpoints import (
     Progress,
     best_step,
@@ -45,6 +47,7 @@ from ..runs.gain import SOURCE_KIND, shown_metrics
 from ..runs.run_folder import RunFolder, read_metrics
 from ..runs.trained_link import trained_link
 from .assembly import assemble_learner
+from .divergence import divergence_error
 from .epoch import epoch_samples, epoch_steps, rank_share
 from .generators import generator_states, load_generator_states, seed_generators
 from .measuring.held_out import MeasuredSets, embedder_of, plan_sets
@@ -85,6 +88,7 @@ class Trainer:
         checkpoints: Path,
         device: torch.device,
         teachers: Teachers | None = None,
+        beside: Callable[[Learner, Stepper], Alongside] | None = None,
     ) -> None:
         self._checkpoints = checkpoints
         self._config, self._network, self._data = config, network, data
@@ -93,8 +97,7 @@ class Trainer:
         self._evaluated: tuple[int, dict[str, Any]] = (-1, {})
         self._stops_early = False
         self._stopped_by: str | None = None
-        self._unreadable: set[int] = set()
-        self._met_unreadable: set[int] = set()
+        self._unreadable = UnreadableImages(data.train.dataset)
         self._total = Meter(len(config.terms()), device)
         self._sets: MeasuredSets | None = None
         self._metric: str | None = None
@@ -107,7 +110,10 @@ class Trainer:
         )
         first = self._plan(0)
         self.notes += review_run(config, network, self._learner, data.train.dataset, first, world_size())
-        self._stepper = Stepper(config, self._learner, network.preprocessing, device, teachers)
+        self._stepper = Stepper(
+            config, self._learner, network.preprocessing, device, teachers, skips_parameters=beside is not None
+        )
+        self._beside = None if beside is None else beside(self._learner, self._stepper)
         batches, global_batch = first.shape
         self.steps_per_epoch: int = batches // config.optimizer.accumulate
         self._progress = Progress(world_size=world_size(), batches=batches, global_batch=global_batch)
@@ -129,6 +135,8 @@ class Trainer:
         self._stepper.load(tensors)
         self._stepper.load_shards(load_shards(checkpoint))
         load_generator_states(tensors, self._device)
+        if self._beside is not None:
+            self._beside.load(tensors)
         now, accumulate = self._progress, self._config.optimizer.accumulate
         batch = progress.batch * now.batches // progress.batches // accumulate * accumulate if progress.batch else 0
         self._progress = replace(
@@ -224,6 +232,8 @@ class Trainer:
                 self._report(meter)
             if ends:
                 self._progress = replace(self._progress, epoch=epoch + 1, batch=0)
+                if self._beside is not None:
+                    self._beside.end_epoch(epoch, self._progress.step)
             elif self._should_stop():
                 if meter.steps:
                     self._report(meter)
@@ -247,9 +257,12 @@ class Trainer:
 
     def _step(self, group: list[Batch]) -> tuple[Tensor, bool]:
         """Train on a group and advance: the mean losses [H] of this process, and whether the weights were updated."""
-        self._met_unreadable.update(index for batch in group for index in batch.unreadable)
+        self._unreadable.note(group)
         progress, config = self._progress, self._config
         rate = learning_rate_factor(config.schedule, self._place, self.steps_per_epoch, config.epochs)
+        if self._beside is not None:
+            in_epoch = progress.batch // config.optimizer.accumulate
+            self._beside.before_step(Place(progress.epoch, in_epoch, self.steps_per_epoch, config.epochs), rate, group)
         losses, succeeded = self._stepper.step(group, rate, stop=self._stopped_by is not None)
         self._progress = replace(
             progress,
@@ -275,22 +288,7 @@ class Trainer:
         if rank() == 0:
             go_back_to_proven(self._checkpoints, self._progress)
         barrier()
-        last = self._checkpoints / "last.rtool"
-        kept = f"{last.resolve().name}, from before, is kept to continue from" if last.exists() else "start a new run"
-        raise GateError(
-            f"{_MOST_SKIPPED_IN_A_ROW} steps in a row had no finite gradient; in step {self._progress.step}, "
-            f"{self._stepper.not_finite}; lower optimizer.lr, set optimizer.clip, use precision=bf16, or keep a "
-            f"parameter as it is with model.freeze; {kept}"
-        )
-
-    def _share_unreadable(self) -> None:
-        """Count and log the unreadable images of all processes, and stop if there are too many. A collective."""
-        dataset = self._data.train.dataset
-        for index in sorted(gather_numbers(self._met_unreadable, self._device) - self._unreadable):
-            self._log(f"unreadable image replaced by another: {dataset.names[index]}")
-            self._unreadable.add(index)
-        self._met_unreadable.clear()
-        check_unreadable(dataset.name, (dataset.names[i] for i in sorted(self._unreadable)), len(dataset))
+        raise divergence_error(self._checkpoints, self._progress, self._stepper.not_finite, _MOST_SKIPPED_IN_A_ROW)
 
     def _should_stop(self) -> bool:
         """Whether any process was asked to stop; shared at every step, so that all stop at the same one."""
@@ -304,7 +302,8 @@ class Trainer:
         evaluation, progress = self._config.evaluation, self._progress
         if evaluation is not None and progress.epoch < self._config.epochs and not self._stops_early:
             self._stops_early = patience_is_over(evaluation.patience, progress, self._device, self._log)
-        return progress.epoch >= self._config.epochs or self._stops_early
+        ends = self._beside is not None and self._beside.ends
+        return progress.epoch >= self._config.epochs or self._stops_early or ends
 
     def _lacks_evaluation(self) -> bool:
         """Whether the run was resumed where an evaluation is due that failed or was not begun. A collective."""
@@ -335,6 +334,8 @@ class Trainer:
         except Exception:
             self._save(best=False)
             raise
+        if self._beside is not None:
+            values |= self._beside.measured(values, metric_name, lambda: self._measure(sets))
         metric = math.nan if values[metric_name] is None else float(values[metric_name])
         # a best that is NaN, as older runs may have, is replaced by any number
         best = math.isfinite(metric) and (self._progress.best is None or not metric <= self._progress.best)
@@ -355,7 +356,8 @@ class Trainer:
             barrier()
         if self._folder is None:
             return
-        tensors = {**self._stepper.state(), **generators}
+        beside = {} if self._beside is None else self._beside.state()
+        tensors = {**self._stepper.state(), **generators, **beside}
         link = trained_link(self._config.name, self._progress, self._evaluated)
         with self._stepper.evaluated():
             save_checkpoint(
@@ -370,7 +372,7 @@ class Trainer:
 
     def _report(self, meter: Meter) -> None:
         """Log and record the means since the last report, losses over all ranks. A collective."""
-        self._share_unreadable()
+        self._unreadable.share(self._device, self._log)
         losses = (all_reduce_sum(meter.mean_losses) / world_size()).tolist()
         parts = {name: losses[i] for i, (name, _) in enumerate(self._config.terms())}
         rate, wait, lr = meter.images_per_second, meter.data_wait, self._stepper.learning_rate

@@ -14,7 +14,7 @@ import yaml
 
 from ...errors import ConfigError, InputError, nearest
 from ...finetune.config.values.paths import expanded
-from ...finetune.config.yaml_text import ConfigLoader, load_yaml
+from ...finetune.config.values.yaml_text import ConfigLoader, load_yaml
 from .settings import GallerySettings
 
 __all__ = ["GalleryFile", "read_gallery_file"]

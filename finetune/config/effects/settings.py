@@ -60,7 +60,10 @@ def _stated_of_teachers(distil: DistilConfig) -> Iterator[tuple[str, str, Sectio
 
 def _stated_in(section: Section, place: str, path: str) -> Iterator[tuple[str, str, Section, str]]:
     for name in type(section).model_fields:
-        if _is_stated(section, name):
+        inner = getattr(section, name)
+        if isinstance(inner, Section):
+            yield from _stated_in(inner, f"{place}{name}.", f"{path}{name}.")
+        elif _is_stated(section, name):
             yield place + name, path + name, section, name
 
 

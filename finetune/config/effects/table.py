@@ -37,6 +37,7 @@ from .conditions import (
     warmup_steps,
     where,
 )
+from .search import ALWAYS_OF_SEARCH, IDLE_OF_SEARCH
 
 __all__ = ["ALWAYS", "IDLE"]
 
@@ -153,6 +154,7 @@ IDLE: Mapping[str, Check] = {
     "evaluation.expand_alpha": _EXPANDED,
     "evaluation.patience": patience,
     "checkpoints.every_steps": every_steps,
+    **IDLE_OF_SEARCH,
 }
 """By path of a field, with the kind of a loss in place of its number: when nothing depends on the field."""
 
@@ -252,6 +254,7 @@ ALWAYS = frozenset(
         "checkpoints.keep",
         "tracking.tensorboard",
         "tracking.wandb",
+        *ALWAYS_OF_SEARCH,
     ]
 )
 """Fields that change every run, or whose uselessness is an error elsewhere; beside the kind and weight of each loss."""

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ....errors import ConfigError, InputError
-from ..yaml_text import load_yaml
+from ..values.yaml_text import load_yaml
 
 __all__ = ["flat_settings", "literal", "read_mapping"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ....errors import ConfigError
-from ..yaml_text import ConfigLoader, load_yaml
+from .yaml_text import ConfigLoader, load_yaml
 
 __all__ = ["apply_override"]
 

@@ -12,6 +12,7 @@ from rtool.finetune.config.effects.conditions import RunFacts
 from rtool.finetune.config.effects.settings import settings_without_effect
 from rtool.finetune.config.effects.table import ALWAYS, IDLE
 from rtool.finetune.config.files import dump_config, load_config
+from rtool.finetune.config.search import SearchConfig
 from rtool.finetune.config.section import Section
 
 EXAMPLES = sorted((Path(rtool.__file__).parent / "examples").glob("*.yaml"))
@@ -29,6 +30,10 @@ FACTS = RunFacts(
 def config(**sections: object) -> FinetuneConfig:
     base = {"model": {"reference": "osnet_x0_25"}, "data": {"train": "faces"}, "losses": [{"kind": "arcface"}]}
     return FinetuneConfig.model_validate({**base, **sections})
+
+
+def searched(**fields: object) -> dict[str, object]:
+    return {"model": {"reference": "searched"}, "search": fields}
 
 
 def fields() -> list[str]:
@@ -49,6 +54,14 @@ def fields() -> list[str]:
                 word = get_args(term.model_fields["kind"].annotation)[0]
                 inner = [each for each in term.model_fields if each not in ("kind", "weight")]
                 found += [f"distil.terms.{word}.{each}" for each in inner]
+        elif name == "search":
+            found.append(name)
+            for inner, of in SearchConfig.model_fields.items():
+                section = of.annotation
+                if isinstance(section, type) and issubclass(section, Section):
+                    found += [f"search.{inner}.{each}" for each in section.model_fields]
+                else:
+                    found.append(f"search.{inner}")
         elif name == "losses":
             for loss in get_args(get_args(LossConfig)[0]):
                 word = get_args(loss.model_fields["kind"].annotation)[0]
@@ -118,6 +131,16 @@ def test_every_field_is_always_effective_or_has_its_condition():
             {"heads_learn": False},
             "neither losses nor distil has weights",
         ),
+        (searched(method="random", order=2), {}, "search.order 2 has no effect: search.method random has no alpha"),
+        (searched(alpha={"weight_decay": 0.1}), {}, "search.alpha.weight_decay 0.1 has no effect: search.guard beta"),
+        (searched(guard="none", guard_weight=3), {}, "search.guard is none"),
+        (searched(operations=["sep3", "part"], most_skips=1), {}, "search.operations has no skip"),
+        (searched(temperature=[5, 1]), {}, "search.temperature [5.0, 1.0] has no effect: only sampled paths"),
+        (searched(shortlist=1, shortlist_steps=9), {}, "search.shortlist_steps 9 has no effect: search.shortlist is 1"),
+        (searched(shortlist=1, shortlist_holdout=0.3), {}, "so no cell is ranked"),
+        (searched(method="random", shortlist_steps=9), {}, "search.method random has a budget over all rounds"),
+        (searched(cost={"target_ms": 3.0}), {}, "search.cost.target_ms 3.0 has no effect: search.cost.weight is 0"),
+        (searched(budget=100), {}, "only search.method random has a budget"),
         ({"augment": {"brightness": 0.1}}, {}, "augment.photometric is 0"),
         ({"augment": {"photometric": 0.5, "saturation": 0.1}}, {"channels": 1}, "the images are grey"),
         ({"augment": {"photometric": 0.5, "brightness": 0, "contrast": 0, "saturation": 0}}, {}, "strengths are 0"),

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from rtool.finetune.config.yaml_text import ConfigLoader, load_yaml
+from rtool.finetune.config.values.yaml_text import ConfigLoader, load_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
