@@ -41,6 +41,7 @@ from .runs.run_folder import RunFolder, read_metrics
 from .runs.run_report import write_run_report
 from .runs.tracking import open_trackers
 from .search.finding import Found
+from .search.report.page import write_search_report
 from .search.running import run_search
 from .training.contact_sheet import draw_batch
 from .training.prepared_data import PreparedData, describe_data, prepare_data
@@ -260,7 +261,10 @@ def _conclude(
     records, metric = read_metrics(folder.path), outcome.metric or ""  # a run that measures nothing has none
     facts = gain_facts(records, metric) | {"weights": None if network.weights is None else asdict(network.weights)}
     folder.write_result(result | facts | {"found": None if found is None else asdict(found)})
-    write_run_report(folder.path, result, metric, _sheet(folder, config, network, data))
+    if config.search is None:
+        write_run_report(folder.path, result, metric, _sheet(folder, config, network, data))
+    else:
+        write_search_report(folder.path)
     gain = measured_gain(records, metric)
     if gain is not None:
         folder.log(f"source model -> best checkpoint: {gain}")
