@@ -9,6 +9,7 @@ _PUBLIC = {
     "describe_machine": ".machine",
     "doctor": ".machine",
     "latency": ".timing",
+    "operations": ".cell_operations",
     "parity": ".compare",
     "rounding_errors": ".operators.rounding",
     "serving": ".load",

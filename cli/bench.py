@@ -15,9 +15,13 @@ from .probes import probe_option, read_probes
 __all__ = ["bench"]
 
 
+def _progress(line: str) -> None:
+    click.echo(line, err=True)
+
+
 @click.group("bench")
 def bench() -> None:
-    """Compare two models, time models, or load a server."""
+    """Compare and time models and what a search found, or load a server."""
 
 
 @bench.command(
@@ -169,6 +173,86 @@ def latency_command(
         artefact=save,
         brief="" if save else "; ".join(f"{row.model} p50 {row.p50:.2f} ms" for row in report.rows),
     )
+
+
+@bench.command(
+    "operations",
+    short_help="Time the operations of a search space.",
+    epilog=examples(
+        "rtool bench operations examples/search_demo.yaml -o costs.json",
+        "rtool bench operations search.yaml search.channels=32 -o costs.json --rounds 200",
+    ),
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option(
+    "-o", "--output", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The table to write."
+)
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Images per call.")
+@click.option("--rounds", default=50, show_default=True, help="Calls per operation; they take turns.")
+@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@output_options
+def operations_command(
+    output: Output, config: Path, overrides: tuple[str, ...], path: Path, batch: int, rounds: int, threads: int
+) -> None:
+    """Time every operation of the search space of CONFIG at every place, as `search.cost.table` takes it."""
+    from ..benchmarks import operations
+    from ..converters.files.atomic_file import check_file_output
+
+    check_file_output(path)
+    table = operations(config, overrides, batch=batch, rounds=rounds, threads=threads, report=_progress)
+    table.write(path)
+    slowest = max(table.milliseconds.items(), key=lambda item: item[1])
+    (operation, place), time = slowest
+    output.emit(
+        {"path": str(path), "rest_ms": table.rest_ms, "operations": len(table.milliseconds)},
+        [
+            ("images", f"{table.height}x{table.width}, batch {batch}"),
+            ("times", f"{len(table.milliseconds)}, of {len(table.space.operations)} operations"),
+            ("without edges", f"{table.rest_ms:.3f} ms per image"),
+            ("slowest", f"{operation} at {place.channels}x{place.height}x{place.width}: {time:.3f} ms per image"),
+        ],
+        artefact=path,
+    )
+
+
+@bench.command(
+    "search",
+    short_help="Compare what a search found.",
+    epilog=examples(
+        "rtool bench search runs/search/20261130-120000 runs/found/* runs/random/* runs/osnet/*",
+        "rtool bench search SEARCH RUN RUN --closed-set held_out_images/",
+    ),
+)
+@click.argument("search", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--closed-set", help="Images of the training identities that no run saw: adds top-1 of the classifiers.")
+@click.option("--rounds", default=50, show_default=True, help="Calls per network; they take turns.")
+@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@output_options
+def search_command(
+    output: Output, search: Path, runs: tuple[Path, ...], closed_set: str | None, rounds: int, threads: int
+) -> None:
+    """Put trained networks, RUNS, beside the cell that SEARCH found, in a table and on the page of the search.
+
+    Runs of one network with other seeds are one row.
+    """
+    from rich.table import Table
+
+    from ..benchmarks.search_comparison import search as compare
+
+    report = compare(search, runs, closed_set=closed_set, rounds=rounds, threads=threads, report=_progress)
+    table = Table()
+    table.add_column("network", overflow="fold")
+    headings = ("role", "parameters", "MACs", "ms", "seeds", "mAP", "rank1", "top1")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="right")
+    for each in report.networks:
+        metrics = ["" if (mean := each.mean(name)) is None else f"{mean:.3f}" for name in ("mAP", "rank1", "top1")]
+        costs = [f"{each.parameters:,}", f"{each.macs:,}", f"{each.latency_ms:.2f}", str(len(each.metrics))]
+        table.add_row(each.name, each.role, *costs, *metrics)
+    lines = [] if report.percentile is None else [("found cell", str(report.percentile))]
+    output.emit(report, lines, tables=[table], artefact=report.page)
 
 
 @bench.command(

@@ -137,6 +137,8 @@ CALLED_ELSEWHERE = {
     "adapt": "tests/serving/gallery/test_adaptation.py",
     "distil": "tests/finetune/distillation/test_distil_call.py",
     "search": "tests/finetune/search/test_search_call.py",
+    "bench.operations": "tests/benchmarks/test_cell_operations.py",
+    "bench.search": "tests/benchmarks/test_search_comparison.py",
     "finetune": "tests/finetune/test_finetuning.py",
     "demo": "tests/benchmarks/whole_flow/test_flow.py",
 }
