@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 import rtool
@@ -38,6 +39,18 @@ def test_what_a_heavy_command_imports_is_told(tmp_path):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return str(rtool.onnx2torch(DEMO, tmp_path_factory.mktemp("bundle") / "demo.rtool").output)
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.pt2"])
+def test_inspecting_a_file_of_torch_loads_nothing_heavy(name, tmp_path):
+    module, images = torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)
+    if name == "m.pt":
+        torch.jit.save(torch.jit.trace(module, images), tmp_path / name)
+    else:
+        torch.export.save(torch.export.export(module, (images,)), tmp_path / name)
+    done = light("inspect", name, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "112 float32" in done.stdout
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

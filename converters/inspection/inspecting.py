@@ -1,7 +1,7 @@
 """`inspect`: the contents of a model, and what other commands will say of it. Nothing is written.
 
-An ONNX file is read from its protobuf, a bundle of one from its files, a name of the zoo looked up: none loads torch.
-Bundles of the zoo, run folders and files of torch are opened by torch.
+An ONNX file is read from its protobuf, a bundle of one from its files, a file of torch from its records, a name of the
+zoo looked up: none loads torch. Bundles of the zoo and run folders are opened by torch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from pathlib import Path
 
 from ...errors import InputError
 from ..bundles.bundle_info import is_bundle, read_info
-from ..files.model_bytes import TORCH_SUFFIXES, refuse_served
+from ..files.model_bytes import TORCH_SUFFIXES, TORCHSCRIPT_SUFFIXES, refuse_served
 from ..files.model_file import ModelFile
 from ..records.provenance import chain_of_bundle
 from ..records.record import TensorSpec
 from ..zoo.facts import FACTS, check_reference
+from .archive_inspection import inspect_program, inspect_script
 from .bundle_inspection import inspect_stored_bundle
 from .graph_inspection import inspect_graph
 from .inspection import BatchNorms, Inspection
@@ -68,6 +69,10 @@ def _of_graph(reference: str | Path, weights: str | Path | None, *, verify: bool
 
     if is_bundle(path):
         return _of_bundle(path)
+    if path.is_file() and path.suffix == ".pt2":
+        return inspect_program(path)
+    if path.is_file() and path.suffix in TORCHSCRIPT_SUFFIXES:
+        return inspect_script(path)
 
     from .module_inspection import inspect_module
 

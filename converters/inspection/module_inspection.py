@@ -1,4 +1,4 @@
-"""Inspect what only torch opens (bundles of the zoo, run folders, files of torch), and convert to find more.
+"""Inspect what only torch opens (bundles of the zoo, run folders), and convert to find more.
 
 Nothing is written. A conversion is tried and its result discarded, so that problems, and BatchNorms that cannot be
 folded, are found by trying.
@@ -61,13 +61,6 @@ def inspect_module(reference: str) -> Inspection:
     model = load_model(reference)
     size = model.path.stat().st_size if model.path is not None and model.path.is_file() else 0
     found = replace(_of_module(model.module, model.name, model.kind, size), **_stated(model))
-    if model.kind == "exported":
-        calls = Counter(
-            str(node.target).removeprefix("aten.").partition(".")[0]
-            for node in getattr(model.module, "graph").nodes  # noqa: B009
-            if node.op == "call_function" and str(node.target).startswith("aten.")
-        )
-        found = replace(found, operators=dict(calls.most_common()))
     return replace(found, inputs=model.inputs, batch=model.batch or "dynamic", chain=model.chain)
 
 

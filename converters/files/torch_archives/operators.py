@@ -11,9 +11,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-import torch
-
-__all__ = ["ALLOWED_ATEN", "ALLOWED_PRIM", "HIGHER_ORDER", "SYMBOLIC", "is_allowed_target", "other_operators"]
+__all__ = ["ALLOWED_ATEN", "ALLOWED_PRIM", "HIGHER_ORDER", "SYMBOLIC", "has_overload", "is_allowed_target"]
 
 _ATEN = """
 Bool Float FloatImplicit Int IntImplicit ScalarImplicit Size __and__ __contains__ __derive_index __getitem__ __iand__
@@ -107,26 +105,29 @@ HIGHER_ORDER = frozenset(
 )
 """Operators that take a graph, which is checked as the file's own is."""
 
-_TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)", re.ASCII)
+_TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.((?!__)\w+)", re.ASCII)
 
 
 def is_allowed_target(target: str) -> bool:
-    """Whether a node of an exported program may call `target`, e.g. `torch.ops.aten.conv2d.default`."""
+    """Whether a node of an exported program may call `target`, e.g. `torch.ops.aten.conv2d.default`.
+
+    Whether torch has that overload of the operator, `has_overload` tells.
+    """
     if target in SYMBOLIC or target in HIGHER_ORDER:
         return True
     match = _TARGET.fullmatch(target)
-    return match is not None and match[1] in ALLOWED_ATEN and match[2] in _overloads(match[1])
+    return match is not None and match[1] in ALLOWED_ATEN
 
 
-@cache
-def other_operators() -> frozenset[str]:
-    """Names of operators that TorchScript reaches as methods of any value (`aten`, `prim`), and no file may call."""
-    known = {schema.name.partition(".")[0].partition("::") for schema in torch._C._jit_get_all_schemas()}
-    names = {name for namespace, _, name in known if namespace in ("aten", "prim")}
-    return frozenset(names - ALLOWED_ATEN - ALLOWED_PRIM)
+def has_overload(target: str) -> bool:
+    """Whether torch has the operator that `target`, an allowed one, names."""
+    match = _TARGET.fullmatch(target)
+    return match is None or match[2] in _overloads(match[1])
 
 
 @cache
 def _overloads(name: str) -> frozenset[str]:
+    import torch  # `inspect` reads the lists above without it
+
     schemas = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
     return frozenset(schema.overload_name or "default" for schema in schemas)

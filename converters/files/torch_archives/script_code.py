@@ -15,7 +15,7 @@ import ast
 import re
 from collections.abc import Iterable
 
-from .operators import ALLOWED_ATEN, ALLOWED_PRIM, other_operators
+from .operators import ALLOWED_ATEN, ALLOWED_PRIM
 
 __all__ = ["CodeError", "check_code", "defined_names", "parse_code"]
 
@@ -76,19 +76,20 @@ def parse_code(text: bytes) -> ast.Module:
         raise CodeError(f"it cannot be parsed ({error})") from error
 
 
-def check_code(text: bytes, tree: ast.Module, defined: frozenset[str]) -> None:
+def check_code(text: bytes, tree: ast.Module, defined: frozenset[str], forbidden: frozenset[str]) -> None:
     """Refuse source that reaches an operator outside the allow-list.
 
     Args:
         text: the source, as `parse_code` accepted it.
         tree: what it parses to.
         defined: what all files of source define together.
+        forbidden: names of operators that are not allowed, see `forbidden_operators`.
 
     Raises:
         CodeError: names what it calls.
     """
-    forbidden = other_operators() - _CALLS
-    reached = sorted({word[0] for word in _WORD.finditer(text.decode("ascii"))} & (forbidden - _HARMLESS))
+    words = {word[0] for word in _WORD.finditer(text.decode("ascii"))}
+    reached = sorted(words & (forbidden - _CALLS - _HARMLESS))
     if reached:
         raise CodeError(f"it names the operator {reached[0]!r}, which no model needs")
     for node in ast.walk(tree):
@@ -101,7 +102,7 @@ def check_code(text: bytes, tree: ast.Module, defined: frozenset[str]) -> None:
         elif isinstance(node, ast.Attribute):
             _check_attribute(node, defined)
         elif isinstance(node, ast.Call):
-            _check_call(node, defined)
+            _check_call(node, defined, forbidden)
 
 
 _HARMLESS = frozenset(("id", "value", "Guard", "profile"))
@@ -132,7 +133,7 @@ def _check_attribute(node: ast.Attribute, defined: frozenset[str]) -> None:
         raise CodeError(f"it uses {'.'.join(names) if names else node.attr}, which is not an operator on tensors")
 
 
-def _check_call(node: ast.Call, defined: frozenset[str]) -> None:
+def _check_call(node: ast.Call, defined: frozenset[str], forbidden: frozenset[str]) -> None:
     function = node.func
     if isinstance(function, ast.Attribute):
         return
@@ -141,7 +142,7 @@ def _check_call(node: ast.Call, defined: frozenset[str]) -> None:
     if function.id == "getattr":
         attribute = node.args[1] if len(node.args) == 2 else None
         text = attribute.value if isinstance(attribute, ast.Constant) else None
-        if not isinstance(text, str) or not _is_known(text, defined) or text in other_operators() - _HARMLESS:
+        if not isinstance(text, str) or not _is_known(text, defined) or text in forbidden - _HARMLESS:
             raise CodeError(f"it asks for the attribute {str(text)[:60]!r}")
     elif function.id not in _CALLS and function.id not in defined:
         raise CodeError(f"it calls {function.id}, which is not an operator on tensors")

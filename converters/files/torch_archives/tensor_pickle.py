@@ -57,6 +57,8 @@ class Storage:
 
     key: str
     numbers: int
+    kind: str
+    """One of `STORAGES`."""
 
 
 def read_pickle(
@@ -241,7 +243,7 @@ class _Machine:
         size = self._record_size(key)
         if size is None or numbers * width > size:
             raise PickleError(f"storage {key[:50]!r} states {numbers * width} bytes, its record has {size}")
-        self._stack.append(Storage(key, numbers))
+        self._stack.append(Storage(key, numbers, kind.name if isinstance(kind, Named) else ""))
 
 
 _LITERALS: dict[str, Callable[[], Any]] = {

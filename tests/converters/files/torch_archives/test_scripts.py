@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rtool.converters.files.torch_archives.archive import pack
+from rtool.converters.files.torch_archives.forbidden_operators import RECORDED
 from rtool.converters.files.torch_archives.script_code import CodeError, check_code, defined_names, parse_code
 from rtool.converters.files.torch_archives.scripts import load_script
 from rtool.errors import InputError
@@ -67,7 +68,7 @@ HEAD = "class Net(Module):\n  save : Tensor\n  def forward(self: __torch__.Net, 
 
 def check(source):
     tree = parse_code(source)
-    check_code(source, tree, defined_names([tree]))
+    check_code(source, tree, defined_names([tree]), RECORDED)
 
 
 @pytest.mark.parametrize(
