@@ -23,6 +23,7 @@ from ..converters.runtime.nonsense import IMAGES, find_nonsense, unreached_outpu
 from ..converters.runtime.pairing import in_order_of
 from ..converters.runtime.parity import Parity, check_gates, measure_parity
 from ..converters.runtime.probability_outputs import probability_outputs
+from ..converters.runtime.probes.filled_inputs import ImageRunner, image_runner
 from ..converters.runtime.probes.given_probes import Probe
 from ..converters.runtime.probes.open_sizes import describe_open_sizes
 from ..converters.runtime.reference_runner import ReferenceRunner, open_onnx, run_onnx
@@ -101,7 +102,7 @@ def parity(
         max_rel = None if min_cosine is not None else max(_FLOAT32, *(_rounding(runner) for runner in runners))
     batch = common_batch(runners, batch)
     if data:
-        first, second, described = _images(runners, (reference, candidate), data, batch, preprocessing)
+        first, second, described = _images(runners, (reference, candidate), data, batch, preprocessing, probes or {})
         return compare_runners(
             *runners, first, candidate_inputs=second, described=described, max_rel=max_rel, min_cosine=min_cosine
         )
@@ -113,7 +114,7 @@ def parity(
         )
     numbers = "standard normal" if np.dtype(specs[0].dtype).kind == "f" else "uniform integers"
     inputs = random_inputs(specs, batch, seed, probes=probes)
-    sizes = describe_open_sizes(specs)
+    sizes = describe_open_sizes(specs, probes=probes)
     described = f"{numbers}, seed {seed}" + (f", at {sizes}" if sizes else "")
     return compare_runners(*runners, inputs, described=described, max_rel=max_rel, min_cosine=min_cosine)
 
@@ -250,18 +251,19 @@ def _images(
     data: str,
     batch: int,
     request: str | Preprocessing | None,
+    probes: Mapping[str, Probe],
 ) -> tuple[Arrays, Arrays, str]:
     """The same images in the form that each of the two models accepts, and how they were prepared, in words."""
     from ..finetune.data import first_images, open_dataset
 
-    first, second = _decisions(runners, references, request)
+    first, second = _decisions(runners, references, request, probes)
     images = first_images(open_dataset(data), batch)
     if not images or (len(images) < batch and any(runner.batch is not None for runner in runners)):
         raise InputError(
             f"{data}: {len(images)} readable images, and the models have a fixed batch of {batch}; give more"
         )
     arrays = tuple(
-        (_accepted(runner, decision.preprocessing(images)),)
+        _accepted(image_runner(runner, decision.preprocessing, probes), decision.preprocessing(images))
         for runner, decision in zip(runners, (first, second), strict=True)
     )
     same = first.preprocessing == second.preprocessing
@@ -269,13 +271,17 @@ def _images(
     return arrays[0], arrays[1], f"{data}, {described}"
 
 
-def _accepted(runner: Runner, images: NDArray[np.float32]) -> NDArray[np.generic]:
+def _accepted(runner: Runner, images: NDArray[np.float32]) -> Arrays:
     takes_bytes = bool(runner.inputs) and runner.inputs[0].dtype == "uint8"
-    return images.astype(np.uint8) if takes_bytes else images
+    given: NDArray[np.generic] = images.astype(np.uint8) if takes_bytes else images
+    return runner.all_inputs(given) if isinstance(runner, ImageRunner) else (given,)
 
 
 def _decisions(
-    runners: Sequence[Runner], references: Sequence[str | Path], request: str | Preprocessing | None
+    runners: Sequence[Runner],
+    references: Sequence[str | Path],
+    request: str | Preprocessing | None,
+    probes: Mapping[str, Probe],
 ) -> tuple[PreprocessingDecision, PreprocessingDecision]:
     """How images are prepared for each model: as it states or its graph shows, else as for the other one.
 
@@ -284,7 +290,7 @@ def _decisions(
     """
     from ..finetune.embedding.embedders import evidence_of
 
-    shown = [evidence_of(reference, runner) for reference, runner in zip(references, runners, strict=True)]
+    shown = [evidence_of(reference, runner, probes) for reference, runner in zip(references, runners, strict=True)]
     found: list[PreprocessingDecision | None] = []
     refusals: list[PreprocessingUnknownError] = []
     for evidence in shown:

@@ -52,7 +52,7 @@ def random_inputs(
     """
     first = next((spec.shape[0] for spec in specs if spec.shape), None)
     sized = []
-    for spec in closed_sizes(specs, preprocessing):
+    for spec in closed_sizes(specs, preprocessing, probes):
         fixed = isinstance(spec.shape[0], int) and spec.shape[0] != first if spec.shape else True
         sized.append(spec if fixed else replace(spec, shape=(batch, *spec.shape[1:])))
     given = [replace(spec, shape=("batch", *spec.shape[1:])) if spec.shape[:1] == (batch,) else spec for spec in sized]

@@ -103,7 +103,8 @@ def latency(
     names = _distinct([str(reference) for reference in references])
     rows = tuple(_row(name, times, samples[0], batch) for name, times in zip(names, samples, strict=True))
     raw = {name: [round(float(value), 4) for value in times] for name, times in zip(names, samples, strict=True)}
-    return LatencyReport(rows, batch, rounds, threads, describe_machine(), raw, describe_open_sizes(specs))
+    sizes = describe_open_sizes(specs, probes=probes)
+    return LatencyReport(rows, batch, rounds, threads, describe_machine(), raw, sizes)
 
 
 def time_in_turns(calls: Sequence[Callable[[], object]], *, rounds: int, warmup: int) -> list[NDArray[np.float64]]:

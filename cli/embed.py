@@ -19,6 +19,7 @@ from .embedding_options import (
 )
 from .output import Output, examples, output_options
 from .preprocessing import preprocessing_option
+from .probes import read_probes, value_option
 
 if TYPE_CHECKING:
     from ..finetune.embedding.image_embeddings import EmbedResult
@@ -56,6 +57,7 @@ _SECONDS = 10.0
 @embedding_option
 @size_option
 @preprocessing_option
+@value_option
 @weights_option
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace a file that is already there.")
@@ -72,6 +74,7 @@ def embed_command(
     embedding: int,
     size: str | None,
     preprocessing: str,
+    probe: tuple[str, ...],
     weights: Path | None,
     device: str,
     overwrite: bool,
@@ -101,6 +104,7 @@ def embed_command(
             preprocessing=preprocessing,
             size=read_size(size),
             weights=weights,
+            probes=read_probes(probe),
             cache=cache,
             overwrite=overwrite,
             progress=_Progress(display),

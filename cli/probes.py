@@ -1,8 +1,7 @@
-"""`--probe NAME=zeros|ones|FILE`: what an input beside the image is measured with."""
+"""`--probe NAME=zeros|ones|FILE`: what an input beside the image is given."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,13 +11,20 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..converters.runtime.probes.given_probes import Probe
 
-__all__ = ["probe_option", "read_probes"]
+__all__ = ["probe_option", "read_probes", "value_option"]
 
 probe_option = click.option(
     "--probe",
     multiple=True,
     metavar="NAME=zeros|ones|FILE",
     help="Measure with this input (FILE: .npy) instead of random numbers; repeatable.",
+)
+
+value_option = click.option(
+    "--probe",
+    multiple=True,
+    metavar="NAME=zeros|ones|FILE",
+    help="Give an input beside the image this value (FILE: .npy, one row) for every image; repeatable.",
 )
 
 
@@ -28,6 +34,8 @@ def read_probes(texts: tuple[str, ...]) -> dict[str, Probe]:
     Raises:
         InputError: a text has no "=", names an input twice, or names a file that is no `.npy`.
     """
+    from ..converters.runtime.probes.given_probes import read_probe
+
     probes: dict[str, Probe] = {}
     for text in texts:
         name, equals, value = text.rpartition("=")
@@ -35,18 +43,5 @@ def read_probes(texts: tuple[str, ...]) -> dict[str, Probe]:
             raise InputError(f"--probe {text}: expected NAME=zeros, NAME=ones or NAME=FILE.npy")
         if name in probes:
             raise InputError(f"--probe {name}: given twice; give each input once")
-        probes[name] = _probe(text, value)
+        probes[name] = read_probe(name, value)
     return probes
-
-
-def _probe(text: str, value: str) -> Probe:
-    if value == "zeros" or value == "ones":
-        return "zeros" if value == "zeros" else "ones"
-    if not Path(value).is_file():
-        raise InputError(f"--probe {text}: expected zeros, ones or a .npy file, found no file {value!r}")
-    from ..converters.files.array_files import read_arrays
-
-    array = read_arrays(Path(value))
-    if isinstance(array, dict):
-        raise InputError(f"--probe {text}: expected a .npy file with one array, found a .npz")
-    return array

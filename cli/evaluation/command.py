@@ -18,6 +18,7 @@ from ..embedding_options import (
 )
 from ..output import Output, examples, output_options
 from ..preprocessing import preprocessing_option
+from ..probes import read_probes, value_option
 from .options import named_sets, ranking_options
 from .shown import ShownEvaluation
 from .stage_progress import StageProgress
@@ -68,6 +69,7 @@ __all__ = ["evaluate_command"]
 @embedding_option
 @size_option
 @preprocessing_option
+@value_option
 @weights_option
 @device_option
 @output_options
@@ -87,6 +89,7 @@ def evaluate_command(
     embedding: int,
     size: str | None,
     preprocessing: str,
+    probe: tuple[str, ...],
     weights: Path | None,
     device: str,
     **ranked: Any,
@@ -112,7 +115,7 @@ def evaluate_command(
 
     sets = named_sets(data)
     options: dict[str, Any] = {"batch": batch, "device": device, "preprocessing": preprocessing}
-    options |= {"output": embedding, "size": read_size(size)}
+    options |= {"output": embedding, "size": read_size(size), "probes": read_probes(probe)}
     embedder = open_embedder(model, weights=weights, **options)
     other = None if against is None else open_embedder(against, **options)
     for reference, weighted in ((model, weights is not None), (against or "", False)):

@@ -11,6 +11,7 @@ from ...errors import InputError
 from ..embedding_options import batch_option, cache_option
 from ..output import Output, examples, output_options
 from ..preprocessing import preprocessing_option
+from ..probes import read_probes, value_option
 
 if TYPE_CHECKING:
     from ...serving.gallery.galleries import GalleryResult
@@ -88,6 +89,7 @@ class _Threshold(click.ParamType[Any]):
 @click.option("--labels", type=click.Path(path_type=Path), metavar="CSV", help="track,identity: to measure only.")
 @click.option("--edits", type=click.Path(path_type=Path), metavar="JSON", help="Corrections saved on the page.")
 @preprocessing_option
+@value_option
 @batch_option("16")
 @cache_option
 @click.option("--device", help="auto, cpu or cuda:N.  [default: auto]")
@@ -108,6 +110,7 @@ def gallery_command(
     tracks: Path | None,
     frames: Path | None,
     best: int | None,
+    probe: tuple[str, ...],
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -140,6 +143,7 @@ def gallery_command(
         fallback=fallback or stated.fallback,
         allow_random=allow_random or stated.flags.get("allow_random", False),
         weights=weights or stated.places.get("weights"),
+        probes={**stated.probes, **read_probes(probe)},
         overwrite=overwrite or stated.flags.get("overwrite", False),
         settings=GallerySettings(**settings),
         report=lambda line: None if output.quiet else click.echo(f"note: {line}", err=True),

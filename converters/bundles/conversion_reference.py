@@ -84,7 +84,7 @@ class Reference:
                 mixes the images of every batch.
         """
         watched = _Watched(open_onnx(file, name=file.name, exact=True))
-        examples = probe_inputs(closed_sizes(watched.inputs, preprocessing), 1)
+        examples = probe_inputs(closed_sizes(watched.inputs, preprocessing, probes), 1)
         if watched.batch is not None:
             watched.run(*BatchImages.of(watched.inputs, watched.batch, examples, probes=probes).arrays)
             return cls(file.name, watched.runner, watched.kept(), SettledBatch(watched.batch))

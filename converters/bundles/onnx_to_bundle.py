@@ -139,7 +139,7 @@ def onnx2torch(
         weights=_measured(restored.weights, parity),
         seconds=time.perf_counter() - start,
         upcast_from=None if half is None else half.dtype,
-        open_sizes=describe_open_sizes(reference.runner.inputs, sized),
+        open_sizes=describe_open_sizes(reference.runner.inputs, sized, chosen.probes),
     )
 
 
@@ -169,7 +169,8 @@ def _rewritten(file: ModelFile, path: Path, batch: Batch, options: ConversionOpt
         proto = file.proto()
         tolerance = max(TOLERANCE, half_bound(proto) or 0.0)
         found = _decided(file, path, options)
-        specs = closed_sizes(OnnxRunner(file).inputs, None if isinstance(found, str) else found.preprocessing)
+        sized = None if isinstance(found, str) else found.preprocessing
+        specs = closed_sizes(OnnxRunner(file).inputs, sized, options.probes)
         inputs = with_probes(specs, probe_inputs(specs, 1), options.probes)
         return ModelFile.in_memory(set_batch(proto, batch, inputs=inputs, tolerance=tolerance), file.source)
     except InputError as error:
@@ -192,7 +193,7 @@ def _converted(
 
 def _decided(file: ModelFile, path: Path, options: ConversionOptions) -> PreprocessingDecision | str:
     """The preprocessing, or why it is not known."""
-    return known_preprocessing(replace(evidence_of_file(file), label=str(path)), options.preprocessing)
+    return known_preprocessing(replace(evidence_of_file(file, options.probes), label=str(path)), options.preprocessing)
 
 
 def _convert(file: ModelFile, path: Path, options: ConversionOptions) -> fx.GraphModule:

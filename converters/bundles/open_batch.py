@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from ...errors import InputError
 from ..records.batch_proof import BatchProof, proof_of_bundle
 from ..runtime.batches.batch_proof import TOLERANCE, BatchFinding, find_batch, held_batches
 from ..runtime.batches.file_batch import batch_tolerance, find_file_batch, sizes_to_prove, stated_proof
+from ..runtime.probes.given_probes import Probe
 from ..runtime.runners import OnnxRunner, TorchRunner
 
 if TYPE_CHECKING:
@@ -28,10 +30,11 @@ class SettledBatch:
     """What people should know of it; "" where it is as the model declares."""
 
 
-def settle_batch(model: Model) -> SettledBatch:
+def settle_batch(model: Model, probes: Mapping[str, Probe] | None = None) -> SettledBatch:
     """The batch of a model reference; an open one is proved by running the module, unless a proof is recorded.
 
-    An architecture of the zoo treats each image for itself by construction, so it is not run.
+    An architecture of the zoo treats each image for itself by construction, so it is not run. `probes` are the values
+    of single inputs, by name, in place of random ones.
 
     Raises:
         InputError: it declares an open batch, mixes images, and nothing tells at which batch it is right.
@@ -56,13 +59,14 @@ def settle_batch(model: Model) -> SettledBatch:
         sizes=sizes_to_prove(sum(parameter.numel() for parameter in model.module.parameters())),
         held=held,
         tolerance=batch_tolerance(graph) if graph is not None else TOLERANCE,
+        probes=probes,
     )
     if isinstance(declared, int) and finding.is_wrong:  # the file claims no other
         return SettledBatch(declared)
     return settled(model.name, finding)
 
 
-def settle_runner(runner: OnnxRunner) -> SettledBatch:
+def settle_runner(runner: OnnxRunner, probes: Mapping[str, Probe] | None = None) -> SettledBatch:
     """The same for an ONNX file in ONNX Runtime.
 
     Raises:
@@ -70,7 +74,7 @@ def settle_runner(runner: OnnxRunner) -> SettledBatch:
     """
     if runner.batch is not None or not runner.inputs:
         return SettledBatch(runner.batch)
-    return settled(runner.name, find_file_batch(runner.file, runner))
+    return settled(runner.name, find_file_batch(runner.file, runner, probes=probes))
 
 
 def settled(name: str, finding: BatchFinding) -> SettledBatch:

@@ -5,7 +5,7 @@ Nothing is unpickled: a `.pt` must be TorchScript, a `.pt2` an exported program.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -110,17 +110,20 @@ class Model:
             raise InputError(f"{self.name}: was not converted from ONNX, so it has no source graph")
         return stripped_graph(self.file.proto(), require_record(self.module))
 
-    def evidence(self) -> PreprocessingEvidence:
-        """What the model shows of the preprocessing it expects, for `decide_preprocessing`."""
+    def evidence(self, given: Collection[str] = ()) -> PreprocessingEvidence:
+        """What the model shows of the preprocessing it expects, for `decide_preprocessing`.
+
+        Its inputs in `given` have a value of their own.
+        """
         if self.kind == "zoo":
             return evidence_of_inputs(self.name, ()).stating(self.preprocessing, "of the architecture")
         if self.bundle is not None and self.bundle.stripped is not None:
-            return _of_bundle(self.bundle, self.name).stating(self.preprocessing, "stored in the bundle")
+            return _of_bundle(self.bundle, self.name, given).stating(self.preprocessing, "stored in the bundle")
         if self.file is not None:
-            return replace(evidence_of_file(self.file), label=str(self.path))
+            return replace(evidence_of_file(self.file, given), label=str(self.path))
         where = "stored in the bundle" if self.kind == "bundle" else "stated in the file"
         inputs = self.exported_inputs if self.kind in ("torchscript", "exported") else ()
-        return evidence_of_inputs(self.name, inputs).stating(self.preprocessing, where)
+        return evidence_of_inputs(self.name, inputs, given).stating(self.preprocessing, where)
 
     @property
     def record(self) -> ConversionRecord | None:
@@ -288,14 +291,14 @@ def _from_folder(path: Path) -> Model:
     return Model(name, bundle.module, bundle.preprocessing, "bundle", checkpoint, chain=chain, bundle=bundle)
 
 
-def _of_bundle(bundle: Bundle, name: str) -> PreprocessingEvidence:
+def _of_bundle(bundle: Bundle, name: str, given: Collection[str]) -> PreprocessingEvidence:
     """What the graph of a bundle shows, whatever its source stated; only weights of a few numbers are filled in."""
     proto = onnx.ModelProto()
     if bundle.stripped is not None and bundle.record is not None:
         proto.CopyFrom(bundle.stripped)
         weights = bundle.module.state_dict()
         fill_weights(proto, bundle.record.parameters, weights, str(bundle.path), largest=_CHANNELS)
-    return evidence_of_view(GraphView.of(proto, name), name, {})
+    return evidence_of_view(GraphView.of(proto, name), name, {}, given)
 
 
 def _listing(path: Path) -> str:

@@ -123,7 +123,7 @@ def _reexported(origin: ExportOrigin, log: StepLog, reason: str, options: Export
         input_names=origin.input_names,
         output_names=origin.output_names(len(log.expected)),
     )
-    fixed = describe_open_sizes(origin.inputs, origin.preprocessing)
+    fixed = describe_open_sizes(origin.inputs, origin.preprocessing, options.probes)
     detail = "torch.export, dynamic batch" if batch is None else f"torch.export, batch {batch}"
     detail += f"; open sizes are now fixed: {fixed}" if fixed else ""
     detail += f"; not written back: {reason}" if reason else ""

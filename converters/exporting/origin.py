@@ -263,7 +263,7 @@ def measured_on(
         return pixels, with_probes(origin.inputs, (images,), probes or {}) if probes else (images,)
     if not origin.inputs:
         raise InputError(f"{origin.name}: its inputs are not known; give inputs or a preprocessing")
-    closed: Sequence[TensorSpec] = closed_sizes(origin.inputs, preprocessing)
+    closed: Sequence[TensorSpec] = closed_sizes(origin.inputs, preprocessing, probes)
     if images is not None and image is not None:
         closed = _following(closed)
     arrays = list(probe_inputs(closed, PROBES if images is None else len(images)))

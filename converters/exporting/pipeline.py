@@ -84,7 +84,7 @@ def export(
         log = _step_log(origin, arrays)
         _refuse_nonsense(origin, log)
     measured = describe_images(pixels if pixels is not None else arrays, random=given is None)
-    sizes = describe_open_sizes(origin.inputs, origin.preprocessing)
+    sizes = describe_open_sizes(origin.inputs, origin.preprocessing, chosen.probes)
     if sizes and given is None:
         measured["open_sizes"] = sizes
     if chosen.format != "onnx":
@@ -186,7 +186,7 @@ def _export_torch(
     traced: Traced = trace(module, [torch.from_numpy(array) for array in log.inputs], batched, batch=origin.batch)
     batch = "dynamic batch" if origin.batch is None else f"batch {origin.batch}"
     detail = f"torch.export, {batch}" if options.format == "pt2" else "traced; TorchScript is legacy, prefer pt2"
-    fixed = describe_open_sizes(origin.inputs, origin.preprocessing)
+    fixed = describe_open_sizes(origin.inputs, origin.preprocessing, options.probes)
     detail += f"; open sizes are now fixed: {fixed}" if fixed else ""
     outputs = module_outputs(origin, traced.reloaded(), log.inputs, any_batch=True)
     log.check(options.format, outputs, max_rel=options.tolerance, detail=detail)

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..files.model_file import ModelFile
 from ..records.preprocessing import Preprocessing
+from ..records.record import TensorSpec
+from ..runtime.probes.open_sizes import image_index
 
 __all__ = ["EMBEDDED_PREFIX", "embed_preprocessing"]
 
@@ -79,20 +81,28 @@ def _is_matrix(value: ir.Value) -> bool:
 
 def _image_input(graph: ir.Graph, preprocessing: Preprocessing) -> ir.Value:
     inputs = [value for value in graph.inputs if not value.is_initializer()]
-    images = [value for value in inputs if value.dtype in _FLOATS and value.shape is not None and len(value.shape) == 4]
+    candidates = [value for value in inputs if value.dtype in _FLOATS and value.shape is not None]
+    index = image_index([_spec_of(value) for value in candidates])
     expected = [preprocessing.channels, preprocessing.height, preprocessing.width]
     if preprocessing.layout == "nhwc":
         expected = [*expected[1:], expected[0]]
-    if len(images) != 1 or images[0].shape is None:
+    if index is None:
         found = ", ".join(f"{value.name} ({value.type}, {value.shape})" for value in inputs)
         raise InputError(f"embed preprocessing: expected one image input of floats with four axes, got {found}")
-    image, sizes = images[0], list(images[0].shape)[1:]
+    image = candidates[index]
+    shape = list(image.shape or ())
+    sizes = shape[1:]
     if any(isinstance(size, int) and size != want for size, want in zip(sizes, expected, strict=True)):
         raise InputError(
-            f"embed preprocessing: input '{image.name}' is {list(images[0].shape)}, the preprocessing makes "
+            f"embed preprocessing: input '{image.name}' is {shape}, the preprocessing makes "
             f"images {expected}; state the model's own preprocessing"
         )
     return image
+
+
+def _spec_of(value: ir.Value) -> TensorSpec:
+    sizes = [size if isinstance(size, int) else size.value for size in value.shape or ()]
+    return TensorSpec(value.name or "", "float32", tuple(sizes))
 
 
 def _normalising(graph: ir.Graph, pixels: ir.Value, preprocessing: Preprocessing) -> list[ir.Node]:

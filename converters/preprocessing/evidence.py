@@ -6,7 +6,7 @@ Read from the protobuf alone, so that `inspect` answers without torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,15 +55,16 @@ class PreprocessingEvidence:
         return self if stated is None else replace(self, stated=stated, stated_in=where)
 
 
-def evidence_of_inputs(label: str, inputs: Sequence[TensorSpec]) -> PreprocessingEvidence:
-    """What the inputs of a model show; `()` where they are unknown."""
+def evidence_of_inputs(label: str, inputs: Sequence[TensorSpec], given: Collection[str] = ()) -> PreprocessingEvidence:
+    """What the inputs of a model show; `()` where they are unknown. Those in `given` have a value of their own."""
     if not inputs:
         return PreprocessingEvidence(label)
-    index = image_index(inputs)
+    index = image_index(inputs, given)
     if index is None:
         axes = ", ".join(str(len(spec.shape)) for spec in inputs)
-        found = f"has {len(inputs)} input{'s' * (len(inputs) > 1)} of {axes} axes"
-        return PreprocessingEvidence(label, no_image=f"{found}, so none is known to be an image")
+        found = f"has {len(inputs)} input{'s' * (len(inputs) > 1)} of {axes} axes, so none is known to be the image"
+        others = " (--probe NAME=zeros|ones|FILE says which are not)" if len(inputs) > 1 else ""
+        return PreprocessingEvidence(label, no_image=found + others)
     shape = inputs[index].shape
     last = shape[3] in _CHANNELS and shape[1] not in _CHANNELS
     channels, height, width = (shape[3], *shape[1:3]) if last else shape[1:]
@@ -78,8 +79,8 @@ def evidence_of_inputs(label: str, inputs: Sequence[TensorSpec]) -> Preprocessin
     )
 
 
-def evidence_of_file(file: ModelFile) -> PreprocessingEvidence:
-    """What an ONNX model shows.
+def evidence_of_file(file: ModelFile, given: Collection[str] = ()) -> PreprocessingEvidence:
+    """What an ONNX model shows; its inputs in `given` have a value of their own.
 
     Raises:
         InputError: the metadata entry is not a preprocessing as JSON.
@@ -89,16 +90,18 @@ def evidence_of_file(file: ModelFile) -> PreprocessingEvidence:
         view = GraphView.of(proto, file.name)
     except RtoolError:  # functions that cannot be inlined: what its own nodes show is left
         view = GraphView(proto, file.name)
-    return evidence_of_view(view, file.label, file.metadata)
+    return evidence_of_view(view, file.label, file.metadata, given)
 
 
-def evidence_of_view(view: GraphView, label: str, metadata: Mapping[str, str]) -> PreprocessingEvidence:
+def evidence_of_view(
+    view: GraphView, label: str, metadata: Mapping[str, str], given: Collection[str] = ()
+) -> PreprocessingEvidence:
     """As `evidence_of_file`, of a graph that is open."""
     inputs = tensor_specs_of(view.inputs)
-    found = evidence_of_inputs(label, inputs).stating(stated_in_metadata(label, metadata), "stated in the file")
+    found = evidence_of_inputs(label, inputs, given).stating(stated_in_metadata(label, metadata), "stated in the file")
     if found.channels is None:
         return found
-    image = inputs[image_index(inputs) or 0].name
+    image = inputs[image_index(inputs, given) or 0].name
     axis = 3 if found.layout == "nhwc" else 1
     operators = Counter(node.op_type for node in view.proto.graph.node)
     return replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ from ...converters.preprocessing.evidence import (
     stated_in_metadata,
 )
 from ...converters.records.preprocessing import Preprocessing
-from ...converters.runtime.probes.open_sizes import closed_sizes, image_index
-from ...converters.runtime.probes.probing import probe_inputs
+from ...converters.runtime.probes.filled_inputs import described, digest_with_probes, image_runner
+from ...converters.runtime.probes.given_probes import Probe
 from ...converters.runtime.reference_runner import ReferenceRunner
 from ...converters.runtime.runners import OnnxRunner, Runner, TorchRunner, run_in_batches
 from ...converters.runtime.triton import TritonRunner, refuse_weights
@@ -91,6 +91,7 @@ def open_embedder(
     preprocessing: str | Preprocessing | None = None,
     size: tuple[int, int] | None = None,
     weights: str | Path | None = None,
+    probes: Mapping[str, Probe] | None = None,
 ) -> Embedder:
     """Open `reference`: ONNX files in ONNX Runtime, `triton://` on its server, everything else in torch.
 
@@ -104,46 +105,54 @@ def open_embedder(
             `converters.preprocessing.decision`.
         size: Height and width in pixels, for models that do not state it.
         weights: A state_dict file to load over the model's own weights; it runs in torch then.
+        probes: The value of each input beside the image, by name, the same for every image.
 
     Raises:
-        InputError: the model does not exist, its input size is unknown or another, `output` is negative, `weights` does
-            not fit, or it mixes images at every batch.
+        InputError: the model does not exist, its input size is unknown or another, `output` is negative, `weights` or a
+            probe does not fit, an input beside the image has no value, or it mixes images at every batch.
     """
     if output < 0:
         raise InputError(f"output {output} was asked for; outputs count from 0")
-    runner, evidence, notes, digest = _opened(reference, device, weights, threads)
+    given = probes or {}
+    runner, evidence, notes, digest = _opened(reference, device, weights, threads, given)
     decision = decide_preprocessing(evidence, preprocessing, size)
-    made = replace(embedder_of(runner, decision, output=output), notes=notes, digest=digest)
+    made = embedder_of(runner, decision, output=output, probes=given)
+    notes = (*notes, *(f"{runner.name}: {said}" for said in described(given)))
+    made = replace(made, notes=notes, digest=lambda: digest_with_probes(digest(), given))
     if batch == "auto":
         batch = fitting_batch(made.embed_at, decision.preprocessing, runner.batch, device)
     return replace(made, batch=batch)
 
 
 def _opened(
-    reference: str | Path | Runner, device: str, weights: str | Path | None, threads: int | None
+    reference: str | Path | Runner,
+    device: str,
+    weights: str | Path | None,
+    threads: int | None,
+    probes: Mapping[str, Probe],
 ) -> tuple[Runner, PreprocessingEvidence, tuple[str, ...], Callable[[], str]]:
     """A runner, what it shows of its preprocessing, notes, and how its digest is found; a file is read once."""
     if not isinstance(reference, str | Path):
         if weights is not None:
             raise InputError(f"{weights}: is loaded into a model that is opened, and {reference.name} is open already")
-        return reference, _of_runner(reference), (), partial(digest_of_runner, reference)
+        return reference, _of_runner(reference, probes), (), partial(digest_of_runner, reference)
     if str(reference).startswith("triton://") or (weights is None and Path(reference).suffix == ".onnx"):
-        runner, notes = _outside_torch(str(reference), device, weights, threads)
-        return runner, _of_runner(runner), notes, partial(digest_of_runner, runner)
+        runner, notes = _outside_torch(str(reference), device, weights, threads, probes)
+        return runner, _of_runner(runner, probes), notes, partial(digest_of_runner, runner)
     from ...converters.bundles.reference import load_model
 
     model = load_model(reference, weights)
-    settled = settle_batch(model)
+    settled = settle_batch(model, probes)
     loaded = "" if model.weights is None else f"{weights}: {model.weights}"
     notes = tuple(filter(None, (loaded, settled.note)))
     torch_runner = TorchRunner(
         model.module, inputs=model.inputs, outputs=model.outputs, device=device, name=model.name, batch=settled.batch
     )
-    return torch_runner, replace(model.evidence(), label=model.name), notes, partial(digest_of_model, model)
+    return torch_runner, replace(model.evidence(probes), label=model.name), notes, partial(digest_of_model, model)
 
 
 def _outside_torch(
-    reference: str, device: str, weights: str | Path | None, threads: int | None
+    reference: str, device: str, weights: str | Path | None, threads: int | None, probes: Mapping[str, Probe]
 ) -> tuple[Runner, tuple[str, ...]]:
     """The runner of a served model or an ONNX file, and notes; torch is not loaded for it."""
     if reference.startswith("triton://"):
@@ -152,23 +161,25 @@ def _outside_torch(
         served.model.pin()  # embeddings of two versions do not compare
         return served, ()
     runner = OnnxRunner(reference, device, threads)
-    batch = settle_runner(runner)
+    batch = settle_runner(runner, probes)
     runner.batch = batch.batch
     return runner, ((batch.note,) if batch.note else ())
 
 
-def _of_runner(runner: Runner) -> PreprocessingEvidence:
+def _of_runner(runner: Runner, given: Collection[str] = ()) -> PreprocessingEvidence:
     if isinstance(runner, OnnxRunner | ReferenceRunner):
-        return evidence_of_file(runner.file)
-    evidence = evidence_of_inputs(runner.name, runner.inputs)
+        return evidence_of_file(runner.file, given)
+    evidence = evidence_of_inputs(runner.name, runner.inputs, given)
     if isinstance(runner, TritonRunner):
         stated = stated_in_metadata(runner.name, runner.model.parameters)
         return replace(evidence.stating(stated, "stated by the server's configuration"), served=True)
     return evidence
 
 
-def evidence_of(reference: str | Path, runner: Runner) -> PreprocessingEvidence:
+def evidence_of(reference: str | Path, runner: Runner, given: Collection[str] = ()) -> PreprocessingEvidence:
     """What a model shows of its preprocessing, given its reference and the runner that was opened of it.
+
+    Its inputs in `given` have a value of their own.
 
     Raises:
         InputError: it states something that is not a preprocessing.
@@ -176,35 +187,32 @@ def evidence_of(reference: str | Path, runner: Runner) -> PreprocessingEvidence:
     if isinstance(runner, TorchRunner):
         from ...converters.bundles.reference import load_model
 
-        return replace(load_model(reference).evidence(), label=runner.name)
-    return _of_runner(runner)
+        return replace(load_model(reference).evidence(given), label=runner.name)
+    return _of_runner(runner, given)
 
 
-def embedder_of(runner: Runner, decision: PreprocessingDecision, *, batch: int = 64, output: int = 0) -> Embedder:
+def embedder_of(
+    runner: Runner,
+    decision: PreprocessingDecision,
+    *,
+    batch: int = 64,
+    output: int = 0,
+    probes: Mapping[str, Probe] | None = None,
+) -> Embedder:
     """A runner as an embedder; one with uint8 input has the normalisation in its graph and is given the pixels.
 
     Raises:
-        InputError: when `embed` is called, the runner has no output of that number.
+        InputError: an input beside the image is read and not in `probes`; or, when `embed` is called, the runner has no
+            output of that number.
     """
-    image = image_index(runner.inputs) if len(runner.inputs) > 1 else 0
-    spec = runner.inputs[image] if runner.inputs and image is not None else None
-    unread = runner.unread if isinstance(runner, OnnxRunner | TorchRunner) else frozenset()
-    needed = [entry.name for entry in runner.inputs if entry is not spec and entry.name not in unread]
-    if image is None or needed:
-        raise InputError(
-            f"{runner.name}: needs more than images ({', '.join(needed)}), so it cannot be evaluated on them; "
-            "export it with these as constants of the graph, one file per value"
-        )
+    on_images = image_runner(runner, decision.preprocessing, probes)
+    spec = on_images.inputs[0] if on_images.inputs else None
 
     def embed(size: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         images: NDArray[Any] = decision.preprocessing.normalise(pixels)
         if spec is not None and spec.dtype in ("float16", "float64", "uint8"):
             images = images.astype(spec.dtype)
-        arrays: list[NDArray[Any]] = [images]
-        if len(runner.inputs) > 1:
-            arrays = list(probe_inputs(closed_sizes(runner.inputs), len(images)))  # nothing reads the others
-            arrays[image] = images
-        outputs = run_in_batches(runner, arrays, size)
+        outputs = run_in_batches(on_images, images, size)
         if output >= len(outputs):
             raise InputError(f"{runner.name}: output {output} was asked for and it has {len(outputs)}; count from 0")
         rows: NDArray[np.float32] = outputs[output].reshape(len(pixels), -1).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Semaphore
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.records.preprocessing import Preprocessing
+from ...converters.runtime.probes.given_probes import Probe
 from ...errors import DataError, GateError, InputError
 from ..data.image_files import UnreadableImageError
 from ..processes.cores import available_cores
@@ -75,6 +76,7 @@ def embed(
     preprocessing: str | Preprocessing | None = None,
     size: tuple[int, int] | None = None,
     weights: str | Path | None = None,
+    probes: Mapping[str, Probe] | None = None,
     cache: str | Path | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
@@ -88,7 +90,7 @@ def embed(
         path: The file to write, `.npz`, `.npy` or `.parquet`, see `embeddings_file`; None writes none.
         limit, flip, batch: Only the first so many images; add the mirror image's embedding; see `fitting_batch`.
         output, device, weights: Number of the embedding output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
-        preprocessing, size: How images are prepared, and their size in pixels, as in `open_embedder`.
+        preprocessing, size, probes: How images are prepared, their size, and other inputs, as in `open_embedder`.
         cache: A folder of known embeddings. An interrupted call that is made again continues where it stopped.
         overwrite: Replace a file that is there.
         progress, report: Called with the numbers of images done and of all; with a line about each thing left out.
@@ -113,7 +115,7 @@ def embed(
         check_embeddings_output(target, overwrite=overwrite, sources=sources)
     found = images if isinstance(images, NamedImages) else open_images(images)
     options: dict[str, Any] = {"preprocessing": preprocessing, "size": size, "weights": weights, "batch": batch}
-    model = _opened(reference, output=output, device=device, **options)
+    model = _opened(reference, output=output, device=device, probes=probes, **options)
     run = _Run(model, found, min(len(found), limit or len(found)), flip)
     notes = (*(f"{found.name}: {note}" for note in found.notes), *model.notes)
     _tell(report, notes)

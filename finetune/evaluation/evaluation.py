@@ -6,11 +6,12 @@ and a served model are all measured by the same code; `evaluate` opens a model r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ...converters.records.preprocessing import Preprocessing
+from ...converters.runtime.probes.given_probes import Probe
 from ...converters.runtime.runners import Runner
 from ...errors import ConfigError
 from ..data.dataset import Dataset
@@ -133,6 +134,7 @@ def evaluate(
     limit: int | None = None,
     roc: Path | None = None,
     weights: str | Path | None = None,
+    probes: Mapping[str, Probe] | None = None,
     cache: str | Path | None = None,
     report: Callable[[str], object] | None = None,
     progress: Progress = no_progress,
@@ -145,7 +147,7 @@ def evaluate(
         subset: The side of a data set with fixed sides (Market-1501, MSMT17).
         flip, batch, cache: Add the mirror image's embedding; images per batch, or "auto"; a folder of known embeddings.
         output, device, weights: Number of the embedding output, from 0; "cpu" or "cuda:N"; a state_dict to load first.
-        preprocessing, size: How images are prepared, and their size in pixels, as in `open_embedder`.
+        preprocessing, size, probes: How images are prepared, their size, and other inputs, as in `open_embedder`.
         rerank, distance, ranking: How the gallery is ranked: the two usual choices, or all of them, see `Ranking`.
         function, limit: `module:name` that measures instead, see `own_function`; see `limit_dataset`.
         roc: A CSV file for the ROC of a verification.
@@ -163,9 +165,8 @@ def evaluate(
         ('retrieval', 16, 16)
     """
     settings = EvaluationSettings(protocol, ranking or Ranking(distance, rerank), flip, subset, limit, function)
-    model = _as_embedder(
-        reference, batch=batch, output=output, device=device, preprocessing=preprocessing, size=size, weights=weights
-    )
+    options: dict[str, Any] = {"batch": batch, "output": output, "device": device, "size": size, "probes": probes}
+    model = _as_embedder(reference, preprocessing=preprocessing, weights=weights, **options)
     sets = measure_sets(model, {"": data}, settings, roc=roc, cache=cache, report=report, progress=progress)
     measured: Measured = next(iter(sets))[1]
     return measured.result

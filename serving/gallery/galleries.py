@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...converters.files.folders import check_output, replace_folder
+from ...converters.runtime.probes.given_probes import Probe
 from ...errors import InputError
 from .files.writing import write_gallery
 from .finding import find_people
@@ -60,6 +61,7 @@ def gallery(
     fallback: Sequence[str | Path] = (),
     allow_random: bool = False,
     weights: str | Path | None = None,
+    probes: Mapping[str, Probe] | None = None,
     overwrite: bool = False,
     settings: GallerySettings | None = None,
     report: Callable[[str], object] = lambda _: None,
@@ -73,6 +75,7 @@ def gallery(
         fallback: Model references to try when `model` does not run.
         allow_random: Whether an architecture without weights may run.
         weights: A state_dict file for each model reference that is a zoo name.
+        probes: The value of each input of the model beside the image, by name.
         overwrite: Whether a gallery in `output` may be replaced.
         settings: How crops become people; None takes the defaults.
         report: Called with a line about each step, note and warning.
@@ -97,6 +100,7 @@ def gallery(
         opened = open_first(
             [str(model), *map(str, fallback)],
             weights=weights,
+            probes=probes,
             allow_random=allow_random,
             batch=settings.batch,
             device=settings.device,

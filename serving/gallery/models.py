@@ -6,13 +6,14 @@ Weights are never random unless that is allowed, and then every result says so.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from ...converters.runtime.probes.given_probes import Probe
 from ...converters.zoo.facts import FACTS
 from ...errors import InputError, PlatformError, RtoolError
 from ...finetune.embedding.embed_images import EmbedImages
@@ -72,6 +73,7 @@ def open_first(
     references: Sequence[str],
     *,
     weights: str | Path | None = None,
+    probes: Mapping[str, Probe] | None = None,
     allow_random: bool = False,
     batch: int | Literal["auto"] = 16,
     device: str = "auto",
@@ -84,6 +86,7 @@ def open_first(
     Args:
         references: Model references in the order of trying.
         weights: A state_dict file, loaded into each that is a zoo name.
+        probes: The value of each input beside the image, by name.
         allow_random: Whether a zoo name without weights may run.
         batch: Images per call, or "auto"; a fixed batch keeps its own.
         device: "auto" is a GPU where there is one.
@@ -109,9 +112,8 @@ def open_first(
                     raise InputError(
                         "has random weights; give --weights FILE.pth, or --allow-random to go on with them"
                     )
-                embedder = open_embedder(
-                    reference, batch=batch, device=place, threads=1, preprocessing=preprocessing, weights=own
-                )
+                options: dict[str, Any] = {"preprocessing": preprocessing, "weights": own, "probes": probes}
+                embedder = open_embedder(reference, batch=batch, device=place, threads=1, **options)
                 _try_blank(embedder, cache)
             except (RtoolError, ImportError) as error:
                 attempts.append(Attempt(reference, kind, place, str(error)))
@@ -123,11 +125,14 @@ def open_first(
             for line in (*([str(attempts[-1])] if len(attempts) > 1 else []), *notes, *opened.warnings):
                 report(line)
             return opened
+    raise _none_loads(attempts)
+
+
+def _none_loads(attempts: Sequence[Attempt]) -> RtoolError:
     lines = "".join(f"\n  {attempt}" for attempt in attempts)
-    missing = next((attempt for attempt in attempts if "No module named" in attempt.failure), None)
-    if missing is not None:
-        raise PlatformError(f"no model could be loaded, a package is missing:{lines}")
-    raise InputError(f"no model could be loaded:{lines}")
+    if any("No module named" in attempt.failure for attempt in attempts):
+        return PlatformError(f"no model could be loaded, a package is missing:{lines}")
+    return InputError(f"no model could be loaded:{lines}")
 
 
 def _try_blank(embedder: Embedder, cache: Path | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ...converters.runtime.probes.given_probes import Probe, read_probe
 from ...errors import ConfigError, InputError, nearest
 from ...finetune.config.values.paths import expanded
 from ...finetune.config.values.yaml_text import ConfigLoader, load_yaml
@@ -32,6 +33,8 @@ class GalleryFile:
     fallback: tuple[str, ...] = ()
     flags: dict[str, bool] = field(default_factory=dict)
     """allow_random and overwrite."""
+    probes: dict[str, Probe] = field(default_factory=dict)
+    """Values of the model's inputs beside the image."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Fields of `GallerySettings`."""
 
@@ -53,10 +56,11 @@ def read_gallery_file(path: Path) -> GalleryFile:
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: expected a section gallery: with model, crops and output")
     names = {item.name for item in fields(GallerySettings)} - {"crops", "edits_source"} | {"best_crops"}
-    known = {*_PLACES, "fallback", "allow_random", "overwrite", *names}
+    known = {*_PLACES, "fallback", "probe", "allow_random", "overwrite", *names}
     places: dict[str, str] = {}
     flags: dict[str, bool] = {}
     settings: dict[str, Any] = {}
+    probes: dict[str, Probe] = {}
     fallback: tuple[str, ...] = ()
     for key, value in section.items():
         if key not in known:
@@ -66,6 +70,11 @@ def read_gallery_file(path: Path) -> GalleryFile:
             places[key] = _place(where, value)
         elif key == "fallback":
             fallback = tuple(_place(where, item) for item in (value if isinstance(value, list) else [value]))
+        elif key == "probe":
+            values = _of_kind(where, value, dict)
+            probes = {
+                str(name): read_probe(str(name), _place(f"{where}.{name}", said)) for name, said in values.items()
+            }
         elif key in ("allow_random", "overwrite"):
             flags[key] = _of_kind(where, value, bool)
         elif key in _PATHS:
@@ -75,7 +84,7 @@ def read_gallery_file(path: Path) -> GalleryFile:
         else:
             name = "crops" if key == "best_crops" else str(key)
             settings[name] = _setting(where, name, value)
-    return GalleryFile(places, fallback, flags, settings)
+    return GalleryFile(places, fallback, flags, probes, settings)
 
 
 def _place(where: str, value: Any) -> str:

@@ -28,6 +28,7 @@ from ...records.record import TensorSpec
 from ..double_precision import exact_outputs
 from ..parity import measure_parity
 from ..probes.given_probes import Probe, with_probes
+from ..probes.open_sizes import given_sizes
 from ..probes.probing import probe_inputs
 from ..runners import Runner
 
@@ -116,6 +117,7 @@ class BatchImages:
         Raises:
             InputError: such a size is open, and both are None; or a probe does not fit.
         """
+        specs = given_sizes(specs, probes or {})
         shapes = [spec.shape for spec in specs] if examples is None else [array.shape for array in examples]
         cut = batched(specs)
         sized = []

@@ -6,6 +6,7 @@ A mask of random bits or an id beyond its table is not an input that the network
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +16,29 @@ from ....errors import InputError, nearest
 from ...records.image_size import listed
 from ...records.record import TensorSpec
 
-__all__ = ["Probe", "with_probes"]
+__all__ = ["Probe", "read_probe", "with_probes"]
 
 Probe = Literal["zeros", "ones"] | NDArray[Any]
 """The value of one input: filled, or rows of the input's dtype and shape, repeated where a batch needs more."""
+
+
+def read_probe(name: str, value: str) -> Probe:
+    """The probe that `NAME=zeros|ones|FILE` states.
+
+    Raises:
+        InputError: `value` is neither word and no `.npy` file.
+    """
+    if value == "zeros" or value == "ones":
+        return "zeros" if value == "zeros" else "ones"
+    path = Path(value)
+    if "\0" in value or not path.is_file():
+        raise InputError(f"--probe {name}={value}: expected zeros, ones or a .npy file, found no file {value!r}")
+    from ...files.array_files import read_arrays
+
+    array = read_arrays(path)
+    if isinstance(array, dict):
+        raise InputError(f"--probe {name}={value}: expected a .npy file with one array, found a .npz")
+    return array
 
 
 def with_probes(
