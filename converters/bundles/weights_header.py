@@ -1,4 +1,4 @@
-"""The weights of a bundle by their names, types and shapes, from the header of `weights.safetensors`; without torch.
+"""The weights of a bundle by their names, types and shapes, from `weights.safetensors`, opened once; without torch.
 
 The format: eight bytes with the length of a JSON object, the object (name -> dtype, shape and the two offsets of the
 data), then the data, little-endian (https://huggingface.co/docs/safetensors, "Format").
@@ -7,10 +7,12 @@ data), then the data, little-endian (https://huggingface.co/docs/safetensors, "F
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -47,30 +49,26 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """The tensors of a file by name."""
+    """The tensors of a file by name, while it is open."""
 
     path: Path
     tensors: Mapping[str, StoredTensor]
+    file: BinaryIO
 
     @classmethod
-    def read(cls, path: Path) -> WeightsHeader:
-        """Read the header; no weight is read.
+    @contextmanager
+    def opened(cls, path: Path) -> Iterator[WeightsHeader]:
+        """Open the file and read its header; a weight is read where `source_data` asks for it.
 
         Raises:
             InputError: the file is missing, or is not as the format says.
         """
         try:
-            with path.open("rb") as file:
-                size = path.stat().st_size
-                length = int.from_bytes(file.read(8), "little")
-                if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-                    raise ValueError(f"a header of {length} bytes in a file of {size}")
-                stated = parse_json(file.read(length))
-            stated.pop("__metadata__", None)
-            found = {name: _tensor(entry, 8 + length, size) for name, entry in stated.items()}
-        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            file = path.open("rb")
+        except OSError as error:
             raise InputError(f"{path}: cannot be read ({error}); make the bundle again") from error
-        return cls(path, found)
+        with file:
+            yield cls(path, _tensors(path, file), file)
 
     def source_data(self, name: str, source: ParameterSource) -> bytes | None:
         """The bytes of a tensor in the axes of the value that it was made from; None where there is no such tensor."""
@@ -78,12 +76,24 @@ class WeightsHeader:
         if found is None:
             return None
         width = _BYTES[found.dtype]
-        with self.path.open("rb") as file:
-            file.seek(found.begin)
-            data = file.read(found.elements * width)
+        self.file.seek(found.begin)
+        data = self.file.read(found.elements * width)
         if source.transform != "transpose":
             return data
         return np.frombuffer(data, f"V{width}").reshape(found.shape).T.tobytes()
+
+
+def _tensors(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
+    try:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        stated = parse_json(file.read(length))
+        stated.pop("__metadata__", None)
+        return {name: _tensor(entry, 8 + length, size) for name, entry in stated.items()}
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); make the bundle again") from error
 
 
 def _tensor(entry: Mapping[str, Any], data: int, size: int) -> StoredTensor:

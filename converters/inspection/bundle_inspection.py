@@ -49,7 +49,12 @@ def inspect_stored_bundle(folder: Path, info: Mapping[str, Any], buffers: Collec
     Raises:
         InputError: its files are damaged, or do not fit together.
     """
-    header, restored = _weights(folder, info)
+    with WeightsHeader.opened(folder / WEIGHTS) as header:
+        return _inspected(folder, info, buffers, header)
+
+
+def _inspected(folder: Path, info: Mapping[str, Any], buffers: Collection[str], header: WeightsHeader) -> Inspection:
+    restored = _restored(folder, info, header)
     mapping, name = bundle_mapping(folder, info), bundle_name(folder)
     with understood(folder / INFO):
         tied = {str(alias): str(first) for alias, first in info.get("tied", {}).items()}
@@ -84,9 +89,8 @@ def inspect_stored_bundle(folder: Path, info: Mapping[str, Any], buffers: Collec
     )
 
 
-def _weights(folder: Path, info: Mapping[str, Any]) -> tuple[WeightsHeader, int]:
-    """The header of the weights, and the number of restored BatchNorms; every tensor has a place in the model."""
-    header = WeightsHeader.read(folder / WEIGHTS)
+def _restored(folder: Path, info: Mapping[str, Any], header: WeightsHeader) -> int:
+    """The number of restored BatchNorms; every tensor of the header has a place in the model."""
     with understood(folder / INFO):
         norms = [str(entry["module"]) for entry in info["restored"]]
         known = set(bundle_mapping(folder, info))
@@ -100,7 +104,7 @@ def _weights(folder: Path, info: Mapping[str, Any]) -> tuple[WeightsHeader, int]
             f"{folder / WEIGHTS}: does not fit the graph: missing {sorted(missing)[:3]}, unexpected "
             f"{sorted(unexpected)[:3]}; the bundle's files come from different models"
         )
-    return header, len(norms)
+    return len(norms)
 
 
 def _norms(found: BatchNorms | None, restored: int) -> BatchNorms | None:

@@ -178,6 +178,14 @@ def test_a_bundle_is_read_once_too(model: Path, tmp_path: Path):
     assert counts["weights.safetensors"] <= 2
 
 
+@ON_LINUX
+def test_inspecting_a_bundle_opens_its_weights_once(model: Path, tmp_path: Path):
+    bundle = save_bundle(onnx_to_torch(model), tmp_path / "m.rtool", source=model)
+    with counted(bundle / "weights.safetensors") as watch:
+        rtool.inspect(bundle)
+        assert watch.opens() == 1
+
+
 def test_calibrating_an_export_converts_once(model: Path, monkeypatch: pytest.MonkeyPatch):
     converted = []
     original = rtool.converters.lowering.conversion._convert
