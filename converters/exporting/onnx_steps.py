@@ -16,6 +16,7 @@ from ..batchnorm.fold import FoldReport, KeptBatchNorm
 from ..batchnorm.kept_batchnorms import left_in_source, still_there
 from ..files.model_file import ModelFile
 from ..passes.batch import Batch, set_batch
+from ..passes.declared_outputs import state_computed_outputs
 from ..passes.metadata_stripping import strip_metadata
 from ..passes.preprocessing_embedding import embed_preprocessing
 from ..passes.simplification import TOLERANCE as SIMPLIFIER_TOLERANCE
@@ -45,6 +46,7 @@ __all__ = [
     "reduce_precision",
     "rewrite_batch",
     "simplify_graph",
+    "state_outputs",
 ]
 
 _TRACED_BATCHES = (1, 2, 3, 5)
@@ -90,6 +92,15 @@ def make_graph(origin: ExportOrigin, log: StepLog, options: ExportOptions) -> Ex
     graph = graph or _reexported(origin, log, reason, options)
     if options.target is not None:
         pin_to_target(graph.model, options.target)
+    return graph
+
+
+def state_outputs(graph: ExportedGraph, log: StepLog) -> ExportedGraph:
+    """The graph with the shapes of its outputs as they were computed; the last step says which changed."""
+    changed = state_computed_outputs(graph.model, log.inputs, log.expected)
+    if changed:
+        last = log.steps[-1]
+        log.steps[-1] = replace(last, detail="; ".join((last.detail, *changed)))
     return graph
 
 
@@ -165,6 +176,7 @@ def embed(
     image = image_index(origin.inputs) if len(origin.inputs) > 1 else 0
     if pixels is None or image is None:
         raise InputError("export: to embed the preprocessing, give inputs as uint8 pixels [N, H, W, C]")
+    state_computed_outputs(graph.model, log.inputs, log.expected, undeclared=True)
     model = embed_preprocessing(graph.model, preprocessing)
     inputs = (*log.inputs[:image], pixels, *log.inputs[image + 1 :])
     on_pixels = StepLog(inputs, unit_length(log.expected), log.steps, exact=lambda: _unit_exact(log))

@@ -38,7 +38,16 @@ from ..runtime.reference_runner import WillingRunner
 from ..runtime.runners import TorchRunner, batched_inputs
 from .folding import exact_module_outputs, folded, module_outputs, source_error
 from .manifest import ExportResult, describe_export, manifest_path, metadata_of, write_export
-from .onnx_steps import ExportedGraph, embed, finish, make_graph, reduce_precision, rewrite_batch, simplify_graph
+from .onnx_steps import (
+    ExportedGraph,
+    embed,
+    finish,
+    make_graph,
+    reduce_precision,
+    rewrite_batch,
+    simplify_graph,
+    state_outputs,
+)
 from .options import ExportKeywords, ExportOptions, Format, Precision
 from .origin import ExportOrigin, measured_on, open_origin
 from .step_log import StepLog
@@ -137,7 +146,7 @@ def _export_onnx(
     options: ExportOptions,
 ) -> ExportResult:
     """The steps of an ONNX file, each of which takes the graph that the one before returned."""
-    graph = make_graph(origin, log, options)
+    graph = state_outputs(make_graph(origin, log, options), log)
     batch = options.batch if options.batch is not None else origin.batch
     if batch is not None and (options.batch is not None or changes_batch(graph.model, batch)):
         graph = rewrite_batch(graph, origin, log, batch, options.tolerance)

@@ -189,8 +189,10 @@ def typed(runner: OnnxRunner | ReferenceRunner, arrays: Sequence[NDArray[Any]]) 
 
 
 def unit_length(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-    """Every matrix with rows of L2 norm 1 (rows of zeros stay), as `embed_preprocessing` makes them."""
+    """Every matrix of floats with rows of L2 norm 1 (rows of zeros stay), as `embed_preprocessing` makes them."""
     return tuple(
-        output / np.maximum(np.linalg.norm(output, axis=1, keepdims=True), 1e-12) if output.ndim == 2 else output
+        output / np.maximum(np.linalg.norm(output, axis=1, keepdims=True), 1e-12)
+        if output.ndim == 2 and output.dtype.kind == "f"
+        else output
         for output in outputs
     )

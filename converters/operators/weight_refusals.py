@@ -13,6 +13,7 @@ from ...errors import InputError
 __all__ = [
     "FOR_EXPORT",
     "FOR_EXPORT_TO_INT8",
+    "double_weight_refused",
     "half_weight_refused",
     "nothing_to_train",
     "quantised_weight_of",
@@ -36,6 +37,11 @@ def half_weight_refused(label: str, weight: str, dtype: str, advice: str) -> Inp
 def quantised_weight_refused(label: str, weight: str, advice: str) -> InputError:
     """A stored integer that is dequantised."""
     return InputError(f"{label}: is quantised (weight {weight!r} holds integers); {advice}")
+
+
+def double_weight_refused(label: str, weight: str) -> InputError:
+    """A weight of 64 bits: images, losses and optimizers are in float32."""
+    return InputError(f"{label}: weight {weight!r} is float64, and training is in float32; export it again in float32")
 
 
 def nothing_to_train(label: str) -> InputError:

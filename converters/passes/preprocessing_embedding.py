@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..files.model_file import ModelFile
+from ..operators.refusals import shapes_contradict
 from ..records.preprocessing import Preprocessing
 from ..records.record import TensorSpec
 from ..runtime.probes.open_sizes import image_index
@@ -58,6 +59,12 @@ def embed_preprocessing(
     nodes = _normalising(graph, pixels, preprocessing)
     if old.dtype != ir.DataType.FLOAT:  # the arithmetic is in float32, the network goes on in its own type
         nodes.append(_cast(nodes[-1].outputs[0], old.dtype, "to_network"))
+    if old.is_graph_output():
+        raise InputError(
+            f"embed preprocessing: the image input '{old.name}' is an output too, which would be pixels then"
+        )
+    if not list(old.uses()):
+        raise InputError(f"embed preprocessing: no node reads the image input '{old.name}'")
     old.replace_all_uses_with(nodes[-1].outputs[0])
     graph.inputs[list(graph.inputs).index(old)] = pixels
     first = next(iter(graph))
@@ -71,7 +78,10 @@ def embed_preprocessing(
             graph.outputs[list(graph.outputs).index(value)] = unit
             value.name, unit.name = unit.name, value.name
     result = ir.to_proto(graph_model)
-    onnx.checker.check_model(result, full_check=True)
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise shapes_contradict("embed preprocessing", error) from error
     return result
 
 

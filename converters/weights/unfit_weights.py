@@ -9,9 +9,25 @@ import onnx
 import torch
 from torch import nn
 
-from ..operators.weight_refusals import half_weight_refused, quantised_weight_of, quantised_weight_refused
+from ..operators.weight_refusals import (
+    double_weight_refused,
+    half_weight_refused,
+    quantised_weight_of,
+    quantised_weight_refused,
+)
 
-__all__ = ["refuse_half_weights", "refuse_quantised_weights"]
+__all__ = ["refuse_double_weights", "refuse_half_weights", "refuse_quantised_weights"]
+
+
+def refuse_double_weights(module: nn.Module, label: str) -> None:
+    """Refuse weights of 64 bits.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name, weight in module.named_parameters():
+        if weight.dtype == torch.float64:
+            raise double_weight_refused(label, name)
 
 
 def refuse_half_weights(module: nn.Module, label: str, advice: str) -> None:

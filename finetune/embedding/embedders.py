@@ -37,6 +37,8 @@ __all__ = ["Embed", "Embedder", "embedder_of", "evidence_of", "open_embedder"]
 _SERVED_LANES = 4
 """Requests on their way to a server at once: enough that it never waits for the client."""
 
+_IMAGE_TYPES = ("uint8", "float32", "float16", "bfloat16", "float64")
+
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Pixels uint8 [N, H, W, C] in RGB (or grey) order -> embeddings float32 [N, D]."""
 
@@ -207,6 +209,11 @@ def embedder_of(
     """
     on_images = image_runner(runner, decision.preprocessing, probes)
     spec = on_images.inputs[0] if on_images.inputs else None
+    if spec is not None and spec.dtype not in _IMAGE_TYPES:
+        raise InputError(
+            f"{runner.name}: input '{spec.name}' is {spec.dtype}, and images are {', '.join(_IMAGE_TYPES)}; put a "
+            "Cast from float32 in front of it"
+        )
 
     def embed(size: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         images: NDArray[Any] = decision.preprocessing.normalise(pixels)

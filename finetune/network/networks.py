@@ -22,6 +22,7 @@ from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import TensorSpec, require_record
 from ...converters.runtime.probes.open_sizes import image_index
+from ...converters.weights.unfit_weights import refuse_double_weights
 from ...converters.weights.weight_match import WeightMatch
 from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture, stated_options
 from ...errors import ConfigError, InputError
@@ -107,6 +108,7 @@ def load_network(config: ModelConfig, checkpoint: Path | None = None) -> Network
                 f"{settled.note}, so training would mix images; make it dynamic with `rtool onnx2torch model.onnx "
                 "--batch dynamic` where its file states a fixed batch, or export the network again"
             )
+    refuse_double_weights(model.module, model.name)
     inputs = model.record.inputs if model.record is not None else ()
     _check_arguments(model.module, model.name, inputs)
     decision = decide_preprocessing(replace(model.evidence(), label=model.name), config.preprocessing, config.size)
@@ -138,11 +140,16 @@ def _check_arguments(module: nn.Module, name: str, inputs: Sequence[TensorSpec])
     if len(inputs) < 2 or not isinstance(module, fx.GraphModule):
         return
     arguments = [node for node in module.graph.nodes if node.op == "placeholder"]
-    needed = [spec.name for spec, node in zip(inputs, arguments, strict=True) if not node.args]
-    if image_index(inputs) != 0 or len(needed) > 1:
+    read = [spec.name for spec, node in zip(inputs, arguments, strict=True) if node.users]
+    takes = f"{name}: takes {', '.join(spec.name for spec in inputs)}"
+    if len(read) > 1:
         raise InputError(
-            f"{name}: takes {', '.join(spec.name for spec in inputs)} and needs {', '.join(needed)}; training gives a "
-            "network one input, its images: make the others constants of the graph, or put the image input first"
+            f"{takes} and reads {', '.join(read)}; training gives a network its images alone: make the others "
+            "constants of the graph"
+        )
+    if image_index(inputs) != 0:
+        raise InputError(
+            f"{takes}; training gives a network its first input: put the images first, or leave others out"
         )
 
 

@@ -110,3 +110,16 @@ def test_parity_on_images_takes_the_value(tmp_path):
     assert report.passed
     with pytest.raises(InputError, match=r"needs more than images \(mask\)"):
         parity(path, path, data=PEOPLE, preprocessing="imagenet")
+
+
+def test_an_image_of_integers_is_refused_by_its_type(tmp_path):
+    path = masked(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.INT32
+    model.graph.node[0].input[0] = "floats"
+    model.graph.node.insert(0, helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT))
+    del model.graph.input[0]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(ARRAY, "mask"))
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="input 'images' is int32, and images are uint8, float32"):
+        open_embedder(path, preprocessing="imagenet,size=16x8")
