@@ -36,6 +36,15 @@ _SHARED = {name: _OURS / name for name in ("model_file_backend.py", "triton_tens
 _READERS = "rtool_readers"
 """The package beside the PyTorch back end that has rtool's readers of torch files, and nothing else of rtool."""
 _COMPOSE_SECONDS = 60.0
+_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+    "MALLOC_TOP_PAD_": str(16 << 20),
+}
+"""For glibc's malloc (mallopt(3)): keep the buffers of requests instead of giving them back to the kernel after each.
+
+A request of 16 float32 crops has 1.6 MB; the page faults of fresh buffers were a quarter of the processor time that
+Triton's own process took per row (0.147 against 0.104 ms, 16 rows by gRPC, medians of 4), for some 15 MiB of memory."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class Triton:
             # The stub embeds an isolated interpreter that ignores PYTHONPATH and PYTHONHOME and finds its
             # site-packages through the first `python3` on PATH: it has to be ours.
             environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+            environment = {**_ALLOCATOR, **environment}  # the user's own values stay
         return environment
 
 
