@@ -1,8 +1,9 @@
 """`rtool demo`: the whole flow on built-in data, with every step measured.
 
 A fused ONNX file, trained on people seen by one set of cameras, is made trainable, fine-tuned on people seen by another
-set, exported, and served by Triton beside the original model. The demo makes the calls that a user would make. Its
-recipe is `examples/demo.yaml`; accuracy is measured on the recipe's `data.evaluate`.
+set, distilled into a student of half its resolution, exported, and served by Triton beside the original model. The demo
+makes the calls that a user would make. Its recipe is `examples/demo.yaml`; accuracy is measured on the recipe's
+`data.evaluate`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ...errors import InputError
 from ...finetune import load_config, open_dataset
 from ...finetune.config.config import FinetuneConfig
 from ...finetune.data.decoding import Pixels, read_pixels
+from ...finetune.distilling import distil
 from ...finetune.embedding.embed_images import embed_images
 from ...finetune.embedding.embedders import Embedder, open_embedder
 from ...finetune.evaluation.evaluation import evaluate_pixels
@@ -54,6 +56,9 @@ _BATCH = 16
 _EXACT = 1e-5
 _HALF_COSINE = 0.9999
 _REQUIRED_GAIN = 0.15
+_STUDENT = "osnet_x0_25"
+_STUDENT_SIZE = (64, 32)
+"""Height and width in pixels of the images that the student sees: half of its teacher's."""
 _MARKER = "summary.json"
 _RESTORED = "restored.rtool"
 
@@ -92,13 +97,18 @@ def demo(
         source, tuned = open_embedder(DEMO_MODEL), open_embedder(trained)
         before, after = _quality(source, crops), _quality(tuned, crops)
         figures = _figures((source, tuned), crops)
+    student = _distil(flow, config, trained)
+    distilled = _quality(open_embedder(student), _read_target(config, student))
     _find_people(flow, config, trained)
     fp32, fp16 = _export(flow, trained, crops)
+    small = export(student, flow.folder / "distilled.onnx", batch=_BATCH).path
     with flow.step("publish to the Triton repository"):
         repository = _publish(flow.folder / "model_repository", fp32, fp16, crops)
         flow.artefacts["Triton repository"] = str(repository)
     with flow.step("measure latency in process"):
-        rows = _latency({"source": DEMO_MODEL, "fine-tuned fp32": fp32, "fine-tuned fp16": fp16})
+        rows = _latency(
+            {"source": DEMO_MODEL, "fine-tuned fp32": fp32, "fine-tuned fp16": fp16, "distilled student fp32": small}
+        )
     with flow.step("serve with Triton"):
         load = _serve(flow, repository, fp32, fp16, crops)
     summary = DemoSummary(
@@ -106,6 +116,7 @@ def demo(
         hops=tuple(flow.hops),
         before=before,
         after=after,
+        distilled=distilled,
         latency=rows,
         serving=load,
         seconds=flow.seconds,
@@ -243,6 +254,30 @@ def _fine_tune(flow: _Flow, config: FinetuneConfig) -> Path:
         run = finetune(config.model_copy(update={"model": model}))
     flow.artefacts["run"] = str(run.run_dir)
     return run.best or run.last
+
+
+def _distil(flow: _Flow, config: FinetuneConfig, teacher: Path) -> Path:
+    """Train the source's architecture, at half the resolution, to embed as `teacher` does; no label is read.
+
+    It starts from the restored weights, and takes the recipe's batches and rate.
+    """
+    changes = {
+        "output": flow.folder / "distillation",
+        "seed": config.seed,
+        "threads": config.threads,
+        "epochs": config.epochs,
+        "steps_per_epoch": config.steps_per_epoch,
+        "model.weights": flow.folder / _RESTORED / "weights.safetensors",
+        "model.size": _STUDENT_SIZE,
+        "data.batch": config.data.batch,
+        "augment.flip": config.augment.flip,
+        "optimizer.lr": config.optimizer.lr,
+    }
+    overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items() if value is not None]
+    with flow.step("distil a student of half the resolution, without labels"):
+        run = distil(teacher, _STUDENT, str(config.data.train), overrides, labels=False)
+    flow.artefacts["student"] = str(run.last)
+    return run.last
 
 
 def _export(flow: _Flow, trained: Path, crops: _Crops) -> tuple[Path, Path]:

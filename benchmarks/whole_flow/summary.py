@@ -51,12 +51,16 @@ class Quality:
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """All figures of one run. `seconds` maps steps to their time; latencies are in milliseconds."""
+    """All figures of one run; `distilled` is the student's.
+
+    `seconds` maps steps to their time; latencies are in milliseconds.
+    """
 
     source: str
     hops: tuple[Hop, ...]
     before: Quality
     after: Quality
+    distilled: Quality
     latency: tuple[LatencyRow, ...]
     serving: LoadReport
     seconds: dict[str, float]
@@ -87,6 +91,9 @@ def summary_tables(summary: DemoSummary) -> list[Table]:
     for name, value in (("before", summary.before), ("after fine-tuning", summary.after)):
         quality.add_row(name, f"{value.mean_average_precision:.1%}", f"{value.rank1:.1%}")
     quality.add_row("gain", f"{100 * summary.gain:+.1f} points", "")
+    student = summary.distilled
+    name = "distilled student, half the resolution, no labels"
+    quality.add_row(name, f"{student.mean_average_precision:.1%}", f"{student.rank1:.1%}")
     speed = Table("model", "p50 ms", "p99 ms", "crops/s", title="Speed at batch 16")
     for row in summary.latency:
         speed.add_row(row.model, f"{row.p50:.1f}", f"{row.p99:.1f}", f"{row.samples_per_second:.0f}")

@@ -23,6 +23,7 @@ def make_summary(**changes) -> DemoSummary:
         "hops": (Hop("a to b", 1e-7, 1e-7, 1.0, "relative error <= 1e-05", True),),
         "before": Quality(0.4, 0.5),
         "after": Quality(0.7, 0.8),
+        "distilled": Quality(0.65, 0.75),
         "latency": (LatencyRow("fp32", 1, 2, 3, 1, 4, 1, 1, 1),),
         "serving": load,
         "seconds": {"convert": 1.0},
@@ -49,7 +50,7 @@ def test_the_page_is_self_contained_and_escapes_names():
     assert [link for link in links.found if not link.startswith("data:")] == ["gallery/person_selection.html"]
     assert "&lt;fused&gt;.onnx" in page
     assert "before &amp; after" in page
-    for figure in ("1.00e-07", "40.0 &rarr; 70.0", "torch 2.13.0", "rtool demo"):
+    for figure in ("1.00e-07", "40.0 &rarr; 70.0", "65.0&thinsp;%", "torch 2.13.0", "rtool demo"):
         assert figure in page
 
 
@@ -71,7 +72,7 @@ def test_a_missed_hop_or_gain_fails_the_demo_everywhere(changes, passed):
 def test_the_tables_hold_every_hop_and_the_gain():
     hops, quality, speed = summary_tables(make_summary())
     assert hops.row_count == 1
-    assert list(quality.columns[1].cells)[-1] == "+30.0 points"
+    assert list(quality.columns[1].cells)[-2:] == ["+30.0 points", "65.0%"]
     assert speed.row_count == 2
 
 
