@@ -109,6 +109,10 @@ def _explain(problem: Any) -> str:
             return f"'{name}' is missing"
         case "union_tag_not_found":
             return f"'{name}': each loss needs a kind, such as kind: arcface"
+        case "union_tag_invalid" if problem["ctx"]["tag"] == "list":  # of sources, see `EvaluationSources`
+            return f"'{name}': takes one source, or a mapping of names to sources for several, got {problem['input']!r}"
+        case "path_type":
+            return f"'{name}': expected a path, got {problem['input']!r}"
         case "union_tag_invalid":
             kinds = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
             return f"'{name}': unknown kind '{problem['ctx']['tag']}'; {nearest(problem['ctx']['tag'], kinds)}"

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 
-__all__ = ["NoIdentity", "identity_key", "left_out_notes"]
+from ...errors import DataError
+
+__all__ = ["NoIdentity", "identity_key", "left_out_notes", "too_few_identities"]
 
 _EXPECTED = "expected an identity, text or a whole number, got {!r}"
 _WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?")
@@ -58,3 +60,9 @@ def left_out_notes(keys: Sequence[str | NoIdentity], names: Sequence[str]) -> tu
     counts = Counter(key for key in keys if isinstance(key, NoIdentity))
     first = {key: name for key, name in reversed(list(zip(keys, names, strict=True))) if key in counts}
     return tuple(f"{count} images {reason.value} left out, such as {first[reason]}" for reason, count in counts.items())
+
+
+def too_few_identities(name: object, found: str, notes: Sequence[str] = ()) -> DataError:
+    """The error for a data set of fewer than two identities: what was `found`, and what was left out of it."""
+    left = f" ({'; '.join(notes)})" if notes else ""
+    return DataError(f"{name}: {found}{left}; at least 2 are needed")

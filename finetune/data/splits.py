@@ -63,7 +63,8 @@ def query_and_gallery(dataset: Dataset) -> tuple[Indices, Indices]:
     gallery = np.setdiff1d(seen, queries)
     if not gallery.size:
         raise DataError(
-            f"{dataset.name}: every image is the only one of its identity and camera; retrieval needs several"
+            f"{dataset.name}: every image is the only one of its identity and camera, so all are queries and none is "
+            "left to find; say which are queries in a column `query` of a manifest, or leave the cameras out"
         )
     return queries, gallery
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ....converters.records.json_text import parse_json
+from ....converters.zoo.facts import FACTS
 from ....errors import InputError
 from .fates import Converted, ForeignSettings
 
@@ -52,6 +53,7 @@ _NO_COUNTERPART = {
     "asoftmax_unlabel_update": "unlabelled images are not trained on",
     "batch_sampling_softmax_only": "batches are the same for all losses",
 }
+_PLACEHOLDER = "path/to/model.onnx"
 _SMALLEST_RATE = 1e-8
 """Share of the peak rate below which further decays are left out."""
 
@@ -151,6 +153,10 @@ def _model(s: ForeignSettings) -> tuple[dict[str, Any], str | None]:
         s.get("pretrain_snapshot", into="model.reference, an ONNX file with its own architecture")
     elif snapshot:
         model["weights"] = snapshot
+    if model["reference"] not in FACTS and not model["reference"].endswith(".onnx"):
+        why = f"{name} is not in rtool's zoo: give its ONNX file, model.reference=FILE.onnx"
+        s.leave_out_all(dict.fromkeys(("model_model", "model"), why))
+        model["reference"] = _PLACEHOLDER
     height = s.count("img_h", into="model.size", default=0)
     width = s.count("img_w", into="model.size", default=0)
     if height and width:

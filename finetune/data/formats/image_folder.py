@@ -16,7 +16,7 @@ import numpy as np
 
 from ....errors import DataError, InputError
 from ..dataset import NOBODY, UNKNOWN_CAMERA, Dataset, encode_identities
-from ..identity_keys import NoIdentity, identity_key, left_out_notes
+from ..identity_keys import NoIdentity, identity_key, left_out_notes, too_few_identities
 from ..image_files import FileImages, printable
 from .folder_listing import list_images
 
@@ -70,7 +70,7 @@ def open_image_folders(root: Path, folders: Mapping[Path, bool]) -> Dataset:
     identities = encode_identities(keys)
     if identities.max() <= 0:
         only = printable(str(kept[0][1]))
-        raise DataError(f"{root}: one identity ({only}); at least 2 are needed, one sub-folder each")
+        raise too_few_identities(root, f"one identity ({only}), and each has a sub-folder", notes)
     if distractors := int((identities == NOBODY).sum()):
         notes.append(f"{distractors} distractors (identity 0000) are of nobody")
     return Dataset(

@@ -22,7 +22,7 @@ import numpy as np
 from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError, nearest
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
-from ..identity_keys import NoIdentity, identity_key, left_out_notes
+from ..identity_keys import NoIdentity, identity_key, left_out_notes, too_few_identities
 from ..image_files import FileImages, printable
 from .csv_columns import column_names
 
@@ -64,7 +64,7 @@ def open_manifest(path: Path) -> Dataset:
     images = [row for row, _ in listed]
     identities = encode_identities([key for _, key in listed])
     if not identities.any():
-        raise DataError(f"{path}: {len(images)} images of {min(1, len(images))} identity; at least 2 are needed")
+        raise too_few_identities(path, f"{len(images)} images of {min(1, len(images))} identity", notes)
     return Dataset(
         name=printable(path),
         images=FileImages(tuple(path.parent / row["path"] for row in images)),

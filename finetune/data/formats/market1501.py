@@ -18,6 +18,7 @@ import numpy as np
 
 from ....errors import DataError, InputError
 from ..dataset import NOBODY, Dataset, encode_identities
+from ..identity_keys import too_few_identities
 from ..image_files import FileImages, printable
 from .folder_listing import ImageListing, list_images
 
@@ -96,12 +97,12 @@ def _labelled(name: str, root: Path, listings: list[tuple[ImageListing, bool]]) 
             keys.append(int(match[1]))
             cameras.append(int(match[2]))
             is_query.append(query)
+    if junk:
+        notes.append(f"{junk} junk images (identity -1) dropped")
     identities = encode_identities([NOBODY if key == _DISTRACTOR else key for key in keys])
     if not identities.size or identities.max() < 1:
         found = len(set(keys) - {_DISTRACTOR})
-        raise DataError(f"{name}: {found} identities; at least 2 are needed")
-    if junk:
-        notes.append(f"{junk} junk images (identity -1) dropped")
+        raise too_few_identities(name, f"{found} identities", notes)
     if distractors := int((identities == NOBODY).sum()):
         notes.append(f"{distractors} distractors (identity 0000) are of nobody")
     return Dataset(

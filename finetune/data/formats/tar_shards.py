@@ -19,7 +19,7 @@ import numpy as np
 from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
-from ..identity_keys import NoIdentity, identity_key, left_out_notes
+from ..identity_keys import NoIdentity, identity_key, left_out_notes, too_few_identities
 from ..image_files import EncodedImages, printable
 from ..image_formats import image_suffixes
 from .positional_files import PositionalFiles
@@ -77,7 +77,7 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
     names = [names[n] for n in chosen]
     identities = encode_identities([label["identity"] for label in labels])
     if not images or identities.max() == 0:
-        raise DataError(f"{shards[0]}: {len(images)} images of {min(1, len(images))} identity; at least 2 are needed")
+        raise too_few_identities(shards[0], f"{len(images)} images of {min(1, len(images))} identity", notes)
     return Dataset(
         name=printable(shards[0].parent if len(shards) > 1 else shards[0]),
         images=EncodedImages(len(images), _ReadMember(files, images)),

@@ -50,6 +50,7 @@ def test_a_loaded_configuration_is_frozen(path):
         ("optimizer.weight_decai=1", "did you mean weight_decay"),
         ("losses.1.margn=1", "did you mean margin"),
         ("losses.0.kind=arcfac", "did you mean arcface"),
+        ("output=null", "'output': expected a path, got None"),
         ("epochs=many", "'epochs': input should be a valid integer.*got 'many'"),
         ("data.holdout=1.5", "'data.holdout'.*less than 1"),
         ("losses=[]", "'losses'"),

@@ -59,7 +59,7 @@ def test_the_protocol_follows_from_the_labels_and_the_metric_from_the_protocol(d
     [
         (PAIRS, "retrieval", "use the verification protocol"),
         (labelled(np.arange(20)), None, "0 pairs of one identity"),
-        (labelled(np.arange(20)), "retrieval", "the only one of its identity and camera"),
+        (labelled(np.arange(20)), "retrieval", "the only one of its identity and camera.*column `query` of a manifest"),
         (labelled(np.repeat(np.arange(6), 4), np.repeat(np.arange(6), 4)), "retrieval", "no query has an image"),
         (
             labelled(np.arange(24), pairs=[(2 * i, 2 * i + 1, 1) for i in range(12)]),

@@ -351,3 +351,12 @@ def test_classification_is_measured_by_its_protocol_and_a_function_of_ones_own_i
     assert fates["evaluation_type"][0] == "approximated"
     _, fates = convert(tmp_path, {"evaluation_type": "my_evaluate"})
     assert "evaluation.function" in fates["evaluation_type"][1]
+
+
+def test_a_network_that_is_not_in_the_zoo_is_asked_for_as_a_file(tmp_path):
+    config, fates = convert(tmp_path, {"batches_dir": "d", "model_params": {"model": "swin"}})
+    assert config.model.reference == "path/to/model.onnx"
+    assert fates["model_model"] == (
+        "left out",
+        "swin is not in rtool's zoo: give its ONNX file, model.reference=FILE.onnx",
+    )

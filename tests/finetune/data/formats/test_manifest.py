@@ -103,3 +103,9 @@ def test_text_in_another_encoding_is_named_with_its_line(tmp_path):
     (tmp_path / "m.csv").write_bytes("path,identity\na,x\nb,é\n".encode("latin-1"))
     with pytest.raises(DataError, match="line 3 is not UTF-8"):
         open_dataset(tmp_path / "m.csv")
+
+
+def test_too_few_identities_say_what_was_left_out(tmp_path):
+    (tmp_path / "m.csv").write_text("path,identity\na.png,1\nb.png,nan\nc.png,-1\n")
+    with pytest.raises(DataError, match=r"1 images of 1 identity \(1 images without a label left out, such as b.png"):
+        open_dataset(tmp_path / "m.csv")
