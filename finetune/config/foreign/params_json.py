@@ -54,6 +54,9 @@ _NO_COUNTERPART = {
     "batch_sampling_softmax_only": "batches are the same for all losses",
 }
 _PLACEHOLDER = "path/to/model.onnx"
+_STRIDE, _LENGTH = ("model_last_conv_stride", "last_conv_stride"), ("model_feature_dim", "feature_dim")
+_GLOBAL_LENGTH = ("model_feature_gobal_dim", "feature_gobal_dim", "model_feature_global_dim", "feature_global_dim")
+"""Names in their section, and flat."""
 _SMALLEST_RATE = 1e-8
 """Share of the peak rate below which further decays are left out."""
 
@@ -136,14 +139,14 @@ def _model(s: ForeignSettings) -> tuple[dict[str, Any], str | None]:
     name = s.text("model_model", "model", into="model.reference", default="resnet_50")
     snapshot = s.text("pretrain_snapshot", into="model.weights", default="")
     model: dict[str, Any] = {"reference": "pcb" if parts else _ARCHITECTURES.get(name, name)}
-    stride = s.count("model_last_conv_stride", into="model.options.last_stride of pcb", default=1)
+    stride = s.count(*_STRIDE, into="model.options.last_stride of pcb", default=1)
     if parts:
         model["options"] = {"parts": parts, "last_stride": stride} | _lengths(s, parts)
     else:
         why = "only pcb has it to choose; give another network as model.reference=FILE.onnx"
         s.leave_out_all(
             dict.fromkeys(
-                ("model_last_conv_stride", "model_feature_dim", "model_feature_gobal_dim", "model_feature_global_dim"),
+                (*_STRIDE, *_LENGTH, *_GLOBAL_LENGTH),
                 why,
             )
         )
@@ -176,28 +179,28 @@ def _parts(s: ForeignSettings) -> int:
 
 def _lengths(s: ForeignSettings, parts: int) -> dict[str, int]:
     """Options of pcb: `feature_dim` is the length of all parts together, the global branch comes on top."""
-    length, whole = s.count("model_feature_dim", into="model.options.reduced of pcb", default=0), _global_dim(s)
+    length, whole = s.count(*_LENGTH, into="model.options.reduced of pcb", default=0), _global_dim(s)
     if length % parts:
-        s.refuse("model_feature_dim", f"a multiple of pcb_n_parts, {parts}")
+        s.refuse(next(name for name in _LENGTH if s.given(name)), f"a multiple of pcb_n_parts, {parts}")
     return ({"reduced": length // parts} if length else {}) | ({"global_dim": whole} if whole else {})
 
 
 def _global_dim(s: ForeignSettings) -> int:
     into = "model.options.global_dim and losses.pcb.global_dim"
-    return s.count("model_feature_gobal_dim", "model_feature_global_dim", into=into, default=0)
+    return s.count(*_GLOBAL_LENGTH, into=into, default=0)
 
 
 def _data(s: ForeignSettings) -> dict[str, Any]:
     batch = s.count("batch_size", "batch_sampling_batch_size", into="data.batch, of each process", default=64)
-    p = s.count("batch_sampling_P", into="data.batch = P K", default=0)
-    k = s.count("batch_sampling_K", into="data.images_per_identity", default=4)
+    p = s.count("batch_sampling_P", "P", into="data.batch = P K", default=0)
+    k = s.count("batch_sampling_K", "K", into="data.images_per_identity", default=4)
     data: dict[str, Any] = {
         "train": s.get("batches_dir", "train_dir", "data_dir", into="data.train", default="path/to/images"),
         "batch": batch,
         "workers": s.count("num_preprocess_workers", into="data.workers", default=0),
     }
     if not _is_balanced(s):
-        s.leave_out_all(dict.fromkeys(("batch_sampling_P", "batch_sampling_K"), "class_balanced is false"))
+        s.leave_out_all(dict.fromkeys(("batch_sampling_P", "P", "batch_sampling_K", "K"), "class_balanced is false"))
         return data
     data.update(sampler="pk", images_per_identity=k, batch=p * k if p else batch)
     if p:

@@ -360,3 +360,20 @@ def test_a_network_that_is_not_in_the_zoo_is_asked_for_as_a_file(tmp_path):
         "left out",
         "swin is not in rtool's zoo: give its ONNX file, model.reference=FILE.onnx",
     )
+
+
+@pytest.mark.parametrize("section", [True, False])
+def test_keys_mean_the_same_in_their_section_and_flat(tmp_path, section):
+    sampling = {"class_balanced": True, "P": 6, "K": 8}
+    network = {
+        "model": "resnet_50",
+        "pcb_n_parts": 4,
+        "feature_dim": 1024,
+        "feature_gobal_dim": 256,
+        "last_conv_stride": 2,
+    }
+    nested = {"batch_sampling_params": sampling, "model_params": network}
+    config, fates = convert(tmp_path, {"batches_dir": "d", **(nested if section else sampling | network)})
+    assert (config.data.batch, config.data.images_per_identity) == (48, 8)
+    assert config.model.options == {"parts": 4, "last_stride": 2, "reduced": 256, "global_dim": 256}
+    assert {fate for fate, _ in fates.values()} <= {"converted", "approximated"}
