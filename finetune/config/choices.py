@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["MarginGradient", "MaskKind", "Mining", "Score"]
+__all__ = ["ClassScores", "MarginGradient", "MaskKind", "Mining", "Score", "Weighting"]
 
 MarginGradient = Literal["straight_through", "exact"]
 
@@ -13,3 +13,7 @@ Mining = Literal["hard", "weighted"]
 MaskKind = Literal["medical", "sunglasses", "scarf", "hand", "block"]
 
 Score = Literal["embedding", "matcher", "combined"]
+
+Weighting = Literal["scaling", "mask", "none"]
+
+ClassScores = Literal["none", "embedding", "memory"]

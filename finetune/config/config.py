@@ -24,8 +24,10 @@ from .losses import (
     CosFaceLoss,
     LossConfig,
     MultiSimilarityLoss,
+    OcclusionLoss,
     PartialFCLoss,
     PartsLoss,
+    QAConvLoss,
     SoftmaxLoss,
     TripletLoss,
 )
@@ -52,9 +54,11 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "MultiSimilarityLoss",
+    "OcclusionLoss",
     "OptimizerConfig",
     "PartialFCLoss",
     "PartsLoss",
+    "QAConvLoss",
     "ScheduleConfig",
     "SearchConfig",
     "Section",
@@ -82,6 +86,9 @@ class ModelConfig(Section):
     """Height and width of the network input in pixels; by default the model's own."""
     output: Annotated[int, Field(ge=0)] = 0
     """Which output is the embedding, for networks with several."""
+    map: str | None = None
+    """The feature map that qaconv and occlusion see: a module of the network, or a node of a converted graph. By
+    default what the last pooling, Flatten or Gemm before the embedding reads."""
     weights: FilePath | None = None
     """A state_dict file (.safetensors, .pth, .pt or .ckpt) loaded over the reference's weights by the names of the
     network or of its ONNX file; a checkpoint's container and one prefix, such as `module.`, are removed and reported.
@@ -139,10 +146,11 @@ class DataConfig(Section):
     """Images per batch on each process."""
     global_batch: Count | None = None
     """Images per batch of all processes together, instead of `batch`: each process has its equal share of them."""
-    sampler: Literal["random", "pk", "pk_cameras"] = "random"
-    """pk: several images of each identity in a batch, as pair losses need; pk_cameras: those from different cameras."""
+    sampler: Literal["random", "pk", "pk_cameras", "graph"] = "random"
+    """pk: several images of each identity in a batch, as pair losses need; pk_cameras: those from different cameras;
+    graph: one batch per identity, with those most like it by the matcher of qaconv (arXiv:2104.01546)."""
     images_per_identity: Annotated[int, Field(ge=2)] = 4
-    """K of the pk samplers; `batch` is a multiple of it."""
+    """K of the samplers pk, pk_cameras and graph; `batch` is a multiple of it."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes that decode and augment; 0 does it in the training process."""
     decode: Literal["exact", "reduced"] = "exact"
@@ -231,6 +239,19 @@ class FinetuneConfig(Section):
     def _partial_fc_steps_at_every_batch(self) -> FinetuneConfig:
         if self.optimizer.accumulate > 1 and any(isinstance(loss, PartialFCLoss) for loss in self.losses):
             raise ValueError("optimizer.accumulate: partial_fc updates its rows at every batch; set it to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _maps_are_seen(self) -> FinetuneConfig:
+        """What losses over feature maps ask of others."""
+        seeing = [loss.kind for loss in self.losses if isinstance(loss, QAConvLoss | OcclusionLoss)]
+        if len(set(seeing)) < len(seeing):
+            raise ValueError(f"losses: {seeing[0]} is given twice; one of a kind sees the map")
+        if self.data.sampler == "graph" and "qaconv" not in seeing:
+            raise ValueError("data.sampler graph: finds people that the matcher of qaconv confuses; add that loss")
+        for name in ("compile", "gradient_checkpointing"):
+            if seeing and getattr(self.model, name):
+                raise ValueError(f"model.{name}: {seeing[0]} sees a feature map on the way; set it to false")
         return self
 
     @model_validator(mode="after")

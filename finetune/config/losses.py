@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .choices import MarginGradient, Mining
+from .choices import ClassScores, MarginGradient, Mining, Weighting
 from .section import Count, NotNegative, Positive, Section, Share
 
 __all__ = [
@@ -19,8 +19,10 @@ __all__ = [
     "CosFaceLoss",
     "LossConfig",
     "MultiSimilarityLoss",
+    "OcclusionLoss",
     "PartialFCLoss",
     "PartsLoss",
+    "QAConvLoss",
     "SoftmaxLoss",
     "TripletLoss",
 ]
@@ -191,6 +193,52 @@ class PartialFCLoss(Section):
     """Share of each process's classes that each step uses; the optimizer updates these alone."""
 
 
+class QAConvLoss(Section):
+    """Local matching of feature maps (QAConv, arXiv:1904.10424, arXiv:2104.01546); needs several images per person."""
+
+    kind: Literal["qaconv"]
+    weight: Positive = 0.7
+    """Factor in the sum of losses."""
+    pairwise: NotNegative = 1.0
+    """Factor of the cross-entropy of all pairs of a batch."""
+    triplet: NotNegative = 0.5
+    """Factor of the triplet loss over scores."""
+    margin: NotNegative = 1.0
+    """Margin of the triplet loss, in units of scores, which are logits."""
+    classes: ClassScores = "none"
+    """Scores against a map per class. none: only images of the batch are compared; embedding: learned maps; memory: the
+    last map of each class. `data.sampler: graph` serves large sets better."""
+    class_weight: Positive = 1.0
+    """Factor of the loss over classes."""
+    neighbours: Count = 32
+    """Nearest classes that an image is told apart from, beside its own."""
+    memory_gb: Positive = 4.0
+    """Gigabytes (1e9 bytes) that the maps of classes may take, with gradients and optimizer states."""
+    visibility: Weighting = "scaling"
+    """What the loss occlusion says is hidden: scaling: scales similarity; mask: leaves it out, and weighs the rest by
+    visibility; none: the matcher is not told."""
+    visibility_learns: bool = False
+    """Let this loss train the visibility head too."""
+    train_map: bool = True
+    """Let this loss train the backbone."""
+
+
+class OcclusionLoss(Section):
+    """A head that learns which places of the feature map show the face, from masks whose place is known."""
+
+    kind: Literal["occlusion"]
+    weight: Positive = 0.3
+    """Factor in the sum of losses."""
+    hidden: Count = 128
+    """Channels of the head."""
+    train_map: bool = False
+    """Let this loss train the backbone."""
+    loss: Literal["mse", "bce"] = "mse"
+    """Squared error of the visibility, or binary cross-entropy."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    """Epochs in which the head learns before the loss qaconv uses what it says."""
+
+
 LossConfig = Annotated[
     SoftmaxLoss
     | ArcFaceLoss
@@ -203,6 +251,8 @@ LossConfig = Annotated[
     | MultiSimilarityLoss
     | ContrastiveLoss
     | PartsLoss
-    | PartialFCLoss,
+    | PartialFCLoss
+    | QAConvLoss
+    | OcclusionLoss,
     Field(discriminator="kind"),
 ]

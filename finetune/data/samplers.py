@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from .dataset import UNKNOWN_CAMERA
 
-__all__ = ["Sampler", "plan_epoch", "plan_pk", "plan_random", "rank_columns"]
+__all__ = ["Sampler", "plan_epoch", "plan_graph", "plan_pk", "plan_random", "rank_columns"]
 
 Indices = NDArray[np.int64]
-Sampler = Literal["random", "pk", "pk_cameras"]
+Sampler = Literal["random", "pk", "pk_cameras", "graph"]
 
 
 def plan_epoch(
@@ -32,11 +32,12 @@ def plan_epoch(
     ranks: int,
     seed: int,
     epoch: int,
+    nearest: Indices | None = None,
 ) -> Indices:
     """The plan of one epoch for `ranks` processes with `batch` images each: int64 [batches, ranks * batch].
 
     Args:
-        sampler: "random", "pk", or "pk_cameras" (images of an identity from different cameras).
+        sampler: "random", "pk", "pk_cameras" (images of an identity from different cameras), or "graph".
         identities: int64 [N].
         cameras: int64 [N]; used by "pk_cameras" alone.
         batch: Images per batch on each process.
@@ -44,6 +45,8 @@ def plan_epoch(
         ranks: Processes.
         seed: Seeds the order, with `epoch`.
         epoch: Number of the epoch, from 0.
+        nearest: Of "graph", the identities most alike each one, as `plan_graph` takes them; None draws some, for a plan
+            of as many batches without a network.
 
     Raises:
         DataError: the data set cannot fill one batch, a pk batch has one identity, or cameras are unknown.
@@ -53,27 +56,25 @@ def plan_epoch(
         return plan_random(len(identities), batch * ranks, rng)
     if batch % images_per_identity:
         raise DataError(
-            f"data.batch {batch} is not a multiple of data.images_per_identity {images_per_identity}, as pk needs"
+            f"data.batch {batch} is not a multiple of data.images_per_identity {images_per_identity}, as "
+            f"{'graph' if sampler == 'graph' else 'pk'} needs"
         )
     identities_per_batch = batch * ranks // images_per_identity
     if identities_per_batch < 2:
         raise DataError(
-            f"data.batch {batch} with data.images_per_identity {images_per_identity} makes pk batches of one identity, "
+            f"data.batch {batch} with data.images_per_identity {images_per_identity} makes batches of one identity, "
             f"in which no two people differ; set data.batch to {2 * images_per_identity} or more"
         )
+    people = {"identities_per_batch": identities_per_batch, "images_per_identity": images_per_identity}
+    if sampler == "graph":
+        return plan_graph(identities, nearest, **people, rng=rng)
     unknown = int((cameras == UNKNOWN_CAMERA).sum())
     if sampler == "pk_cameras" and unknown:
         raise DataError(
             f"data.sampler pk_cameras: the cameras of {unknown} of {len(cameras)} training images are unknown; use "
             "data.sampler=pk"
         )
-    return plan_pk(
-        identities,
-        cameras if sampler == "pk_cameras" else None,
-        identities_per_batch=identities_per_batch,
-        images_per_identity=images_per_identity,
-        rng=rng,
-    )
+    return plan_pk(identities, cameras if sampler == "pk_cameras" else None, **people, rng=rng)
 
 
 def rank_columns(plan: Indices, rank: int, ranks: int) -> slice:
@@ -125,6 +126,48 @@ def plan_pk(
         rows.append(np.concatenate([groups[identity][left[identity]] for identity in rng.permutation(order)]))
     plan = np.stack(rows)
     return plan[rng.permutation(len(plan))]
+
+
+def plan_graph(
+    identities: Indices,
+    nearest: Indices | None,
+    *,
+    identities_per_batch: int,
+    images_per_identity: int,
+    rng: np.random.Generator,
+) -> Indices:
+    """One batch per identity: it and its P - 1 nearest, K images each, int64 [I, P * K], in random order.
+
+    Liao and Shao, arXiv:2104.01546. An identity with fewer than K images gives some of them twice.
+
+    Args:
+        identities: int64 [N], contiguous from 0, each with two images or more.
+        nearest: int64 [I, P - 1]; None draws others.
+        identities_per_batch: P.
+        images_per_identity: K.
+        rng: Draws order and images.
+
+    Raises:
+        DataError: fewer than P identities.
+    """
+    order = np.argsort(identities, kind="stable")
+    images = np.split(order, np.flatnonzero(np.diff(identities[order])) + 1)
+    if len(images) < identities_per_batch:
+        raise DataError(
+            f"graph batches of {identities_per_batch} identities need that many, got {len(images)}; lower data.batch, "
+            "or raise data.images_per_identity"
+        )
+    rows = []
+    for own in rng.permutation(len(images)):
+        others = rng.permutation(np.delete(np.arange(len(images)), own)) if nearest is None else nearest[own]
+        people = [own, *others[: identities_per_batch - 1]]
+        rows.append(np.concatenate([_drawn(images[each], images_per_identity, rng) for each in people]))
+    return np.stack(rows)
+
+
+def _drawn(images: Indices, count: int, rng: np.random.Generator) -> Indices:
+    """`count` images, each as often as any other, or once more."""
+    return np.concatenate([rng.permutation(images) for _ in range(-(-count // len(images)))])[:count]
 
 
 def _cut_into_groups(

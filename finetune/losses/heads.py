@@ -27,9 +27,11 @@ from ..config.config import (
     CosFaceLoss,
     LossConfig,
     MultiSimilarityLoss,
+    OcclusionLoss,
     OptimizerConfig,
     PartialFCLoss,
     PartsLoss,
+    QAConvLoss,
     SoftmaxLoss,
     TripletLoss,
 )
@@ -241,6 +243,8 @@ def build_head(
             return CenterHead(dimension, classes, config.alpha)
         case CirclePairLoss() | TripletLoss() | MultiSimilarityLoss() | ContrastiveLoss():
             return _pair_head(config)
+        case QAConvLoss() | OcclusionLoss():
+            raise ValueError(f"{config.kind} sees a feature map; `matching.map_heads` has its head")
 
 
 def _pair_head(config: CirclePairLoss | TripletLoss | MultiSimilarityLoss | ContrastiveLoss) -> PairHead:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,26 @@ from .batch_counters import counted_together, counting_layers
 from .checkpointing import Checkpointed
 from .synchronised_batchnorm import synchronised
 
-__all__ = ["Learner", "check_freezing", "embedding_of"]
+__all__ = ["Learner", "SeesMap", "check_freezing", "embedding_of"]
 
 _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class SeesMap(Protocol):
+    """What the losses over a feature map ask of a learner; `matching.map_losses.MapLosses` is one."""
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Which heads see the map."""
+
+    def run(self, images: Tensor) -> tuple[Any, Tensor]:
+        """The backbone's outputs and the map of images, in one pass."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Note which epoch begins, or goes on."""
+
+    def losses(self, heads: nn.ModuleList, maps: Tensor, labels: Tensor, visible: Tensor | None) -> dict[int, Tensor]:
+        """The losses of these heads, by their place."""
 
 
 class Learner(nn.Module):
@@ -40,6 +57,7 @@ class Learner(nn.Module):
         distiller: nn.Module | None = None,
         watching: Callable[[], AbstractContextManager[None]] = nullcontext,
         labelled: int | None = None,
+        maps: SeesMap | None = None,
     ) -> None:
         """Join them.
 
@@ -52,12 +70,14 @@ class Learner(nn.Module):
                 it counts as one of `self.heads` where these are trained and saved.
             watching: The context in which the backbone computes for the distiller.
             labelled: Images of each batch that have labels, from the first on; None: all.
+            maps: The losses over a feature map, whose heads are among `heads`; None: there are none.
         """
         super().__init__()
         self.backbone = backbone
         self.heads = heads if distiller is None else nn.ModuleList([*heads, distiller])
         self._head_count = len(heads)
         self._labelled, self._watching = labelled, watching
+        self.maps = maps
         self.autocast = autocast
         fixed = cancelled_biases(backbone)
         self._output = output
@@ -67,15 +87,34 @@ class Learner(nn.Module):
         self._counting = counting_layers(backbone)
         self._may_learn = {n for n, p in backbone.named_parameters() if p.requires_grad and n not in fixed}
 
-    def forward(self, images: Tensor, labels: Tensor, teachers: Sequence[Any] = ()) -> Tensor:
-        """Losses [H] of normalised images [N, C, H, W] with int64 labels [N] and what each teacher computes on them."""
+    def forward(
+        self, images: Tensor, labels: Tensor, teachers: Sequence[Any] = (), visible: Tensor | None = None
+    ) -> Tensor:
+        """Losses [H] of normalised images [N, C, H, W] with int64 labels [N].
+
+        Args:
+            images: The batch.
+            labels: Of all images, or of those that have some.
+            teachers: What each teacher computes on them.
+            visible: float32 [N, 1, H, W], 1 where an image shows the face; None where nothing is known.
+        """
         autocast = torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None)
         counted = counted_together(self._counting)
         with autocast, counted, self._around(self.backbone), self._watching():
-            embeddings = (self._compiled or self._embed)(images)
+            if self.maps is None:
+                embeddings, found = (self._compiled or self._embed)(images), None
+            else:
+                outputs, found = self.maps.run(images)
+                embeddings = embedding_of(outputs, self._output)
         known = labels if self._labelled is None else labels[: self._labelled]
-        heads = list(self.heads)
-        losses = [head(embeddings[: len(known)], known).reshape(1) for head in heads[: self._head_count]]
+        heads, count, local = list(self.heads), len(known), {}
+        if self.maps is not None and found is not None:
+            shown = None if visible is None else visible[:count]
+            local = self.maps.losses(self.heads, found[:count], known, shown)
+        losses = [
+            (local[number] if number in local else head(embeddings[:count], known)).reshape(1)
+            for number, head in enumerate(heads[: self._head_count])
+        ]
         losses += [head(embeddings, known, teachers) for head in heads[self._head_count :]]
         return torch.cat(losses)
 

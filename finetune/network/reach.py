@@ -1,23 +1,35 @@
-"""Which parameters of a network the chosen output depends on.
+"""Which parameters of a network the losses of a run depend on.
 
-A network with a second output, such as class scores beside an embedding, has layers that no loss reaches. A single
-process leaves them unchanged; DDP would wait for their gradients and fail. So they are made untrainable at the start.
+A network with a second output, such as class scores beside an embedding, has layers that no loss reaches; so has one
+whose losses all see its feature map, and one whose feature map no loss trains. A single process leaves such layers
+unchanged; DDP would wait for their gradients and fail. So they are made untrainable at the start.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from .feature_maps import MapTap
 from .learner import embedding_of
 from .networks import Network, images_to_tensor
 
 __all__ = ["hold_unreached"]
 
 
-def hold_unreached(network: Network, output: int) -> list[str]:
-    """Make the parameters that output number `output` does not depend on untrainable, and return their names.
+def hold_unreached(
+    network: Network, output: int, tap: MapTap | None = None, *, by_embedding: bool = True, by_map: bool = False
+) -> list[str]:
+    """Make the parameters that no loss depends on untrainable, and return their names.
 
     The network is left in evaluation mode.
+
+    Args:
+        network: The network.
+        output: Number of the output that is the embedding.
+        tap: The feature map, where losses see one.
+        by_embedding: Whether a loss learns from the embedding.
+        by_map: Whether a loss trains the network through the map.
     """
     module, size = network.module.eval(), network.preprocessing
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -25,12 +37,15 @@ def hold_unreached(network: Network, output: int) -> list[str]:
         return []
     device = next(iter(named.values())).device
     pixels = torch.zeros(2, size.height, size.width, size.channels, dtype=torch.uint8)
+    images = images_to_tensor(pixels, size, device, False)
     with torch.enable_grad():
-        embeddings = embedding_of(module(images_to_tensor(pixels, size, device, False)), output)
-    if not embeddings.requires_grad:
-        gradients: tuple[torch.Tensor | None, ...] = (None,) * len(named)
-    else:
-        gradients = torch.autograd.grad(embeddings.sum(), list(named.values()), allow_unused=True)
+        outputs, maps = (module(images), None) if tap is None else tap.run(images)
+    used: list[Tensor] = [embedding_of(outputs, output)] if by_embedding else []
+    used += [maps] if by_map and maps is not None else []
+    sums = [each.sum() for each in used if each.requires_grad]
+    gradients: tuple[Tensor | None, ...] = (None,) * len(named)
+    if sums:
+        gradients = torch.autograd.grad(torch.stack(sums).sum(), list(named.values()), allow_unused=True)
     unreached = [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
     for name in unreached:
         named[name].requires_grad_(False)

@@ -12,12 +12,15 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ..config.config import FinetuneConfig, PartialFCLoss
+from ..config.config import FinetuneConfig, LossConfig, OcclusionLoss, PartialFCLoss, QAConvLoss
 from ..distillation.building import build_distiller
 from ..distillation.panel import Teachers
 from ..distillation.terms import Distiller
 from ..losses.heads import build_head
+from ..matching.map_heads import OcclusionHead, QAConvHead
+from ..matching.map_losses import MapLosses, find_network_map, trains_map
 from ..network.autocast import autocast_dtype
+from ..network.feature_maps import MapTap
 from ..network.learner import Learner, check_freezing
 from ..network.networks import Network
 from ..network.reach import hold_unreached
@@ -37,13 +40,14 @@ def assemble_learner(
         ConfigError: a pattern of `model.freeze` matches nothing, nothing would be trained, or batches are too small.
     """
     torch.manual_seed(config.seed)
-    heads = build_heads(config, network.dimension, identities, device=device)
+    tap = find_network_map(config, network)
+    heads = build_heads(config, network.dimension, identities, tap, device=device)
     distiller, described = None, []
     if teachers is not None:
         examples = teachers.examples(network.dimension, device)
         distiller = build_distiller(config, network, identities, examples, heads)
         described = [f"teacher {facts}" for facts in teachers.describe(examples)]
-    learner, notes = build_learner(config, network, heads, autocast_dtype(config.precision, device), distiller)
+    learner, notes = build_learner(config, network, heads, autocast_dtype(config.precision, device), distiller, tap)
     notes = described + notes
     learner.to(device)
     if config.model.channels_last:
@@ -55,6 +59,7 @@ def build_heads(
     config: FinetuneConfig,
     dimension: int,
     identities: int,
+    tap: MapTap | None = None,
     *,
     device: torch.device | None = None,
     sharded_identities: int | None = None,
@@ -65,24 +70,24 @@ def build_heads(
         config: The run.
         dimension: Length of the embedding.
         identities: Number of classes.
+        tap: The feature map, where losses see one.
         device: Where PartialFC keeps its shard, which cannot be moved later; the other heads are made on the CPU.
         sharded_identities: Number of classes of PartialFC alone; by default `identities`.
 
     Raises:
-        ConfigError: the parts of a `pcb` loss do not divide the embedding.
+        ConfigError: the parts of a `pcb` loss do not divide the embedding, or maps of classes take too much memory.
     """
     sharded = identities if sharded_identities is None else sharded_identities
-    return nn.ModuleList(
-        build_head(
-            loss,
-            dimension,
-            sharded if isinstance(loss, PartialFCLoss) else identities,
-            optimizer=config.optimizer,
-            seed=config.seed,
-            device=device,
-        )
-        for loss in config.losses
-    )
+
+    def build(loss: LossConfig) -> nn.Module:
+        if isinstance(loss, QAConvLoss) and tap is not None:
+            return QAConvHead(loss, identities, tap.channels, tap.size)
+        if isinstance(loss, OcclusionLoss) and tap is not None:
+            return OcclusionHead(loss, tap.channels)
+        classes = sharded if isinstance(loss, PartialFCLoss) else identities
+        return build_head(loss, dimension, classes, optimizer=config.optimizer, seed=config.seed, device=device)
+
+    return nn.ModuleList(build(loss) for loss in config.losses)
 
 
 def build_learner(
@@ -91,15 +96,18 @@ def build_learner(
     heads: nn.ModuleList,
     autocast: torch.dtype | None,
     distiller: Distiller | None = None,
+    tap: MapTap | None = None,
 ) -> tuple[Learner, list[str]]:
     """Backbone and heads as one module, frozen as in the first epoch, and lines for the log.
 
-    Parameters of the network that the chosen output does not depend on become untrainable.
+    Parameters of the network that no loss depends on become untrainable.
 
     Raises:
         ConfigError: a pattern of `model.freeze` matches nothing, nothing would be trained, or batches are too small.
     """
-    unreached = hold_unreached(network, config.model.output)
+    maps = MapLosses.of(config, tap, list(heads))
+    by_embedding = distiller is not None or len(heads) > (0 if maps is None else len(maps.places))
+    unreached = hold_unreached(network, config.model.output, tap, by_embedding=by_embedding, by_map=trains_map(config))
     output, labelled = config.model.output, labelled_images(config)
     learner = Learner(
         network.module,
@@ -109,11 +117,13 @@ def build_learner(
         distiller=distiller,
         watching=nullcontext if distiller is None else distiller.watching,
         labelled=labelled,
+        maps=maps,
     )
     check_freezing(learner, config.model.freeze)
     _check_batch(config, learner)
     names = ", ".join(unreached[:_SHOWN]) + (", ..." if len(unreached) > _SHOWN else "")
-    note = f"{len(unreached)} parameters that output {config.model.output} does not depend on stay as they are: {names}"
+    what = f"output {config.model.output} does not depend on" if maps is None else "no loss depends on"
+    note = f"{len(unreached)} parameters that {what} stay as they are: {names}"
     return learner, [note] if unreached else []
 
 

@@ -6,6 +6,7 @@ Training, the plan of `--dry-run` and the contact sheet all lay out their epochs
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ...converters.records.preprocessing import Preprocessing
@@ -16,8 +17,20 @@ from ..data.loading import EpochSamples, TrainingPixels
 from ..data.occlusion.face_points import template_points
 from ..data.occlusion.shapes import POINTED_KINDS
 from ..data.samplers import plan_epoch, rank_columns
+from ..matching.map_losses import matching_model
+from ..matching.nearest_people import nearest_people, one_image_each
+from ..network.learner import Learner
+from ..network.networks import images_to_tensor
 
-__all__ = ["epoch_batches", "epoch_samples", "epoch_steps", "labelled_images", "mask_points", "rank_share"]
+__all__ = [
+    "confused_people",
+    "epoch_batches",
+    "epoch_samples",
+    "epoch_steps",
+    "labelled_images",
+    "mask_points",
+    "rank_share",
+]
 
 
 def labelled_images(config: FinetuneConfig) -> int | None:
@@ -28,11 +41,14 @@ def labelled_images(config: FinetuneConfig) -> int | None:
     return config.data.batch if distil.labels else 0
 
 
-def epoch_batches(config: FinetuneConfig, dataset: Dataset, *, ranks: int, epoch: int) -> NDArray[np.int64]:
+def epoch_batches(
+    config: FinetuneConfig, dataset: Dataset, *, ranks: int, epoch: int, nearest: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Image numbers [batches, ranks x batch] of an epoch of `ranks` processes, all batches that the data fill.
 
     A batch is `data.batch` images, and behind them `distil.unlabelled_batch` without labels where there are any. An
-    epoch is one over the labelled images; those without labels go round as often as it takes.
+    epoch is one over the labelled images; those without labels go round as often as it takes. `nearest` is what
+    `confused_people` gave.
 
     Raises:
         DataError: the data set cannot fill one batch as `data.sampler` wants it.
@@ -49,6 +65,7 @@ def epoch_batches(config: FinetuneConfig, dataset: Dataset, *, ranks: int, epoch
             ranks=ranks,
             seed=config.seed,
             epoch=epoch,
+            nearest=nearest,
         )
 
     if distil is None or not distil.labels or distil.unlabelled is None:
@@ -73,13 +90,15 @@ def rank_share(config: FinetuneConfig, plan: NDArray[np.int64], rank: int, ranks
     return np.concatenate([part[rank_columns(part[None], rank, ranks)] for part in parts])
 
 
-def epoch_steps(config: FinetuneConfig, dataset: Dataset, *, ranks: int, epoch: int) -> NDArray[np.int64]:
+def epoch_steps(
+    config: FinetuneConfig, dataset: Dataset, *, ranks: int, epoch: int, nearest: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """The batches of an epoch that are trained on: whole optimizer steps, at most `steps_per_epoch` of them.
 
     Raises:
         DataError: the data set cannot fill the batches of one step.
     """
-    plan = epoch_batches(config, dataset, ranks=ranks, epoch=epoch)
+    plan = epoch_batches(config, dataset, ranks=ranks, epoch=epoch, nearest=nearest)
     accumulate = config.optimizer.accumulate
     steps = min(len(plan) // accumulate, config.steps_per_epoch or len(plan))
     if steps == 0:
@@ -110,3 +129,37 @@ def mask_points(config: FinetuneConfig, dataset: Dataset, preprocessing: Preproc
     if augment.mask_points is None and dataset.landmarks is not None and not np.isnan(dataset.landmarks).any():
         return None
     return template_points(preprocessing.height, preprocessing.width, augment.mask_points)
+
+
+def confused_people(
+    config: FinetuneConfig,
+    learner: Learner,
+    pixels: TrainingPixels,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    *,
+    ranks: int,
+    epoch: int,
+) -> NDArray[np.int64] | None:
+    """Of `data.sampler: graph`, the identities that the matcher confuses most with each one: int64 [I, P - 1].
+
+    None with other samplers. Every rank computes the same. The learner is left in the mode it was in.
+    """
+    model = matching_model(learner, config.model.output) if config.data.sampler == "graph" else None
+    if model is None:
+        return None
+    identities = pixels.dataset.identities
+    known = np.flatnonzero(identities != NOBODY)
+    drawn = known[one_image_each(identities[known], np.random.default_rng([config.seed, epoch, 2]))]
+    count = min(config.data.batch * ranks // config.data.images_per_identity, len(drawn)) - 1
+
+    def read(numbers: NDArray[np.int64]) -> torch.Tensor:
+        images = torch.from_numpy(np.stack([pixels.read_own(int(number)) for number in numbers]))
+        return images_to_tensor(images, preprocessing, device, config.model.channels_last)
+
+    training = learner.training
+    learner.eval()
+    try:
+        return nearest_people(model, read, drawn, count)
+    finally:
+        learner.train(training)

@@ -17,6 +17,7 @@ from ..distillation.building import build_distiller
 from ..distillation.panel import TeacherFacts, open_teachers
 from ..distillation.terms import Distiller
 from ..evaluation.several_sets import choose_metric
+from ..matching.map_losses import find_network_map
 from ..network.autocast import autocast_dtype
 from ..network.memory_estimate import estimate_memory
 from ..network.networks import Network, check_restorable
@@ -97,10 +98,11 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     restored = check_restorable(network, images) if config.model.restore_bn else ""
     evaluation, identities = config.evaluation, train.identity_count
     plans = {} if evaluation is None else plan_sets(evaluation, held_out)
-    heads = build_heads(config, network.dimension, identities, sharded_identities=_STAND_IN)
+    tap = find_network_map(config, network)
+    heads = build_heads(config, network.dimension, identities, tap, sharded_identities=_STAND_IN)
     autocast = autocast_dtype(config.precision, device)
     distiller, teachers = _open_teachers(config, network, identities, heads, device)
-    learner, notes = build_learner(config, network, heads, autocast, distiller)
+    learner, notes = build_learner(config, network, heads, autocast, distiller, tap)
     build_optimizer(config.optimizer, network.module, learner.heads)
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
     notes = [f"{train.name}: {note}" for note in train.notes] + notes + ([restored] if restored else [])

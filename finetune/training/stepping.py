@@ -10,7 +10,9 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +22,7 @@ from ..config.config import FinetuneConfig
 from ..data.loading import Batch
 from ..distillation.panel import Teachers
 from ..losses.partial_fc import PartialFC
+from ..matching.map_heads import QAConvHead
 from ..network.autocast import autocast_dtype
 from ..network.learner import Learner
 from ..network.networks import images_to_tensor
@@ -30,6 +33,8 @@ from .loss_scale import LossScale
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_learning_rates
 
 __all__ = ["Stepper"]
+
+_NEAREST = "sampler/nearest"
 
 
 class Stepper:
@@ -71,6 +76,8 @@ class Stepper:
         self._model: nn.Module = learner
         # Listed once: walking the modules of a deep network takes the host as long as many launches.
         self._parameters = list(learner.parameters())
+        self.nearest: NDArray[np.int64] | None = None
+        """Of `data.sampler: graph`, the people of this epoch's batches; a resumed epoch goes on with them."""
         self.stop_asked = False
         """Whether any process was asked to stop before the last step; alike on all of them."""
         self.not_finite = ""
@@ -87,11 +94,21 @@ class Stepper:
         """The learning rate of the first parameter group at the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, *, fresh: bool = True) -> None:
         """Freeze parameters as `model.freeze` says for `epoch`, and wrap the learner again.
 
         DDP decides when it is built which parameters it synchronises.
+
+        Args:
+            epoch: Its number, from 0.
+            fresh: Whether the epoch begins; it goes on where a run is resumed.
         """
+        if self._learner.maps is not None:
+            self._learner.maps.begin_epoch(epoch)
+        if fresh:
+            for head in self._learner.heads:
+                if isinstance(head, QAConvHead):
+                    head.begin_epoch()
         self._learner.freeze(self._config.model.freeze, epoch)
         self._learner.train()
         self._model = self._learner
@@ -149,6 +166,8 @@ class Stepper:
         if self._average is not None:
             tensors.update({f"average/{name}": value for name, value in self._average.state().items()})
             tensors.update({f"backbone/{name}": value for name, value in self._learner.backbone.state_dict().items()})
+        if self.nearest is not None:
+            tensors[_NEAREST] = torch.from_numpy(self.nearest)
         # Copies: the caller may save them while the average stands in the backbone.
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
@@ -185,6 +204,7 @@ class Stepper:
                 raise _misfit(name, f"shape {was}", f"{now}")
         self._learner.heads.load_state_dict(saved)
         load_optimizer_state(self._optimizer, self._named, _below(tensors, "optimizer/"))
+        self.nearest = tensors[_NEAREST].numpy() if _NEAREST in tensors else None
         if "scaler" in tensors:
             self._scale.load(tensors["scaler"])
         if self._average is not None:
@@ -201,7 +221,8 @@ class Stepper:
         """The unweighted losses float32 [H] of a batch."""
         images = images_to_tensor(batch.pixels, self._preprocessing, self._device, self._config.model.channels_last)
         said = [] if self._teachers is None else self._teachers.outputs(batch, self._device)
-        losses: Tensor = model(images, batch.labels.to(self._device, non_blocking=True), said)
+        visible = None if batch.visible is None else batch.visible.to(self._device, non_blocking=True)
+        losses: Tensor = model(images, batch.labels.to(self._device, non_blocking=True), said, visible)
         return losses
 
     def _synchronised(self, last: bool) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from ..data.loading import Batch, iterate_batches, lost_workers_named
 from ..data.unreadable_images import UnreadableImages
 from ..distillation.panel import Teachers
 from ..evaluation.several_sets import choose_metric
+from ..matching.head_records import head_records
+from ..matching.stored import save_matching
 from ..network.learner import Learner
 from ..network.networks import Network
 from ..processes.collectives import all_reduce_sum, barrier, rank, world_size
@@ -48,9 +50,9 @@ from ..runs.run_folder import RunFolder, read_metrics
 from ..runs.trained_link import trained_link
 from .assembly import assemble_learner
 from .divergence import divergence_error
-from .epoch import epoch_samples, epoch_steps, rank_share
+from .epoch import confused_people, epoch_samples, epoch_steps, rank_share
 from .generators import generator_states, load_generator_states, seed_generators
-from .measuring.held_out import MeasuredSets, embedder_of, plan_sets
+from .measuring.held_out import MeasuredSets, embedder_of, matcher_of, plan_sets
 from .measuring.moments import evaluation_is_due
 from .measuring.source_cache import source_cache
 from .metering import Meter
@@ -108,7 +110,7 @@ class Trainer:
         self._learner, self.notes = assemble_learner(
             config, network, data.train.dataset.identity_count, device, teachers
         )
-        first = self._plan(0)
+        first = epoch_steps(config, data.train.dataset, ranks=world_size(), epoch=0)
         self.notes += review_run(config, network, self._learner, data.train.dataset, first, world_size())
         self._stepper = Stepper(
             config, self._learner, network.preprocessing, device, teachers, skips_parameters=beside is not None
@@ -182,9 +184,10 @@ class Trainer:
         with self._stepper.evaluated():
             self._learner.eval()
             try:
-                backbone, network, device = self._learner.backbone, self._network, self._device
-                cache = source_cache(backbone, network, self._config, device, self._log) if source else None
-                return sets.measure(embedder_of(backbone, network, self._config.model, device), self._log, cache)
+                backbone, made_of = self._learner.backbone, (self._network, self._config.model, self._device)
+                cache = source_cache(backbone, self._network, self._config, self._device, self._log) if source else None
+                matcher = matcher_of(self._learner, *made_of)
+                return sets.measure(embedder_of(backbone, *made_of), self._log, cache, matcher)
             finally:
                 self._learner.train()
 
@@ -207,15 +210,15 @@ class Trainer:
     def _request_stop(self, signal_name: str) -> None:
         self._stopped_by = self._stopped_by or signal_name
 
-    def _plan(self, epoch: int) -> NDArray[np.int64]:
-        """The image numbers [batches, global batch] of an epoch, whole optimizer steps only."""
-        return epoch_steps(self._config, self._data.train.dataset, ranks=world_size(), epoch=epoch)
-
     def _run_epoch(self) -> bool:
         """Train for the rest of the current epoch, unless the run stops early; True if a signal stopped it."""
         epoch = self._progress.epoch
-        self._stepper.begin_epoch(epoch)
-        plan = self._plan(epoch)
+        self._stepper.begin_epoch(epoch, fresh=self._progress.batch == 0)
+        if self._progress.batch == 0:
+            made_of = self._config, self._learner, self._data.train, self._network.preprocessing, self._device
+            self._stepper.nearest = confused_people(*made_of, ranks=world_size(), epoch=epoch)
+        nearest, dataset = self._stepper.nearest, self._data.train.dataset
+        plan = epoch_steps(self._config, dataset, ranks=world_size(), epoch=epoch, nearest=nearest)
         batches = self._batches(plan, epoch)
         meter = Meter(len(self._config.terms()), self._device)
         accumulate = self._config.optimizer.accumulate
@@ -274,7 +277,11 @@ class Trainer:
         if not succeeded:
             self._log(f"step {self._progress.step}: gradient not finite, step skipped: {self._stepper.not_finite}")
         if self._progress.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
-            self._stop_diverged()
+            # `last` then is a checkpoint worth continuing from, and every rank raises the same error.
+            if rank() == 0:
+                go_back_to_proven(self._checkpoints, self._progress)
+            barrier()
+            raise divergence_error(self._checkpoints, self._progress, self._stepper.not_finite, _MOST_SKIPPED_IN_A_ROW)
         return losses, succeeded
 
     @property
@@ -282,13 +289,6 @@ class Trainer:
         """Position in the present plan, in steps; equal to `step` unless the run was resumed with other batches."""
         in_epoch = self._progress.batch // self._config.optimizer.accumulate
         return self._progress.epoch * self.steps_per_epoch + min(in_epoch, self.steps_per_epoch)
-
-    def _stop_diverged(self) -> NoReturn:
-        """Put `last` on a checkpoint worth continuing from, and raise the same error on every rank."""
-        if rank() == 0:
-            go_back_to_proven(self._checkpoints, self._progress)
-        barrier()
-        raise divergence_error(self._checkpoints, self._progress, self._stepper.not_finite, _MOST_SKIPPED_IN_A_ROW)
 
     def _should_stop(self) -> bool:
         """Whether any process was asked to stop; shared at every step, so that all stop at the same one."""
@@ -364,7 +364,9 @@ class Trainer:
                 self._checkpoints,
                 self._progress,
                 tensors,
-                lambda path: self._network.save(path, self._learner.backbone, link),
+                lambda path: save_matching(
+                    self._network.save(path, self._learner.backbone, link), self._learner, self._config.model.output
+                ),
                 best=best,
                 data=self._data.record,
             )
@@ -376,7 +378,8 @@ class Trainer:
         losses = (all_reduce_sum(meter.mean_losses) / world_size()).tolist()
         parts = {name: losses[i] for i, (name, _) in enumerate(self._config.terms())}
         rate, wait, lr = meter.images_per_second, meter.data_wait, self._stepper.learning_rate
-        self._record(kind="train", losses=parts, lr=lr, images_per_second=rate, data_wait=wait)
+        heads = head_records(parts, self._learner.heads)
+        self._record(kind="train", losses=parts, lr=lr, images_per_second=rate, data_wait=wait, **heads)
         steps = self._config.epochs * self.steps_per_epoch
         steps_left = steps - self._place
         seconds_left = steps_left * meter.seconds / max(meter.steps, 1)

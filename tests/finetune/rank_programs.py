@@ -32,9 +32,13 @@ from rtool.finetune.distillation.teacher_outputs import FeatureTap, TeacherOutpu
 from rtool.finetune.distillation.terms import Distiller
 from rtool.finetune.losses.heads import build_head
 from rtool.finetune.losses.partial_fc import PartialFC, shard_bounds
+from rtool.finetune.matching.map_heads import OcclusionHead, QAConvHead
+from rtool.finetune.matching.map_losses import MapLosses, find_network_map
+from rtool.finetune.network.feature_maps import find_map
 from rtool.finetune.network.learner import Learner
 from rtool.finetune.network.networks import Network
 from rtool.finetune.network.reach import hold_unreached
+from rtool.finetune.training.assembly import build_heads, build_learner
 from rtool.finetune.training.stepping import Stepper
 
 LOSSES = (
@@ -69,6 +73,64 @@ def gradients() -> dict[str, torch.Tensor]:
     share = slice(rank * 12 // world, (rank + 1) * 12 // world)
     model(images[share], labels[share]).sum().backward()
     return {name: parameter.grad for name, parameter in learner.named_parameters()} | dict(learner.named_buffers())
+
+
+def matched() -> dict[str, torch.Tensor]:
+    """Losses, gradients and statistics of losses over a map, of 12 images of which some are masked and two unknown."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    config = FinetuneConfig.model_validate(
+        {
+            "model": {"reference": "-"},
+            "data": {"train": "-", "batch": 6},
+            "augment": {"mask": 0.5},
+            "losses": [
+                {"kind": "adaface", "scale": 16},
+                {"kind": "qaconv", "classes": "embedding", "neighbours": 2, "visibility_learns": True},
+                {"kind": "occlusion", "warmup_epochs": 0},
+            ],
+        }
+    )
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Flatten(), nn.Linear(6 * 16, 8))
+    images, labels = images_and_labels()
+    tap = find_map(backbone, images[:2], 0)
+    adaface, qaconv, occlusion = config.losses
+    heads = nn.ModuleList([build_head(adaface, 8, 5), QAConvHead(qaconv, 5, 6, tap.size), OcclusionHead(occlusion, 6)])
+    learner = Learner(backbone, heads, output=0, autocast=None, maps=MapLosses.of(config, tap, list(heads))).train()
+    model = DistributedDataParallel(learner) if world > 1 else learner
+    visible = torch.ones(12, 1, 6, 6)
+    visible[::3, :, 3:] = 0
+    visible[4:6] = torch.nan
+    share = slice(rank * 12 // world, (rank + 1) * 12 // world)
+    losses = model(images[share], labels[share], (), visible[share])
+    losses.sum().backward()
+    found = {name: parameter.grad for name, parameter in learner.named_parameters()}
+    return found | dict(learner.named_buffers()) | {"losses of the map": losses[1:].detach()}
+
+
+def detached() -> dict[str, torch.Tensor]:
+    """Gradients of losses over a map that train no backbone: DDP must not wait for one."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    config = FinetuneConfig.model_validate(
+        {
+            "model": {"reference": "-"},
+            "data": {"train": "-", "batch": 6},
+            "augment": {"mask": 0.5},
+            "losses": [{"kind": "qaconv", "train_map": False}, {"kind": "occlusion"}],
+        }
+    )
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Flatten(), nn.Linear(6 * 16, 8))
+    network = Network("-", backbone, Preprocessing(6, 6), 8, lambda *_: None)
+    tap = find_network_map(config, network)
+    learner, _ = build_learner(config, network, build_heads(config, 8, 5, tap), None, None, tap)
+    learner.train()
+    model = DistributedDataParallel(learner) if world > 1 else learner
+    images, labels = images_and_labels()
+    share = slice(rank * 12 // world, (rank + 1) * 12 // world)
+    for _ in range(2):  # a second pass fails where the first left something unreduced
+        model(images[share], labels[share], (), torch.ones(len(images[share]), 1, 6, 6)).sum().backward()
+    return {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
 
 
 def distilled() -> dict[str, torch.Tensor]:
@@ -256,6 +318,8 @@ def full_weight() -> torch.Tensor:
 
 
 PROGRAMS = {
+    "matched": matched,
+    "detached": detached,
     "separate_batchnorm": batchnorm,
     "synchronised_batchnorm": lambda: batchnorm(sync_batchnorm=True),
     "synchronised_and_checkpointed": lambda: batchnorm(sync_batchnorm=True, gradient_checkpointing=True),
@@ -279,6 +343,8 @@ IN_A_WORLD_OF = {
         "gradients",
         "accumulated",
         "distilled",
+        "matched",
+        "detached",
         "two_outputs",
         "partial_fc",
         "partial_fc_sampled",

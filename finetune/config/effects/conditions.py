@@ -13,6 +13,7 @@ from typing import Any
 from ..augmentation import AugmentConfig
 from ..config import FinetuneConfig
 from ..distillation import EMA, LogitsTerm
+from ..losses import OcclusionLoss, QAConvLoss
 from ..optimization import average_decay
 
 __all__ = [
@@ -54,7 +55,9 @@ _WITHOUT_WEIGHTS = ("triplet", "circle_pair", "multi_similarity", "contrastive",
 """Kinds of losses that have no weights for the optimizer."""
 
 
-_READ_VISIBILITY = ("occlusion", "qaconv")
+_SEES_MAP = ("occlusion", "qaconv")
+"""Kinds of losses that see the feature map."""
+_READ_VISIBILITY = ("occlusion",)
 """Kinds of losses that are told which pixels of an image show the face."""
 
 _RANDOM_CHANGES = (
@@ -240,6 +243,25 @@ def unseen(data: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | 
     if data.visible is None or any(loss.kind in _READ_VISIBILITY for loss in config.losses):
         return None
     return f"no loss of {', '.join(loss.kind for loss in config.losses)} asks which pixels show the face"
+
+
+def unless_seen(model: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """A map that no loss sees."""
+    if model.map is None or any(loss.kind in _SEES_MAP for loss in config.losses):
+        return None
+    return f"no loss of {', '.join(loss.kind for loss in config.losses)} sees a feature map"
+
+
+def unless_matched(_loss: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """What holds for a matcher that is told what is visible."""
+    told = any(isinstance(loss, QAConvLoss) and loss.visibility != "none" for loss in config.losses)
+    return None if told else "no loss qaconv uses what the head says"
+
+
+def blind(loss: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
+    """How visibility is used, where nothing says what is visible."""
+    told = loss.visibility == "none" or any(isinstance(each, OcclusionLoss) for each in config.losses)
+    return None if told else "no loss occlusion learns what is visible"
 
 
 def evaluation_steps(evaluation: Any, config: FinetuneConfig, facts: RunFacts | None) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from .conditions import (
     Check,
+    blind,
     cache,
     curve,
     elsewhere,
@@ -32,6 +33,8 @@ from .conditions import (
     steps_per_epoch,
     teacher_weight,
     unless,
+    unless_matched,
+    unless_seen,
     unseen,
     warmup_epochs,
     warmup_steps,
@@ -48,6 +51,7 @@ _RANDOM_POLICY = unless(lambda augment: augment.rand_augment > 0, "augment.rand_
 _ANGULAR = unless(
     lambda loss: loss.margins[:2] != (1.0, 0.0), "margins without an angle (m1 = 1, m2 = 0) have one gradient"
 )
+_WITH_CLASSES = unless(lambda loss: loss.classes != "none", "classes is none; set it to embedding or memory")
 _RERANKED = unless(lambda evaluation: evaluation.rerank, "evaluation.rerank is false")
 _EXPANDED = unless(lambda evaluation: evaluation.expand > 0, "evaluation.expand is 0")
 _WITH_MARGIN = unless(lambda loss: loss.margin > 0, "margin is 0, so image quality changes nothing")
@@ -83,7 +87,7 @@ IDLE: Mapping[str, Check] = {
         "no identity has images of two cameras, so it is pk",
     ),
     "data.images_per_identity": unless(
-        lambda data: data.sampler != "random", "data.sampler is random; set it to pk or pk_cameras"
+        lambda data: data.sampler != "random", "data.sampler is random; set it to pk, pk_cameras or graph"
     ),
     "augment.photometric": unless(
         lambda augment: (
@@ -106,6 +110,16 @@ IDLE: Mapping[str, Check] = {
     "losses.adaface.h": first(_WITH_MARGIN, _BY_QUALITY),
     "losses.adaface.momentum": first(_WITH_MARGIN, _BY_QUALITY),
     "losses.partial_fc.gradient": _ANGULAR,
+    "model.map": unless_seen,
+    "losses.qaconv.margin": unless(lambda loss: loss.triplet > 0, "triplet is 0, the factor of the loss with it"),
+    "losses.qaconv.class_weight": _WITH_CLASSES,
+    "losses.qaconv.neighbours": _WITH_CLASSES,
+    "losses.qaconv.memory_gb": _WITH_CLASSES,
+    "losses.qaconv.visibility": blind,
+    "losses.qaconv.visibility_learns": first(
+        unless(lambda loss: loss.visibility != "none", "visibility is none"), blind
+    ),
+    "losses.occlusion.warmup_epochs": unless_matched,
     "distil.unlabelled_batch": first(
         unless(lambda distil: distil.unlabelled is not None, "distil.unlabelled is null"),
         unless(lambda distil: distil.labels, "distil.labels is false, so images of both sources are drawn alike"),
@@ -235,6 +249,13 @@ ALWAYS = frozenset(
         "losses.partial_fc.scale",
         "losses.partial_fc.margins",
         "losses.partial_fc.rate",
+        "losses.qaconv.pairwise",
+        "losses.qaconv.triplet",
+        "losses.qaconv.classes",
+        "losses.qaconv.train_map",
+        "losses.occlusion.hidden",
+        "losses.occlusion.train_map",
+        "losses.occlusion.loss",
         "optimizer.kind",
         "optimizer.weight_decay",
         "optimizer.clip",

@@ -27,10 +27,21 @@ from ...evaluation.scores.combining import Combination
 from ...evaluation.scores.pair_matching import PairMatcher
 from ...evaluation.scores.scoring import ScoreSettings, plan_scores
 from ...evaluation.several_sets import joined_metrics
-from ...network.learner import embedding_of
+from ...matching.map_losses import matching_model
+from ...matching.pair_matcher import ModelMatcher
+from ...network.learner import Learner, embedding_of
 from ...network.networks import Network, images_to_tensor
 
-__all__ = ["HeldOutImages", "MeasuredSets", "embedder_of", "hold_out", "plan_sets", "protocol_of", "ranking_of"]
+__all__ = [
+    "HeldOutImages",
+    "MeasuredSets",
+    "embedder_of",
+    "hold_out",
+    "matcher_of",
+    "plan_sets",
+    "protocol_of",
+    "ranking_of",
+]
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -115,6 +126,17 @@ def embedder_of(backbone: nn.Module, network: Network, model: ModelConfig, devic
         return array
 
     return embed
+
+
+def matcher_of(learner: Learner, network: Network, model: ModelConfig, device: torch.device) -> ModelMatcher | None:
+    """What the losses of `learner`, in eval mode, taught about pairs of images; None where none trains a matcher.
+
+    The arguments are otherwise those of `embedder_of`.
+    """
+    matching = matching_model(learner, model.output)
+    if matching is None:
+        return None
+    return ModelMatcher(matching, network.preprocessing, device, model.channels_last)
 
 
 @dataclass(frozen=True)

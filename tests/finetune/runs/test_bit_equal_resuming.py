@@ -37,8 +37,19 @@ def losses_of(run: Path) -> list[dict]:
             "model.gradient_checkpointing=true",
             "evaluation.patience=9",
         ],
+        [
+            "data.sampler=graph",
+            "augment.mask=0.5",
+            "augment.mask_kinds=[block]",
+            "losses=[{kind: adaface, scale: 16}, {kind: qaconv, classes: embedding, neighbours: 3}, {kind: occlusion}]",
+        ],
+        [
+            "augment.mask=0.5",
+            "augment.mask_kinds=[block]",
+            "losses=[{kind: qaconv, classes: memory, train_map: false}, {kind: occlusion, warmup_epochs: 0}]",
+        ],
     ],
-    ids=["adamw", "sgd with average and sampled classes", "the rest"],
+    ids=["adamw", "sgd with average and sampled classes", "the rest", "matching by graph", "a detached map"],
 )
 def test_resuming_equals_the_uninterrupted_run_bit_for_bit(config, tmp_path, extra):
     whole = finetune(config, extra, quiet=True)

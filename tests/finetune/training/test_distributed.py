@@ -59,6 +59,21 @@ def test_two_processes_distil_as_one_with_the_whole_batch(run_ranks):
         assert_equal_but_for_rounding(two[name], expected, name)
 
 
+def test_two_processes_match_as_one_with_the_whole_batch(run_ranks):
+    one, two = run_ranks("matched", 1), run_ranks("matched", 2)
+    assert one.keys() == two.keys()
+    for name, expected in one.items():
+        assert_equal_but_for_rounding(two[name].float(), expected.float(), name)
+
+
+def test_losses_over_a_detached_map_train_the_same_heads_on_two_processes(run_ranks):
+    one, two = run_ranks("detached", 1), run_ranks("detached", 2)
+    assert one.keys() == two.keys()
+    assert not any(name.startswith("backbone") for name in one)
+    for name, expected in one.items():
+        assert_equal_but_for_rounding(two[name], expected, name)
+
+
 def test_accumulated_batches_are_averaged_and_reduced_once_a_step(run_ranks):
     one, two = run_ranks("accumulated", 1), run_ranks("accumulated", 2)
     assert two.pop("reductions") == 2  # of six backward passes, in a network of one bucket

@@ -327,7 +327,7 @@ def test_the_commented_configuration_reads_back_and_explains_every_field():
         "One of cosine, multistep, polynomial, constant.",
         "One of sgd, adamw, adam, amsgrad, rmsprop.",
         "One of retrieval, verification, classification.",
-        "One of random, pk, pk_cameras.",
+        "One of random, pk, pk_cameras, graph.",
         "One of fp32, bf16, fp16, half.",
         "rank20 or mINP",
         ".bin file",
