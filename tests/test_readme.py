@@ -274,6 +274,7 @@ def matches(shown: str, printed: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # it trains for minutes, and more where others use the machine
 def test_the_main_job_runs_as_readme_shows_it(tmp_path, monkeypatch, capsys):
     """All commands but `serve` and those that need it, which tests/serving makes; two epochs of training, a minute."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")

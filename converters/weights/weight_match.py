@@ -192,6 +192,15 @@ def refuse_misfit(
         parts.append(f"{len(misshapen)} {'has' if len(misshapen) == 1 else 'have'} another shape ({name}: {sizes})")
     if unused:
         parts.append(f"{len(unused)} of the file {_are(unused)} left over ({_some(unused)})")
+    exported = [key for key in unused if key.startswith(("onnx::", "onnx__"))]
+    if exported:
+        parts.append(f"names such as {exported[0]} are those of an ONNX file: give that file as the model")
+    norms = [key.removesuffix(".running_mean") for key in unused if key.endswith(".running_mean")]
+    if norms:
+        parts.append(
+            f"{len(norms)} BatchNorms of the file ({_some(norms)}) lie behind no layer of the network by name, so they "
+            "cannot be folded: fold them before saving"
+        )
     if match.looks_like:
         parts.append(f"it looks like {match.looks_like}")
     if all(alike):

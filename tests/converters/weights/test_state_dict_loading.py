@@ -212,3 +212,22 @@ def test_the_originals_state_dict_lacks_the_biases_that_fusing_made(model_file, 
     x = torch.from_numpy(images(3))
     with torch.no_grad():
         assert torch.allclose(module.eval()(x), original.eval()(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("others", "cause"),
+    [
+        (
+            {"onnx::Conv_12": torch.ones(2)},
+            "names such as onnx::Conv_12 are those of an ONNX file: give that file as the model",
+        ),
+        (
+            {"norm.running_mean": torch.ones(2)},
+            r"1 BatchNorms of the file \(norm\) lie behind no layer of the network by name",
+        ),
+    ],
+)
+def test_what_is_left_over_tells_why_the_file_does_not_fit(tmp_path, others, cause):
+    torch.save({**network(1).state_dict(), **others}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=f"left over .*{cause}"):
+        load_state_dict_file(network(), tmp_path / "w.pth", **STRICT)
