@@ -14,6 +14,7 @@ from torch import nn
 from ...errors import InputError
 from ..records.provenance import ChainLink
 from ..records.record import TensorSpec
+from ..runtime.nonsense import not_finite
 from ..runtime.parity import measure_parity
 from ..runtime.probes.probing import probe_inputs
 from ..runtime.runners import TorchRunner
@@ -21,7 +22,7 @@ from ..weights.state_dict_files import StateDictFile, read_state_dict
 from ..weights.state_dict_loading import load_state_dict_file
 from ..weights.weight_match import WeightMatch
 
-__all__ = ["load_and_measure", "weights_link"]
+__all__ = ["load_and_measure", "refuse_broken_outputs", "weights_link"]
 
 _ROWS = 2
 """Random inputs that a change is measured on; a wrong tensor shows on any input."""
@@ -66,7 +67,19 @@ def load_and_measure(
     after = None if before is None else _outputs(module, inputs, batch)
     if before is None or after is None:
         return match
+    refuse_broken_outputs(match, before, after)
     return replace(match, difference=measure_parity(before, after))
+
+
+def refuse_broken_outputs(match: WeightMatch, before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]]) -> None:
+    """Refuse weights with which outputs that were finite no longer are.
+
+    Raises:
+        InputError: naming the file.
+    """
+    broken = not_finite(after, ())
+    if broken and not not_finite(before, ()):
+        raise InputError(f"{match.origin.file}: with its weights {broken[0]}; each is finite, give sound ones")
 
 
 def weights_link(match: WeightMatch, *, unfused: bool = False) -> ChainLink:

@@ -45,7 +45,7 @@ from .bundle_info import is_bundle
 from .codegen.check import written_module
 from .conversion_options import ConversionKeywords, ConversionOptions
 from .conversion_reference import BatchParity, Reference
-from .loaded_weights import weights_link
+from .loaded_weights import refuse_broken_outputs, weights_link
 from .open_batch import settled
 
 __all__ = ["OnnxToTorchResult", "onnx2torch"]
@@ -258,17 +258,29 @@ def _restore(
     unfused = weights is not None and options.restore_bn and is_unfused(module, weights)
     if weights is not None and not unfused:
         match = _load(module, weights, file, options)
-        reference = reference.following(module)
+        reference = _following(reference, module, match)
     if options.restore_bn:
         report = _restore_batchnorm(module, Path(file.label), preprocessing, options)
         parity = reference.measure(module, options.tolerance, "with restored BatchNorm")
         links.append(restored_link(report, parity_max_rel=_errors(parity)))
     if weights is not None and unfused:
         match = _load(module, weights, file, options)
-        reference = reference.following(module)
+        reference = _following(reference, module, match)
     if weights is not None and match is not None:
         links.append(weights_link(match, unfused=unfused))
     return _Restored(reference, parity, report, match, tuple(links))
+
+
+def _following(reference: Reference, module: fx.GraphModule, match: WeightMatch) -> Reference:
+    """The reference for a module that has the weights of `match`.
+
+    Raises:
+        InputError: its outputs hold NaN or infinity, and those of the file do not.
+    """
+    followed = reference.following(module)
+    for before, after in zip(reference.samples, followed.samples, strict=True):
+        refuse_broken_outputs(match, before.outputs, after.outputs)
+    return followed
 
 
 def _load(module: fx.GraphModule, weights: StateDictFile, file: ModelFile, options: ConversionOptions) -> WeightMatch:

@@ -208,6 +208,9 @@ def _copy(module: nn.Module, values: Mapping[str, Tensor], file: Path) -> list[s
             broken.append(name)
     if broken:
         raise InputError(f"{file}: weight {first_named(broken)} holds NaN or infinity; give a sound file")
+    negative = [name for name, value in ready.items() if name.endswith("running_var") and (value < 0).any()]
+    if negative:
+        raise InputError(f"{file}: weight {first_named(negative)} holds a negative variance; give a sound file")
     changed = [name for name, value in ready.items() if not torch.equal(own[name].cpu(), value)]
     with torch.no_grad():
         for name, value in ready.items():

@@ -231,3 +231,10 @@ def test_what_is_left_over_tells_why_the_file_does_not_fit(tmp_path, others, cau
     torch.save({**network(1).state_dict(), **others}, tmp_path / "w.pth")
     with pytest.raises(InputError, match=f"left over .*{cause}"):
         load_state_dict_file(network(), tmp_path / "w.pth", **STRICT)
+
+
+def test_a_negative_variance_is_refused(tmp_path):
+    state = torch.nn.BatchNorm1d(2).state_dict() | {"running_var": torch.tensor([1.0, -1e-3])}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"weight 'running_var' holds a negative variance"):
+        load_state_dict_file(torch.nn.BatchNorm1d(2), tmp_path / "w.pth", **STRICT)
