@@ -19,18 +19,21 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch.nn import functional as F
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..converters.bundles.reference import Model, load_model, resolve_run_folder
 from ..converters.exporting.reexport import torch_to_onnx
 from ..converters.records.json_text import parse_json
+from ..converters.runtime.runners import TorchRunner
 from ..converters.zoo.cells.genotype import Genotype, genotype_of_json, read_genotype
+from ..converters.zoo.pcb import PCB
 from ..errors import InputError
-from ..finetune.config.config import SoftmaxLoss
+from ..finetune.config.config import LossConfig, PartsLoss, SoftmaxLoss
 from ..finetune.config.files import load_config
 from ..finetune.embedding.embedders import Embedder, open_embedder
 from ..finetune.evaluation.evaluation import evaluate
+from ..finetune.losses.heads import LinearHead, PartsHead, build_head
 from ..finetune.search.report.comparison import ComparedNetwork, Percentile, Role, found_percentile, write_comparison
 from ..finetune.search.report.page import write_search_report
 from .timing import latency
@@ -71,7 +74,7 @@ def search(
         folder: The run folder of a search that has ended.
         runs: Folders of finished runs; those that differ by their seed alone are one network.
         closed_set: Images of the training identities, in the order of the training data, that no run trained on: each
-            run's classifier is measured on them, as `top1`. Its run needs the loss softmax.
+            run's classifier is measured on them, as `top1`. Its run needs the loss softmax or pcb.
         rounds: Calls of each network for its latency, in turns.
         threads: Of ONNX Runtime; None leaves it to the runtime.
         report: Called with a line on what is done.
@@ -172,25 +175,38 @@ def _top1(folder: Path, data: str | Path) -> float:
 
 
 def _with_classifier(folder: Path) -> Embedder:
-    """A run's network, from pixels to the scores of its classes."""
+    """A run's network, from pixels to the scores of its classes.
+
+    The scores of `pcb` are the sum of those of its parts, each after a softmax, as its authors' classify.
+    """
     losses = load_config(folder / "config.yaml").losses
-    number = next((number for number, loss in enumerate(losses) if isinstance(loss, SoftmaxLoss)), None)
+    number = next((number for number, loss in enumerate(losses) if isinstance(loss, SoftmaxLoss | PartsLoss)), None)
     checkpoint = resolve_run_folder(folder)
     if number is None or checkpoint is None:
-        raise InputError(f"{folder}: has no classifier, so no closed-set accuracy; train it with the loss softmax")
-    tensors = load_file(checkpoint / "training.safetensors")
-    head = {
-        name.removeprefix(f"heads/{number}."): value
-        for name, value in tensors.items()
-        if name.startswith(f"heads/{number}.")
-    }
-    embedder = open_embedder(folder)
+        raise InputError(
+            f"{folder}: has no classifier, so no closed-set accuracy; train it with the loss softmax or pcb"
+        )
+    head = _trained_head(losses[number], checkpoint / "training.safetensors", f"heads/{number}.")
+    model = load_model(folder)
+    if isinstance(model.module, PCB):
+        model.module.normalises = False
+    embedder = open_embedder(TorchRunner(model.module, name=str(folder)), preprocessing=model.preprocessing)
 
     def scores_at(batch: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        rows = torch.from_numpy(embedder.embed_at(batch, pixels))
-        if "neck.weight" in head:
-            statistics = head["neck.running_mean"], head["neck.running_var"]
-            rows = F.batch_norm(rows, *statistics, head["neck.weight"], head["neck.bias"])
-        return F.linear(rows, head["weight"], head["bias"]).numpy()
+        with torch.no_grad():
+            found = head.logits(torch.from_numpy(embedder.embed_at(batch, pixels)))
+            parts = found if isinstance(found, list) else [found]
+            scores: Tensor = sum(part.softmax(dim=1) for part in parts)  # type: ignore[assignment]
+            return scores.numpy()
 
     return replace(embedder, embed_at=scores_at)
+
+
+def _trained_head(loss: LossConfig, path: Path, prefix: str) -> LinearHead | PartsHead:
+    """The classifier of a checkpoint, in eval mode."""
+    tensors = {name.removeprefix(prefix): value for name, value in load_file(path).items() if name.startswith(prefix)}
+    weights = [value for name, value in tensors.items() if name.endswith("weight") and value.ndim == 2]
+    head = build_head(loss, sum(weight.shape[1] for weight in weights), weights[0].shape[0])
+    assert isinstance(head, LinearHead | PartsHead)
+    head.load_state_dict(tensors)
+    return head.eval()

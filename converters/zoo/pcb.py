@@ -42,6 +42,8 @@ class PCB(ResNet50):
     ) -> None:
         super().__init__(last_stride=last_stride, embedding_size=None)
         self.parts = parts
+        self.normalises = True
+        """Whether stripes have unit length in eval mode; classifiers are trained on those that have not."""
         self.parts_avgpool = nn.AdaptiveAvgPool2d((parts, 1))
         self.dropout = nn.Dropout(dropout)
         self.conv5 = _Reduce(2048, reduced)
@@ -53,10 +55,11 @@ class PCB(ResNet50):
         """Images -> the embeddings of the stripes, concatenated from top to bottom, and of the whole image."""
         features = self.feature_map(x)
         stripes = self.conv5(self.dropout(self.parts_avgpool(features))).squeeze(3)
-        if not self.training:
+        unit = self.normalises and not self.training
+        if unit:
             stripes = F.normalize(stripes, dim=1)
         out: Tensor = stripes.transpose(1, 2).flatten(1)
         if self.whole is None:
             return out
         whole = self.whole(self.dropout(features.mean(dim=(2, 3), keepdim=True))).flatten(1)
-        return torch.cat([out, whole if self.training else F.normalize(whole)], dim=1)
+        return torch.cat([out, F.normalize(whole) if unit else whole], dim=1)

@@ -94,10 +94,13 @@ class PartsHead(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over embeddings [N, D] with int64 labels [N]: a float32 scalar."""
+        return parts_loss(self.logits(embeddings), labels, smoothing=self._smoothing)
+
+    def logits(self, embeddings: Tensor) -> list[Tensor]:
+        """Logits float32 [N, C] of each slice of embeddings [N, D]."""
         slices = torch.split(embeddings, self._lengths, dim=1)
         classifiers = cast("list[LinearHead]", list(self.classifiers))
-        logits = [classifier.logits(part) for classifier, part in zip(classifiers, slices, strict=True)]
-        return parts_loss(logits, labels, smoothing=self._smoothing)
+        return [classifier.logits(part) for classifier, part in zip(classifiers, slices, strict=True)]
 
 
 class CosineHead(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rtool
-from rtool.benchmarks.search_comparison import _top1
+from rtool.benchmarks.search_comparison import _top1, _trained_head
 from rtool.converters import build_architecture, save_bundle
 from rtool.converters.records.preprocessing import IMAGENET
 from rtool.converters.zoo.cells.drawing import random_genotype
@@ -19,7 +19,9 @@ from rtool.converters.zoo.cells.network_costs import network_costs
 from rtool.converters.zoo.cells.space import SearchSpace
 from rtool.errors import InputError
 from rtool.finetune.config.files import dump_config, parse_config
+from rtool.finetune.config.losses import PartsLoss
 from rtool.finetune.data.formats.sources import open_dataset
+from rtool.finetune.losses.heads import PartsHead
 
 SPACE = SearchSpace(operations=("none", "skip", "max3"), nodes=1, channels=2)
 DATA = "synthetic-people:identities=3,images=2,size=32x16"
@@ -96,6 +98,18 @@ def test_closed_set_accuracy_is_that_of_the_runs_own_classifier(tmp_path, found)
         scores = (rows + head["heads/1.neck.bias"]) @ head["heads/1.weight"].T + head["heads/1.bias"]
     right = scores.argmax(dim=1).numpy() == dataset.identities
     assert _top1(run, DATA) == pytest.approx(right.mean())
+
+
+def test_the_classifiers_of_parts_are_added_up(tmp_path):
+    torch.manual_seed(0)
+    loss = PartsLoss(kind="pcb", parts=2)
+    head = PartsHead(6, 5, 2, 0.0)
+    save_file({f"heads/0.{name}": value for name, value in head.state_dict().items()}, tmp_path / "heads.safetensors")
+    again = _trained_head(loss, tmp_path / "heads.safetensors", "heads/0.")
+    rows = torch.randn(3, 6)
+    for part, logits in enumerate(again.logits(rows)):
+        classifier = head.classifiers[part]
+        torch.testing.assert_close(logits, rows[:, 3 * part : 3 * part + 3] @ classifier.weight.T + classifier.bias)
 
 
 def test_what_is_no_search_and_no_finished_run_is_refused(tmp_path, found):

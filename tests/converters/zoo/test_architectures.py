@@ -183,4 +183,10 @@ def test_a_global_branch_lies_behind_the_stripes_and_changes_nothing_of_them():
         branch = branched.whole(features[..., None, None]).flatten(1)
     assert both.shape == (2, 2 * 8 + 5)
     torch.testing.assert_close(both[:, :16], stripes, rtol=0, atol=0)
+    branched.normalises = False
+    with torch.no_grad():
+        raw = branched(images)
+    for part in (slice(0, 8), slice(8, 16), slice(16, 21)):
+        assert (raw[:, part].norm(dim=1) - 1).abs().min() > 1e-3
+        torch.testing.assert_close(torch.nn.functional.normalize(raw[:, part]), both[:, part])
     torch.testing.assert_close(both[:, 16:], branch / branch.norm(dim=1, keepdim=True), rtol=1e-5, atol=1e-6)
