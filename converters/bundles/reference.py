@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
-import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
 
 from ...errors import InputError
 from ..files.model_bytes import TORCHSCRIPT_SUFFIXES, refuse_served
@@ -45,6 +43,7 @@ from ..zoo.registry import ZOO, architecture_preprocessing, build_architecture
 from .bundle import Bundle, load_bundle, stripped_graph
 from .bundle_info import bundle_name, is_bundle
 from .loaded_weights import load_and_measure, weights_link
+from .program_interface import program_interface
 
 __all__ = ["Kind", "Model", "load_model", "open_runner", "resolve_run_folder"]
 
@@ -221,7 +220,7 @@ def _open(reference: str | Path) -> Model:
         program, module, stated = load_program(path, _METADATA)
         found, chain = stated_in_metadata(str(path), stated), chain_of_metadata(stated)
         named, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))
-        inputs = _exported_inputs(program)
+        inputs, _ = program_interface(program)
         if len(named) == len(inputs):
             inputs = tuple(replace(own, name=spec.name) for own, spec in zip(inputs, named, strict=True))
         return Model(path.name, module, found, "exported", path, inputs, outputs, chain)
@@ -304,17 +303,3 @@ def _of_bundle(bundle: Bundle, name: str, given: Collection[str]) -> Preprocessi
 def _listing(path: Path) -> str:
     names: Sequence[str] = sorted(entry.name for entry in path.iterdir())
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
-
-
-def _exported_inputs(program: ExportedProgram) -> tuple[TensorSpec, ...]:
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    specs = []
-    for name in program.graph_signature.user_inputs:
-        value = values.get(str(name))
-        if not isinstance(value, torch.Tensor):
-            return ()
-        sizes = (size if isinstance(size, int) else str(size) for size in value.shape[1:])
-        first = value.shape[:1]
-        batch = tuple(size if isinstance(size, int) else "batch" for size in first)
-        specs.append(TensorSpec(str(name), str(value.dtype).removeprefix("torch."), (*batch, *sizes)))
-    return tuple(specs)

@@ -252,8 +252,8 @@ class TritonModel:
                 problems.append(
                     f"input {spec.name!r} expected {spec.dtype} {wanted}, got {array.dtype} {list(array.shape)}"
                 )
-            elif self.max_batch and len(array) > self.max_batch:
-                problems.append(f"input {spec.name!r} has {len(array)} rows, the model accepts up to {self.max_batch}")
+            elif self.max_batch and not 0 < len(array) <= self.max_batch:
+                problems.append(f"input {spec.name!r} has {len(array)} rows, the model accepts 1 to {self.max_batch}")
         if problems:
             raise InputError(f"model {self.model!r} on {self.url}: {'; '.join(problems)}")
         return arrays

@@ -16,7 +16,7 @@ from ...converters.records.json_text import parse_json
 from ...errors import InputError
 from ..repository.graph_signature import GraphSignature
 
-__all__ = ["check_proof", "lacking_proof"]
+__all__ = ["check_proof", "export_command", "lacking_proof"]
 
 _MAX_REL = re.compile(r"max relative error <= ([0-9.eE+-]+)(?! in float64)(?:,|$)")
 _MIN_COSINE = re.compile(r"min cosine >= ([0-9.eE+-]+)")
@@ -38,10 +38,22 @@ def check_proof(signature: GraphSignature, committed: Mapping[str, Any] | None, 
         return ()
     if not force:
         raise InputError(
-            f"{signature.path}: {lacking}; export it with `rtool export {signature.path} -o OUT.onnx`, which measures "
-            "it, and deploy that, or publish it unmeasured with --force, which is recorded"
+            f"{signature.path}: {lacking}; export it with `{export_command(signature)}`, which measures it, and deploy "
+            "that, or publish it unmeasured with --force, which is recorded"
         )
     return (lacking,)
+
+
+def export_command(signature: GraphSignature, batch: int | str | None = None) -> str:
+    """The command that makes such a file, with `batch`; a torch file, and one of reduced precision, from its origin."""
+    steps, origin = signature.metadata.get("rtool.steps", ""), signature.metadata.get("rtool.model", "MODEL")
+    precision = next((name for name in ("fp16", "bf16", "int8") if f'"name": "{name}"' in steps), None)
+    if signature.backend == "pytorch":
+        return f"rtool export {origin} --format torchscript -o OUT.pt"
+    command = f"rtool export {signature.path if precision is None else origin}"
+    if precision is not None:
+        command += f" --{precision}{' --calibrate IMAGES' if precision == 'int8' else ''}"
+    return f"{command}{f' --batch {batch}' if batch is not None else ''} -o OUT.onnx"
 
 
 def lacking_proof(signature: GraphSignature, committed: Mapping[str, Any] | None = None) -> str | None:

@@ -35,7 +35,7 @@ from ..repository.warmup import WarmupFile, read_examples, warmup_files
 from .contract import check_contract, contract_of, describe_changes
 from .exported_first import exported_first
 from .on_server.met_server import meet_server
-from .proof import check_proof
+from .proof import check_proof, export_command
 from .publication import Publication, prune, publish, publishing, remember_configs
 from .published_form import file_name, form_note, published_form
 from .served_digests import state_digests
@@ -279,18 +279,8 @@ def _check_batch(signature: GraphSignature, wanted: int | Literal["dynamic"] | N
     has = f"a fixed batch of {found}" if found is not None else "a dynamic batch"
     raise InputError(
         f"{signature.path}: --batch {wanted} was requested, but the graph has {has}; "
-        f"run `{_export_command(signature)} --batch {wanted} -o OUT.onnx` and deploy that"
+        f"run `{export_command(signature, wanted)}` and deploy that"
     )
-
-
-def _export_command(signature: GraphSignature) -> str:
-    """The command that exports such a file; one of reduced precision is exported from what it was converted from."""
-    steps = signature.metadata.get("rtool.steps", "")
-    precision = next((name for name in ("fp16", "bf16", "int8") if f'"name": "{name}"' in steps), None)
-    if precision is None:
-        return f"rtool export {signature.path}"
-    origin = signature.metadata.get("rtool.model", "MODEL")
-    return f"rtool export {origin} --{precision}{' --calibrate IMAGES' if precision == 'int8' else ''}"
 
 
 def _check_keep(keep: int | None) -> None:
@@ -313,7 +303,7 @@ def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[
     finding = find_served_batch(signature, given)
     if not finding.is_wrong:
         return finding.describe()
-    command = f"{_export_command(signature)} --batch {finding.right_at or 'N'} -o OUT.onnx"
+    command = export_command(signature, finding.right_at or "N")
     raise InputError(f"{signature.path}: {finding.describe()}; fix it with `{command}` and deploy that")
 
 

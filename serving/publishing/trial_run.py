@@ -40,7 +40,7 @@ def try_out(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | No
 
     names = [spec.name for spec in runner.outputs]
     outputs = run(*inputs)
-    _check_stated(signature, outputs, rows)
+    _check_stated(signature, outputs, len(inputs[0]))
     nonsense = find_nonsense(run, inputs, outputs, names, constant=constant_outputs(signature))
     if nonsense:
         on = "the examples" if examples is not None else "example images"

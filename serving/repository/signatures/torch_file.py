@@ -16,6 +16,8 @@ from ....errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from ....converters.records.record import TensorSpec
+
 __all__ = ["METADATA_KEYS", "TorchFile", "is_torch_file"]
 
 METADATA_KEYS = (
@@ -77,7 +79,7 @@ class TorchFile:
         """The arguments of `forward`; the inputs by the program's own names for an exported program.
 
         Raises:
-            InputError: as `module`, or one is not a tensor.
+            InputError: as `module`, or it takes or returns something else than tensors.
         """
         if self.is_program:
             return [str(name) for name in self._opened[2].graph_signature.user_inputs]
@@ -87,7 +89,23 @@ class TorchFile:
         others = [f"{one.name} ({one.type})" for one in taken if str(one.type) != "Tensor"]
         if others:
             raise InputError(f"{self.path}: takes {', '.join(others)}, and is served with tensors alone; wrap it")
+        (returned,) = schema.returns
+        parts = returned.type.elements() if str(returned.type).startswith("Tuple[") else [returned.type]
+        if any(str(part) != "Tensor" for part in parts):
+            raise InputError(f"{self.path}: returns {returned.type}, expected a tensor or a tuple of tensors; wrap it")
         return [argument.name for argument in taken]
+
+    def interface(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs as the file states them; two empty tuples where it states none, as TorchScript of others.
+
+        Raises:
+            InputError: as `module`, or what `rtool export` states in it is damaged.
+        """
+        from ....converters.bundles.program_interface import program_interface
+        from ....converters.records.interface import interface_of
+
+        stated = interface_of(self.metadata.get(INTERFACE_KEY), str(self.path))
+        return program_interface(self._opened[2]) if self.is_program and not all(stated) else stated
 
     def as_script(self) -> bytes:
         """An exported program as TorchScript.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ....converters.files.torch_archives.torch_names import served_names
 from ....converters.preprocessing.evidence import evidence_of_inputs
-from ....converters.records.interface import INTERFACE_KEY, interface_of
+from ....converters.records.interface import INTERFACE_KEY
 from ....converters.records.record import TensorSpec
 from ....converters.runtime.runners import Runner, TorchRunner
 from ....errors import InputError
@@ -40,7 +40,7 @@ def read_torch_signature(path: Path, examples: Examples | None = None) -> GraphS
     """
     file = TorchFile.read(path)
     arguments = file.arguments()
-    inputs, outputs = interface_of(file.metadata.get(INTERFACE_KEY), str(path))
+    inputs, outputs = file.interface()
     if not inputs or not outputs:
         inputs, outputs = _shown(file, arguments, examples() if examples is not None else None)
     if len(inputs) != len(arguments):

@@ -141,7 +141,7 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_sent(server, array, 
 
 
 def test_more_rows_than_the_model_supports_in_one_request_are_refused(server):
-    with TritonClient(server.url, "face") as client, pytest.raises(InputError, match="accepts up to 16"):
+    with TritonClient(server.url, "face") as client, pytest.raises(InputError, match="accepts 1 to 16"):
         client.run(np.zeros((17, 6, 6, 3), np.uint8))
 
 

@@ -73,8 +73,21 @@ def test_a_model_with_another_kind_of_argument_is_refused(tmp_path):
 
 def test_results_by_name_are_refused(tmp_path):
     torch.jit.script(Named()).save(str(tmp_path / "named.pt"))
-    with pytest.raises(InputError, match="returns dict, expected tensors"):
+    with pytest.raises(InputError, match=r"returns Dict\[str, Tensor\], expected a tensor"):
         read_signature(tmp_path / "named.pt", lambda: np.zeros((4, 3), np.float32))
+
+
+def test_results_in_a_list_are_refused_for_the_stock_back_end_takes_none(tmp_path):
+    torch.jit.trace(lambda a: [a, a], torch.zeros(4, 3), strict=False).save(str(tmp_path / "list.pt"))
+    with pytest.raises(InputError, match=r"returns List\[Tensor\]"):
+        read_signature(tmp_path / "list.pt", lambda: np.zeros((4, 3), np.float32))
+
+
+def test_a_program_of_others_states_itself(tmp_path):
+    program = torch.export.export(Two(), (torch.zeros(4, 3), torch.zeros(4, 3)))
+    torch.export.save(program, tmp_path / "two.pt2")
+    signature = read_signature(tmp_path / "two.pt2")
+    assert [one.dims for one in (*signature.inputs, *signature.outputs)] == [(4, 3), (4, 3), (4, 3), (4, 1)]
 
 
 def test_a_fixed_batch_is_found(tmp_path):
