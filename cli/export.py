@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ _LISTED = 3
         "rtool export model.rtool --fp16 --batch dynamic",
         "rtool export model.onnx --embed-preprocessing --target triton:24.10 -o model_uint8.onnx",
         "rtool export model.rtool --int8 --calibrate crops/",
+        "rtool export runs/faces/20260101-120000 -o images.onnx --matcher matcher.onnx",
     ),
 )
 @click.argument("model")
@@ -39,6 +41,12 @@ _LISTED = 3
     "target_file",
     type=click.Path(path_type=Path),
     help="The file. [default: ./NAME.onnx, a run's by the run's name]",
+)
+@click.option(
+    "--matcher",
+    "matcher_file",
+    type=click.Path(path_type=Path),
+    help="Of a run with qaconv: write its matcher here, and outputs embedding, map and visibility into the other file.",
 )
 @click.option("--fp16", is_flag=True, help="Convert weights and activations to float16.")
 @click.option("--bf16", is_flag=True, help="Convert them to bfloat16 (opset 22).")
@@ -107,6 +115,7 @@ def export_command(
     output: Output,
     model: str,
     target_file: Path | None,
+    matcher_file: Path | None,
     batch: str | None,
     calibrate: str | None,
     calibration_images: int,
@@ -119,7 +128,15 @@ def export_command(
     from ..converters import export
     from ..converters.exporting.reduced_precision import read_float32_nodes
 
-    result = export(
+    if matcher_file is not None:
+        from ..finetune.matching.exporting import export_matching
+
+        if target_file is None:
+            raise click.UsageError("--matcher: name the other file too, with -o FILE")
+        write = partial(export_matching, matcher=matcher_file)
+    else:
+        write = export
+    made = write(
         model,
         target_file,
         batch=read_batch(batch),
@@ -129,9 +146,11 @@ def export_command(
         keep_float32=read_float32_nodes(keep_file) if keep_file else (),
         **options,
     )
-    output.emit(
-        result, export_rows(result), artefact=result.path, tables=() if output.as_json else (step_table(result),)
-    )
+    result = made.images if matcher_file is not None else made
+    rows = export_rows(result)
+    if matcher_file is not None:
+        rows.append(("matcher", f"{made.matcher}, {made.parity.max_rel:.1e} from torch at most"))
+    output.emit(made, rows, artefact=result.path, tables=() if output.as_json else (step_table(result),))
 
 
 def _reader(spec: str, limit: int) -> Callable[[Preprocessing], Any]:

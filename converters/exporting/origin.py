@@ -85,6 +85,7 @@ class ExportOrigin:
     def output_names(self, count: int) -> tuple[str, ...]:
         """Names for the `count` outputs of a re-export."""
         names = tuple(spec.name for spec in self.record.outputs) if self.record is not None else ("embedding",)
+        names = getattr(self.module, "output_names", names)
         return names if len(names) == count else tuple(f"output_{index}" for index in range(count))
 
     @property
@@ -126,6 +127,7 @@ def open_origin(
 ) -> ExportOrigin:
     """Open a model reference, or a copy of a module together with the ONNX model it was converted from.
 
+    A module of one's own may state `output_names`, one per output, and `chain`, the provenance before the export.
     `weights` is a state_dict file to load over the weights of a reference.
 
     Raises:
@@ -150,7 +152,8 @@ def _of_module(
     if record is None:
         name = type(model).__name__.lower()
         decided = known_preprocessing(evidence_of_inputs(name, ()), preprocessing)
-        return ExportOrigin(name, copy.deepcopy(model).eval(), decided, _image_spec(decided), None, (), ())
+        chain: tuple[ChainLink, ...] = getattr(model, "chain", ())
+        return ExportOrigin(name, copy.deepcopy(model).eval(), decided, _image_spec(decided), None, (), chain)
     assert isinstance(model, fx.GraphModule)
     if root_hooks(model):
         raise InputError(

@@ -71,7 +71,7 @@ def best_of_pairs(
     """
     hidden = _hidden(chosen_by)
     firsts, seconds = [], []
-    for part in _parts(first.shape[1] * second.shape[1] * first.element_size(), len(first)):
+    for part in _parts(first.shape[1] * second.shape[1] * first.element_size(), first.shape[0]):
         similar = first[part] @ second[part].transpose(1, 2)
         if hidden is None:
             firsts.append(similar.max(1).values)

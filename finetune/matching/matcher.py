@@ -117,7 +117,7 @@ class Matcher(nn.Module):
         if visible[0] is None and visible[1] is None:
             return (first, second), (None, None), None
         seen = tuple(
-            locations(each.new_ones(len(each), 1, *self.size) if shown is None else shown).to(units.dtype)
+            locations(each.new_ones(each.shape[0], 1, *self.size) if shown is None else shown).to(units.dtype)
             for each, shown, units in zip(maps, visible, (first, second), strict=True)
         )
         if self.weighting == "scaling":
@@ -127,7 +127,7 @@ class Matcher(nn.Module):
     def _scores(self, a: Tensor, b: Tensor, weights_a: Tensor | None, weights_b: Tensor | None) -> Tensor:
         """Scores [n] of a and b [n, L], whose entries are weighed by [n, L]."""
         normed = self.bn(torch.cat([a, b])[:, None]).squeeze(1)
-        total = self._half(normed[: len(a)], weights_a) + self._half(normed[len(a) :], weights_b)
+        total = self._half(normed[: a.shape[0]], weights_a) + self._half(normed[a.shape[0] :], weights_b)
         scores: Tensor = self.logit_bn(total[:, None]).squeeze(1)
         return scores
 

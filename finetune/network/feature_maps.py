@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...converters.records.node_facts import facts_of
-from ...errors import ConfigError, nearest
+from ...errors import ConfigError, InputError, nearest
 from .learner import embedding_of
 
-__all__ = ["MapTap", "find_map"]
+__all__ = ["MapTap", "find_map", "graph_with_map"]
 
 _POOLING = (
     nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
@@ -245,11 +245,53 @@ def _graph_run(backbone: fx.GraphModule, name: str) -> Callable[[Tensor], tuple[
     return lambda images: forward(backbone, images)
 
 
-def with_map(backbone: fx.GraphModule, name: str) -> fx.GraphModule:
-    """The graph with (outputs, value of node `name`) as its output; layers and parameters are the same objects."""
+def with_map(backbone: fx.GraphModule, name: str, output: int | None = None) -> fx.GraphModule:
+    """The graph with (outputs, value of node `name`) as its output; layers and parameters are the same objects.
+
+    With `output`, that one alone stands for the outputs.
+    """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     outputs = graph.graph_copy(backbone.graph, copies)
     wanted = next(copy for node, copy in copies.items() if node.name == name)
+    if output is not None and isinstance(outputs, list | tuple):
+        outputs = outputs[output]
     graph.output((outputs, wanted))
     return fx.GraphModule(backbone, graph)
+
+
+class _TracedTo(fx.Tracer):
+    """Traces a module, and notes which node holds what the module of some name gives."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.found: fx.Node | None = None
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        value = super().call_module(m, forward, args, kwargs)
+        if isinstance(value, fx.Proxy) and self.path_of_module(m) == self.name:
+            self.found = value.node
+        return value
+
+
+def graph_with_map(tap: MapTap, output: int) -> fx.GraphModule:
+    """A graph from images to (output number `output`, map), of the same layers and parameters.
+
+    Raises:
+        InputError: torch.fx cannot trace the network.
+    """
+    if isinstance(tap.backbone, fx.GraphModule):
+        return with_map(tap.backbone, tap.name, output)
+    tracer = _TracedTo(tap.name)
+    try:
+        graph = tracer.trace(tap.backbone)
+    except Exception as error:  # tracing runs the module's own code on proxies
+        raise InputError(
+            f"{type(tap.backbone).__name__}: torch.fx cannot trace it ({error}), so its map is no output of a graph"
+        ) from error
+    if tracer.found is None:
+        raise InputError(f"model.map '{tap.name}': is not in the traced graph; name a layer in it")
+    return with_map(fx.GraphModule(tap.backbone, graph), tracer.found.name, output)
