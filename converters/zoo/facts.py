@@ -31,6 +31,8 @@ class ZooFacts:
     preprocessing: Preprocessing = IMAGENET
 
 
+_ARCFACE_BGR = replace(ARCFACE, channel_order="bgr")
+
 FACTS: Mapping[str, ZooFacts] = {
     "osnet_x0_25": ZooFacts(
         201_864,
@@ -190,6 +192,74 @@ FACTS: Mapping[str, ZooFacts] = {
         512,
         {"BatchNorm2d": 300, "Conv2d": 201, "PReLU": 99, "Dropout": 1, "Linear": 1, "BatchNorm1d": 1},
         ARCFACE,
+    ),
+    "ir18_adaface": ZooFacts(
+        24_020_352,
+        14_592,
+        2_597_109_760,
+        512,
+        {
+            "BatchNorm2d": 29,
+            "Conv2d": 20,
+            "PReLU": 9,
+            "MaxPool2d": 5,
+            "Dropout": 1,
+            "Flatten": 1,
+            "Linear": 1,
+            "BatchNorm1d": 1,
+        },
+        _ARCFACE_BGR,
+    ),
+    "ir34_adaface": ZooFacts(
+        34_134_080,
+        25_728,
+        4_446_797_824,
+        512,
+        {
+            "BatchNorm2d": 53,
+            "Conv2d": 36,
+            "PReLU": 17,
+            "MaxPool2d": 13,
+            "Dropout": 1,
+            "Flatten": 1,
+            "Linear": 1,
+            "BatchNorm1d": 1,
+        },
+        _ARCFACE_BGR,
+    ),
+    "ir50_adaface": ZooFacts(
+        43_585_600,
+        38_016,
+        6_296_485_888,
+        512,
+        {
+            "BatchNorm2d": 77,
+            "Conv2d": 52,
+            "PReLU": 25,
+            "MaxPool2d": 21,
+            "Dropout": 1,
+            "Flatten": 1,
+            "Linear": 1,
+            "BatchNorm1d": 1,
+        },
+        _ARCFACE_BGR,
+    ),
+    "ir101_adaface": ZooFacts(
+        65_150_912,
+        69_504,
+        12_076_761_088,
+        512,
+        {
+            "BatchNorm2d": 152,
+            "Conv2d": 102,
+            "PReLU": 50,
+            "MaxPool2d": 46,
+            "Dropout": 1,
+            "Flatten": 1,
+            "Linear": 1,
+            "BatchNorm1d": 1,
+        },
+        _ARCFACE_BGR,
     ),
     "mobilefacenet": ZooFacts(
         2_059_520,

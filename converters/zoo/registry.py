@@ -17,6 +17,7 @@ from torch import nn
 
 from ...errors import InputError, nearest
 from ..records.preprocessing import ARCFACE, IMAGENET, Preprocessing
+from .adaface_ir import AdaFaceIR
 from .cells.searched import SearchedNetwork, open_genotype
 from .iresnet import IResNet
 from .mobilefacenet import MobileFaceNet
@@ -57,6 +58,10 @@ def _face(build: Callable[..., nn.Module], **arguments: Any) -> Architecture:
     return Architecture(build, ARCFACE, "face recognition", arguments)
 
 
+def _adaface(**arguments: Any) -> Architecture:
+    return Architecture(AdaFaceIR, replace(ARCFACE, channel_order="bgr"), "face recognition", arguments)
+
+
 ZOO: Mapping[str, Architecture] = {
     "osnet_x0_25": _person(OSNet, width=0.25),
     "osnet_x0_5": _person(OSNet, width=0.5),
@@ -70,6 +75,10 @@ ZOO: Mapping[str, Architecture] = {
     "iresnet50": _face(IResNet, depths=(3, 4, 14, 3)),
     "iresnet100": _face(IResNet, depths=(3, 13, 30, 3)),
     "iresnet200": _face(IResNet, depths=(6, 26, 60, 6)),
+    "ir18_adaface": _adaface(depths=(2, 2, 2, 2)),
+    "ir34_adaface": _adaface(depths=(3, 4, 6, 3)),
+    "ir50_adaface": _adaface(depths=(3, 4, 14, 3)),
+    "ir101_adaface": _adaface(depths=(3, 13, 30, 3)),
     "mobilefacenet": _face(MobileFaceNet, depths=(4, 6, 2)),
     "vit_tiny": _face(VisionTransformer, dim=256, depth=12, heads=8, patch=9),
     "searched": _person(SearchedNetwork),

@@ -18,6 +18,10 @@ PUBLISHED = {
     "iresnet50": (43_590_848, 475, 396),
     "iresnet100": (65_156_160, 925, 771),
     "iresnet200": (118_833_920, 1807, 1506),
+    "ir18_adaface": (24_020_352, 179, 149),
+    "ir34_adaface": (34_134_080, 323, 269),
+    "ir50_adaface": (43_585_600, 467, 389),
+    "ir101_adaface": (65_150_912, 917, 764),
     "mobilefacenet": (2_059_520, 333, 283),
     "osnet_x0_25": (201_864, 565, 485),
     "osnet_x1_0": (2_169_508, 565, 485),
@@ -47,6 +51,11 @@ ORIGINAL_NAMES = [
     ("iresnet50", "layer2.0.downsample.1.bias", (128,)),
     ("iresnet50", "fc.weight", (512, 25088)),
     ("iresnet50", "features.running_mean", (512,)),
+    ("ir50_adaface", "input_layer.2.weight", (64,)),
+    ("ir50_adaface", "body.3.shortcut_layer.0.weight", (128, 64, 1, 1)),
+    ("ir50_adaface", "body.0.res_layer.5.running_var", (64,)),
+    ("ir50_adaface", "output_layer.3.weight", (512, 25088)),
+    ("ir101_adaface", "body.48.res_layer.4.weight", (512, 512, 3, 3)),
     ("mobilefacenet", "layers.3.layers.3.layers.2.layers.1.weight", (128,)),
     ("mobilefacenet", "conv_sep.layers.2.weight", (512,)),
     ("mobilefacenet", "features.layers.0.layers.0.weight", (512, 1, 7, 7)),
@@ -65,7 +74,9 @@ def test_state_dict_names_are_those_of_the_original_project(name, entry, shape):
     assert tuple(build_on_meta(name).state_dict()[entry].shape) == shape
 
 
-@pytest.mark.parametrize("name", sorted(set(ZOO) - {"iresnet200", "iresnet100", "pcb", "searched"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(ZOO) - {"iresnet200", "iresnet100", "ir101_adaface", "ir50_adaface", "pcb", "searched"})
+)
 def test_every_architecture_embeds_512_dimensions(name):
     size = architecture_preprocessing(name)
     images = torch.empty(2, 3, size.height, size.width, device="meta")
