@@ -20,6 +20,7 @@ from ..output import Output, examples, output_options
 from ..preprocessing import preprocessing_option
 from ..probes import read_probes, value_option
 from .options import named_sets, ranking_options
+from .pairs import asks_for_pairs, measured_pairs, pair_options, pair_options_of
 from .shown import ShownEvaluation
 from .stage_progress import StageProgress
 
@@ -44,7 +45,7 @@ __all__ = ["evaluate_command"]
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Write evaluation.json, table.csv and report.html into DIR.",
+    help="Write evaluation.json, table.csv and report.html into DIR; of pairs result.json and roc.csv too.",
 )
 @click.option("--against", metavar="OTHER", help="Measure another model too; differences with 95 % intervals.")
 @click.option(
@@ -54,6 +55,7 @@ __all__ = ["evaluate_command"]
 )
 @click.option("--function", metavar="MODULE:NAME", help="An evaluation of your own: your function measures instead.")
 @ranking_options
+@pair_options
 @click.option(
     "--roc",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -92,7 +94,7 @@ def evaluate_command(
     probe: tuple[str, ...],
     weights: Path | None,
     device: str,
-    **ranked: Any,
+    **others: Any,
 ) -> None:
     """Measure MODEL on DATA by retrieval (CMC, mAP, mINP) or verification (10-fold accuracy, TAR@FAR, EER, AUC).
 
@@ -109,6 +111,8 @@ def evaluate_command(
     from ...finetune.evaluation.model_sets import EvaluationSettings, measure_sets, random_weights_warning
     from ...finetune.evaluation.ranks.ranking import Ranking
 
+    asked, ranked = pair_options_of(others)
+
     def report(line: str) -> None:
         if not output.quiet:
             click.echo(f"note: {line}", err=True)
@@ -124,6 +128,19 @@ def evaluate_command(
     settings = EvaluationSettings(protocol, Ranking(**ranked), flip=not no_flip, limit=limit, function=function)
     progress = StageProgress(quiet=output.quiet)
     shown = ShownEvaluation(embedder, model, against, folder)
+    if asks_for_pairs(asked):
+        refused = {"--against": against, "--function": function, "--roc": roc, "--rerank": ranked["rerank"]}
+        if asked["scores"] not in (None, "embedding"):
+            refused["--weights"] = weights
+        found = measured_pairs(
+            asked, embedder, model, sets, settings, refused, device, cache=cache, report=report, progress=progress
+        )
+        try:
+            for name, measured, pairs in found:
+                shown.add(name, measured, None, progress, pairs=pairs)
+        finally:
+            shown.emit(output, asked["similarity"])
+        return
     try:
         for name, measured, theirs in measure_sets(
             embedder, sets, settings, against=other, roc=roc, cache=cache, report=report, progress=progress

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from ...finetune.embedding.embedders import Embedder
     from ...finetune.evaluation.measuring import Measured
     from ...finetune.evaluation.report.entries import MeasuredSet
+    from ...finetune.evaluation.standalone.pair_evaluation import MeasuredPairs
 
 __all__ = ["ShownEvaluation"]
+
+_PAIR_FIGURES = ("accuracy", "accuracy_std", "auc", "eer", "same_pairs", "different_pairs")
 
 
 class ShownEvaluation:
@@ -37,16 +40,24 @@ class ShownEvaluation:
         if folder is not None:
             make_folder(folder)
 
-    def add(self, name: str, measured: Measured, other: Measured | None, progress: StageProgress) -> None:
+    def add(
+        self,
+        name: str,
+        measured: Measured,
+        other: Measured | None,
+        progress: StageProgress,
+        *,
+        pairs: MeasuredPairs | None = None,
+    ) -> None:
         """Keep a set, and say what it could not resolve."""
         from ...finetune.evaluation.comparison import compare_measured
         from ...finetune.evaluation.report.entries import MeasuredSet
         from ...finetune.evaluation.report.folder import write_values
 
-        for line in getattr(measured.result, "warnings", ()):
+        for line in getattr(measured.result, "warnings", ()) if pairs is None else pairs.warnings:
             click.echo(f"warning: {measured.dataset.name}: {line}", err=True)
         differences = () if other is None else compare_measured(measured, other, progress)
-        self._sets.append(MeasuredSet(name, measured, differences, other))
+        self._sets.append(MeasuredSet(name, measured, differences, other, pairs))
         if self._folder is not None:
             write_values(self._folder, to_plain(self._values()))
 
@@ -59,6 +70,11 @@ class ShownEvaluation:
             from ...finetune.evaluation.report.folder import write_report
 
             artefact = write_report(self._folder, self._sets, self._facts(), self._rows())
+            pairs = {each.name: each.pairs for each in self._sets if each.pairs is not None}
+            if pairs:
+                from ...finetune.evaluation.standalone.pair_files import write_pair_files
+
+                write_pair_files(self._folder, pairs, self._facts())
         briefs = [f"{each.name}{' ' if each.name else ''}{self._brief(each)}" for each in self._sets]
         brief = "" if artefact else "\n".join(briefs)
         output.emit(self._values(), self._rows(), artefact=artefact, brief=brief)
@@ -85,10 +101,33 @@ class ShownEvaluation:
         rows: list[tuple[str, str]] = []
         for each in self._sets:
             prefix = f"{each.name}." if each.name else ""
+            if each.pairs is not None:
+                rows += self._pair_rows(each.pairs, prefix)
+                continue
             rows += evaluation_rows(each.values, prefix)
             rows += [(f"{prefix}{found.metric} against", str(found)) for found in each.differences]
         rows += evaluation_rows(mean_values(self._sets), "mean.")
         return [*rows, ("preprocessing", str(self._decision))]
+
+    @staticmethod
+    def _pair_rows(pairs: MeasuredPairs, prefix: str) -> list[tuple[str, str]]:
+        """The figures of each score, its rates at the false accept rates asked, and how scores were combined."""
+        from dataclasses import asdict
+
+        from ...finetune.evaluation.standalone.pair_files import result_values
+
+        values = result_values(pairs)
+        rows = [(f"{prefix}pairs", values["pairs"]), (f"{prefix}masks", values["masks"])]
+        for score, result in pairs.result.results.items():
+            figures = asdict(result)
+            rows += evaluation_rows({key: figures[key] for key in _PAIR_FIGURES}, f"{prefix}{score}.")
+            for far, rate in values["scores"][score]["vr_at_far"].items():
+                shown = rate["why"] if rate["vr"] is None else f"{rate['vr']:.4f}"
+                beside = "" if rate["vr"] is None else f"  ({rate['impostors_that_may_pass']:,} impostor pairs pass)"
+                rows.append((f"{prefix}{score}.VR at FAR {far}", shown + beside))
+        if "combined" in values:
+            rows += evaluation_rows({"combined": values["combined"]}, prefix)
+        return rows
 
     @staticmethod
     def _brief(entry: MeasuredSet) -> str:

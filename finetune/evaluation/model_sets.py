@@ -28,7 +28,7 @@ from .ranks.ranking import COSINE, Ranking
 from .templates.template_folder import TemplateSet, is_template_folder, open_template_folder
 from .templates.template_verification import compare_templates
 
-__all__ = ["EvaluationSettings", "measure_sets", "random_weights_warning"]
+__all__ = ["EvaluationSettings", "Report", "embedded_by", "measure_sets", "opened_set", "random_weights_warning"]
 
 Report = Callable[[str], object]
 
@@ -101,7 +101,7 @@ def measure_sets(
         DataError: a set does not fit the protocol or cannot be read, or embeddings are not finite.
     """
     function = None if settings.function is None else load_function(settings.function)
-    opened = {name: _opened(source, settings) for name, source in sources.items()}
+    opened = {name: opened_set(source, settings) for name, source in sources.items()}
     datasets = {name: each.dataset if isinstance(each, TemplateSet) else each for name, each in opened.items()}
     protocols = {_protocol(each, settings) for each in opened.values()}
     if roc is not None and (protocols != {"verification"} or len(datasets) > 1):
@@ -118,7 +118,7 @@ def measure_sets(
     for name, dataset in datasets.items():
         for note in (opened[name], *dataset.notes):
             _tell(report, f"{dataset.name}: {note}")
-        embedded = [_embedded(each, dataset, settings, cache, report, progress) for each in models]
+        embedded = [embedded_by(each, dataset, settings, cache, report, progress) for each in models]
         templates = opened[name]
         if isinstance(templates, TemplateSet):
             measured = [_of_templates(templates, each, progress) for each in embedded]
@@ -129,7 +129,12 @@ def measure_sets(
         yield name, measured[0], measured[1] if len(measured) > 1 else None
 
 
-def _opened(source: str | Path, settings: EvaluationSettings) -> Dataset | TemplateSet:
+def opened_set(source: str | Path, settings: EvaluationSettings) -> Dataset | TemplateSet:
+    """A data set as it is measured; no image is decoded.
+
+    Raises:
+        ConfigError, DataError, InputError: as `measure_sets`.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir() and is_template_folder(folder):
         if settings.limit is not None or settings.chosen is not None:
@@ -158,7 +163,7 @@ def _of_templates(labels: TemplateSet, embedded: EmbeddedSet, progress: Progress
     return Measured(matched, embedded.embeddings, result, compared=compared)
 
 
-def _embedded(
+def embedded_by(
     model: Embedder,
     dataset: Dataset,
     settings: EvaluationSettings,
@@ -166,6 +171,11 @@ def _embedded(
     report: Report | None,
     progress: Progress,
 ) -> EmbeddedSet:
+    """A data set embedded by a model.
+
+    Raises:
+        DataError: over 1 % of the images cannot be read, or embeddings are not finite.
+    """
     kept = None if cache is None else model.cache(cache, flip=settings.flip, report=report)
     try:
         with EmbedImages(model.embed, flip=settings.flip, batch=model.batch, cache=kept) as embed:

@@ -44,6 +44,13 @@ class ModelMatcher:
         """The description of the images in some rows."""
         return described[torch.from_numpy(rows).to(self.device)]
 
+    def visibility(self, described: Described) -> NDArray[np.float32] | None:
+        """What of the images is visible, 0 to 1, [n, h, w]; None without a visibility head."""
+        if described.visible is None:
+            return None
+        shown: NDArray[np.float32] = described.visible[:, 0].float().cpu().numpy()
+        return shown
+
     def scores(self, first: Described, second: Described) -> NDArray[np.float32]:
         """The score float32 [n] of each image of `first` with that in the same row of `second`."""
         found: NDArray[np.float32] = self.model.scores(first, second).float().cpu().numpy()

@@ -28,6 +28,7 @@ __all__ = [
     "ComparedPairs",
     "VerificationResult",
     "compare_pairs",
+    "joined_by_same",
     "measurable_metrics",
     "measure_verification",
     "scored_pairs",
@@ -243,7 +244,7 @@ def scored_pairs(
     if known_identities:
         pairs, people = _many_pairs(identities, most), identities
     else:
-        people = _joined_by_same(len(unit), pairs)
+        people = joined_by_same(len(unit), pairs)
     images = pairs[:, :2]
     return ScoredPairs(pair_cosines(unit, images, report), pairs[:, 2] == 1, people[images]), images
 
@@ -287,7 +288,7 @@ def _nearest_is_same(unit: Floats, identities: Indices, report: Progress) -> flo
     return float((identities[np.concatenate(nearest)] == identities[asked]).mean())
 
 
-def _joined_by_same(count: int, pairs: Indices) -> Indices:
+def joined_by_same(count: int, pairs: Indices) -> Indices:
     """A number for each of `count` images, equal for those that a chain of same pairs joins: int64 [count]."""
     first, second = pairs[pairs[:, 2] == 1, :2].T
     labels = np.arange(count)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["cmc_chart", "roc_chart", "score_chart"]
 
-_GOOD, _BAD, _COLOURS = "#1a7f37", "#cf222e", ("#0969da", "#bc4c00")
+_GOOD, _BAD, _COLOURS = "#1a7f37", "#cf222e", ("#0969da", "#bc4c00", "#1a7f37")
 _DEEPEST = 50
 _POINTS = 400
 
 
 def roc_chart(curves: Mapping[str, ReceiverCurve]) -> str:
-    """TAR over FAR of each model by name, FAR on a logarithmic axis from one impostor pair on."""
+    """TAR over FAR of each model or score by name, FAR on a logarithmic axis from one impostor pair on."""
     figure, axes = _axes("FAR", "TAR")
     for (name, curve), colour in zip(curves.items(), _COLOURS, strict=False):
         fars = np.geomspace(1 / max(len(curve.different), 2), 1, _POINTS)

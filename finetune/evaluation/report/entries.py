@@ -9,6 +9,8 @@ from typing import Any
 from ..comparison import Difference
 from ..measuring import Measured, measured_values
 from ..several_sets import joined_metrics
+from ..standalone.pair_evaluation import MeasuredPairs
+from ..standalone.pair_files import result_values
 
 __all__ = ["MAIN_METRICS", "MeasuredSet", "all_values", "mean_values"]
 
@@ -27,17 +29,24 @@ class MeasuredSet:
     """From the model it was compared with."""
     other: Measured | None = None
     """That model, on the same images."""
+    pairs: MeasuredPairs | None = None
+    """Of a pair evaluation."""
 
     @property
     def values(self) -> dict[str, Any]:
         """All figures by name, the protocol first."""
         result = self.measured.result
+        if self.pairs is not None:
+            return {"protocol": result.protocol, **result_values(self.pairs)}
         return {"protocol": result.protocol, **measured_values(result)}
 
     @property
     def main(self) -> tuple[str, float]:
         """The usual metric and its value."""
         values = self.values
+        if self.pairs is not None:
+            score = self.pairs.main_score
+            return f"{score} accuracy", self.pairs.result.results[score].accuracy
         name = MAIN_METRICS.get(values["protocol"]) or next(key for key in values if key != "protocol")
         return name, float(values[name])
 

@@ -15,7 +15,7 @@ from ..measuring import Measured
 from ..pairs.verification import ComparedPairs
 from ..ranks.retrieval import RankedRetrieval
 
-__all__ = ["RankedQuery", "ShownImage", "ShownPair", "hardest_pairs", "ranked_queries"]
+__all__ = ["RankedQuery", "ShownImage", "ShownPair", "as_data_uri", "hardest_pairs", "ranked_queries"]
 
 _PAIRS = 8
 _HARDEST, _TYPICAL = 5, 3
@@ -122,6 +122,11 @@ def _picture(dataset: Dataset, image: int, frame: str = "") -> ShownImage:
     except (UnreadableImageError, OSError):
         return ShownImage("", name, frame)
     picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    return ShownImage(as_data_uri(picture), name, frame)
+
+
+def as_data_uri(picture: Image.Image) -> str:
+    """An RGB picture as a JPEG in a data URI."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    return ShownImage("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), name, frame)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from ..comparison import NOISE, Difference
 from ..measuring import Measured
 from ..ranks.retrieval import RankedRetrieval
+from ..standalone.pair_evaluation import MeasuredPairs
 from .charts import cmc_chart, roc_chart, score_chart
 from .entries import MeasuredSet
 from .examples import RankedQuery, ShownPair, hardest_pairs, ranked_queries
 from .page_template import PAGE_TEMPLATE
+from .pair_section import hardest_scored_pairs, pair_charts, pair_table
 from .style import PAGE_STYLE
 
 __all__ = ["render_page"]
@@ -37,6 +39,12 @@ class _Section:
     same: list[ShownPair]
     different: list[ShownPair]
     queries: list[RankedQuery]
+    masks: str = ""
+    """What masks are drawn, of a pair evaluation."""
+    hard_by: str = "cosine"
+    """The score by which pairs are hard."""
+    table: tuple[list[str], list[list[str]]] = ([], [])
+    """Head and rows of the figures of several scores."""
 
 
 def render_page(sets: Sequence[MeasuredSet], facts: Mapping[str, str], rows: Sequence[tuple[str, str]]) -> str:
@@ -67,6 +75,8 @@ def _section(entry: MeasuredSet) -> _Section:
     same: list[ShownPair] = []
     different: list[ShownPair] = []
     queries: list[RankedQuery] = []
+    if entry.pairs is not None:
+        return _pair_section(entry, entry.pairs)
     if measured.compared is not None:
         same, different = hardest_pairs(measured.dataset, measured.compared)
     if measured.ranked is not None:
@@ -80,6 +90,30 @@ def _section(entry: MeasuredSet) -> _Section:
         same=same,
         different=different,
         queries=queries,
+    )
+
+
+def _pair_section(entry: MeasuredSet, pairs: MeasuredPairs) -> _Section:
+    score = pairs.main_score
+    result = pairs.result.results[score]
+    same, different = hardest_scored_pairs(pairs)
+    name = entry.measured.dataset.name
+    listed = "listed pairs" if pairs.listed else "all unordered pairs"
+    return _Section(
+        title=f"{entry.name}: {name}" if entry.name else name,
+        protocol=f"verification by {', '.join(pairs.result.results)}; {listed} of {entry.measured.dataset}",
+        cards=[
+            (_shown(getattr(result, key)), f"{score}: {key.replace('tar_at_far_1e', 'VR at FAR 1e-')}")
+            for key in ("accuracy", "tar_at_far_1e2", "tar_at_far_1e3", "auc")
+        ],
+        charts=pair_charts(pairs),
+        differences=[],
+        same=same,
+        different=different,
+        queries=[],
+        masks=str(pairs.settings.masks),
+        hard_by=score,
+        table=pair_table(pairs),
     )
 
 

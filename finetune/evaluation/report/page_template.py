@@ -39,9 +39,14 @@ PAGE_TEMPLATE = """<!doctype html>
 <tr><th>metric</th><th class="number">model</th><th class="number">other</th><th class="number">difference</th><th>95 % interval</th><th>verdict</th></tr>
 {% for metric, value, other, difference, interval, verdict in section.differences %}<tr><td>{{ metric }}</td><td class="number">{{ value }}</td><td class="number">{{ other }}</td><td class="number">{{ difference }}</td><td>{{ interval }}</td><td class="{{ 'passed' if verdict == 'better' else 'failed' if verdict == 'worse' else '' }}">{{ verdict }}</td></tr>
 {% endfor %}</table></div>{% endif %}
+{% if section.table[0] %}<p class="lead">Masks drawn: {{ section.masks }}</p>
+<div class="scroll"><table><tr>{% for name in section.table[0] %}<th{% if not loop.first %} class="number"{% endif %}>{{ name }}</th>{% endfor %}</tr>
+{% for row in section.table[1] %}<tr>{% for cell in row %}<td{% if not loop.first %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endif %}
 {% if section.charts %}<div class="charts">{% for caption, svg in section.charts %}<figure>{{ markup(svg) }}<figcaption>{{ caption }}</figcaption></figure>{% endfor %}</div>{% endif %}
 {% for title, pairs in (("Same pairs that look least alike", section.same), ("Different pairs that look most alike", section.different)) if pairs %}
 <h3>{{ title }}</h3>
+{% if section.masks %}<p class="lead">By the {{ section.hard_by }} score, which stands below each pair; red is what is hidden.</p>{% endif %}
 <div class="pairs">{% for pair in pairs %}<div class="pair"><div>{{ picture(pair.first) }}{{ picture(pair.second) }}</div>{{ '%.3f' | format(pair.score) }}</div>{% endfor %}</div>
 {% endfor %}
 {% if section.queries %}<h3>Rankings: the hardest queries, then some about the median</h3>

@@ -44,6 +44,9 @@ class PairMatcher(Protocol):
     def take(self, described: Any, rows: Indices) -> Any:
         """The description of the images in some rows."""
 
+    def visibility(self, described: Any) -> Floats | None:
+        """What the model takes to be visible of the images, 0 to 1, [n, h, w]; None where it cannot say."""
+
     def scores(self, first: Any, second: Any) -> Floats:
         """The score float32 [n] of each image of `first` with that in the same row of `second`."""
 
