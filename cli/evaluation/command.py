@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,43 +109,48 @@ def evaluate_command(
     was measured is kept when a later one fails.
     """
     from ...finetune.embedding.embedders import open_embedder
-    from ...finetune.evaluation.model_sets import EvaluationSettings, measure_sets, random_weights_warning
+    from ...finetune.evaluation.model_sets import EvaluationSettings, measure_sets
     from ...finetune.evaluation.ranks.ranking import Ranking
 
     asked, ranked = pair_options_of(others)
-
-    def report(line: str) -> None:
-        if not output.quiet:
-            click.echo(f"note: {line}", err=True)
 
     sets = named_sets(data)
     options: dict[str, Any] = {"batch": batch, "device": device, "preprocessing": preprocessing}
     options |= {"output": embedding, "size": read_size(size), "probes": read_probes(probe)}
     embedder = open_embedder(model, weights=weights, **options)
     other = None if against is None else open_embedder(against, **options)
-    for reference, weighted in ((model, weights is not None), (against or "", False)):
-        if warning := random_weights_warning(reference, weighted=weighted):
-            click.echo(f"warning: {warning}", err=True)
+    _warn_of_random_weights({model: weights is not None, against or "": False})
     settings = EvaluationSettings(protocol, Ranking(**ranked), flip=not no_flip, limit=limit, function=function)
     progress = StageProgress(quiet=output.quiet)
     shown = ShownEvaluation(embedder, model, against, folder)
+    calls: dict[str, Any] = {"cache": cache, "report": _noting(output), "progress": progress}
     if asks_for_pairs(asked):
-        refused = {"--against": against, "--function": function, "--roc": roc, "--rerank": ranked["rerank"]}
-        if asked["scores"] not in (None, "embedding"):
-            refused["--weights"] = weights
-        found = measured_pairs(
-            asked, embedder, model, sets, settings, refused, device, cache=cache, report=report, progress=progress
-        )
-        try:
-            for name, measured, pairs in found:
-                shown.add(name, measured, None, progress, pairs=pairs)
-        finally:
-            shown.emit(output, asked["similarity"])
-        return
+        beside = {"--against": against, "--function": function, "--roc": roc, "--rerank": ranked["rerank"]}
+        found = measured_pairs(asked, embedder, model, sets, settings, device, beside | {"--weights": weights}, calls)
+    else:
+        measured_sets = measure_sets(embedder, sets, settings, against=other, roc=roc, **calls)
+        found = ((name, measured, theirs, None) for name, measured, theirs in measured_sets)
     try:
-        for name, measured, theirs in measure_sets(
-            embedder, sets, settings, against=other, roc=roc, cache=cache, report=report, progress=progress
-        ):
-            shown.add(name, measured, theirs, progress)
+        for name, measured, theirs, pairs in found:
+            shown.add(name, measured, theirs, progress, pairs=pairs)
     finally:  # what was measured is kept, also when a later set is refused
-        shown.emit(output, roc)
+        shown.emit(output, asked["similarity"] or roc)
+
+
+def _noting(output: Output) -> Callable[[str], None]:
+    """The function that prints a note on stderr, unless the command is quiet."""
+
+    def note(line: str) -> None:
+        if not output.quiet:
+            click.echo(f"note: {line}", err=True)
+
+    return note
+
+
+def _warn_of_random_weights(weighted: Mapping[str, bool]) -> None:
+    """Warn of each reference, and whether it was given weights, that is an architecture alone."""
+    from ...finetune.evaluation.model_sets import random_weights_warning
+
+    for reference, given in weighted.items():
+        if warning := random_weights_warning(reference, weighted=given):
+            click.echo(f"warning: {warning}", err=True)

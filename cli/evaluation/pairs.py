@@ -116,11 +116,18 @@ def measured_pairs(
     reference: str,
     sets: Mapping[str, str],
     settings: EvaluationSettings,
-    refused: Mapping[str, Any],
     device: str,
-    **calls: Any,
-) -> Iterator[tuple[str, Measured, MeasuredPairs]]:
+    beside: Mapping[str, Any],
+    calls: Mapping[str, Any],
+) -> Iterator[tuple[str, Measured, None, MeasuredPairs]]:
     """Measure pairs as the options ask, set by set; writes the matrix of similarities of a single one.
+
+    Args:
+        asked: The values of these options.
+        embedder, reference, device: The model.
+        sets, settings: What is measured, and how.
+        beside: Options by name that do not go with these; `--weights` goes with the embedding alone.
+        calls: Further arguments of `measure_pair_sets`.
 
     Raises:
         RtoolError: an option that does not go with these, or as `measure_pair_sets`.
@@ -129,17 +136,18 @@ def measured_pairs(
     from ...finetune.evaluation.standalone.pair_files import write_similarity
     from ...finetune.evaluation.standalone.pair_sets import measure_pair_sets
 
-    if name := next((name for name, given in refused.items() if given), None):
+    scores = _scores_of(asked["scores"])
+    alone = scores == ("embedding",)
+    if name := next((name for name, given in beside.items() if given and not (alone and name == "--weights")), None):
         raise ConfigError(f"{name}: does not go with --scores, --masked, --far and --similarity; leave it out")
     if asked["similarity"] is not None and len(sets) > 1:
         raise ConfigError(f"--similarity {asked['similarity']}: is of one data set, and {len(sets)} are given")
-    scores = _scores_of(asked["scores"])
     combination = combination_of(asked["weights_of_scores"], scores)
     chosen = ScoreSettings(scores, combination, _matcher_of(scores, embedder, reference, device))
     for name, measured, pairs in measure_pair_sets(embedder, sets, settings, chosen, pair_settings(asked), **calls):
         if asked["similarity"] is not None:
             write_similarity(asked["similarity"], pairs)
-        yield name, measured, pairs
+        yield name, measured, None, pairs
 
 
 def refuse_idle(asked: dict[str, Any]) -> None:
