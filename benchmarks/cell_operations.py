@@ -7,6 +7,7 @@ without an operation is taken off. The table answers what a cell will cost befor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,16 +19,18 @@ from torch.nn import functional as F
 
 from ..converters.exporting.reexport import torch_to_onnx
 from ..converters.zoo.cells.body import CellInputs, EmbeddingHead, build_stem
+from ..converters.zoo.cells.drawing import random_genotype
 from ..converters.zoo.cells.latency_table import LatencyTable, Place, free_of_cost, places
 from ..converters.zoo.cells.operations import build_operation
+from ..converters.zoo.cells.searched import SearchedNetwork
 from ..converters.zoo.cells.space import SearchSpace
 from ..converters.zoo.registry import architecture_preprocessing
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from ..finetune.config.config import FinetuneConfig
 from ..finetune.config.files import load_config
 from .timing import latency
 
-__all__ = ["measure_operations", "operations"]
+__all__ = ["measure_operations", "operations", "prediction"]
 
 
 class _Frame(nn.Module):
@@ -58,6 +61,7 @@ def operations(
     batch: int = 1,
     rounds: int = 50,
     threads: int | None = 1,
+    check: int = 0,
     report: Callable[[str], object] = lambda _: None,
 ) -> LatencyTable:
     """Time every operation of the space of a configuration, for images of its size.
@@ -68,20 +72,27 @@ def operations(
         batch: Images per call; the table's times are per image.
         rounds: Calls of each graph, in turns; the table has their medians.
         threads: Of ONNX Runtime; None leaves it to the runtime.
+        check: Random cells that are timed whole, to hold the table against them; the outcome is `conditions["check"]`.
         report: Called with a line on what is done.
 
     Raises:
         ConfigError: the configuration has no section `search`.
-        InputError: images too low for the operation `part`, or fewer than 3 rounds.
+        InputError: images too low for the operation `part`, fewer than 3 rounds, or fewer than 3 cells to check.
     """
     resolved = load_config(config, overrides)
     if resolved.search is None:
         raise ConfigError("bench operations: the configuration has no section search; add one, search: {} is enough")
+    if check:
+        _check_number(check)
     size = architecture_preprocessing("searched", input_size=resolved.model.size)
     space = resolved.search.space()
-    return measure_operations(
+    table = measure_operations(
         space, size.height, size.width, batch=batch, rounds=rounds, threads=threads, report=report
     )
+    if not check:
+        return table
+    held = prediction(table, cells=check, batch=batch, rounds=rounds, threads=threads, report=report)
+    return replace(table, conditions={**table.conditions, "check": held})
 
 
 def measure_operations(
@@ -133,6 +144,49 @@ def measure_operations(
     return LatencyTable(space, height, width, medians[files[0]], times, conditions)
 
 
+def prediction(
+    table: LatencyTable,
+    *,
+    cells: int,
+    batch: int = 1,
+    rounds: int = 50,
+    threads: int | None = 1,
+    seed: int = 0,
+    report: Callable[[str], object] = lambda _: None,
+) -> dict[str, object]:
+    """What a table predicts of whole networks of random cells, and what they take.
+
+    Returns:
+        `rank_correlation` (Spearman), and `measured_ms` and `predicted_ms` per image of each network.
+
+    Raises:
+        InputError: fewer than 3 cells, which have no order to speak of.
+    """
+    _check_number(cells)
+    generator = np.random.default_rng(seed)
+    drawn = [random_genotype(table.space, generator) for _ in range(cells)]
+    report(f"exporting {cells} whole networks")
+    with TemporaryDirectory(prefix="rtool-operations-") as folder:
+        files = [Path(folder) / f"{number}.onnx" for number in range(cells)]
+        for genotype, file in zip(drawn, files, strict=True):
+            network = SearchedNetwork(genotype=genotype.to_json(), embedding_size=table.space.embedding_size)
+            _export(network, (1, 3, table.height, table.width), file)
+        rows = latency(files, batch=batch, rounds=rounds, threads=threads).rows
+    measured = np.array([row.p50 / batch for row in rows])
+    predicted = np.array([table.predicted_ms(genotype) for genotype in drawn])
+    ranks = [values.argsort().argsort() for values in (measured, predicted)]
+    return {
+        "rank_correlation": round(float(np.corrcoef(*ranks)[0, 1]), 4),
+        "measured_ms": measured.round(4).tolist(),
+        "predicted_ms": predicted.round(4).tolist(),
+    }
+
+
+def _check_number(cells: int) -> None:
+    if cells < 3:
+        raise InputError(f"bench operations: a table is held against at least 3 cells, got {cells}")
+
+
 def _export(module: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):  # otherwise its scale of 1 and shift of 0 might be folded away
@@ -142,15 +196,16 @@ def _export(module: nn.Module, shape: tuple[int, ...], path: Path) -> None:
 
 
 def _hand_on(place: Place, path: Path) -> None:
-    """A graph that copies the first pixel of its input, [N, C, H, W] -> [N, C, 1, 1]: what a call alone costs."""
+    """A graph that copies as many rows of its input as an operation gives: what a call alone costs."""
     sizes = ["batch", place.channels, place.height, place.width]
+    outputs = ["batch", place.channels, -(-place.height // place.stride), -(-place.width // place.stride)]
     value = onnx.helper.make_tensor_value_info
-    constants = {"starts": [0, 0], "ends": [1, 1], "axes": [2, 3]}
+    constants = {"starts": [0, 0], "ends": outputs[2:], "axes": [2, 3]}
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Slice", ["images", *constants], ["embedding"])],
         "hand_on",
         [value("images", onnx.TensorProto.FLOAT, sizes)],
-        [value("embedding", onnx.TensorProto.FLOAT, ["batch", place.channels, 1, 1])],
+        [value("embedding", onnx.TensorProto.FLOAT, outputs)],
         [onnx.numpy_helper.from_array(np.array(values, np.int64), name) for name, values in constants.items()],
     )
     opset = onnx.helper.make_opsetid("", 17)

@@ -191,16 +191,24 @@ def latency_command(
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Images per call.")
 @click.option("--rounds", default=50, show_default=True, help="Calls per operation; they take turns.")
 @click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@click.option("--check", default=0, metavar="N", help="Hold the table against N random cells that are timed whole.")
 @output_options
 def operations_command(
-    output: Output, config: Path, overrides: tuple[str, ...], path: Path, batch: int, rounds: int, threads: int
+    output: Output,
+    config: Path,
+    overrides: tuple[str, ...],
+    path: Path,
+    batch: int,
+    rounds: int,
+    threads: int,
+    check: int,
 ) -> None:
     """Time every operation of the search space of CONFIG at every place, as `search.cost.table` takes it."""
     from ..benchmarks import operations
     from ..converters.files.atomic_file import check_file_output
 
     check_file_output(path)
-    table = operations(config, overrides, batch=batch, rounds=rounds, threads=threads, report=_progress)
+    table = operations(config, overrides, batch=batch, rounds=rounds, threads=threads, check=check, report=_progress)
     table.write(path)
     slowest = max(table.milliseconds.items(), key=lambda item: item[1])
     (operation, place), time = slowest
@@ -211,6 +219,11 @@ def operations_command(
             ("times", f"{len(table.milliseconds)}, of {len(table.space.operations)} operations"),
             ("without edges", f"{table.rest_ms:.3f} ms per image"),
             ("slowest", f"{operation} at {place.channels}x{place.height}x{place.width}: {time:.3f} ms per image"),
+            *(
+                [("check", f"rank correlation {table.conditions['check']['rank_correlation']}, {check} cells")]
+                if check
+                else []
+            ),
         ],
         artefact=path,
     )

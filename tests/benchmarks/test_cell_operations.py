@@ -5,12 +5,13 @@ import pytest
 import torch
 
 import rtool
-from rtool.benchmarks.cell_operations import _Frame, measure_operations
+from rtool.benchmarks.cell_operations import _Frame, measure_operations, prediction
 from rtool.converters.zoo.cells.drawing import random_genotype
 from rtool.converters.zoo.cells.latency_table import places, read_latency_table
 from rtool.converters.zoo.cells.searched import SearchedNetwork
 from rtool.converters.zoo.cells.space import SearchSpace
 from rtool.errors import ConfigError, InputError
+from rtool.finetune.config.config import FinetuneConfig
 from rtool.finetune.config.files import parse_config
 
 SPACE = SearchSpace(operations=("none", "skip", "part"), nodes=2, channels=4, embedding_size=8)
@@ -26,6 +27,12 @@ def test_every_operation_is_timed_at_every_place(tmp_path):
         assert (time == 0) if free else (time >= 0), (name, place)
     assert any(time > 0 for time in table.milliseconds.values())
     assert table.rest_ms > 0
+    held = prediction(table, cells=3, rounds=5)
+    assert -1 <= held["rank_correlation"] <= 1
+    drawn = np.random.default_rng(0)
+    assert held["predicted_ms"] == [
+        pytest.approx(table.predicted_ms(random_genotype(SPACE, drawn)), abs=1e-4) for _ in range(3)
+    ]
     table.write(tmp_path / "costs.json")
     assert read_latency_table(tmp_path / "costs.json").conditions["rounds"] == 5
 
@@ -40,15 +47,25 @@ def test_the_rest_is_a_network_without_its_edges():
     assert frame(torch.randn(2, 3, 61, 30)).shape == (2, 8)
 
 
-def test_without_a_section_search_there_is_nothing_to_time():
-    config = parse_config(
+def test_a_table_cannot_be_held_against_two_cells():
+    with pytest.raises(InputError, match="at least 3 cells, got 2"):
+        rtool.bench.operations(searching(), check=2)
+
+
+def searching() -> FinetuneConfig:
+    return parse_config(
         {
-            "model": {"reference": "osnet_x0_25"},
+            "model": {"reference": "searched"},
             "data": {"train": "synthetic-people:identities=4,images=4"},
             "losses": [{"kind": "softmax"}],
+            "search": {},
         },
         "test",
     )
+
+
+def test_without_a_section_search_there_is_nothing_to_time():
+    config = searching().model_copy(update={"search": None})
     with pytest.raises(ConfigError, match="no section search"):
         rtool.bench.operations(config)
 

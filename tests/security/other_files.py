@@ -142,7 +142,15 @@ def texts(folder: Path, marker: Path) -> Iterator[Case]:
     path = folder / "solver.yaml"
     path.write_text(f"SOLVER: {apply}", encoding="utf-8")
     yield Case("other trainers' configuration", "apply", path)
-    for kind, name in (("params.json", "params"), ("preprocessing", "preprocessing")):
+    (folder / "evaluated.json").write_text(f"Genotype(normal={python(marker)})", encoding="utf-8")
+    yield Case("genotype", "evaluated", folder / "evaluated.json")
+    plain = (
+        ("params.json", "params"),
+        ("preprocessing", "preprocessing"),
+        ("genotype", "cell"),
+        ("latency table", "costs"),
+    )
+    for kind, name in plain:
         path = folder / f"{name}.json"
         path.write_text(DEEP, encoding="utf-8")
         yield Case(kind, "deep", path)

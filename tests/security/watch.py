@@ -35,6 +35,8 @@ from rtool.converters.files.array_files import read_arrays
 from rtool.converters.inspection.inspecting import inspect
 from rtool.converters.lowering.conversion import onnx_to_torch
 from rtool.converters.preprocessing.requests import read_request
+from rtool.converters.zoo.cells.genotype import read_genotype
+from rtool.converters.zoo.cells.latency_table import read_latency_table
 from rtool.errors import RtoolError
 from rtool.finetune.config.files import load_config
 from rtool.finetune.config.foreign.params_json import convert_params
@@ -109,6 +111,8 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
     "params.json": convert_params,
     "other trainers' configuration": convert_foreign,
     "preprocessing": lambda path: read_request(str(path)),
+    "genotype": read_genotype,
+    "latency table": read_latency_table,
     "arrays": read_arrays,
     "image": decode_image,
     "tar shards": _data_set,

@@ -169,10 +169,6 @@ def _space(content: Mapping[str, Any], label: str) -> SearchSpace:
     operations = content["operations"]
     if not isinstance(operations, list) or not all(isinstance(each, str) for each in operations):
         raise InputError(f"{label}: operations: expected a list of names, got {operations!r:.60}")
-    for name, most in (("cells", 1000), ("nodes", 100), ("channels", 100_000), ("inputs_per_node", 100)):
-        value = content.get(name, 2)
-        if not _is_integer(value, 1, most):
-            raise InputError(f"{label}: {name}: expected a whole number from 1 to {most}, got {value!r:.60}")
     try:
         return SearchSpace(
             operations=tuple(operations),

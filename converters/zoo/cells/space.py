@@ -31,6 +31,16 @@ STEMS = {"stride4": 4, "stride1": 1}
 """Stem -> by what it divides the height and width of the image."""
 
 
+_RANGES = {
+    "cells": (3, 100),
+    "nodes": (1, 16),
+    "channels": (2, 1024),
+    "embedding_size": (1, 1 << 16),
+    "inputs_per_node": (1, 17),
+}
+"""Least and most of each number; a file of a cell cannot ask for more memory than these need."""
+
+
 @dataclass(frozen=True)
 class CellPlan:
     """One cell of a network: the channels that it reads and makes, and where it halves."""
@@ -69,12 +79,12 @@ class SearchSpace:
         _check_operations(self.operations)
         if self.stem not in STEMS:
             raise InputError(f"search space: unknown stem {self.stem!r}; {nearest(str(self.stem), STEMS)}")
-        least = {"cells": 3, "nodes": 1, "channels": 2, "embedding_size": 1, "inputs_per_node": 1}
-        for name, minimum in least.items():
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 why = ", because two of them are reduction cells" if name == "cells" else ""
-                raise InputError(f"search space: {name} takes a whole number from {minimum} on{why}, got {value!r}")
+                numbers = f"a whole number from {least} to {most}{why}"
+                raise InputError(f"search space: {name} takes {numbers}, got {value!r:.60}")
 
     @property
     def edges(self) -> int:

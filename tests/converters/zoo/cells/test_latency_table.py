@@ -121,7 +121,7 @@ def test_a_table_serves_fewer_operations_and_no_other_space():
         (lambda content: content.update(rest_ms=-1), "expected milliseconds, got -1"),
         (lambda content: content["rows"].pop(), r"has no time of .* at Place"),
         (lambda content: content["rows"].append(5), "not a latency table"),
-        (lambda content: content["space"].update(cells=1), "cells takes a whole number from 3 on"),
+        (lambda content: content["space"].update(cells=1), "cells takes a whole number from 3 to 100"),
         (lambda content: content["rows"][0].update(ms="fast"), "expected milliseconds, got 'fast'"),
     ],
 )

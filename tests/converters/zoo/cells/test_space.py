@@ -39,9 +39,9 @@ def test_the_lowest_image_is_the_lowest_that_runs(stem):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cells": 2}, "cells takes a whole number from 3 on, because two of them are reduction cells, got 2"),
-        ({"nodes": 0}, "nodes takes a whole number from 1 on, got 0"),
-        ({"channels": True}, "channels takes a whole number from 2 on, got True"),
+        ({"cells": 2}, "cells takes a whole number from 3 to 100, because two of them are reduction cells, got 2"),
+        ({"nodes": 0}, "nodes takes a whole number from 1 to 16, got 0"),
+        ({"channels": True}, "channels takes a whole number from 2 to 1024, got True"),
         ({"stem": "stride2"}, "unknown stem 'stride2'; did you mean stride4 or stride1"),
         ({"operations": ("none", "sep5")}, "unknown operation 'sep5'; did you mean sep3"),
         ({"operations": ("sep3", "sep3")}, "named twice"),
