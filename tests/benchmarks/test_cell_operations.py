@@ -1,5 +1,8 @@
 """The table of operation times has a time at every place, and what is free costs nothing."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -73,3 +76,12 @@ def test_without_a_section_search_there_is_nothing_to_time():
 def test_images_that_are_too_low_are_refused_before_anything_is_exported():
     with pytest.raises(InputError, match="use images at least 49 high"):
         measure_operations(SPACE, 32, 16)
+
+
+def test_the_stated_rank_correlation_is_that_of_its_figures():
+    file = Path(rtool.__file__).parent / "benchmarks/results/2026-11-30-cell-latency.json"
+    kept = json.loads(file.read_text())
+    ranks = [np.array(kept[name]).argsort().argsort() for name in ("measured_ms", "predicted_ms")]
+    assert kept["rank_correlation"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-4)
+    assert kept["rank_correlation"] >= 0.9
+    assert f"rank correlation {kept['rank_correlation']:.2f}" in (file.parents[2] / "docs/search.md").read_text()
