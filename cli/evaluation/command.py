@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,6 +24,10 @@ from .options import named_sets, ranking_options
 from .pairs import asks_for_pairs, measured_pairs, pair_options, pair_options_of
 from .shown import ShownEvaluation
 from .stage_progress import StageProgress
+
+if TYPE_CHECKING:
+    from ...finetune.evaluation.measuring import Measured
+    from ...finetune.evaluation.standalone.pair_evaluation import MeasuredPairs
 
 __all__ = ["evaluate_command"]
 
@@ -124,6 +128,7 @@ def evaluate_command(
     progress = StageProgress(quiet=output.quiet)
     shown = ShownEvaluation(embedder, model, against, folder)
     calls: dict[str, Any] = {"cache": cache, "report": _noting(output), "progress": progress}
+    found: Iterator[tuple[str, Measured, Measured | None, MeasuredPairs | None]]
     if asks_for_pairs(asked):
         beside = {"--against": against, "--function": function, "--roc": roc, "--rerank": ranked["rerank"]}
         found = measured_pairs(asked, embedder, model, sets, settings, device, beside | {"--weights": weights}, calls)

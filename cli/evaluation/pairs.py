@@ -119,7 +119,7 @@ def measured_pairs(
     device: str,
     beside: Mapping[str, Any],
     calls: Mapping[str, Any],
-) -> Iterator[tuple[str, Measured, None, MeasuredPairs]]:
+) -> Iterator[tuple[str, Measured, Measured | None, MeasuredPairs | None]]:
     """Measure pairs as the options ask, set by set; writes the matrix of similarities of a single one.
 
     Args:
