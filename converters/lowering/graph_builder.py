@@ -185,7 +185,7 @@ class GraphBuilder:
         free, number = wanted, 1
         while self._is_taken(free):
             number += 1
-            free = f"{wanted}_{number}"
+            free = safe_path(f"{wanted}_{number}")  # `layers.2` twice: the second is m2_2
         return free
 
     def _beside_layers(self, path: str) -> str:

@@ -235,3 +235,23 @@ def test_a_layer_with_a_number_for_a_name_and_something_below_it_is_written(name
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     rtool.onnx2torch(path, tmp_path / "m.rtool")
     assert (tmp_path / "m.rtool" / "model.py").is_file()
+
+
+def test_two_layers_that_would_have_one_number_are_written(tmp_path):
+    draw = np.random.default_rng(0)
+    names = ("a.0.weight", "val_1", "val_2", "a.5.weight")
+    weights = [numpy_helper.from_array(draw.normal(size=(4, 4)).astype(np.float32), name) for name in names]
+    nodes = [
+        helper.make_node("Gemm", ["x", "a.0.weight"], ["first"], transB=1),
+        helper.make_node("MatMul", ["first", "val_1"], ["left"]),
+        helper.make_node("MatMul", ["first", "val_2"], ["right"]),
+        helper.make_node("Add", ["left", "right"], ["sum"]),
+        helper.make_node("Gemm", ["sum", "a.5.weight"], ["y"], transB=1),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    rtool.onnx2torch(path, tmp_path / "m.rtool")
+    found = rtool.converters.load_bundle(tmp_path / "m.rtool").module.state_dict()
+    assert set(found) == {"a.0.weight", "a.1.weight", "a.m1_2.weight", "a.5.weight"}
