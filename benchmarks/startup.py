@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -60,6 +61,15 @@ def measure(command: Sequence[str], rounds: int) -> Timed:
     return Timed(f"rtool {shown}", round(user, 3), round(wall, 3))
 
 
+def _made(folder: Path) -> tuple[Path, Path]:
+    """The demo's model as a bundle and as an exported program."""
+    from ..converters.bundles.onnx_to_bundle import onnx2torch
+    from ..converters.exporting.pipeline import export
+
+    bundle = onnx2torch(DEMO_MODEL, folder / "bundle.rtool").output
+    return bundle, export(bundle, folder / "program.pt2", format="pt2").path
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every command, and write the dated table."""
     parser = argparse.ArgumentParser(
@@ -68,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the dated file goes")
     options = parser.parse_args(arguments)
-    rows = [measure(command, options.rounds) for command in COMMANDS]
+    with tempfile.TemporaryDirectory() as folder:
+        made = [("inspect", str(path)) for path in _made(Path(folder))]
+        rows = [measure(command, options.rounds) for command in (*COMMANDS, *made)]
     lines = [
         "| command | user seconds | wall seconds |",
         "|---|---|---|",

@@ -16,7 +16,6 @@ from ..files.model_file import ModelFile
 from ..records.provenance import chain_of_bundle
 from ..records.record import TensorSpec
 from ..zoo.facts import FACTS, check_reference
-from .archive_inspection import inspect_program, inspect_script
 from .bundle_inspection import inspect_stored_bundle
 from .graph_inspection import inspect_graph
 from .inspection import BatchNorms, Inspection
@@ -69,10 +68,10 @@ def _of_graph(reference: str | Path, weights: str | Path | None, *, verify: bool
 
     if is_bundle(path):
         return _of_bundle(path)
-    if path.is_file() and path.suffix == ".pt2":
-        return inspect_program(path)
-    if path.is_file() and path.suffix in TORCHSCRIPT_SUFFIXES:
-        return inspect_script(path)
+    if path.is_file() and path.suffix in (".pt2", *TORCHSCRIPT_SUFFIXES):
+        from .archive_inspection import inspect_program, inspect_script
+
+        return inspect_program(path) if path.suffix == ".pt2" else inspect_script(path)
 
     from .module_inspection import inspect_module
 
