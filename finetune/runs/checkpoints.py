@@ -36,9 +36,11 @@ __all__ = [
     "Progress",
     "best_step",
     "check_checkpoint",
+    "checkpoint_name",
     "clear_partial",
     "give_up_later",
     "go_back_to_proven",
+    "link_checkpoint",
     "load_progress",
     "load_shards",
     "load_training_state",
@@ -110,7 +112,7 @@ def save_checkpoint(
             is left of this one.
     """
     folder.mkdir(exist_ok=True)
-    name = _free_name(folder, f"step-{progress.step:08d}")
+    name = checkpoint_name(folder, progress.step)
     final, temporary = folder / name, folder / f".{name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     with out_of_space_named(folder, f"saving step {progress.step}"), _removed_on_failure(temporary):
@@ -131,8 +133,8 @@ def save_checkpoint(
         os.replace(temporary, final)
         # A run continues from `last`: if that moved first, a kill before the other would lose the best one.
         if best:
-            _link(folder / "best.rtool", name)
-        _link(folder / "last.rtool", name)
+            link_checkpoint(folder / "best.rtool", name)
+        link_checkpoint(folder / "last.rtool", name)
     return final
 
 
@@ -231,7 +233,7 @@ def go_back_to_proven(folder: Path, progress: Progress) -> Path | None:
     if proven is None:
         (folder / "last.rtool").unlink(missing_ok=True)
         return None
-    _link(folder / "last.rtool", proven.name)
+    link_checkpoint(folder / "last.rtool", proven.name)
     best = (folder / "best.rtool").resolve()
     for path in _all(folder):
         if _number(path) > _number(proven) and path.resolve() != best:
@@ -253,7 +255,7 @@ def give_up_later(folder: Path, resumed: Path, measured: Mapping[int, float]) ->
     Returns:
         One line for the log per checkpoint that was deleted or renamed.
     """
-    _link(folder / "last.rtool", os.path.relpath(resumed.resolve(), folder.resolve()))
+    link_checkpoint(folder / "last.rtool", os.path.relpath(resumed.resolve(), folder.resolve()))
     here = [_number(path) for path in _all(folder) if path.resolve() == resumed.resolve()]
     place = here[0] if here else (load_progress(resumed).step, 1)
     link = folder / "best.rtool"
@@ -269,7 +271,7 @@ def give_up_later(folder: Path, resumed: Path, measured: Mapping[int, float]) ->
     if not link.exists():
         left = [path for path in _all(folder) if _number(path)[0] in measured]
         if left:
-            _link(link, max(left, key=lambda path: measured[_number(path)[0]]).name)
+            link_checkpoint(link, max(left, key=lambda path: measured[_number(path)[0]]).name)
         else:
             link.unlink(missing_ok=True)
     return lines
@@ -321,6 +323,11 @@ def _damage(checkpoint: Path) -> str | None:
     return None
 
 
+def checkpoint_name(folder: Path, step: int) -> str:
+    """The name of a new checkpoint of this step."""
+    return _free_name(folder, f"step-{step:08d}")
+
+
 def _free_name(folder: Path, stem: str) -> str:
     """An unused name: a resumed run may reach the same step again, and must not overwrite its earlier checkpoint."""
     name, number = f"{stem}.rtool", 1
@@ -343,7 +350,8 @@ def _staging(folder: Path, progress: Progress) -> Path:
     return folder / f".shards-{progress.step:08d}"
 
 
-def _link(link: Path, target: str) -> None:
+def link_checkpoint(link: Path, target: str) -> None:
+    """Make `link` point at the checkpoint `target`, in one step."""
     temporary = link.with_name(f".{link.name}.link")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from ...converters.bundles.bundle_info import bundle_preprocessing, read_info
+from ...converters.preprocessing.decision import decide_preprocessing
+from ...converters.preprocessing.evidence import PreprocessingEvidence
 from ...converters.records.json_text import parse_json
 from ...errors import ConfigError, InputError, nearest
 from ..config.config import FinetuneConfig, PartsLoss
 from ..config.distillation import DistilConfig, FeaturesTerm
 from ..config.files import load_config
 from .checkpoints import check_checkpoint, clear_partial, load_progress
+from .copied_links import restore_links
 from .data_record import ACCEPTABLE, DataRecord, check_data, load_data_record
 from .run_folder import create_run_folder, find_unfinished, renew_config, run_locked
 
@@ -74,10 +78,12 @@ def opened_run(
         check_checkpoint(checkpoint)
         _check_epochs(run, checkpoint, config)
         _check_config(run, config)
+        _check_preprocessing(run, checkpoint, config)
         recorded = load_data_record(checkpoint)
         if describe is not None and recorded is not None:
             check_data(run, recorded, describe(config), accepted)
         clear_partial(run / "checkpoints")
+        checkpoint = restore_links(run / "checkpoints", checkpoint)
         renew_config(run, config)
         yield run, checkpoint
 
@@ -129,6 +135,19 @@ def _check_config(run: Path, config: FinetuneConfig) -> None:
         was, now = value(before), value(config)
         if was != now:
             raise ConfigError(f"{field}: {run} was trained with {was}, got {now}; put it back, or start a new run")
+
+
+def _check_preprocessing(run: Path, checkpoint: Path, config: FinetuneConfig) -> None:
+    """Refuse to show the network other numbers for the same image than it was trained and measured on."""
+    was = bundle_preprocessing(checkpoint, read_info(checkpoint))
+    if was is None:
+        return
+    shown = PreprocessingEvidence(str(run)).stating(was, "stored in the bundle")
+    now = decide_preprocessing(shown, config.model.preprocessing, config.model.size).preprocessing
+    if was != now:
+        raise ConfigError(
+            f"model.preprocessing: {run} was trained with {was}, got {now}; put it back, or start a new run"
+        )
 
 
 def _shape_of_distil(distil: DistilConfig) -> tuple[object, ...]:

@@ -170,3 +170,13 @@ def test_an_epoch_whose_evaluation_failed_is_evaluated_when_the_run_goes_on(reci
     assert result.finished
     rows = [row["step"] for row in read_metrics(result.run_dir) if row["kind"] == "evaluation"]
     assert rows == [4, 8]
+
+
+def test_another_preprocessing_than_the_checkpoint_was_trained_with_is_refused(recipe):
+    run = run_of(recipe)
+    before = files_of(run)
+    config = load_config(recipe, ["epochs=2", "model.preprocessing=raw"])
+    expected = r"^model\.preprocessing: .* was trained with .*, got .*; put it back"
+    with pytest.raises(ConfigError, match=expected), opened_run(config, run):
+        pass
+    assert files_of(run) == before
