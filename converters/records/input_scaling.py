@@ -22,7 +22,7 @@ __all__ = [
     "ScalingStep",
     "mean_and_std",
     "pixel_range",
-    "scaling_step",
+    "scaling_steps",
     "statistics_range",
 ]
 
@@ -61,22 +61,24 @@ class ScalingStep:
     """One float64 value per channel: what is added, or the factor."""
 
 
-def scaling_step(
+def scaling_steps(
     operator: str, constant: NDArray[Any], channels: int, *, constant_first: bool, channel_axis: int = 1
-) -> ScalingStep | None:
-    """The step that `operator` takes with a constant on an image of 4 axes; None where it is none of rule 1."""
-    if operator not in SCALING_OPERATORS or (constant_first and operator in ("Sub", "Div")):
-        return None
+) -> tuple[ScalingStep, ...]:
+    """The steps that `operator` takes with a constant on an image of 4 axes; none where it is none of rule 1."""
+    if operator not in SCALING_OPERATORS or (constant_first and operator == "Div"):
+        return ()
     numbers = _per_channel(constant, channels, channel_axis, averaged=operator in ("Add", "Sub"))
     if constant.dtype.kind != "f" or numbers is None:
-        return None
+        return ()
+    if operator == "Sub" and constant_first:
+        return ScalingStep(False, np.full(channels, -1.0)), ScalingStep(True, numbers)
     if operator == "Sub":
         numbers = -numbers
     elif operator == "Div":
         if not numbers.all():
-            return None
+            return ()
         numbers = 1.0 / numbers
-    return ScalingStep(operator in ("Add", "Sub"), numbers)
+    return (ScalingStep(operator in ("Add", "Sub"), numbers),)
 
 
 def _per_channel(constant: NDArray[Any], channels: int, axis: int, *, averaged: bool) -> NDArray[np.float64] | None:
@@ -104,7 +106,7 @@ def mean_and_std(steps: Sequence[ScalingStep], channels: int) -> tuple[tuple[flo
             scale, shift = scale * step.numbers, shift * step.numbers
     if not np.isfinite(scale).all() or not np.isfinite(shift).all() or (scale <= 0).any():
         return None
-    return tuple((-shift / scale).tolist()), tuple((1.0 / scale).tolist())
+    return tuple((0.0 - shift / scale).tolist()), tuple((1.0 / scale).tolist())
 
 
 def statistics_range(mean: Sequence[float], std: Sequence[float]) -> int | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ __all__ = [
     "stage_shard",
 ]
 
+_NAME = re.compile(r"step-\d+(-\d+)?\.rtool")
 _STATE = "training.json"
 _TENSORS = "training.safetensors"
 _BUNDLE_TENSORS = "weights.safetensors"
@@ -280,7 +282,7 @@ def give_up_later(folder: Path, resumed: Path, measured: Mapping[int, float]) ->
 def best_step(folder: Path) -> int | None:
     """The step of the checkpoint that `best` points at; None if there is none."""
     link = folder / "best.rtool"
-    return _number(link.resolve())[0] if link.exists() else None
+    return load_progress(link).step if link.exists() else None
 
 
 def _newest_proven(folder: Path, progress: Progress) -> Path | None:
@@ -289,7 +291,9 @@ def _newest_proven(folder: Path, progress: Progress) -> Path | None:
 
 def _all(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step-*.rtool"), key=_number)
+    return sorted(
+        (path for path in folder.glob("step-*.rtool") if _NAME.fullmatch(path.name) and path.is_dir()), key=_number
+    )
 
 
 def _delete(checkpoint: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_checkpoint_that_lost_a_shard_is_not_read(tmp_path):
 def test_a_kill_between_the_two_links_loses_neither_best_nor_the_place_to_go_on_from(tmp_path, monkeypatch):
     save(tmp_path, Progress(step=4))
     moved = []
-    monkeypatch.setattr(checkpoints, "_link", lambda link, name: moved.append((link.name, name)))
+    monkeypatch.setattr(checkpoints, "link_checkpoint", lambda link, name: moved.append((link.name, name)))
     save(tmp_path, Progress(step=8), best=True)
     assert moved == [("best.rtool", "step-00000008.rtool"), ("last.rtool", "step-00000008.rtool")]
 

@@ -50,3 +50,11 @@ def test_such_a_run_goes_on(recipe, copied):
     run, _ = copied
     assert finetune(recipe, resume=run, overrides=["epochs=2"], quiet=True).finished
     assert load_progress(run / "checkpoints/last.rtool").epoch == 2
+
+
+def test_what_else_lies_beside_the_checkpoints_is_left_alone(recipe):
+    folder = run_of(recipe) / "checkpoints"
+    (folder / "step-mine.rtool").mkdir()
+    (folder / "step-00000099.rtool").write_text("a note")
+    assert finetune(recipe, resume=run_of(recipe), overrides=["epochs=2"], quiet=True).finished
+    assert (folder / "step-00000099.rtool").read_text() == "a note"
