@@ -13,7 +13,7 @@ from rtool.serving import TritonClient, TritonServer, deploy
 from rtool.serving.server.ports import HOST, HeldPorts, choose_ports
 
 
-def bound(port: int, *options: int, uid: int | None = None) -> bool:
+def bound(port: int, *options: int, host: str = HOST, uid: int | None = None) -> bool:
     """Whether a process, of another user where `uid` is given, can bind `port` with these socket options."""
     child = os.fork()
     if child == 0:
@@ -21,10 +21,10 @@ def bound(port: int, *options: int, uid: int | None = None) -> bool:
         try:
             if uid is not None:
                 os.setuid(uid)
-            with socket.socket() as one:
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
                 for option in options:
                     one.setsockopt(socket.SOL_SOCKET, option, 1)
-                one.bind((HOST, port))
+                one.bind((host, port))
                 one.listen()
             code = 0
         finally:
@@ -56,7 +56,8 @@ def test_another_user_cannot_bind_them_in_any_way():
     held, ports = HeldPorts(), choose_ports((0, 0, 0))
     held.take(ports)
     try:
-        assert not any(bound(port, *options, uid=65534) for port in ports[:2] for options in WAYS)
+        for host in (HOST, "0.0.0.0", "::", f"::ffff:{HOST}"):  # each of them would get what is sent to 127.0.0.1
+            assert not any(bound(port, *options, host=host, uid=65534) for port in ports[:2] for options in WAYS)
     finally:
         held.release()
     assert bound(ports[0], uid=65534)  # so that it was the port, and nothing else, that refused
