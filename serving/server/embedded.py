@@ -44,9 +44,9 @@ _ALLOCATOR = {
 }
 """For glibc's malloc (mallopt(3)): keep the buffers of requests instead of giving them back to the kernel after each.
 
-A request of 16 float32 crops has 1.6 MB. Page faults of fresh buffers were a quarter of the processor time that Triton's
-own process took per row (by gRPC 0.15 against 0.10 ms). It costs memory: 20 MiB in steady work, and after 200 requests
-that waited at once (300 MiB) 220 to 290 MiB stayed for the next ones, of which 100 stay otherwise."""
+A request of 16 float32 crops has 1.6 MB. Page faults of fresh buffers were a quarter of the processor time that the
+server's own process took per row (by gRPC 0.15 against 0.10 ms). It costs memory: 20 MiB in steady work, and after 200
+requests that waited at once (300 MiB) 220 to 290 MiB stayed for the next ones, of which 100 stay otherwise."""
 
 
 @dataclass(frozen=True)
