@@ -40,6 +40,7 @@ from rtool.finetune.network.networks import Network
 from rtool.finetune.network.reach import hold_unreached
 from rtool.finetune.training.assembly import build_heads, build_learner
 from rtool.finetune.training.stepping import Stepper
+from rtool.tests.finetune.search.alpha_program import alphas
 
 LOSSES = (
     ArcFaceLoss(kind="arcface", scale=16.0),
@@ -320,6 +321,9 @@ def full_weight() -> torch.Tensor:
 PROGRAMS = {
     "matched": matched,
     "detached": detached,
+    "alphas_first_order": lambda: alphas(guard="none"),
+    "alphas_second_order": lambda: alphas(order=2, guard="noise"),
+    "alphas_sampled": lambda: alphas(method="sampled", guard="none", nodes=3, temperature=[1.0, 1.0]),
     "separate_batchnorm": batchnorm,
     "synchronised_batchnorm": lambda: batchnorm(sync_batchnorm=True),
     "synchronised_and_checkpointed": lambda: batchnorm(sync_batchnorm=True, gradient_checkpointing=True),
@@ -337,6 +341,9 @@ PROGRAMS = {
 
 IN_A_WORLD_OF = {
     2: (
+        "alphas_first_order",
+        "alphas_second_order",
+        "alphas_sampled",
         "separate_batchnorm",
         "synchronised_batchnorm",
         "synchronised_and_checkpointed",

@@ -15,7 +15,6 @@ from rtool.finetune.search import brief_training
 
 from ..small_runs import assert_same_state, stop_after
 
-
 RANDOM = {"method": "random", "shortlist": 4, "budget": 16}
 
 
