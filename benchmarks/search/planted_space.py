@@ -3,9 +3,9 @@
     python -m rtool.benchmarks.search.planted_space [--seeds 0 1 2] [--work DIR]
 
 Operations none, noise (draws of N(0, 1), whatever the input) and sep3, after space S4 of Zela et al., arXiv:1909.09656.
-Mixed search in first order, then its cell and four random ones are trained for 200 steps from fresh weights and measured
-on people that neither saw. The gate: no edge of noise, and at least twice the mean mAP of the random cells. About 15
-minutes on one thread for three seeds.
+Mixed search in first order, then its cell and four random ones are trained for 200 steps from fresh weights and
+measured on people that neither saw. The gate: no edge of noise, and at least twice the mean mAP of the random cells.
+About 10 minutes of processor time for three seeds.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class PlantedResult:
     def __str__(self) -> str:
         """One line."""
         mean = sum(self.random) / len(self.random)
+        searched = f"search {self.search_seconds:.0f} s"
         return (
-            f"seed {self.seed}: {self.noise_edges} noise edges, search {self.search_seconds:.0f} s, mAP {self.found:.3f}, "
+            f"seed {self.seed}: {self.noise_edges} noise edges, {searched}, mAP {self.found:.3f}, "
             f"random cells {mean:.3f} ({', '.join(f'{each:.3f}' for each in self.random)})"
         )
 
