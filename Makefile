@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-embed bench-export bench-finetune bench-evaluate bench-distil bench-lost-code bench-decoding bench-gallery clean bench-serving
+.PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-embed bench-export bench-finetune bench-evaluate bench-distil bench-lost-code bench-search bench-decoding bench-gallery clean bench-serving
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -112,6 +112,12 @@ bench-decoding: $(STAMP)
 bench-distil: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.distillation.distil_bench $(if $(JOURNAL),--journal $(JOURNAL))
 	$(BIN)/python -m rtool.benchmarks.distillation.int8_training
+
+# Whether a search avoids an operation that ignores its input, and what its cells are worth beside random ones; about an
+# hour of processor time. WORK=DIR keeps the runs, and goes on where it was stopped.
+bench-search: $(STAMP)
+	$(BIN)/python -m rtool.benchmarks.search.planted_space $(if $(WORK),--work $(WORK)/planted)
+	$(BIN)/python -m rtool.benchmarks.search.people_study $(if $(WORK),--work $(WORK)/people)
 
 # Retrieval, re-ranking and verification beside their usual forms, large sets, and how often intervals hold the truth;
 # about 20 minutes on 2 cores, 12 GB. PARTS="retrieval" measures one part.

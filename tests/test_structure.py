@@ -89,6 +89,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
             "export",
             "gallery",
             "robustness",
+            "search",
             "serving_drills",
             "training",
             "whole_flow",
