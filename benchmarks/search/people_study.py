@@ -134,7 +134,7 @@ _OSNET = (201_864, 5_207_680)
 
 def main(arguments: list[str]) -> int:
     """Run what is missing, and write the dated results."""
-    parser = argparse.ArgumentParser(prog="rtool.benchmarks.search.people_study")
+    parser = argparse.ArgumentParser(prog="python -m rtool.benchmarks.search.people_study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, help="keep runs here, instead of in a temporary folder")
     options = parser.parse_args(arguments)

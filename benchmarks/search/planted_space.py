@@ -105,7 +105,7 @@ def run_planted(seed: int, work: Path) -> PlantedResult:
 
 def main(arguments: list[str]) -> int:
     """Run the seeds, print a line each, and return 1 where one of them misses the gate."""
-    parser = argparse.ArgumentParser(prog="rtool.benchmarks.search.planted_space")
+    parser = argparse.ArgumentParser(prog="python -m rtool.benchmarks.search.planted_space")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, help="keep runs here, instead of in a temporary folder")
     options = parser.parse_args(arguments)
