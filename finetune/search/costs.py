@@ -38,4 +38,5 @@ def random_budget(search: SearchConfig, steps: int, preprocessing: Preprocessing
     cells = random_cells(search, _CELLS, 0)
     single = sum(network_costs(each.genotype, height, width, embedding_size=search.embedding_size)[1] for each in cells)
     passes = 1 + (1 - search.warmup) * (1 if search.order == 1 else 4)
-    return max(1, round(steps * passes * (counter.get_total_flops() // 2) * len(cells) / single))
+    whole = int(counter.get_total_flops()) // 2
+    return max(1, round(steps * passes * whole * len(cells) / single))

@@ -138,7 +138,8 @@ class Stepper:
         for number, batch in enumerate(group):
             with self._synchronised(number == len(group) - 1):
                 losses = self._losses(self._model, batch)
-                (losses * self._loss_weights).sum().mul(self._scale.value / len(group)).backward()
+                total_loss = (losses * self._loss_weights).sum().mul(self._scale.value / len(group))
+                total_loss.backward()  # type: ignore[no-untyped-call]
             total += losses.detach() / len(group)
         finite = self._update(rate, stop)
         self.not_finite = "" if finite else self._describe(total)
