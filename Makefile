@@ -116,8 +116,8 @@ bench-distil: $(STAMP)
 # Whether a search avoids an operation that ignores its input, and what its cells are worth beside random ones; about an
 # hour of processor time. WORK=DIR keeps the runs, and goes on where it was stopped.
 bench-search: $(STAMP)
-	$(BIN)/python -m rtool.benchmarks.search.planted_space $(if $(WORK),--work $(WORK)/planted)
-	$(BIN)/python -m rtool.benchmarks.search.people_study $(if $(WORK),--work $(WORK)/people)
+	$(BIN)/python -m rtool.benchmarks.searching.planted_space $(if $(WORK),--work $(WORK)/planted)
+	$(BIN)/python -m rtool.benchmarks.searching.people_study $(if $(WORK),--work $(WORK)/people)
 
 # Retrieval, re-ranking and verification beside their usual forms, large sets, and how often intervals hold the truth;
 # about 20 minutes on 2 cores, 12 GB. PARTS="retrieval" measures one part.

@@ -89,7 +89,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
             "export",
             "gallery",
             "robustness",
-            "search",
+            "searching",
             "serving_drills",
             "training",
             "whole_flow",

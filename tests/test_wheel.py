@@ -26,7 +26,7 @@ STAYS_OUT = (
     "benchmarks/export",
     "benchmarks/gallery",
     "benchmarks/robustness",
-    "benchmarks/search",
+    "benchmarks/searching",
     "benchmarks/serving_drills",
     "benchmarks/training",
 )

@@ -1,6 +1,6 @@
 """The planted space: a search must not choose an operation that ignores its input.
 
-    python -m rtool.benchmarks.search.planted_space [--seeds 0 1 2] [--work DIR]
+    python -m rtool.benchmarks.searching.planted_space [--seeds 0 1 2] [--work DIR]
 
 Operations none, noise (draws of N(0, 1), whatever the input) and sep3, after space S4 of Zela et al., arXiv:1909.09656.
 Mixed search in first order, then its cell and four random ones are trained for 200 steps from fresh weights and
@@ -105,7 +105,7 @@ def run_planted(seed: int, work: Path) -> PlantedResult:
 
 def main(arguments: list[str]) -> int:
     """Run the seeds, print a line each, and return 1 where one of them misses the gate."""
-    parser = argparse.ArgumentParser(prog="python -m rtool.benchmarks.search.planted_space")
+    parser = argparse.ArgumentParser(prog="python -m rtool.benchmarks.searching.planted_space")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, help="keep runs here, instead of in a temporary folder")
     options = parser.parse_args(arguments)

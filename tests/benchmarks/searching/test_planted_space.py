@@ -2,7 +2,7 @@
 
 import pytest
 
-from rtool.benchmarks.search.planted_space import run_planted
+from rtool.benchmarks.searching.planted_space import run_planted
 
 
 @pytest.mark.slow

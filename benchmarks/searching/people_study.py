@@ -1,6 +1,6 @@
 """Found cells beside random ones on drawn people: what a search is worth here, and how much of it is noise.
 
-    python -m rtool.benchmarks.search.people_study [--work DIR] [--seeds 0 1 2]
+    python -m rtool.benchmarks.searching.people_study [--work DIR] [--seeds 0 1 2]
 
 Per seed of the search: a mixed search with a shortlist, and successive halving over random cells of the same space in
 as many steps of single cells as took the same processor time. Their cells, 8 random ones, an OSNet x0.25 and the found
@@ -134,7 +134,7 @@ _OSNET = (201_864, 5_207_680)
 
 def main(arguments: list[str]) -> int:
     """Run what is missing, and write the dated results."""
-    parser = argparse.ArgumentParser(prog="python -m rtool.benchmarks.search.people_study")
+    parser = argparse.ArgumentParser(prog="python -m rtool.benchmarks.searching.people_study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, help="keep runs here, instead of in a temporary folder")
     options = parser.parse_args(arguments)

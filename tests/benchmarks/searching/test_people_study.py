@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rtool.benchmarks.search.people_study import as_large_as, percentiles, report
-from rtool.benchmarks.search.retraining import Retrained
+from rtool.benchmarks.searching.people_study import as_large_as, percentiles, report
+from rtool.benchmarks.searching.retraining import Retrained
 from rtool.converters.zoo.cells.drawing import random_genotype
 from rtool.converters.zoo.cells.network_costs import network_costs
 from rtool.converters.zoo.cells.space import SearchSpace
