@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -96,6 +96,8 @@ class WeightMatch:
     origin: StateDictOrigin
     changed: int = 0
     """How many of the matched tensors have other values than before."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the unused tensors; that of a classifier tells its number of classes."""
     difference: Parity | None = None
     """The outputs of the module after loading against those before, on seeded random inputs; None where they were not
     measured, as for a network of fresh weights."""
@@ -110,7 +112,8 @@ class WeightMatch:
         by_other_rules = any(entry.how != "name" for entry in self.matched)
         parts = [f"{_count(self.matched)} loaded" + (f" ({self.rules})" if by_other_rules else "")]
         parts += [f"{len(self.missing)} of the network kept: {_some(self.missing)}"] if self.missing else []
-        parts += [f"{len(self.unused)} of the file not used: {_some(self.unused)}"] if self.unused else []
+        shaped = [f"{key} {list(self.shapes[key])}" if key in self.shapes else key for key in self.unused]
+        parts += [f"{len(shaped)} of the file not used: {_some(shaped)}"] if shaped else []
         parts += [] if self.difference is None else [f"{self.effect}"]
         return "; ".join([*parts, str(self.origin)])
 
@@ -150,6 +153,7 @@ def match_of(
         matched=tuple(MatchedWeight(target, place.key, place.how) for target, place in matched.items()),
         missing=tuple(name for name in own if name not in matched),
         unused=tuple(key for key in weights if key not in used),
+        shapes={key: tuple(state.tensors[key].shape) for key in weights if key not in used},
         looks_like=_DEPTHS.get(len(weights)),
         origin=StateDictOrigin(str(state.path), state.sha256, state.container, removed, state.ignored),
     )

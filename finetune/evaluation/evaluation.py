@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ...converters.records.preprocessing import Preprocessing
 from ...converters.runtime.probes.given_probes import Probe
 from ...converters.runtime.runners import Runner
@@ -31,6 +33,9 @@ from .own_function import OwnFunction
 from .plan import Protocol, plan_evaluation
 from .ranks.ranking import COSINE, Distance, Ranking
 from .scores.scoring import PairScoring, ScoreSettings
+
+_BATCHES_AT_ONCE = 16
+"""Between two reports of progress."""
 
 __all__ = ["EvaluationResult", "evaluate", "evaluate_embeddings", "evaluate_pixels"]
 
@@ -109,8 +114,13 @@ def evaluate_pixels(
     chosen = "function" if function is not None else protocol
     matched = match_images(pixels.dataset, content_numbers(pixels.values), chosen, ranking)
     digests = None if cache is None else pixel_digests(pixels.values)
+    rows = []
     with EmbedImages(embed, flip=flip, batch=batch, cache=cache) as embed_known:
-        embeddings = embed_known(pixels.values, digests)[matched.positions]
+        for start in range(0, len(pixels.values), _BATCHES_AT_ONCE * batch):
+            part = slice(start, start + _BATCHES_AT_ONCE * batch)
+            rows.append(embed_known(pixels.values[part], None if digests is None else digests[part]))
+            progress(f"embedding {pixels.dataset.name}", start + len(rows[-1]), len(pixels.values))
+    embeddings = np.concatenate(rows)[matched.positions]
     scoring = None if scores is None else PairScoring(scores, lambda numbers: pixels.values[numbers], flip, batch)
     return measure(matched, embeddings, function, progress, scoring).result
 

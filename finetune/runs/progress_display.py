@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 __all__ = ["ProgressDisplay"]
+
+_STAGE_SECONDS = 5.0
+"""Time from the start of a stage to its first line, and between lines."""
 
 
 class ProgressDisplay:
@@ -27,6 +31,7 @@ class ProgressDisplay:
         wanted = sys.stderr.isatty() and not os.environ.get("RTOOL_NO_PROGRESS") if bar is None else bar
         self._bar: Progress | None = None if quiet or not wanted else _make_bar()
         self._task: TaskID | None = None
+        self._stage, self._stage_shown = "", 0.0
 
     def __enter__(self) -> ProgressDisplay:
         if self._bar is not None:
@@ -52,6 +57,19 @@ class ProgressDisplay:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress belongs on stderr
+
+    def stage(self, what: str, done: int, total: int) -> None:
+        """Show how far a long step between two steps of training is, such as an evaluation; nothing if it is short."""
+        now = time.monotonic()
+        if what != self._stage:
+            self._stage, self._stage_shown = what, now
+        if self._quiet or now - self._stage_shown < _STAGE_SECONDS:
+            return
+        self._stage_shown = now
+        if self._bar is None:
+            self.line(f"{what}: {done:,} of {total:,}")
+        elif self._task is not None:
+            self._bar.update(self._task, note=f"{what}: {done:,} of {total:,}")
 
     def update(self, step: int, total: int, text: str) -> None:
         """Show that `step` of `total` is done; `text` stands behind the bar."""

@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ...data.dataset import Dataset
@@ -15,7 +16,15 @@ from ..measuring import Measured
 from ..pairs.verification import ComparedPairs
 from ..ranks.retrieval import RankedRetrieval
 
-__all__ = ["RankedQuery", "ShownImage", "ShownPair", "as_data_uri", "hardest_pairs", "ranked_queries"]
+__all__ = [
+    "RankedQuery",
+    "ShownImage",
+    "ShownPair",
+    "as_data_uri",
+    "contested_pairs",
+    "hardest_pairs",
+    "ranked_queries",
+]
 
 _PAIRS = 8
 _HARDEST, _TYPICAL = 5, 3
@@ -42,6 +51,8 @@ class ShownPair:
     first: ShownImage
     second: ShownImage
     score: float
+    other: float | None = None
+    """Of the model that is compared with."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,32 @@ def hardest_pairs(dataset: Dataset, compared: ComparedPairs) -> tuple[list[Shown
         ]
         for chosen in (same, different)
     )
+
+
+def contested_pairs(dataset: Dataset, one: ComparedPairs, other: ComparedPairs) -> list[ShownPair]:
+    """The pairs on which two models differ most: by the FAR at which each would accept them, on a logarithmic scale.
+
+    Scores of two models are on scales of their own; the share of different pairs that score higher is on one.
+    """
+    rates = [np.log10(_false_accepts(each)) for each in (one, other)]
+    order = np.argsort(-np.abs(rates[0] - rates[1]), kind="stable")[:_PAIRS]
+    return [
+        ShownPair(
+            _picture(dataset, int(one.scored_images[pair, 0])),
+            _picture(dataset, int(one.scored_images[pair, 1])),
+            float(one.scored.scores[pair]),
+            float(other.scored.scores[pair]),
+        )
+        for pair in order
+    ]
+
+
+def _false_accepts(compared: ComparedPairs) -> NDArray[np.float64]:
+    """The share of different pairs that score as high or higher, of each scored pair; at least half a pair."""
+    different = compared.curve.different
+    above = len(different) - np.searchsorted(different, compared.scored.scores, side="left")
+    shares: NDArray[np.float64] = np.maximum(above, 0.5) / max(len(different), 1)
+    return shares
 
 
 def ranked_queries(measured: Measured, ranked: RankedRetrieval) -> list[RankedQuery]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..ranks.retrieval import RankedRetrieval
 from ..standalone.pair_evaluation import MeasuredPairs
 from .charts import cmc_chart, roc_chart, score_chart
 from .entries import MeasuredSet
-from .examples import RankedQuery, ShownPair, hardest_pairs, ranked_queries
+from .examples import RankedQuery, ShownPair, contested_pairs, hardest_pairs, ranked_queries
 from .page_template import PAGE_TEMPLATE
 from .pair_section import hardest_scored_pairs, pair_charts, pair_table
 from .style import PAGE_STYLE
@@ -39,6 +39,8 @@ class _Section:
     same: list[ShownPair]
     different: list[ShownPair]
     queries: list[RankedQuery]
+    contested: list[ShownPair] = field(default_factory=list)
+    """Of two models: the pairs on which they differ most."""
     masks: str = ""
     """What masks are drawn, of a pair evaluation."""
     hard_by: str = "cosine"
@@ -74,11 +76,14 @@ def _section(entry: MeasuredSet) -> _Section:
     measured = entry.measured
     same: list[ShownPair] = []
     different: list[ShownPair] = []
+    contested: list[ShownPair] = []
     queries: list[RankedQuery] = []
     if entry.pairs is not None:
         return _pair_section(entry, entry.pairs)
     if measured.compared is not None:
         same, different = hardest_pairs(measured.dataset, measured.compared)
+        if entry.other is not None and entry.other.compared is not None:
+            contested = contested_pairs(measured.dataset, measured.compared, entry.other.compared)
     if measured.ranked is not None:
         queries = ranked_queries(measured, measured.ranked)
     return _Section(
@@ -90,6 +95,7 @@ def _section(entry: MeasuredSet) -> _Section:
         same=same,
         different=different,
         queries=queries,
+        contested=contested,
     )
 
 

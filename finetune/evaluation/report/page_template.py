@@ -44,10 +44,11 @@ PAGE_TEMPLATE = """<!doctype html>
 {% for row in section.table[1] %}<tr>{% for cell in row %}<td{% if not loop.first %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
 {% if section.charts %}<div class="charts">{% for caption, svg in section.charts %}<figure>{{ markup(svg) }}<figcaption>{{ caption }}</figcaption></figure>{% endfor %}</div>{% endif %}
-{% for title, pairs in (("Same pairs that look least alike", section.same), ("Different pairs that look most alike", section.different)) if pairs %}
+{% for title, pairs in (("Same pairs that look least alike", section.same), ("Different pairs that look most alike", section.different), ("Pairs on which the two models differ most", section.contested)) if pairs %}
 <h3>{{ title }}</h3>
 {% if section.masks %}<p class="lead">By the {{ section.hard_by }} score, which stands below each pair; red is what is hidden.</p>{% endif %}
-<div class="pairs">{% for pair in pairs %}<div class="pair"><div>{{ picture(pair.first) }}{{ picture(pair.second) }}</div>{{ '%.3f' | format(pair.score) }}</div>{% endfor %}</div>
+{% if pairs[0].other is not none %}<p class="lead">Below each pair its score by the model, then by the other; they differ in the FAR at which they would accept it.</p>{% endif %}
+<div class="pairs">{% for pair in pairs %}<div class="pair"><div>{{ picture(pair.first) }}{{ picture(pair.second) }}</div>{{ '%.3f' | format(pair.score) }}{% if pair.other is not none %} / {{ '%.3f' | format(pair.other) }}{% endif %}</div>{% endfor %}</div>
 {% endfor %}
 {% if section.queries %}<h3>Rankings: the hardest queries, then some about the median</h3>
 <p class="lead">The query, then the nearest images of its gallery; a match has a full green frame, another person a dashed red one.</p>

@@ -17,6 +17,7 @@ from ...data.dataset import Dataset
 from ...data.decoding import Pixels, Resize, read_pixels, unreadable_note
 from ...data.distinct_images import Contents, content_numbers, count_shared
 from ...embedding.cache import EmbeddingCache
+from ...evaluation.cores import Progress, no_progress
 from ...evaluation.evaluation import EvaluationResult, evaluate_embeddings, evaluate_pixels
 from ...evaluation.matched_images import match_images
 from ...evaluation.model_sets import EvaluationSettings
@@ -146,6 +147,8 @@ class MeasuredSets:
     evaluation: EvaluationConfig
     images: Mapping[str, HeldOutImages]
     plans: Mapping[str, EvaluationPlan]
+    progress: Progress | None = None
+    """Called with what is done, how much of it, and how much there is."""
 
     def measure(
         self,
@@ -199,6 +202,7 @@ class MeasuredSets:
                 ranking=ranking,
                 function=function,
                 cache=cache,
+                progress=self.progress or no_progress,
                 scores=scores,
             )
         return evaluate_embeddings(
@@ -212,6 +216,7 @@ class MeasuredSets:
             function=function,
             cache=cache,
             report=report,
+            progress=self.progress or no_progress,
             scores=scores,
         )
 

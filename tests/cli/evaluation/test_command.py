@@ -69,6 +69,7 @@ def test_the_report_holds_figures_curves_and_images(model, tmp_path, capsys):
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 4  # CMC and ROC, and a histogram of each
     assert "Same pairs that look least alike" in page
+    assert "Pairs on which the two models differ most" in page
     assert "Rankings: the hardest queries" in page
     assert page.count("data:image/jpeg;base64,") > 30
     assert "http://" not in re.sub(

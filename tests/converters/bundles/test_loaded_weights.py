@@ -95,7 +95,7 @@ def test_a_zoo_name_takes_weights_with_a_classifier_beside_them(tmp_path):
     with torch.no_grad():
         want = original(torch.from_numpy(embedder.preprocessing.normalise(pixels))).numpy()
     np.testing.assert_allclose(embedder.embed(pixels), want, rtol=1e-5, atol=1e-6)
-    assert "1 of the file not used: module.classifier.weight" in embedder.notes[0]
+    assert "1 of the file not used: module.classifier.weight [3, 512]" in embedder.notes[0]
 
 
 def test_models_that_are_programs_or_served_take_no_weights(tmp_path):

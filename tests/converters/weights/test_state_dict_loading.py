@@ -114,7 +114,7 @@ def test_gaps_and_other_tensors_are_accepted_where_asked_for_but_no_other_shape(
     match = load_state_dict_file(module, tmp_path / "w.pth", **options)
     assert (match.missing, match.unused) == (("3.bias",), ("4.bias",))
     assert torch.equal(module[3].bias, network()[3].bias)
-    assert "1 of the network kept: 3.bias; 1 of the file not used: 4.bias; a plain state_dict" in str(match)
+    assert "1 of the network kept: 3.bias; 1 of the file not used: 4.bias [1]; a plain state_dict" in str(match)
     torch.save({**state, "3.bias": torch.ones(1)}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="another shape"):
         load_state_dict_file(network(), tmp_path / "w.pth", **options)

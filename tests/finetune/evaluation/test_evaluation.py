@@ -94,3 +94,25 @@ def test_re_ranking_is_for_retrieval(tmp_path):
     linear_model(tmp_path / "m.onnx", "n", (16, 16))
     with pytest.raises(ConfigError, match="ranks no gallery; leave it out"):
         evaluate(tmp_path / "m.onnx", FACES, rerank=True)
+
+
+def test_pairs_on_which_two_models_differ_most_are_those_they_rank_apart():
+    from rtool.finetune.data.dataset import UNKNOWN_CAMERA, ArrayImages, Dataset
+    from rtool.finetune.evaluation.pairs.verification import compare_pairs
+    from rtool.finetune.evaluation.report.examples import contested_pairs
+
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(12), 4)
+    centres = rng.normal(size=(12, 16))
+    one = (centres[people] + 0.5 * rng.normal(size=(48, 16))).astype(np.float32)
+    other = one.copy()
+    other[5] = centres[9]  # the other model takes image 5, of person 1, for person 9
+    images = ArrayImages(np.zeros((48, 4, 4, 3), np.uint8))
+    dataset = Dataset("faces", images, people, np.full(48, UNKNOWN_CAMERA), tuple(map(str, range(48))))
+    pairs = np.array([(n, (n + 1 + (n % 3 == 0)) % 48, 0) for n in range(48)])
+    pairs[:, 2] = people[pairs[:, 0]] == people[pairs[:, 1]]
+    measured = [compare_pairs(rows, people, pairs) for rows in (one, 10 * other)]  # a length changes nothing
+    shown = contested_pairs(dataset, *measured)
+    assert len(shown) == 8
+    assert all("5" in (pair.first.name, pair.second.name) for pair in shown)
+    assert all(pair.other is not None and pair.other != pair.score for pair in shown)
