@@ -174,9 +174,9 @@ def prediction(
         rows = latency(files, batch=batch, rounds=rounds, threads=threads).rows
     measured = np.array([row.p50 / batch for row in rows])
     predicted = np.array([table.predicted_ms(genotype) for genotype in drawn])
-    ranks = [values.argsort().argsort() for values in (measured, predicted)]
+    first, second = (values.argsort().argsort().astype(np.float64) for values in (measured, predicted))
     return {
-        "rank_correlation": round(float(np.corrcoef(*ranks)[0, 1]), 4),
+        "rank_correlation": round(float(np.corrcoef(first, second)[0, 1]), 4),
         "measured_ms": measured.round(4).tolist(),
         "predicted_ms": predicted.round(4).tolist(),
     }
@@ -197,7 +197,7 @@ def _export(module: nn.Module, shape: tuple[int, ...], path: Path) -> None:
 
 def _hand_on(place: Place, path: Path) -> None:
     """A graph that copies the first pixel of its input, [N, C, H, W] -> [N, C, 1, 1]: what a call alone costs."""
-    sizes = ["batch", place.channels, place.height, place.width]
+    sizes: list[str | int | None] = ["batch", place.channels, place.height, place.width]
     value = onnx.helper.make_tensor_value_info
     constants = {"starts": [0, 0], "ends": [1, 1], "axes": [2, 3]}
     graph = onnx.helper.make_graph(

@@ -58,7 +58,7 @@ class PartAttention(nn.Module):
     def exchanged(self, features: Tensor) -> Tensor:
         """What the parts exchanged, at each row: [N, C, H, W] -> [N, C, H, 1]; row y has part floor(4 y / H)."""
         parts = self.parts(features)
-        mixed = self.attention(parts) @ self.value(parts)
+        mixed: Tensor = self.attention(parts) @ self.value(parts)
         height = features.shape[2]
         rows = torch.arange(height, device=features.device) * PARTS // height
         return mixed.transpose(1, 2).index_select(2, rows).unsqueeze(3)

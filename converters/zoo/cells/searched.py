@@ -81,7 +81,8 @@ class SearchedNetwork(nn.Module):
 
     def feature_map(self, x: Tensor) -> Tensor:
         """The output of the last cell [N, C, H, W], for heads that work on positions."""
-        before_last = last = self.stem(x)
+        before_last: Tensor = self.stem(x)
+        last = before_last
         for cell in self.cells:
             before_last, last = last, cell(before_last, last)
         return last

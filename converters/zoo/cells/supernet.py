@@ -69,7 +69,9 @@ class MixedEdge(nn.Module):
         if mixed is None:
             mixed = passed.new_zeros(len(passed), self.mixed, *passed.shape[2:])
         joined = torch.cat([mixed.to(passed.dtype), passed], dim=1)
-        return joined.unflatten(1, (self.share, -1)).transpose(1, 2).flatten(1, 2)
+        images, channels, height, width = joined.shape
+        groups = joined.view(images, self.share, channels // self.share, height, width)
+        return groups.transpose(1, 2).reshape(images, channels, height, width)
 
 
 class _MixedCell(nn.Module):

@@ -67,7 +67,6 @@ def share_table(space: SearchSpace, shares: NDArray[np.floating]) -> str:
     names = ["k-2", "k-1", *map(str, range(space.nodes))]
     rows = [f"{names[state]} → {node}" for node, edges in enumerate(space.node_edges) for state in range(len(edges))]
     width, height = _LABEL + _CELL * len(space.operations), _HEAD + _ROW * len(rows)
-    most = max(float(shares.max()), 1e-12)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'role="img" font-family="system-ui, sans-serif" font-size="11">',
@@ -81,7 +80,7 @@ def share_table(space: SearchSpace, shares: NDArray[np.floating]) -> str:
         parts.append(f'<text x="{_LABEL - 8}" y="{top + 14}" text-anchor="end" fill="#59636e">{name}</text>')
         best = int(np.argmax(shares[number]))
         for column, value in enumerate(shares[number].tolist()):
-            shade = math.sqrt(max(value, 0) / most)
+            shade = math.sqrt(min(max(value, 0), 1))
             ink, weight = ("#ffffff" if shade > 0.7 else "#1b1f24"), ("700" if column == best else "400")
             left = _LABEL + _CELL * column
             parts.append(

@@ -111,7 +111,7 @@ def _cards(record: SearchRecord) -> list[tuple[str, str]]:
         cards.append((str(facts.get("source", "-")), "chosen by"))
     for name, text in (("gap", "lost by dropping the others"), ("expected_ms", "expected ms per image")):
         if name in record.curves:
-            cards.append((f"{record.curves[name][-1][1]:.4g}", text))
+            cards.append((f"{record.curves[name][-1][1]:.3g}", text))
     return cards
 
 
