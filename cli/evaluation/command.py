@@ -39,6 +39,7 @@ __all__ = ["evaluate_command"]
         "rtool evaluate runs/demo/20260101-120000 synthetic-people:identities=60,seed=2,cameras=7 --against model.onnx",
         "rtool evaluate iresnet.onnx lfw.bin cfp=cfp_fp.bin faces/ --size 112x112",
         "rtool evaluate osnet_x1_0 market1501/ --weights model.pth.tar --rerank --k1 20 --k2 6 --lambda 0.3",
+        "rtool evaluate RUN faces/ -o report/ --scores embedding,matcher,combined --masked 1",
         "rtool evaluate triton://127.0.0.1:8001/osnet_b16 market1501/",
     ),
 )

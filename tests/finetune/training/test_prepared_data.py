@@ -1,5 +1,8 @@
 """What of a run's data is kept in memory, and by whom."""
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -161,3 +164,22 @@ def test_a_subset_is_of_one_data_set_and_of_all_its_images(photographs, tmp_path
 def test_kept_images_are_whole(tmp_path):
     with pytest.raises(ValueError, match=r"data\.cache: keeps images that are decoded whole"):
         with_data(train="-", cache=str(tmp_path), decode="reduced")
+
+
+def test_sets_that_are_measured_are_kept_decoded_too(photographs, tmp_path):
+    sets = {}
+    for name, first in (("lfw", 0), ("agedb_30", 10)):
+        images = [path.read_bytes() for path in sorted(photographs.rglob("*.jpg"))[first : first + 10]]
+        sets[name] = str(tmp_path / f"{name}.bin")
+        Path(sets[name]).write_bytes(pickle.dumps((images, [True, False, True, False, True]), protocol=2))
+    changes = {"train": str(photographs), "evaluate": sets}
+    values = {"model": {"reference": "-"}, "losses": [{"kind": "arcface"}], "evaluation": {"function": "math:fsum"}}
+    plain, kept = (
+        prepared_data.prepare_data(FinetuneConfig.model_validate({**values, "data": {**changes, **cache}}), SIZE)
+        for cache in ({}, {"cache": str(tmp_path / "kept")})
+    )
+    for name in sets:
+        found = kept.held_out[name].pixels
+        assert (found.values == plain.held_out[name].pixels.values).all()
+        assert any(note.startswith(f"{sets[name]}: 10 images decoded into") for note in kept.notes)
+    assert kept.record == plain.record
