@@ -79,21 +79,25 @@ def match_pairs(
     blocks = pairs[:, :2] // images
     order = np.lexsort((blocks[:, 1], blocks[:, 0]))
     ends = np.flatnonzero(np.diff(blocks[order], axis=0).any(axis=1)) + 1
+    asked = np.unique(pairs[:, :2])
+    held: dict[int, tuple[Indices, list[Any]]] = {}
     done = 0
-    kept: tuple[Indices, list[Any]] | None = None
     for rows in np.split(order, ends):
-        asked = pairs[rows, :2]
-        needed = np.unique(asked)
-        if kept is None or not np.isin(needed, kept[0]).all():
-            kept = needed, _described(matcher, read, needed, flip=flip, batch=batch)
-        numbers, forms = kept
-        first, second = (np.searchsorted(numbers, asked[:, column]) for column in (0, 1))
+        here = blocks[rows[0]].tolist()
+        held = {block: held[block] for block in here if block in held}
+        for block in here:
+            if block not in held:
+                numbers = asked[asked // images == block]
+                held[block] = numbers, _described(matcher, read, numbers, flip=flip, batch=batch)
+        (first_numbers, firsts), (second_numbers, seconds) = (held[block] for block in here)
+        first = np.searchsorted(first_numbers, pairs[rows, 0])
+        second = np.searchsorted(second_numbers, pairs[rows, 1])
         for start in range(0, len(rows), _PAIRS):
             part = slice(start, start + _PAIRS)
             found = [
                 matcher.scores(matcher.take(one, first[part]), matcher.take(other, second[part]))
-                for one in forms
-                for other in forms
+                for one in firsts
+                for other in seconds
             ]
             scores[rows[part]] = np.mean(found, axis=0, dtype=np.float64)
             done += len(rows[part])
