@@ -105,7 +105,7 @@ class Trainer:
         self._metric: str | None = None
         if (evaluation := config.evaluation) is not None:
             plans = plan_sets(evaluation, {name: held.dataset for name, held in data.held_out.items()})
-            self._sets = MeasuredSets(evaluation, data.held_out, plans, folder and folder.display.stage)
+            self._sets = MeasuredSets(evaluation, data.held_out, plans, folder.display.stage if folder else None)
             self._metric = choose_metric(plans, evaluation.metric)
         self._learner, self.notes = assemble_learner(
             config, network, data.train.dataset.identity_count, device, teachers

@@ -61,7 +61,7 @@ class ImageRunner:
             replace(spec, shape=("batch", *spec.shape[1:])) if follows else spec
             for spec, follows in zip(self._closed, self._follows, strict=True)
         ]
-        sizes = [[rows if isinstance(size, str) else size for size in spec.shape] for spec in opened]
+        sizes = [[size if isinstance(size, int) else rows for size in spec.shape] for spec in opened]
         values = [np.zeros(size, spec.dtype) for size, spec in zip(sizes, opened, strict=True)]  # of what nothing reads
         return with_probes(opened, values, self._probes)
 
