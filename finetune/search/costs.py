@@ -30,11 +30,10 @@ def random_budget(search: SearchConfig, steps: int, preprocessing: Preprocessing
     order, four times in second order.
     """
     height, width = preprocessing.height, preprocessing.width
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         mixed = SearchBackbone(search.model_copy(update={"method": "mixed", "guard": "none"})).eval()
-        settled = mixed.settled
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        mixed.supernet(torch.empty(1, 3, height, width, device="meta"), settled.normal, settled.reduce, 0.0)
+        with FlopCounterMode(display=False) as counter:
+            mixed(torch.zeros(1, 3, height, width))
     cells = random_cells(search, _CELLS, 0)
     single = sum(network_costs(each.genotype, height, width, embedding_size=search.embedding_size)[1] for each in cells)
     passes = 1 + (1 - search.warmup) * (1 if search.order == 1 else 4)

@@ -55,7 +55,7 @@ def peak_bytes(config) -> int:
     [
         {},
         {"method": "sampled"},
-        {"method": "partial", "order": 2},
+        pytest.param({"method": "partial"}, marks=pytest.mark.slow),
         pytest.param({"order": 2, "guard": "auxiliary_skip"}, marks=pytest.mark.slow),
     ],
 )
