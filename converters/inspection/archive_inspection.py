@@ -66,6 +66,9 @@ def inspect_program(path: Path) -> Inspection:
     specs = [next(iter(spec.items())) for spec in module["signature"]["input_specs"]]
     tensors: dict[str, list[_Tensor]] = {"parameter": [], "buffer": []}
     named, outputs = interface_of(stated.get(INTERFACE_KEY), str(path))
+    count = len(module["graph"]["inputs"])
+    if len(specs) != count:
+        raise InputError(f"{path}: its program has {count} inputs and describes {len(specs)}; export it again")
     try:
         for kind, spec in specs:
             if kind in tensors:
@@ -175,6 +178,8 @@ def _inputs(graph: Mapping[str, Any], arguments: list[Mapping[str, Any]]) -> tup
         name = argument["as_tensor"]["name"]
         meta = graph["tensor_values"][name]
         sizes = [_size(size) for size in meta["sizes"]]
+        if len(sizes) != len(meta["strides"]) or any(isinstance(size, int) and size < 0 for size in sizes):
+            raise InputError(f"input {name!r} has the shape {sizes[:8]}, which no tensor has; export it again")
         batch = [size if isinstance(size, int) else "batch" for size in sizes[:1]]
         specs.append(TensorSpec(name, _DTYPES[meta["dtype"]], (*batch, *sizes[1:])))
     return tuple(specs)

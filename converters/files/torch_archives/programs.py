@@ -7,9 +7,11 @@ expressions, as its documentation warns. What it gets from here is an archive of
 from __future__ import annotations
 
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,34 @@ def load_program(
     records = {**read.texts, SAMPLES: _samples(read)}
     records |= {name: read.archive.read(name) for name in read.numbers}
     stated = read.stated(keys)
+    logged: list[str] = []
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _kept_from_the_terminal(logged):
             warnings.simplefilter("ignore")
             program = torch.export.load(pack(records))
             module = program.module()
     except Exception as error:  # what torch raises at a program that contradicts itself has no common base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        lines = ("\n".join(logged) or str(error)).strip().splitlines()
+        reason = lines[-1 if logged else 0] if lines else type(error).__name__
         raise InputError(f"{path}: torch cannot read the program ({reason[:200]}); export it again") from error
     return program, module, stated
+
+
+@contextmanager
+def _kept_from_the_terminal(logged: list[str]) -> Iterator[None]:
+    """What torch logs of a failure, with its traceback, goes into `logged`; the error that it raises has no cause."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        cause = record.exc_info[1] if record.exc_info else None
+        logged.append(record.getMessage() if cause is None else str(cause))
+        return False
+
+    logger = logging.getLogger("torch.export")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _targets(value: Any) -> Iterator[str]:

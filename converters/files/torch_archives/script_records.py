@@ -17,7 +17,7 @@ from ....errors import InputError
 from .archive import TorchArchive
 from .forbidden_operators import RECORDED
 from .script_code import CodeError, check_code, defined_names, parse_code
-from .tensor_pickle import Named, PickleError, read_pickle
+from .tensor_pickle import Made, Named, PickleError, read_pickle
 
 __all__ = ["ScriptRecords", "read_script"]
 
@@ -101,6 +101,8 @@ def read_script(path: str | Path, forbidden: frozenset[str] = RECORDED, content:
     texts = {versions[0]: version, "byteorder": b"little"}
     sources, trees = _checked_code(archive, code, forbidden)
     texts[_DATA], root = _checked_pickle(archive, _DATA, "data")
+    if not isinstance(root, Made) or not _is_own_class(root.by):
+        raise InputError(f"{path}: record {_DATA!r} holds no module of the file's source; save it again")
     texts[_CONSTANTS], _ = _checked_pickle(archive, _CONSTANTS, "constants")
     return ScriptRecords(archive, texts | sources, trees, root, tuple(numbers))
 
