@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,28 +127,29 @@ def export_command(
     from ..converters import export
     from ..converters.exporting.reduced_precision import read_float32_nodes
 
-    if matcher_file is not None:
+    if matcher_file is not None and target_file is None:
+        raise click.UsageError("--matcher: name the other file too, with -o FILE")
+    chosen: dict[str, Any] = {
+        "batch": read_batch(batch),
+        "preprocessing": preprocessing,
+        "inputs": _reader(calibrate, calibration_images) if calibrate else None,
+        "probes": read_probes(probe),
+        "keep_float32": read_float32_nodes(keep_file) if keep_file else (),
+        **options,
+    }
+    if matcher_file is None or target_file is None:
+        result = export(model, target_file, **chosen)
+        made: Any = result
+        rows = export_rows(result)
+    else:
         from ..finetune.matching.exporting import export_matching
 
-        if target_file is None:
-            raise click.UsageError("--matcher: name the other file too, with -o FILE")
-        write = partial(export_matching, matcher=matcher_file)
-    else:
-        write = export
-    made = write(
-        model,
-        target_file,
-        batch=read_batch(batch),
-        preprocessing=preprocessing,
-        inputs=_reader(calibrate, calibration_images) if calibrate else None,
-        probes=read_probes(probe),
-        keep_float32=read_float32_nodes(keep_file) if keep_file else (),
-        **options,
-    )
-    result = made.images if matcher_file is not None else made
-    rows = export_rows(result)
-    if matcher_file is not None:
-        rows.append(("matcher", f"{made.matcher}, {made.parity.max_rel:.1e} from torch at most"))
+        made = export_matching(model, target_file, matcher_file, **chosen)
+        result = made.images
+        rows = [
+            *export_rows(result),
+            ("matcher", f"{made.matcher.path}, {made.parity.max_rel:.1e} from torch at most"),
+        ]
     output.emit(made, rows, artefact=result.path, tables=() if output.as_json else (step_table(result),))
 
 

@@ -88,6 +88,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
             "evaluation",
             "export",
             "gallery",
+            "occlusion",
             "robustness",
             "searching",
             "serving_drills",

@@ -26,6 +26,7 @@ STAYS_OUT = (
     "benchmarks/export",
     "benchmarks/gallery",
     "benchmarks/robustness",
+    "benchmarks/occlusion",
     "benchmarks/searching",
     "benchmarks/serving_drills",
     "benchmarks/training",

@@ -127,7 +127,7 @@ def open_origin(
 ) -> ExportOrigin:
     """Open a model reference, or a copy of a module together with the ONNX model it was converted from.
 
-    A module of one's own may state `output_names`, one per output, and `chain`, the provenance before the export.
+    A module of one's own may state its `export_name`, `output_names`, one per output, and `chain`, its provenance.
     `weights` is a state_dict file to load over the weights of a reference.
 
     Raises:
@@ -150,7 +150,7 @@ def _of_module(
 ) -> ExportOrigin:
     record = record_of(model)
     if record is None:
-        name = type(model).__name__.lower()
+        name = str(getattr(model, "export_name", type(model).__name__.lower()))
         decided = known_preprocessing(evidence_of_inputs(name, ()), preprocessing)
         chain: tuple[ChainLink, ...] = getattr(model, "chain", ())
         return ExportOrigin(name, copy.deepcopy(model).eval(), decided, _image_spec(decided), None, (), chain)

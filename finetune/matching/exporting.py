@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...converters.bundles.reference import load_model
-from ...converters.exporting.manifest import ExportResult
+from ...converters.exporting.manifest import ExportResult, manifest_path
 from ...converters.exporting.options import ExportKeywords
 from ...converters.exporting.pipeline import export
 from ...converters.exporting.reexport import torch_to_onnx
-from ...converters.files.atomic_file import check_file_output, serialised, write_atomically
-from ...converters.files.model_file import ModelFile
 from ...converters.runtime.parity import Parity, measure_parity
 from ...converters.runtime.runners import OnnxRunner
 from ...errors import GateError, InputError
@@ -44,21 +44,22 @@ class MatchingExport:
 
     images: ExportResult
     """From images to `embedding`, `map` and, where the run learned it, `visibility`."""
-    matcher: Path
+    matcher: ExportResult
     """From `map_a`, `map_b` and, where the matcher uses it, `visibility_a`, `visibility_b` to `score` [N]."""
     parity: Parity
-    """Of the matcher's graph in ONNX Runtime and torch."""
+    """Of the matcher's file in ONNX Runtime and the matcher in torch."""
 
 
 class _ImageGraph(nn.Module):
     """Images [N, C, H, W] to embedding [N, D], map [N, C, h, w] and, with a head, visibility [N, 1, h, w]."""
 
-    def __init__(self, model: MatchingModel, chain: tuple[Any, ...]) -> None:
+    def __init__(self, model: MatchingModel, name: str, chain: tuple[Any, ...]) -> None:
         super().__init__()
         self.backbone: nn.Module = graph_with_map(model.tap, model.output)
         self.visibility = model.visibility
         self.output_names = ("embedding", "map", "visibility")[: 2 if model.visibility is None else 3]
         self.chain = chain
+        self.export_name = name
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The outputs, raw embeddings and maps."""
@@ -89,7 +90,7 @@ def export_matching(
     Args:
         model: A run folder, or a bundle with a matcher.
         output: The file from images to embedding, map and visibility; its manifest lies beside it.
-        matcher: The file from two maps to a score.
+        matcher: The file from two maps to a score, likewise.
         options: Of the first file, see `ExportOptions`; `tolerance` holds for both.
 
     Raises:
@@ -103,27 +104,27 @@ def export_matching(
         raise InputError(
             "export --matcher: writes ONNX files with raw outputs; leave out --format, --embed-preprocessing"
         )
+    if options.get("weights") is not None:
+        raise InputError("export --matcher: a matcher belongs to the weights it was trained with; leave out --weights")
     size = opened.preprocessing
     pixels = torch.zeros(2, size.height, size.width, size.channels, dtype=torch.uint8)
     images = images_to_tensor(pixels, size, torch.device("cpu"), False)
     matching = load_matching(opened.path, opened.module, images)
-    target, overwrite = Path(matcher), bool(options.get("overwrite"))
-    check_file_output(target, sources=(opened.path, Path(output)))
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: already exists; choose another output or pass --overwrite")
-    data, parity = _pair_graph(matching, options.get("tolerance", 1e-5), target)
-    preprocessing = options.pop("preprocessing", None) or size
-    graph = _ImageGraph(matching, opened.chain).eval()
-    exported = export(graph, output, preprocessing=preprocessing, **options)
-    write_atomically(target, data)
-    return MatchingExport(exported, target, parity)
+    if Path(output).absolute() == Path(matcher).absolute():
+        raise InputError(f"export --matcher {matcher}: is the other file as well; name two")
+    pairs, parity = _export_pairs(matching, matcher, options)
+    if options.get("preprocessing") in (None, "auto"):
+        options["preprocessing"] = size
+    exported = export(_ImageGraph(matching, opened.name, opened.chain).eval(), output, **options)
+    return MatchingExport(exported, pairs, parity)
 
 
-def _pair_graph(model: MatchingModel, tolerance: float, path: Path) -> tuple[bytes, Parity]:
-    """The second graph, and its parity at several numbers of pairs.
+def _export_pairs(model: MatchingModel, path: str | Path, options: ExportKeywords) -> tuple[ExportResult, Parity]:
+    """Write the second graph, and measure the file at several numbers of pairs.
 
     Raises:
-        GateError: it differs from torch by more than `tolerance`, relative to the largest score.
+        GateError: it differs from torch by more than the tolerance, relative to the largest score; it is removed.
+        InputError: there is such a file already.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (model.tap.channels, *model.tap.size)
@@ -134,9 +135,12 @@ def _pair_graph(model: MatchingModel, tolerance: float, path: Path) -> tuple[byt
         seen = [torch.rand(count, 1, *model.tap.size, generator=generator) for _ in range(2)]
         return maps + (seen if model.uses_visibility else [])
 
-    module = _PairGraph(model.matcher).eval()
-    proto = torch_to_onnx(module, inputs(2), input_names=names, output_names=["score"])
-    runner = OnnxRunner(ModelFile.in_memory(proto), name=path.name)
+    module, tolerance = _PairGraph(model.matcher).eval(), options.get("tolerance", 1e-5)
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "matcher.onnx"
+        onnx.save(torch_to_onnx(module, inputs(2), input_names=names, output_names=["score"]), source)
+        result = export(source, path, tolerance=tolerance, overwrite=bool(options.get("overwrite")))
+    runner = OnnxRunner(result.path)
     expected: list[NDArray[Any]] = []
     found: list[NDArray[Any]] = []
     for count in _PAIRS:
@@ -146,5 +150,7 @@ def _pair_graph(model: MatchingModel, tolerance: float, path: Path) -> tuple[byt
         found.append(runner.run(*(array.numpy() for array in arrays))[0])
     parity = measure_parity((np.concatenate(expected),), (np.concatenate(found),))
     if not parity.max_rel <= tolerance:
+        for file in (result.path, manifest_path(result.path)):
+            file.unlink(missing_ok=True)
         raise GateError(f"{path}: the matcher's graph differs from torch by {parity.max_rel:.1e} relative; not written")
-    return serialised(proto, str(path)), parity
+    return result, parity

@@ -67,10 +67,9 @@ class Matcher(nn.Module):
         """
         units, seen, chosen_by = self._prepared((gallery, probes), (visible_g, visible_p))
         a, b = best_matches(*units, chosen_by)
-        count = a.shape[:2]
         weights_p = None if seen[1] is None else seen[1][None].expand_as(a).flatten(0, 1)
         weights_g = None if seen[0] is None else seen[0][:, None].expand_as(b).flatten(0, 1)
-        return self._scores(a.flatten(0, 1), b.flatten(0, 1), weights_p, weights_g).unflatten(0, count)
+        return self._scores(a.flatten(0, 1), b.flatten(0, 1), weights_p, weights_g).view(a.shape[0], a.shape[1])
 
     def pairs(
         self, first: Tensor, second: Tensor, visible_a: Tensor | None = None, visible_b: Tensor | None = None

@@ -50,7 +50,8 @@ def test_both_graphs_compute_what_torch_does(run, tmp_path):
     expected = matching.scores(seen, seen[torch.from_numpy(order)])
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
     assert made.parity.max_rel < 1e-5
-    assert made.images.path == tmp_path / "images.onnx"
+    assert (made.images.path, made.matcher.path) == (tmp_path / "images.onnx", tmp_path / "matcher.onnx")
+    assert (tmp_path / "matcher.onnx.manifest.json").is_file()
     kinds = {node.op_type for node in onnx.load(tmp_path / "images.onnx").graph.node}
     assert "BatchNormalization" not in kinds
 
