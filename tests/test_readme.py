@@ -294,7 +294,7 @@ def test_the_main_job_runs_as_readme_shows_it(tmp_path, monkeypatch, capsys):
 
 
 def test_the_comparison_of_float16_converters_and_the_seconds_to_start_are_those_measured():
-    outcomes = stored("2026-11-29-half-converters.json")["outcomes"]
+    outcomes = stored("2026-11-30-half-converters.json")["outcomes"]
     passed = [
         sum(o["passed"] for o in outcomes if o["converter"] == name) for name in ("rtool", "onnxconverter-common")
     ]

@@ -36,6 +36,7 @@ CONVERTERS: tuple[HalfConverter, ...] = get_args(HalfConverter)
 _ZOO = ("osnet_x0_25", "resnet50_ibn_a", "mobilefacenet", "iresnet18", "vit_tiny")
 _RANDOM = 40
 _GATE = 0.9999
+_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,27 @@ def models(zoo: Sequence[str], random: int) -> Iterator[tuple[str, onnx.ModelPro
         except Exception as error:  # torch's exporters do not take every network; what is not a file is not a case
             sys.stderr.write(f"random {index}: {type(error).__name__} in the exporter, left out\n")
             continue
-        yield f"random {index} ({how.name}, {network.description})", proto
+        name = f"random {index} ({how.name}, {network.description})"
+        if _runs(proto):
+            yield name, proto
+        else:
+            sys.stderr.write(f"{name}: does not run in float32 on {_ROWS} images, left out\n")
+
+
+def _runs(model: onnx.ModelProto) -> bool:
+    """Whether the float32 file takes the inputs that its conversions are measured on; some traced one batch alone."""
+    runner = OnnxRunner(model)
+    try:
+        runner.run(*probe_inputs(runner.inputs, _ROWS))
+    except RtoolError:
+        return False
+    return True
 
 
 def convert(name: str, model: onnx.ModelProto, converter: HalfConverter) -> Outcome:
     """Convert one file with one converter, and hold it to the gate."""
     try:
-        inputs = probe_inputs(OnnxRunner(model).inputs, 4)
+        inputs = probe_inputs(OnnxRunner(model).inputs, _ROWS)
         found = search_half(model, inputs, min_cosine=_GATE, converter=converter)
         OnnxRunner(found.half.model)
     except RtoolError as error:
