@@ -144,7 +144,9 @@ def measured_pairs(
         raise ConfigError(f"--similarity {asked['similarity']}: is of one data set, and {len(sets)} are given")
     combination = combination_of(asked["weights_of_scores"], scores)
     chosen = ScoreSettings(scores, combination, _matcher_of(scores, embedder, reference, device))
-    for name, measured, pairs in measure_pair_sets(embedder, sets, settings, chosen, pair_settings(asked), **calls):
+    for name, measured, pairs in measure_pair_sets(
+        embedder, sets, settings, chosen, pair_settings(asked, reference), **calls
+    ):
         if asked["similarity"] is not None:
             write_similarity(asked["similarity"], pairs)
         yield name, measured, None, pairs
@@ -224,8 +226,8 @@ def combination_of(words: tuple[str, ...], scores: tuple[str, ...]) -> Combinati
     return Combination(weights["embedding"], weights["matcher"])
 
 
-def pair_settings(asked: dict[str, Any]) -> PairSettings:
-    """Masks and false accept rates.
+def pair_settings(asked: dict[str, Any], reference: str) -> PairSettings:
+    """Masks and false accept rates; faces lie where a run was told that they do, unless it is said.
 
     Raises:
         ConfigError: a value that cannot be.
@@ -238,10 +240,18 @@ def pair_settings(asked: dict[str, Any]) -> PairSettings:
         share=asked["masked"] or 0.0,
         side=asked["side"],
         kinds=asked["mask_kinds"] or ("medical",),
-        points=None if asked["mask_points"] is None else parse_points(asked["mask_points"]),
+        points=_points_of(reference) if asked["mask_points"] is None else parse_points(asked["mask_points"]),
         seed=asked["mask_seed"],
     )
     return PairSettings(masks, FARS if asked["far"] is None else _rates(asked["far"]))
+
+
+def _points_of(reference: str) -> tuple[tuple[float, float], ...] | None:
+    """`augment.mask_points` of the run that is measured; None of another model."""
+    from ...finetune.config.files import load_config
+
+    path = Path(reference) / "config.yaml"
+    return load_config(path).augment.mask_points if path.is_file() else None
 
 
 def _rates(text: str) -> tuple[float, ...]:

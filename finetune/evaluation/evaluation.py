@@ -34,7 +34,7 @@ from .plan import Protocol, plan_evaluation
 from .ranks.ranking import COSINE, Distance, Ranking
 from .scores.scoring import PairScoring, ScoreSettings
 
-_BATCHES_AT_ONCE = 16
+_BATCHES_AT_ONCE = 2
 """Between two reports of progress."""
 
 __all__ = ["EvaluationResult", "evaluate", "evaluate_embeddings", "evaluate_pixels"]
@@ -115,6 +115,7 @@ def evaluate_pixels(
     matched = match_images(pixels.dataset, content_numbers(pixels.values), chosen, ranking)
     digests = None if cache is None else pixel_digests(pixels.values)
     rows = []
+    progress(f"embedding {pixels.dataset.name}", 0, len(pixels.values))
     with EmbedImages(embed, flip=flip, batch=batch, cache=cache) as embed_known:
         for start in range(0, len(pixels.values), _BATCHES_AT_ONCE * batch):
             part = slice(start, start + _BATCHES_AT_ONCE * batch)

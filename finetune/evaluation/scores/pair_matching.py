@@ -88,7 +88,7 @@ def match_pairs(
         for block in here:
             if block not in held:
                 numbers = asked[asked // images == block]
-                held[block] = numbers, _described(matcher, read, numbers, flip=flip, batch=batch)
+                held[block] = numbers, _described(matcher, read, numbers, report, flip=flip, batch=batch)
         (first_numbers, firsts), (second_numbers, seconds) = (held[block] for block in here)
         first = np.searchsorted(first_numbers, pairs[rows, 0])
         second = np.searchsorted(second_numbers, pairs[rows, 1])
@@ -109,7 +109,9 @@ def match_pairs(
     return scores
 
 
-def _described(matcher: PairMatcher, read: ReadImages, numbers: Indices, *, flip: bool, batch: int) -> list[Any]:
+def _described(
+    matcher: PairMatcher, read: ReadImages, numbers: Indices, report: Progress, *, flip: bool, batch: int
+) -> list[Any]:
     """Descriptions of the images, and with `flip` those of their mirror images."""
     plain, mirrored = [], []
     for start in range(0, len(numbers), batch):
@@ -117,4 +119,5 @@ def _described(matcher: PairMatcher, read: ReadImages, numbers: Indices, *, flip
         plain.append(matcher.describe(pixels))
         if flip:
             mirrored.append(matcher.describe(np.ascontiguousarray(pixels[:, :, ::-1])))
+        report("describing images", start + len(pixels), len(numbers))
     return [matcher.join(parts) for parts in (plain, mirrored) if parts]

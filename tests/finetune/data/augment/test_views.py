@@ -30,3 +30,14 @@ def test_a_grey_student_and_a_teacher_with_colours_share_a_canvas_with_colours()
     views, _ = lay_out_views(GREY, [RGB])
     assert (views.canvas.height, views.canvas.width, views.canvas.channels) == (32, 16, 3)
     assert views.own_view(np.zeros((32, 16, 3), np.uint8)).shape == (16, 16, 1)
+
+
+def test_what_is_visible_is_seen_at_the_size_of_the_model_that_learns():
+    own, teacher = Preprocessing(8, 8), Preprocessing(16, 16)
+    views, _ = lay_out_views(own, [teacher])
+    visible = np.full((16, 16), 255, dtype=np.uint8)
+    visible[5:] = 0
+    seen = views.own_visibility(visible)
+    assert seen[:, 0].tolist() == [255, 255, 128, 0, 0, 0, 0, 0]  # area means of two rows
+    alone, _ = lay_out_views(teacher, [own])
+    assert alone.own_visibility(visible) is visible

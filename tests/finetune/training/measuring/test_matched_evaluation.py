@@ -90,3 +90,21 @@ def test_masks_in_files_are_shown_beside_their_images(write_recipe, tmp_path):
     first = pixels[12 : 12 + 96, 48:96]  # beside the first image, three times as large
     assert (first[:48] == 255).all()
     assert (first[48:] == 0).all()
+
+
+def test_masks_lie_where_the_run_was_told_that_faces_are(write_recipe, tmp_path, capsys):
+    points = [[4, 10], [12, 10], [8, 16], [5, 23], [11, 23]]
+    result = finetune(write_recipe(augment={"mask": 0.5, "mask_points": points}), quiet=True)
+    faces = tmp_path / "faces"
+    for person in "abcd":
+        (faces / person).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng([ord(person), number]).integers(0, 200, (32, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(faces / person / f"{number}.png")
+    command = ["evaluate", str(result.run_dir), str(faces), "--masked", "1", "--json"]
+    assert main.run(command) == 0  # of 32 x 16 pixels nothing else says it
+    found = json.loads(capsys.readouterr().out)["scores"]
+    assert main.run([*command, "--mask-points", " ".join(f"{x},{y}" for x, y in points)]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] == found
+    assert main.run([*command, "--mask-points", "4,20 12,20 8,26 5,30 11,30"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] != found
