@@ -99,9 +99,6 @@ class OnnxRunner:
         file = given = ModelFile.of(model)
         if device == "cpu" and _needs_bfloat16(file):
             file = ModelFile.in_memory(emulate_half(file.proto(), float32_inputs=True), file.source)
-        if device == "cpu" and _holds_float16(file):
-            # Its last optimisations end the process at a Transpose before a MatMul of float16 (1.31.1).
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         self.file = given
         self.device, self.threads = device, threads
         self.name = name or (file.name if file.is_named else "onnx")
@@ -299,17 +296,6 @@ def _read_names(graph: onnx.GraphProto) -> set[str]:
             for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
                 names |= _read_names(inner)
     return names
-
-
-def _holds_float16(file: ModelFile) -> bool:
-    """Whether the graph stores, takes, returns or computes float16."""
-    kind, graph = 10, file.outline.graph  # onnx.TensorProto.FLOAT16
-    values = (*graph.input, *graph.output)
-    return (
-        any(tensor.data_type == kind for tensor in graph.initializer)
-        or any(value.type.tensor_type.elem_type == kind for value in values)
-        or any(a.name == "to" and a.i == kind for node in graph.node for a in node.attribute)
-    )
 
 
 def _needs_bfloat16(file: ModelFile) -> bool:
