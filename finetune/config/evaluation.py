@@ -48,7 +48,7 @@ class EvaluationConfig(Section):
     """MODULE:NAME, a Python function of yours that measures instead of a protocol; it is given embeddings and labels,
     and returns a dict of numbers, one of which `metric` names. See `rtool.finetune.EvaluatedImages`."""
     first: bool = True
-    """Measure the source model before the first step, so that the run can say what it gained."""
+    """Measure the source model before the first step, so that the run can say what it gained; a search has none."""
     cache: FilePath | None = None
     """A folder that keeps the source model's embeddings, so that further runs from it need not compute them."""
     every: Positive = 1.0

@@ -69,6 +69,8 @@ def run_search(
         )
         return SearchRun(outcome, network, data, found)
     searching = Searching(config, search, network, data, folder, device)
+    if config.evaluation is not None:  # a supernet of random weights is no source model
+        config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"first": False})})
     trainer = Trainer(config, network, searching.data, folder, run / "checkpoints", device, beside=searching.beside)
     outcome = train(network, searching.data, trainer)
     found = None

@@ -29,7 +29,6 @@ RUN: dict[str, object] = {
     "augment": {"flip": 0.5},
     "losses": [{"kind": "softmax", "weight": 0.5}, {"kind": "triplet", "weight": 0.5}],
     "optimizer": {"kind": "sgd", "lr": 0.05},
-    "evaluation": {"first": False},
     "tracking": {"tensorboard": False},
 }
 
