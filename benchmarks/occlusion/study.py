@@ -118,6 +118,7 @@ def _batches(faces: MaskedFaces, seed: int, steps: int, share: float) -> Iterato
             done += 1
 
 
+@torch.no_grad()
 def _measured(learner: Learner, made: Network, faces: MaskedFaces) -> dict[str, Any]:
     """TAR at FAR 1e-2 of all pairs, by embedding and, where there is a matcher, by it and by both."""
     same = faces.identities[:, None] == faces.identities[None]

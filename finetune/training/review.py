@@ -22,7 +22,7 @@ from .epoch import epoch_batches
 
 __all__ = ["anchor_counts", "review_run"]
 
-_PAIR_LOSSES = ("triplet", "circle_pair", "multi_similarity", "contrastive")
+_PAIR_LOSSES = ("triplet", "circle_pair", "multi_similarity", "contrastive", "qaconv")
 _FEW_IMAGES = 16
 """Images per process below which a search is told of it."""
 _FEW_ANCHORS = 0.5

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from rtool.errors import ConfigError
 from rtool.finetune.config.config import FinetuneConfig, OcclusionLoss, QAConvLoss
+from rtool.finetune.config.files import load_config
 from rtool.finetune.losses.heads import build_head
 from rtool.finetune.matching.class_maps import ClassMaps, ClassMemory, build_classes
 from rtool.finetune.matching.map_heads import OcclusionHead, QAConvHead
@@ -16,6 +17,7 @@ from rtool.finetune.matching.score_losses import pairwise_loss, score_triplet_lo
 from rtool.finetune.network.feature_maps import find_map
 from rtool.finetune.network.learner import Learner
 from rtool.finetune.training.optimizers import build_optimizer
+from rtool.finetune.training.planning import plan_run
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
@@ -177,3 +179,18 @@ def test_a_batch_of_one_image_matches_nothing():
     config = configured([{"kind": "qaconv"}], data={"train": "-", "batch": 1})
     with pytest.raises(ConfigError, match=r"data\.batch 1: qaconv compares"):
         learner_of(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.sampler=random", "data.batch=2"], "qaconv compares images of one identity with others"),
+        (["model.map=conv9"], r"model\.map: no node or module 'conv9'"),
+        (["model={reference: vit_tiny, size: [32, 32]}"], r"model\.map: the backbone has no feature map"),
+        (["losses=[{kind: qaconv, classes: memory, memory_gb: 0.000001}]"], r"data\.sampler=graph"),
+    ],
+)
+def test_a_run_that_cannot_match_is_refused_before_its_first_step(config, overrides, message):
+    base = ["losses=[{kind: arcface}, {kind: qaconv}]", "data.train=synthetic-people:identities=40,images=2,size=32x16"]
+    with pytest.raises(ConfigError, match=message):
+        plan_run(load_config(config, [*base, *overrides]))
