@@ -89,10 +89,10 @@ def costs() -> dict[str, float]:
     """Seconds of 6,000 listed pairs at 7x7x512 on two cores, and GB that a step over 256 images takes beside them."""
     torch.set_num_threads(2)
     small = torch.randn(8, 512, 7, 7, requires_grad=True)
-    Matcher((7, 7)).within(small).sum().backward()
+    torch.autograd.grad(Matcher((7, 7)).within(small).sum(), small)
     before = _peak()  # before anything large: a peak is never given back
     maps, visible = torch.randn(256, 512, 7, 7, requires_grad=True), torch.rand(256, 1, 7, 7)
-    Matcher((7, 7)).within(maps, visible).sum().backward()
+    torch.autograd.grad(Matcher((7, 7)).within(maps, visible).sum(), maps)
     gigabytes = _peak() - before
     matcher = Matcher((7, 7)).eval()
     first, second = torch.randn(6000, 512, 7, 7), torch.randn(6000, 512, 7, 7)
