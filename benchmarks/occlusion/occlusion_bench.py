@@ -139,7 +139,9 @@ def _shown(gain: Mapping[str, float | None]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing in the journal, and write the dated result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m rtool.benchmarks.occlusion.occlusion_bench", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=1500)

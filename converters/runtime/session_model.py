@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..files.model_file import ModelFile
 
-__all__ = ["SessionModel", "session_model"]
+__all__ = ["SessionModel", "last_optimisations_crash", "session_model"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class SessionModel:
 def session_model(model: str | Path | bytes | onnx.ModelProto | ModelFile, options: Any) -> SessionModel:
     """What `InferenceSession` is given; large external weights are given to `options`.
 
-    A float16 model is not given the last optimisations, which ONNX Runtime makes for CPUs: version 1.31.1 ends the
-    process on one, at a Transpose [1, 0, 2] before a MatMul with a constant, as `nn.MultiheadAttention` is exported.
+    A float16 model with a Transpose [1, 0, 2] is not given the last optimisations, which ONNX Runtime makes for CPUs:
+    version 1.31.1 ends the process on one, where that Transpose lies before a MatMul with a constant, as
+    `nn.MultiheadAttention` is exported. What serves such a model is told the same (`serving/repository/config_plan`).
 
     Args:
         model: a file, its bytes, or a proto, which is not changed.
@@ -47,7 +48,7 @@ def session_model(model: str | Path | bytes | onnx.ModelProto | ModelFile, optio
     from ..files.model_file import ModelFile
 
     file = ModelFile.of(model)
-    if _holds_float16(file):
+    if last_optimisations_crash(file):
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if not file.has_external_data:
         return SessionModel(file.content())
@@ -61,12 +62,13 @@ def session_model(model: str | Path | bytes | onnx.ModelProto | ModelFile, optio
     return SessionModel(serialised(proto, file.label), (*weights.values(), *values))
 
 
-def _holds_float16(file: ModelFile) -> bool:
-    """Whether the graph stores, takes, returns or computes float16."""
-    kind, graph = 10, file.outline.graph  # onnx.TensorProto.FLOAT16
+def last_optimisations_crash(file: ModelFile) -> bool:
+    """Whether the graph computes in float16 and has a Transpose [1, 0, 2]; onnx.TensorProto.FLOAT16 is 10."""
+    graph = file.outline.graph
     values = (*graph.input, *graph.output)
-    return (
-        any(tensor.data_type == kind for tensor in graph.initializer)
-        or any(value.type.tensor_type.elem_type == kind for value in values)
-        or any(a.name == "to" and a.i == kind for node in graph.node for a in node.attribute)
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    return any(a.name == "perm" and list(a.ints) == [1, 0, 2] for a in attributes) and (
+        any(tensor.data_type == 10 for tensor in graph.initializer)
+        or any(value.type.tensor_type.elem_type == 10 for value in values)
+        or any(a.name == "to" and a.i == 10 for a in attributes)
     )

@@ -59,6 +59,10 @@ class ConfigPlan:
         return edited_text(source.read_text(), self.configs[path], source) if source is not None else None
 
 
+_EXTENDED = 1
+"""Triton's number for ONNX Runtime's optimisations but the last, which are made for the CPU it runs on."""
+
+
 def device_of(config: ModelConfig) -> Device:
     """`gpu` when an instance group has KIND_GPU, else `cpu`."""
     from tritonclient.grpc import model_config_pb2
@@ -114,6 +118,8 @@ def plan_configs(
             written[CONFIG_FILE] = written[f"configs/{chosen}.pbtxt"]
     for config in configs.values():
         set_versions(config, versions)
+        if signature.holds_back and device_of(config) == "cpu" and not config.optimization.graph.level:
+            config.optimization.graph.level = _EXTENDED
         state_preprocessing(config, preprocessing)
         if warmup:
             set_warmup(config, warmup)

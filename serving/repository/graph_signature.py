@@ -95,6 +95,8 @@ class GraphSignature:
     file: ModelFile | TorchFile = field(repr=False, compare=False)
     """Those bytes: a publish tries them out and publishes them, whatever becomes of the file meanwhile."""
     backend: Backend = "onnxruntime"
+    holds_back: bool = False
+    """Whether ONNX Runtime must leave out its last optimisations on a CPU (`session_model`)."""
 
     @property
     def batch(self) -> int | None:

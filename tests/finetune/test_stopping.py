@@ -247,6 +247,9 @@ class _None:
     def update(self, *_):
         """Ignore."""
 
+    def stage(self, *_):
+        """Ignore."""
+
 
 def test_a_run_says_where_it_does_otherwise_than_configured(recipe):
     result = finetune(recipe, ["epochs=1", "steps_per_epoch=50", "precision=half"], quiet=True)

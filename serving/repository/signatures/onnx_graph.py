@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ....converters.graphs.graph_view import GraphView
 from ....converters.preprocessing.evidence import evidence_of_view
+from ....converters.runtime.session_model import last_optimisations_crash
 from ....errors import InputError
 from ..graph_signature import TRITON_TYPES, GraphSignature, GraphTensor
 
@@ -48,6 +49,7 @@ def read_onnx_signature(path: Path) -> GraphSignature:
         evidence_of_view(_view(model, str(path)), str(path), {}),
         file.source.sha256 or "",
         file,
+        holds_back=last_optimisations_crash(file),
     )
 
 

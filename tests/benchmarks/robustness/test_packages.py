@@ -55,6 +55,7 @@ def test_a_file_goes_through_every_command_and_the_journal_is_gone_on_from(tmp_p
     assert packages.main(["--journal", str(journal), "--results", str(tmp_path)]) == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_model_is_refused_and_no_fault(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"not a model")
     found = try_file("p 1.0", tmp_path / "m.onnx", "m.onnx")

@@ -136,6 +136,7 @@ def test_embedded_preprocessing_takes_pixels(trained, tmp_path):
     assert np.allclose(np.linalg.norm(got, axis=1), 1, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_zoo_model_is_folded_and_re_exported(tmp_path):
     faces = np.random.default_rng(1).standard_normal((5, 3, 112, 112)).astype(np.float32)
     result = export("mobilefacenet", tmp_path / "out.onnx", inputs=faces[:4], preprocessing=Preprocessing(112, 112))

@@ -23,7 +23,7 @@ LOSSES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["an ONNX file", "the zoo"])
+@pytest.fixture(scope="module", params=["an ONNX file", pytest.param("the zoo", marks=pytest.mark.slow)])
 def run(request, tiny_model, tmp_path_factory):
     """A run that started from a network converted from ONNX, and one from the zoo."""
     folder = tmp_path_factory.mktemp("matching")

@@ -62,6 +62,7 @@ def test_two_torchrun_agents_are_one_run(recipe):
     check_one_run(recipe, run_both(commands, [{}, {}]))
 
 
+@pytest.mark.slow
 def test_two_processes_that_a_cluster_gave_their_ranks_are_one_run(recipe):
     port = str(free_port())
     environments = [

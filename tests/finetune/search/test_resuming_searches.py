@@ -57,7 +57,10 @@ def stopped_after_cells(count: int, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("search", "cells"),
-    [({"shortlist": 3}, 1), ({**RANDOM, "operations": ["none", "max3", "sep3"]}, 5)],
+    [
+        ({"shortlist": 3}, 1),
+        pytest.param({**RANDOM, "operations": ["none", "max3", "sep3"]}, 5, marks=pytest.mark.slow),
+    ],
 )
 def test_a_shortlist_stopped_between_two_cells_continues_with_the_next(search_recipe, monkeypatch, search, cells):
     recipe = search_recipe(search, epochs=1)

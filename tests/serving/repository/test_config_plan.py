@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from google.protobuf import text_format
+from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import model_config_pb2
 
 from rtool.cli import main
@@ -123,6 +126,25 @@ def test_settings_of_a_dynamic_batch_are_refused_for_a_fixed_one(tmp_path, onnx_
 def test_threads_are_refused_on_a_gpu(tmp_path, onnx_files):
     with pytest.raises(InputError, match="--threads sets threads on the CPU"):
         deploy(onnx_files["face"], name="m", repository=tmp_path, device="gpu", settings=ServingSettings(threads=2))
+
+
+def test_a_float16_model_is_served_without_the_optimisations_that_end_the_process(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float16)
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "w"], ["m"]),
+        helper.make_node("Transpose", ["m"], ["y"], perm=[1, 0, 2]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["N", 5, size]) for name, size in (("x", 8), ("y", 6))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    deploy(tmp_path / "m.onnx", name="m", repository=tmp_path / "models", device="cpu", force=True)
+    folder = tmp_path / "models" / "m"
+    assert parsed(folder / "config.pbtxt").optimization.graph.level == 1
+    assert parsed(folder / "configs" / "gpu.pbtxt").optimization.graph.level == 0
 
 
 def test_a_count_of_several_instance_groups_is_not_guessed(root, onnx_files):

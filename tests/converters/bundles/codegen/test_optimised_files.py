@@ -19,11 +19,11 @@ from rtool.converters.zoo.iresnet import IResNet
 NETWORKS = {
     "convnext_like": lambda: (ConvNeXt((1, 2), (4, 8), embedding_size=6), SIZE),
     "swin_like": lambda: (Swin((2, 1), 4, embedding_size=6), SIZE),
-    "iresnet": lambda: (IResNet((1, 1, 1, 2), input_size=(32, 32), embedding_size=8), (32, 32)),
+    "iresnet18": lambda: (IResNet((1, 1, 1, 2), input_size=(32, 32), embedding_size=8), (32, 32)),
 }
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["convnext_like", "swin_like", pytest.param("iresnet18", marks=pytest.mark.slow)])
 def test_every_file_of_a_network_is_readable_and_about_as_long_as_the_best(network):
     torch.manual_seed(0)
     module, size = NETWORKS[network]()
