@@ -14,8 +14,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/rtool demo
 
-# Two processes, one thread of torch in each: on two cores, more threads only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# Three processes on two cores, since tests that wait for a server leave one idle; one thread of torch in each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 test: $(STAMP)
 	$(PYTEST) -m 'not slow and not gpu'
