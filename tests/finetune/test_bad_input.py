@@ -158,7 +158,7 @@ sys.exit(run(sys.argv[1:]))
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param("epochs=2", id="weights"),
+        pytest.param("epochs=2", id="weights", marks=pytest.mark.slow),
         pytest.param("losses.0={kind: partial_fc}", id="shards", marks=pytest.mark.slow),
     ],
 )

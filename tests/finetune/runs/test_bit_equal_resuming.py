@@ -96,6 +96,7 @@ def two_processes(tmp_path_factory, tiny_model):
     return finetune(config, options, nproc=2, quiet=True), config, tuple(options), before
 
 
+@pytest.mark.slow
 def test_two_processes_resume_bit_for_bit_and_one_can_go_on_for_them(two_processes, tmp_path):
     whole, config, options, _ = two_processes
     assert json.loads((whole.run_dir / "env.json").read_text())["processes"] == 2
@@ -107,12 +108,14 @@ def test_two_processes_resume_bit_for_bit_and_one_can_go_on_for_them(two_process
     assert alone.epochs == whole.epochs
 
 
+@pytest.mark.slow
 def test_batches_of_one_identity_a_process_are_trained_and_reported(two_processes):
     result = two_processes[0]
     assert result.finished
     assert "data:image/png;base64," in (result.run_dir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_leaves_the_handlers_of_its_caller(two_processes):
     assert [signal.getsignal(number) for number in STOPPING] == two_processes[3]
 

@@ -23,7 +23,10 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("network", ["convnext_like", "swin_like", pytest.param("iresnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "network",
+    ["convnext_like", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin_like", "iresnet18"))],
+)
 def test_every_file_of_a_network_is_readable_and_about_as_long_as_the_best(network):
     torch.manual_seed(0)
     module, size = NETWORKS[network]()
