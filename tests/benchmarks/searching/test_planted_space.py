@@ -17,13 +17,9 @@ def test_the_gate_is_no_noise_anywhere_and_twice_the_random_cells_over_the_seeds
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_no_edge_carries_noise_and_found_cells_are_worth_more_than_random_ones(tmp_path):
-    """Of the gate's twice the random cells, 1.5 times: one training seed moves a cell's worth by half of it.
-
-    Measured: 2.17 and 1.64 after searches of 150 and 300 steps (`results/2026-11-30-planted-space.md`).
-    """
+def test_no_edge_carries_noise_and_found_cells_are_worth_twice_the_random_ones(tmp_path):
+    """The gate. Missed when it was last measured: 1.64 times (`results/2026-11-30-planted-space.md`)."""
     results = [run_planted(seed, tmp_path / f"{seed}") for seed in (0, 1, 2)]
     shown = "\n".join(map(str, results))
     assert [result.noise_edges for result in results] == [0, 0, 0], shown
-    random = [each for result in results for each in result.random]
-    assert sum(result.found for result in results) / 3 >= 1.5 * sum(random) / len(random), shown
+    assert passes(results), shown
