@@ -37,7 +37,6 @@ __all__ = [
     "bring_in_tensors",
     "external_locations",
     "find_external_data",
-    "has_external_data",
 ]
 
 _KEPT_OPEN = 32
@@ -189,11 +188,6 @@ def _loaded(tensor: ir.TensorProtocol, label: str) -> ir.TensorProtocol:
         _refuse_in_memory(stored)
     _inline(stored.tensor, _checked([stored], Path(tensor.base_dir) / "<memory>")[0])
     return ir.serde.deserialize_tensor(stored.tensor)
-
-
-def has_external_data(proto: onnx.ModelProto) -> bool:
-    """Whether any tensor of `proto` has its data in another file."""
-    return any(stored.is_external for stored in stored_tensors(proto, ""))
 
 
 def external_locations(proto: onnx.ModelProto, name: str) -> tuple[str, ...]:

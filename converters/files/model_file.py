@@ -26,11 +26,11 @@ from google.protobuf.message import DecodeError
 
 from ...errors import InputError
 from ..records.file_digest import FileDigest, OpenFile
-from .external_data import ExternalData, find_external_data, has_external_data
+from .external_data import ExternalData, find_external_data
 from .large_weights import LARGE, Outline, outline_of
 from .model_bytes import Content, HeldBytes, changed_while_reading, open_model, read_model_bytes
 from .open_dimensions import has_misstated_dimensions, state_open_dimensions
-from .stored_tensors import refuse_sparse
+from .stored_tensors import StoredTensor, refuse_sparse, stored_tensors
 from .validation import check_proto
 
 if TYPE_CHECKING:
@@ -171,9 +171,13 @@ class ModelFile:
         return {entry.key: entry.value for entry in self.outline.metadata_props}
 
     @cached_property
+    def _stored(self) -> tuple[StoredTensor, ...]:
+        return tuple(stored_tensors(self.outline, self.label))
+
+    @cached_property
     def has_external_data(self) -> bool:
         """Whether weights are in other files."""
-        return has_external_data(self.outline)
+        return any(stored.is_external for stored in self._stored)
 
     @property
     def is_restated(self) -> bool:
@@ -263,7 +267,7 @@ class ModelFile:
             InputError: as `ir_model`.
         """
         self._check()
-        refuse_sparse(self.outline, self.label)
+        refuse_sparse(self._stored)
 
     def _check(self) -> None:
         if self._checked:

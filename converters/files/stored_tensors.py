@@ -18,6 +18,9 @@ from ...errors import InputError
 
 __all__ = ["StoredTensor", "refuse_sparse", "stored_tensors"]
 
+_WITH_TENSORS = frozenset({"t", "sparse_tensor", "g", "tensors", "sparse_tensors", "graphs"})
+"""Fields of an AttributeProto that hold tensors, or graphs with tensors in them."""
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -57,13 +60,13 @@ def stored_tensors(model: onnx.ModelProto, name: str) -> Iterator[StoredTensor]:
         is_main = False
 
 
-def refuse_sparse(model: onnx.ModelProto, name: str) -> None:
+def refuse_sparse(tensors: Iterable[StoredTensor]) -> None:
     """Refuse what the intermediate representation cannot hold, or would drop silently.
 
     Raises:
-        InputError: a tensor of `model` is sparse.
+        InputError: one of `tensors` is sparse.
     """
-    for stored in stored_tensors(model, name):
+    for stored in tensors:
         if stored.is_sparse:
             place = stored.label.removesuffix(", values")
             raise InputError(f"{place}: sparse tensors are not supported; export the model with dense weights")
@@ -83,8 +86,10 @@ def _attributes(
 ) -> Iterator[StoredTensor]:
     """The tensors in attributes; graphs in them are added to `pending`."""
     for attribute in attributes:
-        label = f"{prefix} '{attribute.name}'"
         for field, value in attribute.ListFields():
+            if field.name not in _WITH_TENSORS:
+                continue
+            label = f"{prefix} '{attribute.name}'"
             if field.name == "t":
                 yield StoredTensor(label, value, None)
             elif field.name == "sparse_tensor":

@@ -62,6 +62,7 @@ _ONE = frozenset(
     {"Abs", "Cos", "Erf", "Exp", "Log", "Neg", "Reciprocal", "Relu", "Sigmoid", "Sin", "Softplus", "Sqrt", "Tanh"}
 )
 _SEVERAL = frozenset({"Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sub", "Sum", "Where"})
+_COMPUTES = _PREPARES | _ONE | _SEVERAL
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 _WORD = re.compile(r"[A-Za-z_]*[A-Za-z]")
@@ -143,7 +144,7 @@ class _Reads:
     def _kind(self, node: ir.Node, index: int) -> _Read:
         if is_fixed_input(node, index):
             return _Read.FIXED
-        if node.domain not in ("", "ai.onnx") or node.op_type not in _PREPARES | _ONE | _SEVERAL:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in _COMPUTES:
             return _Read.OWNED
         behind = self._behind(node) if self._is_computed_constant(node) else []
         if behind and all(kind is _Read.FIXED for kind in behind):

@@ -12,7 +12,6 @@ from rtool.converters.files import external_data
 from rtool.converters.files.external_data import (
     external_locations,
     find_external_data,
-    has_external_data,
 )
 from rtool.converters.files.model_file import ModelFile
 from rtool.errors import InputError
@@ -25,10 +24,10 @@ def test_the_data_of_every_place_is_found_and_read(split, carrier):
     (split.folder / "weights.bin").write_bytes(b"\1" * 8 + split.content())
     split.entries = {"location": "weights.bin", "offset": "8", "length": str(split.size())}
     proto = split.proto()
-    assert has_external_data(proto)
+    assert external_locations(proto, "")
     assert external_locations(proto, "m") == ("'weights.bin'",)
     whole = ModelFile.read(split.write()).proto()
-    assert not has_external_data(whole)
+    assert not external_locations(whole, "")
     assert split.content() in whole.SerializeToString()
 
 
@@ -39,7 +38,7 @@ def test_what_was_checked_fills_a_copy_and_leaves_the_original(split, carrier):
     assert found.files == (split.folder / "weights.bin",)
     found.fill(copy)
     assert proto == split.proto()
-    assert not has_external_data(copy)
+    assert not external_locations(copy, "")
     (split.folder / "weights.bin").write_bytes(b"\0" * 4096)
     with pytest.raises(InputError, match="changed while reading"):
         found.fill(proto)
@@ -70,7 +69,7 @@ def test_a_sound_model_converts_runs_and_writes_back(split, carrier):
     assert np.allclose(module(torch.from_numpy(x)).detach().numpy(), expected, atol=1e-6)
     if carrier != "attribute":
         written = write_back(module, path)
-        assert not has_external_data(written)
+        assert not external_locations(written, "")
         assert np.allclose(OnnxRunner(written).run(x)[0], expected, atol=1e-6)
 
 

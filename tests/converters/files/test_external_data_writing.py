@@ -13,7 +13,7 @@ import pytest
 from rtool.converters import export, load_onnx, onnx2torch, onnx_to_torch, write_back
 from rtool.converters.files import atomic_file
 from rtool.converters.files.atomic_file import check_file_output, serialised
-from rtool.converters.files.external_data import has_external_data
+from rtool.converters.files.external_data import external_locations
 from rtool.converters.files.model_file import ModelFile
 from rtool.errors import InputError
 
@@ -87,7 +87,7 @@ def test_an_output_that_is_a_link_is_replaced_and_its_target_left_alone(split, t
     WRITERS[writer](split.write(), output)
     assert target.read_bytes() == b"untouched"
     assert not output.is_symlink()
-    assert not has_external_data(onnx.load(output, load_external_data=False))
+    assert not external_locations(onnx.load(output, load_external_data=False), "")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
