@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests and studies start many processes; without its bytecode on disk, each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all test-gpu lint typecheck format bench bench-source bench-converters bench-matrix bench-damage bench-random bench-packages bench-half bench-startup bench-embed bench-export bench-finetune bench-evaluate bench-distil bench-lost-code bench-search bench-decoding bench-gallery bench-occlusion clean bench-serving
 
 $(STAMP): pyproject.toml constraints.txt
