@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.cluster import DBSCAN, AgglomerativeClustering
 
 from rtool.finetune.evaluation.ranks.reranking import jaccard_distances
 from rtool.serving.gallery.people.agglomerative import average_linkage, cut
@@ -28,6 +27,8 @@ def partition(labels: np.ndarray) -> set[frozenset[int]]:
 def test_average_linkage_cuts_into_the_clusters_of_scikit_learn(threshold: float):
     vectors, _ = rows(60, 9)
     cosines = (vectors @ vectors.T).astype(np.float64)
+    from sklearn.cluster import AgglomerativeClustering  # not above: collecting the tests would load it
+
     oracle = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=1 - threshold)
     expected = oracle.fit_predict(np.maximum(1 - cosines, 0))
     assert partition(cut(average_linkage(cosines, NONE), threshold)) == partition(expected)
@@ -90,6 +91,8 @@ def test_dbscan_finds_the_cores_and_outliers_of_scikit_learn(eps: float):
     vectors, _ = rows(80, 12, noise=0.8)
     distances = jaccard_distances(vectors, k1=8, k2=3)
     assert np.abs(np.diag(distances)).max() < 1e-6
+    from sklearn.cluster import DBSCAN
+
     expected = DBSCAN(eps=eps, min_samples=2, metric="precomputed").fit(distances.clip(0))
     own = dbscan(distances, eps=eps, least=2)
     assert partition(own) == partition(expected.labels_)
