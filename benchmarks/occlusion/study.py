@@ -62,8 +62,8 @@ def run(
         test: Faces of other people, each with one mask.
         losses: As in a configuration.
         seed: Of weights, order and which images are masked.
-        steps: Optimizer steps; a tenth of them warms up, and a third of them before the matcher is told what is
-            visible.
+        steps: Optimizer steps; a tenth of them warms up, and a third of them before the matcher weighs places by
+            visibility.
         share: Of the images that are masked.
     """
     config = FinetuneConfig.model_validate(

@@ -227,7 +227,7 @@ def combination_of(words: tuple[str, ...], scores: tuple[str, ...]) -> Combinati
 
 
 def pair_settings(asked: dict[str, Any], reference: str) -> PairSettings:
-    """Masks and false accept rates; faces lie where a run was told that they do, unless it is said.
+    """Masks and false accept rates; faces lie where the configuration of a run states, unless an option does.
 
     Raises:
         ConfigError: a value that cannot be.

@@ -34,7 +34,8 @@ def session_model(model: str | Path | bytes | onnx.ModelProto | ModelFile, optio
 
     A float16 model with a Transpose [1, 0, 2] is not given the last optimisations, which ONNX Runtime makes for CPUs:
     version 1.31.1 ends the process on one, where that Transpose lies before a MatMul with a constant, as
-    `nn.MultiheadAttention` is exported. What serves such a model is told the same (`serving/repository/config_plan`).
+    `nn.MultiheadAttention` is exported. The configuration of a served model states the same, see
+    `serving/repository/config_plan`.
 
     Args:
         model: a file, its bytes, or a proto, which is not changed.

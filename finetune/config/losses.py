@@ -211,7 +211,7 @@ class QAConvLoss(Section):
     class_weight: Positive = 1.0
     """Factor of the loss over classes."""
     neighbours: Count = 32
-    """Nearest classes that an image is told apart from, beside its own."""
+    """Nearest classes that an image is compared with, beside its own."""
     memory_gb: Positive = 4.0
     """Gigabytes (1e9 bytes) that the maps of classes may take, with gradients and optimizer states."""
     visibility: Weighting = "scaling"

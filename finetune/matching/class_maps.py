@@ -53,7 +53,7 @@ def build_classes(loss: QAConvLoss, classes: int, channels: int, size: tuple[int
 
 
 class ClassMaps(nn.Module):
-    """Learned maps [K, C h w]; each image is told apart from the classes nearest to its own."""
+    """Learned maps [K, C h w]; each image is compared with the classes nearest to its own."""
 
     neighbours: Tensor
 

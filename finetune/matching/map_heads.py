@@ -34,7 +34,7 @@ class QAConvHead(nn.Module):
 
     @property
     def uses_visibility(self) -> bool:
-        """Whether the matcher is told what is visible, where somebody knows."""
+        """Whether the matcher weighs places by visibility, where it is known."""
         return self._config.visibility != "none"
 
     def begin_epoch(self) -> None:

@@ -68,7 +68,7 @@ class MapLosses:
         Args:
             tap: The feature map.
             heads: One per loss of the run, in their order.
-            warmup_epochs: Epochs in which the matcher is not told what is visible.
+            warmup_epochs: Epochs in which the matcher does not weigh places by visibility.
         """
         self.tap = tap
         self.places = tuple(n for n, head in enumerate(heads) if isinstance(head, QAConvHead | OcclusionHead))

@@ -24,7 +24,7 @@ __all__ = ["anchor_counts", "review_run"]
 
 _PAIR_LOSSES = ("triplet", "circle_pair", "multi_similarity", "contrastive", "qaconv")
 _FEW_IMAGES = 16
-"""Images per process below which a search is told of it."""
+"""Images per process below which a search warns of it."""
 _FEW_ANCHORS = 0.5
 """Share of a batch's images that are anchors, below which a warning names the sampler."""
 

@@ -58,7 +58,7 @@ _WITHOUT_WEIGHTS = ("triplet", "circle_pair", "multi_similarity", "contrastive",
 _SEES_MAP = ("occlusion", "qaconv")
 """Kinds of losses that see the feature map."""
 _READ_VISIBILITY = ("occlusion",)
-"""Kinds of losses that are told which pixels of an image show the face."""
+"""Kinds of losses that need to know which pixels of an image show the face."""
 
 _RANDOM_CHANGES = (
     "mask",
@@ -253,7 +253,7 @@ def unless_seen(model: Any, config: FinetuneConfig, _facts: RunFacts | None) -> 
 
 
 def unless_matched(_loss: Any, config: FinetuneConfig, _facts: RunFacts | None) -> str | None:
-    """What holds for a matcher that is told what is visible."""
+    """What holds for a matcher that weighs places by visibility."""
     told = any(isinstance(loss, QAConvLoss) and loss.visibility != "none" for loss in config.losses)
     return None if told else "no loss qaconv uses what the head says"
 
