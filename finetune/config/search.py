@@ -55,6 +55,9 @@ class SearchConfig(Section):
     """Nodes of a cell."""
     inputs_per_node: Count = 2
     """Edges that each node of a found cell keeps."""
+    edge_weights: bool = False
+    """Learn, beside the operations, one number per edge, a softmax over the edges of a node; an edge is kept by its
+    weight times that of its best operation (edge normalisation, PC-DARTS, arXiv:1907.05737)."""
     channels: Annotated[int, Field(ge=2)] = 16
     """Channels of the first cell's nodes; each reduction doubles them."""
     stem: Literal["stride4", "stride1"] = "stride4"
@@ -90,6 +93,11 @@ class SearchConfig(Section):
     """Temperature of sampled paths in the first and in the last step."""
     cost: CostConfig = CostConfig()
     """What found cells may cost."""
+    choose: Literal["argmax", "perturbation"] = "argmax"
+    """How the cell is read from the supernet. argmax: the operations and edges of the largest weights; perturbation:
+    those whose removal costs most, for alpha is not strength (DARTS-PT, arXiv:2108.04392)."""
+    perturbation_steps: Count = 5
+    """Of choose perturbation: steps that the supernet is trained for after each decision."""
     shortlist: Count = 8
     """Cells that are trained briefly before one is called found: the chosen one and others drawn from alpha; 1: none
     but the chosen one, untrained. Of method random, the cells of the first round."""
@@ -126,6 +134,13 @@ class SearchConfig(Section):
             raise ValueError("guard auxiliary_skip: guards against skips, and operations has none; use none")
         if self.stop == "skips" and "skip" not in self.operations:
             raise ValueError("stop skips: operations has no skip; use none")
+        if self.choose == "perturbation" and self.method in ("sampled", "random"):
+            raise ValueError(
+                f"choose perturbation with method {self.method}: removes operations from a mixture, and its weights "
+                "never learned in one; use method mixed or partial, or choose=argmax"
+            )
+        if self.edge_weights and self.method == "random":
+            raise ValueError("edge_weights: method random learns no weights; set it to false")
         if len(self.operations) < 2:
             raise ValueError(f"operations {list(self.operations)}: there is nothing to choose; give two or more")
         cost = self.cost

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import GateError
 from ..config.search import SearchConfig
 from ..processes.collectives import all_reduce_sum, gather_rows, world_size
-from .mixing import shares
+from .mixing import operation_shares, shares
 
 __all__ = ["Alphas", "mean_over_ranks"]
 
@@ -28,16 +28,21 @@ _PREFIX = "search/"
 
 
 class Alphas:
-    """The alphas of normal and reduction cells: `values`, two float32 [edges, operations] that require gradients."""
+    """The alphas of normal and reduction cells: `values`, two float32 [edges, operations] that require gradients.
+
+    With `edge_weights`, they have one column more: the numbers of whole edges, which start at 0.
+    """
 
     def __init__(self, config: SearchConfig, seed: int, device: torch.device) -> None:
         space = config.space()
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randn(space.edges, len(space.operations), generator=generator) for _ in _KINDS]
+        if config.edge_weights:
+            drawn = [torch.cat([each, torch.zeros(space.edges, 1)], dim=1) for each in drawn]
         self._config = config
         self.values = [(_START * each).to(device).requires_grad_() for each in drawn]
         self.history: list[NDArray[np.float32]] = []
-        """What each epoch ended with: float32 [2 edges, operations], the normal cell's edges first."""
+        """What each epoch ended with: float32 [2 edges, columns], the normal cell's edges first."""
         decay = 0.0 if config.guard == "beta" else config.alpha.weight_decay
         self._optimizer = torch.optim.Adam(
             self.values, lr=config.alpha.lr, betas=config.alpha.betas, weight_decay=decay, foreach=False
@@ -58,6 +63,11 @@ class Alphas:
         normal, reduce = (shares(value.detach(), self._config) for value in self.values)
         return normal, reduce
 
+    def operation_shares(self) -> tuple[Tensor, Tensor]:
+        """As `shares`, without the weights of whole edges."""
+        normal, reduce = (operation_shares(value.detach(), self._config) for value in self.values)
+        return normal, reduce
+
     def remember(self) -> None:
         """Add the alphas to the history."""
         self.history.append(np.concatenate([value.detach().cpu().numpy() for value in self.values]))
@@ -71,7 +81,7 @@ class Alphas:
     @property
     def entropy(self) -> float:
         """Mean over edges of the entropy of the operations' shares, in nats; at most log of their number."""
-        both = torch.cat(self.shares()).double()
+        both = torch.cat(self.operation_shares()).double()
         share = both / both.sum(dim=1, keepdim=True)
         return float(-(share * share.clamp_min(1e-300).log()).sum(dim=1).mean())
 

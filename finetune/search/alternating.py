@@ -11,25 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...converters.records.preprocessing import Preprocessing
 from ..config.config import FinetuneConfig
 from ..config.search import SearchConfig
-from ..data.loading import Batch, TrainingPixels, iterate_batches
+from ..data.loading import Batch, TrainingPixels
 from ..data.unreadable_images import UnreadableImages
 from ..network.learner import Learner
 from ..network.search_backbone import EdgeWeights, SearchBackbone
-from ..processes.collectives import rank, world_size
 from ..runs.alongside import Place
-from ..training.epoch import epoch_batches, epoch_samples, rank_share
+from ..training.epoch import image_rounds
 from ..training.stepping import Stepper
 from .alphas import Alphas, mean_over_ranks
 from .bilevel import first_order, second_order, sgd_step, statistics_restored
-from .mixing import auxiliary_factor, draw, edge_weights, guard_penalty, sharpest
+from .mixing import auxiliary_factor, draw, edge_weights, guard_penalty, operation_shares, settled
 from .sharpness import largest_eigenvalue
 
 __all__ = ["AlphaSteps", "Penalty"]
@@ -39,8 +36,6 @@ Penalty = Callable[[Tensor, Tensor], Tensor]
 
 _OTHER_SEED = 0x5EA
 """Images of alpha are drawn and augmented by another seed than those of the weights."""
-_MOST_ROUNDS = 1 << 20
-"""Rounds over alpha's images per epoch, at the most: so that each has a seed of its own."""
 
 
 class AlphaSteps:
@@ -86,9 +81,7 @@ class AlphaSteps:
     def settle(self, done: float) -> None:
         """Set the weights of evaluation: what alpha gives without draws; of sampled paths the likeliest operations."""
         self._done = done
-        normal, reduce = self.alphas.shares()
-        if self._search.method == "sampled":
-            normal, reduce = sharpest(normal), sharpest(reduce)
+        normal, reduce = (settled(alpha.detach(), self._search) for alpha in self.alphas.values)
         self._backbone.settled = EdgeWeights(normal, reduce, auxiliary_factor(self._search, done))
 
     def eigenvalue(self, place: Place) -> float:
@@ -102,6 +95,36 @@ class AlphaSteps:
 
         with statistics_restored(self._learner):
             return largest_eigenvalue(self.alphas.values, gradient)
+
+    def images_of_alpha(self, epoch: int, count: int) -> list[Batch]:
+        """The first batches of alpha's images in an epoch."""
+        return list(
+            image_rounds(self._config, self._images, self._preprocessing, self._device, epoch=epoch, steps=count)
+        )
+
+    @torch.no_grad()
+    def loss_with(self, weights: EdgeWeights, batches: Sequence[Batch]) -> float:
+        """The mean objective of batches with given weights of the edges; nothing is changed. A collective."""
+        self._backbone.of_step = weights
+        with statistics_restored(self._learner), self._alike():
+            total = torch.stack([self._stepper.objective(batch) for batch in batches]).mean()
+        return float(mean_over_ranks([total])[0])
+
+    def tune_with(self, weights: EdgeWeights, batch: Batch, rate: float, *, stop: bool) -> tuple[bool, bool]:
+        """A step of the supernet's weights with given weights of the edges. A collective.
+
+        Args:
+            weights: Of the edges.
+            batch: Images of the weights.
+            rate: Factor of the peak learning rates.
+            stop: Whether this process was asked to stop.
+
+        Returns:
+            Whether the gradient was finite, and whether any process was asked to stop.
+        """
+        self._backbone.of_step = weights
+        _, finite = self._stepper.step([batch], rate, stop=stop)
+        return finite, self._stepper.stop_asked
 
     def state(self) -> dict[str, Tensor]:
         """What a later step depends on, beside the weights."""
@@ -136,7 +159,7 @@ class AlphaSteps:
         if guard is not None:
             loss = loss + guard
         if self._penalty is not None:
-            normal, reduce = (edge_weights(each, None, self._search, done) for each in self.alphas.values)
+            normal, reduce = (operation_shares(each, self._search) for each in self.alphas.values)
             loss = loss + self._penalty(normal, reduce)
         return loss
 
@@ -179,17 +202,12 @@ class AlphaSteps:
 
     def _epoch_batches(self, place: Place, first: int) -> Iterator[Batch]:
         """The batches of this process on alpha's images in an epoch, from step `first` on."""
-        images, config = self._images, self._config
-        plan = self._plan(place)
-        samples = epoch_samples(config, images, self._preprocessing, epoch=place.epoch)
-        columns = rank_share(config, plan, rank(), world_size())
-        pin = self._device.type == "cuda"
-        return iterate_batches(samples, plan, columns, config.data.workers, first=first, pin=pin)
-
-    def _plan(self, place: Place) -> NDArray[np.int64]:
-        """Image numbers [steps, global batch] of an epoch: alpha's images go round as often as its steps need."""
-        rows: list[NDArray[np.int64]] = []
-        while sum(map(len, rows)) < place.steps_per_epoch:
-            following = place.epoch * _MOST_ROUNDS + len(rows)
-            rows.append(epoch_batches(self._config, self._images.dataset, ranks=world_size(), epoch=following))
-        return np.concatenate(rows)[: place.steps_per_epoch]
+        return image_rounds(
+            self._config,
+            self._images,
+            self._preprocessing,
+            self._device,
+            epoch=place.epoch,
+            steps=place.steps_per_epoch,
+            first=first,
+        )

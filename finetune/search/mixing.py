@@ -12,7 +12,8 @@ All is a pure function of alpha [edges, operations], of draws and of how far the
   arXiv:2203.01665).
 - guard auxiliary_skip: a further skip per edge, its factor falling in proportion to t to 0 (DARTS-, arXiv:2009.01027).
 
-Weights of whole edges are not part of it: an edge is kept by its best operation.
+- edge_weights: alpha has one more column, beta; the weights of an edge are multiplied by the softmax of beta over the
+  edges of its node (edge normalisation, PC-DARTS).
 """
 
 from __future__ import annotations
@@ -24,7 +25,17 @@ from torch import Tensor
 
 from ..config.search import SearchConfig
 
-__all__ = ["Draws", "auxiliary_factor", "draw", "edge_weights", "guard_penalty", "shares", "sharpest"]
+__all__ = [
+    "Draws",
+    "auxiliary_factor",
+    "draw",
+    "edge_weights",
+    "guard_penalty",
+    "operation_shares",
+    "settled",
+    "shares",
+    "sharpest",
+]
 
 _STRENGTHS = {"none": 0.0, "beta": 50.0, "auxiliary_skip": 1.0, "sigmoid": 10.0, "noise": 0.03}
 """`guard_weight` where it is null."""
@@ -38,9 +49,34 @@ class Draws:
     reduce: Tensor | None
 
 
+def operation_shares(alpha: Tensor, config: SearchConfig) -> Tensor:
+    """The share of each operation on its edge, [edges, operations], differentiable; those of edges left out."""
+    own = _operations(alpha, config)
+    return own.sigmoid() if config.guard == "sigmoid" else own.softmax(dim=-1)
+
+
 def shares(alpha: Tensor, config: SearchConfig) -> Tensor:
     """The weights that alpha alone gives, [edges, operations], differentiable; what a cell is read from."""
-    return alpha.sigmoid() if config.guard == "sigmoid" else alpha.softmax(dim=-1)
+    return _weighed(operation_shares(alpha, config), alpha, config)
+
+
+def settled(alpha: Tensor, config: SearchConfig) -> Tensor:
+    """The weights of evaluation, [edges, operations]: `shares`; of sampled paths the likeliest operations."""
+    own = operation_shares(alpha, config)
+    return _weighed(sharpest(own) if config.method == "sampled" else own, alpha, config)
+
+
+def _operations(alpha: Tensor, config: SearchConfig) -> Tensor:
+    return alpha[:, : len(config.operations)]
+
+
+def _weighed(weights: Tensor, alpha: Tensor, config: SearchConfig) -> Tensor:
+    """Weights of operations times those of their edges, where these are learned."""
+    if not config.edge_weights:
+        return weights
+    beta = alpha[:, len(config.operations)]
+    nodes = [beta[edges.start : edges.stop].softmax(dim=0) for edges in config.space().node_edges]
+    return weights * torch.cat(nodes)[:, None]
 
 
 def draw(config: SearchConfig, shape: tuple[int, int], seed: int, number: int) -> Draws:
@@ -68,7 +104,7 @@ def edge_weights(alpha: Tensor, drawn: Tensor | None, config: SearchConfig, done
     """The weights of one pass: [edges, operations], differentiable in alpha.
 
     Args:
-        alpha: [edges, operations].
+        alpha: [edges, operations], with edge_weights one column more.
         drawn: What was drawn for this kind of cell.
         config: The search.
         done: Share of the search that is behind, 0..1, for the temperature.
@@ -77,11 +113,12 @@ def edge_weights(alpha: Tensor, drawn: Tensor | None, config: SearchConfig, done
         return shares(alpha, config)
     drawn = drawn.to(alpha)
     if config.method != "sampled":
-        return shares(alpha, config) + drawn
+        return _weighed(operation_shares(alpha, config) + drawn, alpha, config)
     first, last = config.temperature
-    soft = ((alpha.log_softmax(dim=-1) + drawn) / (first + (last - first) * done)).softmax(dim=-1)
+    own = _operations(alpha, config).log_softmax(dim=-1)
+    soft = ((own + drawn) / (first + (last - first) * done)).softmax(dim=-1)
     # Subtracted first: (hard - soft) + soft is not exactly 1, and operations of weight 0 are not computed.
-    return sharpest(soft) + (soft - soft.detach())
+    return _weighed(sharpest(soft) + (soft - soft.detach()), alpha, config)
 
 
 def sharpest(weights: Tensor) -> Tensor:
@@ -99,11 +136,11 @@ def guard_penalty(alphas: tuple[Tensor, ...], config: SearchConfig, done: float)
     """What the guard adds to the loss of alpha, a scalar; None where it adds nothing.
 
     Args:
-        alphas: [edges, operations] of each kind of cell.
+        alphas: As in `edge_weights`, of each kind of cell.
         config: The search.
         done: Share of the search that is behind, 0..1.
     """
-    values = torch.cat(alphas)
+    values = torch.cat([_operations(alpha, config) for alpha in alphas])
     if config.guard == "beta":
         return strength(config) * done * values.logsumexp(dim=1).mean()
     if config.guard == "sigmoid":

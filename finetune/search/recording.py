@@ -1,6 +1,6 @@
 """What a search leaves in `search/` of its run, and in TensorBoard, epoch by epoch.
 
-search/alphas.npy               float32 [epochs, 2 edges, operations]; the normal cell's edges first
+search/alphas.npy               float32 [epochs, 2 edges, operations]; with edge_weights one column more
 search/epoch001-normal.svg, -reduce.svg   the cell that alpha said after each epoch
 search/shortlist.json           cells that were trained briefly, and their metrics, by `ranking`
 search/genotype.json            the cell that was found, written last

@@ -76,7 +76,8 @@ def run_search(
     found = None
     if outcome.finished:
         try:
-            found = find_cell(config, search, searching, network.preprocessing, device, run, folder, asked)
+            perturbed = searching.perturbed(asked) if search.choose == "perturbation" else None
+            found = find_cell(config, search, searching, network.preprocessing, device, run, folder, asked, perturbed)
         except StoppedError:
             stopped = asked[-1] if asked else "a signal to another process"
             outcome = replace(outcome, finished=False, stopped_by=stopped)

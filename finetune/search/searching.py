@@ -28,6 +28,7 @@ from ..training.stepping import Stepper
 from .alternating import AlphaSteps
 from .cells import cell_of
 from .costs import latency_penalty
+from .perturbation import choose_by_perturbation
 from .recording import SearchFolder
 from .sharpness import MOST_SKIPS, grown_too_sharp
 
@@ -116,7 +117,7 @@ class Searching:
         if self._eigenvalues:
             numbers["eigenvalue"] = self._eigenvalues[-1]
         if self._table is not None:
-            numbers["expected_ms"] = float(self._table.expected_ms(*shares))
+            numbers["expected_ms"] = float(self._table.expected_ms(*own.alphas.operation_shares()))
             numbers["cell_ms"] = self._table.predicted_ms(cell)
         if own.skipped:
             numbers["skipped_alpha_steps"] = own.skipped
@@ -164,6 +165,20 @@ class Searching:
         """The weights of operations that say the cell."""
         normal, reduce = (each.double().numpy() for each in self._own.alphas.past(self.found_epoch))
         return normal, reduce
+
+    def perturbed(self, asked: list[str]) -> Genotype:
+        """The cell by `choose: perturbation`, once the epochs are done; see `choose_by_perturbation`."""
+        return choose_by_perturbation(
+            self._config,
+            self._search,
+            self._own,
+            self.data.train,
+            self._network.preprocessing,
+            self._device,
+            self.found_shares(),
+            asked,
+            self._log,
+        )
 
     @property
     def entropy(self) -> float:

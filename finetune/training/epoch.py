@@ -5,6 +5,8 @@ Training, the plan of `--dry-run` and the contact sheet all lay out their epochs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from ...converters.records.preprocessing import Preprocessing
 from ...errors import DataError
 from ..config.config import FinetuneConfig
 from ..data.dataset import NOBODY, Dataset
-from ..data.loading import EpochSamples, TrainingPixels
+from ..data.loading import Batch, EpochSamples, TrainingPixels, iterate_batches
 from ..data.occlusion.face_points import template_points
 from ..data.occlusion.shapes import POINTED_KINDS
 from ..data.samplers import plan_epoch, rank_columns
@@ -21,16 +23,21 @@ from ..matching.map_losses import matching_model
 from ..matching.nearest_people import nearest_people, one_image_each
 from ..network.learner import Learner
 from ..network.networks import images_to_tensor
+from ..processes.collectives import rank, world_size
 
 __all__ = [
     "confused_people",
     "epoch_batches",
     "epoch_samples",
     "epoch_steps",
+    "image_rounds",
     "labelled_images",
     "mask_points",
     "rank_share",
 ]
+
+_MOST_ROUNDS = 1 << 20
+"""Rounds over the images per epoch in `image_rounds`, at the most: so that each has a seed of its own."""
 
 
 def labelled_images(config: FinetuneConfig) -> int | None:
@@ -163,3 +170,36 @@ def confused_people(
         return nearest_people(model, read, drawn, count)
     finally:
         learner.train(training)
+
+
+def image_rounds(
+    config: FinetuneConfig,
+    images: TrainingPixels,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    *,
+    epoch: int,
+    steps: int,
+    first: int = 0,
+) -> Iterator[Batch]:
+    """The batches of this process in an epoch of as many steps as are asked for, round after round.
+
+    A search goes through the half of the images that alpha learns from as often as the other half needs.
+
+    Args:
+        config: The run, whose seed decides the order.
+        images: What is gone through, again and again.
+        preprocessing: Of the images.
+        device: Where the batches go.
+        epoch: From 0.
+        steps: Of the epoch.
+        first: The step to begin with.
+    """
+    rows: list[NDArray[np.int64]] = []
+    while sum(map(len, rows)) < steps:
+        following = epoch * _MOST_ROUNDS + len(rows)
+        rows.append(epoch_batches(config, images.dataset, ranks=world_size(), epoch=following))
+    plan = np.concatenate(rows)[:steps]
+    samples = epoch_samples(config, images, preprocessing, epoch=epoch)
+    columns = rank_share(config, plan, rank(), world_size())
+    return iterate_batches(samples, plan, columns, config.data.workers, first=first, pin=device.type == "cuda")

@@ -42,6 +42,9 @@ IDLE_OF_SEARCH: Mapping[str, Check] = {
     "search.cost.table": _WITH_ALPHA,
     "search.cost.target_ms": first(_WITH_ALPHA, _COSTED),
     "search.cost.weight": _WITH_ALPHA,
+    "search.perturbation_steps": _unless(
+        lambda search: search.choose == "perturbation", "search.choose is argmax, which trains nothing on"
+    ),
     "search.shortlist_steps": first(
         _unless(lambda search: search.method != "random", "search.method random has a budget over all rounds"),
         _RANKED,
@@ -62,6 +65,8 @@ ALWAYS_OF_SEARCH = frozenset(
         "search.stem",
         "search.embedding_size",
         "search.method",
+        "search.edge_weights",
+        "search.choose",
         "search.shortlist",
     ]
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ....converters.files.array_files import read_arrays
@@ -18,6 +19,7 @@ from ...config.config import FinetuneConfig
 from ...config.files import load_config
 from ...config.search import SearchConfig
 from ...runs.run_folder import read_metrics
+from ..mixing import shares
 from .comparison import ComparedNetwork, read_comparison
 
 __all__ = ["SearchRecord", "ShortlistRow", "read_search"]
@@ -115,20 +117,20 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
 
 
 def _shares(path: Path, search: SearchConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The last epoch's shares, by softmax or, with that guard, by sigmoid."""
+    """The last epoch's shares."""
     if not path.is_file():
         return None
     history = read_arrays(path)
     if isinstance(history, dict) or history.ndim != 3 or not len(history):
         raise InputError(f"{path}: expected alphas [epochs, edges, operations]; it was not written by a search")
-    alphas = history[-1].astype(np.float64)
-    if search.guard == "sigmoid":
-        shares = 1 / (1 + np.exp(-alphas))
-    else:
-        raised = np.exp(alphas - alphas.max(axis=1, keepdims=True))
-        shares = raised / raised.sum(axis=1, keepdims=True)
-    half = len(shares) // 2
-    return shares[:half], shares[half:]
+    columns = len(search.operations) + search.edge_weights
+    if history.shape[1:] != (2 * search.space().edges, columns):
+        raise InputError(
+            f"{path}: of shape {list(history.shape)}, but the search of config.yaml has {2 * search.space().edges} "
+            f"edges and {columns} numbers for each; it is of another search"
+        )
+    normal, reduce = torch.from_numpy(history[-1].astype(np.float64)).chunk(2)
+    return shares(normal, search).numpy(), shares(reduce, search).numpy()
 
 
 def _shortlist(path: Path) -> tuple[list[ShortlistRow], str]:

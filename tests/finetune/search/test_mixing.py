@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from rtool.finetune.config.search import SearchConfig
-from rtool.finetune.search.mixing import auxiliary_factor, draw, edge_weights, guard_penalty, shares
+from rtool.finetune.search.mixing import (
+    auxiliary_factor,
+    draw,
+    edge_weights,
+    guard_penalty,
+    operation_shares,
+    settled,
+    shares,
+)
 
 OPERATIONS = ["none", "skip", "sep3"]
 ALPHA = torch.tensor([[0.3, -0.2, 0.5], [1.0, 0.0, -1.0]])
@@ -22,6 +30,30 @@ def test_mixed_weights_are_a_softmax_over_operations():
     drawn = draw(config, (2, 3), 0, 0)
     assert drawn.normal is None
     np.testing.assert_allclose(edge_weights(ALPHA, None, config, 0.5).numpy(), expected, rtol=1e-6)
+
+
+def test_weights_of_edges_are_a_softmax_over_those_of_a_node():
+    config = search(guard="none", nodes=2, edge_weights=True)  # node 0 has edges 0 and 1, node 1 edges 2 to 4
+    alpha = torch.linspace(-1, 1, 20).reshape(5, 4).requires_grad_()
+    own, beta = np.exp(alpha[:, :3].detach().numpy()), np.exp(alpha[:, 3].detach().numpy())
+    edge = np.concatenate([beta[:2] / beta[:2].sum(), beta[2:] / beta[2:].sum()])
+    expected = own / own.sum(axis=1, keepdims=True) * edge[:, None]
+
+    weights = shares(alpha, config)
+
+    np.testing.assert_allclose(weights.detach().numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(operation_shares(alpha, config).detach().sum(1).numpy(), 1, rtol=1e-6)
+    (slope,) = torch.autograd.grad(weights[2].sum(), alpha)  # the weight of edge 2
+    np.testing.assert_allclose(slope[2:, 3].numpy(), edge[2] * (np.array([1, 0, 0]) - edge[2:]), atol=1e-6)
+    assert not slope[:2].any()
+    penalty = guard_penalty((alpha, alpha), search(nodes=2, edge_weights=True), 1.0)
+    assert penalty.item() == pytest.approx(50 * np.log(own.sum(axis=1)).mean(), rel=1e-5)
+
+
+def test_the_likeliest_path_keeps_the_weights_of_its_edges():
+    config = search(method="sampled", guard="none", nodes=1, edge_weights=True)
+    alpha = torch.tensor([[0.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, np.log(3)]])
+    np.testing.assert_allclose(settled(alpha, config).numpy(), [[0, 0.25, 0], [0.75, 0, 0]], rtol=1e-6)
 
 
 def test_a_sampled_path_is_one_operation_per_edge_with_the_gradient_of_the_soft_value():
