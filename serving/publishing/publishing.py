@@ -303,7 +303,9 @@ def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[
     finding = find_served_batch(signature, given)
     if not finding.is_wrong:
         return finding.describe()
-    command = export_command(signature, finding.right_at or "N")
+    if finding.right_at is None:
+        raise InputError(f"{signature.path}: {finding.describe()}; export the network again, with a fixed batch")
+    command = export_command(signature, finding.right_at)
     raise InputError(f"{signature.path}: {finding.describe()}; fix it with `{command}` and deploy that")
 
 
