@@ -95,9 +95,9 @@ def open_pair_csv(path: Path, root: Path | None = None) -> Dataset:
     pairs: list[_Pair] = []
     known: set[Path] = set()
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), skipinitialspace=True, strict=True)
-    if column_names(path, reader.fieldnames) != ["a", "b", "same"]:
-        raise DataError(f"{path}: expected the columns a,b,same, got {','.join(reader.fieldnames or ())}")
     try:
+        if column_names(path, reader.fieldnames) != ["a", "b", "same"]:
+            raise DataError(f"{path}: expected the columns a,b,same, got {','.join(reader.fieldnames or ())}")
         for row in reader:
             cells = [(value or "").strip() for value in row.values() if not isinstance(value, list)]
             answer = _ANSWERS.get(cells[2].lower()) if len(cells) == 3 else None
