@@ -241,3 +241,28 @@ def test_the_folder_of_the_people_is_asked_for_where_it_is_not_near(tmp_path):
     (tmp_path / "pairs.txt").write_text("1\nAnn_Lee\t1\t2\n")
     with pytest.raises(InputError, match=r"0 folders near it hold 'Ann_Lee'.*pairs.txt:root=FOLDER"):
         open_dataset(tmp_path / "pairs.txt")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a/1.png,a/0.png,0", r"lines 2 and 12: .*a/1\.png and .*a/0\.png are of one person and of two"),
+        ("b/0.png,b/0.png,0", "line 12: .* are one image, and listed as of two people"),
+    ],
+)
+def test_pairs_that_contradict_each_other_are_refused_with_their_lines(tmp_path, row, message):
+    people(tmp_path, "ab", images=6)
+    rows = [f"a/{n}.png,a/{n + 1}.png,1" for n in range(5)] + [f"a/{n}.png,b/{n}.png,0" for n in range(5)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["a,b,same", *rows, "a/1.png,a/0.png,1.0"]) + "\n")
+    dataset = open_dataset(tmp_path / "pairs.csv")
+    assert (len(dataset.pairs), dataset.notes) == (11, ("1 pairs are listed again, and are counted as listed",))
+    (tmp_path / "pairs.csv").write_text("\n".join(["a,b,same", *rows, row]) + "\n")
+    with pytest.raises(DataError, match=message):
+        open_dataset(tmp_path / "pairs.csv")
+
+
+def test_two_people_of_one_name_are_refused(tmp_path):
+    text = lfw(tmp_path, 10, 3, ["Ann_Lee", "Bo_Ek"]).replace("Ann_Lee\t1\tBo_Ek\t2", "Ann_Lee\t1\tAnn_Lee\t2", 1)
+    (tmp_path / "pairs.txt").write_text(text)
+    with pytest.raises(DataError, match="line 5: two people of one name"):
+        open_dataset(tmp_path / "pairs.txt")
