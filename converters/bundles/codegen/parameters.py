@@ -33,6 +33,7 @@ _WIDEST = 120
 """Characters of a line."""
 _MANY = 3
 """Equal members in a row from which on they are written once."""
+_LOOP = " for _ in range("
 
 
 @dataclass(frozen=True)
@@ -273,15 +274,33 @@ def _rendered(part: Part, values: Iterator[str], indent: int) -> str:
 def wrapped(line: str, indent: int) -> str:
     """`line`, which is to be indented by `indent`, over several lines where it is too long."""
     start = len(line) - len(line.lstrip())
-    first = line.find("(", line.find(" = ") + 1)
-    if "\n" in line or indent + len(line) < _WIDEST or first < 0 or not line.endswith(")"):
+    if "\n" in line or indent + len(line) < _WIDEST or not line.endswith((")", "),")):
         return line
+    line, comma = line.removesuffix(","), "," * line.endswith(",")
+    first = _opening(line)
     pad = " " * (indent + start)
     whole = line[first + 1 : -1]
-    fits = indent + start + 4 + len(whole) < _WIDEST
-    lines = [f"    {whole}"] if fits else [wrapped(f"    {part},", indent + start) for part in _arguments(whole)]
+    item, loop, times = whole.rpartition(_LOOP)
+    if indent + start + 4 + len(whole) < _WIDEST:
+        lines = [f"    {whole}"]
+    elif loop and len(_arguments(whole)) == 1:  # a comma behind a comprehension that stands alone is a syntax error
+        lines = [wrapped(f"    {item}", indent + start), f"    {loop.strip()}{times}"]
+    else:
+        lines = [wrapped(f"    {part},", indent + start) for part in _arguments(whole)]
     inner = f"\n{pad}".join(lines)
-    return f"{line[: first + 1]}\n{pad}{inner}\n{pad})"
+    return f"{line[: first + 1]}\n{pad}{inner}\n{pad}){comma}"
+
+
+def _opening(line: str) -> int:
+    """Where the bracket opens that the last character of `line` closes; strings may hold brackets."""
+    opened: list[int] = []
+    last = -1
+    for token in tokenize.generate_tokens(io.StringIO(line.strip()).readline):
+        if token.string in ("(", "[", "{"):
+            opened.append(token.start[1])
+        elif token.string in (")", "]", "}"):
+            last = opened.pop()
+    return last + len(line) - len(line.lstrip())
 
 
 def _arguments(text: str) -> list[str]:
@@ -302,11 +321,11 @@ def _chain(kind: str, items: Sequence[str], indent: int) -> str:
     start, end = (f"{kind}(", ")") if is_sequential else (f"{kind}([", "])")
     if len(runs) == 1 and runs[0][1] >= _MANY:
         text, times = runs[0]
-        inner = f"({text} for _ in range({times}))"
+        inner = f"({text}{_LOOP}{times}))"
         return f"{kind}(*{inner})" if is_sequential else f"{kind}{inner}"
     written: list[str] = []
     for text, times in runs:
-        written += [f"*({text} for _ in range({times}))"] if times >= _MANY else [text] * times
+        written += [f"*({text}{_LOOP}{times}))"] if times >= _MANY else [text] * times
     joined = ", ".join(written)
     if len(joined) <= _LONGEST_LINE and "\n" not in joined:
         return f"{start}{joined}{end}"

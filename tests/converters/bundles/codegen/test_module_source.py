@@ -233,3 +233,40 @@ def test_tensors_that_are_returned_or_read_twice(kind):
     sample = torch.randn(3, 4)
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(model(sample), module(sample), strict=True))
+
+
+class Residual(nn.Module):
+    """Equal members of a list that is no chain, and of one that is, each with `layers` in a row."""
+
+    def __init__(self, layers):
+        super().__init__()
+
+        def member():
+            made = [nn.Conv2d(4, 4, (3, 1), padding=(1, 0)) for _ in range(layers)]
+            return nn.Sequential(*(part for conv in made for part in (conv, nn.PReLU(4))))
+
+        self.blocks = nn.ModuleList(member() for _ in range(3))
+        self.tail = nn.ModuleList([nn.Conv2d(4, 4, 1), *(member() for _ in range(4))])
+
+    def forward(self, x):
+        for layer in (*self.blocks, *self.tail):
+            x = x + layer(x)
+        return x
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 8])
+def test_equal_members_are_written_once_whatever_their_length(layers, tmp_path):
+    network, x = Residual(layers).eval(), torch.randn(2, 4, 6, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (x,), str(tmp_path / "m.onnx"), dynamo=False)
+    module = onnx_to_torch(tmp_path / "m.onnx")
+    text = generate_source(module)
+    assert "for _ in range(3)" in text
+    assert max(map(len, text.splitlines())) < 160
+    generated = types.ModuleType("generated")
+    exec(compile(text, "model.py", "exec"), generated.__dict__)
+    model = generated.Model().eval()
+    model.load_state_dict(module.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(x), module(x))
