@@ -4,8 +4,9 @@ Exporters and optimisers store both as initializers, under names that say nothin
 
 1. Never learned: an exponent; the bounds of a Clip; a threshold in a comparison; what a step function rounds; the
    scales of a Resize, the value of a Pad, the values of a OneHot, the boxes of a RoiAlign, the angles of a rotary
-   embedding, the class weights of a loss and their kin; an epsilon (one number that is added
-   to what a Sqrt, Log, Reciprocal or Div reads next). So is what only such a value is computed from (the 1 / p of GeM).
+   embedding, the class weights of a loss, the scales of quantised activations and their kin; an epsilon (one number
+   that is added to what a Sqrt, Log, Reciprocal or Div reads next). So is what only such a value is computed from (the
+   1 / p of GeM).
 2. Learned: whatever an operator owns as a weight (Conv, Gemm, MatMul, normalisations, PRelu, tables of a Gather), and
    every vector, matrix or table that arithmetic reads. A buffer, where the exporter says that it is one, is not.
 3. One number that arithmetic reads (a scale, a factor, a beta) is learned only where the file shows that it was a
@@ -53,6 +54,8 @@ _FIXED_INPUTS: dict[str, tuple[int, ...]] = {
     "SoftmaxCrossEntropyLoss": (1, 2),
     "MelWeightMatrix": (0, 1, 2, 3, 4),
     "CastLike": (1,),
+    "QuantizeLinear": (1, 2),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul"), (1, 2, 4, 5, 6, 7)),
 }
 """Operator -> inputs that are arguments of the computation: no gradient reaches them, or none that means anything."""
 _PREPARES = frozenset(
@@ -142,7 +145,7 @@ class _Reads:
         return self._kinds[key]
 
     def _kind(self, node: ir.Node, index: int) -> _Read:
-        if is_fixed_input(node, index):
+        if is_fixed_input(node, index) or self._is_scale_of_activations(node, index):
             return _Read.FIXED
         if node.domain not in ("", "ai.onnx") or node.op_type not in _COMPUTES:
             return _Read.OWNED
@@ -154,6 +157,11 @@ class _Reads:
         if node.op_type in _SEVERAL and self._is_epsilon(node, index):
             return _Read.FIXED
         return _Read.OWNED if node.op_type == "Add" and self._is_bias(node, index) else _Read.OPERAND
+
+    def _is_scale_of_activations(self, node: ir.Node, index: int) -> bool:
+        """The scale of a stored weight is part of the weight."""
+        quantised = node.inputs[0] if node.op_type == "DequantizeLinear" and index == 1 else None
+        return quantised is not None and not self._is_constant(quantised)
 
     def _behind(self, node: ir.Node) -> list[_Read]:
         """The reads of what `node` computes."""

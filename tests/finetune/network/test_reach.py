@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
+import pytest
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 
+from rtool.converters import onnx_to_torch
 from rtool.converters.records.preprocessing import Preprocessing
+from rtool.errors import InputError
 from rtool.finetune.network.networks import Network
 from rtool.finetune.network.reach import hold_unreached
 
@@ -47,3 +53,35 @@ def test_a_network_that_learns_nothing_is_left_alone():
     made = network()
     made.module.requires_grad_(False)
     assert hold_unreached(made, 0) == []
+
+
+def quantised_between(layers: str) -> Network:
+    """Two MatMuls on float32 [N, 4, 1, 3] and, before that of `layers`, activations rounded to int8."""
+    nodes, value = [], "x"
+    for layer in "ab":
+        if layer in layers:
+            nodes.append(helper.make_node("QuantizeLinear", [value, "scale"], [f"{layer}_q"]))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{layer}_q", "scale"], [f"{layer}_d"]))
+            value = f"{layer}_d"
+        nodes.append(helper.make_node("MatMul", [value, f"{layer}.weight"], [f"{layer}_y"]))
+        value = f"{layer}_y"
+    nodes.append(helper.make_node("Flatten", [value], ["y"]))
+    weights = [numpy_helper.from_array(np.eye(3, dtype=np.float32), f"{layer}.weight") for layer in "ab"]
+    scale = numpy_helper.from_array(np.array(0.1, np.float32), "scale")
+    given = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4, 1, 3])]
+    made = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 12])]
+    graph = helper.make_graph(nodes, "g", given, made, [*weights, scale])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    size = Preprocessing(4, 1, layout="nhwc")
+    return Network("int8.onnx", onnx_to_torch(model), size, 12, lambda path, module, link: Path(path))
+
+
+def test_weights_before_rounded_activations_are_refused_not_held():
+    with pytest.raises(InputError, match=r"int8\.onnx: rounds activations to integers .* such as a\.weight"):
+        hold_unreached(quantised_between("b"), 0)
+
+
+def test_pixels_may_be_rounded_and_a_scale_never_trains():
+    made = quantised_between("a")
+    assert hold_unreached(made, 0) == []
+    assert [name for name, _ in made.module.named_parameters()] == ["a.weight", "b.weight"]
