@@ -322,7 +322,7 @@ def _beside(
         return own
     made = replace(other.preprocessing, layout=evidence.layout or "nchw")
     if other.kind == "graph":
-        if others.scaling is None:
+        if others.scaling is None or min(others.scaling.std) < 0:  # inverted pixels: no preprocessing makes them
             return own
         unit = 255 / others.scaling.range
         mean, std = (tuple(unit * value for value in values) for values in (others.scaling.mean, others.scaling.std))

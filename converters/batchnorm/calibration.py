@@ -25,6 +25,7 @@ from ..records.image_digest import row_digests
 from ..records.record import ConversionRecord, record_of
 from ..runtime.batches.batch_by_shapes import fixed_batch_by_shapes
 from ..runtime.eval_mode import in_eval_mode
+from ..runtime.runners import TORCH_REFUSALS
 from .affine import Layer, output_channels
 from .calibration_state import load_state, model_digest, save_state
 from .channel_statistics import ChannelStatistics
@@ -222,7 +223,7 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     call = module.forward if isinstance(module, fx.GraphModule) else module
     try:
         call(*inputs)
-    except (RuntimeError, ValueError) as error:
+    except TORCH_REFUSALS as error:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
         raise InputError(f"calibration: the model cannot take a batch of shape {shapes}: {error}") from error
 

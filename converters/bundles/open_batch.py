@@ -87,5 +87,5 @@ def settled(name: str, finding: BatchFinding) -> SettledBatch:
         return SettledBatch(None, finding.proof)
     note = f"{name}: {finding.describe()}"
     if finding.is_wrong and finding.right_at is None:
-        raise InputError(f"{note}; give the batch it was traced at with `rtool export --batch N`, or export it again")
+        raise InputError(f"{note}; export the network again, with a batch that is open or fixed throughout")
     return SettledBatch(finding.right_at, None, note)

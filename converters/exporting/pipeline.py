@@ -178,10 +178,8 @@ def _prove_batch(origin: ExportOrigin, graph: ExportedGraph, log: StepLog) -> Se
         return SettledBatch(runner.batch, None, origin.batch_note)
     finding = find_file_batch(file, runner, log.inputs)
     if finding.is_wrong:
-        batch = finding.right_at or "N"
-        raise GateError(
-            f"{origin.name}: the exported graph {finding.describe()}; nothing was written, use --batch {batch}"
-        )
+        way_out = "export the network again" if finding.right_at is None else f"use --batch {finding.right_at}"
+        raise GateError(f"{origin.name}: the exported graph {finding.describe()}; nothing was written, {way_out}")
     return SettledBatch(None, finding.proof, finding.describe() or origin.batch_note)
 
 

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from ...errors import InputError
 from ..runtime.eval_mode import in_eval_mode
+from ..runtime.runners import TORCH_REFUSALS
 
 __all__ = ["Traced", "TracedProgram", "TracedScript", "trace_program", "trace_script"]
 
@@ -112,7 +113,7 @@ def trace_script(
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(module, tensors, check_trace=False)  # type: ignore[no-untyped-call]
             return TracedScript(traced)
-    except RuntimeError as error:
+    except TORCH_REFUSALS as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{type(module).__name__}: cannot be traced ({reason}); export to onnx or pt2") from error
 

@@ -108,7 +108,10 @@ def try_batch(file: ModelFile, found: Inspection) -> Inspection:
     """`found` with the proof of a batch that the file declares open, made by running it, or what is wrong with it."""
     if found.batch != "dynamic" or not found.inputs:
         return found
-    finding = find_file_batch(file)
+    try:
+        finding = find_file_batch(file)
+    except InputError as error:
+        return replace(found, batch_proof=UNPROVED, problems=(*found.problems, str(error)))
     if finding.proof is not None:
         return replace(found, batch_proof=describe_proof(finding.proof))
     problem = f"{found.name}: {finding.describe()}"

@@ -11,9 +11,11 @@ Names of the source's nodes, inputs and outputs stay. The outputs are unchanged.
 
 from __future__ import annotations
 
-import numpy as np
+import sys
+
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from ..passes.short_names import shorten_values, shorten_weights
 from ..records.metadata import FOLDED_KEY
@@ -36,7 +38,8 @@ def compact_quantised(model: onnx.ModelProto) -> onnx.ModelProto:
             _drop_needless_zero_point(node)
         elif node.op_type == "Conv":
             _drop_default_attributes(node)
-    _merge_equal_constants(compacted.graph)
+    passes.DeduplicateInitializersPass(size_limit=sys.maxsize)(compacted)
+    _drop_unread_constants(compacted.graph)
     compacted.metadata_props.pop(FOLDED_KEY, None)  # it refers to weights by the names that change here
     shorten_values(compacted)
     shorten_weights(compacted)
@@ -77,17 +80,8 @@ def _drop_default_attributes(node: ir.Node) -> None:
         node.attributes.pop("auto_pad")
 
 
-def _merge_equal_constants(graph: ir.Graph) -> None:
-    """Rule 4."""
-    first: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
-    for value in list(graph.initializers.values()):
-        if value.const_value is None or value.is_graph_input() or value.is_graph_output():
-            continue
-        if value.uses():
-            array = np.ascontiguousarray(value.const_value.numpy())
-            key = (value.const_value.dtype, array.shape, array.tobytes())
-            twin = first.setdefault(key, value)
-            if twin is value:
-                continue
-            value.replace_all_uses_with(twin)
-        graph.initializers.pop(str(value.name))
+def _drop_unread_constants(graph: ir.Graph) -> None:
+    """Rule 4, second half."""
+    for name, value in list(graph.initializers.items()):
+        if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
+            graph.initializers.pop(name)

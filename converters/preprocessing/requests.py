@@ -130,11 +130,15 @@ def _of_file(text: str) -> PreprocessingRequest:
             f"preprocessing {text!r}: no such file and no known name; {nearest(text, PREPROCESSINGS)}; it takes {WAYS}"
         )
     try:
-        made = Preprocessing.from_dict(parse_json(path.read_text(encoding="utf-8")))
+        data = parse_json(path.read_text(encoding="utf-8"))
+        made = Preprocessing.from_dict(data)
     except InputError as error:
         raise InputError(f"{text}: {error}") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{text}: expected a preprocessing as JSON ({error})") from error
+    missing = [name for name in ("mean", "std") if name not in data]
+    if missing:
+        raise InputError(f"{text}: {missing[0]!r} is missing; give mean and std, one number per channel, 0 to 255")
     return _checked(_of_preprocessing(text, made, sized=True))
 
 

@@ -2,7 +2,8 @@
 
 1. A step is an Add, Sub, Mul or Div of the image with one constant per channel, one for all, or (Add, Sub) one per
    pixel, of which the average per channel counts: a mean image.
-2. The resulting factor 1 / std is positive for every channel, and there are 1 or 3 channels.
+2. The resulting factor 1 / std is not 0 and has one sign in all channels, and there are 1 or 3 of them. A negative
+   one, as of (127.5 - x) / 128, is that of inverted pixels.
 3. The range of x follows from the numbers. Pixels of 0..255 have a mean of 1 or more or a deviation above 16; pixels of
    0..1 have a mean between 0 and 1 and a deviation of at most 1. Other numbers are not a normalisation of pixels.
 """
@@ -104,7 +105,9 @@ def mean_and_std(steps: Sequence[ScalingStep], channels: int) -> tuple[tuple[flo
             shift = shift + step.numbers
         else:
             scale, shift = scale * step.numbers, shift * step.numbers
-    if not np.isfinite(scale).all() or not np.isfinite(shift).all() or (scale <= 0).any():
+    if not np.isfinite(scale).all() or not np.isfinite(shift).all():
+        return None
+    if not (scale > 0).all() and not (scale < 0).all():
         return None
     return tuple((0.0 - shift / scale).tolist()), tuple((1.0 / scale).tolist())
 
@@ -124,8 +127,9 @@ def statistics_range(mean: Sequence[float], std: Sequence[float]) -> int | None:
 
 def pixel_range(mean: Sequence[float], std: Sequence[float]) -> int | None:
     """The largest pixel that `(x - mean) / std` is meant for: 255, 1, or None by rule 3."""
-    if min(mean) >= -1 and max(mean) <= 256 and (min(mean) >= _LEAST_MEAN or min(std) > _LEAST_STD):
+    spread = [abs(value) for value in std]
+    if min(mean) >= -1 and max(mean) <= 256 and (min(mean) >= _LEAST_MEAN or min(spread) > _LEAST_STD):
         return 255
-    if min(mean) > 0 and max(mean) < 1 and max(std) <= 1:
+    if min(mean) > 0 and max(mean) < 1 and max(spread) <= 1:
         return 1
     return None

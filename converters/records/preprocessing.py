@@ -42,8 +42,8 @@ class Preprocessing:
     (1, 3, 256, 128)
 
     Raises:
-        InputError: a size or std that is not positive, a number that is not finite, an unknown interpolation, order or
-            layout, or a mean or std of the wrong length.
+        InputError: a size or std that is not positive, a number that is none or not finite, an unknown interpolation,
+            order or layout, or a mean or std of the wrong length.
     """
 
     height: int
@@ -55,6 +55,12 @@ class Preprocessing:
     layout: Literal["nchw", "nhwc"] = "nchw"
 
     def __post_init__(self) -> None:
+        if not all(
+            isinstance(value, int | np.integer) and not isinstance(value, bool) for value in (self.height, self.width)
+        ):
+            raise InputError(f"preprocessing: expected whole numbers as size, got {self.height!r} x {self.width!r}")
+        if not all(_is_number(value) for value in (*self.mean, *self.std)):
+            raise InputError(f"preprocessing: expected numbers as mean and std, got {self.mean} and {self.std}")
         if self.height <= 0 or self.width <= 0:
             raise InputError(f"preprocessing: size must be positive, got {self.height}x{self.width}")
         if self.channel_order not in _ORDERS or self.layout not in _LAYOUTS:
@@ -144,6 +150,10 @@ class Preprocessing:
             return cls(**values)
         except TypeError as error:
             raise InputError(f"preprocessing: {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnx.reference import ReferenceEvaluator
 
-from .normalising import LRN, BatchNormalization, Hardmax, LogSoftmax, LpNormalization, Softmax
+from .normalising import LRN, BatchNormalization, Hardmax, InstanceNormalization, LogSoftmax, LpNormalization, Softmax
 from .pooling import GlobalMaxPool, MaxPool
 from .quantising import DequantizeLinear
 from .sampling import GridSample, Resize, Upsample
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CORRECTED", "reference_evaluator"]
 
 CORRECTED: tuple[type[OpRun], ...] = (
-    *(BatchNormalization, Hardmax, LogSoftmax, LpNormalization, LRN, Softmax),
+    *(BatchNormalization, Hardmax, InstanceNormalization, LogSoftmax, LpNormalization, LRN, Softmax),
     *(GlobalMaxPool, MaxPool, DequantizeLinear),
     *(GridSample, Resize, Upsample),
 )

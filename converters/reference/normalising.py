@@ -2,10 +2,11 @@
 
 1. BatchNormalization below opset 14 mixes statistics of the batch into the running ones; a node with one output is in
    test mode, whatever its `momentum`.
-2. Softmax, LogSoftmax and Hardmax below opset 13 work along one axis; those revisions flatten all axes from `axis` on,
+2. BatchNormalization and InstanceNormalization broadcast parameters of another number than the channels.
+3. Softmax, LogSoftmax and Hardmax below opset 13 work along one axis; those revisions flatten all axes from `axis` on,
    and their default is 1.
-3. LRN fills as many channels as there are images.
-4. LpNormalization with p = 1 sums without taking absolute values.
+4. LRN fills as many channels as there are images.
+5. LpNormalization with p = 1 sums without taking absolute values.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
+from onnx.reference.ops.op_instance_normalization import InstanceNormalization as InstanceNormalization_1
 
 from .operator_base import CorrectedOperator
 
-__all__ = ["LRN", "BatchNormalization", "Hardmax", "LogSoftmax", "LpNormalization", "Softmax"]
+__all__ = ["LRN", "BatchNormalization", "Hardmax", "InstanceNormalization", "LogSoftmax", "LpNormalization", "Softmax"]
 
 Array = NDArray[Any]
 _FLATTENED_BELOW = 13
@@ -30,9 +32,12 @@ class BatchNormalization(CorrectedOperator):
 
     Raises:
         NotImplementedError: training mode below opset 14, which returns statistics besides.
+        ValueError: as many parameters as there are channels were expected.
     """
 
     def _run(self, x: Array, scale: Array, bias: Array, mean: Array, var: Array, **attributes: Any) -> Any:
+        if attributes.get("spatial", 1) != 0:
+            _check_channels(x, scale, bias, mean, var)
         if self.opset >= 14:
             known = {name: attributes[name] for name in ("epsilon", "momentum", "training_mode")}
             return self.by(BatchNormalization_14, x, scale, bias, mean, var, **known)
@@ -41,6 +46,24 @@ class BatchNormalization(CorrectedOperator):
         shape = x.shape[1:] if attributes.get("spatial", 1) == 0 else (-1, *(1,) * (x.ndim - 2))
         scale, bias, mean, var = (array.reshape(shape) for array in (scale, bias, mean, var))
         return ((scale * (x - mean) / np.sqrt(var + attributes["epsilon"]) + bias).astype(x.dtype),)
+
+
+class InstanceNormalization(CorrectedOperator):
+    """(x - mean) / sqrt(var + epsilon) * scale + bias per channel, with the statistics of each image.
+
+    Raises:
+        ValueError: as many parameters as there are channels were expected.
+    """
+
+    def _run(self, x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Any:
+        _check_channels(x, scale, bias)
+        return self.by(InstanceNormalization_1, x, scale, bias, epsilon=epsilon)
+
+
+def _check_channels(x: Array, *parameters: Array) -> None:
+    for parameter in parameters:
+        if parameter.shape != x.shape[1:2]:
+            raise ValueError(f"expected {x.shape[1]} parameters, one per channel, got {list(parameter.shape)}")
 
 
 class _AlongAxes(CorrectedOperator):

@@ -26,10 +26,23 @@ if TYPE_CHECKING:
 
     from ..files.model_file import ModelFile
 
-__all__ = ["ALL", "OnnxRunner", "Runner", "TorchRunner", "batched_inputs", "batches_of", "run_in_batches"]
+__all__ = [
+    "ALL",
+    "TORCH_REFUSALS",
+    "OnnxRunner",
+    "Runner",
+    "TorchRunner",
+    "batched_inputs",
+    "batches_of",
+    "run_in_batches",
+]
 
 ALL = sys.maxsize
 """As a size of batches: all images in one run, where the model takes any number."""
+TORCH_REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
+"""What a torch module raises on inputs that it cannot take: kernels, layers that check sizes, arithmetic on sizes,
+arguments that do not fit, and the guards of an exported program, each another type.
+"""
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ORT_TYPES = {
     "tensor(float)": "float32",
@@ -196,9 +209,9 @@ class TorchRunner:
         try:
             with torch.inference_mode():
                 result = call(*tensors)
-        except (RuntimeError, IndexError, AssertionError) as error:  # the guards of an exported program assert
+        except TORCH_REFUSALS as error:
             shapes = ", ".join(str(list(array.shape)) for array in arrays)
-            reason = str(error).strip().splitlines()[0]
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(f"{self.name}: torch refused inputs of shape {shapes} ({reason})") from error
         results = result if isinstance(result, tuple | list) else (result,)
         others = {type(one).__name__ for one in results if not isinstance(one, torch.Tensor)}

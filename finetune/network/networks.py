@@ -22,6 +22,7 @@ from ...converters.records.preprocessing import Preprocessing
 from ...converters.records.provenance import ChainLink, chain_of_bundle, to_json
 from ...converters.records.record import TensorSpec, require_record
 from ...converters.runtime.probes.open_sizes import image_index
+from ...converters.runtime.runners import TORCH_REFUSALS
 from ...converters.weights.unfit_weights import refuse_double_weights
 from ...converters.weights.weight_match import WeightMatch
 from ...converters.zoo.registry import ZOO, architecture_preprocessing, build_architecture, stated_options
@@ -258,7 +259,7 @@ def _dimension(model: Model, preprocessing: Preprocessing, output: int) -> int:
     model.module.eval()
     try:
         outputs = model.module(images_to_tensor(pixels, preprocessing, torch.device("cpu"), False))
-    except (RuntimeError, ValueError) as error:
+    except TORCH_REFUSALS as error:
         raise InputError(
             f"{model.name}: does not accept images of {preprocessing.height}x{preprocessing.width} "
             f"({str(error).splitlines()[0]}); set model.size"

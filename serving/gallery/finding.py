@@ -64,9 +64,14 @@ def find_people(model: OpenedModel, crops: Crops, settings: GallerySettings, sta
             warnings.append(f"{len(scored.unreadable)} unreadable images left out: {', '.join(scored.unreadable)}")
         if len(crops.tracks) < 2:
             raise DataError(f"{crops.name}: {len(crops.tracks)} track; a gallery compares two or more")
+        if settings.labels is not None:
+            truth, notes = read_labels(Path(settings.labels), crops)
+            crops, warnings = replace(crops, truth=truth), [*warnings, *notes]
         rows = best_crops(crops, quality, settings.crops)
     with stages.stage("embed"):
         embeddings, stages.computed = embed_crops(model, crops, rows)
+        if blank := int((~embeddings.any(axis=1)).sum()):
+            warnings.append(f"{blank} of {len(rows)} crops have an embedding of zeros, which is similar to nothing")
     with stages.stage("similarity"):
         embedded = _compared(crops, quality, rows, embeddings, settings)
     with stages.stage("cluster"):
@@ -141,7 +146,7 @@ def _clustered(model: OpenedModel, e: _Embedded, settings: GallerySettings, warn
         model_type=model.model_type,
         sha256=facts.sha256,
         head=facts.rows,
-        agreement=_measured(e.crops, people.of_track, settings),
+        agreement=_measured(e.crops, people.of_track),
         edits=edits,
         warnings=tuple(warnings),
     )
@@ -159,6 +164,8 @@ def _threshold(settings: GallerySettings, e: _Embedded, certain: Integers) -> Th
 def _edits(settings: GallerySettings) -> Edits | None:
     if settings.edits is None:
         return None
+    if not settings.edits.is_file():
+        raise InputError(f"{settings.edits}: no such file; save edits.json on the gallery's page")
     source = settings.edits_source or settings.edits.parent / "clusters.json"
     try:
         clusters = source.read_bytes()
@@ -170,15 +177,11 @@ def _edits(settings: GallerySettings) -> Edits | None:
     return read_edits(settings.edits, clusters)
 
 
-def _measured(crops: Crops, of_track: Integers, settings: GallerySettings) -> Agreement | None:
-    """Agreement with the truth over the tracks that are not dropped; None where it is unknown."""
-    truth = crops.truth if settings.labels is None else read_labels(Path(settings.labels), crops)
-    if truth is None:
-        return None
+def _measured(crops: Crops, of_track: Integers) -> Agreement | None:
+    """Agreement with the truth over the tracks that are not dropped; None where it is unknown of all."""
+    truth = crops.truth or ()
     known = [track for track, person in enumerate(truth) if person is not None and of_track[track] >= 0]
-    if not known:
-        raise InputError(f"{settings.labels}: names none of these tracks; expected track,identity or path,identity")
-    return agreement([truth[track] for track in known], of_track[known])
+    return agreement([truth[track] for track in known], of_track[known]) if known else None
 
 
 def _split(e: _Embedded, suspects: tuple[Suspect, ...], settings: GallerySettings) -> _Embedded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from ...converters.files.folders import check_output, replace_folder
 from ...converters.runtime.probes.given_probes import Probe
 from ...errors import InputError
-from .files.writing import write_gallery
+from ...finetune.data.image_files import printable
+from .files.writing import WRITTEN, write_gallery
 from .finding import find_people
 from .found import Found
 from .inputs.sources import CropSource, open_crops
@@ -23,6 +25,8 @@ __all__ = ["GalleryResult", "gallery"]
 
 MARKER = "clusters.json"
 """The file by which a folder is known to hold a gallery."""
+_EDITS = "edits.json"
+"""What the page saves, and people lay beside it; it stays when the gallery is made anew."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def gallery(
     settings = settings or GallerySettings()
     folder = Path(output)
     source = crops if isinstance(crops, CropSource) else CropSource(str(crops))
-    check_output_folder(folder, source, overwrite=overwrite)
+    check_output_folder(folder, source, overwrite=overwrite, cache=settings.cache)
     stages = Stages()
     with stages.stage("load"):
         opened = open_first(
@@ -133,6 +137,8 @@ def _written(
                 report(note)
             found = find_people(opened, crops, settings, stages)
             write_gallery(found, temporary, settings.people, stages, _stated(settings))
+            if (folder / _EDITS).is_file():
+                shutil.copy2(folder / _EDITS, temporary / _EDITS)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written ({error.strerror or error}); nothing was left behind: free some space, or "
@@ -164,20 +170,36 @@ def _result(found: Found, folder: Path, stages: Stages) -> GalleryResult:
     )
 
 
-def check_output_folder(folder: Path, source: CropSource, *, overwrite: bool) -> None:
-    """Refuse, before any work, an output that cannot be made.
+def check_output_folder(folder: Path, source: CropSource, *, overwrite: bool, cache: Path | None = None) -> None:
+    """Refuse, before any work, an output that cannot be made, or whose making would delete something of the user's.
 
     Raises:
-        InputError: it exists, lies in the crops, or its parent is missing.
+        InputError: it exists, lies in the crops or holds them or the cache, has other files than a gallery's, or its
+            parent is missing.
     """
-    root = source.folder
-    if root is not None and folder.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{folder}: lies inside the crops {root}, which are never written into; choose another folder")
+    place = folder.resolve()
+    for what, root in (("crops", source.folder), ("frames", source.frames)):
+        if root is not None and root.is_dir() and place.is_relative_to(root.resolve()):
+            raise InputError(
+                f"{folder}: lies inside the {what} {root}, which are never written into; choose another folder"
+            )
     if folder.exists() and not overwrite:
         raise InputError(f"{folder}: already exists; choose another folder with -o, or pass --overwrite")
     if folder.exists() and not _is_gallery(folder):
         raise InputError(
             f"{folder}: exists and holds no gallery ({MARKER}), so it is not replaced; choose another folder"
+        )
+    crops = None if source.is_generator else Path(source.spec).expanduser()
+    for given in (crops, source.frames, cache):
+        if given is not None and given.resolve().is_relative_to(place):
+            raise InputError(
+                f"{given}: lies inside {folder}, which is written as a whole; choose a place for it elsewhere, or "
+                "another folder with -o"
+            )
+    if foreign := sorted(path.name for path in folder.glob("*") if path.name not in {*WRITTEN, _EDITS}):
+        raise InputError(
+            f"{folder}: holds what no gallery writes, such as {printable(foreign[0])}, which --overwrite would delete; "
+            "move it elsewhere, or choose another folder with -o"
         )
     check_output(folder, may_replace=_is_gallery if overwrite else None)
 

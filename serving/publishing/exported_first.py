@@ -1,4 +1,7 @@
-"""Publishes a bundle or a run folder: it is exported first, with the default gates, and what was run is said."""
+"""Publishes a bundle or a run folder: it is exported first, with the default gates, and what was run is said.
+
+A server that cannot take the version is refused before that.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,12 @@ from typing import Any, Concatenate, ParamSpec, cast
 
 from ..repository.deployed import DeployResult
 from ..repository.manifest import EXPORTED_FROM
+from .on_server.fitting_server import require_fitting_server
 
-__all__ = ["exported_first"]
+__all__ = ["REPOSITORY", "exported_first"]
+
+REPOSITORY = "model_repository"
+"""Where models are published unless another place is given."""
 
 P = ParamSpec("P")
 
@@ -29,11 +36,13 @@ def exported_first(
 
     @wraps(publish)
     def deploy(model: str | Path, *args: P.args, **options: P.kwargs) -> DeployResult:
+        given: dict[str, Any] = dict(options)
+        if given.get("url") is not None:
+            require_fitting_server(given["url"], Path(given.get("repository", REPOSITORY)))
         if not _is_exportable(Path(model)):
             return publish(model, *args, **options)
         from ...converters.exporting.pipeline import export
 
-        given: dict[str, Any] = dict(options)
         batch, name = given.get("batch"), str(given.get("name"))
         command = ["rtool", "export", str(model), *(["--batch", str(batch)] if batch else []), "-o", f"{name}.onnx"]
         given["provenance"] = {**(given.get("provenance") or {}), EXPORTED_FROM: str(model)}

@@ -33,7 +33,7 @@ from ..repository.signatures.reading import find_served_batch, read_signature
 from ..repository.variants.following import CONFIG_KEY
 from ..repository.warmup import WarmupFile, read_examples, warmup_files
 from .contract import check_contract, contract_of, describe_changes
-from .exported_first import exported_first
+from .exported_first import REPOSITORY, exported_first
 from .on_server.met_server import meet_server
 from .proof import check_proof, export_command
 from .publication import Publication, prune, publish, publishing, remember_configs
@@ -51,7 +51,7 @@ def deploy(
     model: str | Path,
     *,
     name: str,
-    repository: str | Path = "model_repository",
+    repository: str | Path = REPOSITORY,
     batch: int | Literal["dynamic"] | None = None,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     settings: ServingSettings | None = None,
@@ -303,7 +303,9 @@ def _check_open_batch(signature: GraphSignature, examples: Mapping[str, NDArray[
     finding = find_served_batch(signature, given)
     if not finding.is_wrong:
         return finding.describe()
-    command = export_command(signature, finding.right_at or "N")
+    if finding.right_at is None:
+        raise InputError(f"{signature.path}: {finding.describe()}; export the network again, with a fixed batch")
+    command = export_command(signature, finding.right_at)
     raise InputError(f"{signature.path}: {finding.describe()}; fix it with `{command}` and deploy that")
 
 

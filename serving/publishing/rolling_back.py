@@ -14,6 +14,7 @@ from ..repository.model_config import ModelConfig, parse_config, read_config, se
 from ..repository.repository import CONFIG_FILE, MANIFEST_FILE, ModelFolder, check_model_name
 from ..repository.signatures.reading import read_signature
 from .contract import check_contract, contract_of, describe_changes
+from .on_server.fitting_server import require_fitting_server
 from .on_server.met_server import meet_server
 from .publication import Publication, publishing, remember_configs, replace_configs
 from .snapshot import take_snapshot
@@ -49,6 +50,8 @@ def rollback(
     folder = ModelFolder(root / name)
     if not folder.config_path.is_file():
         raise InputError(f"{folder.path}: no published model to roll back")
+    if url is not None:
+        require_fitting_server(url, root)
     with publishing(root) as staging:
         present = newest_served(folder)
         target = to if to is not None else _predecessor(folder, present)

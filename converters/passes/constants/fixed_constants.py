@@ -193,8 +193,21 @@ class _Reads:
         product = other.producer() if other is not None else None
         if product is None or product.op_type not in ("MatMul", "Conv", "Gemm"):
             return False
-        weight = product.inputs[1]
-        return weight is not None and self._is_constant(weight)
+        weight, constant = product.inputs[1], node.inputs[index]
+        if weight is None or not self._is_constant(weight):
+            return False
+        return constant is None or _size(constant) != 1 or _output_channels(product) in (1, None)
+
+
+def _output_channels(product: ir.Node) -> int | None:
+    """Of a Conv, Gemm or MatMul whose second input is a constant; None where its shape is not known."""
+    weight = product.inputs[1]
+    shape = None if weight is None else weight.const_value.shape if weight.const_value is not None else weight.shape
+    if shape is None or len(shape) < 2:
+        return None
+    transposed = product.op_type == "Gemm" and product.attributes.get_int("transB", 0)
+    size = shape[0 if product.op_type == "Conv" or transposed else -1]
+    return size if isinstance(size, int) else None
 
 
 def _is_root(exponent: ir.Value | None) -> bool:

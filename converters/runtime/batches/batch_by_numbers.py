@@ -8,7 +8,7 @@ from torch import fx
 from ...records.batch_proof import BatchProof
 from ...records.record import require_record
 from ..probes.open_sizes import closed_sizes
-from ..runners import Runner
+from ..runners import TORCH_REFUSALS, Runner
 from .batch_proof import BatchImages, batch_error
 
 __all__ = ["prove_other_batches"]
@@ -46,7 +46,7 @@ def prove_other_batches(module: fx.GraphModule, reference: Runner, tolerance: fl
             with torch.no_grad():
                 # Not `module(...)`: torch.fx prints the generated code on the terminal when a call raises.
                 result = module.forward(*tensors)
-        except (RuntimeError, IndexError):
+        except TORCH_REFUSALS:
             return None
         got = [tensor.numpy() for tensor in (result if isinstance(result, tuple | list) else (result,))]
         error = batch_error([singles[index % images.distinct] for index in range(count)], got)

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from ...records.record import TensorSpec
+from ..runners import TORCH_REFUSALS
 
 __all__ = ["fixed_batch_by_shapes"]
 
@@ -40,7 +41,7 @@ def _has_shapes_at(module: fx.GraphModule, inputs: Sequence[TensorSpec], batch: 
     try:
         with torch.no_grad():
             torch.func.functional_call(_Plain(module), weights, tuple(arguments))
-    except (RuntimeError, IndexError):
+    except TORCH_REFUSALS:
         return False
     return True
 

@@ -159,6 +159,9 @@ def find_batch(
         tolerance: largest relative error, see `Parity.max_rel`.
         held: numbers that may be the batch at which the model was traced, see `held_batches`.
         probes: values of single inputs, by name, in place of random ones.
+
+    Raises:
+        InputError: the same images get other outputs in each run.
     """
     distinct = _FEW if max(sizes) <= max(LARGE_SIZES) else _DISTINCT
     images = BatchImages.of(runner.inputs, distinct, examples, probes=probes)
@@ -166,13 +169,15 @@ def find_batch(
         singles = [runner.run(*images.rows([index])) for index in range(images.distinct)]
     except InputError as error:
         groups = _sound_sizes(runner, images, None, tolerance)
-        return BatchFinding(None, _right_size(groups, held), f"a batch of 1 cannot be run ({error})", bool(groups))
+        runs = bool(groups) or any(_runs(runner, images, size) for size in _SEARCHED)
+        return BatchFinding(None, _right_size(groups, held), f"a batch of 1 cannot be run ({error})", runs)
     worst = 0.0
     for size in sizes:
         if size == 1:
             continue
         found = _error_at(runner, images, size, singles)
         if isinstance(found, float) and not found <= tolerance:
+            _refuse_random(runner, images.rows(range(size)), tolerance)
             found = _exact_error_at(runner, images, size, found)
         if isinstance(found, str) or not found <= tolerance:
             reason = found if isinstance(found, str) else f"differs from its images one by one by {found:.2g} relative"
@@ -189,6 +194,25 @@ def _error_at(runner: Runner, images: BatchImages, size: int, singles: Sequence[
     except InputError as error:
         return f"cannot be run ({error})"
     return batch_error([singles[index % images.distinct] for index in range(size)], got)
+
+
+def _runs(runner: Runner, images: BatchImages, size: int) -> bool:
+    try:
+        runner.run(*images.rows(range(size)))
+    except InputError:
+        return False
+    return True
+
+
+def _refuse_random(runner: Runner, rows: Arrays, tolerance: float) -> None:
+    first, again = runner.run(*rows), runner.run(*rows)
+    error = measure_parity(first, again).max_rel
+    if not error <= tolerance and all(np.isfinite(output).all() for output in first):
+        raise InputError(
+            f"{runner.name}: the same images get other outputs in each run (by {error:.2g} relative), so nothing that "
+            "is measured of it holds: it draws random numbers, or was exported in training mode; export it in eval "
+            "mode, and make random numbers an input"
+        )
 
 
 def _exact_error_at(runner: Runner, images: BatchImages, size: int, otherwise: float) -> float:

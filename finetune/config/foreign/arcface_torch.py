@@ -40,6 +40,8 @@ _COUNTED = {
     "num_image": "images are counted in the data",
 }
 _PLACEHOLDER = "path/to/model.onnx"
+_RANDOM = "synthetic"
+"""In the place of `rec`: pixels without images, to measure speed."""
 
 
 def convert_arcface_torch(path: Path) -> Converted:
@@ -93,7 +95,8 @@ def _convert(s: ForeignSettings, path: Path) -> dict[str, Any]:
         s.approximate("resume", "rtool finetune --resume auto continues a run of rtool, not one of arcface_torch")
     else:
         s.leave_out_all({"resume": ""})
-    s.flag("save_all_states", into="every checkpoint has all states, so that it can be resumed")
+    s.flag("save_all_states", into="checkpoints")
+    s.approximate("save_all_states", "every checkpoint has all states, so that it can be resumed")
     s.built_in("images are mirrored with probability 0.5", "converted", "augment.flip")
     return data
 
@@ -182,6 +185,8 @@ def _output(s: ForeignSettings, path: Path) -> dict[str, Any]:
 
 def _data(s: ForeignSettings) -> dict[str, Any]:
     rec = s.text("rec", "dataset", into="data.train", default="path/to/records")
+    if rec == _RANDOM:
+        s.leave_out("rec", "random pixels are not trained on; synthetic-faces:identities=100,images=10 draws faces")
     data: dict[str, Any] = {
         "train": rec,
         "batch": s.count("batch_size", into="data.batch, of each process", default=128),

@@ -33,6 +33,9 @@ _SOFTMAX = {
 }
 _OPTIMIZERS = {"adam": "adam", "sgd": "sgd", "adamw": "adamw", "rmsprop": "rmsprop"}
 _MOST_BASES = 10
+_MOST_EPOCHS = 1000
+"""SOLVER.MAX_ITER up to here counts epochs, and so do STEPS and WARMUP_ITERS: versions between the first, which counts
+iterations, and those with MAX_EPOCH multiply all three by the iterations of an epoch."""
 
 
 def convert_fastreid(path: Path) -> Converted:
@@ -59,9 +62,10 @@ def _read(path: Path, depth: int) -> dict[str, Any]:
 
 
 def _convert(s: ForeignSettings) -> dict[str, Any]:
+    epochs, most = _epochs(s)
     half = s.flag("SOLVER.AMP.ENABLED", into="precision half: fp16 on a GPU, bf16 on a CPU")
     data: dict[str, Any] = {
-        "epochs": s.count("SOLVER.MAX_EPOCH", into="epochs", default=120) or 120,
+        "epochs": epochs,
         "precision": "half" if half else "fp32",
         "log_every": s.count("SOLVER.LOG_PERIOD", into="log_every", default=20) or 20,
         "output": s.text("OUTPUT_DIR", into="output", default="logs"),
@@ -70,8 +74,8 @@ def _convert(s: ForeignSettings) -> dict[str, Any]:
         "augment": _augment(s),
         "losses": _losses(s),
         "optimizer": _optimizer(s),
-        "schedule": _schedule(s),
-        "evaluation": _evaluation(s),
+        "schedule": _schedule(s, most),
+        "evaluation": _evaluation(s, by_step=most > _MOST_EPOCHS),
     }
     seed = s.count("SEED", into="seed", default=0)
     device = s.text("MODEL.DEVICE", into="device", default="")
@@ -84,6 +88,19 @@ def _convert(s: ForeignSettings) -> dict[str, Any]:
     for name, why in COUNTED.items():
         s.leave_out(name, why)
     return data
+
+
+def _epochs(s: ForeignSettings) -> tuple[int, int]:
+    """Epochs, and SOLVER.MAX_ITER, 0 where it does not count."""
+    if s.given("SOLVER.MAX_EPOCH"):
+        s.leave_out("SOLVER.MAX_ITER", "SOLVER.MAX_EPOCH is used instead")
+        return s.count("SOLVER.MAX_EPOCH", into="epochs", default=120) or 120, 0
+    most = s.count("SOLVER.MAX_ITER", into="epochs", default=0)
+    if most > _MOST_EPOCHS:
+        s.leave_out("SOLVER.MAX_ITER", "epochs are counted: set epochs to MAX_ITER x IMS_PER_BATCH / images")
+        return 120, most
+    s.approximate("SOLVER.MAX_ITER", f"epochs: up to {_MOST_EPOCHS} it counts them, with STEPS and WARMUP_ITERS")
+    return most or 120, most
 
 
 def _model(s: ForeignSettings) -> dict[str, Any]:
@@ -289,11 +306,9 @@ def _optimizer(s: ForeignSettings) -> dict[str, Any]:
     return optimizer
 
 
-def _schedule(s: ForeignSettings) -> dict[str, Any]:
+def _schedule(s: ForeignSettings, most: int) -> dict[str, Any]:
     name = s.text("SOLVER.SCHED", into="schedule.kind", default="MultiStepLR")
-    by_step = s.given("SOLVER.MAX_ITER")
-    if by_step:
-        s.leave_out("SOLVER.MAX_ITER", "epochs are counted: set epochs to MAX_ITER x IMS_PER_BATCH / images")
+    by_step = most > _MOST_EPOCHS
     field = "schedule.milestone_steps" if by_step else "schedule.milestones"
     steps = s.numbers("SOLVER.STEPS", into=field) or [30, 55]
     gamma = s.number("SOLVER.GAMMA", into="schedule.gamma", default=0.1)
@@ -307,18 +322,21 @@ def _schedule(s: ForeignSettings) -> dict[str, Any]:
         milestones = {"milestone_steps": [int(step) for step in steps]} if by_step else {"milestones": steps}
         schedule = {"kind": "multistep", "gamma": gamma, **milestones}
         s.leave_out_all({"SOLVER.ETA_MIN_LR": "the rate falls in steps"})
-    warmup = s.count("SOLVER.WARMUP_ITERS", into="schedule.warmup_steps", default=0)
+    unit = "warmup_epochs" if 0 < most <= _MOST_EPOCHS else "warmup_steps"
+    warmup = s.count("SOLVER.WARMUP_ITERS", into=f"schedule.{unit}", default=0)
     epochs = s.number("SOLVER.WARMUP_EPOCHS", into="schedule.warmup_epochs", default=0)
-    schedule |= ({"warmup_steps": warmup} if warmup else {}) | ({"warmup_epochs": epochs} if epochs else {})
+    schedule |= ({unit: warmup} if warmup else {}) | ({"warmup_epochs": epochs} if epochs else {})
     s.number("SOLVER.WARMUP_FACTOR", into="schedule.warmup_steps", default=0.1)
     s.approximate("SOLVER.WARMUP_FACTOR", "the warm-up rises from 0 to the peak rate")
     return schedule
 
 
-def _evaluation(s: ForeignSettings) -> dict[str, Any]:
+def _evaluation(s: ForeignSettings, *, by_step: bool) -> dict[str, Any]:
+    field = "every_steps" if by_step else "every"
+    period = s.number("TEST.EVAL_PERIOD", into=f"evaluation.{field}", default=5000 if by_step else 10) or 10
     return {
         "protocol": "retrieval",
-        "every": s.number("TEST.EVAL_PERIOD", into="evaluation.every, in epochs", default=10) or 10,
+        field: int(period) if by_step else period,
         "batch": s.count("TEST.IMS_PER_BATCH", into="evaluation.batch", default=128) or 128,
         "distance": s.text("TEST.METRIC", into="evaluation.distance", default="cosine"),
         "flip": s.flag("TEST.FLIP.ENABLED", "TEST.FLIP_ENABLED", into="evaluation.flip"),

@@ -6,6 +6,7 @@ kind: a probability `true` becomes 1.0. They are refused here with the way to wr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -70,6 +71,8 @@ def _problem(options: list[Any], value: Any, example: Any) -> str | None:
         if value.lower() in _NOTHING and not textual:
             return f"a text, got '{value}'; for nothing write null, or leave the key out"
         if numeric and not (textual or _is_no_number(value)):
+            if not math.isfinite(float(value)):
+                return f"a finite number is meant, got '{value}'"
             return f"a number is meant, got the text '{value}'; write {float(value):.15g} without quotes"
         if kinds == {bool}:
             return f"true or false is meant, got the text '{value}'; write true or false without quotes"

@@ -18,7 +18,7 @@ from ....errors import DataError
 from ..image_files import printable
 from ..image_formats import image_suffixes, missing_plugin
 
-__all__ = ["ImageListing", "list_images"]
+__all__ = ["ImageListing", "is_stray", "list_images"]
 
 _MOST_SUFFIXES = 5
 
@@ -60,9 +60,9 @@ def list_images(root: Path) -> ImageListing:
     suffixes = image_suffixes()
     files = {path for path in _walk(root, links) if path.is_file()}
     found = {path for path in files if path.suffix.lower() in suffixes}
-    strays = {path for path in found if any(map(_is_stray, path.relative_to(root).parts))}
+    strays = {path for path in found if any(map(is_stray, path.relative_to(root).parts))}
     copies = {path for path in found - strays if path.with_suffix("") in found}
-    others = {path for path in files - found if not any(map(_is_stray, path.relative_to(root).parts))}
+    others = {path for path in files - found if not any(map(is_stray, path.relative_to(root).parts))}
     kept = (found - strays - copies, copies, strays, links, others)
     return ImageListing(root, *(sorted(paths, key=_natural) for paths in kept))
 
@@ -86,7 +86,7 @@ def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
         yield from (Path(folder, name) for name in files)
 
 
-def _is_stray(part: str) -> bool:
+def is_stray(part: str) -> bool:
     """Whether a name is of thumbnails, `.ipynb_checkpoints`, or macOS's files in archives (`__MACOSX`, `._1.jpg`)."""
     return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
 

@@ -128,8 +128,6 @@ def _csv_rows(path: Path, text: str, known: tuple[str, ...] | None = _COLUMNS) -
         names = reader.fieldnames = column_names(path, reader.fieldnames)
         for name in names:
             _check_known(path, name, known)
-            if names.count(name) > 1:
-                raise DataError(f"{path}: column '{name}' occurs twice")
         for row in reader:
             if None in row:
                 raise DataError(f"{path}: line {reader.line_num} has more cells than the header ({', '.join(names)})")

@@ -3,7 +3,7 @@
 Wei et al., "Person Transfer GAN to Bridge Domain Gap for Person Re-Identification", CVPR 2018: 32 621 training images,
 11 659 queries, 82 161 gallery images, 15 cameras. Images lie in `train/` and `test/`, or in `mask_train_v2/` and
 `mask_test_v2/` of the second version. The train and the val list together are the training images, as in published
-results; a copy without a val list is read with a note.
+results; a copy without a val list is read with a note. A few lines of another form are left out and reported.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ....errors import DataError, InputError
+from ....errors import InputError
 from ..dataset import Dataset, encode_identities
+from ..identity_keys import few_odd_notes, too_few_identities
 from ..image_files import FileImages, printable
 
 __all__ = ["is_msmt17", "open_msmt17"]
 
 _MOST_DIGITS = 10
+_ODD = "are listed otherwise than '0000/0000_000_01_0303morning_0015_0.jpg 0', with path, camera and identity"
 _FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
 
 
@@ -32,38 +34,50 @@ def open_msmt17(root: Path, subset: str = "train") -> Dataset:
 
     Raises:
         InputError: a list or folder is missing.
-        DataError: a line has another form.
+        DataError: most lines of a list have another form, or there are fewer than two identities.
     """
     folder = next((root / name for name in _FOLDERS[subset] if (root / name).is_dir()), None)
     if folder is None:
         raise InputError(f"{root}: expected the images in {' or '.join(_FOLDERS[subset])}, found neither")
     lists = ["list_train.txt", "list_val.txt"] if subset == "train" else ["list_query.txt", "list_gallery.txt"]
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     if subset == "train" and not (root / "list_val.txt").is_file():
-        lists, notes = lists[:1], ("no list_val.txt: its images are not trained on, as they are in published results",)
-    entries = [(name, line) for name in lists for line in _lines(root / name)]
+        lists = lists[:1]
+        notes.append("no list_val.txt: its images are not trained on, as they are in published results")
     paths: list[Path] = []
     identities: list[int] = []
     cameras: list[int] = []
-    for name, line in entries:
-        path, _, identity = line.rpartition(" ")
-        fields = Path(path).name.split("_")
-        if not _is_number(identity) or len(fields) < 3 or not _is_number(fields[2]):
-            raise DataError(
-                f"{root / name}: expected lines like 0000/0000_000_01_0303morning_0015_0.jpg 0, got '{printable(line)}'"
-            )
-        paths.append(folder / path)
-        identities.append(int(identity))
-        cameras.append(int(fields[2]))
+    is_query: list[bool] = []
+    for name in lists:
+        lines = _lines(root / name)
+        found = [_entry(line) for line in lines]
+        odd = [printable(line) for line, entry in zip(lines, found, strict=True) if entry is None]
+        notes += few_odd_notes(root / name, odd, len(lines), _ODD)
+        entries = [entry for entry in found if entry is not None]
+        paths += [folder / path for path, _, _ in entries]
+        identities += [identity for _, identity, _ in entries]
+        cameras += [camera for _, _, camera in entries]
+        is_query += [name == "list_query.txt"] * len(entries)
+    if len(set(identities)) < 2:
+        raise too_few_identities(root, f"{len(set(identities))} identities", notes)
     return Dataset(
         name=f"{printable(root)} ({subset})",
         images=FileImages(tuple(paths)),
         identities=encode_identities(identities),
         cameras=np.array(cameras, dtype=np.int64),
         names=tuple(printable(path.relative_to(root)) for path in paths),
-        is_query=np.array([name == "list_query.txt" for name, _ in entries]) if subset == "test" else None,
-        notes=notes,
+        is_query=np.array(is_query) if subset == "test" else None,
+        notes=tuple(notes),
     )
+
+
+def _entry(line: str) -> tuple[str, int, int] | None:
+    """Path, identity and camera of a line, None if it has another form."""
+    path, _, identity = line.rpartition(" ")
+    fields = Path(path).name.split("_")
+    if not _is_number(identity) or len(fields) < 3 or not _is_number(fields[2]):
+        return None
+    return path, int(identity), int(fields[2])
 
 
 def _lines(path: Path) -> list[str]:

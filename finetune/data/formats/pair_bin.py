@@ -15,7 +15,7 @@ import pickle
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def _read_flags(value: object) -> list[bool]:
         ValueError: an array is not what it claims.
     """
     if isinstance(value, _Array):
-        return [bool(flag) for flag in value.values()]
+        return [_read_flag(number, flag) for number, flag in enumerate(value.values())]
     if not isinstance(value, tuple | list):
         raise TypeError(f"expected a list of same-person flags, got {_kind(value)}")
     return [_read_flag(number, flag) for number, flag in enumerate(value)]
@@ -124,6 +124,8 @@ def _read_flag(number: int, flag: object) -> bool:
     values = flag.values() if isinstance(flag, _Array) else [flag]
     if len(values) != 1 or not isinstance(values[0], int | np.bool_ | np.integer):
         raise TypeError(f"flag {number}: expected true or false, got {_kind(flag)}")
+    if values[0] not in (0, 1):
+        raise ValueError(f"flag {number}: expected true or false, or 1 or 0, got {values[0]}")
     return bool(values[0])
 
 
@@ -134,9 +136,10 @@ def _kind(value: object) -> str:
 class _DataType:
     """Stands in for a NumPy element type."""
 
-    __slots__ = ("name",)
+    __slots__ = ("name", "order")
 
     def __init__(self, name: Any, *_: Any) -> None:
+        self.order: Literal["<", ">", "="] = "="
         text = name.decode("latin1") if isinstance(name, bytes) else name
         if text not in _TYPES:
             raise pickle.UnpicklingError(
@@ -145,9 +148,10 @@ class _DataType:
         self.name = text
 
     def __setstate__(self, state: Any) -> None:
-        """Accept any byte order, for only bytes and "is it 0" are read, and refuse record types."""
+        """Take the byte order, and refuse record types."""
         if any(part is not None for part in state[2:5]):
             raise pickle.UnpicklingError("it holds an array of records; only bytes and numbers are read")
+        self.order = ">" if state[1] in (">", b">") else "<" if state[1] in ("<", b"<") else "="
 
 
 class _Array:
@@ -186,7 +190,9 @@ class _Array:
         shape = self._shape
         if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
             raise ValueError("it holds an array whose shape is not a tuple of lengths")
-        values: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(self._raw, dtype=self._type.name)
+        values: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(
+            self._raw, dtype=np.dtype(self._type.name).newbyteorder(self._type.order)
+        )
         if math.prod(shape) != len(values):
             raise ValueError(f"it holds an array of {len(values)} values that claims another shape")
         return values

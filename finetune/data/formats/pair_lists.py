@@ -6,7 +6,8 @@ is `Ann_Lee/Ann_Lee_0004.jpg`. A CSV names the images by path and says 1 or 0. I
 below `FILE:root=FOLDER`.
 
 The ten folds are LFW's where the list has ten in turn; else each kind of pair is dealt to the folds in its order, so
-that every fold has its share of both.
+that every fold has its share of both. Pairs are measured as they are listed, also where one is listed again, which is
+reported; a list that calls the same two images one person and two is refused.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from .csv_columns import column_names
 __all__ = ["is_pair_csv", "open_pair_csv", "open_pairs_txt"]
 
 FOLDS = 10
-_ANSWERS = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
+_ANSWERS = {"1": True, "1.0": True, "yes": True, "true": True, "0": False, "0.0": False, "no": False, "false": False}
 
 
 class _Pair(NamedTuple):
+    line: int
     first: Path
     second: Path
     same: bool
@@ -55,7 +57,7 @@ def open_pairs_txt(path: Path, root: Path | None = None) -> Dataset:
 
     Raises:
         InputError: the folder is missing.
-        DataError: a line has another form, an image is missing, or both kinds of pairs do not occur.
+        DataError: a line has another form or contradicts another, an image is missing, or one kind of pairs is.
     """
     lines = [line.split() for line in _text(path).splitlines()]
     numbered = [(number, fields) for number, fields in enumerate(lines, 1) if fields]
@@ -68,8 +70,13 @@ def open_pairs_txt(path: Path, root: Path | None = None) -> Dataset:
         if len(fields) not in (3, 4) or not fields[-1].isdecimal() or not fields[1].isdecimal():
             raise DataError(f"{path}: line {number}: expected NAME NUMBER NUMBER or NAME NUMBER NAME NUMBER")
         other = fields[0] if len(fields) == 3 else fields[2]
+        if len(fields) == 4 and other == fields[0]:
+            raise DataError(
+                f"{path}: line {number}: two people of one name; one person is listed as NAME NUMBER NUMBER"
+            )
         pairs.append(
             _Pair(
+                number,
                 _image(path, number, people, fields[0], int(fields[1])),
                 _image(path, number, people, other, int(fields[-1])),
                 len(fields) == 3,
@@ -89,22 +96,22 @@ def open_pair_csv(path: Path, root: Path | None = None) -> Dataset:
         root: Where the images lie, by default beside the list.
 
     Raises:
-        DataError: a line has another form, an image is missing, or both kinds of pairs do not occur.
+        DataError: a line has another form or contradicts another, an image is missing, or one kind of pairs is.
     """
     folder = path.parent if root is None else root
     pairs: list[_Pair] = []
     known: set[Path] = set()
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), skipinitialspace=True, strict=True)
-    if column_names(path, reader.fieldnames) != ["a", "b", "same"]:
-        raise DataError(f"{path}: expected the columns a,b,same, got {','.join(reader.fieldnames or ())}")
     try:
+        if column_names(path, reader.fieldnames) != ["a", "b", "same"]:
+            raise DataError(f"{path}: expected the columns a,b,same, got {','.join(reader.fieldnames or ())}")
         for row in reader:
             cells = [(value or "").strip() for value in row.values() if not isinstance(value, list)]
             answer = _ANSWERS.get(cells[2].lower()) if len(cells) == 3 else None
             if None in row or answer is None or not cells[0] or not cells[1]:
                 raise DataError(f"{path}: line {reader.line_num}: expected two paths and 1 or 0, got {cells}")
-            pairs.append(_Pair(folder / cells[0], folder / cells[1], answer))
-            for image in pairs[-1][:2]:
+            pairs.append(_Pair(reader.line_num, folder / cells[0], folder / cells[1], answer))
+            for image in pairs[-1][1:3]:
                 _check_image(path, reader.line_num, image, known)
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: {error}; is a quotation mark missing?") from error
@@ -165,9 +172,10 @@ def _dataset(
     same = sum(pair.same for pair in pairs)
     if not same or same == len(pairs):
         raise DataError(f"{path}: {same} pairs of one person and {len(pairs) - same} of two; both are needed")
+    notes = _repeated(path, pairs)
     images = {image: number for number, image in enumerate(dict.fromkeys(_both(pairs)))}
     count = len(images)
-    rows = np.array([(images[a], images[b], same) for a, b, same in pairs], dtype=np.int64)
+    rows = np.array([(images[a], images[b], same) for _, a, b, same in pairs], dtype=np.int64)
     return Dataset(
         name=printable(path),
         images=FileImages(tuple(images)),
@@ -175,11 +183,30 @@ def _dataset(
         cameras=np.full(count, UNKNOWN_CAMERA, dtype=np.int64),
         names=tuple(printable(_relative(image, root)) for image in images),
         pairs=rows if in_turn else _deal(rows),
+        notes=notes,
     )
 
 
+def _repeated(path: Path, pairs: list[_Pair]) -> tuple[str, ...]:
+    """A note on pairs that are listed again.
+
+    Raises:
+        DataError: two lines, or an image beside itself, contradict each other.
+    """
+    known: dict[tuple[Path, ...], _Pair] = {}
+    for pair in pairs:
+        before = known.setdefault(tuple(sorted(pair[1:3])), pair)
+        names = f"{printable(pair.first)} and {printable(pair.second)}"
+        if before.same != pair.same:
+            raise DataError(f"{path}: lines {before.line} and {pair.line}: {names} are of one person and of two")
+        if pair.first == pair.second and not pair.same:
+            raise DataError(f"{path}: line {pair.line}: {names} are one image, and listed as of two people")
+    again = len(pairs) - len(known)
+    return (f"{again} pairs are listed again, and are counted as listed",) if again else ()
+
+
 def _both(pairs: list[_Pair]) -> Iterator[Path]:
-    for first, second, _ in pairs:
+    for _, first, second, _ in pairs:
         yield first
         yield second
 

@@ -26,12 +26,18 @@ from ..synthetic.synthetic_people import synthetic_people
 from .folder_listing import list_images
 from .image_folder import open_image_folder
 from .manifest import open_manifest
-from .market1501 import is_flat_market1501, is_market1501, open_flat_market1501, open_market1501
+from .market1501 import has_flat_names, is_flat_market1501, is_market1501, open_flat_market1501, open_market1501
 from .msmt17 import is_msmt17, open_msmt17
 from .pair_bin import open_pair_bin
 from .pair_lists import is_pair_csv, open_pair_csv, open_pairs_txt
 from .record_dataset import open_record_dataset
-from .split_folders import has_split_folders, nested_dataset, open_split_folders, refuse_unread_layouts
+from .split_folders import (
+    has_split_folders,
+    nested_dataset,
+    open_split_folders,
+    refuse_several_datasets,
+    refuse_unread_layouts,
+)
 from .tar_shards import open_tar_shards
 
 __all__ = ["Subset", "drawn_as", "open_dataset"]
@@ -123,6 +129,7 @@ def _open_folder(root: Path, subset: Subset) -> Dataset:
         return open_split_folders(root, subset)
     if nested := nested_dataset(root):
         return _open_folder(nested, subset)
+    refuse_several_datasets(root)
     shards = sorted(root.glob("*.tar"))
     if shards and list_images(root).paths:
         raise DataError(
@@ -130,10 +137,8 @@ def _open_folder(root: Path, subset: Subset) -> Dataset:
         )
     if shards:
         return open_tar_shards(shards)
-    if not any(path.is_dir() for path in root.iterdir()):
-        listing = list_images(root)
-        if listing.paths and is_flat_market1501(listing):
-            return open_flat_market1501(listing)
+    if has_flat_names(root) and is_flat_market1501(listing := list_images(root)):
+        return open_flat_market1501(root, [(listing, False)])
     return open_image_folder(root)
 
 

@@ -8,6 +8,8 @@ be meant as an identity. Data sets that need their own lists to be read are refu
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +20,13 @@ from .image_folder import open_image_folders
 from .market1501 import is_flat_market1501, is_market1501, open_flat_market1501
 from .msmt17 import is_msmt17
 
-__all__ = ["has_split_folders", "nested_dataset", "open_split_folders", "refuse_unread_layouts"]
+__all__ = [
+    "has_split_folders",
+    "nested_dataset",
+    "open_split_folders",
+    "refuse_several_datasets",
+    "refuse_unread_layouts",
+]
 
 _PARTS = {
     "train": ("train", "training", "trainset", "train_set", "images_train"),
@@ -33,8 +41,12 @@ _UNREAD = (
     ("VehicleID", ("train_test_split/train_list.txt",), "its lists under train_test_split say who is who"),
     ("CUHK03", ("cuhk03_release", "cuhk-03.mat"), "its images lie in a .mat file"),
     ("CUHK03 as torchreid unpacks it", ("images_labeled", "images_detected"), "its splits lie in .json files"),
+    ("MARS", ("bbox_train", "bbox_test"), "its queries lie in .mat files"),
 )
 """Layouts that are not read: name, a file or folder of each, and why."""
+_CAMERA = re.compile(r"cam(era)?[ _-]?[a-z0-9]{1,3}|visible|thermal|infrared|rgb|ir", re.IGNORECASE)
+"""A folder of one camera or kind of camera, as in VIPeR, PRID 2011, SYSU-MM01 and RegDB."""
+_WAY_OUT = "write a manifest (path,identity,camera,query), or use a copy in the form of Market-1501"
 
 
 def refuse_unread_layouts(root: Path) -> None:
@@ -43,12 +55,25 @@ def refuse_unread_layouts(root: Path) -> None:
     Raises:
         InputError: naming the data set and the way out.
     """
-    for name, marks, reason in _UNREAD:
-        if any((root / mark).exists() for mark in marks):
-            raise InputError(
-                f"{root}: this is {name}, which is not read as it lies: {reason}; write a manifest (path,identity,"
-                "camera,query), or use a copy in the form of Market-1501"
-            )
+    if unread := _unread(root):
+        name, reason = unread
+        raise InputError(f"{root}: this is {name}, which is not read as it lies: {reason}; {_WAY_OUT}")
+    folders = _folders(root)
+    cameras = [path for path in folders if _CAMERA.fullmatch(path.name)]
+    if len(cameras) > 1 and not any(list_images(path).paths for path in folders if path not in cameras):
+        named = f"'{cameras[0].name}' and '{cameras[1].name}'"
+        raise InputError(f"{root}: its folders are named as cameras ({named}), not as identities; {_WAY_OUT}")
+
+
+def refuse_several_datasets(root: Path) -> None:
+    """Refuse a folder of which a sub-folder is a data set, and no identity.
+
+    Raises:
+        InputError: naming it.
+    """
+    for folder in _folders(root):
+        if _is_dataset(folder) or nested_dataset(folder):
+            raise InputError(f"{root}: '{folder.name}' in it is a data set, and no identity; give {folder}")
 
 
 def has_split_folders(root: Path) -> bool:
@@ -80,7 +105,11 @@ def open_split_folders(root: Path, subset: Literal["train", "test"]) -> Dataset:
     if parts.keys() & {"query", "gallery"}:
         if not {"query", "gallery"} <= parts.keys():
             raise InputError(f"{root}: holds {_named(parts)}; retrieval needs both query/ and gallery/")
-        return open_image_folders(root, {parts["query"]: True, parts["gallery"]: False})
+        sides = {parts["query"]: True, parts["gallery"]: False}
+        listings = [(list_images(folder), is_query) for folder, is_query in sides.items()]
+        if all(is_flat_market1501(listing) for listing, _ in listings):
+            return open_flat_market1501(root, listings)
+        return open_image_folders(root, sides)
     chosen = parts.get("test") or parts.get("val")
     if chosen is None:
         raise InputError(f"{root}: holds {_named(parts)}, and no test/ or val/ to evaluate on; give the folder meant")
@@ -94,15 +123,26 @@ def nested_dataset(root: Path) -> Path | None:
         if len(folders) != 1:
             return None
         root = folders[0]
-        if is_market1501(root) or is_msmt17(root) or (root / "train.rec").is_file() or _parts(root):
+        if _is_dataset(root) or _part_folders(root):
             return root
     return None
 
 
+def _is_dataset(root: Path) -> bool:
+    """Whether a folder is one by its layout, and not by the names of sub-folders alone, which identities may have."""
+    laid_out = is_market1501(root) or is_msmt17(root) or (root / "train.rec").is_file() or _unread(root) is not None
+    return laid_out or any(map(_folders, _part_folders(root)))
+
+
+def _unread(root: Path) -> tuple[str, str] | None:
+    """Name of the layout that is not read, and why; None for another one."""
+    return next(((name, why) for name, marks, why in _UNREAD if any((root / mark).exists() for mark in marks)), None)
+
+
 def _open_part(folder: Path) -> Dataset:
     listing = list_images(folder)
-    if listing.paths and is_flat_market1501(listing):
-        return open_flat_market1501(listing)
+    if is_flat_market1501(listing):
+        return open_flat_market1501(folder, [(listing, False)])
     return open_image_folders(folder, {folder: False})
 
 
@@ -113,18 +153,23 @@ def _parts(root: Path) -> dict[str, Path]:
         DataError: two name the same part.
     """
     parts: dict[str, Path] = {}
-    for path in _folders(root):
-        part = _NAMES.get(path.name.lower())
-        if part is None:
-            continue
+    for path in _part_folders(root):
+        part = _NAMES[path.name.lower()]
         if part in parts:
             raise DataError(f"{root}: '{parts[part].name}' and '{path.name}' both name the {part} part; keep one")
         parts[part] = path
     return parts
 
 
+def _part_folders(root: Path) -> list[Path]:
+    return [path for path in _folders(root) if path.name.lower() in _NAMES]
+
+
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    with os.scandir(root) as entries:  # asks the disk for no file's kind, and folders may hold millions
+        return sorted(
+            Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))
+        )
 
 
 def _named(parts: dict[str, Path]) -> str:

@@ -1,7 +1,8 @@
 """WebDataset shards: uncompressed tar files whose members share a key, `KEY.jpg` with `KEY.cls` or `KEY.json`.
 
-`.cls` holds the identity; `.json` an object with `identity` and optionally `camera`. A key ends at the first dot of the
-name, and may have several images, such as `KEY.front.png` and `KEY.side.png`. Members are indexed once and read by
+`.cls` holds the identity; `.json` an object with `identity` and optionally `camera`; a few images without either are
+left out. A key ends at the first dot of the name, and may have several images, such as `KEY.front.png` and
+`KEY.side.png`. Members are indexed once and read by
 position, so that identities can be sampled; the webdataset package, which streams, is not used.
 """
 
@@ -19,9 +20,10 @@ import numpy as np
 from ....converters.records.json_text import parse_json
 from ....errors import DataError, InputError
 from ..dataset import MOST_CAMERA, UNKNOWN_CAMERA, Dataset, encode_identities
-from ..identity_keys import NoIdentity, identity_key, left_out_notes, too_few_identities
+from ..identity_keys import few_odd_notes, identity_key, left_out_notes, too_few_identities
 from ..image_files import EncodedImages, printable
 from ..image_formats import image_suffixes
+from .folder_listing import is_stray
 from .positional_files import PositionalFiles
 
 __all__ = ["open_tar_shards"]
@@ -58,21 +60,27 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
     labels: list[dict[str, Any]] = []
     names: list[str] = []
     others: list[str] = []
+    unread: list[str] = []
     suffixes = image_suffixes()
     for number, path in enumerate(shards):
-        for key, members in _members(path, number).items():
+        for key, members in _members(path, number, unread).items():
             found = {suffix: m for suffix, m in members.items() if f".{suffix.rpartition('.')[2]}" in suffixes}
             others += [printable(f"{path.name}:{key}{suffix}") for suffix in members.keys() - found - {".cls", ".json"}]
-            label = _label(f"{path}: {key}", files, members) if found else {}
+            labelled = found and members.keys() & {".cls", ".json"}
+            label = _label(f"{path}: {key}", files, members) if labelled else {}
             for suffix, image in found.items():
                 images.append(image)
                 labels.append(label)
                 names.append(printable(f"{path.name}:{key}{suffix if len(found) > 1 else ''}"))
-    keys = [label["identity"] for label in labels]
-    notes = left_out_notes(keys, names)
+    odd = [name for name, label in zip(names, labels, strict=True) if not label]
+    notes = few_odd_notes(shards[0], odd, len(images), "have neither KEY.cls nor KEY.json beside them")
+    keys = [label.get("identity") for label in labels]
+    notes += left_out_notes(keys, names)
+    if unread:
+        notes += (f"{len(unread)} links and hidden files left out, such as {min(unread)}",)
     if others:
         notes += (f"{len(others)} members that are not images or labels left out, such as {min(others)}",)
-    chosen = [number for number, key in enumerate(keys) if not isinstance(key, NoIdentity)]
+    chosen = [number for number, key in enumerate(keys) if isinstance(key, str)]
     images, labels = [images[n] for n in chosen], [labels[n] for n in chosen]
     names = [names[n] for n in chosen]
     identities = encode_identities([label["identity"] for label in labels])
@@ -88,12 +96,15 @@ def open_tar_shards(shards: Sequence[Path]) -> Dataset:
     )
 
 
-def _members(path: Path, number: int) -> dict[str, dict[str, _Member]]:
+def _members(path: Path, number: int, unread: list[str]) -> dict[str, dict[str, _Member]]:
+    """The files of a shard by key and suffix; links, and files that file managers leave, go to `unread`."""
     found: dict[str, dict[str, _Member]] = defaultdict(dict)
     try:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
-                if entry.isfile():
+                if not entry.isdir() and (not entry.isfile() or any(map(is_stray, entry.name.split("/")))):
+                    unread.append(printable(f"{path.name}:{entry.name}"))
+                elif entry.isfile():
                     folder, _, name = entry.name.rpartition("/")
                     key, _, suffix = name.partition(".")
                     members = found[f"{folder}/{key}" if folder else key]

@@ -14,7 +14,6 @@ video, of which a template may hold several frames (Maze et al., "IARPA Janus Be
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from PIL import Image
 
 from ....errors import DataError
 from ...data.dataset import UNKNOWN_CAMERA, Dataset, encode_identities
-from ...data.formats.csv_columns import column_names
+from ...data.formats.csv_columns import csv_rows
 from ...data.image_files import FileImages, printable
 from .face_alignment import align_face
 
@@ -193,13 +192,14 @@ def _pairs(path: Path, numbers: dict[str, int]) -> Indices:
 
 
 def _subjects(path: Path, numbers: dict[str, int]) -> Subjects:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        names = [name.upper() for name in column_names(path, reader.fieldnames)]
-        if not {"TEMPLATE_ID", "SUBJECT_ID"} <= set(names):
-            raise DataError(f"{path}: expected the columns TEMPLATE_ID,SUBJECT_ID, got {','.join(names)}")
-        reader.fieldnames = names
-        rows = {(row["TEMPLATE_ID"] or "", row["SUBJECT_ID"] or ""): reader.line_num for row in reader}
+    try:
+        names, lines = csv_rows(path, path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+    own = {name.upper(): name for name in names}
+    if not {"TEMPLATE_ID", "SUBJECT_ID"} <= own.keys():
+        raise DataError(f"{path}: expected the columns TEMPLATE_ID,SUBJECT_ID, got {','.join(own)}")
+    rows = {(row[own["TEMPLATE_ID"]], row[own["SUBJECT_ID"]]): line for line, row in lines}
     templates = [_template(path, line, template.strip(), numbers) for (template, _), line in rows.items()]
     try:
         subjects = [int(subject) for _, subject in rows]

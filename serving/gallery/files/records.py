@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,5 +122,5 @@ def pseudo_csv(found: Found, paths: Sequence[Path | None]) -> bytes:
         person = int(found.people.of_track[track])
         if person < 0 or track in alone or path is None:
             continue
-        writer.writerow((os.fspath(path), person, int(cameras[track])))
+        writer.writerow((path.as_posix(), person, int(cameras[track])))
     return text.getvalue().encode("utf-8", "surrogateescape")

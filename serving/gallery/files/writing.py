@@ -30,7 +30,24 @@ from .records import (
     utc,
 )
 
-__all__ = ["write_gallery"]
+__all__ = ["WRITTEN", "write_gallery"]
+
+WRITTEN = frozenset(
+    {
+        "clusters.json",
+        "crops",
+        "embeddings.json",
+        "embeddings.npy",
+        "person_selection.html",
+        "pseudo.csv",
+        "similarity_matrix.json",
+        "similarity_matrix.npy",
+        "strips",
+        "summary.json",
+        "webp",
+    }
+)
+"""All that a gallery may hold of its own; what else lies in its folder is the user's."""
 
 _MOST_PAGE = 18_000_000
 """Bytes of pictures in base64 up to which they are in the page; more lie beside it."""

@@ -71,8 +71,8 @@ class Crops:
     timed: bool
     """Whether frame numbers are times of the camera, by which tracks can overlap."""
     notes: tuple[str, ...] = ()
-    truth: tuple[str, ...] | None = None
-    """Who each track is, where that is known; it serves to measure only."""
+    truth: tuple[str | None, ...] | None = None
+    """Who each track is, None of one that is unknown; it serves to measure only."""
     folder: Path | None = None
     """Where the crops lie; a gallery is not written into it."""
 
@@ -140,9 +140,10 @@ class Crops:
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
-    """A key that sorts c2 before c10."""
+    """A key that sorts c2 before c10, by the length of numbers without zeros in front: they may have any length."""
     parts = re.split(r"([0-9]+)", text)
-    return [(0, int(part), "") if number % 2 else (1, 0, part) for number, part in enumerate(parts)]
+    digits = [part.lstrip("0") for part in parts]
+    return [(0, len(digits[n]), digits[n]) if n % 2 else (1, 0, part) for n, part in enumerate(parts)]
 
 
 def make_crops(
@@ -170,7 +171,9 @@ def make_crops(
     place = {(track.name, track.camera): number for number, track in enumerate(tracks)}
     if len({track.label for track in tracks}) < len(tracks):
         raise DataError(f"{name}: two tracks would have one name; rename one of them")
-    crops = sorted(found, key=lambda crop: (place[crop.track, crop.camera], crop.frame or 0, natural(crop.name)))
+    crops = sorted(
+        found, key=lambda crop: (place[crop.track, crop.camera], crop.frame or 0, natural(crop.name), crop.name)
+    )
     track = np.array([place[crop.track, crop.camera] for crop in crops], dtype=np.int64)
     frames_known = all(crop.frame is not None for crop in crops)
     starts = np.searchsorted(track, np.arange(len(tracks)))

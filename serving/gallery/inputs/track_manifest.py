@@ -8,13 +8,12 @@ Paths are relative to the manifest. Frames are times of the camera, by which tra
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+import os
 from pathlib import Path
 
 from ....errors import DataError, nearest
-from ....finetune.data.formats.csv_columns import column_names
+from ....finetune.data.formats.csv_columns import csv_rows
 from ....finetune.data.image_files import FileImages, printable
 from .crops import Crop, Crops, make_crops
 
@@ -33,33 +32,25 @@ def manifest_crops(path: Path) -> Crops:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    try:
-        names = reader.fieldnames = column_names(path, reader.fieldnames)
-        for name in names:
-            if name not in _COLUMNS:
-                raise DataError(f"{path}: unknown column '{name}'; {nearest(name, _COLUMNS)}")
-        if missing := {"path", "track"} - set(names):
-            raise DataError(
-                f"{path}: column '{min(missing)}' is missing; expected path,track[,camera,frame,confidence]"
-            )
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}; is a quotation mark missing?") from error
+    names, rows = csv_rows(path, text)
+    for name in names:
+        if name not in _COLUMNS:
+            raise DataError(f"{path}: unknown column '{name}'; {nearest(name, _COLUMNS)}")
+    if missing := {"path", "track"} - set(names):
+        raise DataError(f"{path}: column '{min(missing)}' is missing; expected path,track[,camera,frame,confidence]")
     found: list[Crop] = []
     files: list[Path] = []
     seen: dict[str, int] = {}
     for line, row in rows:
-        if None in row or None in row.values():
-            raise DataError(f"{path}: line {line} has another number of cells than the header ({', '.join(names)})")
-        file = path.parent / row["path"]
+        file = _file(path.parent, row["path"])
         if not row["path"] or not row["track"]:
             raise DataError(
                 f"{path}: line {line}: expected a path and a track, got '{row['path']}' and '{row['track']}'"
             )
-        if row["path"] in seen:
-            raise DataError(f"{path}: lines {seen[row['path']]} and {line}: {row['path']} is listed twice")
-        seen[row["path"]] = line
+        place = os.path.normpath(file)
+        if place in seen:
+            raise DataError(f"{path}: lines {seen[place]} and {line}: {row['path']} is listed twice")
+        seen[place] = line
         files.append(file)
         found.append(
             Crop(
@@ -72,8 +63,15 @@ def manifest_crops(path: Path) -> Crops:
                 path=file.absolute(),
             )
         )
+    unknown = sum(crop.frame is None for crop in found)
+    notes = [f"{unknown} of {len(found)} crops have no frame, so that frames are not used"] if unknown else []
     timed = "frame" in names
-    return make_crops(printable(path), FileImages(tuple(files)), found, timed=timed)
+    return make_crops(printable(path), FileImages(tuple(files)), found, timed=timed, notes=notes if timed else ())
+
+
+def _file(folder: Path, text: str) -> Path:
+    """The file of a row; a manifest made on Windows may write backslashes, which is a letter of names elsewhere."""
+    return folder / text if os.path.exists(folder / text) else folder / text.replace("\\", os.sep)
 
 
 def _whole(path: Path, line: int, text: str) -> int:

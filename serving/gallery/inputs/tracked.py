@@ -34,9 +34,9 @@ def tracked_crops(tracks: Path, frames: Path, work: Path) -> Crops:
     for box in text.boxes:
         by_frame[box.frame].append(box)
     cut = _Cutting(work)
-    for number, image in read_frames(frames, set(by_frame), text.first_frame):
-        cut.frame(image, by_frame[number], text)
     notes = list(text.notes)
+    for number, image in read_frames(frames, set(by_frame), text.first_frame, notes):
+        cut.frame(image, by_frame[number], text)
     if cut.outside:
         notes.append(f"{cut.outside} boxes outside of the frame left out")
     if cut.twice:

@@ -23,6 +23,9 @@ from ....errors import DataError, InputError
 __all__ = ["Box", "TrackerText", "read_tracker"]
 
 _PEDESTRIANS = ("pedestrian", "person", "person_sitting")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
+_MOST = 1e15
+"""No frame, id or pixel lies beyond; sums of such numbers are exact enough, and finite."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ def read_tracker(path: Path) -> TrackerText:
         lines = _lines(path)
         if not lines:
             raise DataError(f"{path}: is empty; expected frame,id,left,top,width,height,...")
-        words = re.split(r"[,\s]+", lines[0][1])
+        words = lines[0][1].split()
         relative = False
-        if len(words) > 2 and not _is_number(words[2]):
+        if len(words) > 2 and all(map(_is_number, words[:2])) and not _is_number(words[2]):
             rows, form, first = [_kitti(path, *line) for line in lines], "KITTI", 0
         else:
             separator = "commas" if "," in lines[0][1] else "spaces"
@@ -121,20 +124,18 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    return _NUMBER.fullmatch(text) is not None and abs(float(text)) <= _MOST
 
 
 def _numbers(path: Path, line: int, words: Sequence[str], least: int, form: str) -> list[float]:
     if len(words) < least or not all(map(_is_number, words)):
-        raise DataError(f"{path}: line {line}: expected {form}, got '{' '.join(words)[:80]}'")
+        header = "; remove the line if it is a header or a comment" if not any(map(_is_number, words)) else ""
+        raise DataError(f"{path}: line {line}: expected {form}, got '{' '.join(words)[:80]}'{header}")
     return [float(word) for word in words]
 
 
 def _mot(path: Path, line: int, text: str) -> tuple[_Row, str]:
-    words = [word.strip() for word in (text.split(",") if "," in text else text.split())]
+    words = [word.strip() for word in (text.removesuffix(",").split(",") if "," in text else text.split())]
     values = _numbers(path, line, words, 6, "frame,id,left,top,width,height,...")
     frame, track, left, top, width, height = values[:6]
     rest = [*values[6:9], -1.0, -1.0, -1.0][:3]
@@ -172,7 +173,7 @@ def _ultralytics(folder: Path) -> list[_Row]:
     for file in files:
         found = re.findall(r"\d+", file.stem)
         if not found:
-            raise DataError(f"{file}: its name has no frame number")
+            raise DataError(f"{file}: its name has no frame number; move it elsewhere if it holds no labels")
         for line, text in _lines(file):
             words = text.split()
             values = _numbers(file, line, words, 5, "class cx cy w h [conf] id")

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ....converters.files.array_files import read_arrays
 from ....errors import DataError, InputError
@@ -19,6 +21,9 @@ from .tracker_text import Box, TrackerText
 
 __all__ = ["read_tracklets"]
 
+Array = NDArray[Any]
+_MOST = 1e15
+"""No id, frame or pixel lies beyond."""
 _EXPECTED = "expected the plain arrays track_ids [N], frame_numbers [N], bboxes [N, 4] and confidences [N]"
 
 
@@ -37,11 +42,8 @@ def read_tracklets(path: Path) -> TrackerText:
     if missing := [name for name in ("track_ids", "frame_numbers", "bboxes") if name not in found]:
         raise DataError(f"{path}: no array {missing[0]}; {_EXPECTED}")
     ids, frames, boxes = (found[name] for name in ("track_ids", "frame_numbers", "bboxes"))
-    scores = found.get("confidences", np.full(len(ids), np.nan))
-    sizes = {len(ids), len(frames), len(boxes), len(scores)}
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or len(sizes) > 1 or not np.isfinite(boxes).all():
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
-        raise DataError(f"{path}: {_EXPECTED}, got {shapes}")
+    scores = found.get("confidences", np.full(ids.shape, np.nan))
+    _check(path, ids, frames, boxes, scores)
     kept, nobody, empty = [], 0, 0
     for number, frame, (left, top, right, bottom), score in zip(
         ids.tolist(), frames.tolist(), boxes.tolist(), scores.tolist(), strict=True
@@ -59,3 +61,26 @@ def read_tracklets(path: Path) -> TrackerText:
     if not kept:
         raise DataError(f"{path}: no box of a person is left ({'; '.join(notes)})")
     return TrackerText(tuple(kept), "tracklets", 0, False, tuple(notes))
+
+
+def _check(path: Path, ids: Array, frames: Array, boxes: Array, scores: Array) -> None:
+    """Refuse arrays of other shapes or types, and numbers that are no ids, frames or places."""
+    arrays = {"track_ids": ids, "frame_numbers": frames, "bboxes": boxes, "confidences": scores}
+    shapes = [array.shape for array in arrays.values()]
+    if (
+        ids.ndim != 1
+        or shapes != [ids.shape, ids.shape, (len(ids), 4), ids.shape]
+        or any(array.dtype.kind not in "iuf" for array in arrays.values())
+    ):
+        listed = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items())
+        raise DataError(f"{path}: {_EXPECTED}, got {listed}")
+    for name in ("track_ids", "frame_numbers"):
+        values = arrays[name].astype(np.float64)
+        wrong = ~(np.abs(values) <= _MOST) | (values != np.rint(values))
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise DataError(f"{path}: {name} must be whole numbers, got {arrays[name][place]} at [{place}]")
+    wrong = ~(np.abs(boxes.astype(np.float64)) <= _MOST).all(axis=1)
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        raise DataError(f"{path}: bboxes must be pixels, got {boxes[place].tolist()} at [{place}]")

@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....converters.records.json_text import parse_json
-from ....errors import InputError
+from ....errors import InputError, nearest
 
 __all__ = ["Edits", "Split", "apply_edits", "read_edits"]
 
 Integers = NDArray[np.int64]
+
+_KEYS = ("schema", "source_sha256", "threshold", "merge", "split", "drop", "names", "named_tracks")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read_edits(path: Path, clusters: bytes) -> Edits:
         raise InputError(f"{path}: cannot be read ({error.strerror}); save edits.json on the gallery's page") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({error}); save edits.json on the gallery's page again") from error
-    if not isinstance(record, dict) or record.get("schema") != 1:
+    if not isinstance(record, dict) or record.get("schema") != 1 or record["schema"] is True:
         raise InputError(f"{path}: expected the edits of a gallery with schema 1; save edits.json on its page")
     digest = hashlib.sha256(clusters).hexdigest()
     if record.get("source_sha256") != digest:
@@ -70,38 +72,61 @@ def read_edits(path: Path, clusters: bytes) -> Edits:
             f"{path}: was made on another gallery (clusters.json {str(record.get('source_sha256'))[:12]}, this one is "
             f"{digest[:12]}); open this gallery's page and edit there"
         )
-    people = {int(person["id"]): tuple(person["tracks"]) for person in parse_json(clusters.decode())["people"]}
+    try:
+        people = {int(person["id"]): _texts(person["tracks"]) for person in parse_json(clusters)["people"]}
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: was made on a clusters.json that rtool did not write ({error!r}); make the gallery again"
+        ) from error
     try:
         return _checked(path, record, people)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}: expected merge [[track, ...]], split [{{from, tracks}}], drop [track] and names {{person: name}}"
-            f" ({error})"
+            f"{path}: expected merge [[track, ...]], split [{{from, tracks}}], drop [track], names {{person: name}}, "
+            f"named_tracks {{track: name}} and a threshold ({error}); save edits.json on the gallery's page again"
         ) from error
 
 
 def _checked(path: Path, record: Mapping[str, Any], people: Mapping[int, tuple[str, ...]]) -> Edits:
+    _check_keys(record, _KEYS)
     splits = []
     for entry in record.get("split", []):
+        _check_keys(entry, ("from", "tracks", "rest"))
         tracks = _texts(entry["tracks"])
-        own = people.get(int(entry["from"]), ())
-        rest = _texts(entry["rest"]) if "rest" in entry else tuple(track for track in own if track not in tracks)
+        if "rest" in entry:
+            rest = _texts(entry["rest"])
+        else:
+            rest = tuple(track for track in _tracks_of(people, entry["from"]) if track not in tracks)
         splits.append(Split(tracks, rest))
     threshold = record.get("threshold")
+    if threshold is not None and not (type(threshold) in (int, float) and -1 <= threshold <= 1):
+        raise ValueError(f"a threshold is a cosine from -1 to 1, got {threshold!r}")
     return Edits(
         path,
         tuple(_texts(group) for group in record.get("merge", [])),
         tuple(splits),
         _texts(record.get("drop", [])),
         (
-            *((_texts([name])[0], people[int(number)]) for number, name in dict(record.get("names", {})).items()),
-            *((_texts([name])[0], (track,)) for track, name in dict(record.get("named_tracks", {})).items()),
+            *((_texts([name])[0], _tracks_of(people, number)) for number, name in record.get("names", {}).items()),
+            *((_texts([name])[0], (track,)) for track, name in record.get("named_tracks", {}).items()),
         ),
         None if threshold is None else float(threshold),
     )
 
 
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
+def _check_keys(record: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in dict(record):
+        if name not in known:
+            raise ValueError(f"unknown key '{name[:60]}'; {nearest(name, known)}")
+
+
+def _tracks_of(people: Mapping[int, tuple[str, ...]], number: Any) -> tuple[str, ...]:
+    if not (type(number) is int or (isinstance(number, str) and number.isdecimal())) or int(number) not in people:
+        raise ValueError(f"there is no person {number!r}; the gallery has {len(people)}, from 0")
+    return people[int(number)]
+
+
+def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError(f"expected a list of texts, got {values!r}")
     return tuple(values)
@@ -116,7 +141,7 @@ def apply_edits(groups: Integers, edits: Edits, labels: Sequence[str]) -> tuple[
         labels: Of the tracks.
 
     Raises:
-        InputError: a track is unknown, or a merge joins what a split or time keeps apart.
+        InputError: a track is unknown, or a merge joins what a split keeps apart.
     """
     number = {label: place for place, label in enumerate(labels)}
 
@@ -132,9 +157,8 @@ def apply_edits(groups: Integers, edits: Edits, labels: Sequence[str]) -> tuple[
         leaving = [track for track in own if result[track] in {int(result[other]) for other in rest}]
         _separate(result, leaving)
     for merge in edits.merge:
-        own = places(merge)
-        joined = np.isin(result, result[own])
-        result[joined] = np.flatnonzero(joined)[0]
+        joined = np.isin(result, result[places(merge)])
+        result[joined] = np.flatnonzero(joined)[:1]
     for split in edits.split:
         for track in places(split.tracks):
             for other in places(split.rest):

@@ -44,7 +44,7 @@ class Threshold:
 
 def automatic_threshold(similarity: NDArray[np.float32], vectors: TrackVectors, apart: NDArray[np.int64]) -> Threshold:
     """From similarities [T, T], the halves, and pairs [P, 2] of tracks that overlap by five frames or more."""
-    same = np.einsum("hd,hd->h", vectors.halves[:, 0], vectors.halves[:, 1]).astype(np.float64)
+    same = np.clip(np.einsum("hd,hd->h", vectors.halves[:, 0], vectors.halves[:, 1]).astype(np.float64), -1, 1)
     different = similarity[apart[:, 0], apart[:, 1]].astype(np.float64)
     counts = (len(same), len(different))
     if min(counts) >= _EVIDENCE:

@@ -12,7 +12,6 @@ from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from ....converters.files.model_bytes import read_model_bytes
-from ....converters.passes.targets import TARGETS, find_target, target_problems
 from ...releases.advisories import Advisory, lacking, what_it_lacks
 from ...releases.server_versions import NEWEST_KNOWN, release_of
 
@@ -62,6 +61,7 @@ def why_it_may_refuse(url: str, model: Path) -> str:
     import onnx
     from google.protobuf.message import DecodeError
 
+    from ....converters.passes.targets import TARGETS, find_target, target_problems
     from ....errors import RtoolError
 
     met = meet_server(url)

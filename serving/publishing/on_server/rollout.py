@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 _LOAD_SECONDS = 120.0
+_UNLOAD_SECONDS = 30.0
 _ASK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _CPU_TOLERANCE = 1e-5
@@ -98,7 +99,7 @@ def unload_from_server(url: str, name: str, *, timeout: float = 0.0) -> None:
     deadline, headers = time.monotonic() + timeout, dict(grpc_headers(url))
     try:
         with suppress(InferenceServerException):
-            client.unload_model(name, headers=headers)
+            client.unload_model(name, headers=headers, client_timeout=_UNLOAD_SECONDS)
             while time.monotonic() < deadline and _is_held(client, name, headers):
                 time.sleep(_POLL_SECONDS)
     finally:
@@ -106,7 +107,7 @@ def unload_from_server(url: str, name: str, *, timeout: float = 0.0) -> None:
 
 
 def _is_held(client: Any, name: str, headers: dict[str, str]) -> bool:
-    entries = client.get_model_repository_index(headers=headers).models
+    entries = client.get_model_repository_index(headers=headers, client_timeout=_ASK_SECONDS).models
     return any(entry.name == name and entry.state not in ("", "UNAVAILABLE") for entry in entries)
 
 
@@ -114,7 +115,7 @@ def refused_on_server(url: str, name: str, version: int) -> bool:
     """Whether the server remembers that it refused to load this version; False where it does not answer."""
     client = triton.InferenceServerClient(url)
     try:
-        entries = client.get_model_repository_index(headers=dict(grpc_headers(url))).models
+        entries = client.get_model_repository_index(headers=dict(grpc_headers(url)), client_timeout=_ASK_SECONDS).models
     except InferenceServerException:
         return False
     finally:
@@ -147,7 +148,7 @@ def wait_version_ready(url: str, name: str, version: int, *, timeout: float = _L
     client = triton.InferenceServerClient(url)
     deadline = time.monotonic() + timeout
     try:
-        while not client.is_model_ready(name, str(version)):
+        while not client.is_model_ready(name, str(version), client_timeout=timeout):
             if time.monotonic() > deadline:
                 raise PlatformError(f"{url}: {name!r} version {version} was not ready within {timeout:g} s")
             time.sleep(_POLL_SECONDS)

@@ -137,6 +137,12 @@ def test_other_arithmetic_is_no_normalisation_of_pixels(before):
     assert (found.kind, found.preprocessing) == ("size", ARCFACE)
 
 
+@pytest.mark.parametrize("before", [[("Sub", 127.5), ("Mul", -1 / 128)], [("Mul", -1 / 127.5), ("Add", 1.0)]])
+def test_a_graph_that_inverts_its_pixels_normalises_them_all_the_same(before):
+    found = decided(model(before))
+    assert (found.kind, found.preprocessing.mean, found.preprocessing.std) == ("graph", (0.0,) * 3, (1.0,) * 3)
+
+
 def test_means_in_reverse_tell_the_order_of_the_channels():
     found = decided(model([("Sub", per_channel(MEAN[::-1])), ("Div", per_channel(STD[::-1]))]))
     assert found.preprocessing.channel_order == "bgr"

@@ -69,3 +69,6 @@ def test_a_file_that_is_no_preprocessing_is_named(tmp_path):
     path.write_text('{"height": 8}')
     with pytest.raises(InputError, match=r"p\.json: preprocessing: 'width' is missing"):
         read_request(str(path))
+    path.write_text('{"height": 8, "width": 8, "mean": [1, 1, 1]}')
+    with pytest.raises(InputError, match=r"p\.json: 'std' is missing; give mean and std"):
+        read_request(str(path))

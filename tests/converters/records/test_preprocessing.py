@@ -43,6 +43,10 @@ def test_plain_data_round_trips():
     ("change", "message"),
     [
         ({"height": 0}, "positive"),
+        ({"height": 32.5}, "whole numbers"),
+        ({"width": True}, "whole numbers"),
+        ({"mean": [True, 1, 1]}, "expected numbers"),
+        ({"std": ["1", "1", "1"]}, "expected numbers"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be positive"),
         ({"mean": (1.0,)}, "3 numbers"),
         ({"interpolation": "lanczos"}, "unknown interpolation"),

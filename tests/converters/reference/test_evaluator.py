@@ -70,6 +70,7 @@ def right_at_newest():
                     )
     for name in ("Softmax", "LogSoftmax", "Hardmax"):
         yield name, 13, IMAGES, [], {"axis": 1}
+    yield "InstanceNormalization", 6, IMAGES, STATISTICS[:2], {"epsilon": 1e-3}
     yield "BatchNormalization", 15, IMAGES, STATISTICS, {"epsilon": 1e-3}
     yield "LpNormalization", 11, IMAGES, [], {"axis": 1, "p": 2}
     yield "Resize", 13, IMAGES, [np.zeros(0, np.float32), *SCALES], {"mode": "linear"}
@@ -125,6 +126,16 @@ def test_a_batchnorm_in_training_mode_of_an_old_opset_is_refused_not_guessed():
     for tensor, name in zip(model.graph.initializer, "abcd", strict=True):
         tensor.name = name
     with pytest.raises(NotImplementedError, match="training mode"):
+        reference_evaluator(model).run(None, {"x": IMAGES})
+
+
+@pytest.mark.parametrize(
+    ("operator", "opset", "parameters"),
+    [("InstanceNormalization", 6, 2), ("BatchNormalization", 9, 4), ("BatchNormalization", 15, 4)],
+)
+def test_parameters_of_another_number_than_the_channels_are_refused(operator, opset, parameters):
+    model = model_of(operator, opset, IMAGES, [np.ones(1, np.float32)] * parameters, {})
+    with pytest.raises(ValueError, match="expected 3 parameters"):
         reference_evaluator(model).run(None, {"x": IMAGES})
 
 

@@ -157,3 +157,17 @@ def test_an_output_that_depends_on_the_cut_is_refused():
 def test_onnx_runtime_says_what_it_expected(model_file):
     with pytest.raises(InputError, match="Got: 32 Expected: 16"):
         OnnxRunner(model_file).run(np.zeros((2, 3, 32, 8), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (torch.nn.InstanceNorm2d(4, affine=True), "num_features"),
+        (torch.nn.Flatten(1, 5), "Dimension out of range"),
+        (torch.nn.Bilinear(4, 4, 2), "input2"),
+    ],
+    ids=["ValueError", "IndexError", "TypeError"],
+)
+def test_whatever_type_torch_raises_becomes_a_refusal(module, reason):
+    with pytest.raises(InputError, match=rf"own: torch refused inputs of shape \[2, 3, 4, 4\] \(.*{reason}"):
+        TorchRunner(module, name="own").run(np.zeros((2, 3, 4, 4), np.float32))

@@ -71,10 +71,53 @@ def test_embeddings_that_are_not_finite(colours, out, tmp_path, capsys):
     assert "NaN or infinity" in said
 
 
-def test_the_output_inside_the_crops(colours, tmp_path, capsys):
+def test_a_model_that_gives_one_embedding_to_everybody(colours, out, tmp_path, capsys):
+    model = onnx.load(colours)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(96, np.float32), "nothing"))
+    model.graph.node[2].input[0] = "lost"
+    model.graph.node.insert(2, onnx.helper.make_node("Mul", ["flat", "nothing"], ["lost"]))
+    onnx.save(model, tmp_path / "lost.onnx")
+    said = refused(capsys, out, tmp_path / "lost.onnx", PEOPLE, "-o", out)
+    assert "gives one embedding to every crop, and to 8 random images" in said
+
+
+def test_embeddings_of_zeros_are_counted(colours, out, tmp_path, capsys):
+    model = onnx.load(colours)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros(96, np.float32), "bias"))
+    onnx.save(model, tmp_path / "dark.onnx")
+    root = crops(tmp_path / "crops")
+    for number in range(2):
+        Image.new("RGB", (16, 32)).save(root / "t0" / f"{number}.png")
+    words = ["gallery", tmp_path / "dark.onnx", root, "-o", out, "--preprocessing", "raw", "--json"]
+    assert main.run([*map(str, words)]) == 0
+    assert "2 of 6 crops have an embedding of zeros" in "".join(json.loads(capsys.readouterr().out)["warnings"])
+
+
+def test_the_output_inside_the_crops_and_the_cache_inside_the_output(colours, out, tmp_path, capsys):
     root = crops(tmp_path / "crops")
     said = refused(capsys, root / "out", colours, root, "-o", root / "out")
     assert "lies inside the crops" in said
+    (tmp_path / "t.txt").write_text("1,1,0,0,9,9\n")
+    words = ["--tracks", tmp_path / "t.txt", "--frames", root]
+    assert "lies inside the frames" in refused(capsys, root / "out", colours, *words, "-o", root / "out")
+    assert "cache: lies inside" in refused(capsys, out, colours, root, "-o", out, "--cache", out / "cache")
+
+
+def test_overwriting_deletes_nothing_but_a_gallery(colours, out, capsys):
+    words = ["gallery", str(colours), PEOPLE, "-o", str(out), "--preprocessing", "raw"]
+    assert main.run(words) == 0
+    (out / "edits.json").write_text("mine")
+    assert main.run([*words, "--overwrite"]) == 0
+    assert (out / "edits.json").read_text() == "mine"
+    for name in ("notes.txt", "crops.onnx"):
+        (out / name).write_text("mine")
+        assert main.run([*words, "--overwrite"]) == 2
+        assert f"holds what no gallery writes, such as {name}" in capsys.readouterr().err
+        (out / name).unlink()
+    crops(out / "crops")
+    assert main.run(["gallery", str(colours), str(out / "crops"), "-o", str(out), "--overwrite"]) == 2
+    assert "lies inside" in capsys.readouterr().err
+    assert (out / "crops" / "t0" / "0.png").is_file()
 
 
 def test_a_full_disk_leaves_nothing(colours, out, monkeypatch, capsys):
@@ -115,8 +158,18 @@ def test_edits_of_another_gallery_of_unknown_tracks_and_contradictions(colours, 
     both = {"merge": [["t0000", "t0001"]], "split": [{"from": 0, "tracks": ["t0000"], "rest": ["t0001"]}]}
     assert "track 't0000' is split from 't0001' and merged with it" in said(**both)
     assert "expected merge [[track, ...]]" in said(merge=["t0000"])
+    assert "there is no person '99'; the gallery has 8, from 0" in said(names={"99": "Ann"})
+    assert "there is no person inf" in said(split=[{"from": float("inf"), "tracks": ["t0000"]}])
+    for threshold in (float("nan"), 7, True, "x"):
+        assert "a threshold is a cosine from -1 to 1" in said(threshold=threshold)
+    assert "unknown key 'merg'; did you mean merge?" in said(merg=[])
     edits.write_text("{")
     assert "is no JSON" in refused(capsys, out, colours, PEOPLE, "-o", out, "--edits", edits)
+    for content in (b"{}", b"\xff", b'{"people": [{"id": "a", "tracks": 3}]}'):
+        (made / "clusters.json").write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        assert "was made on a clusters.json that rtool did not write" in said()
+    assert "edits.json: no such file" in refused(capsys, out, colours, PEOPLE, "-o", out, "--edits", out / "edits.json")
 
 
 def test_models_are_tried_in_their_order_and_random_weights_are_never_silent(colours, out, tmp_path, capsys):

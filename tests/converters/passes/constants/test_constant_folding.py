@@ -2,12 +2,14 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rtool.converters import bundle_to_onnx, load_bundle, onnx_to_torch, save_bundle
+from rtool.converters.passes.constants.constant_folding import constant_tensor
 from rtool.converters.precision.half_preparation import prepare_for_half
 from rtool.converters.runtime.runners import OnnxRunner
 from rtool.errors import InputError
@@ -174,3 +176,22 @@ def test_cycles_are_refused():
     graph = helper.make_graph(nodes, "g", info[:1], info[1:])
     with pytest.raises(InputError, match="cycle"):
         onnx_to_torch(onnx.helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "stored", "dtype", "value"),
+    [
+        ("value_float", 1.5, np.float32, 1.5),
+        ("value_floats", [1.0, 2.0], np.float32, [1.0, 2.0]),
+        ("value_int", 3, np.int64, 3),
+        ("value_ints", [1, 2], np.int64, [1, 2]),
+        ("value_string", "é".encode(), None, "é".encode()),
+        ("value_strings", ["é".encode(), b"b"], None, ["é".encode(), b"b"]),
+        ("value", numpy_helper.from_array(np.arange(3.0)), np.float64, [0.0, 1.0, 2.0]),
+    ],
+)
+def test_a_constant_has_the_value_that_its_node_states(attribute, stored, dtype, value):
+    node = ir.from_proto(helper.make_node("Constant", [], ["c"], **{attribute: stored}))
+    tensor = constant_tensor(node)
+    assert tensor.dtype == (ir.DataType.STRING if dtype is None else ir.DataType.from_numpy(np.dtype(dtype)))
+    assert tensor.numpy().tolist() == value

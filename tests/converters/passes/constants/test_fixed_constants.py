@@ -110,6 +110,19 @@ def test_an_exponent_never_trains_even_as_a_vector_or_when_called_learned():
         onnx_to_torch(number, learned=["layers.0.p"])
 
 
+def test_a_number_that_is_added_to_all_channels_of_a_layer_is_of_the_code():
+    """x * relu6(x + 3) / 6 behind a convolution that took a BatchNorm in: the 3 is no bias."""
+    nodes = [("MatMul", ["x", "fc.weight"], "h"), ("Add", ["h", "three"], "s"), ("Clip", ["s", "low", "high"], "t")]
+    model = graph([*nodes, ("Mul", ["h", "t"], "y")], {"three": 3, "low": 0, "high": 6})
+    assert learned(model) == ["fc.weight"]
+
+
+def test_the_bias_of_a_layer_with_one_output_is_learned():
+    model = graph([("MatMul", ["x", "score.w"], "h"), ("Add", ["h", "score.b"], "y")], {"score.b": [0.5]})
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 1), np.float32), "score.w"))
+    assert len(learned(model)) == 2
+
+
 def test_an_epsilon_is_fixed_whatever_its_name():
     nodes = [("MatMul", ["x", "fc.weight"], "h"), ("Mul", ["h", "h"], "s"), ("Add", ["s", "norm.eps"], "e")]
     assert learned(graph([*nodes, ("Sqrt", ["e"], "y")], {"norm.eps": 1e-3})) == ["fc.weight"]

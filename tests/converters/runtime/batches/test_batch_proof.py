@@ -5,6 +5,7 @@ import pytest
 
 from rtool.converters.records.record import TensorSpec
 from rtool.converters.runtime.batches.batch_proof import find_batch
+from rtool.errors import InputError
 
 
 class Model:
@@ -56,3 +57,21 @@ def test_the_batch_that_a_constant_holds_is_the_right_one():
 
 def test_what_is_right_up_to_eight_images_says_so():
     assert find_batch(Model(lambda x: np.where(np.arange(len(x))[:, None] > 7, 0, x))).right_at == 8
+
+
+def test_a_model_that_draws_random_numbers_is_refused_for_that():
+    draw = np.random.default_rng(0)
+    with pytest.raises(InputError, match="model: the same images get other outputs in each run"):
+        find_batch(Model(lambda x: x + draw.standard_normal(x.shape)))
+
+
+def test_a_model_of_groups_of_images_does_not_take_an_open_batch():
+    def of_groups(x):
+        if len(x) % 4:
+            raise InputError("cannot be cut into groups of 4")
+        groups = x.reshape(-1, 4, 4)
+        return (groups - groups.mean(1, keepdims=True)).reshape(x.shape)
+
+    finding = find_batch(Model(of_groups))
+    assert finding.is_wrong
+    assert "a batch of 1 cannot be run (cannot be cut into groups of 4)" in finding.describe()

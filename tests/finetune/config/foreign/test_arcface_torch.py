@@ -178,3 +178,11 @@ def test_a_network_outside_the_zoo_and_no_validation(tmp_path):
     assert fates["network"][0] == "left out"
     assert "model.reference=FILE.onnx" in fates["network"][1]
     assert config.evaluation is None
+
+
+def test_random_pixels_are_no_data_set(tmp_path):
+    path = tmp_path / "speed.py"
+    path.write_text('config.rec = "synthetic"\nconfig.lr = 0.1\n')
+    fates = {key.key: (key.fate, key.note) for key in convert_arcface_torch(path).keys}
+    assert fates["rec"][0] == "left out"
+    assert "synthetic-faces:" in fates["rec"][1]

@@ -150,3 +150,16 @@ def test_what_is_wrong_is_named(tmp_path):
         convert(tmp_path, "_BASE_: x.yml")
     with pytest.raises(ConfigError, match="not valid YAML"):
         convert(tmp_path, "MODEL: !!python/object/apply:os.system [true]")
+
+
+def test_max_iter_counts_epochs_up_to_a_thousand_and_iterations_beyond(tmp_path):
+    text = "SOLVER: {{MAX_ITER: {}, STEPS: {}, WARMUP_ITERS: {}}}\nTEST: {{EVAL_PERIOD: {}}}\n"
+    config, keys = convert(tmp_path, text.format(60, [30, 50], 10, 20))
+    assert (config.epochs, config.schedule.milestones, config.schedule.warmup_epochs) == (60, (30, 50), 10)
+    assert (config.schedule.milestone_steps, config.schedule.warmup_steps) == ((), None)
+    assert (config.evaluation.every, config.evaluation.every_steps) == (20, None)
+    assert keys["SOLVER.MAX_ITER"][0] == "approximated"
+    config, keys = convert(tmp_path, text.format(18000, [8000, 14000], 1000, 2000))
+    assert (config.schedule.milestone_steps, config.schedule.warmup_steps) == ((8000, 14000), 1000)
+    assert (config.schedule.milestones, config.evaluation.every_steps) == ((), 2000)
+    assert keys["SOLVER.MAX_ITER"][0] == "left out"

@@ -21,6 +21,7 @@ from rtool.finetune.config.values.lookalikes import lookalike
         (float, "0.5", "got the text '0.5'; write 0.5 without quotes"),
         (int, " 07 ", "write 7 without quotes"),
         (float | None, "None", "got 'None'; for nothing write null, or leave the key out"),
+        (float, "nan", "a finite number is meant, got 'nan'"),
         (float, "1e-3", "write 0.001 without quotes"),
         (Literal["soft"] | float, "0.3", "write 0.3 without quotes"),
         (tuple[float, ...], [1, True], "item 1: a number is meant"),

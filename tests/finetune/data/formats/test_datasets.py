@@ -107,10 +107,29 @@ def test_a_name_that_is_not_utf8_can_be_printed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["foo.jpg", "--1_c1s1_000001_01.jpg", "1²_c1s1_000001_01.jpg"])
-def test_a_name_of_another_form_is_refused_in_market1501(market, name):
+def test_one_name_of_another_form_is_left_out_of_market1501_and_named(market, name):
     picture(market / "bounding_box_train" / name)
-    with pytest.raises(DataError, match="expected a name like 0002_c1s1"):
-        open_dataset(market)
+    dataset = open_dataset(market)
+    assert (len(dataset), dataset.identity_count) == (3, 2)
+    assert any(note.startswith("1 images left out that have names of another form than") for note in dataset.notes)
+    assert any(note.endswith(f"such as bounding_box_train/{name}") for note in dataset.notes)
+
+
+def test_a_folder_whose_names_mostly_have_another_form_is_refused_in_market1501(market):
+    for number in range(4):
+        picture(market / "query" / f"{number}.jpg")
+    assert len(open_dataset(market)) == 3  # the other folders are what they were
+    with pytest.raises(DataError, match=r"query: 4 of 6 images have names of another form than 0002_c1s1"):
+        open_dataset(market, "test")
+
+
+def test_queries_that_are_all_junk_do_not_turn_the_protocol(market):
+    for path in (market / "query").iterdir():
+        path.rename(path.with_name(f"-2{path.name[4:]}"))
+    test = open_dataset(market, "test")
+    assert test.is_query.tolist() == [False, False, False]
+    with pytest.raises(DataError, match="0 of 3 images are queries"):
+        query_and_gallery(test)
 
 
 def test_market1501_without_queries_is_refused(market):

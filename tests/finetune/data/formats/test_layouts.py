@@ -44,6 +44,16 @@ def test_query_and_gallery_are_the_sides_of_a_retrieval(tmp_path, folder):
     assert (len(test), int(test.is_query.sum()), test.identity_count) == (10, 4, 3)
 
 
+def test_query_and_gallery_may_hold_files_named_as_market1501s(tmp_path):
+    for part, camera in (("query", 1), ("gallery", 2)):
+        for number in (0, 2, 7)[part == "query" :]:
+            picture(tmp_path / part / f"{number:04d}_c{camera}s1_000451_03.jpg", 10 * number + camera)
+        picture(tmp_path / part / "cover.jpg", camera)
+    test = open_dataset(tmp_path, "test")
+    assert test.identities.tolist() == [0, 1, -1, 0, 1]
+    assert test.is_query.tolist() == [True, True, False, False, False]
+
+
 def test_a_missing_part_is_named(tmp_path):
     people(tmp_path / "val", "ab"), people(tmp_path / "test", "cd")
     with pytest.raises(InputError, match=r"holds test/, val/, and no train/ to train on"):
@@ -80,6 +90,15 @@ def test_a_folder_of_market1501_alone_is_read_by_its_names(tmp_path):
     assert dataset.cameras.tolist() == [1, 3, 8]
 
 
+def test_an_odd_file_in_or_below_a_folder_of_market1501_alone_is_left_out(tmp_path):
+    for number in (2, 7, 9):
+        picture(tmp_path / f"{number:04d}_c1s1_000451_03.jpg", number)
+    picture(tmp_path / "cover.jpg", 98), picture(tmp_path / "notes" / "1.jpg", 99)
+    dataset = open_dataset(tmp_path)
+    assert dataset.identity_count == 3
+    assert "2 images left out" in dataset.notes[0]
+
+
 def test_veri776_is_read_in_its_own_folders(tmp_path):
     for part in ("image_train", "image_query", "image_test"):
         for number in (1, 2):
@@ -94,14 +113,43 @@ def test_veri776_is_read_in_its_own_folders(tmp_path):
         ("train_test_split/train_list.txt", "VehicleID"),
         ("cuhk-03.mat", "CUHK03"),
         ("images_labeled/1_001_1_01.png", "CUHK03"),
+        ("bbox_train/0001/0001C1T0001F001.jpg", "MARS"),
     ],
 )
 def test_what_needs_its_own_lists_is_refused_by_name(tmp_path, mark, name):
     people(tmp_path, ["image", "other"])
-    (tmp_path / mark).parent.mkdir(exist_ok=True)
+    (tmp_path / mark).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / mark).write_text("")
     with pytest.raises(InputError, match=f"this is {name}.*write a manifest"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("cam_a", "cam_b"), ("cam1", "cam2", "cam10"), ("Camera 1", "Camera 2"), ("Visible", "Thermal")]
+)
+def test_folders_of_cameras_are_no_identities(tmp_path, names):
+    people(tmp_path, names), (tmp_path / "exp").mkdir()
+    with pytest.raises(InputError, match=r"named as cameras .*, not as identities; write a manifest"):
+        open_dataset(tmp_path)
+
+
+def test_folders_of_data_sets_are_no_identities(tmp_path):
+    for folder in ("detected", "labeled"):  # as CUHK03-NP has them
+        picture(tmp_path / folder / "bounding_box_train" / "0001_c1_1.png")
+    with pytest.raises(InputError, match=r"'detected' in it is a data set, and no identity; give .*detected"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["train/a/1.png", "duke/DukeMTMC-reID/bounding_box_train/0001_c1_f1.jpg"])
+def test_a_data_set_beside_folders_is_no_identity(tmp_path, inner):
+    people(tmp_path, ["a"]), picture(tmp_path / "set" / inner)
+    with pytest.raises(InputError, match="'set' in it is a data set"):
+        open_dataset(tmp_path)
+
+
+def test_sessions_of_identities_may_be_named_as_parts(tmp_path):
+    people(tmp_path / "alice", ["test", "probe"]), people(tmp_path / "bob", ["eval", "test"])
+    assert open_dataset(tmp_path).identity_count == 2
 
 
 def test_an_archive_beside_folders_is_not_read_instead_of_them(tmp_path):
@@ -192,4 +240,29 @@ def test_a_wrong_list_of_pairs_says_where(tmp_path, change, message):
 def test_the_folder_of_the_people_is_asked_for_where_it_is_not_near(tmp_path):
     (tmp_path / "pairs.txt").write_text("1\nAnn_Lee\t1\t2\n")
     with pytest.raises(InputError, match=r"0 folders near it hold 'Ann_Lee'.*pairs.txt:root=FOLDER"):
+        open_dataset(tmp_path / "pairs.txt")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a/1.png,a/0.png,0", r"lines 2 and 12: .*a/1\.png and .*a/0\.png are of one person and of two"),
+        ("b/0.png,b/0.png,0", "line 12: .* are one image, and listed as of two people"),
+    ],
+)
+def test_pairs_that_contradict_each_other_are_refused_with_their_lines(tmp_path, row, message):
+    people(tmp_path, "ab", images=6)
+    rows = [f"a/{n}.png,a/{n + 1}.png,1" for n in range(5)] + [f"a/{n}.png,b/{n}.png,0" for n in range(5)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["a,b,same", *rows, "a/1.png,a/0.png,1.0"]) + "\n")
+    dataset = open_dataset(tmp_path / "pairs.csv")
+    assert (len(dataset.pairs), dataset.notes) == (11, ("1 pairs are listed again, and are counted as listed",))
+    (tmp_path / "pairs.csv").write_text("\n".join(["a,b,same", *rows, row]) + "\n")
+    with pytest.raises(DataError, match=message):
+        open_dataset(tmp_path / "pairs.csv")
+
+
+def test_two_people_of_one_name_are_refused(tmp_path):
+    text = lfw(tmp_path, 10, 3, ["Ann_Lee", "Bo_Ek"]).replace("Ann_Lee\t1\tBo_Ek\t2", "Ann_Lee\t1\tAnn_Lee\t2", 1)
+    (tmp_path / "pairs.txt").write_text(text)
+    with pytest.raises(DataError, match="line 5: two people of one name"):
         open_dataset(tmp_path / "pairs.txt")

@@ -187,6 +187,11 @@ def test_msmt17_reads_its_lists_and_the_camera_in_the_name(tmp_path):
     assert train.cameras.tolist() == [1, 14, 5]
     assert test.is_query.tolist() == [True, False, False]
     assert test.images.paths[0] == tmp_path / "mask_test_v2/0000/0000_000_02_x.jpg"
+    with (tmp_path / "list_train.txt").open("a") as lines:
+        lines.write("0001/cover.jpg 1\n")
+    train = open_dataset(tmp_path)
+    assert train.identities.tolist() == [0, 1, 0]
+    assert train.notes[0].startswith("1 images left out that are listed otherwise")
 
 
 def write_tar(path, members):
@@ -210,13 +215,27 @@ def test_tar_shards_are_read_by_position(tmp_path):
 
 @pytest.mark.parametrize(
     "label",
-    [{"0.cls": b"\xff\xfe"}, {"0.json": b"[1]"}, {"0.json": b'{"identity": 1, "camera": 1e30}'}, {}],
-    ids=["not UTF-8", "a list", "camera", "none"],
+    [{"0.cls": b"\xff\xfe"}, {"0.json": b"[1]"}, {"0.json": b'{"identity": 1, "camera": 1e30}'}],
+    ids=["not UTF-8", "a list", "camera"],
 )
 def test_a_tar_member_without_a_label_is_named(tmp_path, label):
     write_tar(tmp_path / "a.tar", {"0.jpg": jpeg(0), **label})
     with pytest.raises(DataError, match=r"a\.tar: 0: no label; expected KEY\.cls"):
         open_dataset(tmp_path / "a.tar")
+
+
+def test_a_few_images_without_a_label_are_left_out_of_a_tar_and_named(tmp_path):
+    labelled = {f"{k}.jpg": jpeg(40 * k) for k in range(3)} | {f"{k}.cls": b"%d" % k for k in range(3)}
+    write_tar(tmp_path / "a.tar", {**labelled, "cover.jpg": jpeg(9), "._0.jpg": b"", "__MACOSX/._0.cls": b""})
+    dataset = open_dataset(tmp_path / "a.tar")
+    assert dataset.names == ("a.tar:0", "a.tar:1", "a.tar:2")
+    assert dataset.notes == (
+        "1 images left out that have neither KEY.cls nor KEY.json beside them, such as a.tar:cover",
+        "2 links and hidden files left out, such as a.tar:._0.jpg",
+    )
+    write_tar(tmp_path / "b.tar", {**labelled, **{f"x{k}.jpg": jpeg(k) for k in range(3)}})
+    with pytest.raises(DataError, match="3 of 6 images have neither"):
+        open_dataset(tmp_path / "b.tar")
 
 
 def test_more_shards_than_files_a_process_may_open_are_read(tmp_path):

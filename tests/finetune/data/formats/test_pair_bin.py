@@ -181,6 +181,8 @@ def test_memory_that_runs_out_while_images_are_read_is_lines(tmp_path, monkeypat
         ((IMAGES, 6), "expected a list of same-person flags, got int"),
         ((IMAGES, None), "expected a list of same-person flags, got nothing"),
         ((IMAGES, ["yes"] * 3), "flag 0: expected true or false, got str"),
+        ((IMAGES, [1, 2, 0]), "flag 1: expected true or false, or 1 or 0, got 2"),
+        ((IMAGES, np.array([1, 0, -1])), "flag 2: expected true or false, or 1 or 0, got -1"),
         (([None] * 6, FLAGS), "image 0: expected the bytes of an image file, got nothing"),
     ],
 )

@@ -78,6 +78,9 @@ def test_a_manifest_states_cameras_frames_and_confidence(tmp_path):
         ("path,track,frame\na.png,1,x\n", "line 2: frame must be a whole number from 0, got 'x'"),
         ("path,track,confidence\na.png,1,2\n", "line 2: confidence must be from 0 to 1, got '2'"),
         ("path,track\na.png,1\na.png,2\n", "lines 2 and 3: a.png is listed twice"),
+        ("path,track\na.png,1\n./a.png,2\n", "lines 2 and 3: ./a.png is listed twice"),
+        ("path,track,track\na.png,1,2\n", "column 'track' occurs twice"),
+        ("path,track\na.png\n", "line 2 has another number of cells"),
         ("path,track\n", "no crops"),
     ],
 )
@@ -85,6 +88,17 @@ def test_a_wrong_manifest_is_refused_by_line(tmp_path, text, said):
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(DataError, match=said.replace("?", r"\?")):
         opened(tmp_path / "m.csv", tmp_path)
+
+
+def test_a_manifest_of_windows_and_names_of_any_length_are_read(tmp_path):
+    images(tmp_path, "crops/a.png", "crops/b.png", "crops/c.png")
+    long = "7" * 5000
+    (tmp_path / "m.csv").write_text(f"path,track,frame\ncrops\\a.png,{long},1\ncrops\\b.png,9,2\ncrops/c.png,9,\n")
+    crops = opened(tmp_path / "m.csv", tmp_path)
+    assert [track.label for track in crops.tracks] == ["9", long]
+    assert [image.size for image in (crops.images[n] for n in range(3))] == [(16, 32)] * 3
+    assert crops.notes == ("1 of 3 crops have no frame, so that frames are not used",)
+    assert not crops.timed
 
 
 FORMS = {
@@ -172,6 +186,10 @@ def test_crops_saved_by_trackers(tmp_path):
         ("1.5,1,0,0,9,9,1,-1,-1,-1\n", "frame and id must be whole numbers"),
         ("1,1,0,0,0,9,1,-1,-1,-1\n", "no box of a person is left .*1 boxes of no area"),
         ("9,1,0,0,9,9,1,-1,-1,-1\n", "no frame 9; it holds 1 images"),
+        ("frame,id,left,top,width,height,conf\n", "line 1: .* remove the line if it is a header"),
+        ("1,1,1e308,0,1e308,9,1,-1,-1,-1\n", "line 1: expected frame,id,left"),
+        ("1,1e300,0,0,9,9,1,-1,-1,-1\n", "line 1: expected frame,id,left"),
+        ("1,1,1_0,0,9,9,1,-1,-1,-1\n", "line 1: expected frame,id,left"),
     ],
 )
 def test_a_wrong_text_is_refused_by_line(tmp_path, text, said):
@@ -193,3 +211,55 @@ def test_a_video_needs_opencv_and_one_that_cannot_be_decoded_is_named(tmp_path, 
         opened(tmp_path / "t.txt", tmp_path, tmp_path / "v.mp4")
     with pytest.raises(InputError, match="no such folder of frames or video"):
         opened(tmp_path / "t.txt", tmp_path, tmp_path / "none.mp4")
+    (tmp_path / "t.txt").write_text("0,1,0,0,9,9,1,-1,-1,-1\n")
+    with pytest.raises(DataError, match="no frame 0; the frames of a video are counted from 1"):
+        opened(tmp_path / "t.txt", tmp_path, tmp_path / "v.mp4")
+
+
+BOX = np.array([[2.0, 2, 9, 20], [2, 2, 9, 20]])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"track_ids": np.array(["a", "b"])}, "expected the plain arrays .* track_ids <U1"),
+        ({"track_ids": np.array(3)}, r"track_ids int64 \[\]"),
+        ({"track_ids": np.array([1.0, np.nan])}, r"track_ids must be whole numbers, got nan at \[1\]"),
+        ({"track_ids": np.array([1.2, 1.7])}, r"track_ids must be whole numbers, got 1.2 at \[0\]"),
+        ({"frame_numbers": np.array([0, np.inf])}, r"frame_numbers must be whole numbers, got inf at \[1\]"),
+        ({"bboxes": BOX + 0j}, "bboxes complex128"),
+        ({"bboxes": BOX * 1e300}, r"bboxes must be pixels, got .* at \[0\]"),
+        ({"confidences": np.ones((2, 2))}, r"confidences float64 \[2, 2\]"),
+    ],
+)
+def test_tracklets_of_other_types_or_sizes_are_refused(tmp_path, changed, said):
+    arrays = {"track_ids": np.array([1, 1]), "frame_numbers": np.array([0, 1]), "bboxes": BOX}
+    np.savez(tmp_path / "t.npz", **(arrays | changed))
+    with pytest.raises(DataError, match=said):
+        opened(tmp_path / "t.npz", tmp_path, images(tmp_path / "frames", "0.png", "1.png"))
+
+
+def cut_from(tmp_path: Path, frames: Path, wanted: tuple[int, int]):
+    """Colours of the frames that the boxes of frames `wanted` are cut from, and the notes."""
+    (tmp_path / "t.txt").write_text("".join(f"{n},1,0,0,16,32,1,-1,-1,-1\n" for n in wanted))
+    (tmp_path / "work").mkdir()
+    crops = opened(tmp_path / "t.txt", tmp_path / "work", frames)
+    return [crops.images[n].getpixel((5, 5))[0] // 20 for n in range(2)], crops.notes
+
+
+def test_frames_go_by_the_numbers_in_their_names_whatever_lies_beside(tmp_path):
+    frames = images(tmp_path / "frames", "cover.png", "f2.png", "f3.png", "f10.png")  # colours 0 to 3
+    assert cut_from(tmp_path, frames, (3, 10))[0] == [2, 3]
+
+
+def test_frames_numbered_from_another_number_are_counted_and_that_is_said(tmp_path):
+    frames = images(tmp_path / "frames", *(f"f{n}.png" for n in range(12)))
+    colours, notes = cut_from(tmp_path, frames, (3, 12))
+    assert colours == [2, 11]
+    assert "frames: frames are counted in the order of names, f0.png is frame 1" in notes
+
+
+def test_missing_frames_are_not_made_good_by_counting(tmp_path):
+    frames = images(tmp_path / "frames", "2.png", "3.png", "5.png")
+    with pytest.raises(DataError, match="no frame 4; the numbers in the names of its images go from 2 to 5"):
+        cut_from(tmp_path, frames, (3, 4))

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,8 @@ import tritonclient.grpc as triton
 from rtool.converters.runtime.calling.access_key import grpc_headers
 from rtool.errors import GateError, InputError, PlatformError
 from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback
-from rtool.serving.publishing.on_server import candidate
+from rtool.serving.publishing import exported_first
+from rtool.serving.publishing.on_server import candidate, fitting_server
 from rtool.serving.publishing.on_server.rollout import load_on_server
 
 
@@ -114,15 +116,46 @@ def test_a_server_that_is_not_there_changes_nothing(tmp_path, onnx_files):
         lambda: deploy(onnx_files["reid"], name="m", repository=root, url="127.0.0.1:1"),
         lambda: rollback("m", repository=root, url="127.0.0.1:1"),
     ):
-        with pytest.raises(PlatformError, match=r"version 2 is still served: .*does not answer"):
+        with pytest.raises(PlatformError, match=r"127.0.0.1:1: the server does not answer"):
             call()
         assert files_of(root) == before
 
 
-def test_a_server_of_another_repository_is_named(server, onnx_files, tmp_path):
-    with pytest.raises(InputError, match="does this server read another repository"):
-        deploy(onnx_files["reid"], name="elsewhere", repository=tmp_path / "models", device="cpu", url=server.url)
-    assert not (tmp_path / "models/elsewhere").exists()
+def test_a_server_that_ends_during_the_trial_changes_nothing(tmp_path, onnx_files, monkeypatch):
+    root = tmp_path / "models"
+    for _ in range(2):
+        deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    before = files_of(root)
+    monkeypatch.setattr(exported_first, "require_fitting_server", lambda *_: None)
+    with pytest.raises(PlatformError, match=r"version 2 is still served: .*does not answer"):
+        deploy(onnx_files["reid"], name="m", repository=root, url="127.0.0.1:1")
+    assert files_of(root) == before
+
+
+def test_a_server_of_another_repository_is_named_before_the_model_is_read(server, repository, tmp_path):
+    """The names of the models are the same in both, so that only looking into the repository tells."""
+    root = tmp_path / "models"
+    for folder in filter(Path.is_dir, repository.iterdir()):
+        (root / folder.name).mkdir(parents=True)
+    for place in (root, tmp_path / "absent"):
+        with pytest.raises(
+            InputError, match=r"does this server read another repository\? It does not see what lies in"
+        ):
+            deploy(tmp_path / "not_read.onnx", name="reid", repository=place, url=server.url)
+    assert not (tmp_path / "absent").exists()
+    assert not [path for path in (*root.iterdir(), *repository.iterdir()) if path.name.startswith(".candidate-")]
+    with pytest.raises(InputError, match=r"not_read\.onnx: no such file"):
+        deploy(tmp_path / "not_read.onnx", name="reid", repository=repository, url=server.url)
+
+
+def test_a_program_that_accepts_connections_and_is_no_triton_is_said(repository, onnx_files, monkeypatch):
+    monkeypatch.setattr(fitting_server, "_ASK_SECONDS", 1.0)
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        url = f"127.0.0.1:{stranger.getsockname()[1]}"
+        with pytest.raises(PlatformError, match=f"{url}: the server does not answer within 1 s"):
+            deploy(onnx_files["reid"], name="reid", repository=repository, url=url)
 
 
 @pytest.mark.parametrize("act", ["publish", "new", "rollback", "placeholder"])
