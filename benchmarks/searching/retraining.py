@@ -85,6 +85,7 @@ def retrain(
     seeds: Sequence[int],
     epochs: int,
     steps: int,
+    lr: float | None = None,
 ) -> Retrained:
     """Train a cell, or a network of the zoo, once per seed, and measure its last weights; what is done is kept.
 
@@ -97,6 +98,7 @@ def retrain(
         seeds: Of the trainings.
         epochs: Of each.
         steps: Of each epoch.
+        lr: Peak learning rate; None: that of `RECIPE`.
     """
     output.mkdir(parents=True, exist_ok=True)
     kept = output / "retrained.json"
@@ -120,6 +122,8 @@ def retrain(
             "data": {"train": train, "evaluate": test, "batch": 48, "sampler": "pk", "images_per_identity": 4},
             "evaluation": {"first": False, "every": epochs},
         }
+        if lr is not None:
+            config["optimizer"] = {**RECIPE["optimizer"], "lr": lr}
         started = time.process_time()
         result = finetune(parse_config(config, "retraining"), quiet=True)
         done[str(seed)] = [float(result.metrics["mAP"]), time.process_time() - started]

@@ -19,6 +19,7 @@ from ..passes.constants.generated_constants import GENERATED_KEY, is_generated
 from ..passes.shape_inference import infer_node
 from . import families
 from .graph_builder import GraphBuilder, Weight
+from .open_shapes import finer_shape, is_settled, open_shape
 from .operation import Environment, Op, RefusedError
 from .registry import REGISTRY, Lowering
 from .schema_check import schema_problem
@@ -102,7 +103,8 @@ class _Walk:
 
     def _infer(self, node: ir.Node) -> None:
         """Infer shapes that depend on numbers which became known during the walk."""
-        if all(value.shape is not None for value in node.outputs):
+        before = [value.shape for value in node.outputs]
+        if all(is_settled(shape) for shape in before):
             return
         known = {}
         for value in node.inputs:
@@ -110,6 +112,14 @@ class _Walk:
             if value is not None and isinstance(numbers, Integers) and numbers.static is not None:
                 known[value.name or ""] = numbers.static
         infer_node(node, known, self.model.graph.opset_imports)
+        for value, shape in zip(node.outputs, before, strict=True):
+            value.shape = finer_shape(value.shape, shape)
+        if node.domain in ("", "ai.onnx") and node.outputs:
+            node.outputs[0].shape = finer_shape(node.outputs[0].shape, open_shape(node, self._integers))
+
+    def _integers(self, value: ir.Value) -> Integers | None:
+        numbers = self.environment.get(value)
+        return numbers if isinstance(numbers, Integers) else None
 
     def _lower(self, op: Op, row: Lowering) -> None:
         try:

@@ -11,12 +11,12 @@ import pytest
 import rtool
 
 README = (Path(rtool.__file__).resolve().parent / "README.md").read_text()
-SECTION = README[README.index("**8. Keep it") : README.index("## Several servers")]
+SECTION = README[README.index("**8. Keep it") : README.index("**9. See who")]
 
 
 def here(text: str, server) -> str:
     text = text.replace("127.0.0.1:8000", server.http_url).replace("127.0.0.1:8001", server.url)
-    return text.replace("osnet_b16", "reid").replace("256, 128", "8, 4")
+    return text.replace("osnet_b16", "reid").replace("128, 64", "8, 4")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

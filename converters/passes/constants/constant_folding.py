@@ -49,8 +49,7 @@ _RANDOM = frozenset(
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _KEEPS_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _PREPARES_WEIGHTS = _KEEPS_ELEMENTS | {"Constant", "Identity", "Cast", "CastLike", "Transpose", "DequantizeLinear"}
-_CONSTANT_NUMBERS = ("value", "value_float", "value_int", "value_floats", "value_ints")
-_CONSTANT_TEXTS = ("value_string", "value_strings")
+_CONSTANT_VALUES = ("value", "value_float", "value_int", "value_floats", "value_ints", "value_string", "value_strings")
 
 
 def fold_constants(model: ir.Model, label: str, *, keep: Collection[str] = ()) -> None:
@@ -163,22 +162,27 @@ def _array(value: ir.Value) -> NDArray[Any] | None:
 def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
     """The value of a Constant node.
 
+    Not by onnx-ir's `get_const_tensor`, which gives the tensor of the caller's file another name, and reads texts of
+    ASCII alone.
+
     Raises:
         InputError: the value is sparse or missing.
     """
-    for name in _CONSTANT_TEXTS:  # onnx-ir reads ASCII alone
+    for name in _CONSTANT_VALUES:
         attribute = node.attributes.get(name)
-        if attribute is not None:
-            items = [attribute.value] if name == "value_string" else list(attribute.value)
-            shape = () if name == "value_string" else (len(items),)
-            return ir.StringTensor([str(item).encode() for item in items], shape=ir.Shape(shape))
-    if not any(name in node.attributes for name in _CONSTANT_NUMBERS):
-        raise InputError(
-            f"node '{node.name}' (Constant): a sparse or missing value is unsupported; re-export with dense weights"
-        )
-    tensor = ir.convenience.get_const_tensor(node.outputs[0])
-    assert tensor is not None
-    return tensor
+        if attribute is None:
+            continue
+        if name == "value":
+            return attribute.as_tensor()
+        dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+        if name in dtype:
+            return ir.tensor(np.array(attribute.value, dtype=dtype[name]))
+        items = [attribute.value] if name == "value_string" else list(attribute.value)
+        shape = () if name == "value_string" else (len(items),)
+        return ir.StringTensor([str(item).encode() for item in items], shape=ir.Shape(shape))
+    raise InputError(
+        f"node '{node.name}' (Constant): a sparse or missing value is unsupported; re-export with dense weights"
+    )
 
 
 def _source(node: ir.Node, value: ir.Value) -> ParameterSource:
