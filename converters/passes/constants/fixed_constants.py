@@ -213,7 +213,7 @@ def _output_channels(product: ir.Node) -> int | None:
     shape = None if weight is None else weight.const_value.shape if weight.const_value is not None else weight.shape
     if shape is None or len(shape) < 2:
         return None
-    transposed = product.op_type == "Gemm" and product.attributes.get_int("transB", 0)
+    transposed = product.op_type == "Gemm" and product.attributes.get_int("transB", 0) == 1
     size = shape[0 if product.op_type == "Conv" or transposed else -1]
     return size if isinstance(size, int) else None
 
