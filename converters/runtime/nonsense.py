@@ -5,7 +5,8 @@
    gives one embedding to everybody, and agrees with its file.
 
 An output that no input reaches, or of one number per row beside others that differ, may be the same: a table of
-anchors, a count. Where the inputs that were measured have the same output, `IMAGES` random ones decide.
+anchors, a count; but not all outputs of a model. Where the inputs that were measured have the same output, `IMAGES`
+random ones decide.
 """
 
 from __future__ import annotations
@@ -89,11 +90,13 @@ def find_nonsense(
 def _indistinct(inputs: Arrays, outputs: Arrays, names: Sequence[str], constant: Collection[str]) -> list[str]:
     """Outputs with one row per row of the inputs, which are all the same; a single row is."""
     rows = _rows(inputs)
-    judged = [
+    with_rows = [
         (index, np.asarray(output))
         for index, output in enumerate(outputs)
-        if output.ndim and output.size and len(output) == rows and _name(names, index) not in constant
+        if output.ndim and output.size and len(output) == rows
     ]
+    reached = [(index, output) for index, output in with_rows if _name(names, index) not in constant]
+    judged = reached or with_rows
     alike = [(index, output) for index, output in judged if _alike(output)]
     all_alike = len(alike) == len(judged)
     return [

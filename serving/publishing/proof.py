@@ -18,8 +18,8 @@ from ..repository.graph_signature import GraphSignature
 
 __all__ = ["check_proof", "export_command", "lacking_proof"]
 
-_MAX_REL = re.compile(r"max relative error <= ([0-9.eE+-]+)(?! in float64)(?:,|$)")
-_MIN_COSINE = re.compile(r"min cosine >= ([0-9.eE+-]+)")
+_GATE = re.compile(r"(max relative error <=|min cosine >=) ([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)( in float64)?")
+"""As `exporting/step_log.py` words it; what was measured in float64 is not in the recorded numbers."""
 
 
 def check_proof(signature: GraphSignature, committed: Mapping[str, Any] | None, *, force: bool) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def _unmet(manifest: Any, place: str) -> str | None:
         return f"{place} has no measured steps"
     for step in steps:
         numbers = [step.get(key) for key in ("max_abs", "max_rel", "min_cosine")]
-        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
             return f"{place}: step {step.get('name')!r} has no finite numbers ({numbers})"
         if missed := _missed(step, numbers[1], numbers[2]):
             return f"{place}: step {step.get('name')!r} missed its gate: {missed}"
@@ -96,11 +96,15 @@ def _unmet(manifest: Any, place: str) -> str | None:
 
 
 def _missed(step: Mapping[str, Any], max_rel: float, min_cosine: float) -> str:
-    gate = str(step.get("gate", ""))
-    bound = _MAX_REL.search(gate)
-    if bound and not max_rel <= float(bound.group(1)):
-        return f"max relative error {max_rel:g}, must be <= {bound.group(1)}"
-    bound = _MIN_COSINE.search(gate)
-    if bound and not min_cosine >= float(bound.group(1)):
-        return f"min cosine {min_cosine:g}, must be >= {bound.group(1)}"
+    gate = step.get("gate") or ""
+    for part in str(gate).split(", ") if gate else ():
+        bound = _GATE.fullmatch(part)
+        if bound is None:
+            return f"{part[:60]!r} is no gate that rtool export measures"
+        what, number, exactly = bound.groups()
+        value, held = (
+            (max_rel, max_rel <= float(number)) if what[:3] == "max" else (min_cosine, min_cosine >= float(number))
+        )
+        if not held and not exactly:
+            return f"{what[:-3]} {value:g}, must be {what[-2:]} {number}"
     return ""

@@ -28,7 +28,7 @@ def try_out(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | No
     """Run the file once on `examples`, arrays [N, ...] by input name, or on pictures.
 
     Raises:
-        InputError: it cannot be run, or a torch file gives other outputs than it states.
+        InputError: it cannot be run, or gives other outputs than it states.
         GateError: an output has NaN or infinite values, or is the same for eight different inputs.
     """
     runner = open_served(signature)
@@ -52,12 +52,17 @@ def try_out(signature: GraphSignature, examples: Mapping[str, NDArray[Any]] | No
 
 
 def _check_stated(signature: GraphSignature, outputs: Sequence[NDArray[Any]], rows: int) -> None:
-    """Hold what came out to what the signature says: a torch file may state anything of itself."""
+    """Hold what came out to what the signature says, which the configuration repeats: a file may state anything."""
     found = [f"{output.dtype.name} {list(output.shape)}" for output in outputs]
-    stated = [f"{one.dtype.name} {[rows, *one.shape[1:]]}" for one in signature.outputs]
-    if signature.backend == "pytorch" and (
-        found != stated and not any(-1 in one.dims[1:] for one in signature.outputs)
-    ):
+    stated = [f"{one.dtype.name} {[rows, *one.dims[1:]]}" for one in signature.outputs]
+    shapes = [(rows, *one.dims[1:]) for one in signature.outputs]
+    fits = [
+        output.dtype == one.dtype
+        and output.ndim == len(shape)
+        and all(size in (-1, real) for size, real in zip(shape, output.shape, strict=True))
+        for one, output, shape in zip(signature.outputs, outputs, shapes, strict=True)
+    ]
+    if not all(fits):
         raise InputError(
             f"{signature.path}: states outputs {', '.join(stated)} for {rows} rows and gives {', '.join(found)}; "
             "export it again"

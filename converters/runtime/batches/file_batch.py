@@ -16,7 +16,14 @@ from ..reference_runner import WillingRunner
 from ..runners import Runner
 from .batch_proof import LARGE_SIZES, REDUCED, SIZES, TOLERANCE, BatchFinding, find_batch, held_batches
 
-__all__ = ["batch_tolerance", "find_file_batch", "sizes_to_prove", "stated_proof"]
+__all__ = [
+    "batch_tolerance",
+    "find_file_batch",
+    "parameters_of",
+    "sizes_joined",
+    "sizes_to_prove",
+    "stated_proof",
+]
 
 _SMALL = 3_000_000
 """Parameters; a network up to this size, such as every OSNet, runs 16 images in at most a second on one core."""
@@ -49,11 +56,10 @@ def find_file_batch(
         return BatchFinding(stated)
     runner = runner or WillingRunner(file)
     outline = file.outline
-    numbers = sum(int(np.prod(tensor.dims)) for tensor in outline.graph.initializer)
     return find_batch(
         runner,
         examples=examples,
-        sizes=sizes_to_prove(numbers),
+        sizes=sizes_to_prove(parameters_of(outline)),
         tolerance=max(tolerance, batch_tolerance(outline)),
         held=held_batches(outline),
         probes=probes,
@@ -63,6 +69,16 @@ def find_file_batch(
 def stated_proof(file: ModelFile) -> BatchProof | None:
     """The proof in the file; None where it has none, or keeps weights in other files, which no proof covers."""
     return None if file.has_external_data else proof_of_file(file.content())
+
+
+def parameters_of(model: onnx.ModelProto) -> int:
+    """How many numbers its weights have."""
+    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+
+
+def sizes_joined(parameters: int) -> range:
+    """Batches that a server may join out of requests, all of them; the first ones where every image costs."""
+    return range(1, 17) if parameters <= _SMALL else range(1, 9)
 
 
 def sizes_to_prove(parameters: int) -> tuple[int, ...]:

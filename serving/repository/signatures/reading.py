@@ -48,16 +48,31 @@ def open_served(signature: GraphSignature) -> Runner:
 def find_served_batch(signature: GraphSignature, examples: Sequence[NDArray[Any]] | None) -> BatchFinding:
     """What is known of the open batch of a file; `examples` are arrays [N, ...] in graph order.
 
+    A server joins any number of rows, so that batches of each size are run, whatever the file states of some.
+
     Raises:
         InputError: it cannot be loaded.
     """
-    from ....converters.runtime.batches.batch_proof import find_batch
-    from ....converters.runtime.batches.file_batch import find_file_batch, sizes_to_prove
+    from ....converters.runtime.batches.batch_proof import TOLERANCE, find_batch
+    from ....converters.runtime.batches.file_batch import (
+        batch_tolerance,
+        find_file_batch,
+        parameters_of,
+        sizes_joined,
+        sizes_to_prove,
+    )
 
-    if not isinstance(signature.file, TorchFile):
-        return find_file_batch(signature.file, examples=examples)
-    sizes = sizes_to_prove(sum(tensor.numel() for tensor in signature.file.module.parameters()))
-    return find_batch(open_served(signature), examples=examples, sizes=sizes)
+    if isinstance(signature.file, TorchFile):
+        parameters, tolerance = sum(tensor.numel() for tensor in signature.file.module.parameters()), TOLERANCE
+        finding = find_batch(open_served(signature), examples=examples, sizes=sizes_to_prove(parameters))
+    else:
+        parameters, tolerance = parameters_of(signature.file.outline), batch_tolerance(signature.file.outline)
+        finding = find_file_batch(signature.file, examples=examples)
+    if finding.proof is None:
+        return finding
+    others = sorted(set(sizes_joined(parameters)) - set(finding.proof.sizes))
+    joined = find_batch(open_served(signature), examples=examples, sizes=others, tolerance=tolerance)
+    return finding if joined.proof is not None else joined
 
 
 def constant_outputs(signature: GraphSignature) -> Collection[str]:

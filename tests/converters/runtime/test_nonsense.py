@@ -84,6 +84,17 @@ def test_a_table_that_no_input_reaches_may_be_the_same_for_every_image(tmp_path)
     assert any("embedding: the same" in said for said in rtool.bench.parity(lost, lost).nonsense)
 
 
+def test_not_all_outputs_may_be_the_same(tmp_path):
+    """A graph whose only output comes from the size of its input."""
+    built = onnx.load(model(tmp_path / "m.onnx", np.eye(3, 2), extra=True))
+    del built.graph.output[0]
+    inputs, outputs = [np.eye(8, 3, dtype=np.float32)], [np.tile(np.arange(4, dtype=np.float32), (8, 1))]
+    constant = unreached_outputs(built.graph)
+    assert constant == {"anchors"}
+    found = find_nonsense(lambda *_: outputs, inputs, outputs, ["anchors"], constant=constant)
+    assert found == ("anchors: the same to the last bit for 8 different inputs",)
+
+
 def test_two_equal_rows_are_looked_at_again_with_eight():
     inputs = [np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)]
     saturated = [np.ones((2, 3), np.float32)]

@@ -106,6 +106,9 @@ def test_a_file_without_a_manifest_needs_force(root, make_model, tmp_path):
         ({"max_rel": 0.1, "gate": "max relative error <= 1e-05 in float64"}, None),
         ({"max_rel": float("nan")}, "cannot be read|no finite numbers"),
         ({"gate": ""}, "none of its steps had a gate"),
+        ({"gate": "looks fine"}, "'looks fine' is no gate that rtool export measures"),
+        ({"max_abs": True}, "no finite numbers"),
+        ({"gate": "max relative error <= 1e-05, min cosine >= 0.99", "min_cosine": 0.5}, "min cosine 0.5, must be"),
     ],
 )
 def test_the_numbers_of_a_manifest_must_meet_its_gates(make_model, tmp_path, change, said):
