@@ -28,6 +28,7 @@ from torch import fx, nn
 from ...errors import InputError
 from ..batchnorm.restore import insert_batchnorms
 from ..files.folders import replace_folder
+from ..files.model_bytes import refuse_special
 from ..files.model_file import ModelFile, parse_model
 from ..graphs.stripped_weights import weight_tensors
 from ..lowering.conversion import onnx_to_torch
@@ -313,6 +314,7 @@ def _source_proto(source: onnx.ModelProto | ir.Model | ModelFile | str | Path) -
 
 def _read_weights(folder: Path, info: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     file = folder / WEIGHTS
+    refuse_special(file)
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...errors import InputError
+from ..files.model_bytes import refuse_special
 from ..records.json_text import parse_json
 from ..records.record import ParameterSource
 
@@ -63,6 +64,7 @@ class WeightsHeader:
         Raises:
             InputError: the file is missing, or is not as the format says.
         """
+        refuse_special(path)
         try:
             file = path.open("rb")
         except OSError as error:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ..files.model_bytes import refuse_special
 from .inert_objects import STAND_INS
 from .state_dict_containers import AmbiguousError, Found, chosen_state_dict, find_state_dict
 
@@ -111,6 +112,7 @@ def _read_bytes(file: Path) -> bytes:
         inside = sorted(entry.name for entry in file.iterdir() if entry.suffix in _SUFFIXES)
         hint = f"give {file / inside[0]}" if inside else "give the file in it"
         raise InputError(f"{file}: {_EXPECTED}, got a folder; {hint}")
+    refuse_special(file)
     try:
         data = file.read_bytes()
     except FileNotFoundError:

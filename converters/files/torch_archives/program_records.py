@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
+from ..model_bytes import refuse_special
 from .archive import TorchArchive
 from .program_schema import PAYLOADS, PROGRAM, SchemaError, read_json
 from .tensor_pickle import PickleError, largest_offset, read_pickle
@@ -101,6 +102,7 @@ def read_program(path: str | Path, content: bytes | None = None) -> ProgramRecor
         InputError: it is not an exported program of torch 2.8 or newer, is damaged, or asks for more than operators on
             tensors; names the record.
     """
+    refuse_special(Path(path))
     try:
         content = Path(path).read_bytes() if content is None else content
     except OSError as error:

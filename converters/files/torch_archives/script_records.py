@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
+from ..model_bytes import refuse_special
 from .archive import TorchArchive
 from .forbidden_operators import RECORDED
 from .script_code import CodeError, check_code, defined_names, parse_code
@@ -77,6 +78,7 @@ def read_script(path: str | Path, forbidden: frozenset[str] = RECORDED, content:
     Raises:
         InputError: it is not TorchScript, is damaged, or calls more than operators on tensors.
     """
+    refuse_special(Path(path))
     try:
         content = Path(path).read_bytes() if content is None else content
     except OSError as error:
