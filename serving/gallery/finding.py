@@ -18,7 +18,7 @@ from .model_facts import model_facts
 from .models import OpenedModel
 from .people.agreement import Agreement, agreement
 from .people.cannot_link import overlapping_tracks
-from .people.clustering import cluster_tracks
+from .people.clustering import check_size, cluster_tracks
 from .people.edits import Edits, apply_edits, read_edits
 from .people.people import number_people
 from .people.splitting import Suspect, change_point, split_suspects
@@ -46,7 +46,8 @@ class _Embedded:
     rows: Integers
     embeddings: Floats
     vectors: TrackVectors
-    similarity: Floats
+    compared: Floats
+    """Vectors whose dot products are the similarities of tracks."""
 
 
 def find_people(model: OpenedModel, crops: Crops, settings: GallerySettings, stages: Stages) -> Found:
@@ -54,7 +55,7 @@ def find_people(model: OpenedModel, crops: Crops, settings: GallerySettings, sta
 
     Raises:
         DataError: fewer than two tracks, or too many unreadable images.
-        InputError: embeddings are not finite; labels or edits do not fit.
+        InputError: embeddings are not finite; labels or edits do not fit; HDBSCAN of too many tracks.
     """
     warnings = [*crops.notes, *model.warnings]
     with stages.stage("select"):
@@ -67,6 +68,7 @@ def find_people(model: OpenedModel, crops: Crops, settings: GallerySettings, sta
         if settings.labels is not None:
             truth, notes = read_labels(Path(settings.labels), crops)
             crops, warnings = replace(crops, truth=truth), [*warnings, *notes]
+        check_size(settings.cluster, len(crops.tracks))
         rows = best_crops(crops, quality, settings.crops)
     with stages.stage("embed"):
         embeddings, stages.computed = embed_crops(model, crops, rows)
@@ -82,22 +84,18 @@ def _compared(
     crops: Crops, quality: NDArray[np.float64], rows: Integers, embeddings: Floats, settings: GallerySettings
 ) -> _Embedded:
     vectors = track_vectors(crops, rows, embeddings, quality, settings.centre)
-    similarity = (
-        _mean_of_pairs(unit_rows(embeddings), crops.track[rows], len(crops.tracks))
-        if settings.similarity == "mean-of-pairs"
-        else np.clip(vectors.tracks @ vectors.tracks.T, -1, 1)
-    )
-    np.fill_diagonal(similarity, 1.0)
-    return _Embedded(crops, quality, rows, embeddings, vectors, similarity)
+    compared = vectors.tracks
+    if settings.similarity == "mean-of-pairs":
+        compared = _means(unit_rows(embeddings), crops.track[rows], len(crops.tracks))
+    return _Embedded(crops, quality, rows, embeddings, vectors, compared)
 
 
-def _mean_of_pairs(unit: Floats, owner: Integers, count: int) -> Floats:
-    """Mean cosine of all pairs of crops of two tracks, which is the dot product of the tracks' means."""
+def _means(unit: Floats, owner: Integers, count: int) -> Floats:
+    """The mean of each track's crops; the dot product of two is the mean cosine of all pairs of their crops."""
     sums = np.zeros((count, unit.shape[1]))
     np.add.at(sums, owner, unit)
-    means = sums / np.bincount(owner, minlength=count)[:, None]
-    similarity: Floats = (means @ means.T).astype(np.float32)
-    return similarity
+    means: Floats = (sums / np.bincount(owner, minlength=count)[:, None]).astype(np.float32)
+    return means
 
 
 def _clustered(model: OpenedModel, e: _Embedded, settings: GallerySettings, warnings: list[str]) -> Found:
@@ -111,7 +109,7 @@ def _clustered(model: OpenedModel, e: _Embedded, settings: GallerySettings, warn
         return _clustered(model, divided, replace(settings, split=False), warnings)
     clusters = cluster_tracks(
         e.vectors.tracks,
-        e.similarity,
+        e.compared,
         apart,
         settings.cluster,
         threshold.value,
@@ -131,7 +129,7 @@ def _clustered(model: OpenedModel, e: _Embedded, settings: GallerySettings, warn
         chosen=e.rows,
         quality=e.quality,
         vectors=e.vectors.tracks,
-        similarity=e.similarity,
+        compared=e.compared,
         tree=clusters.tree,
         apart=apart,
         groups=clusters.groups,
@@ -158,7 +156,7 @@ def _threshold(settings: GallerySettings, e: _Embedded, certain: Integers) -> Th
     edits = _edits(settings)
     if edits is not None and edits.threshold is not None:
         return Threshold(edits.threshold, "given")
-    return automatic_threshold(e.similarity, e.vectors, certain)
+    return automatic_threshold(e.compared, e.vectors, certain)
 
 
 def _edits(settings: GallerySettings) -> Edits | None:

@@ -29,8 +29,8 @@ class Found:
     """Of every crop, [N]."""
     vectors: NDArray[np.float32]
     """Unit vectors of the tracks, [T, D]."""
-    similarity: NDArray[np.float32]
-    """Of the tracks, [T, T]."""
+    compared: NDArray[np.float32]
+    """Vectors whose dot products are the similarities of tracks, [T, D]."""
     tree: Tree
     apart: NDArray[np.int64]
     """Pairs of tracks that cannot be one person, [P, 2]."""

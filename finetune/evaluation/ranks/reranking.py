@@ -19,7 +19,7 @@ from ..cores import Progress, no_progress, on_all_cores
 from .neighbour_lists import find_neighbours, squared_distances
 from .sparse_rows import SparseRows, mean_of_rows
 
-__all__ = ["RerankedDistances", "jaccard_distances", "reranked_distances"]
+__all__ = ["RerankedDistances", "reranked_distances"]
 
 _ROWS = 1 << 11
 """Images whose neighbours are compared at a time: an array of k1 * k1 / 2 * k1 bytes for each, 20 MB in all."""
@@ -32,11 +32,6 @@ Flags = NDArray[np.bool_]
 def reranked_distances(query: Floats, gallery: Floats, *, k1: int = 20, k2: int = 6, weight: float = 0.3) -> Floats:
     """All distances float32 [Q, G] at once, arguments as of `RerankedDistances`."""
     return RerankedDistances(query, gallery, k1=k1, k2=k2, weight=weight).of(slice(0, len(query)))
-
-
-def jaccard_distances(rows: Floats, *, k1: int, k2: int) -> Floats:
-    """Jaccard distances float32 [N, N] of the k-reciprocal encodings of all rows [N, D], 0 of a row with itself."""
-    return RerankedDistances(rows[:0], rows, k1=k1, k2=k2, weight=0.0).jaccard()
 
 
 class RerankedDistances:
@@ -76,21 +71,10 @@ class RerankedDistances:
 
         def blend(part: slice) -> None:
             for number in range(part.start, part.stop):
-                jaccard = self._jaccard(start + number)
+                jaccard = self.jaccard_of(start + number)
                 distances[number] = (1 - self._weight) * jaccard + self._weight * distances[number]
 
         on_all_cores(blend, list(_parts(len(distances), 64)))
-        return distances
-
-    def jaccard(self) -> Floats:
-        """Jaccard distances float32 [Q + G, G] of every image from the gallery."""
-        distances = np.empty((len(self._rows), len(self._rows) - self._queries), dtype=np.float32)
-
-        def measure(part: slice) -> None:
-            for number in range(part.start, part.stop):
-                distances[number] = self._jaccard(number)
-
-        on_all_cores(measure, list(_parts(len(distances), 64)))
         return distances
 
     def _scaled_distances(self, rows: slice) -> Floats:
@@ -116,9 +100,12 @@ class RerankedDistances:
         on_all_cores(measure, parts)
         return SparseRows.of(images, neighbours, values, len(self._rows)).adding_to_one()
 
-    def _jaccard(self, query: int) -> Floats:
-        """1 - |min| / |max| of a query's encoding and the gallery's: [G]. Encodings add up to 1: |max| is 2 - |min|."""
-        places, own = self._encodings.row(query)
+    def jaccard_of(self, image: int) -> Floats:
+        """Jaccard distances float32 [G] of one of the Q + G images from the gallery, 0 from itself.
+
+        1 - |min| / |max| of its encoding and the gallery's. Encodings add up to 1, so that |max| is 2 - |min|.
+        """
+        places, own = self._encodings.row(image)
         images, shared = self._columns.smaller_values(places, own)
         total = np.bincount(images, weights=shared, minlength=len(self._rows) - self._queries)
         distances: Floats = (1 - total / (2 - total)).astype(np.float32)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..found import Found
+from ..people.similarity import similarity_of_all
 
 __all__ = ["page_data", "render_page"]
 
@@ -81,7 +82,7 @@ def page_data(
 
 def _packed(found: Found) -> str:
     """The matrix of tracks as little-endian uint16 in base64: -1 is 0, 1 is 65535."""
-    values = np.round((found.similarity.astype(np.float64) + 1) * 32767.5)
+    values = np.round((similarity_of_all(found.compared).astype(np.float64) + 1) * 32767.5)
     return base64.b64encode(np.clip(values, 0, 65535).astype("<u2").tobytes()).decode("ascii")
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..found import Found
+from ..people.similarity import similarity_of_all
+from .similarities import HighPairs
 
-__all__ = ["clusters_record", "embeddings_record", "high_pairs", "json_bytes", "pseudo_csv", "similarity_record", "utc"]
+__all__ = ["clusters_record", "embeddings_record", "json_bytes", "pseudo_csv", "similarity_record", "utc"]
 
 SCHEMA = 1
 _LARGEST_MATRIX = 200
@@ -32,18 +33,10 @@ def json_bytes(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
 
-def high_pairs(similarity: NDArray[np.float32], threshold: float) -> list[list[float]]:
-    """[a, b, cosine] of all pairs strictly above the threshold, a before b, most similar first."""
-    first, second = np.nonzero(np.triu(similarity > threshold, 1))
-    values = similarity[first, second]
-    order = np.lexsort((second, first, -values))
-    return [[int(first[n]), int(second[n]), round(float(values[n]), 6)] for n in order]
-
-
-def similarity_record(found: Found, timestamp: str) -> dict[str, Any]:
-    """`similarity_matrix.json`."""
-    similarity = found.people.similarity
-    small = len(similarity) <= _LARGEST_MATRIX
+def similarity_record(found: Found, high: HighPairs, timestamp: str) -> dict[str, Any]:
+    """`similarity_matrix.json`, with the pairs above the listed threshold."""
+    vectors = found.people.vectors
+    small = len(vectors) <= _LARGEST_MATRIX
     return {
         "schema": SCHEMA,
         "model_type": found.model_type,
@@ -53,8 +46,9 @@ def similarity_record(found: Found, timestamp: str) -> dict[str, Any]:
         "threshold_source": found.listed.source,
         "person_ids": list(range(len(found.people))),
         "order": "track" if found.method == "none" else "person",
-        "high_similarity_pairs": high_pairs(similarity, found.listed.value),
-        "matrix": np.round(similarity.astype(np.float64), 6).tolist() if small else None,
+        "high_similarity_pairs": high.pairs,
+        "high_similarity_pairs_of_each": high.of_each,
+        "matrix": np.round(similarity_of_all(vectors).astype(np.float64), 6).tolist() if small else None,
         "timestamp": timestamp,
     }
 

@@ -23,12 +23,12 @@ from .records import (
     SCHEMA,
     clusters_record,
     embeddings_record,
-    high_pairs,
     json_bytes,
     pseudo_csv,
     similarity_record,
     utc,
 )
+from .similarities import HighPairs, high_pairs, write_matrix
 
 __all__ = ["WRITTEN", "write_gallery"]
 
@@ -66,10 +66,11 @@ def write_gallery(found: Found, folder: Path, animations: int, stages: Stages, s
     timestamp = utc()
     with stages.stage("write"):
         clusters = json_bytes(clusters_record(found))
+        high = high_pairs(found.people.vectors, found.listed.value)
         (folder / "clusters.json").write_bytes(clusters)
-        (folder / "similarity_matrix.json").write_bytes(json_bytes(similarity_record(found, timestamp)))
+        (folder / "similarity_matrix.json").write_bytes(json_bytes(similarity_record(found, high, timestamp)))
         (folder / "embeddings.json").write_bytes(json_bytes(embeddings_record(found, timestamp)))
-        (folder / "similarity_matrix.npy").write_bytes(_npy(found.people.similarity))
+        write_matrix(found.people.vectors, folder / "similarity_matrix.npy")
         (folder / "embeddings.npy").write_bytes(_npy(found.people.vectors))
         (folder / "pseudo.csv").write_bytes(pseudo_csv(found, write_crops(found, folder)))
     with stages.stage("pictures"):
@@ -78,7 +79,7 @@ def write_gallery(found: Found, folder: Path, animations: int, stages: Stages, s
             (folder / "webp" / f"person_{person.id}.webp").write_bytes(person_animation(found, person.id))
     with stages.stage("page"):
         _write_page(found, folder, clusters)
-    (folder / "summary.json").write_bytes(json_bytes(_summary(found, stages, settings, timestamp)))
+    (folder / "summary.json").write_bytes(json_bytes(_summary(found, high, stages, settings, timestamp)))
 
 
 def _write_page(found: Found, folder: Path, clusters: bytes) -> None:
@@ -97,9 +98,10 @@ def _write_page(found: Found, folder: Path, clusters: bytes) -> None:
     (folder / "person_selection.html").write_bytes(render_page(found, data, linked=linked))
 
 
-def _summary(found: Found, stages: Stages, settings: Mapping[str, Any], timestamp: str) -> dict[str, Any]:
+def _summary(
+    found: Found, high: HighPairs, stages: Stages, settings: Mapping[str, Any], timestamp: str
+) -> dict[str, Any]:
     total = len(found.people)
-    above = len(high_pairs(found.people.similarity, found.listed.value))
     return {
         "schema": SCHEMA,
         "model_type": found.model_type,
@@ -114,7 +116,7 @@ def _summary(found: Found, stages: Stages, settings: Mapping[str, Any], timestam
         "split_suspects": len(found.suspects),
         "cannot_link_pairs": len(found.apart),
         "mean_cohesion": found.mean_cohesion,
-        "high_similarity_share": above / max(1, total * (total - 1) // 2),
+        "high_similarity_share": high.count / max(1, total * (total - 1) // 2),
         "threshold": asdict(found.threshold),
         "listed_threshold": asdict(found.listed),
         "centred": found.centred,

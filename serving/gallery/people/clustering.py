@@ -12,10 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ....errors import InputError
 from .agglomerative import Tree, average_linkage, cut
-from .density import OUTLIER, dbscan, hdbscan, jaccard_distances
+from .components import components
+from .density import OUTLIER, dbscan, hdbscan, within_jaccard
+from .similarity import MOST_WHOLE, similarity_rows
 
-__all__ = ["Clusters", "Method", "cluster_tracks"]
+__all__ = ["Clusters", "Method", "check_size", "cluster_tracks"]
 
 Method = Literal["agglomerative", "components", "dbscan", "hdbscan", "none"]
 Integers = NDArray[np.int64]
@@ -34,13 +37,13 @@ class Clusters:
 
 
 def cluster_tracks(
-    vectors: Matrix, similarity: Matrix, apart: Integers, method: Method, threshold: float, *, eps: float, partners: int
+    vectors: Matrix, compared: Matrix, apart: Integers, method: Method, threshold: float, *, eps: float, partners: int
 ) -> Clusters:
     """Cluster T tracks.
 
     Args:
         vectors: Unit vectors, float32 [T, D].
-        similarity: Their cosines, [T, T].
+        compared: Vectors whose dot products are the tracks' similarities, float32 [T, D].
         apart: Pairs that cannot be one person, int64 [P, 2].
         method: How.
         threshold: The cosine at which agglomerative and components stop.
@@ -48,46 +51,47 @@ def cluster_tracks(
         partners: Tracks expected of one person: k1 is twice as many, at most 20, and k2 a third of k1.
 
     Raises:
+        InputError: HDBSCAN of too many tracks.
         PlatformError: HDBSCAN without scikit-learn.
     """
-    tree = average_linkage(similarity, apart)
+    check_size(method, len(vectors))
+    tree = average_linkage(compared, apart)
     none = np.zeros(0, dtype=np.int64)
     if method == "none":
         return Clusters(np.arange(len(vectors)), none, tree)
     if method == "agglomerative":
         return Clusters(cut(tree, threshold), none, tree)
     if method == "components":
-        return Clusters(_components(similarity, apart, threshold), none, tree)
+        return Clusters(components(compared, apart, threshold), none, tree)
     if method == "dbscan":
         k1 = min(20, 2 * partners)
-        distances = jaccard_distances(vectors, k1=k1, k2=max(1, round(k1 / 3)))
-        labels = dbscan(distances, eps=eps, least=2)
+        near = within_jaccard(vectors, k1=k1, k2=max(1, round(k1 / 3)), eps=eps)
+        labels = dbscan(near, len(vectors), least=2)
     else:
-        labels = hdbscan(np.maximum(0, 1 - similarity))
+        labels = hdbscan(_distances(compared))
     outliers = np.flatnonzero(labels == OUTLIER)
-    return Clusters(_divided(_lowest(labels), similarity, apart), outliers, tree)
+    return Clusters(_divided(_lowest(labels), compared, apart), outliers, tree)
 
 
-def _components(similarity: Matrix, apart: Integers, threshold: float) -> Integers:
-    """Groups joined by pairs at or above the threshold, most similar first, unless that joins what is apart."""
-    count = len(similarity)
-    first, second = np.nonzero(np.triu(similarity >= threshold, 1))
-    order = np.argsort(-similarity[first, second], kind="stable")
-    groups = np.arange(count)
-    banned: list[set[int]] = [set() for _ in range(count)]
-    for one, other in apart.tolist():
-        banned[one].add(other)
-        banned[other].add(one)
-    for one, other in zip(first[order].tolist(), second[order].tolist(), strict=True):
-        low, high = sorted((int(groups[one]), int(groups[other])))
-        if low == high or high in banned[low]:
-            continue
-        groups[groups == high] = low
-        banned[low] |= banned[high]
-        for group in banned[high]:
-            banned[group].discard(high)
-            banned[group].add(low)
-    return groups
+def check_size(method: Method, tracks: int) -> None:
+    """Refuse a method that needs the distances of all pairs, of more tracks than a matrix is made of.
+
+    Raises:
+        InputError: with the ways out.
+    """
+    if method == "hdbscan" and tracks > MOST_WHOLE:
+        raise InputError(
+            f"--cluster hdbscan: needs the distances of all pairs, {8 * tracks**2 / 1e9:.1f} GB for {tracks} tracks, and "
+            f"takes {MOST_WHOLE} at most; take dbscan, which finds outliers too, or agglomerative"
+        )
+
+
+def _distances(compared: Matrix) -> NDArray[np.float64]:
+    """1 - similarity of all tracks, none below 0: float64 [T, T]."""
+    distances = np.empty((len(compared), len(compared)))
+    for rows, block in similarity_rows(compared):
+        np.maximum(0, 1 - block, out=distances[rows])
+    return distances
 
 
 def _lowest(labels: Integers) -> Integers:
@@ -99,7 +103,7 @@ def _lowest(labels: Integers) -> Integers:
     return groups
 
 
-def _divided(groups: Integers, similarity: Matrix, apart: Integers) -> Integers:
+def _divided(groups: Integers, compared: Matrix, apart: Integers) -> Integers:
     """Groups that hold a pair that is apart, divided by average linkage."""
     result = groups.copy()
     broken = groups[apart[:, 0]] == groups[apart[:, 1]]
@@ -107,6 +111,6 @@ def _divided(groups: Integers, similarity: Matrix, apart: Integers) -> Integers:
         own = np.flatnonzero(groups == group)
         place = {int(track): number for number, track in enumerate(own)}
         inside = [(place[one], place[other]) for one, other in apart[broken].tolist() if groups[one] == group]
-        tree = average_linkage(similarity[np.ix_(own, own)], np.array(inside, dtype=np.int64).reshape(-1, 2))
+        tree = average_linkage(compared[own], np.array(inside, dtype=np.int64).reshape(-1, 2))
         result[own] = own[cut(tree, -np.inf)]
     return result

@@ -7,29 +7,38 @@ Cluster Contrast (Dai et al. 2021, arXiv:2103.11568) makes its pseudo-labels. Tr
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import PlatformError
-from ....finetune.evaluation.ranks.reranking import jaccard_distances
+from ....finetune.evaluation.ranks.reranking import RerankedDistances
 
-__all__ = ["OUTLIER", "dbscan", "hdbscan", "jaccard_distances"]
+__all__ = ["OUTLIER", "dbscan", "hdbscan", "within_jaccard"]
 
 OUTLIER = -1
 
 Integers = NDArray[np.int64]
 
 
-def dbscan(distances: NDArray[np.floating], *, eps: float, least: int) -> Integers:
-    """Labels int64 [N] from distances [N, N], -1 for outliers.
+def within_jaccard(vectors: NDArray[np.float32], *, k1: int, k2: int, eps: float) -> Callable[[int], Integers]:
+    """Which items are within a Jaccard distance of one of N items [N, D], itself among them, ascending.
 
-    A core has `least` items within `eps`, itself included. Clusters are numbered by their lowest core; an item in reach
-    of several belongs to the first.
+    The distances of one item are made when it is asked for: all of them would be a matrix [N, N].
     """
-    near = distances <= eps
-    core = near.sum(axis=1) >= least
-    labels = np.full(len(distances), OUTLIER, dtype=np.int64)
+    distances = RerankedDistances(vectors[:0], vectors, k1=k1, k2=k2, weight=0.0)
+    return lambda item: np.flatnonzero(distances.jaccard_of(item) <= eps)
+
+
+def dbscan(near: Callable[[int], Integers], count: int, *, least: int) -> Integers:
+    """Labels int64 [N] of `count` items by the items that are near each, itself among them; -1 for outliers.
+
+    A core has `least` items near it. Clusters are numbered by their lowest core; an item in reach of several belongs
+    to the first.
+    """
+    core = np.array([len(near(item)) >= least for item in range(count)], dtype=np.bool_)
+    labels = np.full(count, OUTLIER, dtype=np.int64)
     number = 0
     for start in np.flatnonzero(core):
         if labels[start] != OUTLIER:
@@ -40,15 +49,19 @@ def dbscan(distances: NDArray[np.floating], *, eps: float, least: int) -> Intege
             item = waiting.popleft()
             if not core[item]:
                 continue
-            reached = np.flatnonzero(near[item] & (labels == OUTLIER))
+            reached = near(item)
+            reached = reached[labels[reached] == OUTLIER]
             labels[reached] = number
             waiting.extend(reached.tolist())
         number += 1
     return labels
 
 
-def hdbscan(distances: NDArray[np.floating]) -> Integers:
-    """Labels int64 [N] of scikit-learn's HDBSCAN on distances [N, N], clusters of two or more; -1 for outliers.
+def hdbscan(distances: NDArray[np.float64]) -> Integers:
+    """Labels int64 [N] of scikit-learn's HDBSCAN, clusters of two or more; -1 for outliers.
+
+    Args:
+        distances: float64 [N, N]; they are overwritten.
 
     Raises:
         PlatformError: scikit-learn is not installed.
@@ -59,6 +72,6 @@ def hdbscan(distances: NDArray[np.floating]) -> Integers:
         raise PlatformError(
             "--cluster hdbscan needs scikit-learn 1.3 or newer: pip install 'rtool[hdbscan]'; or take dbscan"
         ) from error
-    model = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=True)
-    labels: Integers = model.fit_predict(distances.astype(np.float64)).astype(np.int64)
+    model = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=False)
+    labels: Integers = model.fit_predict(distances).astype(np.int64)
     return labels

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ....finetune.embedding.unit_embeddings import unit_rows
 from ..inputs.crops import Crops
+from .similarity import similarity_rows
 
 __all__ = ["People", "Person", "number_people"]
 
@@ -32,15 +33,13 @@ class Person:
 
 @dataclass(frozen=True)
 class People:
-    """P people and their similarity."""
+    """P people."""
 
     people: tuple[Person, ...]
     of_track: NDArray[np.int64]
     """The person of each track, int64 [T]; -1 of a track that is dropped."""
     vectors: Floats
     """float32 [P, D], the unit sum of the tracks' vectors."""
-    similarity: Floats
-    """float32 [P, P], their cosines."""
 
     def __len__(self) -> int:
         return len(self.people)
@@ -66,20 +65,19 @@ def number_people(
         of_track[tracks] = number
         sums[number] = vectors[tracks].sum(axis=0, dtype=np.float64)
     unit = unit_rows(sums.astype(np.float32))
-    similarity = np.clip(unit @ unit.T, -1, 1)
-    np.fill_diagonal(similarity, 1.0)
+    near = _nearest(unit)
     people = tuple(
         Person(
             id=number,
             tracks=tuple(tracks.tolist()),
             crops=int(counts[tracks].sum()),
             cohesion=_cohesion(sums[number], len(tracks)),
-            nearest=_nearest(similarity, number),
+            nearest=near[number] if len(members) > 1 else None,
             name=(names or {}).get(int(groups[tracks[0]])),
         )
         for number, tracks in enumerate(members)
     )
-    return People(people, of_track, unit, similarity)
+    return People(people, of_track, unit)
 
 
 def _cohesion(total: NDArray[np.float64], count: int) -> float | None:
@@ -87,8 +85,12 @@ def _cohesion(total: NDArray[np.float64], count: int) -> float | None:
     return None if count < 2 else float((total @ total - count) / (count * (count - 1)))
 
 
-def _nearest(similarity: Floats, number: int) -> tuple[int, float] | None:
-    row = similarity[number].copy()
-    row[number] = -np.inf
-    best = int(row.argmax())
-    return (best, float(row[best])) if len(row) > 1 else None
+def _nearest(unit: Floats) -> list[tuple[int, float]]:
+    """The most similar other row of each, the lowest of equal ones, and the cosine."""
+    found: list[tuple[int, float]] = []
+    for rows, block in similarity_rows(unit):
+        places = np.arange(len(block))
+        block[places, np.arange(rows.start, rows.stop)] = -np.inf
+        best = block.argmax(axis=1)
+        found += zip(best.tolist(), block[places, best].tolist(), strict=True)
+    return found

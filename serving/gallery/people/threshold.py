@@ -14,7 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ....finetune.evaluation.pairs.pair_scores import pair_cosines
 from ..tracks.vectors import TrackVectors
+from .similarity import similarity_rows
 
 __all__ = ["DEFAULT_THRESHOLD", "Threshold", "automatic_threshold", "equal_error", "otsu"]
 
@@ -42,17 +44,19 @@ class Threshold:
     """Share of both that the threshold gets wrong, for evidence."""
 
 
-def automatic_threshold(similarity: NDArray[np.float32], vectors: TrackVectors, apart: NDArray[np.int64]) -> Threshold:
-    """From similarities [T, T], the halves, and pairs [P, 2] of tracks that overlap by five frames or more."""
+def automatic_threshold(compared: NDArray[np.float32], vectors: TrackVectors, apart: NDArray[np.int64]) -> Threshold:
+    """From vectors [T, D] whose dot products are the similarities, the halves of tracks, and pairs [P, 2] of tracks that
+    overlap by five frames or more.
+    """
     same = np.clip(np.einsum("hd,hd->h", vectors.halves[:, 0], vectors.halves[:, 1]).astype(np.float64), -1, 1)
-    different = similarity[apart[:, 0], apart[:, 1]].astype(np.float64)
+    different = np.clip(pair_cosines(compared, apart).astype(np.float64), -1, 1)
     counts = (len(same), len(different))
     if min(counts) >= _EVIDENCE:
         value, rate = equal_error(same, different)
         return Threshold(value, "evidence", *counts, rate)
-    if len(similarity) < _TRACKS:
+    if len(compared) < _TRACKS:
         return Threshold(DEFAULT_THRESHOLD, "default", *counts)
-    return Threshold(otsu(_upper_tail(similarity)), "otsu", *counts)
+    return Threshold(otsu(_upper_tail(compared)), "otsu", *counts)
 
 
 def equal_error(same: Values, different: Values) -> tuple[float, float]:
@@ -83,9 +87,12 @@ def otsu(values: Values) -> float:
     return float((ordered[best] + ordered[min(best + 1, count - 1)]) / 2)
 
 
-def _upper_tail(similarity: NDArray[np.float32]) -> Values:
+def _upper_tail(compared: NDArray[np.float32]) -> Values:
     """The cosines of each track with those most similar to it."""
-    rows = similarity.astype(np.float64)
-    np.fill_diagonal(rows, -np.inf)
-    partners = min(_PARTNERS, len(rows) - 1)
-    return np.partition(rows, -partners, axis=1)[:, -partners:].ravel()
+    partners = min(_PARTNERS, len(compared) - 1)
+    tail = np.empty((len(compared), partners))
+    for rows, block in similarity_rows(compared):
+        block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = -np.inf
+        block.partition(len(compared) - partners, axis=1)
+        tail[rows] = block[:, -partners:]
+    return tail.ravel()

@@ -10,6 +10,8 @@ from PIL import Image
 
 from rtool.cli import main
 from rtool.finetune.data.formats.sources import open_dataset
+from rtool.serving.gallery.files import similarities
+from rtool.serving.gallery.people import clustering, similarity
 
 PEOPLE = "synthetic-people:identities=6,images=8,seed=2,cameras=0,views=4,size=64x32"
 VARYING = ("timestamp", "timing", "model_calls", "settings")
@@ -108,6 +110,26 @@ def test_a_second_run_embeds_nothing_and_writes_the_same_bytes(made, colours, ca
                 for text in (one, other)
             )
         assert one == other, name
+
+
+def test_above_the_limit_the_same_people_are_found_and_hdbscan_is_refused(made, colours, monkeypatch, capsys):
+    monkeypatch.setattr(similarity, "_TILE", 5)
+    for module in (clustering, similarities):
+        monkeypatch.setattr(module, "MOST_WHOLE", 5)
+    many = made.parent / "many"
+    run("gallery", colours, PEOPLE, "-o", many, "--cache", made.parent / "cache", "-q")
+    people, expected = (record(folder, "clusters.json")["people"] for folder in (many, made))
+    assert [person["tracks"] for person in people] == [person["tracks"] for person in expected]
+    assert np.allclose(np.load(many / "similarity_matrix.npy"), np.load(made / "similarity_matrix.npy"), atol=1e-6)
+    matrix = record(many, "similarity_matrix.json")
+    assert len(people) > 5
+    assert (matrix["high_similarity_pairs_of_each"], len(matrix["high_similarity_pairs"])) == (
+        50,
+        len(record(made, "similarity_matrix.json")["high_similarity_pairs"]),
+    )
+    run("gallery", colours, PEOPLE, "-o", made.parent / "none", "--cluster", "hdbscan", code=2)
+    assert "24 tracks, and takes 5 at most; take dbscan" in capsys.readouterr().err
+    assert not (made.parent / "none").exists()
 
 
 def test_folders_are_those_of_the_user(made):

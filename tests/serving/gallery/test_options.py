@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rtool.cli import main
-from rtool.serving.gallery.finding import _mean_of_pairs
+from rtool.serving.gallery.finding import _means
 
 RED, BLUE, GREEN = (200, 40, 30), (30, 60, 200), (40, 180, 60)
 
@@ -77,7 +77,8 @@ def test_mean_of_pairs_is_the_mean_cosine_of_all_pairs_of_crops(colours, crops, 
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     owner = np.array([0, 0, 0, 1, 1, 2, 2])
     expected = [[(unit[owner == a] @ unit[owner == b].T).mean() for b in range(3)] for a in range(3)]
-    assert np.allclose(_mean_of_pairs(unit, owner, 3), expected, atol=1e-6)
+    means = _means(unit, owner, 3)
+    assert np.allclose(means @ means.T, expected, atol=1e-6)
     options = ("--cluster", "none", "--similarity", "mean-of-pairs", "--threshold", 0.9)
     _, clusters, _ = found(colours, crops, tmp_path / "pairs", *options)
     assert len(clusters["people"]) == 4

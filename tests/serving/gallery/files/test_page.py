@@ -26,7 +26,7 @@ def random_case(seed: int) -> dict:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     apart = np.sort(draw.integers(0, count, (3, 2)), axis=1)
     apart = apart[apart[:, 0] < apart[:, 1]]
-    tree = average_linkage(vectors @ vectors.T, apart)
+    tree = average_linkage(vectors.astype(np.float32), apart)
     threshold = float(draw.uniform(-0.2, 0.9))
     chosen = draw.permutation(count).tolist()
     edits = {"split": [{"tracks": chosen[:1], "rest": chosen[1:3]}], "merge": [chosen[3:5]], "drop": chosen[5:6]}

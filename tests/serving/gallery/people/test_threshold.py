@@ -40,12 +40,13 @@ def vectors(tracks: int, halved: int) -> TrackVectors:
 
 def test_evidence_needs_thirty_pairs_of_each_kind():
     draw = np.random.default_rng(1)
-    cosines = draw.uniform(0.1, 0.5, (40, 40)).astype(np.float32)
-    cosines = (cosines + cosines.T) / 2
+    compared = np.abs(draw.normal(size=(40, 3))).astype(np.float32)
+    compared /= np.linalg.norm(compared, axis=1, keepdims=True)
     pairs = np.array([(a, a + 1) for a in range(39)])
-    found = automatic_threshold(cosines, vectors(40, 30), pairs[:30])
+    found = automatic_threshold(compared, vectors(40, 30), pairs[:30])
     assert (found.source, found.same_pairs, found.different_pairs) == ("evidence", 30, 30)
-    assert cosines[pairs[:30, 0], pairs[:30, 1]].max() < found.value < 1
-    assert automatic_threshold(cosines, vectors(40, 29), pairs).source == "otsu"
-    assert automatic_threshold(cosines, vectors(40, 30), pairs[:29]).source == "otsu"
-    assert automatic_threshold(cosines[:9, :9], vectors(9, 9), pairs[:3]).source == "default"
+    different = np.einsum("pd,pd->p", compared[pairs[:30, 0]], compared[pairs[:30, 1]])
+    assert different.max() < found.value < 1
+    assert automatic_threshold(compared, vectors(40, 29), pairs).source == "otsu"
+    assert automatic_threshold(compared, vectors(40, 30), pairs[:29]).source == "otsu"
+    assert automatic_threshold(compared[:9], vectors(9, 9), pairs[:3]).source == "default"
