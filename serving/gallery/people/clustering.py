@@ -81,8 +81,8 @@ def check_size(method: Method, tracks: int) -> None:
     """
     if method == "hdbscan" and tracks > MOST_WHOLE:
         raise InputError(
-            f"--cluster hdbscan: needs the distances of all pairs, {8 * tracks**2 / 1e9:.1f} GB for {tracks} tracks, and "
-            f"takes {MOST_WHOLE} at most; take dbscan, which finds outliers too, or agglomerative"
+            f"--cluster hdbscan: needs the distances of all pairs, {8 * tracks**2 / 1e9:.1f} GB for {tracks} tracks, "
+            f"and takes {MOST_WHOLE} at most; take dbscan, which finds outliers too, or agglomerative"
         )
 
 

@@ -45,8 +45,12 @@ class Threshold:
 
 
 def automatic_threshold(compared: NDArray[np.float32], vectors: TrackVectors, apart: NDArray[np.int64]) -> Threshold:
-    """From vectors [T, D] whose dot products are the similarities, the halves of tracks, and pairs [P, 2] of tracks that
-    overlap by five frames or more.
+    """From the data alone.
+
+    Args:
+        compared: Vectors whose dot products are the similarities, float32 [T, D].
+        vectors: The halves of tracks.
+        apart: Pairs of tracks that overlap by five frames or more, int64 [P, 2].
     """
     same = np.clip(np.einsum("hd,hd->h", vectors.halves[:, 0], vectors.halves[:, 1]).astype(np.float64), -1, 1)
     different = np.clip(pair_cosines(compared, apart).astype(np.float64), -1, 1)
