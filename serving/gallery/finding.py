@@ -27,7 +27,7 @@ from .settings import GallerySettings
 from .stages import Stages
 from .tracks.quality import crop_quality
 from .tracks.selection import best_crops
-from .tracks.vectors import TrackVectors, track_vectors
+from .tracks.vectors import TrackVectors, sums_of_units, track_vectors
 
 __all__ = ["find_people"]
 
@@ -86,14 +86,13 @@ def _compared(
     vectors = track_vectors(crops, rows, embeddings, quality, settings.centre)
     compared = vectors.tracks
     if settings.similarity == "mean-of-pairs":
-        compared = _means(unit_rows(embeddings), crops.track[rows], len(crops.tracks))
+        compared = _means(embeddings, crops.track[rows], len(crops.tracks))
     return _Embedded(crops, quality, rows, embeddings, vectors, compared)
 
 
-def _means(unit: Floats, owner: Integers, count: int) -> Floats:
-    """The mean of each track's crops; the dot product of two is the mean cosine of all pairs of their crops."""
-    sums = np.zeros((count, unit.shape[1]))
-    np.add.at(sums, owner, unit)
+def _means(embeddings: Floats, owner: Integers, count: int) -> Floats:
+    """The mean of each track's crops, each unit: the dot product of two is the mean cosine of all pairs of crops."""
+    sums = sums_of_units(embeddings, owner, np.ones(len(owner)), count)
     means: Floats = (sums / np.bincount(owner, minlength=count)[:, None]).astype(np.float32)
     return means
 
@@ -184,11 +183,10 @@ def _measured(crops: Crops, of_track: Integers) -> Agreement | None:
 
 def _split(e: _Embedded, suspects: tuple[Suspect, ...], settings: GallerySettings) -> _Embedded:
     """The same crops with every suspect cut in two tracks at its best change point, and compared again."""
-    unit = unit_rows(e.embeddings)
     tracks, owner = list(e.crops.tracks), e.crops.track.copy()
     for suspect in suspects:
         own = np.flatnonzero(e.crops.track[e.rows] == suspect.track)
-        first = change_point(unit[own])
+        first = change_point(unit_rows(e.embeddings[own]))
         from_frame = e.rows[own[first]]
         later = np.flatnonzero((owner == suspect.track) & (np.arange(len(owner)) >= from_frame))
         before = tracks[suspect.track]

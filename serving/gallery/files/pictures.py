@@ -34,7 +34,8 @@ def strip_frames(tracks: int) -> int:
 
 def track_strip(found: Found, track: int, most: int) -> tuple[bytes, int]:
     """The best crops of a track side by side as WebP, and how many."""
-    rows = found.chosen[found.crops.track[found.chosen] == track]
+    own = found.crops.rows_of(track)
+    rows = found.chosen[slice(*np.searchsorted(found.chosen, [own[0], own[-1] + 1]))]
     images = _images(found, rows[evenly(len(rows), most)])
     strip = Image.new("RGB", (_STRIP[0] * len(images), _STRIP[1]))
     for place, image in enumerate(images):

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from ....finetune.embedding.unit_embeddings import unit_rows
 from ..inputs.crops import Crops
 
-__all__ = ["Centre", "TrackVectors", "track_vectors"]
+__all__ = ["Centre", "TrackVectors", "sums_of_units", "track_vectors"]
 
 Centre = Literal["none", "all", "camera"]
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
+_ROWS = 1 << 12
 _ENOUGH = 8
 """Tracks whose mean is worth subtracting."""
 
@@ -52,7 +53,7 @@ def track_vectors(
         quality: Of all crops, [N].
         centre: What is subtracted.
     """
-    unit, owner = unit_rows(embeddings), crops.track[rows]
+    owner, size = crops.track[rows], embeddings.shape[1]
     weights = np.maximum(quality[rows], 1e-6)
     count = len(crops.tracks)
     starts = np.searchsorted(owner, np.arange(count + 1))
@@ -60,14 +61,22 @@ def track_vectors(
     lengths = np.diff(starts)
     halved = np.flatnonzero(lengths >= 4)
     group = np.where(position < lengths[owner] // 2, 0, 1)
-    sums = np.zeros((count, 2, unit.shape[1]), dtype=np.float64)
-    np.add.at(sums, (owner, group), unit * weights[:, None])
+    sums = sums_of_units(embeddings, 2 * owner + group, weights, 2 * count).reshape(count, 2, size)
     whole = unit_rows(sums.sum(axis=1).astype(np.float32))
-    parts = unit_rows(sums[halved].reshape(-1, unit.shape[1]).astype(np.float32))
+    parts = unit_rows(sums[halved].reshape(-1, size).astype(np.float32))
     means, note = _means(whole, crops, centre)
     centred = unit_rows(whole - means)
     halves = unit_rows(parts - np.repeat(means[halved], 2, axis=0)).reshape(len(halved), 2, whole.shape[1])
     return TrackVectors(centred, halved, halves, note)
+
+
+def sums_of_units(embeddings: Floats, owner: Integers, weights: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Sums float64 [count, D] of embeddings [n, D], each made unit and weighted, by their owner [n]; some at a time."""
+    sums = np.zeros((count, embeddings.shape[1]))
+    for start in range(0, len(embeddings), _ROWS):
+        part = slice(start, start + _ROWS)
+        np.add.at(sums, owner[part], unit_rows(embeddings[part]) * weights[part, None])
+    return sums
 
 
 def _means(vectors: Floats, crops: Crops, centre: Centre) -> tuple[Floats, str]:
