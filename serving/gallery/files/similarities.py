@@ -55,7 +55,7 @@ def high_pairs(vectors: Floats, threshold: float) -> HighPairs:
 
 def _most_similar(block: Floats, one: Integers, other: Integers, start: int) -> NDArray[np.bool_]:
     """Which of the pairs [n], row by row, are among the most similar of their row, the lowest of equal ones."""
-    chosen = other != one + start
+    chosen: NDArray[np.bool_] = other != one + start
     ends = np.searchsorted(one, np.arange(len(block) + 1))
     for row in np.flatnonzero(np.diff(ends) > _OF_EACH):
         part = slice(ends[row], ends[row + 1])
