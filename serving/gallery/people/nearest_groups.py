@@ -83,7 +83,8 @@ class NearestGroups:
         for row, group in enumerate(groups.tolist()):
             own = chosen[row]
             self._near[group] = self._rows[own[values[row, own] > -np.inf]]
-        return values.max(axis=1, initial=-np.inf).astype(np.float64)
+        largest: Values = values.max(axis=1, initial=-np.inf).astype(np.float64)
+        return largest
 
     def nearest(self, group: int) -> tuple[float, int]:
         """The largest similarity of a group with one on its list, and that one, the lowest of equal ones.
@@ -97,7 +98,7 @@ class NearestGroups:
         self._near[group] = near
         if not len(near):
             return -np.inf, -1
-        values = (self._sums[near] @ self._sums[group]) / (self.sizes[near] * self.sizes[group])
+        values: Values = (self._sums[near] @ self._sums[group]) / (self.sizes[near] * self.sizes[group])
         best = int(values.argmax())
         if len(near) > 2 * _LISTED:
             order = np.argsort(-values, kind="stable")
