@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ...converters.preprocessing.decision import PreprocessingDecision
 from .config_rules import BACKEND_KEYS, backend_of, check_against_graph
-from .config_text import edited_text
+from .config_text import edited_text, lost_comments
 from .deployed import newest_served
 from .devices import gpu_present
 from .graph_signature import GraphSignature
@@ -53,6 +53,15 @@ class ConfigPlan:
     def rewritten(self) -> tuple[str, ...]:
         """The files whose comments and order cannot be kept."""
         return tuple(path for path in self.written if self._continued(path) is None)
+
+    def lost(self) -> tuple[str, ...]:
+        """What is lost of comments in files that continue otherwise, one line per comment."""
+        found = []
+        for path, source in self.written.items():
+            edited = self._continued(path)
+            if edited is not None:
+                found += [f"{path}: {comment}" for comment in lost_comments(source.read_text(), edited)]
+        return tuple(found)
 
     def _continued(self, path: str) -> str | None:
         source = self.written.get(path)

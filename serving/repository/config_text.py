@@ -1,26 +1,35 @@
 """Change single fields in the text of a configuration; comments, order and layout of all the others stay.
 
-The text is cut into its top-level fields, and only those whose value changes are written again. The result is parsed
-with Triton's own messages and compared: where it does not say what it should, the text is given up, not patched.
+The text is cut into its fields, and only those whose value changes are written again, inside blocks too: of a map by
+its keys, of a list of blocks by their places. The result is parsed with Triton's own messages and compared: where it
+does not say what it should, the text is given up, not patched.
 The syntax is that of the protobuf text format, https://protobuf.dev/reference/protobuf/textformat-spec/.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
 
 from ...errors import ConfigError
 from .model_config import ModelConfig, parse_config
 
-__all__ = ["edited_text"]
+__all__ = ["edited_text", "lost_comments"]
 
 _SPACE = re.compile(r"(?:\s|#[^\n]*(?:\n|$))*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _STRING = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'")
 _SCALAR = re.compile(r"-?\s*[^\s,;#{}<>\[\]\"']+")
 _OPEN, _CLOSE = "{<[", "}>]"
+_COMMENT = re.compile(rf"{_STRING.pattern}|#[^\n]*")
+_OPENING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\s*:?\s*[{<]")
+"""The beginning of a field that is one block; a list in brackets is none."""
+
+Span = tuple[str, int, int]
 
 
 def edited_text(text: str, config: ModelConfig, place: Path) -> str | None:
@@ -30,38 +39,113 @@ def edited_text(text: str, config: ModelConfig, place: Path) -> str | None:
         ConfigError: `text` does not parse.
     """
     before = parse_config(text, place)
-    changed = {field.name: _printed(config, field.name) for field in config.DESCRIPTOR.fields}
-    changed = {name: printed for name, printed in changed.items() if printed != _printed(before, name)}
-    spans = list(_fields(text))
-    pieces, end = [], 0
-    for name, start, stop in spans:
-        if name not in changed:
-            continue
-        printed = changed[name]
-        first = next(span for span in spans if span[0] == name) == (name, start, stop)
-        pieces.append(text[end:start])
-        end = stop
-        if first and printed:
-            pieces.append(printed.rstrip("\n"))
-        elif (line := re.compile(r"[ \t]*(?:\n|$)").match(text, stop)) and _begins_line(text, start):
-            end = line.end()
-    pieces.append(text[end:])
-    absent = [printed for name, printed in changed.items() if printed and name not in {span[0] for span in spans}]
-    result = "".join(pieces).rstrip("\n") + "\n" + "".join(absent)
+    result = _edited(text, before, config, "").rstrip("\n") + "\n"
     try:
         return result if parse_config(result, place) == config else None
     except ConfigError:
         return None
 
 
+def lost_comments(text: str, edited: str) -> tuple[str, ...]:
+    """The comments of `text` that are not in `edited`."""
+    kept = set(_comments(edited))
+    return tuple(comment for comment in _comments(text) if comment not in kept)
+
+
+def _edited(text: str, before: Message, after: Message, indent: str) -> str:
+    """The fields of a message as text, changed from `before` to `after`; lines of new fields begin with `indent`."""
+    changed = {field.name: _printed(after, field.name) for field in after.DESCRIPTOR.fields}
+    changed = {name: printed for name, printed in changed.items() if printed != _printed(before, name)}
+    spans = list(_fields(text))
+    inside = {name: _blocks(text, spans, name, before, after, indent) for name in changed}
+    pieces, end, seen = [], 0, set[str]()
+    for name, start, stop in spans:
+        if name not in changed:
+            continue
+        blocks = inside[name]
+        replaced = blocks.pop(0) if blocks else "" if name in seen else _indented(changed[name], indent)
+        seen.add(name)
+        pieces.append(text[end:start])
+        end = stop
+        if replaced:
+            pieces.append(replaced)
+        elif (line := re.compile(r"[ \t]*(?:\n|$)").match(text, stop)) and _begins_line(text, start):
+            end = line.end()
+    pieces.append(text[end:])
+    absent = [_indented(printed, indent) for name, printed in changed.items() if printed and name not in seen]
+    body = "".join(pieces)
+    if not absent:
+        return body
+    tail = body[len(body.rstrip()) :] if indent else "\n"
+    return body.rstrip() + "".join(f"\n{indent}{one}" for one in absent) + (tail if "\n" in tail else "\n" + indent[2:])
+
+
+def _blocks(text: str, spans: Sequence[Span], name: str, before: Message, after: Message, indent: str) -> list[str]:
+    """The new text of each span of a field of blocks, one block per span; empty where they are written again as one."""
+    own = [text[start:stop] for field, start, stop in spans if field == name]
+    field = after.DESCRIPTOR.fields_by_name[name]
+    if field.message_type is None or not own or any(_OPENING.match(block) is None for block in own):
+        return []
+    old, new = getattr(before, name), getattr(after, name)
+    if field.message_type.GetOptions().map_entry:
+        return _entries(own, name, before, after, indent)
+    if isinstance(old, Message):
+        old, new = [old], [new] if after.HasField(name) else []
+    if not len(own) == len(old) == len(new):
+        return []
+    return [_block(block, one, other, indent) for block, one, other in zip(own, old, new, strict=True)]
+
+
+def _block(block: str, before: Message, after: Message, indent: str) -> str:
+    """One block `name {...}`, changed inside."""
+    if before == after:
+        return block
+    opening = _OPENING.match(block)
+    closing = max(block.rfind(letter) for letter in _CLOSE)
+    assert opening is not None
+    inner = _edited(block[opening.end() : closing], before, after, f"{indent}  ")
+    return block[: opening.end()] + inner + block[closing:]
+
+
+def _entries(blocks: Sequence[str], name: str, before: Message, after: Message, indent: str) -> list[str]:
+    """The blocks of a map, one key each: those of equal values stay, new keys follow the last."""
+    wanted = dict(getattr(after, name))
+    result = []
+    for block in blocks:
+        single = type(before)()
+        text_format.Parse(block.rstrip(" \t,;"), single)
+        (key,) = getattr(single, name)
+        value = wanted.pop(key, None)
+        same = value is not None and value == getattr(before, name)[key]
+        result.append(block if same else "" if value is None else _entry(after, name, key, indent))
+    added = [_entry(after, name, key, indent) for key in sorted(wanted)]
+    result[-1] = f"\n{indent}".join(filter(None, (result[-1], *added)))
+    return result
+
+
+def _entry(message: Message, name: str, key: str, indent: str) -> str:
+    single = type(message)()
+    single.CopyFrom(message)
+    for other in set(getattr(single, name)) - {key}:
+        del getattr(single, name)[other]
+    return _indented(_printed(single, name), indent)
+
+
+def _indented(printed: str, indent: str) -> str:
+    return printed.rstrip("\n").replace("\n", f"\n{indent}")
+
+
+def _comments(text: str) -> list[str]:
+    """The comments of a text, in its order; a # in a string begins none."""
+    return [found.group().strip() for found in _COMMENT.finditer(text) if found.group()[0] == "#"]
+
+
 def _begins_line(text: str, start: int) -> bool:
     return not text[text.rfind("\n", 0, start) + 1 : start].strip()
 
 
-def _printed(config: ModelConfig, name: str) -> str:
+def _printed(config: Message, name: str) -> str:
     """One field as text; `max_batch_size: 0` too, which protobuf leaves out and readers look for."""
-    from google.protobuf import text_format
-
     single = type(config)()
     single.CopyFrom(config)
     for descriptor, _ in config.ListFields():
@@ -71,7 +155,7 @@ def _printed(config: ModelConfig, name: str) -> str:
     return text if text or name != "max_batch_size" else "max_batch_size: 0\n"
 
 
-def _fields(text: str) -> Iterator[tuple[str, int, int]]:
+def _fields(text: str) -> Iterator[Span]:
     """Name, start and end of every top-level field; stops at what it does not understand."""
     position = _space(text, 0)
     while (name := _NAME.match(text, position)) is not None:

@@ -16,6 +16,14 @@ _MAX_DELAY = {"cpu": 0.0, "gpu": 2.0}
 """On a CPU, 16 rows cost less each than 64, and waiting for more wins nothing; a GPU is filled by large batches."""
 _THREADS = {"onnxruntime": "intra_op_thread_count", "pytorch": "INTRA_OP_THREAD_COUNT"}
 """Back end -> the parameter for the threads of one session on the CPU."""
+_BOUNDS = {
+    "max_batch": (1, 1_000_000),
+    "max_delay": (0, 3_600_000),
+    "instances": (1, 1_000),
+    "threads": (1, 1_000),
+    "queue_timeout": (0.001, 3_600_000),
+}
+"""Far beyond what helps, and within what the fields hold."""
 _OF_A_QUEUE = ("max_batch", "max_delay", "queue_timeout")
 """Settings of the batcher, which a graph with a fixed batch does not have."""
 
@@ -44,11 +52,12 @@ class ServingSettings:
         Raises:
             ConfigError: a value is out of range.
         """
-        least = {"max_batch": 1, "max_delay": 0, "instances": 1, "threads": 1, "queue_timeout": 0.001}
         for name in self.given():
-            value = getattr(self, name)
-            if not value >= least[name]:
-                raise ConfigError(f"serving setting {name}: expected at least {least[name]}, got {value}")
+            value, (least, most) = getattr(self, name), _BOUNDS[name]
+            if not value >= least:
+                raise ConfigError(f"serving setting {name}: expected at least {least}, got {value}")
+            if not value <= most:
+                raise ConfigError(f"serving setting {name}: expected at most {most}, got {value}")
 
     def given(self) -> tuple[str, ...]:
         """Names of the settings that have a value."""

@@ -114,6 +114,40 @@ def test_single_fields_are_edited_in_any_layout(text):
     assert edited_text(text, parse_config(text, place), place).strip() == text.strip()
 
 
+def test_comments_inside_blocks_that_change_survive(root, onnx_files):
+    path = root / "m/config.pbtxt"
+    text = path.read_text().replace("dynamic_batching {", "dynamic_batching {  # for the gate\n  # was 3 in May")
+    text = text.replace("instance_group {", "instance_group {  # two cores")
+    text += 'parameters { key: "mine"  # Ann\n value { string_value: "x # no comment" } }\n'
+    path.write_text(text)
+    settings = ServingSettings(max_delay=5, instances=3, threads=2)
+    result = deploy(onnx_files["face"], name="m", repository=root, settings=settings)
+    after, config = path.read_text(), parsed(path)
+    for comment in ("# for the gate", "# was 3 in May", "# two cores", "# Ann"):
+        assert comment in after
+    assert config.dynamic_batching.max_queue_delay_microseconds == 5000
+    assert config.instance_group[0].count == 3
+    assert config.parameters["intra_op_thread_count"].string_value == "2"
+    assert config.parameters["mine"].string_value == "x # no comment"
+    assert not any("comment could not be kept" in note for note in result.notes)
+
+
+def test_a_comment_that_is_lost_is_said(root, onnx_files):
+    path = root / "m/config.pbtxt"
+    path.write_text(re.sub(r"instance_group \{([^}]*)\}", r"instance_group [{  # one\1}]", path.read_text()))
+    result = deploy(onnx_files["face"], name="m", repository=root, settings=ServingSettings(instances=3))
+    assert parsed(path).instance_group[0].count == 3
+    assert any("a comment could not be kept, its field is written anew: config.pbtxt: # one" in n for n in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_batch", 10**11), ("instances", 10**11), ("max_delay", float("inf")), ("threads", 10**6)]
+)
+def test_settings_beyond_what_a_field_holds_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"serving setting {name}: expected at most"):
+        ServingSettings(**{name: value})
+
+
 @pytest.mark.parametrize("options", [["--queue-timeout", "9"], ["--max-batch", "8"], ["--max-delay", "0"]])
 def test_settings_of_a_dynamic_batch_are_refused_for_a_fixed_one(tmp_path, onnx_files, options, capsys):
     root = tmp_path / "fixed"
