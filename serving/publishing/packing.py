@@ -23,6 +23,7 @@ from ..repository.served_preprocessing import copy_preprocessing
 from ..repository.serving_settings import ServingSettings, apply_settings
 from .contract import check_contract, contract_of, describe_changes
 from .publication import Publication, publish, publishing, remember_configs
+from .snapshot import undone_on_error
 
 __all__ = ["deploy_packer"]
 
@@ -69,14 +70,12 @@ def deploy_packer(
         changes = [] if served is None else describe_changes(contract_of(served), contract_of(config))
         changes += front_changes(folder, served, config)
         notes = check_contract(name, changes, new_contract=new_contract)
-        if previous is not None:
-            remember_configs(folder, previous, staging)
         digests = {file: hashlib.sha256(path.read_bytes()).hexdigest() for file, path in _FILES.items()}
         manifest = packer_manifest(name, version, target=target, batch=batch, previous=previous, digests=digests)
-        publish(
-            Publication(folder, version, _FILES, digests, {CONFIG_FILE: text}, (), manifest),
-            staging,
-        )
+        with undone_on_error(folder, staging):
+            if previous is not None:
+                remember_configs(folder, previous, staging)
+            publish(Publication(folder, version, _FILES, digests, {CONFIG_FILE: text}, (), manifest), staging)
     return DeployResult(
         path=folder.version_path(version),
         name=name,

@@ -39,7 +39,7 @@ from .proof import check_proof, export_command
 from .publication import Publication, prune, publish, publishing, remember_configs
 from .published_form import file_name, form_note, published_form
 from .served_digests import state_digests
-from .snapshot import take_snapshot
+from .snapshot import undone_on_error
 from .trial_run import try_out
 from .warmup_images import image_examples
 
@@ -219,10 +219,10 @@ def _write_version(publication: Publication, versions: _Versions, staging: Path,
         from .on_server import candidate
 
         candidate.try_on_server(url, publication, staging, served=versions.previous)
-    before = take_snapshot(publication.folder)
-    if versions.previous is not None:
-        remember_configs(publication.folder, versions.previous, staging)
-    publish(publication, staging)
+    with undone_on_error(publication.folder, staging) as before:
+        if versions.previous is not None:
+            remember_configs(publication.folder, versions.previous, staging)
+        publish(publication, staging)
     if url is not None:
         candidate.switch(url, publication.folder, publication.version, before, staging)
 

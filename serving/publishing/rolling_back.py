@@ -17,7 +17,7 @@ from .contract import check_contract, contract_of, describe_changes
 from .on_server.fitting_server import require_fitting_server
 from .on_server.met_server import meet_server
 from .publication import Publication, publishing, remember_configs, replace_configs
-from .snapshot import take_snapshot
+from .snapshot import undone_on_error
 
 __all__ = ["rollback"]
 
@@ -94,10 +94,10 @@ def _serve_again(
         from .on_server import candidate
 
         candidate.try_on_server(url, _as_candidate(folder, target, texts), staging, served=present)
-    before = take_snapshot(folder)
-    if present is not None:
-        remember_configs(folder, present, staging)
-    replace_configs(folder, texts, staging)
+    with undone_on_error(folder, staging) as before:
+        if present is not None:
+            remember_configs(folder, present, staging)
+        replace_configs(folder, texts, staging)
     if url is not None:
         candidate.switch(url, folder, target, before, staging)
 

@@ -6,13 +6,15 @@ configuration gets a new date, because Triton reloads only what is newer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..repository.repository import ModelFolder
+from ..repository.repository import CONFIG_FILE, ModelFolder
 from .publication import remove_whole, replace_configs, write_atomically
 
-__all__ = ["Snapshot", "take_snapshot"]
+__all__ = ["Snapshot", "take_snapshot", "undone_on_error"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,24 @@ class Snapshot:
         for path in (*(folder.path / "history").glob("*"), folder.path / "history", folder.path / "warmup"):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+
+@contextmanager
+def undone_on_error(folder: ModelFolder, staging: Path) -> Iterator[Snapshot]:
+    """The folder as it is now, and as it is again where the block ends by an error.
+
+    A disk that is full keeps what of it cannot be put back; what serves is then still the version from before.
+    """
+    before = take_snapshot(folder)
+    try:
+        yield before
+    except BaseException:
+        with suppress(OSError):
+            if before.texts is not None and folder.config_path.read_bytes() == before.texts[CONFIG_FILE]:
+                for version in set(folder.versions()) - set(before.versions):  # nothing names it; this makes room
+                    remove_whole(folder.version_path(version), staging)
+            before.restore(staging)
+        raise
 
 
 _PLACEHOLDER = "manifest.json of a placeholder"

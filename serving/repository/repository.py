@@ -40,6 +40,7 @@ MODEL_FILE = "model.onnx"
 TORCH_FILE = "model.pt"
 MANIFEST_FILE = "manifest.json"
 LOCK_FILE = ".rtool.lock"
+_DAMAGED = "restore it, or remove this file and publish the model again"
 CANDIDATE_PREFIX = ".candidate-"
 """Of the folder in which a version is tried on a running server; hidden, so that no command takes it for a model."""
 VARIANTS: tuple[Literal["cpu", "gpu", "trt"], ...] = ("cpu", "gpu", "trt")
@@ -127,9 +128,9 @@ class ModelFolder:
         try:
             found = parse_json(path.read_text())
         except (ValueError, OSError) as error:
-            raise InputError(f"{path}: expected JSON ({error}); publish this version again") from error
+            raise InputError(f"{path}: expected JSON ({error}); {_DAMAGED}") from error
         if not isinstance(found, dict):
-            raise InputError(f"{path}: expected a JSON object, got {type(found).__name__}; publish this version again")
+            raise InputError(f"{path}: expected a JSON object, got {type(found).__name__}; {_DAMAGED}")
         return found
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from rtool.errors import InputError
-from rtool.serving import deploy
+from rtool.serving import deploy, rollback
 
 from .repository_files import tree
 
@@ -51,3 +51,45 @@ def test_a_file_that_may_not_be_written_is_named(tmp_path, onnx_files, monkeypat
     monkeypatch.setattr(shutil, "copyfile", denied)
     with pytest.raises(InputError, match=r"rtool-staging.*model\.onnx: cannot be written \(Permission denied\)"):
         deploy(onnx_files["reid"], name="m", repository=tmp_path / "models", device="cpu")
+
+
+def files(root) -> dict[str, bytes]:
+    return {name: (root / name).read_bytes() for name in tree(root) if (root / name).is_file()}
+
+
+@pytest.mark.parametrize("act", ["publish", "rollback"])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_disk_that_fails_between_two_configurations_leaves_all_as_it_was(
+    tmp_path, onnx_files, make_model, monkeypatch, act, after
+):
+    root = tmp_path / "models"
+    other = make_model("reid", tmp_path / "other.onnx", seed=3)
+    for model in (onnx_files["reid"], other):
+        deploy(model, name="m", repository=root, device="cpu")
+    before, replace, calls = files(root), os.replace, []
+
+    def failing(source, target):
+        calls.append(target)
+        if len(calls) == after:
+            raise OSError(errno.EIO, "Input/output error", str(source), None, str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", failing)
+        with pytest.raises(InputError, match="cannot be written"):
+            rollback("m", repository=root) if act == "rollback" else deploy(other, name="m", repository=root)
+    assert len(calls) > after  # what had been replaced was put back
+    assert files(root) == before
+
+
+def test_a_damaged_manifest_is_named_with_a_way_out_that_works(tmp_path, onnx_files):
+    root = tmp_path / "models"
+    deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    manifest = root / "m/1/manifest.json"
+    manifest.write_text("[]")
+    with pytest.raises(
+        InputError, match="expected a JSON object, got list; restore it, or remove this file and publish"
+    ):
+        deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    manifest.unlink()
+    assert deploy(onnx_files["reid"], name="m", repository=root, device="cpu").version == 2
