@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ....errors import InputError
 from ....finetune.data.formats.csv_columns import csv_rows
+from ....finetune.data.identity_keys import NoIdentity, identity_key
 from .crops import Crops
 
 __all__ = ["read_labels"]
@@ -41,8 +42,8 @@ def read_labels(path: Path, crops: Crops) -> tuple[tuple[str | None, ...], tuple
     truth: dict[int, str] = {}
     strangers = []
     for line, row in rows:
-        identity = row["identity"]
-        if not identity:
+        identity = identity_key(row["identity"])
+        if isinstance(identity, NoIdentity):
             continue
         if row[key] not in of_name:
             strangers.append(row[key])

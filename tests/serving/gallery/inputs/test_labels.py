@@ -37,6 +37,12 @@ def test_paths_name_tracks_too(tmp_path, crops):
     assert (truth, notes) == (("a", "a", "b"), ())
 
 
+def test_identities_are_those_of_every_other_label(tmp_path, crops):
+    """Accents written in two ways are one identity, `null` and an empty cell are none."""
+    truth, _ = read_labels(labels(tmp_path, "track,identity\nt0,Zoe\u0301\nt1,Zo\u00e9\nt2,null\n"), crops)
+    assert truth == ("Zo\u00e9", "Zo\u00e9", None)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
