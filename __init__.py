@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the table below 
     from .converters.inspection.inspecting import inspect
     from .converters.operators.operator_table import ops
     from .errors import RtoolError
+    from .fetching import fetch
     from .finetune import finetune
     from .finetune.distilling import distil
     from .finetune.embedding.image_embeddings import embed
@@ -45,6 +46,7 @@ _PUBLIC: dict[str, str] = {
     "embed": ".finetune",
     "evaluate": ".finetune",
     "export": ".converters",
+    "fetch": ".fetching",
     "gallery": ".serving.gallery.galleries",
     "inspect": ".converters",
     "onnx2torch": ".converters",
@@ -69,6 +71,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "fetch",
     "finetune",
     "gallery",
     "inspect",

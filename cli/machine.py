@@ -1,4 +1,4 @@
-"""`rtool doctor` and `rtool demo`: what this machine supports, and the whole flow on it."""
+"""`rtool doctor`, `fetch` and `demo`: what this machine supports, a file for it, and the whole flow on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from ..errors import GateError, PlatformError
 from .output import Output, examples, output_options
 
-__all__ = ["demo_command", "doctor_command"]
+__all__ = ["demo_command", "doctor_command", "fetch_command"]
 
 
 @click.command("doctor", epilog=examples("rtool doctor", "rtool doctor --json"))
@@ -27,6 +27,29 @@ def doctor_command(output: Output) -> None:
     output.emit(report, rows, brief=f"not usable: {missing}" if missing else "everything rtool needs is present")
     if not report.ok:
         raise PlatformError("something rtool needs is missing; see the lines marked ✗")
+
+
+@click.command(
+    "fetch", epilog=examples(f"rtool fetch https://example.org/osnet_x1_0.onnx --sha256 {'0123456789abcdef' * 4}")
+)
+@click.argument("url")
+@click.option("--sha256", required=True, help="Of the content, 64 hexadecimal digits.")
+@click.option(
+    "-o", "--output", "target", type=click.Path(path_type=Path), help="The file. [default: the last part of URL]"
+)
+@click.option(
+    "--largest-gb", type=click.FloatRange(min=0, min_open=True), default=8.0, show_default=True, help="Give up beyond."
+)
+@output_options
+def fetch_command(output: Output, url: str, sha256: str, target: Path | None, largest_gb: float) -> None:
+    """Load a file by https, and keep it if its SHA-256 is the given one. No other command loads models."""
+    from ..fetching import fetch
+
+    fetched = fetch(url, target, sha256=sha256, largest_gb=largest_gb)
+    rows = [("size", f"{fetched.size / 1e6:,.2f} MB"), ("sha256", fetched.sha256)]
+    output.emit(
+        fetched, rows if fetched.loaded else [*rows, ("loaded", "no: it was there already")], artefact=fetched.path
+    )
 
 
 @click.command("demo", epilog=examples("rtool demo", "rtool demo --output runs/demo --seed 1"))

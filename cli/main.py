@@ -23,7 +23,7 @@ from .export import export_command
 from .gallery.adapt import adapt_command
 from .gallery.command import gallery_command
 from .inspection import inspect_command
-from .machine import demo_command, doctor_command
+from .machine import demo_command, doctor_command, fetch_command
 from .search import search_command
 from .serving.deploy import deploy_command
 from .serving.serve import serve_command
@@ -67,6 +67,7 @@ for _command, _short in (
     (bench, "Compare two models, time models, load a server."),
     (config_group, "Show, check, create and convert configurations."),
     (ops_command, "List the ONNX operators that convert."),
+    (fetch_command, "Load a file whose SHA-256 is known."),
     (doctor_command, "Report what this machine supports."),
     (demo_command, "Run the whole flow on built-in data."),
 ):

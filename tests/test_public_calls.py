@@ -137,12 +137,13 @@ CALLED_ELSEWHERE = {
     "adapt": "tests/serving/gallery/test_adaptation.py",
     "distil": "tests/finetune/distillation/test_distil_call.py",
     "search": "tests/finetune/search/test_search_call.py",
+    "fetch": "tests/test_fetching.py",
     "bench.operations": "tests/benchmarks/test_cell_operations.py",
     "bench.search": "tests/benchmarks/test_search_comparison.py",
     "finetune": "tests/finetune/test_finetuning.py",
     "demo": "tests/benchmarks/whole_flow/test_flow.py",
 }
-"""Calls that take long, and the tests that make them."""
+"""Calls that take long or need a server of their own, and the tests that make them."""
 
 
 def params(folder: Path) -> Path:

@@ -14,7 +14,7 @@ import rtool
 
 ROOT = Path(rtool.__file__).resolve().parent
 ROOMS = ("cli", "benchmarks", "serving", "finetune", "converters")
-FOUNDATION = {"cache_folder", "errors", "lazy", "version"}
+FOUNDATION = {"cache_folder", "errors", "fetching", "lazy", "version"}
 
 # What is inside a room, from the ground up, one tuple per storey: a sub-room imports from storeys below its own, never
 # from one beside or above it; files of one storey may import each other. What is not named here comes last.
