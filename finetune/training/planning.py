@@ -10,12 +10,15 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ...converters.records.preprocessing import Preprocessing
 from ...converters.weights.weight_match import WeightMatch
 from ...errors import InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
+from ..data.dataset import Dataset
 from ..distillation.building import build_distiller
 from ..distillation.panel import TeacherFacts, open_teachers
 from ..distillation.terms import Distiller
+from ..evaluation.plan import EvaluationPlan
 from ..evaluation.several_sets import choose_metric
 from ..matching.map_losses import find_network_map
 from ..network.autocast import autocast_dtype
@@ -25,6 +28,7 @@ from ..network.search_backbone import open_network
 from ..processes.launching import count_processes, resolve_device
 from .assembly import build_heads, build_learner
 from .epoch import epoch_steps
+from .image_check import check_images
 from .measuring.held_out import plan_sets
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data, weights_part
@@ -77,7 +81,7 @@ class RunPlan:
 
 
 def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
-    """Resolve model, data and plan of a run; only labels are read, and nothing is left on disk.
+    """Resolve model, data and plan of a run, with the images of smaller data sets; nothing is left on disk.
 
     Args:
         config: The run.
@@ -107,6 +111,9 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
     notes = [f"{train.name}: {note}" for note in train.notes] + notes + ([restored] if restored else [])
     notes += review_run(config, network, learner, train, batches, processes)
+    notes += _images_checked(
+        config, network.preprocessing, everything, [(held_out[name], plans[name]) for name in plans]
+    )
     learner.train()  # the estimate is of a step
     sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
     size = network.preprocessing
@@ -134,6 +141,16 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         teachers=teachers,
         notes=tuple(notes),
     )
+
+
+def _images_checked(
+    config: FinetuneConfig, size: Preprocessing, train: Dataset, measured: list[tuple[Dataset, EvaluationPlan]]
+) -> list[str]:
+    """Decode what the run would, and refuse what would stop it: see `check_images`."""
+    fits = len(train) * size.height * size.width * size.channels <= config.data.memory_gb * 1e9
+    compared = ("retrieval", "verification")
+    sets = [(dataset, dataset.pairs is None and plan.protocol in compared) for dataset, plan in measured]
+    return check_images([(train, fits), *sets], size.resize)
 
 
 def _memory(
