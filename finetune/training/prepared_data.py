@@ -221,10 +221,10 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing, views: Vi
     caches = [DecodedCache(folder, form) for form in (canvas, preprocessing)] if folder is not None else []
     source = _open_source(config, caches[0] if caches else None)
     train, held_out = _split(config, source)
-    contents = _contents(config, _open_source(config) if caches else source, held_out)
+    stored = _contents(config, _open_source(config) if caches else source, held_out)
     if caches:
         held_out = _held_out_cached(config, held_out, caches[1], same=canvas == preprocessing)
-    record = _record(config, source, train, held_out, contents)
+    record = _record(config, source, train, held_out, stored)
     mask_points(config, train, canvas)
     train = _decoded(config, train, canvas)
     opened = [train] if config.data.evaluate is None else [train, *held_out.values()]
