@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -111,9 +112,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
     notes = [f"{train.name}: {note}" for note in train.notes] + notes + ([restored] if restored else [])
     notes += review_run(config, network, learner, train, batches, processes)
-    notes += _images_checked(
-        config, network.preprocessing, everything, [(held_out[name], plans[name]) for name in plans]
-    )
+    notes += _images_checked(config, network.preprocessing, everything, held_out, plans)
     learner.train()  # the estimate is of a step
     sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
     size = network.preprocessing
@@ -144,13 +143,17 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
 
 
 def _images_checked(
-    config: FinetuneConfig, size: Preprocessing, train: Dataset, measured: list[tuple[Dataset, EvaluationPlan]]
+    config: FinetuneConfig,
+    size: Preprocessing,
+    train: Dataset,
+    held_out: Mapping[str, Dataset],
+    plans: Mapping[str, EvaluationPlan],
 ) -> list[str]:
     """Decode what the run would, and refuse what would stop it: see `check_images`."""
     fits = len(train) * size.height * size.width * size.channels <= config.data.memory_gb * 1e9
     compared = ("retrieval", "verification")
-    sets = [(dataset, dataset.pairs is None and plan.protocol in compared) for dataset, plan in measured]
-    return check_images([(train, fits), *sets], size.resize)
+    measured = [(held_out[name], held_out[name].pairs is None and plans[name].protocol in compared) for name in plans]
+    return check_images([(train, fits), *measured], size.resize)
 
 
 def _memory(

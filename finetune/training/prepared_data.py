@@ -231,8 +231,7 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing, views: Vi
     notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
     notes += [note for cache in caches for note in cache.notes]
     notes += [*_notes_on_sources(config, train, held_out), *filter(None, [_decoder(source)])]
-    image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
-    canvas_bytes = canvas.height * canvas.width * canvas.channels
+    image_bytes, canvas_bytes = (form.height * form.width * form.channels for form in (preprocessing, canvas))
     memory = int(config.data.memory_gb * 1e9)
     values: NDArray[np.uint8] | None = None
     contents: Contents | None = None
