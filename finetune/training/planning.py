@@ -29,8 +29,8 @@ from ..network.search_backbone import open_network
 from ..processes.launching import count_processes, resolve_device
 from .assembly import build_heads, build_learner
 from .epoch import epoch_steps
-from .image_check import check_images
 from .measuring.held_out import plan_sets
+from .measuring.image_check import check_images
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data, weights_part
 from .review import review_run

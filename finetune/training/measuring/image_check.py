@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.dataset import Dataset
-from ..data.decoding import Resize, stream_pixels
-from ..data.distinct_images import content_numbers, refuse_two_identities
+from ...data.dataset import Dataset
+from ...data.decoding import Resize, stream_pixels
+from ...data.distinct_images import content_numbers, refuse_two_identities
 
 __all__ = ["check_images"]
 
