@@ -151,7 +151,7 @@ class DataConfig(Section):
     graph: one batch per identity, with those most like it by the matcher of qaconv (arXiv:2104.01546)."""
     images_per_identity: Annotated[int, Field(ge=2)] = 4
     """K of the samplers pk, pk_cameras and graph; `batch` is a multiple of it."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Worker processes that decode and augment; 0 does it in the training process."""
     decode: Literal["exact", "reduced"] = "exact"
     """reduced: training images in JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where the network needs no

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from ...errors import ConfigError, InputError, nearest
 from .config import FinetuneConfig
+from .foreign.recognition import mistaken_for_ours
 from .sources import without_tag
 from .values.overrides import apply_override
 from .values.yaml_text import ConfigLoader, load_yaml
@@ -76,13 +77,23 @@ def dump_config(config: FinetuneConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _refuse_foreign(path: Path, content: object) -> None:
+    trainer = mistaken_for_ours(path, content)
+    if trainer is not None:
+        raise ConfigError(
+            f"{path}: is a configuration of {trainer}, not of rtool; rtool config convert {path} -o cfg.yaml"
+        )
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
         data = load_yaml(path.read_text(encoding="utf-8"), ConfigLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _refuse_foreign(path, None)
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    _refuse_foreign(path, data)
     if not isinstance(data, dict):
         found = "an empty file" if data is None else type(data).__name__
         raise ConfigError(f"{path}: expected keys and values, got {found}")

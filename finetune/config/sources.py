@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -31,7 +32,8 @@ def _checked(value: Sources) -> Sources:
     places = [value] if isinstance(value, str) else list(value.values() if isinstance(value, dict) else value)
     if not places:
         raise ValueError("names no data set; give one source, several, or leave the field out")
-    twice = next((place for number, place in enumerate(places) if place in places[:number]), None)
+    known = [os.path.normpath(place) for place in places]
+    twice = next((place for number, place in enumerate(places) if known[number] in known[:number]), None)
     if twice is not None:
         raise ValueError(f"'{twice}' is given twice; each data set counts once")
     for name in value if isinstance(value, dict) else ():

@@ -145,8 +145,8 @@ def _check_arguments(module: nn.Module, name: str, inputs: Sequence[TensorSpec])
     takes = f"{name}: takes {', '.join(spec.name for spec in inputs)}"
     if len(read) > 1:
         raise InputError(
-            f"{takes} and reads {', '.join(read)}; training gives a network its images alone: make the others "
-            "constants of the graph"
+            f"{takes} and reads {', '.join(read)}; training gives a network its images alone: export it "
+            "again with the others fixed, or make each an initializer of the graph"
         )
     if image_index(inputs) != 0:
         raise InputError(

@@ -1,7 +1,8 @@
 """What a run was trained and measured on, kept with its checkpoints: a run resumed on other data would not be the same.
 
 The order of the classes decides which row of a head is whose, and the held-out people must never have been trained on.
-Both follow from the labels and the seed, so they are compared before a resumed run changes anything.
+Both follow from the labels and the seed, so they are compared before a resumed run changes anything. So is the content
+of up to 1,000 images of each data set, evenly spread: folders that were swapped have the same names and other people.
 """
 
 from __future__ import annotations
@@ -17,19 +18,29 @@ import numpy as np
 from ...converters.records.json_text import parse_json
 from ...errors import ConfigError, InputError
 from ..data.dataset import Dataset
+from ..data.image_files import UnreadableImageError
 
-__all__ = ["ACCEPTABLE", "DataRecord", "check_data", "difference_noted", "load_data_record", "save_data_record"]
+__all__ = [
+    "ACCEPTABLE",
+    "DataRecord",
+    "check_data",
+    "content_digest",
+    "difference_noted",
+    "load_data_record",
+    "save_data_record",
+]
 
 ACCEPTABLE = ("data", "seed", "evaluation")
 """Changes that `--resume-with` can accept."""
 
 _FILE = "data.json"
 _NAMED = 3
+_SAMPLED = 1000
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The data of a run, from labels alone."""
+    """The data of a run, from labels and the content of some images."""
 
     seed: int
     source: str
@@ -40,6 +51,10 @@ class DataRecord:
     """The first image of each identity that is measured."""
     evaluation: str
     """Digest of the evaluation set, where it is another than the training data, and of how it is measured."""
+    content: str = ""
+    """`content_digest` of the training data; empty in checkpoints of versions that kept none."""
+    measured_content: str = ""
+    """Likewise of the evaluation set, where it is another than the training data."""
 
     @classmethod
     def of(
@@ -50,6 +65,7 @@ class DataRecord:
         seed: int,
         source: Iterable[object],
         evaluation: Iterable[object],
+        contents: tuple[str, str] = ("", ""),
     ) -> DataRecord:
         """Record what is trained on and what is measured.
 
@@ -59,9 +75,10 @@ class DataRecord:
             seed: The seed of the run.
             source: What the training data came from: data sets, and numbers and texts.
             evaluation: Likewise, what the metrics depend on beside the held-out people.
+            contents: `content_digest` of what the training data came from, and of the evaluation set.
         """
         measured = tuple(name for dataset in held_out for name in _first_images(dataset))
-        return cls(seed, _digest(source), _first_images(train), measured, _digest(evaluation))
+        return cls(seed, _digest(source), _first_images(train), measured, _digest(evaluation), *contents)
 
 
 def save_data_record(checkpoint: Path, record: DataRecord) -> None:
@@ -104,6 +121,14 @@ def check_data(run: Path, before: DataRecord, now: DataRecord, accepted: Collect
         changes["data"] = f"data: the training images of {run}, or data.holdout, have changed"
     if before.evaluation != now.evaluation:
         changes["evaluation"] = f"evaluation: {run} was measured on other images or in another way"
+    if before.content and before.source == now.source and before.content != now.content:
+        changes["data"] = f"data: training images of {run} have other content under the same names"
+    if (
+        before.measured_content
+        and before.evaluation == now.evaluation
+        and before.measured_content != now.measured_content
+    ):
+        changes["evaluation"] = f"evaluation: images that {run} was measured on have other content under the same names"
     if not changes and (before.classes, before.held_out) != (now.classes, now.held_out):
         changes["data"] = f"data: the people that {run} trains on or holds out have changed"
     if len(before.classes) != len(now.classes):
@@ -128,6 +153,21 @@ def difference_noted(checkpoint: Path, now: DataRecord) -> str | None:
     if before == now:
         return None
     return "the data, the seed or the evaluation have changed, as accepted: the best metric starts again"
+
+
+def content_digest(datasets: Iterable[Dataset]) -> str:
+    """SHA-256 over what up to 1,000 evenly spread images of each data set are stored as; empty for no data set."""
+    digest, any_set = hashlib.sha256(), False
+    for dataset in datasets:
+        any_set = True
+        positions = np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLED)).astype(np.int64)
+        for position in positions.tolist():
+            try:
+                stored = dataset.images.stored(position)
+            except UnreadableImageError:
+                stored = b""
+            digest.update(hashlib.sha256(stored).digest())
+    return digest.hexdigest() if any_set else ""
 
 
 def _consequences(before: DataRecord, now: DataRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,12 +11,15 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ...converters.records.preprocessing import Preprocessing
 from ...converters.weights.weight_match import WeightMatch
 from ...errors import InputError
 from ..config.config import FinetuneConfig, PartialFCLoss
+from ..data.dataset import Dataset
 from ..distillation.building import build_distiller
 from ..distillation.panel import TeacherFacts, open_teachers
 from ..distillation.terms import Distiller
+from ..evaluation.plan import EvaluationPlan
 from ..evaluation.several_sets import choose_metric
 from ..matching.map_losses import find_network_map
 from ..network.autocast import autocast_dtype
@@ -26,6 +30,7 @@ from ..processes.launching import count_processes, resolve_device
 from .assembly import build_heads, build_learner
 from .epoch import epoch_steps
 from .measuring.held_out import plan_sets
+from .measuring.image_check import check_images
 from .optimizers import build_optimizer
 from .prepared_data import open_training_data, weights_part
 from .review import review_run
@@ -77,7 +82,7 @@ class RunPlan:
 
 
 def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> RunPlan:
-    """Resolve model, data and plan of a run; only labels are read, and nothing is left on disk.
+    """Resolve model, data and plan of a run, with the images of smaller data sets; nothing is left on disk.
 
     Args:
         config: The run.
@@ -107,6 +112,7 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
     batches = epoch_steps(config, train, ranks=processes, epoch=0)
     notes = [f"{train.name}: {note}" for note in train.notes] + notes + ([restored] if restored else [])
     notes += review_run(config, network, learner, train, batches, processes)
+    notes += _images_checked(config, network.preprocessing, everything, held_out, plans)
     learner.train()  # the estimate is of a step
     sharded = sum(isinstance(loss, PartialFCLoss) for loss in config.losses)
     size = network.preprocessing
@@ -134,6 +140,20 @@ def plan_run(config: FinetuneConfig, *, nproc: int | Literal["auto"] = 1) -> Run
         teachers=teachers,
         notes=tuple(notes),
     )
+
+
+def _images_checked(
+    config: FinetuneConfig,
+    size: Preprocessing,
+    train: Dataset,
+    held_out: Mapping[str, Dataset],
+    plans: Mapping[str, EvaluationPlan],
+) -> list[str]:
+    """Decode what the run would, and refuse what would stop it: see `check_images`."""
+    fits = len(train) * size.height * size.width * size.channels <= config.data.memory_gb * 1e9
+    compared = ("retrieval", "verification")
+    measured = [(held_out[name], held_out[name].pairs is None and plans[name].protocol in compared) for name in plans]
+    return check_images([(train, fits), *measured], size.resize)
 
 
 def _memory(

@@ -35,7 +35,7 @@ from ..data.selection.positions import at_positions
 from ..data.splits import split_by_identity
 from ..evaluation.ranks.ranking import Ranking
 from ..processes.collectives import rank
-from ..runs.data_record import DataRecord
+from ..runs.data_record import DataRecord, content_digest
 from .epoch import mask_points
 from .measuring.held_out import HeldOutImages, hold_out, ranking_of
 
@@ -98,13 +98,19 @@ def weights_part(config: FinetuneConfig, train: Dataset) -> Dataset:
 
 
 def describe_data(config: FinetuneConfig) -> DataRecord:
-    """The record of a run's data, from labels alone.
+    """The record of a run's data, from labels and the stored content of some images; none is decoded.
 
     Raises:
         DataError, InputError: as `open_training_data`.
     """
     source = _open_source(config)
-    return _record(config, source, *_split(config, source))
+    train, held_out = _split(config, source)
+    return _record(config, source, train, held_out, _contents(config, source, held_out))
+
+
+def _contents(config: FinetuneConfig, source: Dataset, held_out: Mapping[str, Dataset]) -> tuple[str, str]:
+    """Digests of what the images are stored as, of data sets without a cache of decoded ones."""
+    return content_digest([source]), content_digest(() if config.data.evaluate is None else held_out.values())
 
 
 def _open_source(config: FinetuneConfig, cache: DecodedCache | None = None) -> Dataset:
@@ -133,7 +139,13 @@ def _open_unlabelled(sources: TrainingSources) -> Dataset:
     return join_datasets({name: open_unlabelled(source) for name, source in named_sources(sources).items()})
 
 
-def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: Mapping[str, Dataset]) -> DataRecord:
+def _record(
+    config: FinetuneConfig,
+    source: Dataset,
+    train: Dataset,
+    held_out: Mapping[str, Dataset],
+    contents: tuple[str, str],
+) -> DataRecord:
     data, evaluation = config.data, config.evaluation
     measured: list[object] = []
     if evaluation is not None:
@@ -153,7 +165,9 @@ def _record(config: FinetuneConfig, source: Dataset, train: Dataset, held_out: M
         origin.append("visible")
     if config.distil is not None and config.distil.unlabelled is not None:
         origin += [_open_unlabelled(config.distil.unlabelled), *_drawn(config.distil.unlabelled)]
-    return DataRecord.of(train, list(held_out.values()), seed=config.seed, source=origin, evaluation=measured)
+    return DataRecord.of(
+        train, list(held_out.values()), seed=config.seed, source=origin, evaluation=measured, contents=contents
+    )
 
 
 def _decoder(dataset: Dataset) -> str | None:
@@ -207,17 +221,17 @@ def prepare_data(config: FinetuneConfig, preprocessing: Preprocessing, views: Vi
     caches = [DecodedCache(folder, form) for form in (canvas, preprocessing)] if folder is not None else []
     source = _open_source(config, caches[0] if caches else None)
     train, held_out = _split(config, source)
+    stored = _contents(config, _open_source(config) if caches else source, held_out)
     if caches:
         held_out = _held_out_cached(config, held_out, caches[1], same=canvas == preprocessing)
-    record = _record(config, source, train, held_out)
+    record = _record(config, source, train, held_out, stored)
     mask_points(config, train, canvas)
     train = _decoded(config, train, canvas)
     opened = [train] if config.data.evaluate is None else [train, *held_out.values()]
     notes = [f"{dataset.name}: {note}" for dataset in opened for note in dataset.notes]
     notes += [note for cache in caches for note in cache.notes]
     notes += [*_notes_on_sources(config, train, held_out), *filter(None, [_decoder(source)])]
-    image_bytes = preprocessing.height * preprocessing.width * preprocessing.channels
-    canvas_bytes = canvas.height * canvas.width * canvas.channels
+    image_bytes, canvas_bytes = (form.height * form.width * form.channels for form in (preprocessing, canvas))
     memory = int(config.data.memory_gb * 1e9)
     values: NDArray[np.uint8] | None = None
     contents: Contents | None = None

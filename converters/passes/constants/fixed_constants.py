@@ -153,7 +153,9 @@ class _Reads:
         if behind and all(kind is _Read.FIXED for kind in behind):
             return _Read.FIXED
         if node.op_type in _PREPARES:
-            return _Read.OWNED if not behind or _Read.OWNED in behind else _Read.OPERAND
+            if not behind:  # a number that fills a shape known at run time, such as a recurrent layer's first state
+                return _Read.OPERAND if _size(node.inputs[index]) == 1 else _Read.OWNED
+            return _Read.OWNED if _Read.OWNED in behind else _Read.OPERAND
         if node.op_type in _SEVERAL and self._is_epsilon(node, index):
             return _Read.FIXED
         return _Read.OWNED if node.op_type == "Add" and self._is_bias(node, index) else _Read.OPERAND

@@ -340,8 +340,19 @@ def _evaluation(s: ForeignSettings, *, by_step: bool) -> dict[str, Any]:
         "batch": s.count("TEST.IMS_PER_BATCH", into="evaluation.batch", default=128) or 128,
         "distance": s.text("TEST.METRIC", into="evaluation.distance", default="cosine"),
         "flip": s.flag("TEST.FLIP.ENABLED", "TEST.FLIP_ENABLED", into="evaluation.flip"),
+        **_expansion(s),
         "rerank": s.flag("TEST.RERANK.ENABLED", into="evaluation.rerank"),
         "rerank_k1": s.count("TEST.RERANK.K1", into="evaluation.rerank_k1", default=20),
         "rerank_k2": s.count("TEST.RERANK.K2", into="evaluation.rerank_k2", default=6),
         "rerank_lambda": s.number("TEST.RERANK.LAMBDA", into="evaluation.rerank_lambda", default=0.3),
     }
+
+
+def _expansion(s: ForeignSettings) -> dict[str, Any]:
+    asked = s.flag("TEST.AQE.ENABLED", into="evaluation.expand")
+    nearest = s.count("TEST.AQE.QE_K", into="evaluation.expand", default=5)
+    alpha = s.number("TEST.AQE.ALPHA", into="evaluation.expand_alpha", default=3)
+    if asked:
+        return {"expand": nearest, "expand_alpha": alpha}
+    s.leave_out_all(dict.fromkeys(("TEST.AQE.QE_K", "TEST.AQE.ALPHA"), "off there, and so here"))
+    return {}

@@ -337,6 +337,10 @@ def _evaluation(s: ForeignSettings) -> dict[str, Any] | None:
         evaluation["every_steps"] = steps
     if name == "market_evaluate":
         evaluation["protocol"] = "retrieval"
+        why = (
+            "evaluation.protocol retrieval, of people held out of data.train: set data.evaluate to queries and gallery"
+        )
+        s.approximate("evaluation_type", why)
     elif name == "classification_evaluate":
         evaluation["protocol"] = "classification"
         s.approximate("evaluation_type", "evaluation.protocol classification: model.output must be the class scores")

@@ -14,7 +14,7 @@ from .nested import read_mapping
 from .params_json import convert_params
 from .torchreid import convert_torchreid
 
-__all__ = ["TRAINERS", "Trainer", "convert_foreign", "recognise"]
+__all__ = ["TRAINERS", "Trainer", "convert_foreign", "mistaken_for_ours", "recognise"]
 
 Trainer = Literal["arcface_torch", "fastreid", "torchreid", "params_json"]
 TRAINERS = get_args(Trainer)
@@ -27,6 +27,7 @@ _READERS: Mapping[str, Callable[[Path], Converted]] = {
 }
 _FASTREID = {"_BASE_", "MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "OUTPUT_DIR"}
 _TORCHREID = {"model", "data", "sampler", "video", "train", "sgd", "rmsprop", "adam", "loss", "test", "use_gpu"}
+_TORCHREID_ALONE = _TORCHREID - {"model", "data"}
 _OURS = {"losses", "schedule", "optimizer", "augment"}
 
 
@@ -75,3 +76,20 @@ def recognise(path: Path) -> Trainer:
     raise ConfigError(
         f"{path}: not recognised as a configuration of a known trainer; name it with --from {'|'.join(TRAINERS)}"
     )
+
+
+def mistaken_for_ours(path: Path, content: object) -> Trainer | None:
+    """Whose configuration `content` of a file is for certain, where one of rtool was expected; None for any other."""
+    if path.suffix.lower() == ".py":
+        return "arcface_torch"
+    if not isinstance(content, dict):
+        return None
+    keys = set(map(str, content))
+    if keys & _OURS:
+        return None
+    if keys & _FASTREID:
+        return "fastreid"
+    if path.suffix.lower() == ".json":
+        return "params_json" if keys and not {"model", "data"} <= keys else None
+    sections = {str(key) for key, value in content.items() if isinstance(value, dict)}
+    return "torchreid" if sections & _TORCHREID_ALONE else None

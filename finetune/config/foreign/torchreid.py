@@ -97,8 +97,8 @@ _NO_COUNTERPART = {
     "adam.beta2": "Adam averages squares with 0.999",
     "test.ranks": "ranks 1, 5, 10 and 20 are measured",
     "test.start_eval": "evaluations begin with the run; set evaluation.every",
-    "test.visrank": "no ranked lists are drawn",
-    "test.visrank_topk": "no ranked lists are drawn",
+    "test.visrank": "rtool evaluate RUN DATA -o DIR draws rankings into its report",
+    "test.visrank_topk": "rtool evaluate RUN DATA -o DIR draws rankings into its report",
     "test.evaluate": "rtool evaluate measures a model without training",
 }
 _AS_HERE = {"rmsprop.alpha": 0.99, "adam.beta1": 0.9, "adam.beta2": 0.999, "data.k_tfm": 1}

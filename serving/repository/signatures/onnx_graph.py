@@ -69,5 +69,10 @@ def _tensor(path: Path, value: object) -> GraphTensor:
     kind = value.type.tensor_type
     if kind.elem_type not in TRITON_TYPES:
         raise InputError(f"{path}: {value.name!r} has ONNX type {kind.elem_type}, which Triton cannot serve")
+    if not kind.HasField("shape"):  # not the same as a scalar, whose shape is stated and has no axes
+        raise InputError(
+            f"{path}: {value.name!r} states no shape, and Triton's configuration needs one; `rtool export {path} "
+            "-o OUT.onnx` states those of outputs; inputs need theirs from the exporter"
+        )
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim)
     return GraphTensor(value.name, TRITON_TYPES[kind.elem_type], shape)

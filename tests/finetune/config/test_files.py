@@ -131,3 +131,18 @@ def test_a_missing_file_and_a_file_that_is_no_mapping_are_refused(tmp_path):
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_are_valid(example):
     load_config(example)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "trainer"),
+    [
+        ("x.py", "config.lr = 0.1\nconfig.rec = 'a'\n", "arcface_torch"),
+        ("x.yml", "MODEL: {META_ARCHITECTURE: Baseline}\n", "fastreid"),
+        ("x.yaml", "model: {name: osnet_x1_0}\nloss: {name: softmax}\n", "torchreid"),
+        ("x.json", '{"model": "resnet_50", "epoch": 3}', "params_json"),
+    ],
+)
+def test_a_configuration_of_another_trainer_is_named_with_the_way_out(tmp_path, name, text, trainer):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"is a configuration of {trainer}, not of rtool; rtool config convert"):
+        load_config(tmp_path / name)

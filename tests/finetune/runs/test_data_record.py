@@ -99,6 +99,22 @@ def test_a_renamed_identity_shifts_the_classes_and_is_refused(on_folders):
         resume(on_folders)
 
 
+def test_people_that_changed_their_folders_are_refused_under_the_same_names(on_folders):
+    people = on_folders.parent / "people"
+    for old, new in (("id00", "x"), ("id01", "id00"), ("x", "id01")):
+        (people / old).rename(people / new)
+    with pytest.raises(ConfigError, match=r"^data: training images of .* have other content under the same names"):
+        resume(on_folders)
+    resume(on_folders, accept=("data",))
+
+
+def test_a_checkpoint_without_a_digest_of_contents_is_compared_by_its_labels(on_folders):
+    record = run_of(on_folders) / "checkpoints" / "last.rtool" / "data.json"
+    values = {k: v for k, v in json.loads(record.read_text()).items() if not k.endswith("content")}
+    record.write_text(json.dumps(values))
+    resume(on_folders)
+
+
 def test_another_number_of_identities_is_refused_even_if_accepted(on_folders):
     draw_people(on_folders.parent / "people", 3, first=6)
     with pytest.raises(ConfigError, match=r"^data.train: .* was trained on 4 identities, got 5"):

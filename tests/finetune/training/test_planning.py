@@ -1,7 +1,11 @@
 """`--dry-run` prints what a run would do, writes nothing, and refuses what would stop the run before its first step."""
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from rtool.cli import main
@@ -189,3 +193,24 @@ def test_a_preprocessing_that_the_model_cannot_have_is_refused_by_the_plan(write
     plan = plan_run(load_config(write_recipe(model={**tiny_model, "preprocessing": "arcface-bgr"})))
     assert plan.preprocessing.startswith("32x16, 3 channels (bgr), mean [127.5")
     assert plan.preprocessing.endswith("(given: arcface-bgr)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "id1" / "0.png").write_bytes(b"no image"), "images cannot be read"),
+        (lambda root: shutil.copy(root / "id1" / "0.png", root / "id2" / "x.png"), "same image under two identities"),
+    ],
+)
+def test_images_that_would_stop_the_run_are_found_by_the_plan(write_recipe, tmp_path, damage, message):
+    root = tmp_path / "people"
+    for person in range(4):
+        (root / f"id{person}").mkdir(parents=True)
+        for number in range(6):
+            pixels = np.random.default_rng([person, number]).integers(0, 256, (32, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"id{person}" / f"{number}.png")
+    recipe = load_config(write_recipe(), [f"data.train={root}", "evaluation=null", "data.batch=8"])
+    plan_run(recipe)
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        plan_run(recipe)

@@ -225,7 +225,7 @@ def test_boxes_of_the_file_never_train(node, tensors, name):
     assert trained([CONV, node], weights, {"x": [1, 3, 8, 8]}, {"y": [2, 4, 2, 2]}) == ["conv.weight"]
 
 
-@pytest.mark.parametrize("state", ["made up", "of sizes", "by arithmetic", "stored"])
+@pytest.mark.parametrize("state", ["made up", "of sizes", "a number", "by arithmetic", "stored"])
 def test_a_state_that_the_graph_makes_up_never_trains_and_a_stored_one_does(state):
     lstm = ("LSTM", ["x", "w", "r", "", "", "h", "h"], "y", {"hidden_size": 4})
     shape = np.array([1, 2, 4])
@@ -239,6 +239,14 @@ def test_a_state_that_the_graph_makes_up_never_trains_and_a_stored_one_does(stat
                 ("ConstantOfShape", ["shape"], "h", {}),
             ],
             {"one": shape[:1], "four": shape[2:]},
+        ),
+        "a number": (
+            [
+                ("Shape", ["x"], "sizes", {"start": 1, "end": 2}),
+                ("Concat", ["one", "sizes", "four"], "shape", {"axis": 0}),
+                ("Expand", ["zero", "shape"], "h", {}),
+            ],
+            {"one": shape[:1], "four": shape[2:], "zero": np.array(0, np.float32)},
         ),
         "by arithmetic": (
             [

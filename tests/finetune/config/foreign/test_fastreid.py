@@ -163,3 +163,13 @@ def test_max_iter_counts_epochs_up_to_a_thousand_and_iterations_beyond(tmp_path)
     assert (config.schedule.milestone_steps, config.schedule.warmup_steps) == ((8000, 14000), 1000)
     assert (config.schedule.milestones, config.evaluation.every_steps) == ((), 2000)
     assert keys["SOLVER.MAX_ITER"][0] == "left out"
+
+
+def test_query_expansion_is_converted_where_it_is_on(tmp_path):
+    text = "TEST: {{AQE: {{ENABLED: {}, QE_TIME: 1, QE_K: 7, ALPHA: 2.5}}}}\n"
+    config, keys = convert(tmp_path, text.format(True))
+    assert (config.evaluation.expand, config.evaluation.expand_alpha) == (7, 2.5)
+    assert keys["TEST.AQE.QE_TIME"][0] == "left out"
+    config, keys = convert(tmp_path, text.format(False))
+    assert config.evaluation.expand == 0
+    assert keys["TEST.AQE.QE_K"] == ("left out", "off there, and so here")
