@@ -310,5 +310,6 @@ def _float_initializers(model: ir.Model) -> Iterator[ir.Value]:
                 yield value
 
 
-def _size(value: ir.Value) -> int:
-    return -1 if value.const_value is None else int(value.const_value.size)
+def _size(value: ir.Value | None) -> int:
+    """Of a constant; -1 of any other value."""
+    return -1 if value is None or value.const_value is None else int(value.const_value.size)
