@@ -37,11 +37,11 @@ def measure_coverage(sets: int) -> dict[str, Any]:
         result = compare_pairs(embeddings, identities, draw_pairs(identities)).result()
         for name, truth in zip(_RATES, true_rates, strict=True):
             low, high = result.tar_low[name], result.tar_high[name]
-            held[name] += low is not None and high is not None and low <= truth <= high
+            held[name] += int(low is not None and high is not None and low <= truth <= high)
         retrieved.append(_retrieval(embeddings, identities))
     for name in _SHARES:  # a gallery's size is part of the task, so the truth is the mean over sets of this size
         truth = float(np.mean([getattr(result, name) for result in retrieved]))
-        held[name] = sum(result.low[name] <= truth <= result.high[name] for result in retrieved)
+        held[name] = sum(int(result.low[name] <= truth <= result.high[name]) for result in retrieved)
     return {"sets": sets, "people": _PEOPLE, "images_each": _IMAGES, "held": held}
 
 
