@@ -30,7 +30,11 @@ def doctor_command(output: Output) -> None:
 
 
 @click.command(
-    "fetch", epilog=examples(f"rtool fetch https://example.org/osnet_x1_0.onnx --sha256 {'0123456789abcdef' * 4}")
+    "fetch",
+    epilog=examples(
+        f"rtool fetch https://example.org/osnet_x1_0.onnx --sha256 {'0123456789abcdef' * 4}",
+        f"rtool fetch https://example.org/model?version=2 --sha256 {'0123456789abcdef' * 4} -o face.onnx",
+    ),
 )
 @click.argument("url")
 @click.option("--sha256", required=True, help="Of the content, 64 hexadecimal digits.")

@@ -28,8 +28,8 @@ from torch import fx, nn
 from ...errors import InputError
 from ..batchnorm.restore import insert_batchnorms
 from ..files.folders import replace_folder
-from ..files.model_bytes import refuse_special
 from ..files.model_file import ModelFile, parse_model
+from ..files.torch_archives.special_files import refuse_special
 from ..graphs.stripped_weights import weight_tensors
 from ..lowering.conversion import onnx_to_torch
 from ..records.batch_proof import BatchProof, bundle_entry

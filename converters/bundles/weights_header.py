@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...errors import InputError
-from ..files.model_bytes import refuse_special
+from ..files.torch_archives.special_files import refuse_special
 from ..records.json_text import parse_json
 from ..records.record import ParameterSource
 

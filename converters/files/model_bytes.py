@@ -6,13 +6,13 @@ step to take. A file that is written to while it is read is refused too.
 
 from __future__ import annotations
 
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ...errors import InputError
 from ..records.file_digest import OpenFile
+from .torch_archives.special_files import refuse_special
 
 __all__ = [
     "TORCHSCRIPT_SUFFIXES",
@@ -24,7 +24,6 @@ __all__ = [
     "open_model",
     "read_model_bytes",
     "refuse_served",
-    "refuse_special",
 ]
 
 TORCHSCRIPT_SUFFIXES = (".pt", ".ts", ".torchscript")
@@ -97,20 +96,6 @@ def open_model(path: Path) -> OpenFile:
         raise InputError(f"{str(path)!r}: no file can have this name ({error}); check the path") from error
     _refuse_other_formats(path, head)
     return file
-
-
-def refuse_special(path: Path) -> None:
-    """Refuse what is neither a file nor a folder before it is opened: opening a pipe may wait for ever.
-
-    Raises:
-        InputError: a pipe, a socket or a device.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):  # opening it says why
-        return
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{path}: is a pipe, a socket or a device; save what it gives to a file, and give that")
 
 
 def refuse_served(reference: str | Path) -> None:

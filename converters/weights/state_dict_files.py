@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..files.model_bytes import refuse_special
+from ..files.torch_archives.special_files import refuse_special
 from .inert_objects import STAND_INS
 from .state_dict_containers import AmbiguousError, Found, chosen_state_dict, find_state_dict
 

@@ -1,5 +1,6 @@
 """Bad input from the outside: one message that names it, exit code 2, no traceback, nothing left behind."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 import rtool
 from rtool.cli.main import run
 
+IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 EXAMPLE = Path(rtool.__file__).parent / "examples" / "models" / "osnet_x0_25_synthetic.onnx"
 
 
@@ -124,7 +126,7 @@ def test_a_calibration_folder_can_be_too_small_or_damaged(tmp_path, capsys):
 
 
 def test_images_of_another_size_than_the_models_are_refused(tmp_path, capsys):
-    (tmp_path / "small.json").write_text('{"height": 64, "width": 64}')
+    (tmp_path / "small.json").write_text(json.dumps({"height": 64, "width": 64, **IMAGENET}))
     arguments = ["--restore-bn", "--calibrate", "synthetic-people:identities=4", "--calibration-images", "32"]
     own = ["onnx2torch", str(EXAMPLE), "-o", str(tmp_path / "o.rtool"), "--preprocessing", str(tmp_path / "small.json")]
     refuse([*own, *arguments], capsys, "has a fixed input of 128x64, got size 64x64", "leave the size out")
@@ -186,7 +188,7 @@ def test_a_network_that_lost_no_batchnorm_says_so_and_why(tmp_path, capsys):
         warnings.simplefilter("ignore")
         module = torch.nn.Sequential(*layers).eval()
         torch.onnx.export(module, torch.randn(1, 3, 16, 16), model, dynamo=False, opset_version=17)
-    size.write_text('{"height": 16, "width": 16}')
+    size.write_text(json.dumps({"height": 16, "width": 16, **IMAGENET}))
     arguments = ["--restore-bn", "--calibrate", "synthetic-people:identities=4", "--preprocessing", str(size)]
     message = ["no layer that lost", "works on sequences", "without it"]
     refuse(["onnx2torch", str(model), "-o", str(tmp_path / "o.rtool"), *arguments], capsys, *message)

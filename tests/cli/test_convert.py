@@ -8,6 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtool.cli.main import run
 
+IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+
 
 @pytest.fixture
 def model_path(tmp_path):
@@ -105,7 +107,7 @@ def test_an_interrupted_calibration_is_gone_on_with(fused_path, tmp_path, monkey
     from rtool.finetune.runs import calibration_images
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "imagenet16.json").write_text('{"height": 16, "width": 8}')
+    (tmp_path / "imagenet16.json").write_text(json.dumps({"height": 16, "width": 8, **IMAGENET}))
     original, decoded = calibration_images.stream_pixels, []
 
     def stopping(*arguments):
@@ -139,7 +141,7 @@ def test_an_interrupted_calibration_is_gone_on_with(fused_path, tmp_path, monkey
 
 def test_a_small_sample_is_warned_of_and_progress_and_json_keep_apart(fused_path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "imagenet16.json").write_text('{"height": 16, "width": 8}')
+    (tmp_path / "imagenet16.json").write_text(json.dumps({"height": 16, "width": 8, **IMAGENET}))
     assert run(restoring(fused_path, "out.rtool", images=16)) == 0
     captured = capsys.readouterr()
     assert "warning: 16 calibration images are few" in captured.err

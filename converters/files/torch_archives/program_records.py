@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
-from ..model_bytes import refuse_special
 from .archive import TorchArchive
 from .program_schema import PAYLOADS, PROGRAM, SchemaError, read_json
+from .special_files import refuse_special
 from .tensor_pickle import PickleError, largest_offset, read_pickle
 
 __all__ = ["SAMPLES", "ProgramRecords", "SampleRecords", "read_program"]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
-from ..model_bytes import refuse_special
 from .archive import TorchArchive
 from .forbidden_operators import RECORDED
 from .script_code import CodeError, check_code, defined_names, parse_code
+from .special_files import refuse_special
 from .tensor_pickle import Made, Named, PickleError, read_pickle
 
 __all__ = ["ScriptRecords", "read_script"]

@@ -102,7 +102,10 @@ def _members(path: Path, number: int, unread: list[str]) -> dict[str, dict[str, 
     try:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
-                if not entry.isdir() and (not entry.isfile() or any(map(is_stray, entry.name.split("/")))):
+                if not entry.isdir() and (
+                    not entry.isfile()
+                    or any(is_stray(part) for part in entry.name.split("/") if part not in (".", ".."))
+                ):
                     unread.append(printable(f"{path.name}:{entry.name}"))
                 elif entry.isfile():
                     folder, _, name = entry.name.rpartition("/")
