@@ -26,7 +26,7 @@ __all__ = ["GalleryResult", "gallery"]
 MARKER = "clusters.json"
 """The file by which a folder is known to hold a gallery."""
 _EDITS = "edits.json"
-"""What the page saves, and people lay beside it; it stays when the gallery is made anew."""
+"""What the page saves, and people put into the folder; `--overwrite` keeps it."""
 
 
 @dataclass(frozen=True)

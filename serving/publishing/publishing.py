@@ -265,7 +265,7 @@ def _result(
 
 def _notes(files: Sequence[WarmupFile], plan: ConfigPlan, form: str) -> tuple[str, ...]:
     notes = [f"comments and order of {path} could not be kept" for path in plan.rewritten()]
-    notes += [f"a comment could not be kept, its field is written anew: {comment}" for comment in plan.lost()]
+    notes += [f"a comment is lost, because its field was rewritten: {comment}" for comment in plan.lost()]
     if form:
         notes.append(form)
     if not files:

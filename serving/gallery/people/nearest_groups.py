@@ -56,7 +56,7 @@ class NearestGroups:
         return most
 
     def compare(self, group: int) -> None:
-        """List the nearest groups of one group anew."""
+        """List the nearest groups of one group again."""
         if 2 * np.count_nonzero(self.sizes) < len(self._rows):
             self._rows = np.flatnonzero(self.sizes)
             self._means = (self._sums[self._rows] / self.sizes[self._rows, None]).astype(np.float32)

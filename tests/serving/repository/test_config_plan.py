@@ -137,7 +137,7 @@ def test_a_comment_that_is_lost_is_said(root, onnx_files):
     path.write_text(re.sub(r"instance_group \{([^}]*)\}", r"instance_group [{  # one\1}]", path.read_text()))
     result = deploy(onnx_files["face"], name="m", repository=root, settings=ServingSettings(instances=3))
     assert parsed(path).instance_group[0].count == 3
-    assert any("a comment could not be kept, its field is written anew: config.pbtxt: # one" in n for n in result.notes)
+    assert any("a comment is lost, because its field was rewritten: config.pbtxt: # one" in n for n in result.notes)
 
 
 @pytest.mark.parametrize(

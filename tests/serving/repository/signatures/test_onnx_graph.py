@@ -1,4 +1,4 @@
-"""What a signature needs from an ONNX file, and how its absence is told."""
+"""What a signature needs from an ONNX file, and the refusal of a file without it."""
 
 import pytest
 from onnx import TensorProto, helper
