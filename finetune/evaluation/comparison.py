@@ -60,7 +60,7 @@ def compare_measured(one: Measured, other: Measured, progress: Progress = no_pro
     if one.ranked is not None and other.ranked is not None:
         identities = one.ranked.identities[one.ranked.ranks.measured]
         means = [resampled_means(each.per_query(), identities) for each in (one.ranked, other.ranked)]
-        return _differences(RETRIEVAL_METRICS, one, other, means[0] - means[1])
+        return _differences(RETRIEVAL_METRICS, one, other, means[0] - means[1], len(np.unique(identities)))
     if one.compared is not None and other.compared is not None:
         return _of_pairs(one, one.compared, other, other.compared, progress)
     raise ConfigError(
@@ -74,19 +74,23 @@ def _of_pairs(
 ) -> tuple[Difference, ...]:
     right = [fold_decisions(each.distances, each.is_same) == each.is_same for each in (own, theirs)]
     means = [resampled_means(each[:, None].astype(np.float64), own.identities) for each in right]
-    found = _differences(("accuracy",), one, other, means[0] - means[1])
+    found = _differences(("accuracy",), one, other, means[0] - means[1], len(np.unique(own.identities)))
     names = [name for name, far in TRUE_ACCEPTS.items() if own.scored.resolves(far)]
     if not names:
         return found
     rates = resampled_rates([own.scored, theirs.scored], [TRUE_ACCEPTS[name] for name in names], report=progress)
-    return (*found, *_differences(names, one, other, rates[0] - rates[1]))
+    return (*found, *_differences(names, one, other, rates[0] - rates[1], own.scored.people))
 
 
 def _differences(
-    names: tuple[str, ...] | list[str], one: Measured, other: Measured, replicates: NDArray[np.float64]
+    names: tuple[str, ...] | list[str],
+    one: Measured,
+    other: Measured,
+    replicates: NDArray[np.float64],
+    identities: int,
 ) -> tuple[Difference, ...]:
     values, others = measured_values(one.result), measured_values(other.result)
-    low, high = interval(replicates)
+    low, high = interval(replicates, identities)
     return tuple(
         Difference(name, values[name], others[name], float(low[n]), float(high[n])) for n, name in enumerate(names)
     )

@@ -42,6 +42,11 @@ class ScoredPairs:
         return int(self.is_same.sum())
 
     @property
+    def people(self) -> int:
+        """Number of identities."""
+        return int(self.identities.max()) + 1
+
+    @property
     def different(self) -> int:
         """Number of pairs of two identities (impostors)."""
         return len(self.is_same) - self.same
@@ -65,7 +70,7 @@ def true_accept_intervals(
     measured = [far for far in fars if pairs.resolves(far)]
     if not measured:
         return dict.fromkeys(fars)
-    low, high = interval(resampled_rates([pairs], measured, seed=seed, report=report)[0])
+    low, high = interval(resampled_rates([pairs], measured, seed=seed, report=report)[0], pairs.people)
     found = {far: (float(low[n]), float(high[n])) for n, far in enumerate(measured)}
     return {far: found.get(far) for far in fars}
 
@@ -79,7 +84,7 @@ def resampled_rates(
     """
     rng = np.random.default_rng(seed)
     resampled = [_Resampled(pairs, np.array(fars)) for pairs in models]
-    people = int(models[0].identities.max()) + 1
+    people = models[0].people
     rates: list[NDArray[np.float64]] = []
 
     def of_all(times: Indices) -> NDArray[np.float64]:

@@ -93,7 +93,8 @@ class RankedRetrieval:
         if not measured.any():
             raise DataError("retrieval: no query has an image of the same identity from another camera in the gallery")
         values = self.per_query()
-        low, high = interval(resampled_means(values, self.identities[measured]))
+        asked = self.identities[measured]
+        low, high = interval(resampled_means(values, asked), len(np.unique(asked)))
         return RetrievalResult(
             **_by_metric(values.mean(axis=0)),
             queries=int(measured.sum()),

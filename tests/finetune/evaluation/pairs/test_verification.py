@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rtool.errors import GateError
 from rtool.finetune.data.pair_drawing import draw_pairs
@@ -187,7 +188,8 @@ def bootstrap_by_the_formula(scores, same, people, count, far, replicates, rng):
         times = np.bincount(rng.integers(0, count, count), minlength=count)
         repeats = np.where(same, times[people[:, 0]], times[people[:, 0]] * times[people[:, 1]])
         rates.append(ReceiverCurve(np.repeat(scores, repeats), np.repeat(same, repeats)).true_accept_rate(far))
-    return np.percentile(rates, [2.5, 97.5])
+    share = stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf(0.975, count - 1))
+    return np.quantile(rates, [share, 1 - share], method="weibull")
 
 
 def test_the_interval_is_that_of_pairs_repeated_as_often_as_their_identities_are_drawn():
