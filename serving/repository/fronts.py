@@ -67,17 +67,19 @@ def misfits(front: ModelConfig, called: ModelConfig) -> list[str]:
 
 
 def _packer_misfits(front: ModelConfig, target: ModelConfig) -> list[str]:
+    """A packer sends one full batch: to a model of that batch, or of any number of rows up to as many or more."""
     found = []
+    batch, most = front.max_batch_size, target.max_batch_size
+    first = [] if most >= batch else [batch]
     for kind in ("input", "output"):
-        wanted = {entry.name: [front.max_batch_size, *entry.dims] for entry in getattr(front, kind)}
-        types = {entry.name: entry.data_type for entry in getattr(front, kind)}
+        wanted = {entry.name: entry for entry in getattr(front, kind)}
         known = {entry.name: entry for entry in getattr(target, kind)}
-        for name, dims in wanted.items():
+        for name, entry in wanted.items():
             given = known.get(name)
-            expected = f"{type_name(types[name])} {dims}"
+            expected = f"{type_name(entry.data_type)} {[*first, *entry.dims]}"
             real = f"{type_name(given.data_type)} {list(given.dims)}" if given is not None else "(none)"
-            if target.max_batch_size:
-                real += f" with max_batch_size {target.max_batch_size}"
+            if 0 < most < batch:
+                real += f" with max_batch_size {most}"
             if expected != real:
                 found.append(f"{kind} {name!r}: the packer needs {expected} of {target.name!r}, which has {real}")
         if kind == "input":

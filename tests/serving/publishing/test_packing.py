@@ -9,7 +9,15 @@ import pytest
 
 from rtool.converters.runtime.calling.failures import BackendFailedError
 from rtool.errors import InputError
-from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback, validate_repository
+from rtool.serving import (
+    ServingSettings,
+    TritonClient,
+    TritonServer,
+    deploy,
+    deploy_packer,
+    rollback,
+    validate_repository,
+)
 from rtool.serving.publishing.on_server.rollout import load_on_server, unload_from_server
 from rtool.serving.repository.validation import placeholders, servable_models
 
@@ -73,6 +81,33 @@ def test_a_target_that_is_gone_is_an_error_for_the_client_not_the_end_of_the_ser
             client.run(row)
         load_on_server(server.url, "target")
         assert client.run(row)[0].shape == (1, 8)
+
+
+def test_a_packer_still_serves_a_target_whose_batch_was_opened(
+    server, repository, onnx_files, make_model, exported, tmp_path, crops, expected
+):
+    deploy(onnx_files["reid"], name="opened", repository=repository, device="cpu", url=server.url)
+    deploy_packer("opened", name="opened-packer", repository=repository)
+    load_on_server(server.url, "opened-packer")
+    path = exported(make_model("reid", tmp_path / "open.onnx", batch="N"))
+    with pytest.raises(InputError, match="rows of a request: served 16 rows, new any number of rows") as error:
+        deploy(path, name="opened", repository=repository, device="cpu", url=server.url)
+    assert "opened-packer" not in str(error.value)
+    deploy(path, name="opened", repository=repository, device="cpu", url=server.url, new_contract=True)
+    assert validate_repository(repository) == ()
+    with TritonClient(server.url, "opened-packer") as client:
+        np.testing.assert_allclose(client.embed(crops[:21]), expected[:21], rtol=1e-6)
+
+
+def test_a_target_that_takes_fewer_rows_than_the_packer_sends_does_not_fit_it(
+    tmp_path, onnx_files, make_model, exported
+):
+    root = tmp_path / "models"
+    deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    deploy_packer("m", name="front", repository=root)
+    path = exported(make_model("reid", tmp_path / "open.onnx", batch="N"))
+    with pytest.raises(InputError, match=r"needs TYPE_FP32 \[16, 8\] of 'm', .*\[8\] with max_batch_size 4"):
+        deploy(path, name="m", repository=root, device="cpu", settings=ServingSettings(max_batch=4))
 
 
 def test_a_dynamic_batch_needs_no_packer(tmp_path, onnx_files):
