@@ -81,8 +81,8 @@ bench-half: $(STAMP)
 bench-startup: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.startup
 
-# What a row costs through Triton, the packer, kill -9 of every part, ten minutes of load with publishes and poisons;
-# 25 minutes on 2 cores. PARTS="cost packer" measures these two.
+# What a row costs through Triton, the packer, kill -9 of every part, its ports, ten minutes of load with publishes and
+# poisons; 25 minutes on 2 cores. PARTS="cost packer" measures these two.
 bench-serving: $(STAMP)
 	$(BIN)/python -m rtool.benchmarks.serving_drills.serving_bench $(PARTS)
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,16 @@ from ...serving.repository.validation import validate_model
 from .drill_models import DrillModels, golden, nearest_of
 from .process_tree import alive, family, name_of, wait_until
 
-__all__ = ["PublisherKill", "Served", "ServerKill", "kill_publishers", "kill_server_parts"]
+__all__ = [
+    "PublisherKill",
+    "Served",
+    "ServerKill",
+    "answers_as",
+    "is_ready",
+    "kill_publishers",
+    "kill_server_parts",
+    "run_deploy",
+]
 
 _SWEPT_SECONDS = 15.0
 _BACK_SECONDS = 60.0
@@ -159,26 +168,31 @@ def is_ready(http_url: str) -> bool:
     return ready(int(http_url.rpartition(":")[2]))
 
 
-def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]:
-    """Kill a stub, then Triton, under `rtool serve`, then `rtool serve` itself, and look what is left."""
-    run_deploy(models.files["A"], repository, url=None)
-    expected = {"A": golden(models.files["A"], models.images[:16])}
-    served, results = Served(repository), []
+def answers_as(models: DrillModels, file: str, url: str) -> Callable[[], bool]:
+    """A condition: the server at `url` gives the answers of `file`."""
+    expected = {file: golden(models.files[file], models.images[:16])}
 
-    def answers() -> bool:
+    def right() -> bool:
         try:
-            with TritonClient(served.url, "m", timeout=5) as client:
-                return nearest_of(client.run(models.images[:16])[0], expected) == "A"
+            with TritonClient(url, "m", timeout=5) as client:
+                return nearest_of(client.run(models.images[:16])[0], expected) == file
         except RtoolError:
             return False
 
+    return right
+
+
+def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]:
+    """Kill a stub, then Triton, under `rtool serve`, then `rtool serve` itself, and look what is left."""
+    run_deploy(models.files["A"], repository, url=None)
+    served, results = Served(repository), []
     try:
         for what, program in (("a stub", "triton_python"), ("tritonserver", "tritonserver")):
             pid = served.part(program)
             before = family(pid)
             os.kill(pid, signal.SIGKILL)
             wait_until(partial(_gone, [pid]), 5)
-            back = wait_until(answers, _BACK_SECONDS)
+            back = wait_until(answers_as(models, "A", served.url), _BACK_SECONDS)
             wait_until(partial(_gone, before), 5)
             results.append(ServerKill(what, back, sum(map(alive, before)), ()))
         whole = family(served.process.pid)
@@ -188,7 +202,11 @@ def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]
         wait_until(lambda: not any(map(alive, whole)), 20)
         served = Served(repository)  # the next start sweeps
         left = tuple(path.name for path in (*shared, *scratch) if path.exists())
-        results.append(ServerKill("rtool serve", 0.0 if answers() else None, sum(map(alive, whole)), left))
+        results.append(
+            ServerKill(
+                "rtool serve", 0.0 if answers_as(models, "A", served.url)() else None, sum(map(alive, whole)), left
+            )
+        )
     finally:
         served.stop()
     return results

@@ -1,6 +1,6 @@
-"""`make bench-serving`: what a row costs, the packer, the drills of kill -9, and the soak, as one dated file.
+"""`make bench-serving`: a row's cost, the packer, the drills of kill -9 and of the ports, the soak, as a dated file.
 
-    python -m rtool.benchmarks.serving_drills.serving_bench [cost packer kills soak] [--soak-seconds 600]
+    python -m rtool.benchmarks.serving_drills.serving_bench [cost packer kills soak ports] [--soak-seconds 600]
 
 The whole takes about 25 minutes on two quiet cores.
 """
@@ -27,12 +27,13 @@ from ..places import RESULTS
 from .drill_models import DrillModels, make_models
 from .kills import kill_publishers, kill_server_parts
 from .packer_load import packer_load
+from .port_taking import take_ports
 from .row_cost import row_costs
 from .soak import soak
 
 __all__ = ["main"]
 
-PARTS = ("cost", "packer", "kills", "soak")
+PARTS = ("cost", "packer", "kills", "soak", "ports")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,6 +117,7 @@ _PARTS: dict[str, Callable[[DrillModels, Path, argparse.Namespace], Any]] = {
     "packer": _packer,
     "kills": _kills,
     "soak": _soak,
+    "ports": lambda models, repository, _: asdict(take_ports(models, repository)),
 }
 
 if __name__ == "__main__":

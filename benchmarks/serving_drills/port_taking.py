@@ -1,0 +1,100 @@
+"""kill -9 of Triton while another user of the machine tries all the time to listen on its ports.
+
+Whoever listens there while the server is down sees the images of its clients and answers them. The other user is
+`nobody`, which only root can become; as any other user this drill is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import PlatformError
+from .drill_models import DrillModels
+from .kills import Served, answers_as, run_deploy
+from .process_tree import alive, wait_until
+
+__all__ = ["PortTaking", "take_ports"]
+
+_NOBODY = 65534
+_BACK_SECONDS = 60.0
+_STEADY_SECONDS = 2.0
+
+# Becomes the other user once Python has started, for that user may not be able to read the interpreter.
+_TAKER = """
+import os, select, socket, sys
+nobody, *ports = [int(word) for word in sys.argv[1:]]
+os.setgroups([])
+os.setgid(nobody)
+os.setuid(nobody)
+tries = taken = 0
+print("ready", flush=True)
+while not select.select([0], [], [], 0)[0]:
+    for port in ports:
+        for option in (None, socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            tries += 1
+            with socket.socket() as one:
+                if option is not None:
+                    one.setsockopt(socket.SOL_SOCKET, option, 1)
+                try:
+                    one.bind(("127.0.0.1", port))
+                    one.listen()
+                    taken += 1
+                except OSError:
+                    pass
+print(tries, taken, os.getuid(), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class PortTaking:
+    """Of `kills` of Triton: tries of user `uid` to listen on its HTTP and gRPC ports, how many succeeded.
+
+    `back` are the seconds until the right answers came again, after each kill; None: not within 60 s.
+    """
+
+    kills: int
+    tries: int
+    taken: int
+    uid: int
+    back: tuple[float | None, ...]
+
+
+def take_ports(models: DrillModels, repository: Path, *, kills: int = 3) -> PortTaking:
+    """Kill Triton under `rtool serve` `kills` times while another user tries to take its ports.
+
+    Raises:
+        PlatformError: this process may not become another user.
+    """
+    if os.getuid() != 0:
+        raise PlatformError("the drill of the ports needs root, to be another user of the machine; leave `ports` out")
+    run_deploy(models.files["A"], repository, url=None)
+    served = Served(repository)
+    try:
+        right = answers_as(models, "A", served.url)
+        ports = [address.rpartition(":")[2] for address in (served.http_url, served.url)]
+        taker = subprocess.Popen(
+            [sys.executable, "-I", "-c", _TAKER, str(_NOBODY), *ports],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert taker.stdout is not None
+        taker.stdout.readline()
+        back: list[float | None] = []
+        while len(back) < kills and None not in back:
+            pid = served.part("tritonserver")
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: not alive(pid), 5)  # type: ignore[misc]
+            back.append(wait_until(right, _BACK_SECONDS))
+            time.sleep(_STEADY_SECONDS)
+        said, _ = taker.communicate("stop\n", 30)
+    finally:
+        served.stop()
+    tries, taken, uid = (int(word) for word in said.split())
+    return PortTaking(len(back), tries, taken, uid, tuple(back))
