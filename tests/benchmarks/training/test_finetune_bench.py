@@ -42,6 +42,13 @@ def test_the_file_of_the_day_combines_them_and_a_miss_is_the_exit_code(reached, 
     assert report["machine"]["libraries"]["torch"]
 
 
+@pytest.mark.slow
+def test_waiting_for_data_is_read_from_the_log_of_a_run():
+    (measured,) = (values for name, values in finetune_bench.measure_data([0]).items() if name.startswith("workers_"))
+    assert 0 < measured["data_wait"] < 1
+    assert 0 < measured["images_per_second"] < measured["loader_alone_images_per_second"]
+
+
 def test_unknown_names_are_refused(tmp_path, capsys):
     with pytest.raises(InputError, match="did you mean synthetic faces"):
         measure_quality(names=["synthetic face"])
