@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from rtool.finetune.evaluation.identity_bootstrap import interval
 
 
 def expected_ends(replicates, identities):
     """Hesterberg's formula: ranks p (R + 1) of the sorted replicates, between two of them in proportion."""
+    from scipy import stats  # takes a second, which each test process would pay
+
     share = stats.norm.cdf(-np.sqrt(identities / (identities - 1)) * stats.t.ppf(0.975, identities - 1))
     ranks = np.array([share, 1 - share]) * (len(replicates) + 1)
     return np.interp(ranks, np.arange(1, len(replicates) + 1), np.sort(replicates))

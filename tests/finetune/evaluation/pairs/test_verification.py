@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from rtool.errors import GateError
 from rtool.finetune.data.pair_drawing import draw_pairs
@@ -183,6 +182,8 @@ def test_a_rate_that_the_pairs_cannot_resolve_is_not_measured():
 
 def bootstrap_by_the_formula(scores, same, people, count, far, replicates, rng):
     """Each replicate written out: identities drawn with replacement, pairs repeated, and TAR of the longer lists."""
+    from scipy import stats  # takes a second, which each test process would pay
+
     rates = []
     for _ in range(replicates):
         times = np.bincount(rng.integers(0, count, count), minlength=count)
