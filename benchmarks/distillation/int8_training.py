@@ -29,6 +29,7 @@ from ...converters.runtime.runners import OnnxRunner, run_in_batches
 from ...finetune import open_dataset
 from ...finetune.data.decoding import read_pixels
 from ...finetune.distillation.quantised.int8_distilling import Int8Training, train_int8
+from ...finetune.distillation.quantised.varied_views import varied_views
 from ...finetune.evaluation.evaluation import evaluate_embeddings
 from ..machine import describe_machine
 from ..places import DEMO_MODEL, RESULTS
@@ -75,14 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(seed: int) -> dict[str, Any]:
     started = time.process_time()
     float32 = onnx.load(DEMO_MODEL)
-    seen, unseen = _images(1000 + seed, 32, 12), _images(2000 + seed, 30, 12)
+    pixels = _pixels(1000 + seed, 32, 12)
+    seen, unseen = _SIZE.normalise(pixels), _SIZE.normalise(_pixels(2000 + seed, 30, 12))
     merged, _ = merge_pointwise(float32)
     graphs = {}
     for name, model in (("calibrated", float32), ("merged", merged)):
         with calibrated(model, seen, every_layer=True) as quantiser:
             graphs[name] = quantiser.quantise()
-    views = np.concatenate([seen, seen[..., ::-1]])
-    graphs["trained"] = train_int8(float32, views, Int8Training(seed=seed))
+    training = Int8Training(seed=seed)
+    views = varied_views(pixels, _SIZE, copies=training.copies, seed=seed)
+    graphs["trained"] = train_int8(float32, views, training)
     wanted = run_in_batches(OnnxRunner(float32), unseen, 16)[0]
     found: dict[str, Any] = {"images_seen": len(seen), "images_unseen": len(unseen), "mAP_float32": _map(float32)}
     for name, graph in graphs.items():
@@ -96,9 +99,10 @@ def _measure(seed: int) -> dict[str, Any]:
     return {**found, "seconds": round(time.process_time() - started, 1)}
 
 
-def _images(seed: int, identities: int, images: int) -> Images:
+def _pixels(seed: int, identities: int, images: int) -> NDArray[np.uint8]:
     source = f"synthetic-people:identities={identities},images={images},seed={seed},cameras={_CAMERAS}"
-    return _SIZE.normalise(read_pixels(open_dataset(source), _SIZE.resize).values)
+    pixels: NDArray[np.uint8] = read_pixels(open_dataset(source), _SIZE.resize).values
+    return pixels
 
 
 def _map(model: onnx.ModelProto) -> float:

@@ -1,7 +1,7 @@
 """Train an int8 network against its own float32 self, on images without labels: `rtool distil MODEL int8 DATA`.
 
 1. Linear 1x1 convolutions are merged into the depthwise ones behind them, which is exact (`pointwise_merging`).
-2. Every layer is quantised, with ranges measured on the images, as by `rtool export --int8`.
+2. Every layer is quantised, with ranges measured on views of the images (`varied_views`), as by `rtool export --int8`.
 3. Weights, biases and step sizes learn the float32 embeddings through fake quantisation (`quantised_network`).
 4. The levels go back into the same graph. It is measured on images that were not trained on, and must pass the gate.
 
@@ -32,6 +32,7 @@ from ....errors import DataError, InputError
 from ...data.decoding import read_pixels
 from ...data.formats.unlabelled import open_unlabelled
 from .quantised_network import QuantisedNetwork, quantised_network
+from .varied_views import varied_views
 
 __all__ = ["Int8Training", "distil_int8", "train_int8"]
 
@@ -48,8 +49,10 @@ _REPORTS = 10
 class Int8Training:
     """How an int8 network is trained."""
 
-    steps: int = 150
+    steps: int = 300
     """Optimizer steps."""
+    copies: int = 4
+    """Copies of each image in other colours, light and places that are calibrated and trained on too."""
     batch: int = 16
     """Images per step; a model with a fixed batch keeps its own."""
     rate: float = 3e-5
@@ -60,8 +63,11 @@ class Int8Training:
     """Seeds which images each step sees."""
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch < 1:
-            raise InputError(f"int8: cannot train {self.steps} steps of {self.batch} images; give positive numbers")
+        if self.steps < 0 or self.batch < 1 or self.copies < 0:
+            raise InputError(
+                f"int8: cannot train {self.steps} steps of {self.batch} images with {self.copies} copies of each; give "
+                "positive numbers"
+            )
 
 
 def distil_int8(
@@ -83,7 +89,7 @@ def distil_int8(
         data: Images without labels: any folder, or a source as of `data.train`.
         output: The file to write; by default the model's name with `_int8.onnx`.
         images: How many images to use, spread over the data; a fifth of them is measured on, the others are trained on
-            with their mirror images.
+            with their mirror images and copies in other colours (`varied_views`).
         training: Steps, rates and seed.
         preprocessing: Instead of the model's own: what `--preprocessing` takes.
         min_cosine: The gate, by default 0.99: the smallest cosine to the float32 embedding of an image measured on.
@@ -103,7 +109,7 @@ def distil_int8(
         every = round(1 / _HELD_OUT)
         held = np.arange(len(pixels)) % every == every - 1
         seen = pixels[~held]
-        learned.append(made.normalise(np.concatenate([seen, seen[:, :, ::-1]])))
+        learned.append(varied_views(seen, made, copies=chosen.copies, seed=chosen.seed))
         unseen: Pixels = pixels[held]
         return unseen
 
