@@ -40,7 +40,7 @@ INT8 = "int8"
     "--resume", metavar="auto|RUN", help="Continue a run folder or checkpoint; auto: the newest unfinished run."
 )
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="STUDENT int8: the file to write.")
-@click.option("--steps", type=click.IntRange(0), help="STUDENT int8: optimizer steps. [default: 150]")
+@click.option("--steps", type=click.IntRange(0), help="STUDENT int8: optimizer steps. [default: 300]")
 @click.option("--images", type=click.IntRange(1), help="STUDENT int8: images of DATA to use. [default: 640]")
 @click.option("--min-cosine", type=float, help="STUDENT int8: the gate. [default: 0.99]")
 @click.option("--dry-run", is_flag=True, help="Try teacher, student and data, print the plan, and stop.")

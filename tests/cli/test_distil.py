@@ -1,5 +1,6 @@
 """`rtool distil`: the short form of a configuration, and what it refuses with exit code 2."""
 
+import inspect
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import rtool
 from rtool.cli.main import cli, run
 from rtool.errors import ConfigError
 from rtool.finetune.config.short_forms import distil_config
+from rtool.finetune.distillation.quantised.int8_distilling import Int8Training, distil_int8
 
 
 def test_the_short_form_fills_in_a_configuration():
@@ -24,6 +26,14 @@ def test_without_labels_nothing_is_measured_unless_labelled_images_are_given():
     assert distil_config("t.onnx", "osnet_x0_25", "photos/", labels=False).evaluation is None
     measured = distil_config("t.onnx", "osnet_x0_25", "photos/", labels=False, evaluate="test/")
     assert measured.evaluation is not None
+
+
+def test_help_states_the_defaults_of_int8_training():
+    """The command writes them out, since reading them would load torch."""
+    text = " ".join(CliRunner().invoke(cli, ["distil", "--help"]).output.split())
+    images = inspect.signature(distil_int8).parameters["images"].default
+    assert f"optimizer steps. [default: {Int8Training().steps}]" in text
+    assert f"images of DATA to use. [default: {images}]" in text
 
 
 def test_wrong_overrides_are_refused_with_the_nearest_name():
