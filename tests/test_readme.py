@@ -191,7 +191,7 @@ def conversion_time() -> tuple[str, ...]:
 
 
 def int8_of_iresnet50() -> tuple[str, ...]:
-    (row,) = [row for row in stored("2026-11-27-int8.json")["rows"] if row["network"] == "iresnet50"]
+    (row,) = [row for row in stored("2026-11-30-int8.json")["rows"] if row["network"] == "iresnet50"]
     ratio = row["latency"]["ratios"]["int8"]["float32"][0]
     return f"takes {ratio:.2f} of float32's time", f"at {row['size']:.2f} of its size"
 

@@ -154,6 +154,7 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_lets_two_processes_save_and_exit_0(recipe):
     command = [sys.executable, "-m", "rtool", "finetune", str(recipe), "epochs=500", "threads=1", "--nproc", "2", "-q"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -13,9 +13,11 @@ from rtool.benchmarks.robustness.random_exports import main, table
 from rtool.benchmarks.robustness.random_networks import EXPORTERS, draw, export, inputs_of
 from rtool.converters import onnx_to_torch
 
-TORCHSCRIPT = [1, 2, 7, 8, 9, 16, 17, 18, 19, 20, 25, 54, 55, 65, 66, 86, 87, 97, 99, 100, 101, 103, 104, 112, 113, 134]
-DYNAMO = [12, 45, 46, 47]
+TORCHSCRIPT = [1, 7, 9, 17, 25, 55, 66, 86, 97, 100, 103, 112]
+DYNAMO = [12]
 """Of those that take a second or two, some of every opset and with every part."""
+MORE = [2, 8, 16, 18, 19, 20, 45, 46, 47, 54, 65, 87, 99, 101, 104, 113, 134]
+"""Further ones, in `make test-all`."""
 OPEN_SHAPES = [514, 834, 977]
 """Sizes that onnx's shape inference loses, though a Reshape states them."""
 PER_IMAGE_AND_FIXED = 7
@@ -29,7 +31,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("index", [*TORCHSCRIPT, *DYNAMO, *OPEN_SHAPES])
+@pytest.mark.parametrize(
+    "index",
+    [*TORCHSCRIPT, *DYNAMO, *OPEN_SHAPES, *(pytest.param(index, marks=pytest.mark.slow) for index in MORE)],
+)
 def test_a_random_export_converts_trains_and_comes_back(index):
     found = check(0, index)
     assert found.faults == []

@@ -53,8 +53,8 @@ def peak_bytes(config) -> int:
 @pytest.mark.parametrize(
     "search",
     [
-        {},
         {"method": "sampled"},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"method": "partial"}, marks=pytest.mark.slow),
         pytest.param({"order": 2, "guard": "auxiliary_skip"}, marks=pytest.mark.slow),
     ],
