@@ -166,7 +166,7 @@ def stored(name: str) -> Any:
 
 
 def restoring_gains() -> tuple[str, ...]:
-    gains = stored("2026-11-22-restoring-value.json")["summary"]["gain_over"]
+    gains = stored("2026-11-30-restoring-value.json")["summary"]["gain_over"]
     return tuple(f"{100 * gain:.0f} points" for gain in sorted(gains.values()))
 
 
