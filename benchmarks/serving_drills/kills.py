@@ -28,6 +28,7 @@ __all__ = [
     "Served",
     "ServerKill",
     "answers_as",
+    "gone",
     "is_ready",
     "kill_publishers",
     "kill_server_parts",
@@ -191,9 +192,9 @@ def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]
             pid = served.part(program)
             before = family(pid)
             os.kill(pid, signal.SIGKILL)
-            wait_until(partial(_gone, [pid]), 5)
+            wait_until(partial(gone, [pid]), 5)
             back = wait_until(answers_as(models, "A", served.url), _BACK_SECONDS)
-            wait_until(partial(_gone, before), 5)
+            wait_until(partial(gone, before), 5)
             results.append(ServerKill(what, back, sum(map(alive, before)), ()))
         whole = family(served.process.pid)
         shared, scratch = _traces(served.process.pid)
@@ -212,7 +213,8 @@ def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]
     return results
 
 
-def _gone(pids: Sequence[int]) -> bool:
+def gone(pids: Sequence[int]) -> bool:
+    """Whether none of the processes runs any more."""
     return not any(map(alive, pids))
 
 

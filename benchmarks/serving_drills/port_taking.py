@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...errors import PlatformError
 from .drill_models import DrillModels
-from .kills import Served, answers_as, run_deploy
-from .process_tree import alive, wait_until
+from .kills import Served, answers_as, gone, run_deploy
+from .process_tree import wait_until
 
 __all__ = ["PortTaking", "take_ports"]
 
@@ -90,7 +91,7 @@ def take_ports(models: DrillModels, repository: Path, *, kills: int = 3) -> Port
         while len(back) < kills and None not in back:
             pid = served.part("tritonserver")
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: not alive(pid), 5)  # type: ignore[misc]
+            wait_until(partial(gone, [pid]), 5)
             back.append(wait_until(right, _BACK_SECONDS))
             time.sleep(_STEADY_SECONDS)
         said, _ = taker.communicate("stop\n", 30)
