@@ -199,12 +199,12 @@ class TritonServer:
         )
         log = self._log or self._scratch / "triton.log"
         self._access = Access(self.repository, self._ports)
+        self._access.publish()  # before anybody can find the server ready: the ports are this user's already
         self._process = ChildProcess(
             command, triton.environment(), log, hidden=self._access.arguments(), program="tritonserver"
         )
         with announced(f"Triton to load {', '.join(self.models)}, {self._startup_timeout:g} s at most"):
             self._wait_ready(began)
-        self._access.publish()
         self.ready_seconds = time.monotonic() - began
 
     def _wait_ready(self, began: float) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rtool.converters.runtime.calling.access_key import find_key
 from rtool.errors import GateError, InputError, PlatformError
 from rtool.serving import TritonClient, TritonServer, deploy, rollback
 from rtool.serving.server.ports import choose_ports
 from rtool.serving.server.process import ChildProcess
+from rtool.serving.server.server import is_ready
 
 
 @pytest.fixture
@@ -113,6 +115,20 @@ def test_a_repository_is_served_whatever_its_path(tmp_path, onnx_files, name):
     second = deploy(onnx_files["reid"], name="live", repository=tmp_path / name).version
     with TritonServer(tmp_path / name, stop_timeout=0.0) as server, TritonClient(server.url, "live", second) as client:
         assert client.run(np.zeros((16, 3, 8, 4), np.float32))[0].shape == (16, 8)
+
+
+def test_whoever_finds_a_server_ready_finds_its_key(root, monkeypatch):
+    found = []
+
+    def look(port: int) -> bool:
+        if ready := is_ready(port):
+            found.append(find_key(f"127.0.0.1:{port}"))
+        return ready
+
+    monkeypatch.setattr("rtool.serving.server.server.is_ready", look)
+    with TritonServer(root, stop_timeout=0.0):
+        assert found
+        assert None not in found
 
 
 def test_a_port_in_use_is_named_with_the_way_out(root):
