@@ -183,11 +183,12 @@ def rounding() -> tuple[str, ...]:
 
 
 def conversion_time() -> tuple[str, ...]:
-    table = (RESULTS / "2026-11-22-converters.md").read_text(encoding="utf-8")
+    table = (RESULTS / "2026-11-30-converters.md").read_text(encoding="utf-8")
     size, seconds = re.search(
         r"^\| iresnet100, opset 11, (\d+ MB) \| rtool \| ([\d.]+) \|", table, re.MULTILINE
     ).groups()
-    return f"opset 11, {size}", f"in {seconds} s"
+    others = [float(times) for times in re.findall(r"opset 11, \d+ MB \| (?!rtool)\w+ \| [\d.]+ \| ([\d.]+)", table)]
+    return f"opset 11, {size}", f"in {seconds} s", f"{min(others):.1f} to {max(others):.0f} times faster"
 
 
 def int8_of_iresnet50() -> tuple[str, ...]:
