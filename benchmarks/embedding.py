@@ -55,14 +55,17 @@ class _Parts:
     def __init__(self, model: str | Path, folder: Path, first: int, step: int) -> None:
         self.embedder = open_embedder(model, threads=1, batch="auto")
         found = open_images(folder)
-        self.images = [found.images[index] for index in range(first, len(found), step)]
+        self._images, self._numbers = found.images, range(first, len(found), step)
         self._resize = self.embedder.preprocessing.resize
-        self._pixels = np.stack([self._resize(image) for image in self.images])
+        self._pixels = np.stack([self._resize(self._images[number]) for number in self._numbers])
+
+    def __len__(self) -> int:
+        return len(self._numbers)
 
     def decode(self) -> None:
-        """Decode and resize each image."""
-        for image in self.images:
-            self._resize(image)
+        """Read, decode and resize each image."""
+        for number in self._numbers:  # indexing decodes: a list of images would hold them decoded
+            self._resize(self._images[number])
 
     def infer(self) -> None:
         """Embed all images, decoded before."""
@@ -120,7 +123,7 @@ def measure(model: str | Path, folder: Path, rounds: int) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     least = (medians["decoding"] + medians["inference"]) / cores
     return {
-        "images": len(parts.images),
+        "images": len(parts),
         "batch": parts.embedder.batch,
         "cores": cores,
         "seconds": medians,
@@ -129,7 +132,7 @@ def measure(model: str | Path, folder: Path, rounds: int) -> dict[str, Any]:
         "ratio": medians["embed"] / least,
         "ratio_to_parts_on_all_cores": medians["embed"] / (medians["parts_on_all_cores"] / cores),
         "processor_ratio": medians["embed_processor"] / (medians["decoding"] + medians["inference"]),
-        "images_per_second": len(parts.images) / medians["embed"],
+        "images_per_second": len(parts) / medians["embed"],
     }
 
 

@@ -52,9 +52,7 @@ def open_images(spec: str | Path) -> NamedImages:
         listing = list_images(path)
         shards = sorted(path.glob("*.tar"))
         if listing.paths and not shards:
-            return _of_files(
-                path, listing.paths, [printable(found.relative_to(path)) for found in listing.paths], listing.notes()
-            )
+            return _of_files(path, listing.paths, [printable(name) for name in listing.names], listing.notes())
         if not shards:
             found = "; ".join(listing.notes())
             raise DataError(f"{path}: holds no images{f' ({found})' if found else ''}; give a folder with images in it")

@@ -29,6 +29,8 @@ class ImageListing:
 
     root: Path
     paths: list[Path]
+    names: list[str]
+    """Of `paths`, from `root` on."""
     copies: list[Path]
     strays: list[Path]
     links: list[Path]
@@ -58,22 +60,31 @@ def list_images(root: Path) -> ImageListing:
     """
     links: list[Path] = []
     suffixes = image_suffixes()
-    files = {path for path in _walk(root, links) if path.is_file()}
-    found = {path for path in files if path.suffix.lower() in suffixes}
-    strays = {path for path in found if any(map(is_stray, path.relative_to(root).parts))}
-    copies = {path for path in found - strays if path.with_suffix("") in found}
-    others = {path for path in files - found if not any(map(is_stray, path.relative_to(root).parts))}
-    kept = (found - strays - copies, copies, strays, links, others)
-    return ImageListing(root, *(sorted(paths, key=_natural) for paths in kept))
+    images, strays, others = set[str](), set[str](), set[str]()  # of text: paths would take three times as long
+    for folder, names in _walk(root, links):
+        hidden = any(map(is_stray, folder.split(os.sep)))
+        for name in names:
+            path = os.path.join(folder, name)
+            is_image, is_hidden = _suffix(name).lower() in suffixes, hidden or is_stray(name)
+            if (is_image or not is_hidden) and os.path.isfile(os.path.join(root, path)):
+                (others if not is_image else strays if is_hidden else images).add(path)
+    copies = {path for path in images if path[: -len(_suffix(path))] in images}
+    kept, *left_out = (sorted(found, key=_natural) for found in (images - copies, copies, strays, others))
+    copied, stray, other = ([Path(root, path) for path in found] for found in left_out)
+    return ImageListing(root, [Path(root, path) for path in kept], kept, copied, stray, sorted(links), other)
 
 
-def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
-    """All files. A link to a folder is followed once, and never back into `root`, which would not end."""
+def _walk(root: Path, left_out: list[Path]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from `root` on, and the files in it.
+
+    A link to a folder is followed once, and never back into `root`, which would not end.
+    """
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: this folder cannot be read: {error.strerror}") from error
 
     entered = {Path(os.path.realpath(root))}
+    top = len(os.fspath(root))
     for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
         for name in sorted(folders):
             path = Path(folder, name)
@@ -83,7 +94,7 @@ def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
                     left_out.append(path)
                     folders.remove(name)
                 entered.add(target)
-        yield from (Path(folder, name) for name in files)
+        yield folder[top:].lstrip(os.sep), files
 
 
 def is_stray(part: str) -> bool:
@@ -91,8 +102,14 @@ def is_stray(part: str) -> bool:
     return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    parts = re.split(r"([0-9]+)", str(path))
+def _suffix(name: str) -> str:
+    """As `Path.suffix`, of a name or of text that ends with one."""
+    dot = name.rfind(".")
+    return name[dot:] if name.rfind(os.sep) + 1 < dot < len(name) - 1 else ""
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", path)
     return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
 
 
