@@ -82,6 +82,20 @@ class FinetuneResult:
     found: dict[str, Any] | None = None
     """What a search found, as `finetune.search.finding.Found`; None of other runs, and of one that was stopped."""
 
+    def whole(self) -> FinetuneResult:
+        """Return the result of a whole run, to a caller that goes on with it: half of one would look like it.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C stopped the run.
+            SystemExit: something else did; exit code 143, that of SIGTERM.
+        """
+        if self.finished:
+            return self
+        if self.stopped_by == "SIGINT":
+            raise KeyboardInterrupt
+        sys.stderr.write(f"{self.run_dir}: stopped by {self.stopped_by}, and saved\n")
+        raise SystemExit(128 + signal.SIGTERM)
+
 
 def finetune(
     config: str | Path | FinetuneConfig,

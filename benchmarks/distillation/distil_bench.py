@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(task: str, recipe: str, seed: int, teacher: Path, folder: Path) -> dict[str, float]:
     started = time.process_time()
     config = FinetuneConfig.model_validate(recipe_config(task, recipe, seed, teacher, folder))
-    result = finetune(config, quiet=True)
+    result = finetune(config, quiet=True).whole()
     metric = TASKS[task].metric
     value = round(float(result.metrics[metric]), 4)
     sys.stdout.write(f"{task}, {recipe}, seed {seed}: {metric} {value}\n")

@@ -105,7 +105,7 @@ def teacher_of(task: str, folder: Path) -> Path:
         start = write_plain_network(folder / "faces-start.onnx", width=32, size=64)
         changes = [f"model.reference={start}", "model.size=null", "optimizer.lr=2e-3", "epochs=12", "threads=1"]
         changes += [f"output={folder / 'runs'}", "evaluation.every=12", "evaluation.first=false"]
-        run = finetune(load_config(EXAMPLES / "faces_synthetic.yaml", changes), quiet=True)
+        run = finetune(load_config(EXAMPLES / "faces_synthetic.yaml", changes), quiet=True).whole()
         export(run.last, path)
     return path
 

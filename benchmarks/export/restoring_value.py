@@ -109,7 +109,7 @@ def _train(variant: str, seed: int) -> dict[str, float]:
             "tracking.tensorboard=false",
             f"output={folder}",
         ]
-        metrics = finetune(_RECIPE, changes, quiet=True).metrics
+        metrics = finetune(_RECIPE, changes, quiet=True).whole().metrics
     return {name: round(float(metrics[name]), 4) for name in ("mAP", "rank1")}
 
 

@@ -85,7 +85,7 @@ def _found(seed: int, method: dict[str, Any], work: Path) -> tuple[Genotype, flo
     if not kept.exists():
         recipe = search_recipe({**_SEARCH, **method}, _TRAIN, SIZE, work, seed=seed, epochs=_EPOCHS, steps=_STEPS)
         started = time.process_time()
-        run = finetune(parse_config(recipe, "people"), resume="auto", quiet=True).run_dir
+        run = finetune(parse_config(recipe, "people"), resume="auto", quiet=True).whole().run_dir
         genotype.write_text((run / "search" / "genotype.json").read_text(), encoding="utf-8")
         kept.write_text(json.dumps(time.process_time() - started) + "\n", encoding="utf-8")
     return read_genotype(genotype), float(json.loads(kept.read_text()))

@@ -74,7 +74,7 @@ def planted_search(seed: int, work: Path) -> tuple[Path, float]:
         _SEARCH, people(100, seed * 10 + 1, SIZE), SIZE, work, seed=seed, epochs=_EPOCHS, steps=_STEPS
     )
     started = time.process_time()
-    run = finetune(parse_config(recipe, "planted"), quiet=True).run_dir
+    run = finetune(parse_config(recipe, "planted"), quiet=True).whole().run_dir
     return run, time.process_time() - started
 
 

@@ -125,7 +125,7 @@ def retrain(
         if lr is not None:
             config["optimizer"] = {**RECIPE["optimizer"], "lr": lr}
         started = time.process_time()
-        result = finetune(parse_config(config, "retraining"), quiet=True)
+        result = finetune(parse_config(config, "retraining"), quiet=True).whole()
         done[str(seed)] = [float(result.metrics["mAP"]), time.process_time() - started]
         kept.write_text(json.dumps(done) + "\n", encoding="utf-8")
     chosen = [done[str(seed)] for seed in seeds]

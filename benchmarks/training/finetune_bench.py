@@ -134,7 +134,7 @@ def measure_data(workers: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
         )
         for count in workers:
             data = config.data.model_copy(update={"workers": count})
-            run = finetune(config.model_copy(update={"data": data}), quiet=True).run_dir
+            run = finetune(config.model_copy(update={"data": data}), quiet=True).whole().run_dir
             rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
             trained = next(row for row in rows if row["kind"] == "train")
             measured[f"workers_{count}"] = {

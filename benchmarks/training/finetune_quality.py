@@ -122,7 +122,7 @@ def _run(recipe: Recipe, seed: int, att_faces: Path | None) -> dict[str, Any]:
         fixed = [f"seed={seed}", "evaluation.every=1000", f"output={folder}", "tracking.tensorboard=false"]
         if recipe.small_network:
             fixed.append(f"model.reference={write_small_network(Path(folder) / 'small.onnx')}")
-        metrics = dict(finetune(EXAMPLES / recipe.example, [*recipe.overrides, *fixed], quiet=True).metrics)
+        metrics = dict(finetune(EXAMPLES / recipe.example, [*recipe.overrides, *fixed], quiet=True).whole().metrics)
     if att_faces is not None and f"data.train={att_faces}" in recipe.overrides:
         metrics["raw_pixels_tar_at_far_1e2"] = _raw_pixels(att_faces, seed)
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in metrics.items()}

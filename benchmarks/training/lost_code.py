@@ -216,7 +216,7 @@ class _Study:
         return {"original": original, "recovered": recovered, _OLD: calibrated}
 
     def _train(self, recipe: str, changes: Sequence[str], seed: int, output: Path) -> FinetuneResult:
-        return finetune(EXAMPLES / recipe, [*_COMMON, *changes, f"seed={seed}", f"output={output}"], quiet=True)
+        return finetune(EXAMPLES / recipe, [*_COMMON, *changes, f"seed={seed}", f"output={output}"], quiet=True).whole()
 
     def _data(self, seed: int, *, source: bool = False) -> tuple[str, str]:
         """Training and measured data of a pair; neither people nor cameras are in another one."""

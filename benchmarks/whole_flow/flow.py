@@ -251,7 +251,7 @@ def _fine_tune(flow: _Flow, config: FinetuneConfig) -> Path:
     """Train the restored bundle, also if an override names another model; returns the best checkpoint."""
     model = config.model.model_copy(update={"reference": str(flow.folder / _RESTORED)})
     with flow.step("fine-tune on the target cameras"):
-        run = finetune(config.model_copy(update={"model": model}))
+        run = finetune(config.model_copy(update={"model": model})).whole()
     flow.artefacts["run"] = str(run.run_dir)
     return run.best or run.last
 
@@ -275,7 +275,7 @@ def _distil(flow: _Flow, config: FinetuneConfig, teacher: Path) -> Path:
     }
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items() if value is not None]
     with flow.step("distil a student of half the resolution, without labels"):
-        run = distil(teacher, _STUDENT, str(config.data.train), overrides, labels=False)
+        run = distil(teacher, _STUDENT, str(config.data.train), overrides, labels=False).whole()
     flow.artefacts["student"] = str(run.last)
     return run.last
 

@@ -71,12 +71,18 @@ def test_sigterm_may_come_twice(recipe, send_after_step):
     assert not result.finished
     assert result.stopped_by == "SIGTERM"
     assert result.steps == 2
+    with pytest.raises(SystemExit) as ended:
+        result.whole()
+    assert ended.value.code == 143
 
 
 def test_the_first_of_two_signals_is_the_reason(recipe, send_after_step):
     """As a launcher makes of a second Ctrl-C."""
     send_after_step(2, signal.SIGINT, signal.SIGTERM)
-    assert finetune(recipe, quiet=True).stopped_by == "SIGINT"
+    result = finetune(recipe, quiet=True)
+    assert result.stopped_by == "SIGINT"
+    with pytest.raises(KeyboardInterrupt):
+        result.whole()
 
 
 def test_sigterm_while_data_are_read_stops_after_the_first_step(recipe, monkeypatch):
