@@ -10,8 +10,7 @@ numbers exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -19,11 +18,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..runtime.runners import OnnxRunner
+from .channel_groups import PASS_ON, channel_groups
 
 __all__ = ["equalise_channels"]
 
-_PASS_ON = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
-"""Operators with f(a x) = a f(x) for a > 0, per channel."""
+_SHARE, _LEARNED_SHARE = 0.5, 0.75
+"""Of a difference between channels that dense readers see, the share that the activation is scaled by."""
+_TINY = np.finfo(np.float64).tiny
 _DEAD = 1e-4
 """Share of the largest channel's range; a channel below it counts as dead and is not scaled."""
 _LARGEST_EXPONENT = 12
@@ -32,69 +33,42 @@ _BATCH = 8
 Array = NDArray[np.float64]
 
 
-def equalise_channels(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelProto:
-    """A copy of the float32 `model` with rescaled weights and bitwise equal outputs.
+def equalise_channels(model: onnx.ModelProto, images: NDArray[np.float32], *, exact: bool = True) -> onnx.ModelProto:
+    """A copy of the float32 `model` with rescaled weights and the same outputs.
 
     A channel that only depthwise Convs read is scaled to the range of the others. If a Conv reads several channels, its
-    scale spans them, so half of the difference (the square root of the ratio) moves into its weights.
+    scale spans them, so a part of the difference moves into its weights: half, or three quarters where the weights are
+    rounded with care afterwards.
 
     Args:
         model: a model with one input, whose weights are initializers.
         images: preprocessed calibration images float32 [N, ...], on which ranges are measured.
+        exact: powers of two alone, on chains of layers alone, and outputs that are equal to the last bit. (Powers of
+            two over sums made the demo's model worse.)
     """
     equalised = ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
-    pairs = list(_pairs(equalised.graph))
-    ranges = _largest_magnitudes(model, [str(pair.value.name) for pair in pairs], images)
-    for pair, largest in zip(pairs, ranges, strict=True):
-        factors = _factors(largest, pair.readers)
-        for weight in _weights(pair.writer):
+    groups = [group for group in channel_groups(equalised.graph) if group.is_chain or not exact]
+    shown = [[str(value.name) for value in group.values if _is_quantised(value)] for group in groups]
+    ranges = _largest_magnitudes(model, [name for names in shown for name in names], images)
+    for group, names in zip(groups, shown, strict=True):
+        if not names:
+            continue
+        factors = _factors([ranges[name] for name in names], group.readers, exact=exact)
+        for weight in dict.fromkeys(weight for node in group.writers for weight in _weights(node)):
             _set(weight, _array(weight) / _rows(factors, _array(weight).ndim))
-        for reader in pair.readers:
-            weight = _weights(reader)[0]
+        for weight, reader in {_weights(reader)[0]: reader for reader in group.readers}.items():
             _set(weight, _scaled_inputs(_array(weight), factors, _groups(reader)))
     result: onnx.ModelProto = ir.to_proto(equalised)
     return result
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A Conv, the last value of the activations behind it, and the Convs that are its only readers."""
-
-    writer: ir.Node
-    value: ir.Value
-    readers: tuple[ir.Node, ...]
-
-
-def _pairs(graph: ir.Graph) -> Iterator[_Pair]:
-    for writer in graph:
-        if writer.op_type != "Conv" or not _owns_weights(writer):
-            continue
-        value = writer.outputs[0]
-        while True:
-            readers = tuple(value.consumers())
-            if value.is_graph_output() or len(readers) != 1 or readers[0].op_type not in _PASS_ON:
-                break
-            if readers[0].inputs[0] is not value or len(readers[0].outputs) != 1:
-                break
-            value = readers[0].outputs[0]
-        if value.is_graph_output() or not readers:
-            continue
-        if all(node.op_type == "Conv" and node.inputs[0] is value and _owns_weights(node) for node in readers):
-            yield _Pair(writer, value, readers)
-
-
-def _owns_weights(node: ir.Node) -> bool:
-    """Whether all weights of `node` are float32 initializers without other readers."""
-    weights = [value for value in node.inputs[1:] if value is not None]
-    return bool(weights) and all(
-        value.const_value is not None
-        and value.is_initializer()
-        and value.const_value.dtype == ir.DataType.FLOAT
-        and len(value.uses()) == 1
-        and not value.is_graph_input()
-        and not value.is_graph_output()
-        for value in weights
-    )
+def _is_quantised(value: ir.Value) -> bool:
+    """Whether a Conv reads it, or writes it for something else than an activation function or pooling."""
+    if any(node.op_type == "Conv" for node in value.consumers()):
+        return True
+    maker = value.producer()
+    passed_on = [node.op_type in PASS_ON for node in value.consumers()]
+    return maker is not None and maker.op_type == "Conv" and not all(passed_on)
 
 
 def _weights(node: ir.Node) -> list[ir.Value]:
@@ -106,8 +80,10 @@ def _groups(node: ir.Node) -> int:
     return attribute.as_int() if attribute is not None else 1
 
 
-def _factors(largest: Array, readers: Sequence[ir.Node]) -> Array:
-    """The divisor of each channel: powers of two with a geometric mean near 1."""
+def _factors(ranges: Sequence[Array], readers: Sequence[ir.Node], *, exact: bool) -> Array:
+    """The divisor of each channel, with a geometric mean near 1."""
+    shares = [largest / max(largest.max(initial=0.0), _TINY) for largest in ranges]
+    largest = np.max(shares, axis=0) * max(each.max(initial=0.0) for each in ranges)
     live = largest > _DEAD * largest.max(initial=0.0)
     if not live.any():
         return np.ones_like(largest)
@@ -116,10 +92,13 @@ def _factors(largest: Array, readers: Sequence[ir.Node]) -> Array:
     if dense:
         read = np.max([_magnitudes_by_input(node) for node in dense], axis=0)
         live &= read > _DEAD * read.max()
-        wanted = np.sqrt(wanted / np.where(live, read, 1.0))
+        share = _SHARE if exact else _LEARNED_SHARE
+        wanted = wanted**share / np.where(live, read, 1.0) ** (1 - share)
     exponents = np.where(live, np.log2(np.where(live, wanted, 1.0)), 0.0)
-    exponents = np.where(live, np.round(exponents - exponents[live].mean()) if live.any() else 0.0, 0.0)
-    factors: Array = np.exp2(np.clip(exponents, -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
+    exponents -= exponents[live].mean() if live.any() else 0.0
+    if exact:
+        exponents = np.round(exponents)
+    factors: Array = np.exp2(np.clip(np.where(live, exponents, 0.0), -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
     return factors
 
 
@@ -150,19 +129,20 @@ def _set(value: ir.Value, array: Array) -> None:
     value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
 
 
-def _largest_magnitudes(model: onnx.ModelProto, names: Sequence[str], images: NDArray[np.float32]) -> list[Array]:
+def _largest_magnitudes(model: onnx.ModelProto, names: Sequence[str], images: NDArray[np.float32]) -> dict[str, Array]:
     """Per named value [N, C, ...], the largest |x| of each channel over `images`, float64 [C]."""
+    largest: dict[str, Array] = {}
     if not names:
-        return []
+        return largest
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     runner = OnnxRunner(shown, name="equalisation")
     size = runner.batch or _BATCH
-    largest: list[Array] = []
     for start in range(0, len(images), size):
         batch = np.resize(images[start : start + size], (size, *images.shape[1:]))
-        seen = [np.abs(array).max(axis=(0, *range(2, array.ndim))).astype(np.float64) for array in runner.run(batch)]
-        largest = [np.maximum(old, new) for old, new in zip(largest, seen, strict=True)] if largest else seen
+        for name, array in zip(names, runner.run(batch), strict=True):
+            seen = np.abs(array).max(axis=(0, *range(2, array.ndim))).astype(np.float64)
+            largest[name] = np.maximum(largest[name], seen) if name in largest else seen
     return largest

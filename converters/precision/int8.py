@@ -81,6 +81,7 @@ def calibrated(
     *,
     method: CalibrationMethod = "minmax",
     every_layer: bool = False,
+    exact: bool = True,
 ) -> Iterator[Quantiser]:
     """A `Quantiser` for `model`; ranges are measured once, for any number of quantisations.
 
@@ -89,6 +90,7 @@ def calibrated(
         images: preprocessed calibration images float32 [N, ...], at least 16.
         method: how activation ranges follow from the measured values.
         every_layer: also quantise layers so small that int8 makes the file larger.
+        exact: even out channels without changing a bit of the float32 outputs, see `equalise_channels`.
 
     Raises:
         InputError: as in `to_int8`.
@@ -98,7 +100,7 @@ def calibrated(
     if len(images) < FEWEST_IMAGES:
         raise InputError(f"int8: calibration needs at least {FEWEST_IMAGES} images, got {len(images)}; give more")
     named = named_nodes(model)
-    prepared = equalise_channels(_prepared(named), images)
+    prepared = equalise_channels(_prepared(named), images, exact=exact)
     with tempfile.TemporaryDirectory(prefix="rtool-int8-") as name:
         folder = Path(name)
         onnx.save(prepared, folder / _FLOAT32)

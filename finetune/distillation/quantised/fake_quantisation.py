@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FakeActivation", "FakeWeight", "weight_levels"]
+__all__ = ["MOST", "FakeActivation", "FakeWeight"]
 
 _LOW, _HIGH = 0, 255
 """Levels of activations, uint8."""
 _ROUND = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask
-_MOST = 127
+MOST = 127
 """Largest level of weights, int8 and symmetric."""
 
 
@@ -77,21 +77,27 @@ class FakeWeight(nn.Module):
     first: Tensor
     unit: Tensor
 
+    @property
+    def step(self) -> Tensor:
+        """Width of a level, [C, 1, ...]; it stays, so that levels which were chosen stay what they are."""
+        return self.unit / MOST
+
+    def begin_at(self, weight: Tensor) -> None:
+        """Begin at other values before rounding, with the same step sizes."""
+        self.first = weight
+
     def float32(self) -> Tensor:
         """The weight before rounding."""
         return self.first + self.unit * self.change
 
+    def levels(self) -> Tensor:
+        """Levels -127..127 as float32."""
+        return torch.round(self.float32().detach() / self.step).clamp(-MOST, MOST)
+
     def forward(self) -> Tensor:
         """The rounded weight."""
         weight = self.float32()
-        levels, scale = weight_levels(weight.detach())
-        return weight + (levels * scale - weight).detach()
-
-
-def weight_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Levels -127..127 of a weight [C, ...] as float32, and the step sizes [C, 1, ...]."""
-    scale = _largest(weight) / _MOST
-    return torch.round(weight / scale).clamp(-_MOST, _MOST), scale
+        return weight + (self.levels() * self.step - weight).detach()
 
 
 def _largest(weight: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Train an int8 network against its own float32 self, on images without labels: `rtool distil MODEL int8 DATA`.
 
 1. Linear 1x1 convolutions are merged into the depthwise ones behind them, which is exact (`pointwise_merging`).
-2. Every layer is quantised, with ranges measured on views of the images (`varied_views`), as by `rtool export --int8`.
-3. Weights, biases and step sizes learn the float32 embeddings through fake quantisation (`quantised_network`).
-4. The levels go back into the same graph. It is measured on images that were not trained on, and must pass the gate.
+2. Channels are evened out over whole groups of layers (`channel_groups`), and every layer is quantised, with ranges
+   measured on views of the images (`varied_views`), as by `rtool export --int8`.
+3. The levels of weights are chosen so that layers' outputs change least (`weight_rounding`).
+4. Weights, biases and step sizes learn the float32 embeddings through fake quantisation (`quantised_network`).
+5. The levels go back into the same graph. It is measured on images that were not trained on, and must pass the gate.
 
 Images should cover the cameras that the model will meet: ranges measured on some cut off what others show.
 """
@@ -33,8 +35,9 @@ from ...data.decoding import read_pixels
 from ...data.formats.unlabelled import open_unlabelled
 from .quantised_network import QuantisedNetwork, quantised_network
 from .varied_views import varied_views
+from .weight_rounding import round_to_inputs
 
-__all__ = ["Int8Training", "distil_int8", "train_int8"]
+__all__ = ["Int8Training", "distil_int8", "train_int8", "train_network"]
 
 Pixels = NDArray[np.uint8]
 Report = Callable[[str], object]
@@ -139,16 +142,19 @@ def train_int8(
     said = report or _silent
     merged, pairs = merge_pointwise(float32)
     said(f"int8: {pairs} linear 1x1 convolutions merged into the depthwise ones behind them")
-    with calibrated(merged, images, every_layer=True) as quantiser:
+    with calibrated(merged, images, every_layer=True, exact=False) as quantiser:
         quantiser.check_float32_nodes(())
         network = quantised_network(quantiser.quantise(compact=False), quantiser.float32)
     runner = OnnxRunner(float32)
     wanted = run_in_batches(runner, images, training.batch)[0].reshape(len(images), -1)
-    _train(network, torch.from_numpy(images), torch.from_numpy(wanted), runner.batch or training.batch, training, said)
+    batch = runner.batch or training.batch
+    rounded = round_to_inputs(network.module, torch.from_numpy(images), batch)
+    said(f"int8: the levels of {rounded} weights chosen by the inputs of their layers")
+    train_network(network, torch.from_numpy(images), torch.from_numpy(wanted), batch, training, said)
     return compact_quantised(network.export())
 
 
-def _train(
+def train_network(
     network: QuantisedNetwork,
     images: torch.Tensor,
     wanted: torch.Tensor,
@@ -156,7 +162,16 @@ def _train(
     training: Int8Training,
     said: Report,
 ) -> None:
-    """Adam on the root mean square of 1 - cosine, which weighs the worst images most, with a cosine schedule."""
+    """Adam on the root mean square of 1 - cosine, which weighs the worst images most, with a cosine schedule.
+
+    Args:
+        network: What learns.
+        images: Preprocessed float32 [N, ...].
+        wanted: Their float32 embeddings [N, D].
+        batch: Images per step.
+        training: Steps, rates and seed.
+        said: Called with lines on how far it is.
+    """
     changes, growths = network.parameters()
     groups = [{"params": changes, "lr": training.rate}, {"params": growths, "lr": training.scale_rate}]
     optimizer = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))

@@ -24,7 +24,7 @@ from ....converters.lowering.exact.quantisation import dequantize, quantize
 from ....converters.records.node_facts import facts_of
 from ....converters.records.record import require_record
 from ....errors import InputError
-from .fake_quantisation import FakeActivation, FakeWeight, weight_levels
+from .fake_quantisation import FakeActivation, FakeWeight
 
 __all__ = ["QuantisedNetwork", "quantised_network"]
 
@@ -93,10 +93,9 @@ class QuantisedNetwork:
         for name, activation in self.activations.items():
             tensors[name] = np.array(activation.scale, np.float32)
         for layer in self.layers:
-            levels, scale = weight_levels(layer.fake.float32())
-            array = levels.numpy().astype(np.int8)
+            array = layer.fake.levels().numpy().astype(np.int8)
             tensors[layer.levels] = array.T if layer.transposed else array
-            tensors[layer.scale] = scale.numpy().reshape(-1)
+            tensors[layer.scale] = layer.fake.step.numpy().reshape(-1)
         written = onnx.ModelProto()
         written.CopyFrom(self.graph)
         stored = {tensor.name: tensor for tensor in written.graph.initializer}

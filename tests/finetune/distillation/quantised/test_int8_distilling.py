@@ -14,7 +14,7 @@ from rtool.converters.lowering.conversion import onnx_to_torch
 from rtool.converters.precision.int8 import calibrated
 from rtool.errors import DataError, GateError
 from rtool.finetune.distillation.quantised.fake_quantisation import FakeActivation, FakeWeight
-from rtool.finetune.distillation.quantised.int8_distilling import Int8Training, distil_int8, train_int8
+from rtool.finetune.distillation.quantised.int8_distilling import Int8Training, distil_int8, train_network
 from rtool.finetune.distillation.quantised.quantised_network import quantised_network
 
 
@@ -117,18 +117,22 @@ def test_the_exported_graph_computes_what_the_trained_module_does(model_file):
         assert cosine(other, trained).min() > 0.9995
 
 
-def test_training_brings_int8_nearer_to_float32(model_file):
-    float32 = onnx.load(model_file)
-    seen, unseen = images(48)[:40], images(48)[40:]
-    session = onnxruntime.InferenceSession(model_file)
-    wanted = session.run(None, {"images": seen})[0]
+def test_training_mends_step_sizes_that_are_too_wide(model_file):
+    """Without a fault to mend, this network loses so little that training has nothing to gain."""
+    float32, seen = onnx.load(model_file), images()
+    wanted = onnxruntime.InferenceSession(model_file).run(None, {"images": seen})[0]
     lost = []
     for steps in (0, 60):
-        graph = train_int8(float32, seen, Int8Training(steps=steps, rate=1e-3, scale_rate=1e-3))
-        found = onnxruntime.InferenceSession(graph.SerializeToString())
-        lost.append(1 - cosine(found.run(None, {"images": seen})[0], wanted).mean())
-        assert np.isfinite(found.run(None, {"images": unseen})[0]).all()
-    assert lost[1] < lost[0]
+        with calibrated(float32, seen, every_layer=True) as quantiser:
+            network = quantised_network(quantiser.quantise(compact=False), quantiser.float32)
+        with torch.no_grad():
+            for growth in network.parameters()[1]:
+                growth.add_(2.0)
+        training = Int8Training(steps=steps, scale_rate=0.1)
+        train_network(network, torch.from_numpy(seen), torch.from_numpy(wanted), 16, training, lambda _: None)
+        session = onnxruntime.InferenceSession(network.export().SerializeToString())
+        lost.append(1 - cosine(session.run(None, {"images": seen})[0], wanted).mean())
+    assert lost[1] < 0.25 * lost[0]
 
 
 def test_the_file_has_every_layer_in_int8_and_its_manifest_the_measured_cosine(model_file, photos, tmp_path):
