@@ -58,7 +58,7 @@ class Int8Training:
     """Copies of each image in other colours, light and places that are calibrated and trained on too."""
     batch: int = 16
     """Images per step; a model with a fixed batch keeps its own."""
-    rate: float = 3e-5
+    rate: float = 1e-5
     """Peak learning rate of weights and biases, in units of each channel's largest weight."""
     scale_rate: float = 3e-4
     """Peak learning rate of the logarithms of the step sizes of activations."""

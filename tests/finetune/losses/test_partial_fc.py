@@ -22,7 +22,7 @@ def dense(embeddings, labels, weight):
     return F.cross_entropy(logits, labels)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_at_rate_one_it_is_the_dense_margin_softmax_and_its_gradient(run_ranks, ranks):
     got = run_ranks("partial_fc", ranks)
     embeddings, labels = batch()
@@ -55,6 +55,7 @@ def test_sampled_steps_leave_other_rows_and_their_momentum_alone(run_ranks, rank
     torch.testing.assert_close(got["loss"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["partial_fc_two_classes", "partial_fc_two_classes_sampled"])
 def test_a_rank_without_classes_takes_part(run_ranks, program):
     got = run_ranks(program, 3)

@@ -43,11 +43,14 @@ def losses_of(run: Path) -> list[dict]:
             "augment.mask_kinds=[block]",
             "losses=[{kind: adaface, scale: 16}, {kind: qaconv, classes: embedding, neighbours: 3}, {kind: occlusion}]",
         ],
-        [
-            "augment.mask=0.5",
-            "augment.mask_kinds=[block]",
-            "losses=[{kind: qaconv, classes: memory, train_map: false}, {kind: occlusion, warmup_epochs: 0}]",
-        ],
+        pytest.param(
+            [
+                "augment.mask=0.5",
+                "augment.mask_kinds=[block]",
+                "losses=[{kind: qaconv, classes: memory, train_map: false}, {kind: occlusion, warmup_epochs: 0}]",
+            ],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["adamw", "sgd with average and sampled classes", "the rest", "matching by graph", "a detached map"],
 )

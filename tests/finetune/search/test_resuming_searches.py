@@ -26,7 +26,9 @@ def shortlist_of(run: Path) -> list[list[float]]:
     return [row["metrics"] for row in json.loads((run / "search" / "shortlist.json").read_text())["cells"]]
 
 
-@pytest.mark.parametrize("search", [{"order": 2, "shortlist": 1}, {"method": "sampled"}])
+@pytest.mark.parametrize(
+    "search", [{"order": 2, "shortlist": 1}, pytest.param({"method": "sampled"}, marks=pytest.mark.slow)]
+)
 def test_a_search_stopped_in_an_epoch_continues_to_the_same_bits(search_recipe, search):
     recipe = search_recipe(search)
     whole = finetune(recipe, ["name=whole"], quiet=True)

@@ -159,7 +159,15 @@ def test_a_program_that_accepts_connections_and_is_no_triton_is_said(repository,
             deploy(onnx_files["reid"], name="reid", repository=repository, url=url)
 
 
-@pytest.mark.parametrize("act", ["publish", "new", "rollback", "placeholder"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        "publish",
+        pytest.param("new", marks=pytest.mark.slow),
+        "rollback",
+        pytest.param("placeholder", marks=pytest.mark.slow),
+    ],
+)
 def test_a_switch_that_fails_after_all_puts_everything_back(
     server, repository, onnx_files, make_model, tmp_path, monkeypatch, act
 ):
