@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..runtime.runners import OnnxRunner
-from .channel_groups import PASS_ON, channel_groups
+from .channel_groups import PASS_ON, channel_groups, number_of_groups
 
 __all__ = ["equalise_channels"]
 
@@ -57,7 +57,7 @@ def equalise_channels(model: onnx.ModelProto, images: NDArray[np.float32], *, ex
         for weight in dict.fromkeys(weight for node in group.writers for weight in _weights(node)):
             _set(weight, _array(weight) / _rows(factors, _array(weight).ndim))
         for weight, reader in {_weights(reader)[0]: reader for reader in group.readers}.items():
-            _set(weight, _scaled_inputs(_array(weight), factors, _groups(reader)))
+            _set(weight, _scaled_inputs(_array(weight), factors, number_of_groups(reader)))
     result: onnx.ModelProto = ir.to_proto(equalised)
     return result
 
@@ -73,11 +73,6 @@ def _is_quantised(value: ir.Value) -> bool:
 
 def _weights(node: ir.Node) -> list[ir.Value]:
     return [value for value in node.inputs[1:] if value is not None]
-
-
-def _groups(node: ir.Node) -> int:
-    attribute = node.attributes.get("group")
-    return attribute.as_int() if attribute is not None else 1
 
 
 def _factors(ranges: Sequence[Array], readers: Sequence[ir.Node], *, exact: bool) -> Array:
@@ -104,7 +99,7 @@ def _factors(ranges: Sequence[Array], readers: Sequence[ir.Node], *, exact: bool
 
 def _magnitudes_by_input(node: ir.Node) -> Array:
     """The largest magnitude among the weights of each input channel, float64 [C]."""
-    weight, groups = _array(_weights(node)[0]), _groups(node)
+    weight, groups = _array(_weights(node)[0]), number_of_groups(node)
     by_group = np.abs(weight).reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return np.asarray(by_group.max(axis=(1, 3)).reshape(-1), dtype=np.float64)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["PASS_ON", "ChannelGroup", "channel_groups"]
+__all__ = ["PASS_ON", "ChannelGroup", "channel_groups", "number_of_groups"]
 
 PASS_ON = frozenset({"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
 """Operators with f(a x) = a f(x) for a > 0, per channel."""
@@ -91,7 +91,7 @@ def _place(node: ir.Node, sets: _Sets) -> None:
     """Join what `node` joins, and fix what it does not pass on."""
     read = [value for value in node.inputs if value is not None and value.const_value is None]
     out = node.outputs[0]
-    if node.op_type == "Conv" and _owns_weights(node):
+    if node.op_type == "Conv" and _owns_weights(node) and node.inputs[0] in read:
         sets.join([read[0]])
         sets.join([out])
     elif _passes_on(node, read):
@@ -101,7 +101,7 @@ def _place(node: ir.Node, sets: _Sets) -> None:
     elif node.op_type == "Mul" and len(read) == len(node.inputs) and _same_channels([*read, out]):
         gates = [value for value in read if (maker := value.producer()) is not None and maker.op_type in _GATES]
         scaled = [value for value in read if value not in gates]
-        sets.fix(gates or read)
+        sets.fix(gates if len(scaled) == 1 else [*read, out])
         sets.join([*scaled, out])
     else:
         sets.fix([*read, *node.outputs])
@@ -120,7 +120,7 @@ def _owns_weights(node: ir.Node) -> bool:
         value.const_value is not None
         and value.is_initializer()
         and value.const_value.dtype == ir.DataType.FLOAT
-        and all(use.node.op_type == "Conv" and use.idx == place for use in value.uses())
+        and all(_is_conv_of(use.node, node.graph) and use.idx == place for use in value.uses())
         and not value.is_graph_input()
         and not value.is_graph_output()
         for place, value in enumerate(node.inputs[1:], 1)
@@ -128,15 +128,31 @@ def _owns_weights(node: ir.Node) -> bool:
     )
 
 
+def _is_conv_of(node: ir.Node, graph: object) -> bool:
+    """Whether it is a Conv of this graph, and not of the body of an If or Loop."""
+    return node.op_type == "Conv" and node.graph is graph
+
+
 def _join_sharers(convs: list[ir.Node], sets: _Sets) -> None:
-    """Convs that share a weight or a bias: their inputs in one set, and their outputs."""
+    """Convs that share a weight or a bias: their outputs in one set; and with a weight, their inputs."""
     first: dict[ir.Value, ir.Node] = {}
     for node in convs:
-        for value in node.inputs[1:]:
+        for place, value in enumerate(node.inputs[1:], 1):
             other = first.setdefault(value, node) if value is not None else node
-            if other is not node and node.inputs[0] is not None and other.inputs[0] is not None:
-                sets.join([other.outputs[0], node.outputs[0]])
-                sets.join([other.inputs[0], node.inputs[0]])
+            inputs = [each.inputs[0] for each in (other, node) if each.inputs[0] is not None]
+            if other is node:
+                continue
+            sets.join([other.outputs[0], node.outputs[0]])
+            if place == 1 and number_of_groups(other) == number_of_groups(node):
+                sets.join(inputs)
+            elif place == 1:  # the same column is another channel in each
+                sets.fix(inputs)
+
+
+def number_of_groups(node: ir.Node) -> int:
+    """The attribute group of a Conv; 1 by default."""
+    attribute = node.attributes.get("group")
+    return attribute.as_int() if attribute is not None else 1
 
 
 def _is_over_positions(value: ir.Value, out: ir.Value) -> bool:

@@ -86,6 +86,10 @@ class Access:
             folder.chmod(0o700)
         _remove_dead(folder)
         path = folder / f"{self.key.http_port}.key"
+        if (other := read_key(path)) is not None and other.alive and other.pid != self.key.pid:
+            raise PlatformError(
+                f"http port {self.key.http_port}: process {other.pid} starts a server on it; stop that one"
+            )
         descriptor, draft = tempfile.mkstemp(dir=folder, prefix=".key-")  # mode 0600
         try:
             with os.fdopen(descriptor, "w") as file:

@@ -19,6 +19,7 @@ Ports = tuple[int, int, int]
 """HTTP, gRPC, metrics."""
 
 HOST = "127.0.0.1"
+_HOST_6 = "::1"
 PORT_NAMES = ("http", "grpc", "metrics")
 _HIGHEST = 65535
 
@@ -71,20 +72,35 @@ class HeldPorts:
             PlatformError: one was bound meanwhile.
         """
         for name, port in zip(PORT_NAMES[:2], ports, strict=False):
-            kept = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            self._sockets.append(kept)
-            # Without SO_REUSEADDR, which would let another user's socket with it in as long as nobody listens.
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            try:
-                kept.bind((HOST, port))
-            except OSError as error:
-                self.release()
-                raise PlatformError(f"{name} port {port} on {HOST}: {_why(name, error)}") from error
+            self._keep(name, socket.AF_INET, HOST, port)
+            if _has_loopback_6():
+                self._keep(name, socket.AF_INET6, _HOST_6, port)  # which clients that call localhost may try first
+
+    def _keep(self, name: str, family: socket.AddressFamily, host: str, port: int) -> None:
+        kept = socket.socket(family, socket.SOCK_STREAM)
+        self._sockets.append(kept)
+        # Without SO_REUSEADDR, which would let another user's socket with it in as long as nobody listens.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            kept.bind((host, port))
+        except OSError as error:
+            self.release()
+            raise PlatformError(f"{name} port {port} on {host}: {_why(name, error)}") from error
 
     def release(self) -> None:
         """Give the ports back."""
         while self._sockets:
             self._sockets.pop().close()
+
+
+def _has_loopback_6() -> bool:
+    """Whether this machine has IPv6 on its loopback interface."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind((_HOST_6, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _why(name: str, error: OSError) -> str:

@@ -7,8 +7,10 @@ behind; links to folders that are read already; and files of other kinds, by the
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from ..image_formats import image_suffixes, missing_plugin
 __all__ = ["ImageListing", "is_stray", "list_images"]
 
 _MOST_SUFFIXES = 5
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def list_images(root: Path) -> ImageListing:
         for name in names:
             path = os.path.join(folder, name)
             is_image, is_hidden = _suffix(name).lower() in suffixes, hidden or is_stray(name)
-            if (is_image or not is_hidden) and os.path.isfile(os.path.join(root, path)):
+            if (is_image or not is_hidden) and _is_file(os.path.join(root, path)):
                 (others if not is_image else strays if is_hidden else images).add(path)
     copies = {path for path in images if path[: -len(_suffix(path))] in images}
     kept, *left_out = (sorted(found, key=_natural) for found in (images - copies, copies, strays, others))
@@ -97,6 +100,20 @@ def _walk(root: Path, left_out: list[Path]) -> Iterator[tuple[str, list[str]]]:
         yield folder[top:].lstrip(os.sep), files
 
 
+def _is_file(path: str) -> bool:
+    """Whether it is a regular file, or a link to one; a link to nothing is none.
+
+    Raises:
+        DataError: that cannot be found out.
+    """
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            return False
+        raise DataError(f"{printable(path)}: cannot be examined: {error.strerror}") from error
+
+
 def is_stray(part: str) -> bool:
     """Whether a name is of thumbnails, `.ipynb_checkpoints`, or macOS's files in archives (`__MACOSX`, `._1.jpg`)."""
     return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
@@ -108,9 +125,9 @@ def _suffix(name: str) -> str:
     return name[dot:] if name.rfind(os.sep) + 1 < dot < len(name) - 1 else ""
 
 
-def _natural(path: str) -> list[tuple[int, str]]:
+def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
     parts = re.split(r"([0-9]+)", path)
-    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
+    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)], path  # 1.jpg, 01.jpg
 
 
 def _suffix_counts(paths: list[Path]) -> str:

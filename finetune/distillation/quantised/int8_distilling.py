@@ -149,7 +149,7 @@ def train_int8(
     wanted = run_in_batches(runner, images, training.batch)[0].reshape(len(images), -1)
     batch = runner.batch or training.batch
     rounded = round_to_inputs(network.module, torch.from_numpy(images), batch)
-    said(f"int8: the levels of {rounded} weights chosen by the inputs of their layers")
+    said(f"int8: the levels of {rounded} of {len(network.layers)} weights chosen by the inputs of their layers")
     train_network(network, torch.from_numpy(images), torch.from_numpy(wanted), batch, training, said)
     return compact_quantised(network.export())
 

@@ -180,6 +180,8 @@ def _fake_weights(
             if weight is None:
                 raise InputError(f"int8: the float32 weight of {name!r} is unknown; quantise without training")
             layers[name] = _fake_layer(layer, weight, stored[scaled.input[1]], scaled)
+        elif not _is_same(layer, layers[name].fake.first):
+            raise InputError(f"int8: weight {name!r} is read in two ways, which cannot be trained; use --int8 alone")
         parametrize.register_parametrization(layer, "weight", _Computed(layers[name].fake), unsafe=True)
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in stored else None
         if bias is not None and isinstance(layer.bias, Tensor):
@@ -190,14 +192,18 @@ def _fake_weights(
 
 def _fake_layer(layer: nn.Module, weight: onnx.TensorProto, scale: onnx.TensorProto, scaled: onnx.NodeProto) -> _Layer:
     """The weight of a layer before it was quantised, with channels first."""
-    own: Any = layer
     array = torch.from_numpy(numpy_helper.to_array(weight).copy())
-    transposed = own.weight.shape != array.shape or not _close(own.weight, array)
+    transposed = not _is_same(layer, array)
     if transposed and array.ndim == 2:
         array = array.t().contiguous()
-    if own.weight.shape != array.shape or not _close(own.weight, array) or list(scale.dims) != [len(array)]:
+    if not _is_same(layer, array) or list(scale.dims) != [len(array)]:
         raise InputError(f"int8: weight {weight.name!r} is quantised in a way that cannot be trained; use --int8 alone")
     return _Layer(scaled.input[0], scaled.input[1], transposed, FakeWeight(array))
+
+
+def _is_same(layer: nn.Module, weight: Tensor) -> bool:
+    own: Any = layer
+    return own.weight.shape == weight.shape and _close(own.weight, weight)
 
 
 def _close(rounded: Tensor, weight: Tensor) -> bool:

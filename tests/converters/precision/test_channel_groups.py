@@ -148,3 +148,62 @@ def test_a_value_that_a_loop_body_reads_keeps_its_scale():
     chosen = network.node("If", ["yes"], then_branch=body, else_branch=body)
     model = network.model(network.conv(value), chosen)
     assert_same(model, equalise_channels(model, images(), exact=False))
+
+
+def shared_bias(network: Network) -> list[str]:
+    """Of Convs whose inputs have other numbers of channels; a deduplicated zero bias is one."""
+    narrow = network.node("Relu", [network.conv("x", channels=4)])
+    wide = network.node("Relu", [network.conv("x", channels=8)])
+    bias = network.weight(np.zeros(WIDTH))
+    kernels = [network.weight(network.rng.normal(size=(WIDTH, channels, 1, 1))) for channels in (4, 8)]
+    outputs = [
+        network.node("Conv", [value, kernel, bias]) for value, kernel in zip((narrow, wide), kernels, strict=True)
+    ]
+    return [network.conv(network.node("Relu", [value])) for value in outputs]
+
+
+def shared_weight_of_other_groups(network: Network) -> list[str]:
+    kernel = network.weight(network.rng.normal(size=(WIDTH, 3, 1, 1)))
+    narrow = network.node("Relu", [network.conv("x", channels=3)])
+    wide = network.node("Relu", [network.conv("x")])
+    outputs = [network.node("Conv", [narrow, kernel]), network.node("Conv", [wide, kernel], group=2)]
+    return [network.conv(network.node("Relu", [value])) for value in outputs]
+
+
+def product_of_gates(network: Network) -> list[str]:
+    gates = [network.node("Sigmoid", [network.conv("x")]) for _ in range(2)]
+    total = network.node("Add", [network.conv("x"), network.node("Mul", gates)])
+    square = network.node("Add", [network.conv("x"), network.node("Mul", [gates[0], gates[0]])])
+    return [network.conv(total), network.conv(square)]
+
+
+def conv_of_a_constant(network: Network) -> list[str]:
+    constant = network.weight(network.rng.normal(size=(1, WIDTH, SIZE, SIZE)))
+    return [network.conv(network.node("Add", [network.conv(constant), network.conv("x")]))]
+
+
+def body_with_the_same_weights(network: Network) -> list[str]:
+    kernel, bias = network.weight(network.rng.normal(size=(WIDTH, WIDTH, 1, 1))), network.weight(np.ones(WIDTH))
+    value = network.node("Relu", [network.node("Conv", ["x", kernel, bias])])
+    read = network.weight(
+        network.rng.normal(size=(WIDTH, WIDTH, 1, 1)) * np.logspace(-2, 2, WIDTH).reshape(1, -1, 1, 1)
+    )
+    nodes = [
+        helper.make_node("Conv", ["x", kernel, bias], ["inside"]),
+        helper.make_node("Conv", ["inside", read], ["result"]),
+    ]
+    body = helper.make_graph(nodes, "b", [], [helper.make_tensor_value_info("result", TensorProto.FLOAT, None)])
+    network.weights["yes"] = np.array(True)
+    return [network.node("Conv", [value, read]), network.node("If", ["yes"], then_branch=body, else_branch=body)]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "build",
+    [shared_bias, shared_weight_of_other_groups, product_of_gates, conv_of_a_constant, body_with_the_same_weights],
+)
+def test_what_cannot_be_scaled_is_left_alone(build, exact):
+    network = Network(3)
+    model = network.model(*build(network))
+    equalised = equalise_channels(model, images(), exact=exact)
+    assert_same(model, equalised)

@@ -143,6 +143,17 @@ def test_a_second_start_keeps_its_key_when_the_first_one_ends(tmp_path):
     assert find_key("127.0.0.1:8101") == second.key.key
 
 
+def test_the_key_of_another_process_that_runs_is_not_overwritten(tmp_path):
+    """Two starts on one port at the same moment: the later one is refused, and the first keeps its key."""
+    first = a_key(tmp_path)
+    other = os.getppid()
+    theirs = AccessKey("theirs", 8100, 8101, other, process_started(other))
+    first.path.write_text(theirs.text())
+    with pytest.raises(PlatformError, match=f"process {other}"):
+        a_key(tmp_path)
+    assert find_key("127.0.0.1:8101") == "theirs"
+
+
 def test_the_runtime_folder_is_preferred(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     (tmp_path / "run").mkdir()

@@ -56,7 +56,8 @@ def test_another_user_cannot_bind_them_in_any_way():
     held, ports = HeldPorts(), choose_ports((0, 0, 0))
     held.take(ports)
     try:
-        for host in (HOST, "0.0.0.0", "::", f"::ffff:{HOST}"):  # each of them would get what is sent to 127.0.0.1
+        # Each of them would get what is sent to 127.0.0.1, or to localhost.
+        for host in (HOST, "0.0.0.0", "::", f"::ffff:{HOST}", "::1"):
             assert not any(bound(port, *options, host=host, uid=65534) for port in ports[:2] for options in WAYS)
     finally:
         held.release()

@@ -12,6 +12,7 @@ from rtool.converters.records.preprocessing import IMAGENET
 from rtool.errors import DataError, InputError
 from rtool.finetune.data.dataset import NOBODY
 from rtool.finetune.data.decoding import first_images, read_pixels
+from rtool.finetune.data.formats.folder_listing import list_images
 from rtool.finetune.data.formats.sources import open_dataset
 from rtool.finetune.data.image_files import EncodedImages
 from rtool.finetune.data.splits import query_and_gallery, split_by_identity
@@ -56,6 +57,21 @@ def test_converted_copies_beside_their_original_are_left_out_and_reported(tmp_pa
     dataset = open_dataset(tmp_path)
     assert dataset.names == ("a/1.pgm", "a/2.png", "b/1.pgm", "b/2.png")
     assert dataset.notes == ("2 converted copies left out, such as a/1.pgm.png",)
+
+
+def test_names_with_equal_numbers_have_one_order(tmp_path):
+    for name in ("1", "01", "001", "0001"):
+        picture(tmp_path / f"{name}.png")
+    assert list_images(tmp_path).names == ["0001.png", "001.png", "01.png", "1.png"]
+
+
+def test_a_link_that_cannot_be_followed_is_said_and_one_to_nothing_is_no_image(tmp_path):
+    picture(tmp_path / "1.png")
+    (tmp_path / "nothing.png").symlink_to("gone.png")
+    assert list_images(tmp_path).names == ["1.png"]
+    (tmp_path / "long.png").symlink_to("x" * 300)
+    with pytest.raises(DataError, match=r"long\.png: cannot be examined: File name too long"):
+        list_images(tmp_path)
 
 
 @pytest.mark.parametrize(

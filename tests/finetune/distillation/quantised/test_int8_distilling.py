@@ -12,9 +12,9 @@ from torch import nn
 from rtool.cli.main import cli, run
 from rtool.converters.lowering.conversion import onnx_to_torch
 from rtool.converters.precision.int8 import calibrated
-from rtool.errors import DataError, GateError
+from rtool.errors import DataError, GateError, InputError
 from rtool.finetune.distillation.quantised.fake_quantisation import FakeActivation, FakeWeight
-from rtool.finetune.distillation.quantised.int8_distilling import Int8Training, distil_int8, train_network
+from rtool.finetune.distillation.quantised.int8_distilling import Int8Training, distil_int8, train_int8, train_network
 from rtool.finetune.distillation.quantised.quantised_network import quantised_network
 
 
@@ -115,6 +115,20 @@ def test_the_exported_graph_computes_what_the_trained_module_does(model_file):
     for other in (read, ran):
         assert np.median(np.abs(other - trained)) < 1e-6
         assert cosine(other, trained).min() > 0.9995
+
+
+def test_a_weight_that_is_read_in_two_ways_is_refused():
+    square = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", "w"], ["a"], name="first", transB=1),
+        onnx.helper.make_node("Gemm", ["a", "w"], ["y"], name="second"),
+    ]
+    shapes = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 4]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", shapes[:1], shapes[1:], [onnx.numpy_helper.from_array(square, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    rows = np.random.default_rng(1).normal(size=(32, 4)).astype(np.float32)
+    with pytest.raises(InputError, match="read in two ways"):
+        train_int8(model, rows, Int8Training(steps=1))
 
 
 def test_training_mends_step_sizes_that_are_too_wide(model_file):

@@ -64,6 +64,48 @@ def test_inputs_that_are_never_other_than_zero_do_no_harm():
     assert torch.equal(rounding_order_values(weight, step, torch.zeros(1, 5, 5, dtype=torch.float64)), weight)
 
 
+class OneLayer(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.fake = FakeWeight(layer.weight.detach())
+        self.fake.unit *= 16  # levels sixteen times as wide
+        self.fake_free = layer.weight.detach().clone()
+        parametrize.register_parametrization(layer, "weight", _Computed(self.fake), unsafe=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images)
+
+
+@pytest.mark.parametrize(("images", "batch"), [(40, 64), (300, 256), (1000, 512), (5, 1)])
+def test_every_batch_measures_something(images, batch):
+    network = OneLayer(nn.Conv2d(3, 4, 3))
+    assert round_to_inputs(network, torch.randn(images, 3, 6, 6), batch) == 1
+    assert not torch.equal(network.fake.first, network.layer.weight)
+
+
+def test_a_weight_of_too_many_columns_keeps_its_nearest_levels():
+    network = OneLayer(nn.Linear(4609, 2))
+    first = network.fake.first.clone()
+    assert round_to_inputs(network, torch.randn(8, 4609), 8) == 0
+    assert torch.equal(network.fake.first, first)
+
+
+def test_positions_are_measured_all_over_the_image():
+    """The left column is unlike the rest; an even stride over as many positions as there are rows sees only it."""
+    torch.manual_seed(0)
+    network = OneLayer(nn.Conv2d(16, 16, 1))
+    images = (torch.randn(384, 3, 64, 32).transpose(1, 3) @ torch.randn(3, 16)).transpose(1, 3)
+    images[..., 0] = 3 * (torch.randn(384, 64, 3) @ torch.randn(3, 16)).transpose(1, 2)
+    with torch.no_grad():
+        lost = []
+        for _ in range(2):
+            outputs = network(images[:32]) - nn.functional.conv2d(images[:32], network.fake_free, network.layer.bias)
+            lost.append(float(outputs[..., 1:].square().mean()))
+            round_to_inputs(network, images, 16)
+    assert lost[1] < 0.8 * lost[0]
+
+
 class Layers(nn.Module):
     """A strided and padded, a grouped and a linear layer; the second is called twice."""
 
