@@ -5,6 +5,8 @@ identity was drawn. It covers what other people of the same kind would give.
 
 The interval is the expanded percentile interval: the plain one is as narrow as if the identities' own spread were known
 ("What Teachers Should Know about the Bootstrap", arXiv:1411.5279), and held the truth in 918 of 1,000 simulated sets.
+No replicate can show what few identities do not: of 10 the interval holds the truth in 93 of 100 sets, of 5 in 91, of 3
+in 75, of 2 in 47.
 """
 
 from __future__ import annotations
