@@ -197,6 +197,21 @@ def int8_of_iresnet50() -> tuple[str, ...]:
     return f"takes {ratio:.2f} of float32's time", f"at {row['size']:.2f} of its size"
 
 
+def int8_training() -> tuple[str, ...]:
+    runs = stored("2026-11-30-int8-training.json")["runs"].values()
+    trained, calibrated = ([run[kind]["least_cosine"] for run in runs] for kind in ("trained", "calibrated"))
+    return (
+        f"least cosine {min(trained):.3f} to {max(trained):.3f}",
+        f"on {next(iter(runs))['images_unseen']} images drawn afterwards, {len(runs)} seeds",
+        f"{min(calibrated):.3f} to {max(calibrated):.3f} by calibration alone",
+    )
+
+
+def embedding() -> tuple[str, ...]:
+    result = stored("2026-11-30-embed.json")
+    return f"of {result['images']} JPEG files", f"takes {result['ratio']:.2f} times"
+
+
 def lost_code() -> tuple[str, ...]:
     result = stored("2026-11-30-lost-code.json")["result"]
     people, faces, new_people, new_faces = (
@@ -224,6 +239,8 @@ def int8_of_the_demo() -> tuple[str, ...]:
         ("- iresnet100 of", conversion_time),
         ("- Losing the training code", lost_code),
         ("- int8: iresnet50", int8_of_iresnet50),
+        ("- `rtool distil MODEL int8`", int8_training),
+        ("- `embed` of", embedding),
         ("- int8 of the demo's model", int8_of_the_demo),
     ],
 )
@@ -237,7 +254,7 @@ def test_a_figure_is_the_stored_one(beginning: str, figures):
 
 def test_no_figure_stands_outside_the_list_that_is_compared():
     listed = README.split("## Figures\n", 1)[1].split("| command |", 1)[0]
-    assert listed.count("\n- ") == 9
+    assert listed.count("\n- ") == 11
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
