@@ -23,7 +23,7 @@ _SEED = 5
 
 @dataclass(frozen=True)
 class DrillModels:
-    """Files by name: `A`, `B` with an open batch, `A16`, `B16` with a batch of 16, `U` on uint8 pixels; poisons."""
+    """Files by name: `A` and `B`, and `U` on uint8 pixels; a 16 behind the name: of that batch, else open."""
 
     files: Mapping[str, Path]
     poisons: Mapping[str, Path]
@@ -40,8 +40,9 @@ def make_models(folder: Path) -> DrillModels:
         for suffix, batch in (("", "dynamic"), ("16", 16)):
             options: Any = {"batch": batch}
             files[name + suffix] = Path(export(scaled, folder / f"{name}{suffix}.onnx", **options).path)
-    uint8: Any = {"batch": "dynamic", "embed_preprocessing": True}
-    files["U"] = Path(export(DEMO_MODEL, folder / "U.onnx", **uint8).path)
+    for name, size in (("U", "dynamic"), ("U16", 16)):
+        uint8: Any = {"batch": size, "embed_preprocessing": True}
+        files[name] = Path(export(DEMO_MODEL, folder / f"{name}.onnx", **uint8).path)
     shape = [dim.dim_value for dim in onnx.load(DEMO_MODEL).graph.input[0].type.tensor_type.shape.dim]
     images = np.random.default_rng(_SEED).standard_normal((ROWS, *shape[1:])).astype(np.float32)
     return DrillModels(files, _poisons(files, folder), images)

@@ -6,6 +6,7 @@ import re
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class PackerLoad:
 
 
 def packer_load(
-    server: TritonServer, images: NDArray[np.float32], *, packer: str, target: str, seconds: float, seed: int
+    server: TritonServer, images: NDArray[Any], *, packer: str, target: str, seconds: float, seed: int
 ) -> PackerLoad:
     """Closed loop for the fill and the saturation, then open loop at 0.8 of it.
 

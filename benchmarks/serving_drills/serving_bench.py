@@ -1,8 +1,8 @@
 """`make bench-serving`: a row's cost, the packer, the drills of kill -9 and of the ports, the soak, as a dated file.
 
-    python -m rtool.benchmarks.serving_drills.serving_bench [cost packer kills soak ports] [--soak-seconds 600]
+    python -m rtool.benchmarks.serving_drills.serving_bench [PART ...] [--soak-seconds 600]
 
-The whole takes about 25 minutes on two quiet cores.
+The whole takes about half an hour on two quiet cores. `packer` sends float32 frames, `packer_uint8` pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .soak import soak
 
 __all__ = ["main"]
 
-PARTS = ("cost", "packer", "kills", "soak", "ports")
+PARTS = ("cost", "packer", "packer_uint8", "kills", "soak", "ports")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _cost(models: DrillModels, repository: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, *models.images.shape[2:], 3), dtype=np.uint8)
+    pixels = _pixels(models)
     cases: dict[str, tuple[str, NDArray[Any], bool]] = {
         "open batch, float32, gRPC": ("A", models.images, False),
         "open batch, float32, shared memory": ("A", models.images, True),
@@ -81,15 +81,23 @@ def _cost(models: DrillModels, repository: Path, options: argparse.Namespace) ->
         return [asdict(row) for row in row_costs(server, asked, rounds=options.rounds, seconds=options.seconds)]
 
 
-def _packer(models: DrillModels, repository: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    deploy(models.files["A16"], name="A16", repository=repository, device="cpu")
-    deploy_packer("A16", name="pack", repository=repository)
+def _packer(
+    models: DrillModels, repository: Path, options: argparse.Namespace, target: str, images: NDArray[Any]
+) -> list[dict[str, Any]]:
+    deploy(models.files[target], name=target, repository=repository, device="cpu")
+    deploy_packer(target, name="pack", repository=repository)
     with TritonServer(repository) as server:
         rounds = [
-            packer_load(server, models.images, packer="pack", target="A16", seconds=options.seconds, seed=seed)
+            packer_load(server, images, packer="pack", target=target, seconds=options.seconds, seed=seed)
             for seed in range(options.rounds)
         ]
     return [asdict(one) for one in rounds]
+
+
+def _pixels(models: DrillModels) -> NDArray[np.uint8]:
+    """Uint8 [64, H, W, 3], of the size of the models' images."""
+    shape = (64, *models.images.shape[2:], 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def _kills(models: DrillModels, repository: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -114,7 +122,8 @@ def _soak(models: DrillModels, repository: Path, options: argparse.Namespace) ->
 
 _PARTS: dict[str, Callable[[DrillModels, Path, argparse.Namespace], Any]] = {
     "cost": _cost,
-    "packer": _packer,
+    "packer": lambda models, repository, options: _packer(models, repository, options, "A16", models.images),
+    "packer_uint8": lambda models, repository, options: _packer(models, repository, options, "U16", _pixels(models)),
     "kills": _kills,
     "soak": _soak,
     "ports": lambda models, repository, _: asdict(take_ports(models, repository)),
