@@ -42,10 +42,10 @@ def deploy_packer(
 ) -> DeployResult:
     """Publish `name`, which packs single rows into the fixed batch of `target`.
 
-    `max_delay` is how long a batch waits to fill, in milliseconds, 3 by default; `instances`, 2 by default, should be
-    one more than the target's, so that one instance collects rows while the others wait for answers. A setting that is
-    not given stays as it is served, hand edits included. `new_contract` allows other inputs, outputs or rows per
-    request than the version that is served so far.
+    `max_delay` is how long a batch waits to fill, in milliseconds: by default 15 for a target on a CPU and 3 on a GPU,
+    about the time of a batch. `instances`, 2 by default, should be one more than the target's, so that one instance
+    collects rows while the others wait for answers. A setting that is not given stays as it is served, hand edits
+    included. `new_contract` allows other inputs, outputs or rows per request than the version that is served so far.
 
     Raises:
         InputError: there is no such target in the repository, its batch is dynamic and needs no packer, or the contract

@@ -19,6 +19,7 @@ from rtool.serving import (
     validate_repository,
 )
 from rtool.serving.publishing.on_server.rollout import load_on_server, unload_from_server
+from rtool.serving.repository.model_config import read_config
 from rtool.serving.repository.validation import placeholders, servable_models
 
 
@@ -135,6 +136,8 @@ def test_a_packer_is_updated_and_rolled_back_like_a_model(tmp_path, onnx_files):
     root = tmp_path / "models"
     deploy(onnx_files["reid"], name="reid", repository=root, device="cpu")
     deploy_packer("reid", name="packer", repository=root)
+    config = read_config(root / "packer/config.pbtxt")
+    assert config.dynamic_batching.max_queue_delay_microseconds == 15_000  # a batch's time on a CPU
     assert deploy_packer("reid", name="packer", repository=root, max_delay=9).version == 2
     assert rollback("packer", repository=root).served == (1,)
     assert validate_repository(root) == ()
