@@ -84,6 +84,15 @@ def test_every_batch_measures_something(images, batch):
     assert not torch.equal(network.fake.first, network.layer.weight)
 
 
+def test_the_images_that_are_measured_are_not_views_of_a_few():
+    """Six views of 512 images, one view behind the other: every eighth row would be of the same 64 images."""
+    network, seen = OneLayer(nn.Linear(1, 2)), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0].flatten().tolist()))
+    round_to_inputs(network, torch.arange(512.0).repeat(6)[:, None], 16)
+    assert len(seen) == 384
+    assert len(set(seen)) > 200
+
+
 def test_a_weight_of_too_many_columns_keeps_its_nearest_levels():
     network = OneLayer(nn.Linear(4609, 2))
     first = network.fake.first.clone()
