@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from ...errors import InputError, PlatformError, RtoolError
 from ..records.json_text import parse_json
 from ..records.record import TensorSpec
 from .calling.address import split_address
+from .calling.ahead import ahead
 from .calling.causes import Call
 from .calling.failures import ServerUnreachableError
 from .calling.retrying import retry
@@ -337,13 +337,9 @@ class TritonRunner:
         limit = self.model.max_batch
         if limit == 0 or len(rows) != 1 or max(rows) <= limit:
             return self.model.run(*arrays)
-        pending: deque[Future[Arrays]] = deque()
-        answers: list[Arrays] = []
-        for start in range(0, max(rows), limit):
-            if len(pending) == _IN_FLIGHT:
-                answers.append(pending.popleft().result())
-            pending.append(self.model.submit(*(array[start : start + limit] for array in arrays)))
-        answers.extend(future.result() for future in pending)
+        chunks = ([array[start : start + limit] for array in arrays] for start in range(0, max(rows), limit))
+        sent = (self.model.submit(*chunk) for chunk in chunks)
+        answers = [future.result() for future in ahead(sent, _IN_FLIGHT)]
         return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
 
 

@@ -18,18 +18,18 @@ KServe's Open Inference Protocol, version 2, over gRPC, by tritonclient. torch i
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from math import prod
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.preprocessing.decision import decide_preprocessing
 from ...converters.records.preprocessing import Preprocessing
+from ...converters.runtime.calling.ahead import ahead
 from ...converters.runtime.triton import Arrays, Request, TritonModel, TritonRunner
 from ...errors import InputError, PlatformError
 from ...finetune.embedding.embedders import evidence_of
@@ -38,8 +38,6 @@ from .image_inputs import ImageLike, pixels_of
 from .shared_slots import SharedSlots, Slot
 
 __all__ = ["Client", "TritonClient", "pad_rows"]
-
-T = TypeVar("T")
 
 _WINDOW = 8
 """Requests on their way at once; a full batch can form while another one is computed."""
@@ -78,7 +76,8 @@ class Client(TritonModel):
         super().__init__(url, model, version, timeout=timeout)
         self._asked = preprocessing
         self._stated: Preprocessing | None = None
-        self._pool = ThreadPoolExecutor(threads or available_cores(), f"{model}-images")
+        self._threads = threads or available_cores()
+        self._pool = ThreadPoolExecutor(self._threads, f"{model}-images")
         self.chunk = self.batch or self._chunk()
         """Rows of a full request; 1 for a model without a batch."""
         self._slots = self._shared_slots(shared_memory)
@@ -127,7 +126,7 @@ class Client(TritonModel):
         count, left = rows.pop(), _deadline(timeout)
         starts = range(0, count, self.chunk)
         sent = (self._submit_chunk([array[start : start + self.chunk] for array in arrays], left) for start in starts)
-        answers = [future.result() for future in _ahead(sent, window)]
+        answers = [future.result() for future in ahead(sent, window)]
         return tuple(np.concatenate(parts)[:count] for parts in zip(*answers, strict=True))
 
     def embed(self, rows: NDArray[Any], *, window: int = _WINDOW, timeout: float | None = None) -> NDArray[Any]:
@@ -168,9 +167,9 @@ class Client(TritonModel):
         prepared = (self._pool.submit(self._prepare, chunk, preprocessing) for chunk in chunks)
         sent = (
             (len(rows), self._submit_chunk([rows], left))
-            for rows in (future.result() for future in _ahead(prepared, _WINDOW))
+            for rows in (future.result() for future in ahead(prepared, max(_WINDOW, 2 * self._threads)))
         )
-        for count, answer in _ahead(sent, _WINDOW):
+        for count, answer in ahead(sent, _WINDOW):
             yield answer.result()[0][:count]
 
     def _prepare(self, images: Sequence[tuple[int, ImageLike]], preprocessing: Preprocessing) -> NDArray[Any]:
@@ -259,16 +258,6 @@ def _row_bytes(dtype: str, shape: Sequence[int | str | None]) -> int:
     sizes = [size for size in shape if isinstance(size, int)]
     kind = np.dtype(dtype)
     return 0 if len(sizes) < len(shape) or kind.hasobject else kind.itemsize * prod(sizes)
-
-
-def _ahead(items: Iterable[T], window: int) -> Iterator[T]:
-    """The items in order, of which `window` are made before the first is asked for."""
-    pending: deque[T] = deque()
-    for item in items:
-        pending.append(item)
-        if len(pending) >= window:
-            yield pending.popleft()
-    yield from pending
 
 
 def _deadline(timeout: float | None) -> Callable[[], float | None]:
