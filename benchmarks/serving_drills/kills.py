@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import RtoolError
+from ...errors import PlatformError, RtoolError
 from ...serving.client.client import TritonClient
 from ...serving.publishing.publication import leftovers
 from ...serving.repository.model_config import read_config, served_versions
@@ -28,6 +28,7 @@ __all__ = [
     "Served",
     "ServerKill",
     "answers_as",
+    "deploy_first",
     "gone",
     "is_ready",
     "kill_publishers",
@@ -100,7 +101,7 @@ class Served:
 def kill_publishers(models: DrillModels, repository: Path, *, points: int, seed: int = 7) -> list[PublisherKill]:
     """Publish A and B in turn through `rtool deploy --url`, each killed at a random moment of what it needs whole."""
     wanted = {name: golden(models.files[name], models.images[:16]) for name in "AB"}
-    run_deploy(models.files["A"], repository, url=None)
+    deploy_first(models.files["A"], repository)
     served = Served(repository)
     drawn, results = random.Random(seed), []
     try:
@@ -121,6 +122,17 @@ def kill_publishers(models: DrillModels, repository: Path, *, points: int, seed:
 def run_deploy(file: Path, repository: Path, *, url: str | None, more: Sequence[str] = (), name: str = "m") -> int:
     """`rtool deploy` to its end; returns the exit code."""
     return subprocess.run(_deploy(file, repository, url, more, name), capture_output=True, check=False).returncode
+
+
+def deploy_first(file: Path, repository: Path) -> None:
+    """Publish what a drill starts from.
+
+    Raises:
+        PlatformError: `rtool deploy` failed; with what it said.
+    """
+    done = subprocess.run(_deploy(file, repository, None, (), "m"), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PlatformError(f"the drill has no model to begin with, rtool deploy failed: {done.stderr.strip()}")
 
 
 def _deploy(file: Path, repository: Path, url: str | None, more: Sequence[str], name: str) -> list[str]:
@@ -185,7 +197,7 @@ def answers_as(models: DrillModels, file: str, url: str) -> Callable[[], bool]:
 
 def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]:
     """Kill a stub, then Triton, under `rtool serve`, then `rtool serve` itself, and look what is left."""
-    run_deploy(models.files["A"], repository, url=None)
+    deploy_first(models.files["A"], repository)
     served, results = Served(repository), []
     try:
         for what, program in (("a stub", "triton_python"), ("tritonserver", "tritonserver")):

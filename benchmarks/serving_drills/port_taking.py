@@ -11,13 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ...errors import PlatformError
 from .drill_models import DrillModels
-from .kills import Served, answers_as, gone, run_deploy
+from .kills import Served, answers_as, deploy_first, gone
 from .process_tree import wait_until
 
 __all__ = ["PortTaking", "take_ports"]
@@ -33,21 +35,25 @@ nobody, *ports = [int(word) for word in sys.argv[1:]]
 os.setgroups([])
 os.setgid(nobody)
 os.setuid(nobody)
+hosts = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0")]
+if socket.has_ipv6:
+    hosts += [(socket.AF_INET6, "::1"), (socket.AF_INET6, "::")]
+options = (None, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+ways = [(family, host, port, option) for family, host in hosts for port in ports for option in options]
 tries = taken = 0
 print("ready", flush=True)
 while not select.select([0], [], [], 0)[0]:
-    for port in ports:
-        for option in (None, socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-            tries += 1
-            with socket.socket() as one:
-                if option is not None:
-                    one.setsockopt(socket.SOL_SOCKET, option, 1)
-                try:
-                    one.bind(("127.0.0.1", port))
-                    one.listen()
-                    taken += 1
-                except OSError:
-                    pass
+    for family, host, port, option in ways:
+        tries += 1
+        with socket.socket(family) as one:
+            if option is not None:
+                one.setsockopt(socket.SOL_SOCKET, option, 1)
+            try:
+                one.bind((host, port))
+                one.listen()
+                taken += 1
+            except OSError:
+                pass
 print(tries, taken, os.getuid(), flush=True)
 """
 
@@ -55,6 +61,8 @@ print(tries, taken, os.getuid(), flush=True)
 @dataclass(frozen=True)
 class PortTaking:
     """Of `kills` of Triton: tries of user `uid` to listen on its HTTP and gRPC ports, how many succeeded.
+
+    Tried are the loopback addresses of IPv4 and IPv6, and all addresses, each with and without the reuse options.
 
     `back` are the seconds until the right answers came again, after each kill; None: not within 60 s.
     """
@@ -70,32 +78,40 @@ def take_ports(models: DrillModels, repository: Path, *, kills: int = 3) -> Port
     """Kill Triton under `rtool serve` `kills` times while another user tries to take its ports.
 
     Raises:
-        PlatformError: this process may not become another user.
+        PlatformError: this process may not become another user, or there is no model to begin with.
     """
     if os.getuid() != 0:
         raise PlatformError("the drill of the ports needs root, to be another user of the machine; leave `ports` out")
-    run_deploy(models.files["A"], repository, url=None)
+    deploy_first(models.files["A"], repository)
     served = Served(repository)
     try:
         right = answers_as(models, "A", served.url)
         ports = [address.rpartition(":")[2] for address in (served.http_url, served.url)]
-        taker = subprocess.Popen(
-            [sys.executable, "-I", "-c", _TAKER, str(_NOBODY), *ports],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert taker.stdout is not None
-        taker.stdout.readline()
-        back: list[float | None] = []
-        while len(back) < kills and None not in back:
-            pid = served.part("tritonserver")
-            os.kill(pid, signal.SIGKILL)
-            wait_until(partial(gone, [pid]), 5)
-            back.append(wait_until(right, _BACK_SECONDS))
-            time.sleep(_STEADY_SECONDS)
-        said, _ = taker.communicate("stop\n", 30)
+        with _taker(ports) as taker:
+            back: list[float | None] = []
+            while len(back) < kills and None not in back:
+                pid = served.part("tritonserver")
+                os.kill(pid, signal.SIGKILL)
+                wait_until(partial(gone, [pid]), 5)
+                back.append(wait_until(right, _BACK_SECONDS))
+                time.sleep(_STEADY_SECONDS)
+            said, _ = taker.communicate("stop\n", 30)
     finally:
         served.stop()
     tries, taken, uid = (int(word) for word in said.split())
     return PortTaking(len(back), tries, taken, uid, tuple(back))
+
+
+@contextmanager
+def _taker(ports: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """The other user at work; ended on the way out, however that is."""
+    command = [sys.executable, "-I", "-c", _TAKER, str(_NOBODY), *ports]
+    taker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert taker.stdout is not None
+        if taker.stdout.readline() != "ready\n":
+            raise PlatformError("the drill of the ports could not become another user of the machine")
+        yield taker
+    finally:
+        taker.kill()
+        taker.wait()

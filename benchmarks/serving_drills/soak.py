@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .drill_models import DrillModels, golden, nearest_of
 from .frames import Frames, run_frames
-from .kills import Served, is_ready, run_deploy
+from .kills import Served, deploy_first, is_ready, run_deploy
 from .process_tree import family, pss_mib, wait_until
 
 __all__ = ["SoakResult", "soak"]
@@ -94,7 +94,7 @@ class _Publisher(threading.Thread):
 
 def soak(models: DrillModels, repository: Path, *, seconds: float, every: float, saturate: float = 4.0) -> SoakResult:
     """Load model `m` for `seconds`, with a publish `every` seconds; `saturate` is how long the rate is measured."""
-    run_deploy(models.files["A"], repository, url=None)
+    deploy_first(models.files["A"], repository)
     wanted = {name: golden(models.files[name], models.images) for name in "AB"}
 
     def right(_model: str, first: int, answer: NDArray[Any]) -> bool:
