@@ -14,6 +14,7 @@ from .embedding_options import (
     device_option,
     embedding_option,
     read_size,
+    schedule_for,
     size_option,
     weights_option,
 )
@@ -91,6 +92,7 @@ def embed_command(
     from ..finetune.embedding.image_embeddings import embed
     from ..finetune.runs.progress_display import ProgressDisplay
 
+    schedule_for(model)
     with ProgressDisplay(quiet=output.quiet) as display:
         result = embed(
             model,

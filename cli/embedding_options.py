@@ -16,6 +16,7 @@ __all__ = [
     "device_option",
     "embedding_option",
     "read_size",
+    "schedule_for",
     "size_option",
     "weights_option",
 ]
@@ -73,6 +74,14 @@ weights_option = click.option(
 device_option = click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 
 size_option = click.option("--size", metavar="HxW", help="Input size in pixels, for models that do not state it.")
+
+
+def schedule_for(*references: str | None) -> None:
+    """Schedule this command as batch work where one of the models is served, perhaps by a server on the same cores."""
+    from ..finetune.processes.batch_scheduling import schedule_as_batch
+
+    if any(reference is not None and reference.startswith("triton://") for reference in references):
+        schedule_as_batch()
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:

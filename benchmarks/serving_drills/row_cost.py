@@ -1,7 +1,8 @@
 """What a row costs through the server, beside the same session in this process: processor time and wall time.
 
-The two take turns, because the machine may be shared. Both have one intra-op thread, 16 rows, and as many in flight as
-saturate one instance. The processor time of the server is that of Triton and its stubs; the client's is stated beside.
+The two take turns, because the machine may be shared. Both have one intra-op thread and 16 rows. The client sends a
+long array, so that the instance is never without a request, and is scheduled as `rtool embed` is for a served model.
+The processor time of the server is that of Triton and its stubs; the client's is stated beside.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from .process_tree import cpu_seconds, family
 __all__ = ["RowCost", "row_costs"]
 
 _ROWS = 16
-_IN_FLIGHT = 4
+_COPIES = 16
+"""Of the images, in one call of the client: the pause between two calls is not the server's."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,10 @@ def _local(file: Path, images: NDArray[Any]) -> Callable[[], int]:
 
 
 def _remote(client: Client, images: NDArray[Any]) -> Callable[[], int]:
-    rows = np.concatenate([images] * 4)
+    rows = np.concatenate([images] * _COPIES)
 
     def once() -> int:
-        client.run_rows(rows, window=_IN_FLIGHT)
+        client.run_rows(rows)
         return len(rows)
 
     return once

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...finetune.processes.batch_scheduling import schedule_as_batch
 from ...serving.publishing.packing import deploy_packer
 from ...serving.publishing.publishing import deploy
 from ...serving.server.server import TritonServer
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _cost(models: DrillModels, repository: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    schedule_as_batch()
     pixels = _pixels(models)
     cases: dict[str, tuple[str, NDArray[Any], bool]] = {
         "open batch, float32, gRPC": ("A", models.images, False),

@@ -14,6 +14,7 @@ from ..embedding_options import (
     device_option,
     embedding_option,
     read_size,
+    schedule_for,
     size_option,
     weights_option,
 )
@@ -118,10 +119,10 @@ def evaluate_command(
     from ...finetune.evaluation.ranks.ranking import Ranking
 
     asked, ranked = pair_options_of(others)
-
     sets = named_sets(data)
     options: dict[str, Any] = {"batch": batch, "device": device, "preprocessing": preprocessing}
     options |= {"output": embedding, "size": read_size(size), "probes": read_probes(probe)}
+    schedule_for(model, against)
     embedder = open_embedder(model, weights=weights, **options)
     other = None if against is None else open_embedder(against, **options)
     _warn_of_random_weights({model: weights is not None, against or "": False})

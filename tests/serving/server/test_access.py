@@ -239,3 +239,16 @@ def test_a_child_cannot_open_its_files_to_others(tmp_path):
     )
     child._process.wait()
     assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sched(7) is Linux's")
+@pytest.mark.parametrize(("given", "kept"), [("SCHED_OTHER", "SCHED_BATCH"), ("SCHED_IDLE", "SCHED_IDLE")])
+def test_a_child_is_scheduled_as_batch_work_unless_somebody_chose_a_policy(tmp_path, given, kept):
+    code = "import os; print(os.sched_getscheduler(0))"
+    start = (
+        f"import os, sys; os.sched_setscheduler(0, os.{given}, os.sched_param(0)); "
+        "from pathlib import Path; from rtool.serving.server.process import ChildProcess; "
+        f"child = ChildProcess([sys.executable, '-c', {code!r}], os.environ, Path(sys.argv[1])); child._process.wait()"
+    )
+    subprocess.run([sys.executable, "-c", start, str(tmp_path / "log")], check=True)
+    assert int((tmp_path / "log").read_text()) == getattr(os, kept)
