@@ -6,7 +6,7 @@ server checks a packer before its first request fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,14 @@ def _packer_misfits(front: ModelConfig, target: ModelConfig) -> list[str]:
         wanted = {entry.name: entry for entry in getattr(front, kind)}
         known = {entry.name: entry for entry in getattr(target, kind)}
         for name, entry in wanted.items():
-            given = known.get(name)
-            expected = f"{type_name(entry.data_type)} {[*first, *entry.dims]}"
+            given, dims = known.get(name), [*first, *entry.dims]
+            if given is not None and not 0 < most < batch and _agree(dims, given.dims, entry, given):
+                continue
             real = f"{type_name(given.data_type)} {list(given.dims)}" if given is not None else "(none)"
             if 0 < most < batch:
                 real += f" with max_batch_size {most}"
-            if expected != real:
-                found.append(f"{kind} {name!r}: the packer needs {expected} of {target.name!r}, which has {real}")
+            expected = f"{type_name(entry.data_type)} {dims}"
+            found.append(f"{kind} {name!r}: the packer needs {expected} of {target.name!r}, which has {real}")
         if kind == "input":
             found += [
                 f"input {name!r}: {target.name!r} needs it, and the packer does not send it"
@@ -118,10 +119,16 @@ def _step_misfits(step: Any, front: ModelConfig, called: ModelConfig) -> list[st
 
 def _unequal(outer: Any, inner: Any, front: ModelConfig, called: ModelConfig) -> tuple[str, str] | None:
     ours, theirs = (_whole(outer, front), _whole(inner, called))
-    same = len(ours) == len(theirs) and all(-1 in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True))
-    if same and outer.data_type == inner.data_type:
+    if _agree(ours, theirs, outer, inner):
         return None
     return f"{type_name(outer.data_type)} {ours}", f"{type_name(inner.data_type)} {theirs}"
+
+
+def _agree(ours: Sequence[int], theirs: Sequence[int], outer: Any, inner: Any) -> bool:
+    """Whether two tensors have the same type and dims; an open one, -1, is as large as the other's."""
+    pairs = zip(ours, theirs, strict=False)
+    same = len(ours) == len(theirs) and all(-1 in pair or pair[0] == pair[1] for pair in pairs)
+    return same and outer.data_type == inner.data_type
 
 
 def _whole(entry: Any, config: ModelConfig) -> list[int]:
