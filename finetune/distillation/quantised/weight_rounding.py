@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....errors import GateError, first_named
 from .fake_quantisation import MOST, FakeWeight
 
 __all__ = ["round_to_inputs", "rounding_order_values"]
@@ -32,8 +33,8 @@ _DAMPING = 0.01
 class _Moments:
     """Second moments of the inputs of one weight, float64 [groups, columns, columns], summed over all its calls."""
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.sums = torch.zeros(())
+    def __init__(self, layer: str, generator: torch.Generator) -> None:
+        self.layer, self.sums = layer, torch.zeros(())
         self._generator = generator
 
     @torch.no_grad()
@@ -68,22 +69,29 @@ def round_to_inputs(module: nn.Module, images: Tensor, batch: int) -> int:
 
     Returns:
         How many weights were rounded so; others keep their nearest levels.
+
+    Raises:
+        GateError: the inputs of a layer hold NaN or infinity.
     """
     generator = torch.Generator().manual_seed(0)
     moments: dict[FakeWeight, _Moments] = {}
     drawn = torch.randperm(len(images), generator=generator)[: max(_IMAGES, batch)]
     chosen = images[drawn[torch.arange(-(-len(drawn) // batch) * batch) % len(drawn)]]
     hooks = []
-    for layer in module.modules():
+    for name, layer in module.named_modules():
         fake = _fake_of(layer)
         if fake is not None and _is_known(layer):
-            add = partial(moments.setdefault(fake, _Moments(generator)).add, images=len(chosen))
+            add = partial(moments.setdefault(fake, _Moments(name, generator)).add, images=len(chosen))
             hooks.append(layer.register_forward_pre_hook(add))
     with torch.no_grad():
         for start in range(0, len(chosen), batch):
             module(chosen[start : start + batch])
     for hook in hooks:
         hook.remove()
+    if broken := [each.layer for each in moments.values() if not torch.isfinite(each.sums).all()]:
+        raise GateError(
+            f"inputs of {first_named(broken)} hold NaN or infinity for these images, which int8 cannot represent"
+        )
     called = [fake for fake, each in moments.items() if each.sums.ndim]
     for fake in called:
         fake.begin_at(rounding_order_values(fake.first, fake.step, moments.pop(fake).sums))

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from rtool.errors import GateError
 from rtool.finetune.distillation.quantised.fake_quantisation import FakeWeight
 from rtool.finetune.distillation.quantised.quantised_network import _Computed
 from rtool.finetune.distillation.quantised.weight_rounding import round_to_inputs, rounding_order_values
@@ -98,6 +99,20 @@ def test_a_weight_of_too_many_columns_keeps_its_nearest_levels():
     first = network.fake.first.clone()
     assert round_to_inputs(network, torch.randn(8, 4609), 8) == 0
     assert torch.equal(network.fake.first, first)
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"), [(1e18, False), (1e30, False), (float("inf"), True), (float("nan"), True)]
+)
+def test_inputs_that_are_not_finite_are_refused_by_the_name_of_the_layer(value, refused):
+    network = OneLayer(nn.Linear(4, 2))
+    images = torch.randn(32, 4)
+    images[3, 1] = value
+    if not refused:
+        assert round_to_inputs(network, images, 8) == 1
+        return
+    with pytest.raises(GateError, match="inputs of 'layer' hold NaN or infinity"):
+        round_to_inputs(network, images, 8)
 
 
 def test_positions_are_measured_all_over_the_image():
