@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ...converters.runtime.calling.waiting import announced
@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.02
 def exclusive(path: Path, *, timeout: float, purpose: str) -> Iterator[None]:
     """Hold the lock on the file `path` (created if absent) for the duration of the block; wait up to `timeout` seconds.
 
-    `purpose` completes the message "another process has held this lock while ...".
+    `purpose` completes the message "process 1234 has held this lock while ...".
 
     Raises:
         PlatformError: another process held the lock for `timeout` seconds, or the file cannot be created.
@@ -35,24 +35,40 @@ def exclusive(path: Path, *, timeout: float, purpose: str) -> Iterator[None]:
     except OSError as error:
         raise PlatformError(f"{path}: cannot create the lock file ({error.strerror}); check its folder") from error
     try:
-        with announced(f"another process that holds the lock {path} while {purpose}, {timeout:g} s at most"):
-            _acquire(descriptor, path, timeout, purpose)
+        if not _taken(descriptor):
+            with announced(f"{_holder(descriptor)} that holds the lock {path} while {purpose}, {timeout:g} s at most"):
+                _wait(descriptor, path, timeout, purpose)
         yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, timeout: float, purpose: str) -> None:
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(descriptor: int, path: Path, timeout: float, purpose: str) -> None:
     deadline = time.monotonic() + timeout
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise PlatformError(
-                    f"{path}: another process has held this lock for {timeout:g} s while {purpose}; "
-                    "wait for it to finish, or end it, and try again"
-                ) from None
-            time.sleep(_POLL_SECONDS)
-        else:
-            return
+    while not _taken(descriptor):
+        if time.monotonic() > deadline:
+            raise PlatformError(
+                f"{path}: {_holder(descriptor)} has held this lock for {timeout:g} s while {purpose}; "
+                "wait for it to finish, or end it, and try again"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds the lock: "process 1234" where the system tells (Linux, proc_locks(5)), else "another process"."""
+    file = os.fstat(descriptor)
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            kind, _, _, number, where, *_ = line.split()[1:]
+            if (kind, where) == ("FLOCK", place) and int(number) > 0:  # 0 or less: of another namespace, unknown here
+                return f"process {number}"
+    return "another process"

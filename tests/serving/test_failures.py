@@ -1,7 +1,9 @@
 """Each cause of a failed request is an error of its own, by status and server state; transient ones are retried."""
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -165,12 +167,22 @@ def test_a_command_says_what_it_waits_for_and_nothing_when_it_need_not(capsys, t
     with exclusive(tmp_path / "lock", timeout=5, purpose="publishing"):
         assert capsys.readouterr().err == ""
         with (
-            pytest.raises(PlatformError, match="another process has held this lock"),
+            pytest.raises(PlatformError, match=f"process {os.getpid()} has held this lock"),
             exclusive(tmp_path / "lock", timeout=1.0, purpose="publishing"),
         ):
             pass
-    said = f"waiting for another process that holds the lock {tmp_path / 'lock'} while publishing, 1 s at most\n"
-    assert capsys.readouterr().err == said
+    said = f"that holds the lock {tmp_path / 'lock'} while publishing, 1 s at most\n"
+    assert capsys.readouterr().err == f"waiting for process {os.getpid()} {said}"
+
+
+def test_without_a_list_of_locks_the_holder_is_another_process(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *_: "1: FLOCK  ADVISORY  WRITE 7 00:00:1 0 EOF\n")
+    with (
+        exclusive(tmp_path / "lock", timeout=5, purpose="publishing"),
+        pytest.raises(PlatformError, match="another process has held this lock"),
+        exclusive(tmp_path / "lock", timeout=0.1, purpose="publishing"),
+    ):
+        pass
 
 
 def test_a_load_without_the_key_is_denied_and_a_missing_model_named(server, monkeypatch):
