@@ -36,17 +36,20 @@ os.setgroups([])
 os.setgid(nobody)
 os.setuid(nobody)
 hosts = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0")]
-if socket.has_ipv6:
-    hosts += [(socket.AF_INET6, "::1"), (socket.AF_INET6, "::")]
-options = (None, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
-ways = [(family, host, port, option) for family, host in hosts for port in ports for option in options]
+try:
+    socket.socket(socket.AF_INET6).close()
+    hosts += [(socket.AF_INET6, host) for host in ("::1", "::", "::ffff:127.0.0.1")]
+except OSError:
+    pass  # a kernel without IPv6
+options = ((), (socket.SO_REUSEADDR,), (socket.SO_REUSEPORT,), (socket.SO_REUSEADDR, socket.SO_REUSEPORT))
+ways = [(family, host, port, chosen) for family, host in hosts for port in ports for chosen in options]
 tries = taken = 0
 print("ready", flush=True)
 while not select.select([0], [], [], 0)[0]:
-    for family, host, port, option in ways:
+    for family, host, port, chosen in ways:
         tries += 1
         with socket.socket(family) as one:
-            if option is not None:
+            for option in chosen:
                 one.setsockopt(socket.SOL_SOCKET, option, 1)
             try:
                 one.bind((host, port))
@@ -96,6 +99,8 @@ def take_ports(models: DrillModels, repository: Path, *, kills: int = 3) -> Port
                 back.append(wait_until(right, _BACK_SECONDS))
                 time.sleep(_STEADY_SECONDS)
             said, _ = taker.communicate("stop\n", 30)
+            if taker.returncode:
+                raise PlatformError(f"the other user ended with exit code {taker.returncode} before the drill did")
     finally:
         served.stop()
     tries, taken, uid = (int(word) for word in said.split())

@@ -1,7 +1,8 @@
 """What a row costs through the server, beside the same session in this process: processor time and wall time.
 
 The two take turns, because the machine may be shared. Both have one intra-op thread and 16 rows. The client sends a
-long array, so that the instance is never without a request, and is scheduled as `rtool embed` is for a served model.
+long array, so that the instance is never without a request. This process is to be scheduled as `rtool embed` is for a
+served model (`batch_scheduling.py`).
 The processor time of the server is that of Triton and its stubs; the client's is stated beside.
 """
 

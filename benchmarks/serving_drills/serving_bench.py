@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...finetune.processes.batch_scheduling import schedule_as_batch
+from ...finetune.processes.batch_scheduling import scheduled_as_batch
 from ...serving.publishing.packing import deploy_packer
 from ...serving.publishing.publishing import deploy
 from ...serving.server.server import TritonServer
@@ -67,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _cost(models: DrillModels, repository: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    schedule_as_batch()
     pixels = _pixels(models)
     cases: dict[str, tuple[str, NDArray[Any], bool]] = {
         "open batch, float32, gRPC": ("A", models.images, False),
@@ -78,7 +77,7 @@ def _cost(models: DrillModels, repository: Path, options: argparse.Namespace) ->
     }
     for name in ("A", "A16", "U"):
         deploy(models.files[name], name=name, repository=repository, device="cpu")
-    with TritonServer(repository) as server:
+    with scheduled_as_batch(), TritonServer(repository) as server:
         asked = {what: (name, models.files[name], images, shared) for what, (name, images, shared) in cases.items()}
         return [asdict(row) for row in row_costs(server, asked, rounds=options.rounds, seconds=options.seconds)]
 

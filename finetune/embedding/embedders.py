@@ -227,5 +227,6 @@ def embedder_of(
 
     lanes = _SERVED_LANES if isinstance(runner, TritonRunner) else 1
     if isinstance(runner, OnnxRunner) and runner.device == "cpu" and runner.threads == 1:
-        lanes = available_cores() + 1  # one computes while another waits for Python's lock or the disk
+        cores = available_cores()
+        lanes = cores + (cores > 1)  # one computes while another waits for Python's lock or the disk
     return Embedder(runner.name, decision, embed, partial(digest_of_runner, runner), output, lanes, batch)

@@ -126,7 +126,7 @@ def embed(
 
 
 def _opened(reference: str | Path | Embedder, **options: Any) -> Embedder:
-    """The embedder; ONNX Runtime on a CPU takes one thread for each call, for there is a call on each core."""
+    """The embedder; ONNX Runtime on a CPU takes one thread for each call, for every core has a call."""
     return reference if isinstance(reference, Embedder) else open_embedder(reference, threads=1, **options)
 
 

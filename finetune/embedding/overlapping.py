@@ -2,10 +2,10 @@
 
 Each thread reads, decodes and resizes one batch after another, and then calls the model, which as many threads as the
 model has lanes may do at once. A model in ONNX Runtime on a CPU has one thread for each call, and a lane more than
-there are cores: with as many, a core was idle while its thread waited for Python's lock (wall time 1.17 to 1.25 times
-that of the parts on two cores, against 1.07 to 1.16). A GPU or a module of torch has one lane, beside which the other
-threads decode; a server has some requests on their way. Pillow, NumPy, the runtimes and the network release Python's
-lock while they work.
+there are cores, where there are several: with as many, a core was idle while its thread waited for Python's lock (on
+two cores, in turns, wall time was 1.17 to 1.25 times that of the parts, against 1.07 to 1.16). A GPU or a module of
+torch has one lane, beside which the other threads decode; a server has some requests on their way. Pillow, NumPy, the
+runtimes and the network release Python's lock while they work.
 """
 
 from __future__ import annotations

@@ -76,8 +76,7 @@ class Client(TritonModel):
         super().__init__(url, model, version, timeout=timeout)
         self._asked = preprocessing
         self._stated: Preprocessing | None = None
-        self._threads = threads or available_cores()
-        self._pool = ThreadPoolExecutor(self._threads, f"{model}-images")
+        self._pool = ThreadPoolExecutor(threads or available_cores(), f"{model}-images")
         self.chunk = self.batch or self._chunk()
         """Rows of a full request; 1 for a model without a batch."""
         self._slots = self._shared_slots(shared_memory)
@@ -115,7 +114,7 @@ class Client(TritonModel):
         most `window` requests on their way. `timeout` in seconds is for all of them together; None sets none.
 
         Raises:
-            InputError: no rows, different numbers of rows, or dtypes or shapes that the model does not support.
+            InputError: no rows, different numbers of rows, `window` below 1, or dtypes or shapes that the model lacks.
             PlatformError: the server does not answer in time.
         """
         rows = {len(array) if array.ndim else 0 for array in arrays}
@@ -124,9 +123,11 @@ class Client(TritonModel):
         if self.max_batch == 0 and self.batch is None:
             return self.submit(*arrays, timeout=timeout).result()
         count, left = rows.pop(), _deadline(timeout)
+        if window < 1:
+            raise InputError(f"model {self.model!r}: expected a window of 1 request or more, got {window}")
         starts = range(0, count, self.chunk)
         sent = (self._submit_chunk([array[start : start + self.chunk] for array in arrays], left) for start in starts)
-        answers = [future.result() for future in ahead(sent, window)]
+        answers = [future.result() for future in ahead(sent, window, self._left(window))]
         return tuple(np.concatenate(parts)[:count] for parts in zip(*answers, strict=True))
 
     def embed(self, rows: NDArray[Any], *, window: int = _WINDOW, timeout: float | None = None) -> NDArray[Any]:
@@ -167,9 +168,9 @@ class Client(TritonModel):
         prepared = (self._pool.submit(self._prepare, chunk, preprocessing) for chunk in chunks)
         sent = (
             (len(rows), self._submit_chunk([rows], left))
-            for rows in (future.result() for future in ahead(prepared, max(_WINDOW, 2 * self._threads)))
+            for rows in (future.result() for future in ahead(prepared, _WINDOW))
         )
-        for count, answer in ahead(sent, _WINDOW):
+        for count, answer in ahead(sent, _WINDOW, self._left(_WINDOW)):
             yield answer.result()[0][:count]
 
     def _prepare(self, images: Sequence[tuple[int, ImageLike]], preprocessing: Preprocessing) -> NDArray[Any]:
@@ -187,6 +188,15 @@ class Client(TritonModel):
     def _check_one_input(self) -> None:
         if len(self.inputs) != 1:
             raise InputError(f"model {self.model!r}: embed needs one input, it has {len(self.inputs)}; use run_rows")
+
+    def _left(self, window: int) -> int:
+        """How many requests of `window` are unanswered when more are sent.
+
+        Beside a server on the same cores half of them, though two for each instance: sent one by one, each request
+        takes a core at the moment when the server turns from one to the next. Elsewhere all but one.
+        """
+        beside = self._slots is not None and not self._slots.refused
+        return max(window // 2, 2 * self.instances) if beside else window - 1
 
     def _chunk(self) -> int:
         is_packer = "TARGET_MODEL" in self.parameters

@@ -76,7 +76,12 @@ def _packer_misfits(front: ModelConfig, target: ModelConfig) -> list[str]:
         known = {entry.name: entry for entry in getattr(target, kind)}
         for name, entry in wanted.items():
             given, dims = known.get(name), [*first, *entry.dims]
-            if given is not None and not 0 < most < batch and _agree(dims, given.dims, entry, given):
+            if (
+                given is not None
+                and not 0 < most < batch
+                and _agree(dims, given.dims, entry, given)
+                and (kind == "output" or _takes_all(given.dims, dims))
+            ):
                 continue
             real = f"{type_name(given.data_type)} {list(given.dims)}" if given is not None else "(none)"
             if 0 < most < batch:
@@ -129,6 +134,11 @@ def _agree(ours: Sequence[int], theirs: Sequence[int], outer: Any, inner: Any) -
     pairs = zip(ours, theirs, strict=False)
     same = len(ours) == len(theirs) and all(-1 in pair or pair[0] == pair[1] for pair in pairs)
     return same and outer.data_type == inner.data_type
+
+
+def _takes_all(theirs: Sequence[int], ours: Sequence[int]) -> bool:
+    """Whether every dim that is open in front is open behind too: else inputs are let in that the target refuses."""
+    return all(behind == -1 or front != -1 for front, behind in zip(ours, theirs, strict=True))
 
 
 def _whole(entry: Any, config: ModelConfig) -> list[int]:

@@ -7,9 +7,9 @@
    insists on it by fchmod (Boost.Interprocess), so that the umask alone would let other users read requests.
 2. It gets SIGTERM when the process PARENT dies (PR_SET_PDEATHSIG).
 3. It is scheduled as batch work (SCHED_BATCH of sched(7)), with the threads and stubs that it starts: one that wakes
-   does not interrupt one that computes. Where two cores had the client as well, and that did the same, a fixed batch
-   over shared memory kept .92 of the rows per second of one process, and .88 by gRPC, against .87 and .80; at 0.8 of
-   the saturation the 95th percentile of packed frames was 46 ms against 53.
+   does not interrupt one that computes. In turns on two cores that the client shares, and where it does the same, a
+   fixed batch over shared memory kept .92 of the rows per second of one process instead of .88, by gRPC .88 instead of
+   .80; at 0.8 of the saturation the 95th percentile of packed frames was 46 ms instead of 53.
 4. `traced`: it stops after each exec for its parent (PTRACE_TRACEME), see `hidden_arguments.py`.
 
 Exit codes before the program runs: 1 the parent is gone, 97 tracing is forbidden, 98 the filter is.
@@ -66,8 +66,8 @@ def keep_modes_private(libc: ctypes.CDLL) -> bool:
 
 def schedule_as_batch() -> None:
     """Leave the usual policy for SCHED_BATCH; any other was chosen by whoever started this, and stays."""
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with suppress(PermissionError):  # a sandbox may forbid it; it changes the speed alone
+    with suppress(OSError):  # a sandbox may refuse it; it changes the speed alone
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

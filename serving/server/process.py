@@ -6,7 +6,7 @@ exec: a `preexec_fn` would run Python between fork and exec of a process that ha
 every client. For the kernel, the parent is the *thread* that started the child: start it from a thread that lives as
 long as the server.
 
-What the child creates, shared memory included, only its owner can open.
+What the child creates, shared memory included, only its owner can open. It is batch work for the scheduler.
 """
 
 from __future__ import annotations

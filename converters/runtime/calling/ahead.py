@@ -11,15 +11,19 @@ __all__ = ["ahead"]
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], window: int) -> Iterator[T]:
-    """The items in order; `window` of them are made before the first is handed out, and more when half are left.
+def ahead(items: Iterable[T], window: int, left: int | None = None) -> Iterator[T]:
+    """The items in order, made before they are handed out.
 
-    Made one by one, each would take a core at the moment when the server turns from one request to the next.
+    Args:
+        items: Made one by one, as they are asked for.
+        window: How many are made before the first is handed out, 1 or more.
+        left: So many are still to be handed out when more are made, up to `window`; by default one less than `window`.
     """
+    low = window - 1 if left is None else min(left, window - 1)
     pending: deque[T] = deque()
     for item in items:
         pending.append(item)
         if len(pending) >= window:
-            while len(pending) > window // 2:
+            while len(pending) > low:
                 yield pending.popleft()
     yield from pending

@@ -34,13 +34,14 @@ class _Moments:
     """Second moments of the inputs of one weight, float64 [groups, columns, columns], summed over all its calls."""
 
     def __init__(self, layer: str, generator: torch.Generator) -> None:
-        self.layer, self.sums = layer, torch.zeros(())
+        self.layer, self.sums, self.finite = layer, torch.zeros(()), True
         self._generator = generator
 
     @torch.no_grad()
     def add(self, layer: nn.Module, inputs: tuple[Tensor, ...], images: int) -> None:
         """Add one call: `inputs[0]` is [N, C, H, W] or [N, C]; `images` are as many as there will be."""
         values = inputs[0]
+        self.finite &= bool(torch.isfinite(values).all())  # of all positions, though few are summed
         if isinstance(layer, nn.Conv2d):
             assert not isinstance(layer.padding, str)
             columns = layer.weight[0].numel()
@@ -88,7 +89,7 @@ def round_to_inputs(module: nn.Module, images: Tensor, batch: int) -> int:
             module(chosen[start : start + batch])
     for hook in hooks:
         hook.remove()
-    if broken := [each.layer for each in moments.values() if not torch.isfinite(each.sums).all()]:
+    if broken := [each.layer for each in moments.values() if not each.finite]:
         raise GateError(
             f"inputs of {first_named(broken)} hold NaN or infinity for these images, which int8 cannot represent"
         )

@@ -246,7 +246,7 @@ def test_an_empty_folder_says_what_is_in_it(model, tmp_path):
         rtool.embed(model, tmp_path / "empty")
 
 
-def test_calls_overlap_on_as_many_cores_as_there_are(model, folder, monkeypatch):
+def test_calls_overlap_on_more_threads_than_there_are_cores(model, folder, monkeypatch):
     monkeypatch.setattr("rtool.finetune.embedding.embedders.available_cores", lambda: 2)
     monkeypatch.setattr("rtool.finetune.embedding.image_embeddings.available_cores", lambda: 2)
     together = threading.Barrier(3, timeout=20)

@@ -1,5 +1,6 @@
 """Bulk commands do not interrupt what computes beside them."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,15 +9,17 @@ from threading import Thread
 import pytest
 
 from rtool.cli.embedding_options import schedule_for
-from rtool.finetune.processes.batch_scheduling import schedule_as_batch
+from rtool.finetune.processes.batch_scheduling import schedule_as_batch, scheduled_as_batch
+from rtool.serving.server import child_start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sched(7) is Linux's")
 
 
 @pytest.fixture
 def policy():
-    """Reads this thread's policy, which is put back."""
+    """Reads this thread's policy, the usual one at first; it is put back."""
     before = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     yield lambda: os.sched_getscheduler(0)
     os.sched_setscheduler(0, before, os.sched_param(0))
 
@@ -43,6 +46,28 @@ def test_a_policy_that_somebody_chose_stays():
         ]
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+
+
+def test_a_block_puts_back_what_it_changed(policy):
+    with scheduled_as_batch():
+        assert policy() == os.SCHED_BATCH
+        with scheduled_as_batch():
+            assert policy() == os.SCHED_BATCH
+        assert policy() == os.SCHED_BATCH
+    assert policy() == os.SCHED_OTHER
+
+
+@pytest.mark.parametrize("refusing", ["sched_getscheduler", "sched_setscheduler"])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.ENOSYS])
+def test_a_sandbox_that_refuses_changes_nothing(policy, monkeypatch, refusing, number):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, refusing, refuse)
+        assert not schedule_as_batch()
+        child_start.schedule_as_batch()
+    assert policy() == os.SCHED_OTHER
 
 
 def test_only_commands_that_ask_a_server_are(policy):
