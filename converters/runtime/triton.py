@@ -97,8 +97,10 @@ class TritonModel:
         self.backend = str(config.backend or config.platform)
         self.on_cpu = {group.Kind.Name(group.kind) for group in config.instance_group} == {"KIND_CPU"}
         """Whether all its instances run on a CPU."""
-        self.instances = sum(max(1, group.count) for group in config.instance_group)
-        """How many of it the server runs, on all its devices, as its configuration says."""
+        self.instances = sum(
+            max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group if not group.passive
+        )
+        """How many of it take requests, as its configuration says, which counts them per GPU that it lists."""
         self.batch = _fixed_batch(self.inputs) if self.max_batch == 0 else None
         """The fixed batch; None when it is dynamic."""
 

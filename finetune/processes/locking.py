@@ -63,12 +63,16 @@ def _wait(descriptor: int, path: Path, timeout: float, purpose: str) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds the lock: "process 1234" where the system tells (Linux, proc_locks(5)), else "another process"."""
+    """Who took the lock: "process 1234" where the system tells and it lives, else "another process".
+
+    The list is that of proc_locks(5). On some file systems (btrfs, layers of overlayfs) it names another device, and
+    does not tell.
+    """
     file = os.fstat(descriptor)
     place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # the second: an imitation of /proc
         for line in Path("/proc/locks").read_text().splitlines():
             kind, _, _, number, where, *_ = line.split()[1:]
-            if (kind, where) == ("FLOCK", place) and int(number) > 0:  # 0 or less: of another namespace, unknown here
+            if (kind, where) == ("FLOCK", place) and Path("/proc", number).is_dir():  # else unknown here, or dead
                 return f"process {number}"
     return "another process"

@@ -76,7 +76,8 @@ class Client(TritonModel):
         super().__init__(url, model, version, timeout=timeout)
         self._asked = preprocessing
         self._stated: Preprocessing | None = None
-        self._pool = ThreadPoolExecutor(threads or available_cores(), f"{model}-images")
+        self._threads = threads or available_cores()
+        self._pool = ThreadPoolExecutor(self._threads, f"{model}-images")
         self.chunk = self.batch or self._chunk()
         """Rows of a full request; 1 for a model without a batch."""
         self._slots = self._shared_slots(shared_memory)
@@ -120,11 +121,11 @@ class Client(TritonModel):
         rows = {len(array) if array.ndim else 0 for array in arrays}
         if len(rows) != 1 or 0 in rows:
             raise InputError(f"model {self.model!r}: expected inputs with the same number of rows, got {sorted(rows)}")
+        if window < 1:
+            raise InputError(f"model {self.model!r}: expected a window of 1 request or more, got {window}")
         if self.max_batch == 0 and self.batch is None:
             return self.submit(*arrays, timeout=timeout).result()
         count, left = rows.pop(), _deadline(timeout)
-        if window < 1:
-            raise InputError(f"model {self.model!r}: expected a window of 1 request or more, got {window}")
         starts = range(0, count, self.chunk)
         sent = (self._submit_chunk([array[start : start + self.chunk] for array in arrays], left) for start in starts)
         answers = [future.result() for future in ahead(sent, window, self._left(window))]
@@ -168,7 +169,7 @@ class Client(TritonModel):
         prepared = (self._pool.submit(self._prepare, chunk, preprocessing) for chunk in chunks)
         sent = (
             (len(rows), self._submit_chunk([rows], left))
-            for rows in (future.result() for future in ahead(prepared, _WINDOW))
+            for rows in (future.result() for future in ahead(prepared, max(_WINDOW, self._threads)))
         )
         for count, answer in ahead(sent, _WINDOW, self._left(_WINDOW)):
             yield answer.result()[0][:count]
@@ -192,11 +193,11 @@ class Client(TritonModel):
     def _left(self, window: int) -> int:
         """How many requests of `window` are unanswered when more are sent.
 
-        Beside a server on the same cores half of them, though two for each instance: sent one by one, each request
-        takes a core at the moment when the server turns from one to the next. Elsewhere all but one.
+        Where requests go through shared memory half of them, though two for each instance: sent one by one, each
+        takes one of the server's cores at the moment when it turns from one to the next. Elsewhere all but one.
         """
-        beside = self._slots is not None and not self._slots.refused
-        return max(window // 2, 2 * self.instances) if beside else window - 1
+        shared = self._slots is not None and not self._slots.refused
+        return max(window // 2, 2 * self.instances) if shared else window - 1
 
     def _chunk(self) -> int:
         is_packer = "TARGET_MODEL" in self.parameters

@@ -57,6 +57,13 @@ def test_one_dynamic_batch_is_answered_identically(server, onnx_files, run_local
     np.testing.assert_array_equal(got, run_local(onnx_files["face"], faces[:16])[0])
 
 
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_of_no_request_is_refused(server, crops, faces, window):
+    for name, rows in (("reid", crops), ("face", faces)):
+        with TritonClient(server.url, name) as client, pytest.raises(InputError, match=f"got {window}"):
+            client.run_rows(rows, window=window)
+
+
 def test_rows_sent_one_by_one_are_joined_by_the_batcher_and_keep_their_order(server, onnx_files, run_local, faces):
     import tritonclient.grpc as triton
 
