@@ -6,7 +6,8 @@ exec: a `preexec_fn` would run Python between fork and exec of a process that ha
 every client. For the kernel, the parent is the *thread* that started the child: start it from a thread that lives as
 long as the server.
 
-What the child creates, shared memory included, only its owner can open. It is batch work for the scheduler.
+What the child starts, and leaves in its process group, is killed within two seconds of the child's end, whatever ended
+it. What it creates, shared memory included, only its owner can open. It is batch work for the scheduler.
 """
 
 from __future__ import annotations

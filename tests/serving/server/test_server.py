@@ -1,11 +1,14 @@
 """A real Triton is ready when entered, gone when left, and explains itself when it cannot start."""
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,8 +16,8 @@ import numpy as np
 import pytest
 
 from rtool.converters.runtime.calling.access_key import find_key
-from rtool.errors import GateError, InputError, PlatformError
-from rtool.serving import TritonClient, TritonServer, deploy, rollback
+from rtool.errors import GateError, InputError, PlatformError, RtoolError
+from rtool.serving import TritonClient, TritonServer, deploy, deploy_packer, rollback
 from rtool.serving.server.ports import choose_ports
 from rtool.serving.server.process import ChildProcess
 from rtool.serving.server.server import is_ready
@@ -94,11 +97,49 @@ with TritonServer({str(root)!r}) as server:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}  # a killed process leaves its log behind
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     pid = int(owner.stdout.readline().split()[0])
-    group = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and group_of(int(p.name)) == pid]
-    assert len(group) >= 2  # the server and the stub of its model
+    group = members_of(pid)
+    assert len(group) >= 3  # the server, the watcher of its group and the stub of its model
     owner.kill()
     owner.wait()
     assert wait_until(lambda: not any(alive(member) for member in group))
+
+
+def test_no_stub_outlives_a_server_that_is_killed_with_requests_on_their_way(root, tmp_path):
+    """A stub whose request to another model was never answered waits for ever; only its group's watcher ends it."""
+    deploy_packer("live", name="pack", repository=root)
+    ended = threading.Event()
+
+    def ask(url: str) -> None:
+        with TritonClient(url, "pack", timeout=5) as client, contextlib.suppress(RtoolError):
+            while not ended.is_set():
+                client.run(np.zeros((3, 3, 8, 4), np.float32))
+
+    with TritonServer(root) as server, concurrent.futures.ThreadPoolExecutor(8) as clients:
+        group = members_of(server.process.pid)
+        for _ in range(8):
+            clients.submit(ask, server.url)
+        time.sleep(1)
+        os.kill(server.process.pid, signal.SIGKILL)
+        left = not wait_until(lambda: not any(alive(member) for member in group), 10)
+        ended.set()
+        assert len(group) >= 4  # the server, the watcher and two stubs
+        assert not left
+
+
+def test_what_a_child_leaves_ends_with_it(tmp_path):
+    child = ChildProcess(["/bin/sh", "-c", "trap '' TERM; sleep 60 & echo $!; wait"], os.environ, tmp_path / "log")
+    assert wait_until(lambda: child.tail().strip().isdigit())
+    left = int(child.tail())
+    os.kill(child.pid, signal.SIGKILL)
+    assert wait_until(lambda: child.exit_code() == -signal.SIGKILL)
+    assert alive(left)
+    assert wait_until(lambda: not members_of(child.pid), 5)
+
+
+def members_of(group: int) -> list[int]:
+    """The processes of a group that run."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    return [pid for pid in pids if group_of(pid) == group and alive(pid)]
 
 
 def group_of(pid: int) -> int | None:
