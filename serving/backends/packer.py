@@ -42,7 +42,8 @@ class TritonPythonModel:
     async def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests that Triton joined; together they have at most one batch of rows."""
         alive = [index for index, request in enumerate(requests) if not request.is_cancelled()]
-        responses = [failed("cancelled by the client")] * len(requests)
+        # One response each: Triton frees the memory of an error with every response, and ends by freeing it twice.
+        responses = [failed("cancelled by the client") for _ in requests]
         try:
             answers = await self._answer([requests[index] for index in alive]) if alive else []
         except Exception as error:

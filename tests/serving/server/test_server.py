@@ -1,5 +1,6 @@
 """A real Triton is ready when entered, gone when left, and explains itself when it cannot start."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import json
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
 
 from rtool.converters.runtime.calling.access_key import find_key
 from rtool.errors import GateError, InputError, PlatformError, RtoolError
@@ -124,6 +127,30 @@ def test_no_stub_outlives_a_server_that_is_killed_with_requests_on_their_way(roo
         ended.set()
         assert len(group) >= 4  # the server, the watcher and two stubs
         assert not left
+
+
+def test_clients_that_give_up_do_not_end_the_server(root):
+    """Two requests of one batch that were cancelled, both answered by the packer."""
+    deploy_packer("live", name="pack", repository=root)
+    crops = triton.InferInput("images", [3, 3, 8, 4], "FP32")
+    crops.set_data_from_numpy(np.ones((3, 3, 8, 4), np.float32))
+    errors = []
+
+    async def ask(client: triton.InferenceServerClient, seconds: float) -> None:
+        for _ in range(100):
+            try:
+                await client.infer("pack", [crops], client_timeout=seconds)
+            except InferenceServerException as error:
+                errors.append(str(error))
+
+    async def many(url: str) -> None:
+        async with triton.InferenceServerClient(url) as client:
+            await asyncio.gather(*(ask(client, 0.001 * (1 + number)) for number in range(16)))
+
+    with TritonServer(root, stop_timeout=0.0) as server:
+        asyncio.run(many(server.url))
+        assert sum("Deadline Exceeded" in error for error in errors) == len(errors) > 100
+        assert server.process.exit_code() is None
 
 
 def test_what_a_child_leaves_ends_with_it(tmp_path):
