@@ -1,12 +1,16 @@
 """Notices when a stub dies: the process in which Triton's Python backend runs one instance of a model.
 
 Triton 24.10 does not: after a stub is killed, health and readiness still answer 200, and every request to the model
-fails. A dead stub stays a zombie of the server, where an unloaded model's stub is collected at once. Reads /proc;
-elsewhere nothing is noticed.
+fails. A dead stub stays a zombie of the server, where an unloaded model's stub is collected at once. Nor does Triton
+end the other stubs of a model that it unloads after one died with a request to another model on its way (a packer's).
+Reads /proc; elsewhere nothing is noticed.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +32,7 @@ class StubWatch:
         self._repository = repository.absolute()
         self._models: dict[int, str] = {}
         self._looks: dict[int, int] = {}
+        self._replaced: dict[int, float] = {}
         self.deaths()  # whose stubs there are, before the first of them dies
 
     def deaths(self) -> tuple[str, ...]:
@@ -37,6 +42,8 @@ class StubWatch:
         """
         dead = set()
         for pid in _children(self._pid):
+            if pid in self._replaced:
+                continue
             if (model := self._model_of(pid)) is not None:
                 self._models[pid] = model
             elif _state(pid) == "Z" and (pid in self._models or _program(pid) == _NAME[:_COMM]):
@@ -44,6 +51,25 @@ class StubWatch:
                 if self._looks[pid] == _LOOKS:
                     dead.add(self._models.get(pid, ""))
         return tuple(sorted(dead))
+
+    def replace(self, model: str) -> None:
+        """The running stubs of `model` are about to be replaced: their end is no death any more."""
+        now = time.monotonic()
+        self._replaced |= {pid: now for pid in _children(self._pid) if self._model_of(pid) == model}
+
+    def end_replaced(self, after: float) -> int:
+        """Kill the stubs that still run `after` seconds after they were to be replaced; returns how many there were."""
+        children, ended = _children(self._pid), 0
+        for pid, since in tuple(self._replaced.items()):
+            if pid in children and self._model_of(pid) is not None:
+                if time.monotonic() - since < after:
+                    continue
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    ended += 1
+            elif pid not in children:
+                del self._replaced[pid]
+        return ended
 
     def _model_of(self, pid: int) -> str | None:
         """The model that a running stub serves: its first argument is a file of the model's version folder."""

@@ -32,6 +32,8 @@ LONGEST_PAUSE = 30.0
 """Seconds, at most, before a server that fails again and again is started once more."""
 _STEADY_SECONDS = 60.0
 _LOAD_SECONDS = 120.0
+_REPLACED_SECONDS = 30.0
+"""For the requests that the stubs of an unloaded model still answer; as long as Triton gives them when it ends."""
 
 
 class Supervisor:
@@ -67,6 +69,8 @@ class Supervisor:
             self._say(f"Triton ended by itself: {self._why(code)}")
             self._restart()
             return
+        if ended := self._stubs.end_replaced(_REPLACED_SECONDS):
+            self._say(f"ended {ended} process{'es' if ended > 1 else ''} of a model that was started again")
         if dead := self._stubs.deaths():
             known = ", ".join(filter(None, dead)) or "a model"
             self._say(f"the process that runs {known} died; starting it again")
@@ -99,6 +103,7 @@ class Supervisor:
 
     def _reload(self, model: str) -> bool:
         url = self.server.url
+        self._stubs.replace(model)
         with triton.InferenceServerClient(url) as client:
             try:
                 client.unload_model(model, headers=grpc_headers(url), client_timeout=_LOAD_SECONDS)

@@ -129,6 +129,37 @@ def test_a_stub_that_dies_before_it_was_seen_is_noticed_once(tmp_path):
         stub.wait()
 
 
+def test_the_other_stubs_of_a_model_that_is_loaded_again_are_ended_if_they_stay(tmp_path):
+    """Triton keeps the second stub of a packer whose first one died with a request on its way."""
+    with contextlib.ExitStack() as running:
+        ending, staying, other = (
+            running.enter_context(stub_process(tmp_path, model)) for model in ("live", "live", "other")
+        )
+        watch = StubWatch(os.getpid(), tmp_path)
+        watch.replace("live")
+        new = running.enter_context(stub_process(tmp_path, "live"))
+        ending.kill()
+        assert watch.end_replaced(60) == 0
+        assert watch.end_replaced(0) == 1
+        assert staying.wait(10) == -signal.SIGKILL
+        assert (new.poll(), other.poll()) == (None, None)
+        assert [watch.deaths() for _ in range(3)] == [()] * 3
+        new.kill()
+        wait_for(lambda: Path(f"/proc/{new.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+        assert [watch.deaths() for _ in range(3)] == [(), ("live",), ()]
+        other.kill()
+
+
+def stub_process(repository: Path, model: str) -> subprocess.Popen:
+    """A process that a StubWatch takes for a stub of `model`."""
+    script = repository / model / "1/model.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text("import time; time.sleep(60)")
+    stub = subprocess.Popen(["triton_python_backend_stub", str(script)], executable=sys.executable)
+    wait_for(lambda: str(script) in Path(f"/proc/{stub.pid}/cmdline").read_text())
+    return stub
+
+
 def test_a_death_of_which_the_model_is_not_known_starts_the_server_again():
     said, restarts = [], []
     process = SimpleNamespace(exit_code=lambda: None, tail=lambda: "", pid=os.getpid())
