@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 __all__ = ["FrameLoad", "Frames", "run_frames"]
 
+_REFUSED_SECONDS = 0.05
+"""A client of the closed loop waits so long after an error, so that it does not take the processor from a restart."""
+
 Check = Callable[[str, int, NDArray[Any]], bool]
 """(model, first row, answer) -> whether the answer is right."""
 
@@ -93,7 +96,10 @@ class _Run:
 
     async def _keep(self, client: Any, index: int, step: int) -> None:
         while time.perf_counter() < self._end:
+            failed = self._load.failed
             await self._frame(client, index, time.perf_counter())
+            if self._load.failed > failed:
+                await asyncio.sleep(_REFUSED_SECONDS)
             index += step
 
     async def _schedule(self, client: Any, rate: float) -> None:

@@ -1,17 +1,16 @@
-"""kill -9 of the publisher at many points, of a stub, of Triton, of `rtool serve`: what serves then, what is left."""
+"""kill -9 of the publisher at many points: what serves then, what is left."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,20 @@ from ...serving.publishing.publication import leftovers
 from ...serving.repository.model_config import read_config, served_versions
 from ...serving.repository.validation import validate_model
 from .drill_models import DrillModels, golden, nearest_of
-from .process_tree import alive, family, name_of, wait_until
+from .process_tree import family, name_of, wait_until
 
 __all__ = [
     "PublisherKill",
     "Served",
-    "ServerKill",
     "answers_as",
     "deploy_first",
-    "gone",
     "is_ready",
     "kill_publishers",
-    "kill_server_parts",
     "run_deploy",
 ]
 
 _SWEPT_SECONDS = 15.0
-_BACK_SECONDS = 60.0
+_STUB = "triton_python_b"  # as the kernel keeps it
 
 
 @dataclass(frozen=True)
@@ -62,16 +58,6 @@ class PublisherKill:
         return None not in (self.live, self.disk, self.swept) and self.ready and not self.problems
 
 
-@dataclass(frozen=True)
-class ServerKill:
-    """`what` was killed; seconds until answers were right again (None: not within 60 s), and what was left of it."""
-
-    what: str
-    back: float | None
-    orphans: int
-    left: tuple[str, ...]
-
-
 class Served:
     """`rtool serve` on a repository as a process of its own, on free ports."""
 
@@ -88,9 +74,15 @@ class Served:
         said: dict[str, Any] = json.loads("".join(lines))
         self.url, self.http_url = str(said["url"]), str(said["http_url"])
 
-    def part(self, name: str) -> int:
-        """The process id of Triton, or of one of its stubs."""
-        return next(pid for pid in family(self.process.pid)[1:] if name_of(pid).startswith(name))
+    def parts(self, name: str) -> list[int]:
+        """The process ids of Triton (`tritonserver`), or of the stubs of the model `name`."""
+        found = []
+        for pid in family(self.process.pid)[1:]:
+            with suppress(OSError):  # it has ended meanwhile
+                program = name_of(pid)
+                if program == name or (program == _STUB and f"/{name}/" in Path(f"/proc/{pid}/cmdline").read_text()):
+                    found.append(pid)
+        return found
 
     def stop(self) -> None:
         """End it in order."""
@@ -181,58 +173,15 @@ def is_ready(http_url: str) -> bool:
     return ready(int(http_url.rpartition(":")[2]))
 
 
-def answers_as(models: DrillModels, file: str, url: str) -> Callable[[], bool]:
-    """A condition: the server at `url` gives the answers of `file`."""
+def answers_as(models: DrillModels, file: str, url: str, name: str = "m") -> Callable[[], bool]:
+    """A condition: the model `name` of the server at `url` gives the answers of `file`."""
     expected = {file: golden(models.files[file], models.images[:16])}
 
     def right() -> bool:
         try:
-            with TritonClient(url, "m", timeout=5) as client:
+            with TritonClient(url, name, timeout=5) as client:
                 return nearest_of(client.run(models.images[:16])[0], expected) == file
         except RtoolError:
             return False
 
     return right
-
-
-def kill_server_parts(models: DrillModels, repository: Path) -> list[ServerKill]:
-    """Kill a stub, then Triton, under `rtool serve`, then `rtool serve` itself, and look what is left."""
-    deploy_first(models.files["A"], repository)
-    served, results = Served(repository), []
-    try:
-        for what, program in (("a stub", "triton_python"), ("tritonserver", "tritonserver")):
-            pid = served.part(program)
-            before = family(pid)
-            os.kill(pid, signal.SIGKILL)
-            wait_until(partial(gone, [pid]), 5)
-            back = wait_until(answers_as(models, "A", served.url), _BACK_SECONDS)
-            wait_until(partial(gone, before), 5)
-            results.append(ServerKill(what, back, sum(map(alive, before)), ()))
-        whole = family(served.process.pid)
-        shared, scratch = _traces(served.process.pid)
-        served.process.send_signal(signal.SIGKILL)
-        served.process.wait()
-        wait_until(lambda: not any(map(alive, whole)), 20)
-        served = Served(repository)  # the next start sweeps
-        left = tuple(path.name for path in (*shared, *scratch) if path.exists())
-        results.append(
-            ServerKill(
-                "rtool serve", 0.0 if answers_as(models, "A", served.url)() else None, sum(map(alive, whole)), left
-            )
-        )
-    finally:
-        served.stop()
-    return results
-
-
-def gone(pids: Sequence[int]) -> bool:
-    """Whether none of the processes runs any more."""
-    return not any(map(alive, pids))
-
-
-def _traces(pid: int) -> tuple[list[Path], list[Path]]:
-    """The shared memory and the temporary folders that a server of process `pid` has."""
-    import tempfile
-
-    memory, temporary = Path("/dev/shm"), Path(tempfile.gettempdir())
-    return [*memory.glob(f"rtool_{pid}_*")], [*temporary.glob(f"rtool-triton-{pid}-*")]

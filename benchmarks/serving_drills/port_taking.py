@@ -19,8 +19,8 @@ from pathlib import Path
 
 from ...errors import PlatformError
 from .drill_models import DrillModels
-from .kills import Served, answers_as, deploy_first, gone
-from .process_tree import wait_until
+from .kills import Served, answers_as, deploy_first
+from .process_tree import gone, wait_until
 
 __all__ = ["PortTaking", "take_ports"]
 
@@ -93,7 +93,7 @@ def take_ports(models: DrillModels, repository: Path, *, kills: int = 3) -> Port
         with _taker(ports) as taker:
             back: list[float | None] = []
             while len(back) < kills and None not in back:
-                pid = served.part("tritonserver")
+                pid = served.parts("tritonserver")[0]
                 os.kill(pid, signal.SIGKILL)
                 wait_until(partial(gone, [pid]), 5)
                 back.append(wait_until(right, _BACK_SECONDS))

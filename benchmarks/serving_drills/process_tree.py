@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["alive", "cpu_seconds", "family", "name_of", "pss_mib", "wait_until"]
+__all__ = ["alive", "cpu_seconds", "family", "gone", "name_of", "pss_mib", "wait_until"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -48,6 +48,11 @@ def alive(pid: int) -> bool:
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
+
+
+def gone(pids: Sequence[int]) -> bool:
+    """Whether none of the processes runs any more."""
+    return not any(map(alive, pids))
 
 
 def name_of(pid: int) -> str:

@@ -26,10 +26,11 @@ from ...serving.server.server import TritonServer
 from ..machine import describe_machine
 from ..places import RESULTS
 from .drill_models import DrillModels, make_models
-from .kills import kill_publishers, kill_server_parts
+from .kills import kill_publishers
 from .packer_load import packer_load
 from .port_taking import take_ports
 from .row_cost import row_costs
+from .server_kills import kill_server_parts
 from .soak import soak
 
 __all__ = ["main"]

@@ -69,7 +69,7 @@ class _Publisher(threading.Thread):
 
     def run(self) -> None:
         began, offered = time.monotonic(), list(self.models.poisons.items())
-        triton = self.served.part("tritonserver")
+        triton = self.served.parts("tritonserver")[0]
         index = 0
         while not self.stop.wait(self.every if index else self.every / 3):
             if index == 3:
