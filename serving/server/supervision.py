@@ -2,7 +2,7 @@
 
 A request of 200 kB of `[` ends every Triton before April 2026, the embedded one too, by a stack overflow in its JSON
 parser, so that a server without a supervisor can be ended by anybody who can reach it. Restarts wait longer and longer
-(1, 2, 4 ... 30 s) until the server has stayed up for a minute. Meanwhile health answers nothing or "not ready", and
+(1, 2, 4, 8, 10 s) until the server has stayed up for a minute. Meanwhile health answers nothing or "not ready", and
 everything is said through `say`.
 
 A model with a dead stub is unloaded and loaded again, which keeps the others serving; under a control that allows no
@@ -28,8 +28,8 @@ __all__ = ["LONGEST_PAUSE", "Supervisor"]
 
 _POLL_SECONDS = 0.2
 _SWEEP_SECONDS = 5.0
-LONGEST_PAUSE = 30.0
-"""Seconds, at most, before a server that fails again and again is started once more."""
+LONGEST_PAUSE = 10.0
+"""Seconds, at most, before a server that fails again and again is started once more: one that starts serves in 15 s."""
 _STEADY_SECONDS = 60.0
 _LOAD_SECONDS = 120.0
 _REPLACED_SECONDS = 30.0
