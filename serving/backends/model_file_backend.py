@@ -55,6 +55,9 @@ class ModelFileBackend:
         inputs: dict[int, Rows] = {}
         for index, request in enumerate(requests):
             try:
+                if request.is_cancelled():  # of a fixed batch, Triton queues what nobody waits for any more
+                    responses[index] = failed("cancelled by the client")
+                    continue
                 inputs[index] = {tensor.name(): from_triton(tensor) for tensor in request.inputs()}
             except Exception as error:
                 responses[index] = failed(error)

@@ -12,7 +12,7 @@ several inputs of different batch axes, decoupled responses.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class TritonPythonModel:
         self._target = config["parameters"]["TARGET_MODEL"]["string_value"]
         self._batch = int(config["max_batch_size"])
         self._inputs = [entry["name"] for entry in config["input"]]
+        self._axes = [len(entry["dims"]) + 1 for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
         self._family = _row_family()  # kept alive: Triton removes the metrics with their family
         self._real, self._padded = (
@@ -40,20 +41,39 @@ class TritonPythonModel:
         )
 
     async def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer the requests that Triton joined; together they have at most one batch of rows."""
-        alive = [index for index, request in enumerate(requests) if not request.is_cancelled()]
+        """Answer the requests that Triton joined; together they have at most one batch of rows.
+
+        A request that is at fault fails alone: one of no rows, which Triton hands over without a batch axis, and one
+        whose values the target refuses, for which each request of the batch is then asked by itself.
+        """
         # One response each: Triton frees the memory of an error with every response, and ends by freeing it twice.
         responses = [failed("cancelled by the client") for _ in requests]
-        try:
-            answers = await self._answer([requests[index] for index in alive]) if alive else []
-        except Exception as error:
-            answers = [failed(error) for _ in alive]
-        for index, answer in zip(alive, answers, strict=True):
+        given: dict[int, Rows] = {}
+        for index, request in enumerate(requests):
+            try:
+                if not request.is_cancelled():
+                    given[index] = self._rows(request)
+            except Exception as error:
+                responses[index] = failed(error)
+        for index, answer in await self._answer_all(given, requests):
             responses[index] = answer
         return responses
 
-    async def _answer(self, requests: Sequence[Any]) -> list[Any]:
-        given = [self._rows(request) for request in requests]
+    async def _answer_all(self, given: Mapping[int, Rows], requests: Sequence[Any]) -> Iterable[tuple[int, Any]]:
+        if not given:
+            return []
+        try:
+            answers = await self._answer([requests[index] for index in given], list(given.values()))
+        except Exception as error:
+            kinds = pb_utils.TritonError
+            of_values = not isinstance(error, _TargetError) or error.triton_code in (kinds.INVALID_ARG, kinds.UNKNOWN)
+            if len(given) == 1 or not of_values:
+                return [(index, failed(error)) for index in given]
+            alone = [await self._answer_all({index: rows}, requests) for index, rows in given.items()]
+            return [answer for answers in alone for answer in answers]
+        return zip(given, answers, strict=True)
+
+    async def _answer(self, requests: Sequence[Any], given: Sequence[Rows]) -> list[Any]:
         counts = [len(rows[0]) for rows in given]
         missing = self._batch - sum(counts)
         packed = [_pad(np.concatenate(arrays), missing) for arrays in zip(*given, strict=True)]
@@ -74,7 +94,12 @@ class TritonPythonModel:
 
     def _rows(self, request: Any) -> Rows:
         by_name = {tensor.name(): tensor for tensor in request.inputs()}
-        return [from_triton(by_name[name]) for name in self._inputs]
+        rows = [from_triton(by_name[name]) for name in self._inputs]
+        counts = {len(array) if array.ndim == axes else 0 for array, axes in zip(rows, self._axes, strict=True)}
+        if len(counts) != 1 or 0 in counts:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in zip(self._inputs, rows, strict=True))
+            raise ValueError(f"each request needs one row or more, the same number in every input, got {shapes}")
+        return rows
 
     async def _ask(self, packed: Rows) -> Rows:
         request = pb_utils.InferenceRequest(

@@ -32,6 +32,8 @@ def to_triton(name: str, array: np.ndarray[Any, Any]) -> Any:
     The stub renames the capsule that it consumed to a name that NumPy does not know, and NumPy then warns on stderr
     with every response; the name that the DLPack protocol prescribes avoids the warning.
     """
+    if not array.size:  # NumPy's strides are not those that the stub expects; there is no buffer to lose
+        return pb_utils.Tensor(name, array)
     lent = _LentOnce(np.ascontiguousarray(array))
     tensor = pb_utils.Tensor.from_dlpack(name, lent)
     if lent.capsule is not None:

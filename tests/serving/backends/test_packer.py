@@ -58,6 +58,9 @@ class Request:
 
     async def async_exec(self):
         rows = np.from_dlpack(self._inputs[0])
+        if (rows < 0).any():
+            error = SimpleNamespace(message=lambda: "negative", code=lambda: 3)
+            return SimpleNamespace(has_error=lambda: True, error=lambda: error)
         device = CPU if self.asked == ("memory", "cpu", 0) else GPU
         return SimpleNamespace(has_error=lambda: False, tensors={"embedding": Tensor("embedding", rows * 2, device)})
 
@@ -73,7 +76,11 @@ def packer(monkeypatch):
         MetricFamily=type("MetricFamily", (), {"COUNTER": 0, "__new__": lambda _, **__: family}),
         PreferredMemory=lambda kind, device: ("memory", kind, device),
         TRITONSERVER_MEMORY_CPU="cpu",
-        TritonError=type("TritonError", (), {"INVALID_ARG": 3, "UNKNOWN": 0, "__init__": lambda self, *what: None}),
+        TritonError=type(
+            "TritonError",
+            (),
+            {"INVALID_ARG": 3, "UNKNOWN": 0, "__init__": lambda self, *what: setattr(self, "what", what)},
+        ),
         get_output_tensor_by_name=lambda response, name: response.tensors[name],
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
@@ -86,7 +93,7 @@ def packer(monkeypatch):
     config = {
         "parameters": {"TARGET_MODEL": {"string_value": "target"}},
         "max_batch_size": 4,
-        "input": [{"name": "crop"}],
+        "input": [{"name": "crop", "dims": [2]}],
         "output": [{"name": "embedding"}],
     }
     model.initialize({"model_config": json.dumps(config), "model_name": "packer"})
@@ -117,3 +124,18 @@ def test_every_client_that_gave_up_gets_a_response_of_its_own(packer):
     np.testing.assert_array_equal(np.from_dlpack(answers[0].tensors[0]), rows[0] * 2)
     assert all(answer.error is not None for answer in answers[1:])
     assert len({id(answer) for answer in answers}) == len({id(answer.error) for answer in answers}) == 4
+
+
+@pytest.mark.parametrize(
+    "at_fault", [np.ones(2, np.float32), np.ones((0, 2), np.float32), -np.ones((1, 2), np.float32)]
+)
+def test_a_request_at_fault_fails_alone(packer, at_fault):
+    """Of no rows: Triton hands those of shape [0, 2] and [2**32, 2] over without a batch axis; of refused values."""
+    rows = [np.full((count, 2), count, np.float32) for count in (1, 2)]
+    given = [rows[0], at_fault, rows[1]]
+    answers = asyncio.run(packer.execute([Request([Tensor("crop", part)]) for part in given]))
+    for part, answer in ((rows[0], answers[0]), (rows[1], answers[2])):
+        assert answer.error is None
+        np.testing.assert_array_equal(np.from_dlpack(answer.tensors[0]), part * 2)
+    assert ("negative" if (at_fault < 0).any() else "one row or more") in str(answers[1].error.what)
+    assert answers[1].error.what[1] == 3
