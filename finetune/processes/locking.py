@@ -31,7 +31,8 @@ def exclusive(path: Path, *, timeout: float, purpose: str) -> Iterator[None]:
         PlatformError: another process held the lock for `timeout` seconds, or the file cannot be created.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # 0600: whoever can open the file can hold its lock.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise PlatformError(f"{path}: cannot create the lock file ({error.strerror}); check its folder") from error
     try:

@@ -17,6 +17,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ __all__ = [
     "Publication",
     "current_texts",
     "leftovers",
+    "make_private",
     "prune",
     "publish",
     "publishing",
@@ -86,12 +88,38 @@ def publishing(repository: Path) -> Iterator[Path]:
         remove_leftovers(repository)
         folder = staging / uuid.uuid4().hex
         try:
-            folder.mkdir(parents=True)
+            make_private(staging)
+            folder.mkdir(mode=0o700)
             yield folder
         except OSError as error:
             raise InputError(_why_not_written(error, repository)) from error
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            _remove(staging)
+
+
+def make_private(staging: Path) -> None:
+    """Make the staging folder for this user alone.
+
+    Where the repository lies in a folder that everybody may write, another user may have made it first, to exchange
+    what is published.
+
+    Raises:
+        InputError: somebody else made it, or may write it.
+    """
+    try:
+        staging.mkdir(mode=0o700)
+    except FileExistsError:
+        found = staging.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise InputError(
+                f"{staging}: versions are staged here, but others made it or may write it; remove it, or publish into "
+                "a folder that lies in one of your own"
+            ) from None
+
+
+def _remove(folder: Path) -> None:
+    with suppress(RecursionError):  # of a tree that another user made deep
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _why_not_written(error: OSError, repository: Path) -> str:
@@ -119,7 +147,7 @@ def leftovers(repository: Path) -> tuple[Path, ...]:
 def remove_leftovers(repository: Path) -> None:
     """Remove what a publisher that was killed left; call it only with the lock held."""
     for left in leftovers(repository):
-        shutil.rmtree(left, ignore_errors=True)
+        _remove(left)
 
 
 def staging_folder(repository: Path) -> Path:

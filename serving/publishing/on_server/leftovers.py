@@ -11,7 +11,7 @@ from pathlib import Path
 from ....errors import PlatformError
 from ....finetune.processes.locking import exclusive
 from ...repository.repository import LOCK_FILE, ModelFolder
-from ..publication import leftovers, remove_leftovers, staging_folder
+from ..publication import leftovers, make_private, remove_leftovers, staging_folder
 from .clearing import clear_refusal
 from .rollout import loaded_candidates, refused_on_server, unload_from_server
 
@@ -51,6 +51,8 @@ def _sweep(repository: Path, url: str | None) -> tuple[str, ...]:
 
 
 def _clear(url: str, folder: ModelFolder, version: int, repository: Path) -> None:
-    scratch = staging_folder(repository) / "clearing"
-    scratch.mkdir(parents=True, exist_ok=True)
+    staging = staging_folder(repository)
+    make_private(staging)
+    scratch = staging / "clearing"
+    scratch.mkdir(exist_ok=True)
     clear_refusal(url, folder, version, scratch)

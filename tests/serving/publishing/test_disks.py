@@ -93,3 +93,36 @@ def test_a_damaged_manifest_is_named_with_a_way_out_that_works(tmp_path, onnx_fi
         deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
     manifest.unlink()
     assert deploy(onnx_files["reid"], name="m", repository=root, device="cpu").version == 2
+
+
+@pytest.mark.parametrize("how", ["writable by others", "a link", "another user's"])
+def test_a_staging_folder_that_others_can_write_is_refused(tmp_path, onnx_files, monkeypatch, how):
+    """They could exchange what is published, code among it."""
+    root, staging = tmp_path / "models", tmp_path / ".models.rtool-staging"
+    monkeypatch.setattr("rtool.serving.publishing.publication._remove", lambda _: None)  # as of a tree of others
+    if how == "a link":
+        (tmp_path / "else").mkdir()
+        staging.symlink_to(tmp_path / "else", target_is_directory=True)
+    else:
+        staging.mkdir()
+        staging.chmod(0o777 if how == "writable by others" else 0o755)
+    if how == "another user's":
+        monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(InputError, match="others made it or may write it"):
+        deploy(onnx_files["reid"], name="m", repository=root, device="cpu")
+    assert not (root / "m").exists()
+
+
+def test_versions_are_staged_where_nobody_else_can_write(tmp_path, onnx_files, monkeypatch):
+    seen = []
+    copy = shutil.copyfile
+
+    def copied(source, target, **more):
+        seen.append((tmp_path / ".models.rtool-staging").stat().st_mode & 0o777)
+        return copy(source, target, **more)
+
+    monkeypatch.setattr(shutil, "copyfile", copied)
+    deploy(onnx_files["reid"], name="m", repository=tmp_path / "models", device="cpu")
+    assert seen
+    assert set(seen) == {0o700}
+    assert (tmp_path / "models/m/1").stat().st_mode & 0o755 == 0o755
