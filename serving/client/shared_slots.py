@@ -14,7 +14,9 @@ memory".
 
 from __future__ import annotations
 
+import os
 import secrets
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +32,7 @@ __all__ = ["SharedSlots", "Slot"]
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _SECONDS = 2.0
 _AGAIN_SECONDS = 1.0
+_UNREGISTER = 5
 
 
 class Slot:
@@ -64,6 +67,11 @@ class _Region:
         self.slot_bytes, self.lost = slot_bytes, False
         self.name = secrets.token_hex(16)
         self._memory = shared_memory.SharedMemory(f"rtool-{secrets.token_hex(8)}", create=True, size=slot_bytes * slots)
+        try:
+            _reserve(self._memory, slot_bytes * slots)
+        except OSError:
+            self._drop()
+            raise
         self._free = list(range(slots))
         self._slots, self._lock, self._closed, self._gone = slots, Lock(), False, False
         try:
@@ -83,7 +91,8 @@ class _Region:
     def take(self) -> Slot | None:
         """A free slot; None where all are in use."""
         with self._lock:
-            return Slot(self, self._free.pop()) if self._free else None
+            usable = self._free and not (self.lost or self._closed)
+            return Slot(self, self._free.pop()) if usable else None
 
     def give_back(self, number: int) -> None:
         """Make the slot free again."""
@@ -102,13 +111,33 @@ class _Region:
             if self._gone or len(self._free) < self._slots:
                 return
             self._gone = True
-        with suppress(InferenceServerException, ValueError):  # the second: the connection is closed
-            self._client.unregister_system_shared_memory(
-                self.name, headers=dict(self._headers), client_timeout=_SECONDS
-            )
+        for attempt in range(_UNREGISTER if self.lost else 1):
+            time.sleep(attempt)  # while the server still reads it, it stays registered
+            with suppress(InferenceServerException, ValueError):  # the second: the connection is closed
+                self._client.unregister_system_shared_memory(
+                    self.name, headers=dict(self._headers), client_timeout=_SECONDS
+                )
+                break
+        self._drop()
+
+    def _drop(self) -> None:
         self._memory.close()
         with suppress(FileNotFoundError):
             self._memory.unlink()
+
+
+def _reserve(memory: shared_memory.SharedMemory, size: int) -> None:
+    """Take the pages from the system now: a write into memory that it does not have ends a program by SIGBUS.
+
+    Raises:
+        OSError: there are not enough; containers often have 64 MB.
+    """
+    if sys.platform == "linux":
+        descriptor = os.open(f"/dev/shm/{memory.name}", os.O_RDWR)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
 
 
 class SharedSlots:

@@ -1,5 +1,6 @@
 """Inputs go through shared memory where the server allows it, and by gRPC where it does not; answers are the same."""
 
+import errno
 import stat
 from pathlib import Path
 
@@ -92,3 +93,17 @@ def test_without_the_key_inputs_go_by_grpc(server, monkeypatch):
     assert right.shape == (40, 8)
     with pytest.raises(PlatformError, match="shared memory"):
         Client(server.url, "reid", shared_memory=True)
+
+
+def test_where_there_is_no_memory_to_share_inputs_go_by_grpc(server, monkeypatch):
+    """Containers often have 64 MB; a write into memory that the system does not have ends a program by SIGBUS."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = regions()
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with Client(server.url, "reid") as client:
+        assert client.embed(ROWS).shape == (40, 8)
+        assert "No space left on device" in client.transport
+    assert regions() == before
