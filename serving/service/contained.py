@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,10 +60,10 @@ def serve_in_container(
     engine = shutil.which(command[0])
     if engine is None:
         raise PlatformError(f"{command[0]} is not on PATH; install it, or run the printed command where it is")
-    command[0] = engine
-    access, scratch = Access(repository, ports), scratch_folder()
+    command[0] = str(Path(engine).absolute())
+    scratch = scratch_folder()
     log = log or scratch / "container.log"
-    container = _Container(command, {**os.environ, KEY_VARIABLE: access.key.key}, log, ports[0])
+    container = _Container(command, repository, log, ports)
     record = _record(repository, models, ports, log)
     say = on_event or (lambda _: None)
     with terminate_like_ctrl_c():
@@ -71,7 +71,6 @@ def serve_in_container(
             began = time.monotonic()
             container.start(timeout)
             ready_seconds = time.monotonic() - began
-            access.publish()
             remember(record)
             restarts = 0
             with suppress(KeyboardInterrupt):
@@ -81,45 +80,55 @@ def serve_in_container(
                     time.sleep(_POLL_SECONDS)
                     if container.mend(say, timeout):
                         restarts += 1
-                        remember(record.at(restarts=restarts, last_event="the container serves again"))
+                        with suppress(OSError, PlatformError):  # a full disk
+                            remember(record.at(restarts=restarts, last_event="the container serves again"))
             served = time.monotonic() - began
             urls = (record.url, record.http_url, record.metrics_url)
             return ServeResult(*urls, tuple(models), ready_seconds, served, restarts)
         finally:
             container.stop()
-            access.remove()
             forget(record)
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 class _Container:
-    """The docker client of one container, and how often it failed in a row."""
+    """The docker client of one container, its key, and how often it failed in a row.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path, http_port: int) -> None:
-        self._command, self._environment, self._log, self._port = command, environment, log, http_port
+    Its ports are free while it is down, and anybody may listen there then. So each start has a key of its own, which
+    clients find only while the container runs.
+    """
+
+    def __init__(self, command: Sequence[str], repository: Path, log: Path, ports: Ports) -> None:
+        self._command, self._repository, self._log, self._ports = command, repository, log, ports
         self._process: ChildProcess | None = None
+        self._access: Access | None = None
         self._failures, self._begun = 0, time.monotonic()
 
     def start(self, timeout: float) -> None:
-        self._process = ChildProcess(self._command, self._environment, self._log)
+        access = Access(self._repository, self._ports)
+        process = ChildProcess(self._command, {**os.environ, KEY_VARIABLE: access.key.key}, self._log)
+        self._process = process
         self._begun = deadline = time.monotonic()
         deadline += timeout
         with announced(f"the container to be ready, {timeout:g} s at most"):
-            while not is_ready(self._port):
-                code = self._process.exit_code()
+            while not is_ready(self._ports[0]) or process.exit_code() is not None:  # another program may answer
+                code = process.exit_code()
                 if code is not None or time.monotonic() > deadline:
                     reason = (
                         f"ended with exit code {code}" if code is not None else f"was not ready within {timeout:g} s"
                     )
-                    complaints = self._process.complaints()
+                    complaints = process.complaints()
                     self.stop()
                     raise PlatformError(f"the container {reason}; it said:\n{complaints}")
                 time.sleep(_POLL_SECONDS)
+        access.publish()
+        self._access = access
 
     def mend(self, say: Callable[[str], None], timeout: float) -> bool:
         """Start it again when it has ended; True when it was."""
         if self._process is None or (code := self._process.exit_code()) is None:
             return False
+        self._withdraw()
         say(f"the container ended by itself with exit code {code}")
         if time.monotonic() - self._begun > _STEADY_SECONDS:
             self._failures = 0
@@ -138,9 +147,15 @@ class _Container:
             return True
 
     def stop(self) -> None:
+        self._withdraw()
         if self._process is not None:
             self._process.stop(_STOP_SECONDS)
             self._process = None
+
+    def _withdraw(self) -> None:
+        if self._access is not None:
+            self._access.remove()
+            self._access = None
 
 
 def _record(repository: Path, models: Sequence[str], ports: Ports, log: Path) -> ServiceRecord:

@@ -33,7 +33,8 @@ def detach(repository: Path, arguments: Sequence[str], *, timeout: float) -> Ser
         InputError, PlatformError: it ended before it was ready; the message is the end of what it said.
     """
     log = service_folder().resolve() / f"{time.time_ns()}.log"
-    command = [sys.executable, "-m", "rtool", "serve", str(repository.absolute()), *arguments]
+    # -P: the folder in which the command was typed may be anybody's, and must not be where Python looks for modules.
+    command = [sys.executable, "-P", "-m", "rtool", "serve", str(repository.absolute()), *arguments]
     with os.fdopen(os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as output:
         process = subprocess.Popen(
             [*command, "--log", str(log)],

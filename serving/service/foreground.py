@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from ...converters.runtime.calling.access_key import process_started
+from ...errors import PlatformError
 from ..server.command import Control
 from ..server.embedded import Triton
 from ..server.server import TritonServer
@@ -86,7 +87,8 @@ def serve(
 
         def tell(line: str) -> None:
             counts = {"restarts": supervisor.restarts, "reloads": supervisor.reloads}
-            remember(record.at(**counts, metrics_url=server.metrics_url, last_event=line))
+            with suppress(OSError, PlatformError):  # a full disk; the line is said all the same
+                remember(record.at(**counts, metrics_url=server.metrics_url, last_event=line))
             if on_event is not None:
                 on_event(line)
 

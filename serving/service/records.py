@@ -94,9 +94,13 @@ def remember(record: ServiceRecord) -> None:
     if (before := _read(path)) is not None and before.log != record.log:
         _remove_log(before)
     descriptor, draft = tempfile.mkstemp(dir=folder, prefix=".record-")  # mode 0600
-    with os.fdopen(descriptor, "w") as file:
-        file.write(json.dumps(asdict(record), indent=2) + "\n")
-    os.replace(draft, path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(json.dumps(asdict(record), indent=2) + "\n")
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
     for other in services():
         outdated = other.repository == record.repository or not Path(other.repository).is_dir()
         if outdated and not other.alive and other.http_port != record.http_port:

@@ -51,7 +51,7 @@ def fake_pip(monkeypatch):
 def test_the_download_names_the_package_and_no_index(cache, fake_pip):
     root = fetch_wheel()
     (command,) = fake_pip
-    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert command[:5] == [sys.executable, "-P", "-m", "pip", "download"]
     assert command[-1] == "nvidia-pytriton==0.7.0"
     assert not any("://" in part or part.startswith(("-i", "--index", "--extra")) for part in command)
     assert (root / SERVER).stat().st_mode & stat.S_IXUSR
