@@ -12,8 +12,11 @@
    .80; at 0.8 of the saturation the 95th percentile of packed frames was 46 ms instead of 53.
 4. `traced`: it stops after each exec for its parent (PTRACE_TRACEME), see `hidden_arguments.py`.
 5. What is left of its process group a second after its end is killed. A stub of Triton's Python backend notices that
-   the server is gone, and then waits for ever where requests were on their way. So a fork of this process stays, as a
-   child of the program, and looks twice a second whether its parent is still the program.
+   the server is gone, and then waits for ever where requests were on their way. So a fork of this process stays, whose
+   parent is not the program, and looks twice a second whether the program still runs.
+6. It runs in the root folder: Triton's stubs import modules from their working folder first, and the folder in which
+   a command was typed may be one where others can write.
+7. It may open 65,536 files where its user may: 1,024 idle connections silence a server with the usual limit.
 
 Exit codes before the program runs: 1 the parent is gone, 97 tracing is forbidden, 98 the filter is.
 The filter is the classic BPF program of seccomp(2), for x86-64 and AArch64.
@@ -24,6 +27,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import signal
 import struct
 import sys
@@ -38,6 +42,7 @@ _FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 _ALLOW, _SUCCEED = 0x7FFF0000, 0x00050000
 _OTHERS = 0o077
+_FILES = 65536
 _LOOK_SECONDS = 0.5
 _GRACE_SECONDS = 1.0
 _WATCH_NAME = b"rtool-watch"
@@ -79,23 +84,53 @@ def schedule_as_batch() -> None:
 
 
 def end_group_with_leader(libc: ctypes.CDLL) -> None:
-    """Fork a process that kills this one's group when this one, its leader, has ended; returns in this one."""
+    """Start a process that kills this one's group when this one, its leader, has ended; returns in this one.
+
+    It is forked twice, so that a program that waits for all its children does not wait for it.
+    """
     leader = os.getpid()
-    if os.getpgid(0) != leader or os.fork():
+    if os.getpgid(0) != leader:
         return
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # to the whole group: the leader's end is what counts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # sent to the group, they are not for it
+    began = _started(leader)
+    if middle := os.fork():
+        os.waitpid(middle, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    if os.fork():
+        os._exit(0)
     libc.prctl(_SET_NAME, _WATCH_NAME)
-    while os.getppid() == leader:
+    while _started(leader) == began:
         time.sleep(_LOOK_SECONDS)
     time.sleep(_GRACE_SECONDS)
     os.killpg(leader, signal.SIGKILL)  # this process too
+
+
+def _started(pid: int) -> str:
+    """When a running process was started, in ticks since boot; empty for one that ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return fields[19] if fields[0] not in "ZX" else ""
+
+
+def open_more_files() -> None:
+    """Raise the soft limit of open files, as far as the hard one allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def main(arguments: list[str]) -> None:
     """Prepare and exec; returns only by an exception."""
     parent, mode, program = int(arguments[0]), arguments[1], arguments[2:]
     os.umask(_OTHERS)
+    os.chdir("/")
+    open_more_files()
     libc = ctypes.CDLL(None)
     if sys.platform == "linux":
         end_group_with_leader(libc)

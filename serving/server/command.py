@@ -26,6 +26,7 @@ def server_command(
     config_name: str | None = None,
     poll_seconds: int = 1,
     memory_prefix: str = "",
+    metrics: bool = True,
 ) -> list[str]:
     """The `tritonserver` command line; `ports` are HTTP, gRPC and metrics, all on 127.0.0.1.
 
@@ -37,7 +38,10 @@ def server_command(
     if backends is not None:
         command.append(f"--backend-directory={backends}")
     for name, port in zip(PORT_NAMES, ports, strict=True):
-        command += [f"--{name}-address={HOST}", f"--{name}-port={port}"]
+        if metrics or name != "metrics":
+            command += [f"--{name}-address={HOST}", f"--{name}-port={port}"]
+    if not metrics:
+        command.append("--allow-metrics=false")
     command += ["--reuse-http-port=true", "--reuse-grpc-port=true"]  # beside our own sockets, see `ports.py`
     command += [*PLACEHOLDERS, "--disable-auto-complete-config", f"--model-control-mode={control}"]
     if triton.embedded:

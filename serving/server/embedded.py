@@ -96,7 +96,7 @@ def find_triton(*, fetch: bool = True, embedded: bool = False) -> Triton:
         PlatformError: none on PATH, and no embedded build for this platform and Python, or the download fails.
     """
     if not embedded and (found := shutil.which("tritonserver")):
-        return Triton(Path(found))
+        return Triton(Path(found).absolute())  # it is started in another folder
     if problem := _why_not_embedded():
         raise PlatformError(f"no tritonserver on PATH, and {problem}")
     root = fetch_wheel() if fetch else unpacked_folder()

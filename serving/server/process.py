@@ -6,8 +6,8 @@ exec: a `preexec_fn` would run Python between fork and exec of a process that ha
 every client. For the kernel, the parent is the *thread* that started the child: start it from a thread that lives as
 long as the server.
 
-What the child starts, and leaves in its process group, is killed within two seconds of the child's end, whatever ended
-it. What it creates, shared memory included, only its owner can open. It is batch work for the scheduler.
+On Linux, what the child starts, and leaves in its process group, is killed some two seconds after the child's end,
+whatever ended it. What it creates, shared memory included, only its owner can open. It is batch work for the scheduler.
 """
 
 from __future__ import annotations
@@ -96,6 +96,16 @@ class ChildProcess:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def bound_log(self, most: int) -> None:
+        """Empty the log when it is longer than `most` bytes: a program can fill a disk by one message, over and over.
+
+        It is written by appending, so that the next line stands at its new beginning.
+        """
+        with suppress(OSError):
+            if self.log.stat().st_size > most:
+                os.truncate(self.log, 0)
+                self._log_start = 0
 
     def tail(self, lines: int = 12) -> str:
         """The last `lines` lines of this run's log, without tables and blank lines."""

@@ -38,6 +38,9 @@ from .remains import memory_prefix, remove_memory, scratch_folder, sweep_dead
 __all__ = ["Control", "TritonServer", "dry_run", "is_ready"]
 
 _ATTEMPTS = 3
+_METRICS_SECONDS = 0.5
+_METRICS_TAKEN = "Started Metrics Service"
+_LINES = 40
 _PLAIN = re.compile(r"[A-Za-z0-9_./+@:,=%-]+")
 
 
@@ -114,7 +117,7 @@ class TritonServer:
 
     @property
     def metrics_url(self) -> str:
-        """host:port of the Prometheus endpoint (`/metrics`)."""
+        """host:port of the Prometheus endpoint (`/metrics`); port 0 where it was restarted without one."""
         return f"{HOST}:{self._ports[2]}"
 
     @property
@@ -165,8 +168,11 @@ class TritonServer:
         self.release_note = release_note(triton)
         again = self._held.taken
         for attempt in range(_ATTEMPTS):
-            self._ports = (*asked[:2], _metrics_port(asked[2])) if again else choose_ports(asked)
-            last = attempt + 1 == _ATTEMPTS or 0 not in asked
+            if again:  # a server that was up must not stay down for its metrics port, which anybody may bind
+                self._ports = (*asked[:2], 0 if attempt else _metrics_port(asked[2]))
+            else:
+                self._ports = choose_ports(asked)
+            last = attempt + 1 == _ATTEMPTS or (attempt > 0 if again else 0 not in asked)
             try:
                 if not again:
                     self._held.take(self._ports)
@@ -196,6 +202,7 @@ class TritonServer:
             config_name=self.config_name,
             poll_seconds=self._poll_seconds,
             memory_prefix=self._memory_prefix,
+            metrics=self._ports[2] != 0,
         )
         log = self._log or self._scratch / "triton.log"
         self._access = Access(self.repository, self._ports)
@@ -208,7 +215,7 @@ class TritonServer:
         self.ready_seconds = time.monotonic() - began
 
     def _wait_ready(self, began: float) -> None:
-        while not is_ready(self._ports[0]):
+        while not is_ready(self._ports[0]) or self._ends_for_metrics():
             code = self.process.exit_code()
             if code is not None:
                 raise _startup_error(self.repository, self.process, f"Triton ended with exit code {code}")
@@ -216,6 +223,14 @@ class TritonServer:
                 reason = f"Triton was not ready within {self._startup_timeout:g} s"
                 raise _startup_error(self.repository, self.process, reason)
             time.sleep(0.05)
+
+    def _ends_for_metrics(self) -> bool:
+        """Whether Triton, which is ready, is about to end: it takes its metrics port last, and ends where it cannot."""
+        deadline = time.monotonic() + _METRICS_SECONDS
+        while self._ports[2] and _METRICS_TAKEN not in self.process.tail(_LINES) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(_METRICS_SECONDS / 5 if self._ports[2] else 0)  # it says so some milliseconds before it tries
+        return "failed to start Metrics" in self.process.tail(_LINES)
 
     def stop(self) -> None:
         """Stop the server and remove its temporary files; does nothing when it is not running."""

@@ -32,7 +32,7 @@ class StubWatch:
         self._repository = repository.absolute()
         self._models: dict[int, str] = {}
         self._looks: dict[int, int] = {}
-        self._replaced: dict[int, float] = {}
+        self._replaced: dict[int, tuple[str, float]] = {}
         self.deaths()  # whose stubs there are, before the first of them dies
 
     def deaths(self) -> tuple[str, ...]:
@@ -41,27 +41,34 @@ class StubWatch:
         "" stands for a stub that died before it was seen alive, of which only the program's name is left.
         """
         dead = set()
-        for pid in _children(self._pid):
-            if pid in self._replaced:
+        for pid in self.note():
+            if pid in self._replaced or self._model_of(pid) is not None:
                 continue
-            if (model := self._model_of(pid)) is not None:
-                self._models[pid] = model
-            elif _state(pid) == "Z" and (pid in self._models or _program(pid) == _NAME[:_COMM]):
+            if _state(pid) == "Z" and (pid in self._models or _program(pid) == _NAME[:_COMM]):
                 self._looks[pid] = self._looks.get(pid, 0) + 1
                 if self._looks[pid] == _LOOKS:
                     dead.add(self._models.get(pid, ""))
         return tuple(sorted(dead))
 
+    def note(self) -> tuple[int, ...]:
+        """Look which stubs run, so that they are known when they die; returns the server's children."""
+        children = _children(self._pid)
+        for pid in children:
+            if (model := self._model_of(pid)) is not None:
+                self._models[pid] = model
+                self._looks.pop(pid, None)  # the number was another process's before
+        return children
+
     def replace(self, model: str) -> None:
         """The running stubs of `model` are about to be replaced: their end is no death any more."""
         now = time.monotonic()
-        self._replaced |= {pid: now for pid in _children(self._pid) if self._model_of(pid) == model}
+        self._replaced |= {pid: (model, now) for pid in _children(self._pid) if self._model_of(pid) == model}
 
     def end_replaced(self, after: float) -> int:
         """Kill the stubs that still run `after` seconds after they were to be replaced; returns how many there were."""
         children, ended = _children(self._pid), 0
-        for pid, since in tuple(self._replaced.items()):
-            if pid in children and self._model_of(pid) is not None:
+        for pid, (model, since) in tuple(self._replaced.items()):
+            if pid in children and self._model_of(pid) == model:
                 if time.monotonic() - since < after:
                     continue
                 with suppress(ProcessLookupError):

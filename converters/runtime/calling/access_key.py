@@ -86,7 +86,7 @@ def process_started(pid: int) -> int | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        with suppress(OSError):
+        with suppress(OSError, OverflowError):  # a number that no process can have
             os.kill(pid, 0)
             return 0
         return None

@@ -81,3 +81,20 @@ def test_a_server_that_was_ended_serves_again_on_its_ports_whoever_waited_for_th
         assert server.metrics_url != f"{HOST}:{metrics}"
         with TritonClient(server.url, "live") as client:
             assert client.run(crops)[0].shape == (16, 8)
+
+
+def test_a_metrics_port_that_is_taken_again_and_again_does_not_keep_a_server_down(tmp_path, onnx_files, monkeypatch):
+    deploy(onnx_files["reid"], name="live", repository=tmp_path / "models", device="cpu")
+    with TritonServer(tmp_path / "models", stop_timeout=0.0) as server, socket.socket() as taking:
+        url = server.url
+        os.kill(server.process.pid, signal.SIGKILL)
+        while server.process.exit_code() is None:
+            time.sleep(0.01)
+        taking.bind((HOST, 0))
+        taking.listen()
+        taken = taking.getsockname()[1]
+        monkeypatch.setattr("rtool.serving.server.server._metrics_port", lambda _: taken)
+        server.restart()
+        assert (server.url, server.metrics_url) == (url, f"{HOST}:0")
+        with TritonClient(server.url, "live") as client:
+            assert client.run(np.ones((16, 3, 8, 4), np.float32))[0].shape == (16, 8)

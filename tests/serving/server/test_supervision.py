@@ -119,6 +119,44 @@ def test_restarts_wait_longer_and_longer_until_the_server_is_steady(monkeypatch)
     assert said[0] == "Triton ended by itself: signal 11 (SIGSEGV)"
 
 
+def test_no_error_ends_the_supervisor(monkeypatch):
+    """Its sockets keep the server's ports: where it ends, anybody may listen there."""
+    said, looks = [], iter([OSError("disk full"), OSError("disk full"), RecursionError("deep"), KeyboardInterrupt()])
+
+    def look() -> None:
+        raise next(looks)
+
+    process = SimpleNamespace(exit_code=lambda: None, tail=lambda: "", pid=os.getpid())
+    supervisor = Supervisor(SimpleNamespace(process=process, served_path=Path(), control="none"), said.append)
+    monkeypatch.setattr(supervisor, "look", look)
+    monkeypatch.setattr(supervision.time, "sleep", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.watch()
+    before = "the supervisor goes on after an error"
+    assert said == [f"{before}: OSError: disk full", f"{before}: RecursionError: deep"]
+
+
+def test_a_restart_that_fails_for_any_reason_is_tried_again(monkeypatch):
+    outcomes, told = iter([OSError("no space left"), OverflowError("too large"), None]), []
+    monkeypatch.setattr(supervision.time, "sleep", lambda _: None)
+
+    def restart() -> None:
+        if (outcome := next(outcomes)) is not None:
+            raise outcome
+
+    def tell(line: str) -> None:
+        told.append(line)
+        raise OSError("the terminal is gone")
+
+    crashed = SimpleNamespace(exit_code=lambda: -11, tail=lambda: "", pid=1)
+    facts = {"ready_seconds": 1.0, "control": "none", "metrics_url": "127.0.0.1:0"}
+    supervisor = Supervisor(SimpleNamespace(process=crashed, served_path=Path(), restart=restart, **facts), tell)
+    supervisor.look()
+    assert supervisor.restarts == 1
+    assert "Triton could not be started again: too large" in told
+    assert told[-1].startswith("it serves without metrics")
+
+
 def test_a_stub_that_dies_before_it_was_seen_is_noticed_once(tmp_path):
     """Its arguments, which name the model, are gone with it; the kernel keeps the program's name."""
     program = tmp_path / "triton_python_backend_stub"
@@ -170,7 +208,7 @@ def test_a_death_of_which_the_model_is_not_known_starts_the_server_again():
     process = SimpleNamespace(exit_code=lambda: None, tail=lambda: "", pid=os.getpid())
     more = {"restart": lambda: restarts.append(1), "ready_seconds": 1.0, "control": "explicit"}
     supervisor = Supervisor(SimpleNamespace(process=process, served_path=Path(), metrics_url="", **more), said.append)
-    supervisor._stubs = SimpleNamespace(deaths=lambda: ("",), end_replaced=lambda _: 0)
+    supervisor._stubs = SimpleNamespace(deaths=lambda: ("",), note=lambda: (), end_replaced=lambda _: 0)
     supervisor.look()
     assert restarts == [1]
     assert said[0] == "the process that runs a model died; starting it again"
