@@ -54,7 +54,8 @@ def test_the_parts_of_a_request_add_up_to_what_the_client_waited(server, counted
     inner = {"model", "our backend", "other process"} if counted else {"model and its process"}
     assert parts.keys() == {"client", "network, gRPC", "queue", "copies", "server"} | inner
     assert sum(one.share for one in report.explained) == pytest.approx(1)
-    assert all(parts[name] >= 0 for name in ("client", "queue", "copies", *inner))
+    # "other process" is a mean of Triton's requests less one of the back end's, which are not quite the same requests.
+    assert all(parts[name] >= 0 for name in ("client", "queue", "copies", *(inner - {"other process"})))
     assert sum(parts[name] for name in ("queue", "copies", *inner)) > 0
 
 
