@@ -59,7 +59,8 @@ class Request:
     async def async_exec(self):
         rows = np.from_dlpack(self._inputs[0])
         if (rows < 0).any():
-            error = SimpleNamespace(message=lambda: "negative", code=lambda: 3)
+            said = "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : negative"
+            error = SimpleNamespace(message=lambda: said, code=lambda: 1)  # INTERNAL, whatever it was
             return SimpleNamespace(has_error=lambda: True, error=lambda: error)
         device = CPU if self.asked == ("memory", "cpu", 0) else GPU
         return SimpleNamespace(has_error=lambda: False, tensors={"embedding": Tensor("embedding", rows * 2, device)})

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
 
 from rtool.converters.runtime.calling.access_key import find_key
 from rtool.errors import GateError, InputError, PlatformError, RtoolError
@@ -145,6 +146,42 @@ def test_an_answer_without_values_has_its_shape(tmp_path):
         assert client.infer("m", [given]).as_numpy("y").shape == (4, 0)
 
 
+def test_a_request_that_the_target_refuses_fails_alone_in_a_packer(tmp_path):
+    """An index beyond the table; the others that Triton joined with it are answered."""
+    index = helper.make_tensor_value_info("index", TensorProto.INT64, [4, 1])
+    row = helper.make_tensor_value_info("row", TensorProto.FLOAT, [4, 1, 2])
+    table = numpy_helper.from_array(np.arange(20, dtype=np.float32).reshape(10, 2), "table")
+    graph = helper.make_graph([helper.make_node("Gather", ["table", "index"], ["row"])], "g", [index], [row], [table])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    deploy(tmp_path / "m.onnx", name="rows", repository=tmp_path / "models", device="cpu", force=True)
+    deploy_packer("rows", name="pack", repository=tmp_path / "models", max_delay=300, instances=1)
+
+    def ask(url: str, position: int) -> list | str:
+        given = grpc.InferInput("index", [1, 1], "INT64")
+        given.set_data_from_numpy(np.array([[position]]))
+        try:
+            with grpc.InferenceServerClient(url) as client:
+                return client.infer("pack", [given]).as_numpy("row").ravel().tolist()
+        except InferenceServerException as error:
+            return str(error)
+
+    with (
+        TritonServer(tmp_path / "models", stop_timeout=0.0) as server,
+        concurrent.futures.ThreadPoolExecutor(4) as four,
+    ):
+        answers = list(four.map(ask, [server.url] * 4, [1, 2, 999, 3]))
+        batches = executed(server.url, "pack")
+    assert answers[:2] + answers[3:] == [[2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]
+    assert "INVALID_ARGUMENT" in answers[2].split("]")[0]
+    assert "out of data bounds" in answers[2]
+    assert batches < 4  # so that some were in one batch with it
+
+
+def executed(url: str, model: str) -> int:
+    with grpc.InferenceServerClient(url) as client:
+        return client.get_inference_statistics(model).model_stats[0].execution_count
+
+
 def answered(url: str, model: str) -> int:
     with grpc.InferenceServerClient(url) as client:
         return client.get_inference_statistics(model).model_stats[0].inference_stats.success.count
@@ -246,6 +283,7 @@ def test_a_log_that_grows_too_long_is_begun_again(tmp_path):
     assert child.tail() == "  first\n  second"
     child.bound_log(5)
     assert (tmp_path / "log").read_text() == child.tail() == ""
+    assert (tmp_path / "log.1").read_text() == "first\nsecond\n"
 
 
 def test_a_server_looks_for_nothing_in_the_folder_of_the_command_and_may_open_many_files(tmp_path, monkeypatch):
