@@ -121,14 +121,19 @@ class _Container:
                     self.stop()
                     raise PlatformError(f"the container {reason}; it said:\n{complaints}")
                 time.sleep(_POLL_SECONDS)
-        access.publish()
         self._access = access
+        try:
+            access.publish()
+        except BaseException:
+            self.stop()  # otherwise the next start would find this container ready, and publish another key for it
+            raise
 
     def mend(self, say: Callable[[str], None], timeout: float) -> bool:
         """Start it again when it has ended; True when it was."""
         if self._process is None or (code := self._process.exit_code()) is None:
             return False
         self._withdraw()
+        told, say = say, lambda line: _tell(told, line)
         say(f"the container ended by itself with exit code {code}")
         if time.monotonic() - self._begun > _STEADY_SECONDS:
             self._failures = 0
@@ -140,7 +145,7 @@ class _Container:
             self._failures += 1
             try:
                 self.start(timeout)
-            except PlatformError as error:
+            except Exception as error:  # a full disk too: whatever it is, it may pass
                 say(str(error))
                 continue
             say("the container serves again")
@@ -156,6 +161,11 @@ class _Container:
         if self._access is not None:
             self._access.remove()
             self._access = None
+
+
+def _tell(say: Callable[[str], None], line: str) -> None:
+    with suppress(Exception):  # a terminal that is gone, a full disk: the server matters more
+        say(line)
 
 
 def _record(repository: Path, models: Sequence[str], ports: Ports, log: Path) -> ServiceRecord:

@@ -119,7 +119,8 @@ def forget(record: ServiceRecord) -> None:
 def _remove_log(record: ServiceRecord) -> None:
     """Remove a log that lies beside the records; one that the user named stays."""
     if record.log is not None and Path(record.log).parent == service_folder().resolve():
-        Path(record.log).unlink(missing_ok=True)
+        for path in (record.log, f"{record.log}.1"):
+            Path(path).unlink(missing_ok=True)
 
 
 def services() -> tuple[ServiceRecord, ...]:
