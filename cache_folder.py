@@ -13,4 +13,4 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("RTOOL_CACHE"):
         return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rtool"
+    return (Path(base).absolute() if base else Path.home() / ".cache") / "rtool"

@@ -49,7 +49,11 @@ _DEFAULT = Path("model_repository")
 @click.option(
     "--timeout", type=float, default=120.0, show_default=True, help="Seconds within which the server must be ready."
 )
-@click.option("--log", type=click.Path(path_type=Path), help="Append the server's log to this file.")
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path),
+    help="Append the server's log to this file; at 64 MB a new one is begun, and the old one is FILE.1.",
+)
 @click.option("--detach", is_flag=True, help="Return when the server is ready, and print its id; it goes on.")
 @click.option(
     "--status",

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 from threading import Lock, Thread
 from typing import Any
 
@@ -66,6 +66,7 @@ class _Region:
         self._client, self._headers = client, headers
         self.slot_bytes, self.lost = slot_bytes, False
         self.name = secrets.token_hex(16)
+        _start_tracker()
         self._memory = shared_memory.SharedMemory(f"rtool-{secrets.token_hex(8)}", create=True, size=slot_bytes * slots)
         try:
             _reserve(self._memory, slot_bytes * slots)
@@ -124,6 +125,22 @@ class _Region:
         self._memory.close()
         with suppress(FileNotFoundError):
             self._memory.unlink()
+
+
+def _start_tracker() -> None:
+    """Start Python's process that removes shared memory after a kill, without modules of the working folder.
+
+    It is a `python -c`, which looks there first; others may be able to write into that folder.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _reserve(memory: shared_memory.SharedMemory, size: int) -> None:

@@ -139,9 +139,11 @@ def _why_not_written(error: OSError, repository: Path) -> str:
 
 def leftovers(repository: Path) -> tuple[Path, ...]:
     """What a publisher keeps only while it works: staged files, candidates, stand-ins (`clearing.py`)."""
-    staging = staging_folder(repository)
+    staging = []
+    with suppress(InputError):  # nothing is published into the root of a file system
+        staging.append(staging_folder(repository))
     stand_ins = (path.parent.parent for path in repository.glob(f"*/*/{STAND_IN}"))
-    return tuple(path for path in (staging, *repository.glob(f"{CANDIDATE_PREFIX}*"), *stand_ins) if path.exists())
+    return tuple(path for path in (*staging, *repository.glob(f"{CANDIDATE_PREFIX}*"), *stand_ins) if path.exists())
 
 
 def remove_leftovers(repository: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,12 +99,15 @@ class ChildProcess:
         self._process.wait()
 
     def bound_log(self, most: int) -> None:
-        """Empty the log when it is longer than `most` bytes: a program can fill a disk by one message, over and over.
+        """Begin the log again when it is longer than `most` bytes: a program can fill a disk by one message.
 
-        It is written by appending, so that the next line stands at its new beginning.
+        What it held goes to a file with `.1` behind its name, where the disk has room. It is written by appending, so
+        that the next line stands at its new beginning.
         """
         with suppress(OSError):
-            if self.log.stat().st_size > most:
+            if self.log.is_file() and self.log.stat().st_size > most:
+                with suppress(OSError):
+                    shutil.copy(self.log, self.log.with_name(f"{self.log.name}.1"))
                 os.truncate(self.log, 0)
                 self._log_start = 0
 

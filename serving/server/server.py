@@ -153,7 +153,7 @@ class TritonServer:
         Raises:
             InputError, PlatformError: as `start`; the server is then stopped, and can be restarted later.
         """
-        ports = self._ports
+        ports = (*self._ports[:2], self.asked_ports[2] or self._ports[2])
         self._end()
         self.models = _models_to_serve(self.repository, self._asked_models, self.control)
         self._start_on(ports)

@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from ...converters.runtime.calling.access_key import grpc_headers
 from ..publishing.on_server.leftovers import sweep
+from .ports import HOST
 from .remains import unregister_abandoned
 from .server import TritonServer
 from .stubs import StubWatch
@@ -96,7 +97,8 @@ class Supervisor:
 
     def _restart(self) -> None:
         """Start the server again on its ports, however often it takes."""
-        metrics = self.server.metrics_url
+        asked = self.server.asked_ports[2]
+        metrics = f"{HOST}:{asked}" if asked else self.server.metrics_url
         if time.monotonic() - self._begun > _STEADY_SECONDS:
             self._failures = 0
         while True:
@@ -140,6 +142,9 @@ class Supervisor:
             self._tell(line)
 
     def _why(self, code: int) -> str:
-        if code >= 0:
-            return f"exit code {code}; the end of its log:\n{self.server.process.tail()}"
-        return f"signal {-code} ({signal.Signals(-code).name})"
+        try:
+            if code >= 0:
+                return f"exit code {code}; the end of its log:\n{self.server.process.tail()}"
+            return f"signal {-code} ({signal.Signals(-code).name})"
+        except (OSError, ValueError) as error:  # a log that is gone, a signal without a name
+            return f"exit code {code} ({error})"

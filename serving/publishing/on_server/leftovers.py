@@ -47,7 +47,8 @@ def _sweep(repository: Path, url: str | None) -> tuple[str, ...]:
             if name not in removed:
                 removed.append(name)
     remove_leftovers(repository)
-    return tuple(removed)
+    stayed = {path.name for path in leftovers(repository)}  # of another user, beside the repository
+    return tuple(name for name in removed if name not in stayed)
 
 
 def _clear(url: str, folder: ModelFolder, version: int, repository: Path) -> None:

@@ -105,7 +105,7 @@ def test_restarts_wait_longer_and_longer_until_the_server_is_steady(monkeypatch)
             raise outcome
 
     crashed = SimpleNamespace(exit_code=lambda: -11, tail=lambda: "", pid=1)
-    facts = {"ready_seconds": 1.0, "control": "none", "metrics_url": "127.0.0.1:1"}
+    facts = {"ready_seconds": 1.0, "control": "none", "metrics_url": "127.0.0.1:1", "asked_ports": (0, 0, 0)}
     server = SimpleNamespace(process=crashed, served_path=Path(), restart=restart, **facts)
     supervisor = Supervisor(server, said.append)
     supervisor.look()
@@ -136,6 +136,22 @@ def test_no_error_ends_the_supervisor(monkeypatch):
     assert said == [f"{before}: OSError: disk full", f"{before}: RecursionError: deep"]
 
 
+@pytest.mark.parametrize("code", [-35, 1])
+def test_an_end_that_cannot_be_described_is_mended_too(code):
+    """A signal without a name; a log that is gone."""
+
+    def tail() -> str:
+        raise IsADirectoryError("the log")
+
+    said, restarts = [], []
+    process = SimpleNamespace(exit_code=lambda: code, tail=tail, pid=os.getpid())
+    facts = {"ready_seconds": 1.0, "control": "none", "metrics_url": "127.0.0.1:1", "asked_ports": (0, 0, 0)}
+    server = SimpleNamespace(process=process, served_path=Path(), restart=lambda: restarts.append(1), **facts)
+    Supervisor(server, said.append).look()
+    assert restarts == [1]
+    assert said[0].startswith(f"Triton ended by itself: exit code {code}")
+
+
 def test_a_restart_that_fails_for_any_reason_is_tried_again(monkeypatch):
     outcomes, told = iter([OSError("no space left"), OverflowError("too large"), None]), []
     monkeypatch.setattr(supervision.time, "sleep", lambda _: None)
@@ -149,7 +165,7 @@ def test_a_restart_that_fails_for_any_reason_is_tried_again(monkeypatch):
         raise OSError("the terminal is gone")
 
     crashed = SimpleNamespace(exit_code=lambda: -11, tail=lambda: "", pid=1)
-    facts = {"ready_seconds": 1.0, "control": "none", "metrics_url": "127.0.0.1:0"}
+    facts = {"ready_seconds": 1.0, "control": "none", "metrics_url": "127.0.0.1:0", "asked_ports": (0, 0, 0)}
     supervisor = Supervisor(SimpleNamespace(process=crashed, served_path=Path(), restart=restart, **facts), tell)
     supervisor.look()
     assert supervisor.restarts == 1
@@ -207,6 +223,7 @@ def test_a_death_of_which_the_model_is_not_known_starts_the_server_again():
     said, restarts = [], []
     process = SimpleNamespace(exit_code=lambda: None, tail=lambda: "", pid=os.getpid())
     more = {"restart": lambda: restarts.append(1), "ready_seconds": 1.0, "control": "explicit"}
+    more["asked_ports"] = (0, 0, 0)
     supervisor = Supervisor(SimpleNamespace(process=process, served_path=Path(), metrics_url="", **more), said.append)
     supervisor._stubs = SimpleNamespace(deaths=lambda: ("",), note=lambda: (), end_replaced=lambda _: 0)
     supervisor.look()
