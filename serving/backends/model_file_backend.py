@@ -23,6 +23,7 @@ Response = Any
 Rows = dict[str, np.ndarray[Any, Any]]
 
 _SEND_SECONDS = 1.0
+_ASK_EVERY = 8
 
 
 class ModelFileBackend:
@@ -43,6 +44,7 @@ class ModelFileBackend:
         self._times = _Times(model)
         self._batched = config["max_batch_size"] > 0
         self._outputs = [output["name"] for output in config["output"]]
+        self._unasked = _ASK_EVERY
 
     def compute(self, arrays: Rows) -> list[np.ndarray[Any, Any]]:
         """The outputs for one batch, in the order of the configuration."""
@@ -55,7 +57,7 @@ class ModelFileBackend:
         inputs: dict[int, Rows] = {}
         for index, request in enumerate(requests):
             try:
-                if request.is_cancelled():  # of a fixed batch, Triton queues what nobody waits for any more
+                if self._given_up(request):
                     responses[index] = failed("cancelled by the client")
                     continue
                 inputs[index] = {tensor.name(): from_triton(tensor) for tensor in request.inputs()}
@@ -66,6 +68,21 @@ class ModelFileBackend:
                 responses[index] = response
         self._times.executed(time.perf_counter() - began, len(requests))
         return [response if response is not None else failed("not executed") for response in responses]
+
+    def _given_up(self, request: Request) -> bool:
+        """Whether nobody waits for the answer: of a fixed batch, where no batcher drops such requests from the queue.
+
+        To ask is a call to the server's process. So it is asked of every eighth request, and of each after one that was
+        given up, until one was not.
+        """
+        if self._batched:
+            return False
+        self._unasked += 1
+        if self._unasked < _ASK_EVERY:
+            return False
+        given_up = bool(request.is_cancelled())
+        self._unasked = _ASK_EVERY if given_up else 0
+        return given_up
 
     def _groups(self, inputs: Mapping[int, Rows]) -> Iterable[list[int]]:
         if not self._batched:

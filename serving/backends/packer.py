@@ -49,13 +49,11 @@ class TritonPythonModel:
         A request that is at fault fails alone: one of no rows, which Triton hands over without a batch axis, and one
         whose values the target refuses, for which each request of the batch is then asked by itself.
         """
-        # One response each: Triton frees the memory of an error with every response, and ends by freeing it twice.
-        responses = [failed("cancelled by the client") for _ in requests]
+        responses: list[Any] = [None] * len(requests)
         given: dict[int, Rows] = {}
         for index, request in enumerate(requests):
             try:
-                if not request.is_cancelled():
-                    given[index] = self._rows(request)
+                given[index] = self._rows(request)
             except Exception as error:
                 responses[index] = failed(error)
         for index, answer in await self._answer_all(given, requests):
